@@ -1,0 +1,13 @@
+"""Contrastive Masked Autoencoders for the OpenMMLab libraries.
+
+Importing this package registers its classes in MMPretrain's registries, so
+``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project.
+"""
+from .dependencies import check_dependencies
+
+check_dependencies()
+
+from . import datasets, engine, models  # noqa: E402
+from .version import __version__  # noqa: E402
+
+__all__ = ['__version__', 'datasets', 'engine', 'models']

@@ -1,0 +1,4 @@
+from .pretraining_dataset import PretrainingDataset
+from .transforms import LoadImageOrSkip, PixelShift
+
+__all__ = ['LoadImageOrSkip', 'PixelShift', 'PretrainingDataset']

@@ -1,0 +1,78 @@
+"""Images without labels, from any folder."""
+import os
+from typing import Sequence, Union
+
+from mmengine import fileio
+from mmengine.logging import print_log
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.registry import DATASETS
+
+IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif',
+                  '.tiff', '.webp')
+
+
+@DATASETS.register_module()
+class PretrainingDataset(CustomDataset):
+    """All images below a folder, for pre-training.
+
+    mmpretrain's ``CustomDataset``, without labels unless asked for, that
+    takes ImageNet's layout (``DATA_ROOT/train/<class>/*.jpg``), any number of
+    class folders, or a plain folder of images.
+
+    Args:
+        data_root (str): The data folder.
+        split (str): The sub-folder to take where it exists; otherwise all
+            images of ``data_root`` are taken, and the log says so. Defaults to
+            'train'.
+        with_label (bool): Whether class folders give labels. Defaults to
+            False.
+        ann_file (str): See ``CustomDataset``. Defaults to ''.
+        data_prefix (str | dict): See ``CustomDataset``; given, ``split`` is
+            not looked at. Defaults to ''.
+        extensions (Sequence[str]): Endings of image files.
+        **kwargs: Other arguments of ``CustomDataset``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no images.
+    """
+
+    def __init__(self,
+                 data_root: str = '',
+                 split: str = 'train',
+                 with_label: bool = False,
+                 ann_file: str = '',
+                 data_prefix: Union[str, dict] = '',
+                 extensions: Sequence[str] = IMG_EXTENSIONS,
+                 **kwargs) -> None:
+        data_root = os.path.expanduser(data_root)
+        if not data_prefix and not ann_file:
+            if not fileio.isdir(data_root):
+                raise FileNotFoundError(
+                    f'the data folder {data_root!r} does not exist; set the '
+                    'environment variable DATA_ROOT to a folder of images, '
+                    'with or without class folders')
+            if split and fileio.isdir(fileio.join_path(data_root, split)):
+                data_prefix = split
+            else:
+                print_log(
+                    f'{data_root} has no folder {split!r}: taking all images '
+                    'below it.',
+                    logger='current')
+        super().__init__(
+            data_root=data_root,
+            data_prefix=data_prefix,
+            ann_file=ann_file,
+            with_label=with_label,
+            extensions=extensions,
+            **kwargs)
+
+    def _find_samples(self):
+        """Find samples, and say clearly when there are none."""
+        try:
+            return super()._find_samples()
+        except RuntimeError as error:
+            raise ValueError(
+                f'no images below {self.img_prefix!r}; set the environment '
+                'variable DATA_ROOT to a folder of images (endings: '
+                f'{", ".join(sorted(self.extensions))})') from error

@@ -1,0 +1,4 @@
+from .loading import LoadImageOrSkip
+from .pixel_shift import PixelShift
+
+__all__ = ['LoadImageOrSkip', 'PixelShift']

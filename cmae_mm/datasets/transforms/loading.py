@@ -1,0 +1,60 @@
+"""Loading that outlives broken files."""
+import logging
+from typing import Optional
+
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dist import get_rank
+from mmengine.logging import print_log
+from mmpretrain.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadImageOrSkip(LoadImageFromFile):
+    """Load an image; skip one that cannot be decoded, with a warning.
+
+    The warning names the file. The data set then takes another sample in its
+    place (mmengine's ``BaseDataset`` does so where a pipeline gives None).
+
+    Args:
+        max_failures (int): So many files in a row that cannot be decoded are
+            an error. Defaults to 100.
+        **kwargs: Arguments of mmcv's ``LoadImageFromFile``.
+
+    Raises:
+        RuntimeError: If ``max_failures`` files in a row failed.
+    """
+
+    def __init__(self, max_failures: int = 100, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.max_failures = max_failures
+        self._failures = 0
+
+    def transform(self, results: dict) -> Optional[dict]:
+        """Load the image at ``img_path``.
+
+        Args:
+            results (dict): With ``img_path``.
+
+        Returns:
+            dict | None: With ``img``, or None for a file that is skipped.
+        """
+        path = results['img_path']
+        try:
+            loaded = super().transform(results)
+            self._failures = 0
+            return loaded
+        # Decoders raise all sorts of errors on broken files.
+        except Exception as error:
+            self._failures += 1
+            reason = f'{type(error).__name__}: {error}'
+        if self._failures >= self.max_failures:
+            raise RuntimeError(
+                f'{self._failures} images in a row could not be decoded, the '
+                f'last one {path} ({reason}); check the data folder')
+        # Loggers of ranks other than 0 print errors alone.
+        print_log(
+            f'Skipped {path}, which cannot be decoded ({reason}); another '
+            'image takes its place.',
+            logger='current',
+            level=logging.WARNING if get_rank() == 0 else logging.ERROR)
+        return None

@@ -1,0 +1,108 @@
+"""Two windows of one canvas, a few pixels apart."""
+from typing import List, Optional
+
+import numpy as np
+from mmcv.transforms import BaseTransform, Compose
+from mmpretrain.registry import TRANSFORMS
+
+
+def check_canvas(canvas_size: int, size: int, max_shift: int) -> None:
+    """Check that both windows fit into the canvas.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if canvas_size < size + max_shift:
+        raise ValueError(
+            f'a canvas of {canvas_size} pixels is too small for windows of '
+            f'size={size} shifted by up to max_shift={max_shift}; it must be '
+            f'{size + max_shift} or more')
+
+
+@TRANSFORMS.register_module()
+class PixelShift(BaseTransform):
+    """Cut the online and the target view from one canvas (Sec. 3.4).
+
+    The online view is the window at the canvas's top left corner, the target
+    view one of the same size, ``(r_y, r_x)`` pixels away, both drawn
+    uniformly from ``[0, max_shift)``. Only the target view is augmented in
+    colour. What must be shared (the resized crop, the flip) comes before.
+
+    **Required Keys:**
+
+    - img (np.ndarray): The canvas, (H, W, C).
+
+    **Modified Keys:**
+
+    - img (List[np.ndarray]): The online and the target view, (S, S, C) each.
+    - img_shape
+
+    **Added Keys:**
+
+    - shift (tuple): ``(r_y, r_x)`` in pixels.
+
+    Args:
+        size (int): S, side of both windows in pixels.
+        max_shift (int): p, in pixels; the shift is below it. 0 switches the
+            shift off. Defaults to 32.
+        canvas_size (int, optional): Side of the canvas that the transforms
+            before make, so that one too small is found when the pipeline is
+            built. Defaults to None, checked at each image alone.
+        target_pipeline (List[dict]): Transforms of the target view. Defaults
+            to an empty list, no augmentation.
+
+    Raises:
+        ValueError: If an argument is out of range, or the canvas is smaller
+            than ``size + max_shift``.
+    """
+
+    def __init__(self,
+                 size: int,
+                 max_shift: int = 32,
+                 canvas_size: Optional[int] = None,
+                 target_pipeline: List[dict] = ()) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f'size must be 1 pixel or more, but got {size}')
+        if max_shift < 0:
+            raise ValueError(
+                f'max_shift must be 0 pixels or more, but got {max_shift}')
+        if canvas_size is not None:
+            check_canvas(canvas_size, size, max_shift)
+        self.size = size
+        self.max_shift = max_shift
+        self.canvas_size = canvas_size
+        self.target_pipeline = Compose(
+            [TRANSFORMS.build(dict(t)) for t in target_pipeline])
+
+    def draw_shift(self) -> tuple:
+        """Draw ``(r_y, r_x)``, in pixels, uniformly from [0, max_shift)."""
+        shift = np.random.randint(0, max(self.max_shift, 1), size=2)
+        return int(shift[0]), int(shift[1])
+
+    def transform(self, results: dict) -> dict:
+        """Cut both views.
+
+        Args:
+            results (dict): With the canvas as ``img``.
+
+        Returns:
+            dict: With the list of both views as ``img``.
+        """
+        canvas = results['img']
+        check_canvas(min(canvas.shape[:2]), self.size, self.max_shift)
+        y, x = self.draw_shift()
+        size = self.size
+        online = canvas[:size, :size]
+        target = dict(results, img=canvas[y:y + size, x:x + size].copy())
+        target = self.target_pipeline(target)
+        results['img'] = [online, target['img']]
+        results['img_shape'] = (size, size)
+        results['shift'] = (y, x)
+        return results
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(size={self.size}, '
+                f'max_shift={self.max_shift}, '
+                f'canvas_size={self.canvas_size}, '
+                f'target_pipeline={self.target_pipeline})')

@@ -1,0 +1,70 @@
+"""Which versions of the libraries below this plugin it works with.
+
+Two distributions own the import names ``mmengine``, ``mmcv`` and
+``mmpretrain``: the maintained OneDL ones and the original OpenMMLab ones.
+pip cannot express "either", so the check is made at import.
+"""
+import importlib
+from typing import Callable, NamedTuple
+
+from packaging.version import Version
+
+
+class Requirement(NamedTuple):
+    """A supported range: ``minimum <= version < below``."""
+
+    minimum: str
+    below: str
+    command: str
+
+
+_FRAMEWORK = "pip install -e '.[onedl]'"
+
+# Order matters: mmpretrain's own import fails where mmcv or mmengine is
+# missing, so those are looked at first.
+REQUIREMENTS = {
+    'torch': Requirement('2.1', '3', 'pip install torch torchvision'),
+    'mmengine': Requirement('0.10.0', '1.0', _FRAMEWORK),
+    'mmcv': Requirement('2.0.0', '2.4', _FRAMEWORK),
+    'mmpretrain': Requirement('1.2.0', '2.0', _FRAMEWORK),
+}
+
+
+def installed_version(name: str) -> str:
+    """Import a module and return its version.
+
+    Raises:
+        ImportError: If the module is not installed.
+    """
+    return importlib.import_module(name).__version__
+
+
+def check_dependencies(
+        version_of: Callable[[str], str] = installed_version) -> None:
+    """Check torch, mmengine, mmcv and mmpretrain.
+
+    Args:
+        version_of (Callable): Gives a module's version by its import name and
+            raises ``ImportError`` where there is none. Defaults to importing
+            it.
+
+    Raises:
+        ImportError: If one is missing or outside the supported range. The
+            message is one sentence that names the module, the supported
+            range, and the command that installs it.
+    """
+    for name, need in REQUIREMENTS.items():
+        supported = f'{name}>={need.minimum},<{need.below}'
+        advice = f'install it with `{need.command}`'
+        try:
+            found = version_of(name)
+        except ModuleNotFoundError as error:
+            missing = error.name or name
+            raise ImportError(
+                f'cmae_mm needs {supported}, but {missing} is not installed: '
+                f'{advice}.') from error
+        release = Version(Version(found).base_version)
+        if not Version(need.minimum) <= release < Version(need.below):
+            raise ImportError(
+                f'cmae_mm needs {supported}, but {found} is installed: '
+                f'{advice}.')

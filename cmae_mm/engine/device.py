@@ -1,0 +1,35 @@
+"""Fitting a config to the machine it runs on."""
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from .optimizers.auto_amp_optim_wrapper import has_accelerator
+
+
+def adapt_to_device(cfg: Config) -> None:
+    """Make a config run on CPUs where there is no accelerator, in place.
+
+    Distributed ranks on CPUs talk through gloo, and BatchNorm cannot be
+    synchronised between them: each rank normalises over its own batch.
+
+    Args:
+        cfg (Config): A runner's config.
+    """
+    if has_accelerator():
+        return
+    if cfg.get('launcher', 'none') != 'none':
+        cfg.setdefault('env_cfg', {})
+        cfg.env_cfg.setdefault('dist_cfg', {})
+        cfg.env_cfg.dist_cfg.backend = 'gloo'
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.setdefault('model_wrapper_cfg', wrapper)
+        if cfg.get('sync_bn') is not None:
+            cfg.sync_bn = None
+            print_log('No accelerator found: BatchNorm is not synchronised '
+                      'between processes.')
+    optim_wrapper = cfg.get('optim_wrapper')
+    if optim_wrapper and optim_wrapper.get('type') == 'AmpOptimWrapper':
+        optim_wrapper.type = 'AutoAmpOptimWrapper'

@@ -1,0 +1,4 @@
+from .pretrain_check_hook import PretrainCheckHook
+from .target_update_hook import TargetUpdateHook
+
+__all__ = ['PretrainCheckHook', 'TargetUpdateHook']

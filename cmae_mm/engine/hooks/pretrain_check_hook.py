@@ -1,0 +1,38 @@
+"""Looks, before the first step, for settings that cannot train."""
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmpretrain.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PretrainCheckHook(Hook):
+    """Check batch and data set before pre-training starts.
+
+    Raises:
+        ValueError: If the batch over all GPUs leaves InfoNCE without
+            negatives, or the data set is smaller than one batch.
+    """
+
+    def before_train(self, runner) -> None:
+        """Check the batch size and the size of the data set."""
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        loader = runner.train_dataloader
+        world_size = get_world_size()
+        total = loader.batch_size * world_size
+        contrastive = getattr(model.head, 'contrastive', None)
+        if (contrastive is not None and contrastive.loss_style == 'infonce'
+                and total < 2):
+            raise ValueError(
+                'InfoNCE needs negatives, but train_dataloader.batch_size='
+                f'{loader.batch_size} on {world_size} process(es) is one image'
+                ' in total; use a batch of 2 or more, or '
+                "model.head.contrastive.loss_style='byol'")
+        if len(loader) == 0:
+            raise ValueError(
+                f'the data set has {len(loader.dataset)} images, fewer than '
+                f'one batch of {loader.batch_size} on {world_size} '
+                'process(es), so that no step would be made; lower '
+                'train_dataloader.batch_size or add images')

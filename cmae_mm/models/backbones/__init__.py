@@ -1,0 +1,3 @@
+from .cmae_vit import CMAEViT
+
+__all__ = ['CMAEViT']

@@ -1,0 +1,4 @@
+from .cmae_head import CMAEHead
+from .contrastive_head import CMAEContrastiveHead
+
+__all__ = ['CMAEContrastiveHead', 'CMAEHead']

@@ -1,0 +1,3 @@
+from .cmae_neck import CMAENeck
+
+__all__ = ['CMAENeck']

@@ -1,0 +1,3 @@
+from .cmae import CMAE
+
+__all__ = ['CMAE']

@@ -1,0 +1,136 @@
+"""The target branch: a moving average of the online encoder and projector."""
+from typing import Optional
+
+import torch
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
+
+
+class MomentumTarget(ExponentialMovingAverage):
+    r"""Target encoder F_t and target projector (Sec. 3.2, Eq. of the EMA).
+
+    .. math::
+        \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
+
+    It differs from mmengine's ``ExponentialMovingAverage`` in that the first
+    update is an average like all others, that all parameters are averaged in
+    one fused call, and that the target's BatchNorm statistics are its own: it
+    runs in training mode and sees other images than the online branch.
+
+    Args:
+        encoder (nn.Module): The online encoder, which is copied.
+        projector (nn.Module): The online projector, which is copied.
+        momentum (float): mu, the share of the old target that an update
+            keeps, in (0, 1). mmengine's and mmpretrain's EMA classes call
+            1 - mu momentum. Defaults to 0.996.
+        with_cls_token (bool): Whether the class token takes part in the
+            target's attention; pooling leaves it out either way. Defaults to
+            True, as in the released code.
+        final_norm (bool): Whether the target encoder ends in the LayerNorm
+            that the online encoder has. Defaults to False, as in the released
+            code.
+        mask_ratio (float): Share of patches removed from the target's input,
+            drawn as the online branch's. Defaults to 0, the whole image.
+
+    Raises:
+        ValueError: If an argument is outside what is allowed.
+    """
+
+    def __init__(self,
+                 encoder: nn.Module,
+                 projector: nn.Module,
+                 momentum: float = 0.996,
+                 with_cls_token: bool = True,
+                 final_norm: bool = False,
+                 mask_ratio: float = 0.) -> None:
+        if not 0 < momentum < 1:
+            raise ValueError(
+                'momentum is the share of the old target that an update keeps'
+                f' and must be between 0 and 1, but got {momentum}')
+        super().__init__(
+            nn.ModuleDict(dict(encoder=encoder, projector=projector)),
+            # mmengine warns of values above 0.5; ours is set below.
+            momentum=min(1 - momentum, 0.5))
+        self.momentum = 1 - momentum
+        self._strip_encoder(with_cls_token, final_norm)
+        self.mask_ratio = mask_ratio
+        if mask_ratio:
+            self.encoder.set_mask_ratio(mask_ratio)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The target encoder F_t."""
+        return self.module['encoder']
+
+    @property
+    def projector(self) -> nn.Module:
+        """The target projector."""
+        return self.module['projector']
+
+    def _strip_encoder(self, with_cls_token: bool, final_norm: bool) -> None:
+        """Take from the copied encoder what the target has not."""
+        encoder = self.encoder
+        encoder.out_type = 'raw'
+        if not final_norm and encoder.final_norm:
+            encoder.final_norm = False
+            del encoder.ln1
+        if not with_cls_token and encoder.with_cls_token:
+            encoder.with_cls_token = False
+            encoder.cls_token = None
+            encoder.num_extra_tokens = 0
+            encoder.pos_embed = nn.Parameter(
+                encoder.pos_embed[:, 1:].clone(), requires_grad=False)
+        self.avg_parameters = dict(self.module.named_parameters())
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Project whole images.
+
+        Args:
+            images (torch.Tensor): The target view, (N, C, H, W).
+
+        Returns:
+            torch.Tensor: z_t^p, (N, P), without gradient.
+        """
+        return self.projector([self.pool_feature(self.encode(images))])[0]
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode images: z_t, (N, [1 +] L, D), class token first if any."""
+        mask: Optional[torch.Tensor] = None
+        if self.mask_ratio:
+            mask = self.encoder.generate_mask(len(images), images.device)
+            return self.encoder(images, mask)[0]
+        return self.encoder(images)[0]
+
+    def pool_feature(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Average the patch tokens, ``mean_j F_t(x_t)_j``: (N, D)."""
+        return tokens[:, self.encoder.num_extra_tokens:].mean(dim=1)
+
+    @torch.no_grad()
+    def copy_from(self, online: nn.Module) -> None:
+        """Make every parameter and buffer equal to the online branch's.
+
+        Args:
+            online (nn.Module): A module with ``encoder`` and ``projector``.
+        """
+        source = {**dict(online.named_parameters()),
+                  **dict(online.named_buffers())}
+        own = {**self.avg_parameters, **dict(self.module.named_buffers())}
+        for name, value in own.items():
+            # Without a class token the target has one position less.
+            value.copy_(source[name][:, -value.shape[1]:] if name ==
+                        'encoder.pos_embed' else source[name])
+
+    @torch.no_grad()
+    def update_parameters(self, online: nn.Module) -> None:
+        """Move the target towards the online branch by one EMA step.
+
+        Args:
+            online (nn.Module): A module with ``encoder`` and ``projector``.
+        """
+        source = dict(online.named_parameters())
+        # Fixed positions are equal in both branches and stay so.
+        names = [n for n in self.avg_parameters if source[n].requires_grad]
+        torch._foreach_lerp_([self.avg_parameters[n] for n in names],
+                             [source[n] for n in names], self.momentum)
+        self.steps += 1

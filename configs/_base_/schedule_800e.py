@@ -1,0 +1,18 @@
+# 800 epochs, linear warm-up and cosine to 0; 40 warm-up epochs.
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=800)
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-4,
+        by_epoch=True,
+        begin=0,
+        end=40,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=760,
+        by_epoch=True,
+        begin=40,
+        end=800,
+        convert_to_iter_based=True),
+]

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Usage: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
+# Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR, PORT.
+set -euo pipefail
+usage='usage: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]'
+CONFIG=${1:?$usage}
+GPUS=${2:?$usage}
+shift 2
+
+NNODES=${NNODES:-1}
+NODE_RANK=${NODE_RANK:-0}
+MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
+PORT=${PORT:-29500}
+
+exec python -m torch.distributed.run \
+    --nnodes="$NNODES" --node_rank="$NODE_RANK" \
+    --master_addr="$MASTER_ADDR" --master_port="$PORT" \
+    --nproc_per_node="$GPUS" \
+    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"

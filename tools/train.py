@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Train: pre-training, fine-tuning, detection or segmentation configs."""
+import argparse
+import os
+import os.path as osp
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+import cmae_mm  # noqa: F401  registers the plugin, also for other configs
+from cmae_mm.engine.device import adapt_to_device
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir',
+        help='folder of logs and checkpoints (default: work_dirs/<config>)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from the last checkpoint of the work folder, or from the '
+        'one given')
+    parser.add_argument(
+        '--no-resume',
+        action='store_true',
+        help='start anew although the config resumes by itself')
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the batch over all GPUs')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings, as key=value; nested keys with dots')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher (default: none)')
+    # torch.distributed.launch passes the latter form
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def apply_args(cfg: Config, args: argparse.Namespace) -> Config:
+    """Merge the command line into the config."""
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('work_dirs', name)
+
+    if args.amp and cfg.optim_wrapper.get('type',
+                                          'OptimWrapper') == 'OptimWrapper':
+        cfg.optim_wrapper.type = 'AutoAmpOptimWrapper'
+    if args.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise SystemExit(
+                f'--auto-scale-lr: {args.config} has no auto_scale_lr = '
+                'dict(base_batch_size=...), the batch its learning rate is '
+                'for; add it or leave the option out')
+        cfg.auto_scale_lr.enable = True
+
+    if args.no_resume:
+        cfg.resume = False
+    elif args.resume == 'auto':
+        cfg.resume, cfg.load_from = True, None
+    elif args.resume is not None:
+        cfg.resume, cfg.load_from = True, args.resume
+    return cfg
+
+
+def main() -> None:
+    """Build the runner and train."""
+    args = parse_args()
+    cfg = apply_args(Config.fromfile(args.config), args)
+    adapt_to_device(cfg)
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """List what of requirements/NAME.txt is not installed; exit 1 if anything.
 
-Takes the names of the files, without the ending. Also looks for cmae_mm
-itself, which must be installed from this clone.
+Takes the names of the files, without the ending. A torch that is there
+already and is new enough for cmae_mm is left alone, whatever its build. Also
+looks for cmae_mm itself, which must be installed from this clone.
 """
 import sys
 from importlib import metadata
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Iterator, List
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
+LEAST = dict(torch=Version('2.1'), torchvision=Version('0.16'))
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +34,8 @@ def find_missing(names: List[str]) -> Iterator[str]:
                 found = metadata.version(need.name)
             except metadata.PackageNotFoundError:
                 yield f'{need} is not installed'
+                continue
+            if name == 'torch' and Version(found) >= LEAST[need.name]:
                 continue
             if not need.specifier.contains(found, prereleases=True):
                 yield f'{need} is needed, {found} is installed'

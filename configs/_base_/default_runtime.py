@@ -28,6 +28,6 @@ log_level = 'INFO'
 # Projector and predictor normalise over the batch of all GPUs.
 sync_bn = 'torch'
 randomness = dict(seed=0)
-# Training goes on from the last checkpoint of the work folder, if there is one.
+# Training goes on from the work folder's last checkpoint, if there is one.
 load_from = None
 resume = True

@@ -58,4 +58,6 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='PretrainingDataset', data_root=data_root, pipeline=train_pipeline))
+        type='PretrainingDataset',
+        data_root=data_root,
+        pipeline=train_pipeline))

@@ -1,4 +1,5 @@
-# 100 epochs, linear warm-up and cosine to 0; 10 warm-up epochs, since the recipe's 40 are made for long runs.
+# 100 epochs, linear warm-up and cosine to 0; 10 warm-up epochs, since the
+# recipe's 40 are made for long runs.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100)
 param_scheduler = [
     dict(

@@ -123,8 +123,8 @@ class CMAE(BaseSelfSupervisor):
 
     def loss(self,
              inputs: Sequence[torch.Tensor],
-             data_samples: Optional[List[DataSample]] = None,
-             **kwargs) -> Dict[str, torch.Tensor]:
+             data_samples: Optional[List[DataSample]] = None
+             ) -> Dict[str, torch.Tensor]:
         """Compute the losses of one batch.
 
         Args:

@@ -1,0 +1,116 @@
+"""Small real models and image folders for the tests."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+import cmae_mm  # noqa: F401  registers the plugin
+
+ROOT = Path(__file__).resolve().parents[1]
+# Material that developers have beside the project and users have not.
+SHARED = Path(os.environ.get('CMAE_SHARED', ROOT.parent / 'shared'))
+
+
+init_default_scope('mmpretrain')
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Make each test's random numbers its own."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+def model_cfg(width=48,
+              depth=2,
+              img_size=32,
+              patch_size=4,
+              contrastive=True,
+              **overrides) -> Config:
+    """Give the config of a small CMAE; overrides are dotted keys."""
+    decoder = dict(
+        decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
+    norm_cfg = dict(type='BN1d', eps=1e-6)
+    cfg = Config(
+        dict(
+            model=dict(
+                type='CMAE',
+                backbone=dict(
+                    type='CMAEViT',
+                    arch=dict(
+                        embed_dims=width,
+                        num_layers=depth,
+                        num_heads=4,
+                        feedforward_channels=2 * width),
+                    img_size=img_size,
+                    patch_size=patch_size),
+                neck=dict(
+                    pixel_decoder=decoder,
+                    feature_decoder=decoder,
+                    projector=dict(
+                        type='NonLinearNeck',
+                        hid_channels=24,
+                        out_channels=16,
+                        with_bias=True,
+                        with_last_bn=False,
+                        with_avg_pool=False,
+                        norm_cfg=norm_cfg)),
+                head=dict(
+                    contrastive=dict(predictor=dict(
+                        hid_channels=24)) if contrastive else None))))
+    cfg.merge_from_dict({f'model.{k}': v for k, v in overrides.items()})
+    return cfg.model
+
+
+def build(cfg) -> torch.nn.Module:
+    """Build and initialise a model, in training mode."""
+    model = MODELS.build(cfg)
+    model.init_weights()
+    return model.train()
+
+
+def write_images(folder: Path, count: int, size: int = 48, seed: int = 0):
+    """Write JPEG images with some structure in them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((size, size)).save(
+            folder / f'{i:03d}.jpg')
+
+
+@pytest.fixture(scope='session')
+def image_root(tmp_path_factory) -> Path:
+    """Two classes of 12 training images, and validation images."""
+    root = tmp_path_factory.mktemp('images')
+    for split, count in (('train', 12), ('val', 4)):
+        for c in range(2):
+            write_images(root / split / f'class{c}', count, seed=c)
+    return root
+
+
+def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
+    """Give a config that trains a small model on image files."""
+    cfg = Config.fromfile(ROOT / 'configs/quickstart/cmae_vit-mini_tiles.py')
+    cfg.merge_from_dict({
+        'train_dataloader.dataset.data_root': str(data_root),
+        'train_dataloader.dataset.pipeline.1.scale': 40,
+        'train_dataloader.dataset.pipeline.3.size': 32,
+        'train_dataloader.dataset.pipeline.3.canvas_size': 40,
+        'train_dataloader.batch_size': 4,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'train_cfg.max_iters': 2,
+        'default_hooks.logger.interval': 1,
+    })
+    cfg.model = model or model_cfg()
+    cfg.param_scheduler = []
+    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
+    cfg.merge_from_dict(overrides)
+    return cfg

@@ -1,4 +1,5 @@
 """Fitting a config to the machine it runs on."""
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -13,13 +14,21 @@ def adapt_to_device(cfg: Config) -> None:
 
     Args:
         cfg (Config): A runner's config.
+
+    Raises:
+        ValueError: If CPU ranks are asked of a launcher other than pytorch.
     """
     if has_accelerator():
         return
-    if cfg.get('launcher', 'none') != 'none':
-        cfg.setdefault('env_cfg', {})
-        cfg.env_cfg.setdefault('dist_cfg', {})
-        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    launcher = cfg.get('launcher', 'none')
+    if launcher not in ('none', 'pytorch'):
+        raise ValueError(
+            f'--launcher {launcher} needs an accelerator on each rank, and '
+            'none was found; ranks on CPUs are started by --launcher pytorch')
+    if launcher == 'pytorch':
+        # mmengine would ask for a CUDA device; a group that is there it takes.
+        if not dist.is_initialized():
+            dist.init_process_group('gloo')
         wrapper = dict(
             type='MMDistributedDataParallel',
             device_ids=None,

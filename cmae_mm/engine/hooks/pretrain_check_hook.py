@@ -1,4 +1,5 @@
 """Looks, before the first step, for settings that cannot train."""
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -30,7 +31,9 @@ class PretrainCheckHook(Hook):
                 f'{loader.batch_size} on {world_size} process(es) is one image'
                 ' in total; use a batch of 2 or more, or '
                 "model.head.contrastive.loss_style='byol'")
-        if len(loader) == 0:
+        # An infinite sampler fills a batch however few images there are.
+        endless = isinstance(loader.sampler, InfiniteSampler)
+        if len(loader) == 0 and not endless:
             raise ValueError(
                 f'the data set has {len(loader.dataset)} images, fewer than '
                 f'one batch of {loader.batch_size} on {world_size} '

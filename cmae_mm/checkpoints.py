@@ -43,7 +43,7 @@ def export_encoder(model: nn.Module, path: str, encoder: str = 'online',
             source='cmae_mm',
             version=__version__,
             encoder=encoder,
-            num_layers=vit.num_layers,
+
                   **meta))
     torch.save(checkpoint, path)
     return checkpoint

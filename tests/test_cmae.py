@@ -110,29 +110,35 @@ def test_absent_feature_decoder_pools_the_visible_tokens():
 
 def test_masked_target_sees_fewer_tokens():
     model = build(model_cfg(**{'target.mask_ratio': 0.5}))
-    assert model.target.encode(views()[1]).shape == (4, 33, 48)
+    seen = []
+    encode = model.target.encoder.encode
+    model.target.encoder.encode = lambda t: seen.append(t.shape) or encode(t)
+    model.loss(views())
+    assert seen == [(4, 33, 48)]
     # the online branch keeps its own ratio
     assert model.backbone.mask_ratio == 0.65
 
 
-def test_target_starts_as_the_online_branch_less_norm_and_token():
-    for with_cls, norm in ((True, True), (True, False), (False, False)):
-        model = build(
-            model_cfg(**{
-                'target.with_cls_token': with_cls,
-                'target.final_norm': norm
-            }))
-        online = model.online.state_dict()
-        target = model.target.module.state_dict()
-        missing = {k for k in online if k not in target}
-        expected = set() if norm else {
-            'encoder.ln1.weight', 'encoder.ln1.bias'
-        }
-        assert missing == expected | (set() if with_cls else
-                                      {'encoder.cls_token'})
-        assert all(
-            torch.equal(v, online[k][:, -v.shape[1]:] if 'pos' in
-                        k else online[k]) for k, v in target.items())
+@pytest.mark.parametrize('final_norm', [True, False])
+def test_target_starts_as_the_online_branch(final_norm):
+    model = build(model_cfg(**{'target.final_norm': final_norm}))
+    online = model.online.state_dict()
+    target = model.target.module.state_dict()
+    norm = {'encoder.ln1.weight', 'encoder.ln1.bias'}
+    assert set(online) - set(target) == (set() if final_norm else norm)
+    assert all(torch.equal(v, online[k]) for k, v in target.items())
+
+
+def test_target_without_class_token_attends_to_patches_alone():
+    model = build(model_cfg(**{'target.with_cls_token': False})).eval()
+    image = views()[0]
+    before = model.extract_feat(image, encoder='target')
+    assert model.target.encode(image).shape == (4, 64, 48)
+    with torch.no_grad():
+        model.target.encoder.cls_token += 1
+    assert torch.equal(model.extract_feat(image, encoder='target'), before)
+    with pytest.raises(ValueError, match='no part in the target'):
+        model.extract_feat(image, pool='cls', encoder='target')
 
 
 def test_mae_is_mmpretrains_mae():

@@ -26,7 +26,7 @@ PY
     for name in "$@"; do
         arguments+=(-r "requirements/$name.txt")
     done
-    python -m pip install "${arguments[@]}"
+    python -m pip install -c requirements/constraints.txt "${arguments[@]}"
     python -m pip install --quiet --no-deps --no-build-isolation -e . ||
         python -m pip install --quiet --no-deps -e .
     python tools/missing_requirements.py "$@"

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional
 
@@ -130,6 +131,7 @@ def build_config(args: argparse.Namespace, data: Path) -> Config:
         warmup = min(cfg.param_scheduler[0].end, args.max_iters // 4)
         cfg.merge_from_dict({
             'train_cfg.max_iters': args.max_iters,
+            'default_hooks.logger.interval': min(20, args.max_iters),
             'param_scheduler.0.end': warmup,
             'param_scheduler.1.begin': warmup,
             'param_scheduler.1.end': args.max_iters,
@@ -142,6 +144,8 @@ def main() -> None:
     """Run all steps."""
     args = parse_args()
     start = time.time()
+    # Noise of the libraries below, repeated by each worker.
+    warnings.filterwarnings('ignore', "Only use 'alpha'")
 
     def step(number: int, text: str) -> None:
         print(f'\n== {number}/5 {text} [{time.time() - start:.0f} s]',

@@ -13,17 +13,17 @@ model = dict(
     backbone=dict(
         arch=dict(
             _delete_=True,
-            embed_dims=192,
-            num_layers=6,
-            num_heads=3,
-            feedforward_channels=768),
+            embed_dims=128,
+            num_layers=4,
+            num_heads=4,
+            feedforward_channels=512),
         img_size=64,
         patch_size=8),
     neck=dict(
         pixel_decoder=dict(
-            decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=3),
+            decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4),
         feature_decoder=dict(
-            decoder_embed_dim=96, decoder_depth=1, decoder_num_heads=3),
+            decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4),
         projector=dict(hid_channels=512, out_channels=128)),
     head=dict(contrastive=dict(predictor=dict(hid_channels=512))),
     target=dict(momentum=0.99))
@@ -77,13 +77,13 @@ train_dataloader = dict(
             dict(type='PackInputs'),
         ]))
 
-max_iters = 1000
+max_iters = 300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
 optim_wrapper = dict(
     type='AutoAmpOptimWrapper',
     constructor='GroupedOptimWrapperConstructor',
     optimizer=dict(
-        type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05),
+        type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.,
         bias_decay_mult=0.,
@@ -102,6 +102,6 @@ param_scheduler = [
 ]
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=1))
+    checkpoint=dict(by_epoch=False, interval=100, max_keep_ckpts=1))
 log_processor = dict(by_epoch=False, window_size=20)
 resume = False

@@ -72,7 +72,8 @@ class CMAEViT(VisionTransformer):
             first.
         init_cfg (dict | list, optional): Defaults to MAE's initialisation:
             Xavier-uniform linear layers, LayerNorm at one.
-        **kwargs: Other arguments of ``VisionTransformer``.
+        **kwargs: Other arguments of ``VisionTransformer``, but for
+            ``with_cls_token``: there always is a class token.
 
     Raises:
         ValueError: If the image is not square, the patch does not divide it,
@@ -122,6 +123,7 @@ class CMAEViT(VisionTransformer):
             img_size=img_size,
             patch_size=patch_size,
             out_type=out_type,
+            with_cls_token=True,
             init_cfg=init_cfg,
             **kwargs)
         self.patch_size = patch_size
@@ -161,11 +163,10 @@ class CMAEViT(VisionTransformer):
             return
         self.pos_embed.data.copy_(
             build_2d_sincos_position_embedding(
-                self.grid, self.embed_dims, cls_token=self.with_cls_token))
+                self.grid, self.embed_dims, cls_token=True))
         weight = self.patch_embed.projection.weight
         nn.init.xavier_uniform_(weight.data.flatten(1))
-        if self.with_cls_token:
-            nn.init.normal_(self.cls_token, std=.02)
+        nn.init.normal_(self.cls_token, std=.02)
 
     def generate_mask(self, num_images: int,
                       device: Union[str, torch.device]) -> torch.Tensor:
@@ -208,24 +209,41 @@ class CMAEViT(VisionTransformer):
             tuple: Without a mask, what ``VisionTransformer`` returns for
             ``out_indices`` and ``out_type``. With one,
 
-            - ``tokens`` (N, 1 + V, D): class token (where the model has one)
-              and visible patches, after the final norm (where there is one).
+            - ``tokens`` (N, 1 + V, D): class token and visible patches, after
+              the final norm (where there is one).
             - ``ids_restore`` (N, L): see :func:`split_by_mask`.
         """
         if mask is None:
             return super().forward(x)
-
         ids_keep, ids_restore = split_by_mask(mask)
+        return self.encode(self.embed(x, ids_keep)), ids_restore
+
+    def embed(self,
+              x: torch.Tensor,
+              ids_keep: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Embed patches and add positions: x_v + p_v.
+
+        Args:
+            x (torch.Tensor): Images, (N, C, H, W).
+            ids_keep (torch.Tensor, optional): The visible patches, (N, V).
+                Defaults to None, all.
+
+        Returns:
+            torch.Tensor: (N, 1 + V, D), class token first.
+        """
         # x: (N, L, D) with positions, the class token's left out
         x = self.patch_embed(x)[0]
-        x = x + self.pos_embed[:, self.num_extra_tokens:]
-        x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        if self.with_cls_token:
-            cls_token = self.cls_token + self.pos_embed[:, :1]
-            x = torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.pre_norm(self.drop_after_pos(x))
+        x = x + self.pos_embed[:, 1:]
+        if ids_keep is not None:
+            x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        return torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Run the transformer over embedded tokens, (N, T, D) to (N, T, D)."""
+        x = self.pre_norm(self.drop_after_pos(tokens))
         for layer in self.layers:
             x = layer(x)
         if self.final_norm:
             x = self.ln1(x)
-        return x, ids_restore
+        return x

@@ -252,17 +252,18 @@ class CMAE(BaseSelfSupervisor):
         if encoder == 'target' and self.target is None:
             raise ValueError('this model has no target encoder, since '
                              'head.contrastive is None')
-        vit = self.backbone if encoder == 'online' else self.target.encoder
-        if pool == 'cls' and not vit.with_cls_token:
-            raise ValueError(f'the {encoder} encoder has no class token; use '
-                             "pool='mean'")
         if not isinstance(inputs, torch.Tensor):
             inputs = inputs[0]
-        tokens = vit(inputs)[-1]
-        if pool == 'cls':
-            return tokens[:, 0]
+        if encoder == 'online':
+            tokens, with_cls_token = self.backbone(inputs)[-1], True
+        else:
+            tokens = self.target.encode(inputs)
+            with_cls_token = self.target.with_cls_token
+        if pool == 'none':
+            return tokens
         if pool == 'mean':
-            return tokens[:, vit.num_extra_tokens:].mean(dim=1)
-        return tokens
-
-
+            return tokens[:, int(with_cls_token):].mean(dim=1)
+        if not with_cls_token:
+            raise ValueError('the class token takes no part in the target '
+                             "encoder; use pool='mean'")
+        return tokens[:, 0]

@@ -5,6 +5,8 @@ import torch
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
+from ..backbones.cmae_vit import split_by_mask
+
 
 class MomentumTarget(ExponentialMovingAverage):
     r"""Target encoder F_t and target projector (Sec. 3.2, Eq. of the EMA).
@@ -52,7 +54,11 @@ class MomentumTarget(ExponentialMovingAverage):
             # mmengine warns of values above 0.5; ours is set below.
             momentum=min(1 - momentum, 0.5))
         self.momentum = 1 - momentum
-        self._strip_encoder(with_cls_token, final_norm)
+        self.with_cls_token = with_cls_token
+        if not final_norm and self.encoder.final_norm:
+            self.encoder.final_norm = False
+            del self.encoder.ln1
+            self.avg_parameters = dict(self.module.named_parameters())
         self.mask_ratio = mask_ratio
         if mask_ratio:
             self.encoder.set_mask_ratio(mask_ratio)
@@ -67,21 +73,6 @@ class MomentumTarget(ExponentialMovingAverage):
         """The target projector."""
         return self.module['projector']
 
-    def _strip_encoder(self, with_cls_token: bool, final_norm: bool) -> None:
-        """Take from the copied encoder what the target has not."""
-        encoder = self.encoder
-        encoder.out_type = 'raw'
-        if not final_norm and encoder.final_norm:
-            encoder.final_norm = False
-            del encoder.ln1
-        if not with_cls_token and encoder.with_cls_token:
-            encoder.with_cls_token = False
-            encoder.cls_token = None
-            encoder.num_extra_tokens = 0
-            encoder.pos_embed = nn.Parameter(
-                encoder.pos_embed[:, 1:].clone(), requires_grad=False)
-        self.avg_parameters = dict(self.module.named_parameters())
-
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Project whole images.
@@ -92,19 +83,32 @@ class MomentumTarget(ExponentialMovingAverage):
         Returns:
             torch.Tensor: z_t^p, (N, P), without gradient.
         """
-        return self.projector([self.pool_feature(self.encode(images))])[0]
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode images: z_t, (N, [1 +] L, D), class token first if any."""
-        mask: Optional[torch.Tensor] = None
+        ids_keep = None
         if self.mask_ratio:
             mask = self.encoder.generate_mask(len(images), images.device)
-            return self.encoder(images, mask)[0]
-        return self.encoder(images)[0]
+            ids_keep = split_by_mask(mask)[0]
+        z_t = self.pool_feature(self.encode(images, ids_keep))
+        return self.projector([z_t])[0]
+
+    def encode(self,
+               images: torch.Tensor,
+               ids_keep: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Encode images, ``F_t(x_t)``.
+
+        Args:
+            images (torch.Tensor): (N, C, H, W).
+            ids_keep (torch.Tensor, optional): The visible patches, (N, V).
+                Defaults to None, all.
+
+        Returns:
+            torch.Tensor: (N, 1 + V, D), class token first if it takes part.
+        """
+        tokens = self.encoder.embed(images, ids_keep)
+        return self.encoder.encode(tokens[:, 0 if self.with_cls_token else 1:])
 
     def pool_feature(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Average the patch tokens, ``mean_j F_t(x_t)_j``: (N, D)."""
-        return tokens[:, self.encoder.num_extra_tokens:].mean(dim=1)
+        """Average the patch tokens, ``z_t = mean_j F_t(x_t)_j``: (N, D)."""
+        return tokens[:, int(self.with_cls_token):].mean(dim=1)
 
     @torch.no_grad()
     def copy_from(self, online: nn.Module) -> None:
@@ -117,9 +121,7 @@ class MomentumTarget(ExponentialMovingAverage):
                   **dict(online.named_buffers())}
         own = {**self.avg_parameters, **dict(self.module.named_buffers())}
         for name, value in own.items():
-            # Without a class token the target has one position less.
-            value.copy_(source[name][:, -value.shape[1]:] if name ==
-                        'encoder.pos_embed' else source[name])
+            value.copy_(source[name])
 
     @torch.no_grad()
     def update_parameters(self, online: nn.Module) -> None:

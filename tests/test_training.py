@@ -218,7 +218,13 @@ def run_tool(*command, **env):
     done = subprocess.run(
         [str(c) for c in command],
         cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', **env},
+        env={
+            **os.environ, 'OMP_NUM_THREADS': '1',
+            # scripts take the `python` that runs the tests
+            'PATH': os.pathsep.join(
+                [os.path.dirname(sys.executable), os.environ['PATH']]),
+            **env
+        },
         capture_output=True,
         text=True,
         timeout=400)

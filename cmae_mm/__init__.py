@@ -7,7 +7,7 @@ from .dependencies import check_dependencies
 
 check_dependencies()
 
-from . import datasets, engine, models  # noqa: E402
+from . import checkpoints, datasets, engine, models  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'datasets', 'engine', 'models']
+__all__ = ['__version__', 'checkpoints', 'datasets', 'engine', 'models']

@@ -181,7 +181,7 @@ def main() -> None:
 
     step(5, 'Backbone, pictures, summary')
     out = args.work_dir
-    export_encoder(model, str(out / 'backbone.pth'), config=CONFIG,
+    export_encoder(model, str(out / 'backbone.pth'), recipe=CONFIG,
                    iterations=runner.iter)
     dataset = runner.train_dataloader.dataset
     show_views(model, dataset, out / 'reconstruction.png')

@@ -1,0 +1,17 @@
+from .convert import (
+    EXPORTS,
+    KeyReport,
+    export_cmae,
+    export_encoder,
+    import_cmae,
+    import_mae,
+    load_state,
+)
+from .files import CheckpointError, read_checkpoint, write_checkpoint
+from .names import resample_pos_embed
+
+__all__ = [
+    'CheckpointError', 'EXPORTS', 'KeyReport', 'export_cmae',
+    'export_encoder', 'import_cmae', 'import_mae', 'load_state',
+    'read_checkpoint', 'resample_pos_embed', 'write_checkpoint'
+]

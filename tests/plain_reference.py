@@ -171,7 +171,7 @@ def init_weights(meta):
     return p
 
 
-def make_trace(path, batch=4, **changes):
+def make_trace(path, batch=8, **changes):
     """Write a trace of a small model; changes are top keys of the metadata."""
     meta = dict(
         img_size=16,
@@ -270,10 +270,11 @@ def make_trace(path, batch=4, **changes):
             tensors.update(
                 {f'step0.{k}': v.detach().clone()
                  for k, v in made.items()})
-            # Shifts before a BatchNorm have no gradient but rounding noise.
+            # Matrices alone, as in the recorded trace: shifts before a
+            # BatchNorm have no gradient but rounding noise.
             tensors.update({
                 f'step0.grad.{k}': g.clone()
-                for k, g in zip(online, grads) if g.abs().max() > 1e-6
+                for k, g in zip(online, grads) if g.dim() > 1
             })
         for name, grad in zip(online, grads):
             state[name] = state[name].detach() - meta['sgd_lr'] * grad
@@ -285,6 +286,6 @@ def make_trace(path, batch=4, **changes):
                     (1 - meta['momentum']) * state[name])
     tensors.update({f'final.{k}': v.detach().clone()
                     for k, v in state.items()})
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path,
-              dict(meta=json.dumps(meta)))
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    save_file(tensors, path, dict(meta=json.dumps(meta)))
     return meta, tensors

@@ -84,7 +84,8 @@ def _read_pickled(file: Path) -> Checkpoint:
             ) from None
         raise CheckpointError(
             f'{file} is not a checkpoint that torch can read') from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    # Of arbitrary bytes the unpickler makes arbitrary errors.
+    except Exception as error:
         raise CheckpointError(f'{file} is not a checkpoint that torch can '
                               f'read: {error}') from error
     meta: Dict[str, Any] = {}

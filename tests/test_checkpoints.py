@@ -7,8 +7,9 @@ import pytest
 import timm
 import torch
 import transformers
-from conftest import ROOT, build, model_cfg
+from conftest import ROOT, build, model_cfg, runner_cfg
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from plain_reference import make_trace
 from timm.layers import resample_abs_pos_embed
@@ -366,3 +367,17 @@ def test_commands(tmp_path):
     assert done.returncode != 0 and not (tmp_path / 'x.pth').exists()
     assert 'nothing in the checkpoint fits' in done.stderr
     assert 'missing:' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_runners_own_checkpoint_is_exported(image_root, tmp_path):
+    """With optimizer state and log history in it, as training leaves it."""
+    runner = Runner.from_cfg(runner_cfg(image_root, tmp_path))
+    runner.train()
+    Config(dict(model=model_cfg())).dump(str(tmp_path / 'cfg.py'))
+    done = convert('export', tmp_path / 'iter_2.pth',
+                   tmp_path / 'vit.safetensors', '--to', 'timm', '--config',
+                   tmp_path / 'cfg.py')
+    assert done.returncode == 0, done.stderr
+    state, meta = read_checkpoint(str(tmp_path / 'vit.safetensors'))
+    assert torch.equal(state['norm.weight'], runner.model.backbone.ln1.weight)
+    assert meta['iter'] == '2' and meta['recipe'].endswith('cfg.py')

@@ -4,13 +4,27 @@ import pickle
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 StateDict = Dict[str, Tensor]
+# A runner's checkpoint holds mmengine's log history besides tensors: a few
+# arrays of numbers. `getattr` names its statistics; what it finds cannot be
+# called, as safe loading calls what is on the list alone.
+LOG_HISTORY = (
+    HistoryBuffer,
+    getattr,
+    np.ndarray,
+    np.dtype,
+    np.empty(0).__reduce__()[0],  # private functions that numpy has moved
+    np.float64(0).__reduce__()[0],
+    *{type(np.dtype(kind)) for kind in 'fdlqiI?'},
+)
 # What frameworks wrap a state dict in.
 _WRAPPERS = ('state_dict', 'model')
 
@@ -70,9 +84,16 @@ def _read_safetensors(file: Path) -> Checkpoint:
             f'{file} is not a safetensors file: {error}') from error
 
 
+def _load_weights_only(file: Path) -> Any:
+    if not hasattr(torch.serialization, 'safe_globals'):  # torch < 2.5
+        return torch.load(file, map_location='cpu', weights_only=True)
+    with torch.serialization.safe_globals(list(LOG_HISTORY)):
+        return torch.load(file, map_location='cpu', weights_only=True)
+
+
 def _read_pickled(file: Path) -> Checkpoint:
     try:
-        content = torch.load(file, map_location='cpu', weights_only=True)
+        content = _load_weights_only(file)
     except pickle.UnpicklingError as error:
         reason = str(error)
         if 'global' in reason.lower():

@@ -114,7 +114,8 @@ def test_resuming_goes_on_as_if_nothing_had_happened(image_root, tmp_path):
         ]
         cfg.train_dataloader.sampler.shuffle = False
         # Adam turns the rounding noise of gradients near 0 into whole steps.
-        cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.05, momentum=0.9)
+        cfg.optim_wrapper.optimizer = dict(
+            type='SGD', lr=0.05, momentum=0.9, weight_decay=0.01)
         cfg.resume = resume
         runner = Runner.from_cfg(cfg)
         runner.register_hook(Reseed())

@@ -275,3 +275,56 @@ def test_what_cannot_be_tested_is_said(tmp_path):
         capture_output=True,
         text=True)
     assert done.returncode != 0 and 'no test_dataloader' in done.stderr
+
+CLASSIFIER = '''
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='VisionTransformer', img_size=32, patch_size=8,
+        out_type='avg_featmap', final_norm=False,
+        arch=dict(embed_dims=32, num_layers=1, num_heads=2,
+                  feedforward_channels=64)),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=32))
+data_preprocessor = dict(num_classes=2, mean=[120.] * 3, std=[60.] * 3)
+pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32)),
+    dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=4, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CustomDataset', data_root='{{$DATA_ROOT:x}}',
+                 data_prefix='train', pipeline=pipeline))
+val_dataloader = dict(
+    batch_size=4, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root='{{$DATA_ROOT:x}}',
+                 data_prefix='val', pipeline=pipeline))
+test_dataloader = val_dataloader
+val_evaluator = test_evaluator = dict(type='Accuracy', topk=(1, ))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
+auto_scale_lr = dict(base_batch_size=8)
+'''
+
+
+def test_the_same_commands_run_a_classifier(image_root, tmp_path):
+    config = tmp_path / 'classifier.py'
+    config.write_text(CLASSIFIER)
+    out = run_tool(sys.executable, 'tools/train.py', config, '--work-dir',
+                   tmp_path / 'work', '--amp', '--auto-scale-lr',
+                   DATA_ROOT=str(image_root))
+    assert 'accuracy/top1' in out
+    assert 'lr: 5.0000e-04' in out or '0.001 to 0.0005' in out
+    checkpoint = tmp_path / 'work/epoch_1.pth'
+    run_tool(sys.executable, 'tools/test.py', config, checkpoint,
+             '--work-dir', tmp_path / 'test', '--out', tmp_path / 'out.json',
+             '--dump', tmp_path / 'out.pkl', DATA_ROOT=str(image_root))
+    metrics = json.loads((tmp_path / 'out.json').read_text())
+    out = run_tool('bash', 'tools/dist_test.sh', config, checkpoint, 2,
+                   '--out', tmp_path / 'dist.json', '--work-dir',
+                   tmp_path / 'test2', PORT='29619',
+                   DATA_ROOT=str(image_root), CUDA_VISIBLE_DEVICES='')
+    assert metrics == json.loads((tmp_path / 'dist.json').read_text())
+    assert (tmp_path / 'out.pkl').exists()

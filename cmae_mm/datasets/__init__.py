@@ -1,4 +1,8 @@
 from .pretraining_dataset import PretrainingDataset
-from .transforms import LoadImageOrSkip, PixelShift
+from .samplers import SeededInfiniteSampler, SeededSampler
+from .transforms import LoadCanvas, LoadImageOrSkip, PixelShift
 
-__all__ = ['LoadImageOrSkip', 'PixelShift', 'PretrainingDataset']
+__all__ = [
+    'LoadCanvas', 'LoadImageOrSkip', 'PixelShift', 'PretrainingDataset',
+    'SeededInfiniteSampler', 'SeededSampler'
+]

@@ -1,11 +1,14 @@
 """Images without labels, from any folder."""
 import os
-from typing import Sequence, Union
+from typing import Any, Sequence, Union
 
+import numpy as np
 from mmengine import fileio
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
+
+from .samplers import SeededIndex
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif',
                   '.tiff', '.webp')
@@ -76,3 +79,19 @@ class PretrainingDataset(CustomDataset):
                 f'no images below {self.img_prefix!r}; set the environment '
                 'variable DATA_ROOT to a folder of images (endings: '
                 f'{", ".join(sorted(self.extensions))})') from error
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on a sample, with the seed that its index has."""
+        data_info = self.get_data_info(idx)
+        self._drawn = idx
+        if isinstance(idx, SeededIndex):
+            data_info['view_seed'] = idx.seed
+        return self.pipeline(data_info)
+
+    def _rand_another(self) -> int:
+        """Draw a sample in place of one that cannot be loaded."""
+        if not isinstance(self._drawn, SeededIndex):
+            return super()._rand_another()
+        rng = np.random.default_rng(self._drawn.seed)
+        return SeededIndex(
+            int(rng.integers(len(self))), int(rng.integers(2**63)))

@@ -2,9 +2,9 @@ from .backbones import CMAEViT
 from .heads import CMAEContrastiveHead, CMAEHead
 from .necks import CMAENeck
 from .selfsup import CMAE
-from .utils import MomentumTarget
+from .utils import MomentumTarget, TwoViewDataPreprocessor
 
 __all__ = [
     'CMAE', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck', 'CMAEViT',
-    'MomentumTarget'
+    'MomentumTarget', 'TwoViewDataPreprocessor'
 ]

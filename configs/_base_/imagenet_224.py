@@ -1,52 +1,30 @@
-# Two views of 224 pixels from a canvas of 256 (pixel shift).
+# Two views of 224 pixels from a canvas of 256 (pixel shift). Workers make the
+# canvas in uint8; the views are made of whole batches on the model's device.
 # Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
 data_root = '{{$DATA_ROOT:data/imagenet}}'
 
 data_preprocessor = dict(
-    type='SelfSupDataPreprocessor',
+    type='TwoViewDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    to_rgb=True)
-
-# Colour augmentation, of the target view only.
-target_pipeline = [
-    dict(
-        type='RandomApply',
-        prob=0.8,
-        transforms=[
-            dict(
-                type='ColorJitter',
-                brightness=0.4,
-                contrast=0.4,
-                saturation=0.4,
-                hue=0.1)
-        ]),
-    dict(
-        type='RandomGrayscale',
-        prob=0.2,
-        keep_channels=True,
-        channel_weights=(0.114, 0.587, 0.2989)),
-    dict(
-        type='GaussianBlur', magnitude_range=(0.1, 2.0), magnitude_std='inf',
-        prob=0.5),
-]
+    to_rgb=True,
+    size=224,
+    max_shift=32,
+    canvas_size=256,
+    # colour augmentation, of the target view only
+    jitter=(0.4, 0.4, 0.4, 0.1),
+    jitter_prob=0.8,
+    grey_prob=0.2,
+    blur_sigma=(0.1, 2.0),
+    blur_prob=0.5)
 
 train_pipeline = [
-    dict(type='LoadImageOrSkip'),
     dict(
-        type='RandomResizedCrop',
-        scale=256,
+        type='LoadCanvas',
+        size=256,
         crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='PixelShift',
-        size=224,
-        max_shift=32,
-        canvas_size=256,
-        target_pipeline=target_pipeline),
-    dict(type='PackInputs'),
+        flip_prob=0.5),
+    dict(type='PackInputs', meta_keys=('img_path', 'view_seed')),
 ]
 
 train_dataloader = dict(
@@ -55,7 +33,7 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='SeededSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='PretrainingDataset',

@@ -1,33 +1,31 @@
 """Loading that outlives broken files."""
 import logging
+from abc import abstractmethod
 from typing import Optional
 
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 
 
-@TRANSFORMS.register_module()
-class LoadImageOrSkip(LoadImageFromFile):
-    """Load an image; skip one that cannot be decoded, with a warning.
+class SkipBroken(BaseTransform):
+    """A transform that skips what it cannot load, with a warning.
 
     The warning names the file. The data set then takes another sample in its
     place (mmengine's ``BaseDataset`` does so where a pipeline gives None).
 
     Args:
-        max_failures (int): So many files in a row that cannot be decoded are
+        max_failures (int): So many files in a row that cannot be loaded are
             an error. Defaults to 100.
-        **kwargs: Arguments of mmcv's ``LoadImageFromFile``.
-
-    Raises:
-        RuntimeError: If ``max_failures`` files in a row failed.
     """
 
-    def __init__(self, max_failures: int = 100, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.max_failures = max_failures
-        self._failures = 0
+    max_failures: int = 100
+    _failures: int = 0
+
+    @abstractmethod
+    def load(self, results: dict) -> dict:
+        """Load the image at ``img_path``, or raise any error."""
 
     def transform(self, results: dict) -> Optional[dict]:
         """Load the image at ``img_path``.
@@ -37,10 +35,13 @@ class LoadImageOrSkip(LoadImageFromFile):
 
         Returns:
             dict | None: With ``img``, or None for a file that is skipped.
+
+        Raises:
+            RuntimeError: If ``max_failures`` files in a row failed.
         """
         path = results['img_path']
         try:
-            loaded = super().transform(results)
+            loaded = self.load(results)
             self._failures = 0
             return loaded
         # Decoders raise all sorts of errors on broken files.
@@ -58,3 +59,22 @@ class LoadImageOrSkip(LoadImageFromFile):
             logger='current',
             level=logging.WARNING if get_rank() == 0 else logging.ERROR)
         return None
+
+
+@TRANSFORMS.register_module()
+class LoadImageOrSkip(SkipBroken):
+    """mmcv's ``LoadImageFromFile``, skipping what cannot be decoded.
+
+    Args:
+        max_failures (int): So many files in a row that cannot be decoded are
+            an error. Defaults to 100.
+        **kwargs: Arguments of ``LoadImageFromFile``.
+    """
+
+    def __init__(self, max_failures: int = 100, **kwargs) -> None:
+        self.max_failures = max_failures
+        self._loader = LoadImageFromFile(**kwargs)
+
+    def load(self, results: dict) -> dict:
+        """Load the image at ``img_path``."""
+        return self._loader.transform(results)

@@ -1,3 +1,4 @@
 from .momentum_target import MomentumTarget
+from .two_view_data_preprocessor import TwoViewDataPreprocessor
 
-__all__ = ['MomentumTarget']
+__all__ = ['MomentumTarget', 'TwoViewDataPreprocessor']

@@ -1,0 +1,130 @@
+"""The whole work of a data worker: decode, crop, flip, all in uint8."""
+import math
+from typing import Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from mmengine import fileio
+from mmpretrain.registry import TRANSFORMS
+
+from ..decoding import decode_image
+from .loading import SkipBroken
+
+
+@TRANSFORMS.register_module()
+class LoadCanvas(SkipBroken):
+    """Load an image and make the canvas of both views, in uint8.
+
+    One decoding, one random resized crop, one flip (Sec. 3.4: what both views
+    share). The views themselves are made of the whole batch, by
+    ``TwoViewDataPreprocessor``. Large JPEG files are decoded at a half or less
+    when that leaves the smallest crop enough pixels.
+
+    **Required Keys:**
+
+    - img_path
+    - view_seed (optional): Of the random numbers, see ``SeededSampler``.
+
+    **Added Keys:**
+
+    - img (np.ndarray): The canvas, uint8, (S, S, 3), BGR.
+    - img_shape, ori_shape, flip
+
+    Args:
+        size (int): S, side of the canvas in pixels.
+        crop_ratio_range (Sequence[float]): Range of the crop's share of the
+            image's area. Defaults to (0.2, 1.0).
+        aspect_ratio_range (Sequence[float]): Range of the crop's width over
+            height. Defaults to (3 / 4, 4 / 3).
+        flip_prob (float): Of a horizontal flip. Defaults to 0.5.
+        max_failures (int): So many files in a row that cannot be decoded are
+            an error. Defaults to 100.
+        backend_args (dict, optional): Of mmengine's file backend. Defaults to
+            None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self,
+                 size: int,
+                 crop_ratio_range: Sequence[float] = (0.2, 1.0),
+                 aspect_ratio_range: Sequence[float] = (3 / 4, 4 / 3),
+                 flip_prob: float = 0.5,
+                 max_failures: int = 100,
+                 backend_args: Optional[dict] = None) -> None:
+        if size < 1:
+            raise ValueError(f'size must be 1 pixel or more, but got {size}')
+        low, high = crop_ratio_range
+        if not 0 < low <= high <= 1:
+            raise ValueError('crop_ratio_range must be within (0, 1] and in '
+                             f'order, but got {tuple(crop_ratio_range)}')
+        if not 0 <= flip_prob <= 1:
+            raise ValueError(
+                f'flip_prob must be between 0 and 1, but got {flip_prob}')
+        self.size = size
+        self.crop_ratio_range = tuple(crop_ratio_range)
+        self.aspect_ratio_range = tuple(aspect_ratio_range)
+        self.flip_prob = flip_prob
+        self.max_failures = max_failures
+        self.backend_args = backend_args
+        # The shorter side of an image whose smallest crop has S pixels.
+        self._shrink_to = math.ceil(size / low**0.5)
+
+    def load(self, results: dict) -> dict:
+        """Make the canvas of the image at ``img_path``."""
+        data = fileio.get(results['img_path'], backend_args=self.backend_args)
+        image = decode_image(data, self._shrink_to)
+        rng = np.random.default_rng(
+            results.get('view_seed', np.random.randint(2**31)))
+        y, x, height, width = self.draw_crop(image.shape[0], image.shape[1],
+                                             rng)
+        flip = bool(rng.random() < self.flip_prob)
+        canvas = self._resize(image[y:y + height, x:x + width])
+        if flip:
+            canvas = cv2.flip(canvas, 1)
+        results.update(
+            img=canvas,
+            img_shape=(self.size, self.size),
+            ori_shape=image.shape[:2],
+            flip=flip)
+        return results
+
+    def draw_crop(self, height: int, width: int,
+                  rng: np.random.Generator) -> Tuple[int, int, int, int]:
+        """Draw a crop as torchvision's ``RandomResizedCrop`` does.
+
+        Args:
+            height (int): Of the image, in pixels.
+            width (int): Of the image, in pixels.
+            rng (np.random.Generator): Random numbers.
+
+        Returns:
+            tuple: ``(y, x, height, width)`` of the crop, in pixels.
+        """
+        low, high = (math.log(r) for r in self.aspect_ratio_range)
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.crop_ratio_range)
+            aspect = math.exp(rng.uniform(low, high))
+            w, h = round((area * aspect)**0.5), round((area / aspect)**0.5)
+            if 0 < w <= width and 0 < h <= height:
+                return (int(rng.integers(height - h + 1)),
+                        int(rng.integers(width - w + 1)), h, w)
+        # Too long an image: the largest crop of an allowed shape, centred.
+        aspect = np.clip(width / height, *self.aspect_ratio_range)
+        w = max(min(width, round(height * aspect)), 1)
+        h = max(min(height, round(width / aspect)), 1)
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        """Resize; averaging areas where it shrinks, so without aliasing."""
+        shrinks = min(image.shape[:2]) > self.size
+        return cv2.resize(
+            image, (self.size, self.size),
+            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(size={self.size}, '
+                f'crop_ratio_range={self.crop_ratio_range}, '
+                f'aspect_ratio_range={self.aspect_ratio_range}, '
+                f'flip_prob={self.flip_prob})')

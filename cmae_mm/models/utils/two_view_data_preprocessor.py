@@ -1,0 +1,250 @@
+"""Both views of a whole batch, made on the model's device."""
+from typing import List, NamedTuple, Optional, Sequence
+
+import torch
+from kornia.enhance import (
+    adjust_brightness_accumulative,
+    adjust_contrast_with_mean_subtraction,
+    adjust_hue,
+    adjust_saturation_with_gray_subtraction,
+)
+from kornia.filters import gaussian_blur2d
+from mmpretrain.models.utils import SelfSupDataPreprocessor
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from ...datasets.samplers import mix
+from ...datasets.transforms.pixel_shift import check_canvas
+
+# Shares of red, green and blue in grey (ITU-R BT.601).
+_GREY = (0.299, 0.587, 0.114)
+
+
+class ViewParams(NamedTuple):
+    """What is drawn for each of N images, on the CPU.
+
+    ``shift`` (N, 2): ``(r_y, r_x)`` in pixels. ``jitter`` (N, ) bool: whether
+    colours are jittered; ``order`` (N, 4): in which order brightness,
+    contrast, saturation and hue are; ``factors`` (N, 4): by how much (hue in
+    turns).
+    ``grey``, ``blur`` (N, ) bool. ``sigma`` (N, ): of the blur, in pixels.
+    """
+
+    shift: Tensor
+    jitter: Tensor
+    order: Tensor
+    factors: Tensor
+    grey: Tensor
+    blur: Tensor
+    sigma: Tensor
+
+
+@MODELS.register_module()
+class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
+    """Cut the two views of each canvas, augment the target's, normalise.
+
+    The same recipe as ``PixelShift`` with mmpretrain's ``ColorJitter``,
+    ``RandomGrayscale`` and ``GaussianBlur`` (Sec. 3.4), for a batch of uint8
+    canvases at once. Each image has its own random parameters. In training
+    it takes canvases and gives ``[online, target]``; otherwise it only
+    normalises.
+
+    Args:
+        size (int): S, side of both windows in pixels.
+        max_shift (int): p, in pixels; the shift is below it, 0 switches it
+            off. Defaults to 32.
+        canvas_size (int, optional): Side of the canvases, so that one too
+            small is found when the model is built. Defaults to None, checked
+            at each batch alone.
+        jitter (Sequence[float]): Strengths of brightness, contrast,
+            saturation and hue. Defaults to (0.4, 0.4, 0.4, 0.1).
+        jitter_prob (float): Defaults to 0.8.
+        grey_prob (float): Defaults to 0.2.
+        blur_sigma (Sequence[float]): Range of the Gaussian blur's sigma, in
+            pixels. Defaults to (0.1, 2.0).
+        blur_prob (float): Defaults to 0.5.
+        seed (int): Of the random parameters of batches that bring no seeds of
+            their own (see ``SeededSampler``). Defaults to 0.
+        **kwargs: ``mean``, ``std``, ``to_rgb``... of
+            ``SelfSupDataPreprocessor``.
+
+    Raises:
+        ValueError: If an argument is out of range, or the canvas is smaller
+            than ``size + max_shift``.
+    """
+
+    def __init__(self,
+                 size: int,
+                 max_shift: int = 32,
+                 canvas_size: Optional[int] = None,
+                 jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.1),
+                 jitter_prob: float = 0.8,
+                 grey_prob: float = 0.2,
+                 blur_sigma: Sequence[float] = (0.1, 2.0),
+                 blur_prob: float = 0.5,
+                 seed: int = 0,
+                 **kwargs) -> None:
+        super().__init__(**dict(dict(non_blocking=True), **kwargs))
+        if size < 1 or max_shift < 0:
+            raise ValueError(
+                'size must be 1 pixel or more and max_shift 0 or more, but '
+                f'got {size} and {max_shift}')
+        if canvas_size is not None:
+            check_canvas(canvas_size, size, max_shift)
+        for name, prob in (('jitter_prob', jitter_prob),
+                           ('grey_prob', grey_prob), ('blur_prob',
+                                                      blur_prob)):
+            if not 0 <= prob <= 1:
+                raise ValueError(
+                    f'{name} must be between 0 and 1, but got {prob}')
+        self.size = size
+        self.max_shift = max_shift
+        self.jitter = tuple(jitter)
+        self.jitter_prob = jitter_prob
+        self.grey_prob = grey_prob
+        self.blur_sigma = tuple(blur_sigma)
+        self.blur_prob = blur_prob
+        self._generator = torch.Generator().manual_seed(seed)
+        # Odd, and wide enough for 4 sigma to both sides.
+        self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
+        self.register_buffer(
+            'grey_shares', torch.tensor(_GREY).view(3, 1, 1), False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Make both views, or normalise.
+
+        Args:
+            data (dict): ``inputs``, uint8 (N, 3, H, W), and ``data_samples``.
+            training (bool): Whether to make views. Defaults to False.
+
+        Returns:
+            dict: ``inputs``, ``[online, target]``, float (N, 3, S, S) each,
+            and ``data_samples``. Without ``training``, see
+            ``SelfSupDataPreprocessor``.
+        """
+        if not training:
+            return super().forward(data, training)
+        seeds = self._seeds(data.get('data_samples'))
+        data = self.cast_data(data)
+        canvas = data['inputs']
+        if self._channel_conversion:
+            canvas = canvas.flip(1)
+        params = self.draw_params(len(canvas), seeds)
+        views = self.make_views(canvas, params)
+        return dict(
+            inputs=[(view * 255 - self.mean) / self.std for view in views],
+            data_samples=data.get('data_samples'))
+
+    @staticmethod
+    def _seeds(data_samples) -> Optional[List[int]]:
+        if not data_samples or 'view_seed' not in data_samples[0]:
+            return None
+        return [sample.view_seed for sample in data_samples]
+
+    def draw_params(self,
+                    count: int,
+                    seeds: Optional[Sequence[int]] = None) -> ViewParams:
+        """Draw the random parameters of a batch.
+
+        Args:
+            count (int): N, number of images.
+            seeds (Sequence[int], optional): One for each image; the same ones
+                give the same parameters. Defaults to None, the
+                preprocessor's own generator.
+
+        Returns:
+            ViewParams: On the CPU.
+        """
+        generator = self._generator
+        if seeds is not None:
+            generator = torch.Generator().manual_seed(mix(*seeds))
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(count, generator=generator)
+
+        shift = torch.randint(
+            max(self.max_shift, 1), (count, 2), generator=generator)
+        *scales, hue = self.jitter
+        factors = [uniform(max(0, 1 - s), 1 + s) for s in scales]
+        factors.append(uniform(-hue, hue))
+        return ViewParams(
+            shift=shift,
+            jitter=uniform(0, 1) < self.jitter_prob,
+            order=torch.rand(count, 4, generator=generator).argsort(dim=1),
+            factors=torch.stack(factors, dim=1),
+            grey=uniform(0, 1) < self.grey_prob,
+            blur=uniform(0, 1) < self.blur_prob,
+            sigma=uniform(*self.blur_sigma))
+
+    def make_views(self, canvas: Tensor, params: ViewParams) -> List[Tensor]:
+        """Cut both windows and augment the target's.
+
+        Args:
+            canvas (Tensor): uint8, (N, 3, H, W), RGB.
+            params (ViewParams): What to do to each.
+
+        Returns:
+            List[Tensor]: Online and target view, float in [0, 1],
+            (N, 3, S, S).
+        """
+        check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
+        size = self.size
+        online = canvas[:, :, :size, :size].float() / 255
+        target = self._cut(canvas, params.shift).float() / 255
+        return [online, self._augment(target, params)]
+
+    def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
+        """Cut each image's own window."""
+        count, channels = canvas.shape[:2]
+        shift = self._on_device(shift, canvas)
+        window = torch.arange(self.size, device=canvas.device)
+        rows = (shift[:, :1] + window)[:, None, :, None]
+        columns = (shift[:, 1:] + window)[:, None, None, :]
+        image = torch.arange(count, device=canvas.device)
+        channel = torch.arange(channels, device=canvas.device)
+        return canvas[image[:, None, None, None], channel[None, :, None, None],
+                      rows, columns]
+
+    def _augment(self, images: Tensor, params: ViewParams) -> Tensor:
+        """Jitter, then grey, then blur, each image by its own parameters."""
+        adjust = (adjust_brightness_accumulative,
+                  adjust_contrast_with_mean_subtraction,
+                  adjust_saturation_with_gray_subtraction, self._turn_hue)
+        for place in range(4):
+            for number, function in enumerate(adjust):
+                chosen = params.jitter & (params.order[:, place] == number)
+                factor = params.factors[chosen, number]
+                images = self._apply_to(images, chosen, function, factor)
+        images = self._apply_to(images, params.grey, self._to_grey)
+        return self._apply_to(images, params.blur, self._blur,
+                              params.sigma[params.blur])
+
+    def _apply_to(self, images: Tensor, chosen: Tensor, function,
+                  *args: Tensor) -> Tensor:
+        """Apply a function to the chosen images, in place."""
+        index = chosen.nonzero().flatten()
+        if len(index):
+            index = self._on_device(index, images)
+            made = function(images[index],
+                            *(self._on_device(a, images) for a in args))
+            images[index] = made.clamp(0, 1)
+        return images
+
+    @staticmethod
+    def _on_device(values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like.device, non_blocking=True)
+
+    @staticmethod
+    def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+        return adjust_hue(images, turns * 2 * torch.pi)
+
+    def _to_grey(self, images: Tensor) -> Tensor:
+        grey = (images * self.grey_shares).sum(dim=1, keepdim=True)
+        return grey.expand_as(images)
+
+    def _blur(self, images: Tensor, sigma: Tensor) -> Tensor:
+        return gaussian_blur2d(
+            images, (self._kernel, self._kernel),
+            sigma[:, None].expand(-1, 2),
+            border_type='replicate')
+

@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""Measure the input pipeline: images/s of its parts, side by side.
+
+(a) decoding alone, (b) the worker's path (LoadCanvas), (c) the all-CPU
+two-view pipeline of the reference recipe (mmpretrain's transforms), all on one
+core, and (d) the preprocessor on the device. The parts alternate, round after
+round, on the same images; medians of the rounds are reported.
+"""
+import argparse
+import json
+import os
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+import cv2
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS, TRANSFORMS
+
+import cmae_mm  # noqa: F401  registers the plugin
+from cmae_mm.datasets.decoding import decode_image
+from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ('decode', 'worker', 'cpu_two_views')
+
+
+def find_images(data: Path) -> List[str]:
+    """List the images below a folder."""
+    paths = sorted(
+        str(p) for p in data.rglob('*') if p.suffix.lower() in IMG_EXTENSIONS)
+    if not paths:
+        raise SystemExit(f'no images below {data}')
+    return paths
+
+
+def build_pipeline(name: str) -> Callable[[str], object]:
+    """Build what makes one sample of an image file."""
+    if name == 'decode':
+        return lambda path: decode_image(Path(path).read_bytes())
+    base = dict(worker='imagenet_224', cpu_two_views='imagenet_224_cpu')
+    cfg = Config.fromfile(ROOT / f'configs/_base_/{base[name]}.py')
+    transforms = [TRANSFORMS.build(t) for t in cfg.train_pipeline]
+
+    def run(path: str) -> object:
+        results = dict(img_path=path)
+        for transform in transforms:
+            results = transform(results)
+        return results
+
+    return run
+
+
+def measure_round(paths: List[str], seconds: float) -> Dict[str, float]:
+    """Measure each part once, in one process with one thread."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    init_default_scope('mmpretrain')
+    rates = {}
+    for name in PARTS:
+        run = build_pipeline(name)
+        run(paths[0])
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            run(paths[count % len(paths)])
+            count += 1
+        rates[name] = count / (time.perf_counter() - start)
+    return rates
+
+
+def measure_preprocessor(seconds: float, batch_size: int) -> float:
+    """Measure the preprocessor on the accelerator, or the CPU."""
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/imagenet_224.py')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    preprocessor = MODELS.build(cfg.data_preprocessor).to(device)
+    canvas = torch.randint(
+        0, 256, (batch_size, 3, 256, 256), dtype=torch.uint8)
+    if device == 'cuda':
+        canvas = canvas.pin_memory()
+
+    def run() -> None:
+        preprocessor(dict(inputs=canvas), training=True)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+
+    run()
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        run()
+        count += batch_size
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--data', type=Path, required=True, help='folder of images')
+    parser.add_argument(
+        '--workers', type=int, default=1,
+        help='processes that measure at once; rates are per process '
+        '(default: 1)')
+    parser.add_argument(
+        '--seconds', type=float, default=30,
+        help='in total, without the preprocessor (default: 30)')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument(
+        '--batch-size', type=int, default=64, help="the preprocessor's")
+    parser.add_argument('--json', help='write the results to this file')
+    args = parser.parse_args()
+
+    paths = find_images(args.data)
+    share = args.seconds / args.rounds / len(PARTS)
+    rounds: List[Dict[str, float]] = []
+    with ProcessPoolExecutor(args.workers) as pool:
+        for _ in range(args.rounds):
+            jobs = [
+                pool.submit(measure_round, paths, share)
+                for _ in range(args.workers)
+            ]
+            rounds += [job.result() for job in jobs]
+    result: Dict[str, Optional[float]] = {
+        name: statistics.median(r[name] for r in rounds)
+        for name in PARTS
+    }
+    result['preprocessor'] = measure_preprocessor(
+        max(args.seconds / 5, 1), args.batch_size)
+    # Parts of one round were measured in the same seconds.
+    for name, base in (('worker_over_cpu', 'cpu_two_views'),
+                       ('worker_over_decode', 'decode')):
+        result[name] = statistics.median(r['worker'] / r[base] for r in rounds)
+
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else (
+        f'CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores')
+    print(f'{len(paths)} images, {args.workers} process(es), medians of '
+          f'{len(rounds)} rounds')
+    for name, text in (('decode', '(a) decoding alone'),
+                       ('worker', '(b) worker: LoadCanvas'),
+                       ('cpu_two_views', '(c) both views on the CPU'),
+                       ('preprocessor', f'(d) preprocessor on {where}')):
+        print(f'{text:<50} {result[name]:9.1f} images/s')
+    print(f"(b) / (c) = {result['worker_over_cpu']:.2f}    "
+          f"(b) / (a) = {result['worker_over_decode']:.2f}")
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

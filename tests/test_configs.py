@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import ROOT, write_images
 from mmengine.config import Config
+from mmengine.dataset import default_collate
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, MODELS
 
@@ -27,10 +28,14 @@ def test_config_builds_its_model_and_its_pipeline(path, photos, monkeypatch):
     with torch.device('meta'):
         model = MODELS.build(copy.deepcopy(cfg.model))
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    sample = dataset[0]
+    batch = default_collate([dataset[0]] * 2)
+    inputs = batch['inputs']
+    assert all(v.dtype == torch.uint8 for v in inputs)
+    # as in a training step: two views of the size that the model takes
+    preprocessor = MODELS.build(cfg.data_preprocessor)
+    views = preprocessor(batch, training=True)['inputs']
     size = model.backbone.img_size[0]
-    assert [v.shape for v in sample['inputs']] == [(3, size, size)] * 2
-    assert all(v.dtype == torch.uint8 for v in sample['inputs'])
+    assert [v.shape for v in views] == [(2, 3, size, size)] * 2
     hooks = [h['type'] for h in cfg.custom_hooks]
     assert ('TargetUpdateHook' in hooks) == model.with_contrast
 
@@ -97,7 +102,7 @@ def test_two_independent_crops_in_place_of_pixel_shift(photos):
     """The paper's ablation, with mmpretrain's MultiView."""
     crop = dict(
         type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0))
-    cfg = Config.fromfile(ROOT / 'configs/cmae_vit-b_300e.py')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/imagenet_224_cpu.py')
     pipeline = [
         cfg.train_pipeline[0],
         dict(

@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh
-ensure_environment torch onedl quickstart tests
+ensure_environment torch onedl data quickstart tests
 ruff check .
 exec python -m pytest "$@"

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
 import cv2
+import mmcv
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, TRANSFORMS
 
 import cmae_mm  # noqa: F401  registers the plugin
+from cmae_mm.datasets import PixelShift
 from cmae_mm.datasets.decoding import decode_image
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 
@@ -46,10 +49,19 @@ def build_pipeline(name: str) -> Callable[[str], object]:
     cfg = Config.fromfile(ROOT / f'configs/_base_/{base[name]}.py')
     transforms = [TRANSFORMS.build(t) for t in cfg.train_pipeline]
 
+    mean, std = (np.array(cfg.data_preprocessor[k], np.float32)
+                 for k in ('mean', 'std'))
+
     def run(path: str) -> object:
         results = dict(img_path=path)
         for transform in transforms:
             results = transform(results)
+            if isinstance(transform, PixelShift):
+                # The reference recipe normalises on the CPU, in float.
+                results['img'] = [
+                    mmcv.imnormalize(view, mean, std)
+                    for view in results['img']
+                ]
         return results
 
     return run

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from .image_store import is_store, key_of, read_list
 from .samplers import SeededIndex
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif',
@@ -20,7 +21,8 @@ class PretrainingDataset(CustomDataset):
 
     mmpretrain's ``CustomDataset``, without labels unless asked for, that
     takes ImageNet's layout (``DATA_ROOT/train/<class>/*.jpg``), any number of
-    class folders, or a plain folder of images.
+    class folders, a plain folder of images, an annotation file, or an LMDB
+    store that ``tools/convert_dataset.py`` wrote.
 
     Args:
         data_root (str): The data folder.
@@ -49,7 +51,12 @@ class PretrainingDataset(CustomDataset):
                  extensions: Sequence[str] = IMG_EXTENSIONS,
                  **kwargs) -> None:
         data_root = os.path.expanduser(data_root)
-        if not data_prefix and not ann_file:
+        self.in_store = is_store(data_root)
+        if self.in_store and (data_prefix or ann_file or with_label):
+            raise ValueError(
+                f'{data_root} is an LMDB store, which has images alone: leave '
+                'data_prefix, ann_file and with_label out')
+        if not self.in_store and not data_prefix and not ann_file:
             if not fileio.isdir(data_root):
                 raise FileNotFoundError(
                     f'the data folder {data_root!r} does not exist; set the '
@@ -69,6 +76,17 @@ class PretrainingDataset(CustomDataset):
             with_label=with_label,
             extensions=extensions,
             **kwargs)
+
+    def load_data_list(self):
+        """List the images, of a folder, an annotation file, or a store."""
+        if not self.in_store:
+            return super().load_data_list()
+        backend_args = dict(backend='lmdb', db_path=self.data_root)
+        return [
+            dict(
+                img_path=path, img_key=key_of(i), backend_args=backend_args)
+            for i, path in enumerate(read_list(self.data_root))
+        ]
 
     def _find_samples(self):
         """Find samples, and say clearly when there are none."""

@@ -23,6 +23,7 @@ class LoadCanvas(SkipBroken):
     **Required Keys:**
 
     - img_path
+    - img_key, backend_args (optional): Of an image in a store.
     - view_seed (optional): Of the random numbers, see ``SeededSampler``.
 
     **Added Keys:**
@@ -73,7 +74,9 @@ class LoadCanvas(SkipBroken):
 
     def load(self, results: dict) -> dict:
         """Make the canvas of the image at ``img_path``."""
-        data = fileio.get(results['img_path'], backend_args=self.backend_args)
+        data = fileio.get(
+            results.get('img_key', results['img_path']),
+            backend_args=results.get('backend_args', self.backend_args))
         image = decode_image(data, self._shrink_to)
         rng = np.random.default_rng(
             results.get('view_seed', np.random.randint(2**31)))

@@ -12,7 +12,7 @@ from conftest import ROOT, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.runner import Runner
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import RandomResizedCrop
 
 from cmae_mm.datasets import LoadCanvas, PixelShift, PretrainingDataset
@@ -292,6 +292,17 @@ def test_awkward_files_are_decoded_rightly():
     turned = np.rot90(photo(40)[:20], -1)[..., ::-1]
     assert np.abs(upright - turned).mean() < 6
     assert decoded('one.png').shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_exif_orientations_are_pillows(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(
+        Image.fromarray(photo(40)[:24]), quality=95, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    ours = decode_image(data)[..., ::-1].astype(int)
+    assert np.abs(ours - np.asarray(expected)).mean() < 1
 
 
 def test_large_jpegs_are_decoded_small():

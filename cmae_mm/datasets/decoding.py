@@ -2,15 +2,15 @@
 import io
 from typing import Optional
 
-import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-# Above this an image that cannot be decoded at a smaller scale is refused:
-# 100 million pixels are 300 MB.
-MAX_PIXELS = 100_000_000
+# Above this an image that cannot be decoded at a smaller scale is refused.
+# Pillow takes over 10 bytes a pixel, and a worker shall stay below 400 MB.
+MAX_PIXELS = 25_000_000
 _EXIF_MARK = b'Exif\x00\x00'
+_ORIENTATION = 0x0112
 
 
 class UndecodableImage(ValueError):
@@ -20,9 +20,9 @@ class UndecodableImage(ValueError):
 def decode_image(data: bytes, shrink_to: Optional[int] = None) -> np.ndarray:
     """Decode an image to BGR, upright.
 
-    JPEG files go through libjpeg-turbo. All others, and JPEG files in CMYK or
-    with an EXIF orientation, go through Pillow: grey and palette images
-    become colour, 16-bit ones 8-bit, and alpha is dropped.
+    JPEG files go through libjpeg-turbo. All others, and JPEG files in CMYK,
+    go through Pillow: grey and palette images become colour, 16-bit ones
+    8-bit, and alpha is dropped. EXIF orientations are applied.
 
     Args:
         data (bytes): The file.
@@ -31,16 +31,17 @@ def decode_image(data: bytes, shrink_to: Optional[int] = None) -> np.ndarray:
             or 1/8 where that leaves enough. Defaults to None, full size.
 
     Returns:
-        np.ndarray: uint8, (H, W, 3), BGR.
+        np.ndarray: uint8, (H, W, 3), BGR; not always contiguous.
 
     Raises:
         UndecodableImage: If it cannot be decoded, or is too large.
     """
     try:
-        if simplejpeg.is_jpeg(data) and _EXIF_MARK not in data[:4096]:
+        if simplejpeg.is_jpeg(data):
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours not in ('CMYK', 'YCCK'):
-                return _decode_jpeg(data, height, width, shrink_to)
+                image = _decode_jpeg(data, height, width, shrink_to)
+                return _stand_upright(image, data)
         return _decode_other(data)
     except UndecodableImage:
         raise
@@ -64,6 +65,21 @@ def _decode_jpeg(data: bytes, height: int, width: int,
         min_width=-(-width // factor), min_factor=factor)
 
 
+def _stand_upright(image: np.ndarray, data: bytes) -> np.ndarray:
+    """Apply a JPEG file's EXIF orientation, as a view."""
+    if _EXIF_MARK not in data[:4096]:
+        return image
+    with Image.open(io.BytesIO(data)) as opened:  # reads the header alone
+        orientation = opened.getexif().get(_ORIENTATION, 1)
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
+
+
 def _check_pixels(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise UndecodableImage(
@@ -79,5 +95,7 @@ def _decode_other(data: bytes) -> np.ndarray:
             if image.mode != 'F' and (array.max(initial=0) > 255):
                 array = array >> 8
             image = Image.fromarray(array.clip(0, 255).astype(np.uint8))
-        rgb = np.asarray(image.convert('RGB'))
-    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        if image.mode != 'RGB':
+            image = image.convert('RGB')
+        # A view: crops of it are small, the whole need not be copied.
+        return np.asarray(image)[..., ::-1]

@@ -84,11 +84,10 @@ def shrink(data: bytes, short_side: Optional[int], name: str) -> bytes:
     if scale >= 1:
         return data
     image = cv2.resize(
-        image, (max(round(width * scale), short_side),
+        np.ascontiguousarray(image), (max(round(width * scale), short_side),
                 max(round(height * scale), short_side)),
         interpolation=cv2.INTER_AREA)
-    return simplejpeg.encode_jpeg(
-        np.ascontiguousarray(image), quality=92, colorspace='BGR')
+    return simplejpeg.encode_jpeg(image, quality=92, colorspace='BGR')
 
 
 def write_store(source: Path,

@@ -123,7 +123,7 @@ class LoadCanvas(SkipBroken):
         """Resize; averaging areas where it shrinks, so without aliasing."""
         shrinks = min(image.shape[:2]) > self.size
         return cv2.resize(
-            image, (self.size, self.size),
+            np.ascontiguousarray(image), (self.size, self.size),
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
     def __repr__(self) -> str:

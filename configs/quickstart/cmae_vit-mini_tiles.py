@@ -1,6 +1,10 @@
 # A small CMAE on 64-pixel images, for 2 CPU cores: what tools/quickstart.sh
 # trains, in a few minutes. $DATA_ROOT: any folder of images.
-_base_ = ['../_base_/cmae_vit-b.py', '../_base_/default_runtime.py']
+_base_ = [
+    '../_base_/cmae_vit-b.py',
+    '../_base_/adamw_4096.py',
+    '../_base_/default_runtime.py',
+]
 
 data_root = '{{$DATA_ROOT:data/tiles}}'
 data_preprocessor = dict(
@@ -79,18 +83,8 @@ train_dataloader = dict(
 
 max_iters = 300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
-optim_wrapper = dict(
-    type='AutoAmpOptimWrapper',
-    constructor='GroupedOptimWrapperConstructor',
-    optimizer=dict(
-        type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        bias_decay_mult=0.,
-        custom_keys=dict(
-            pos_embed=dict(decay_mult=0.),
-            mask_token=dict(decay_mult=0.),
-            cls_token=dict(decay_mult=0.))))
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+auto_scale_lr = dict(base_batch_size=128)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(

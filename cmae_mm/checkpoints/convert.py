@@ -1,7 +1,16 @@
 """Checkpoints from elsewhere, and for elsewhere."""
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+)
 
 import torch
 from torch import nn
@@ -35,15 +44,14 @@ class KeyReport(NamedTuple):
         return '\n'.join(lines)
 
 
-# Not in any foreign checkpoint, and right at their start.
-_OPTIONAL = ('target.steps', )
+# Not in any foreign checkpoint, and right at its start.
+_STEPS = 'target.steps'
 
 
 def load_state(model: nn.Module,
                state: StateDict,
                allow_partial: bool = False,
-               optional: Callable[[str], bool] = lambda name: False
-               ) -> KeyReport:
+               optional: Sequence[str] = ()) -> KeyReport:
     """Load a state dict into a model, all of it or nothing.
 
     Position embeddings of another grid are resampled.
@@ -53,8 +61,8 @@ def load_state(model: nn.Module,
         state (StateDict): Under the model's names.
         allow_partial (bool): Load what fits although some does not. Defaults
             to False.
-        optional (Callable): Says of a name that it need not be there.
-            Defaults to none.
+        optional (Sequence[str]): Names that need not be there, beside the
+            target's count of steps. Defaults to none.
 
     Returns:
         KeyReport: What matched and what did not.
@@ -78,8 +86,7 @@ def load_state(model: nn.Module,
     report = KeyReport(
         matched=sorted(fitting),
         missing=sorted(k for k in expected
-                       if k not in state and k not in _OPTIONAL
-                       and not optional(k)),
+                       if k not in state and k not in (_STEPS, *optional)),
         unexpected=sorted(k for k in state if k not in expected),
         misshapen=sorted(misshapen),
         resampled=resampled)
@@ -110,7 +117,7 @@ def import_cmae(model: nn.Module,
     state = names.from_cmae(state)
     target = getattr(model, 'target', None)
     encoder = 'target.module.encoder.'
-    without_token: Callable[[str], bool] = lambda name: False  # noqa: E731
+    optional = []
     if target is not None and not target.with_cls_token:
         # A target that has no class token may come with or without its slot.
         positions = state.get(f'{encoder}pos_embed')
@@ -118,11 +125,8 @@ def import_cmae(model: nn.Module,
         if positions is not None and positions.shape[1] == side - 1:
             state[f'{encoder}pos_embed'] = torch.cat(
                 [torch.zeros_like(positions[:, :1]), positions], dim=1)
-
-        def without_token(name: str) -> bool:
-            return name == f'{encoder}cls_token'
-
-    return load_state(model, state, allow_partial, without_token)
+        optional.append(f'{encoder}cls_token')
+    return load_state(model, state, allow_partial, optional)
 
 
 def import_mae(encoder: nn.Module,

@@ -69,15 +69,19 @@ def _replace_prefix(name: str, pairs) -> str:
     return name
 
 
+def _rename(name: str, final_norm: str, pairs) -> str:
+    """Rename an encoder's parameter; the final norm is the bare ``ln1``."""
+    name = re.sub(r'^ln1\.', f'{final_norm}.', name)
+    for ours, theirs in pairs:
+        name = name.replace(ours, theirs)
+    return name
+
+
 def to_timm(state: StateDict) -> StateDict:
     """Rename an encoder to timm's names."""
     renamed = {}
     for name, value in state.items():
-        # The final norm is `norm`; those of the layers have a number.
-        name = re.sub(r'^ln1\.', 'norm.', name)
-        for ours, theirs in _TIMM:
-            name = name.replace(ours, theirs)
-        renamed[name] = value
+        renamed[_rename(name, 'norm', _TIMM)] = value
     return renamed
 
 
@@ -97,9 +101,7 @@ def to_hf(state: StateDict) -> StateDict:
     """Rename to Hugging Face's names: queries, keys and values apart."""
     renamed = {}
     for name, value in state.items():
-        name = re.sub(r'^ln1\.', 'layernorm.', name)
-        for ours, theirs in _HF:
-            name = name.replace(ours, theirs)
+        name = _rename(name, 'layernorm', _HF)
         if '.attn.qkv.' in name:
             for part, chunk in zip(_HF_QKV, value.chunk(3)):
                 renamed[name.replace('attn.qkv', part)] = chunk

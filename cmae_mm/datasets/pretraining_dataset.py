@@ -81,12 +81,18 @@ class PretrainingDataset(CustomDataset):
         """List the images, of a folder, an annotation file, or a store."""
         if not self.in_store:
             return super().load_data_list()
-        backend_args = dict(backend='lmdb', db_path=self.data_root)
         return [
-            dict(
-                img_path=path, img_key=key_of(i), backend_args=backend_args)
+            dict(img_path=path, img_key=key_of(i))
             for i, path in enumerate(read_list(self.data_root))
         ]
+
+    def get_data_info(self, idx: int) -> dict:
+        """Get a sample's record, and where its store is if it is in one."""
+        data_info = super().get_data_info(idx)
+        if self.in_store:
+            data_info['backend_args'] = dict(
+                backend='lmdb', db_path=self.data_root)
+        return data_info
 
     def _find_samples(self):
         """Find samples, and say clearly when there are none."""

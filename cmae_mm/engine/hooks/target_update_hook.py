@@ -6,6 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
 
+from ...models.utils.momentum_target import check_momentum
+
 
 @HOOKS.register_module()
 class TargetUpdateHook(Hook):
@@ -32,10 +34,8 @@ class TargetUpdateHook(Hook):
     def __init__(self,
                  momentum: Optional[float] = None,
                  end_momentum: Optional[float] = None) -> None:
-        if momentum is not None and not 0 < momentum < 1:
-            raise ValueError(
-                'momentum is the share of the old target that an update keeps'
-                f' and must be between 0 and 1, but got {momentum}')
+        if momentum is not None:
+            check_momentum(momentum)
         if end_momentum is not None and not 0 < end_momentum <= 1:
             raise ValueError('end_momentum must be above 0 and at most 1, but '
                              f'got {end_momentum}')

@@ -11,26 +11,29 @@ class CMAEHead(BaseModule):
     """Reconstruction and contrastive loss, ``L = L_r + lambda_c * L_c``.
 
     Args:
+        patch_size (int): p, side of a patch in pixels. ``CMAE`` fills it in.
+            Defaults to 16.
         reconstruction (dict): A head with ``loss(pred, images, mask)``; by
             default mmpretrain's ``MAEPretrainHead``: the mean squared error
             over the removed patches, each patch's pixels normalised by their
-            own mean and variance (Sec. 3.3). ``patch_size`` is filled in by
-            ``CMAE``.
+            own mean and variance (Sec. 3.3).
         contrastive (dict, optional): ``CMAEContrastiveHead``'s arguments.
             None leaves reconstruction alone, that is MAE.
         init_cfg (dict | list, optional): Defaults to None.
     """
 
     def __init__(self,
-                 reconstruction: dict = dict(
-                     type='MAEPretrainHead',
-                     norm_pix=True,
-                     loss=dict(type='PixelReconstructionLoss',
-                               criterion='L2')),
+                 patch_size: int = 16,
+                 reconstruction: dict = dict(),
                  contrastive: Optional[dict] = None,
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
-        self.reconstruction = MODELS.build(reconstruction)
+        self.reconstruction = MODELS.build(
+            dict(
+                type='MAEPretrainHead',
+                norm_pix=True,
+                loss=dict(type='PixelReconstructionLoss', criterion='L2'))
+            | dict(reconstruction) | dict(patch_size=patch_size))
         self.contrastive = None
         if contrastive is not None:
             self.contrastive = MODELS.build(

@@ -6,6 +6,8 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ..utils import mlp_cfg
+
 _XAVIER = [
     dict(type='Xavier', distribution='uniform', layer='Linear'),
     dict(type='Constant', val=1, bias=0, layer='LayerNorm')
@@ -58,14 +60,7 @@ class CMAENeck(BaseModule):
                      decoder_embed_dim=512,
                      decoder_depth=2,
                      decoder_num_heads=16),
-                 projector: Optional[dict] = dict(
-                     type='NonLinearNeck',
-                     hid_channels=1536,
-                     out_channels=256,
-                     with_bias=True,
-                     with_last_bn=False,
-                     with_avg_pool=False,
-                     norm_cfg=dict(type='BN1d', eps=1e-6)),
+                 projector: Optional[dict] = dict(),
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
 
@@ -94,7 +89,7 @@ class CMAENeck(BaseModule):
                 self.feature_adapter = nn.Linear(
                     out_dims, embed_dims, bias=False)
         self.projector = MODELS.build(
-            dict(projector) | dict(in_channels=embed_dims))
+            mlp_cfg(projector, in_channels=embed_dims))
 
     def forward(
         self, tokens: torch.Tensor, ids_restore: torch.Tensor

@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from ..utils import MomentumTarget
+from ..utils import MomentumTarget, mlp_cfg
 
 POOLS = ('mean', 'cls', 'none')
 ENCODERS = ('online', 'target')
@@ -71,25 +71,15 @@ class CMAE(BaseSelfSupervisor):
     @staticmethod
     def _complete_head(head: dict, backbone: nn.Module, neck: dict) -> dict:
         """Fill in the sizes that follow from the encoder and the projector."""
-        head = dict(type='CMAEHead') | dict(head)
-        head['reconstruction'] = dict(
-            type='MAEPretrainHead',
-            norm_pix=True,
-            loss=dict(type='PixelReconstructionLoss', criterion='L2')) | dict(
-                head.get('reconstruction', {})) | dict(
-                    patch_size=backbone.patch_size)
+        head = dict(type='CMAEHead') | dict(head) | dict(
+            patch_size=backbone.patch_size)
         if head.get('contrastive') is not None:
-            width = neck.get('projector', {}).get('out_channels', 256)
+            width = mlp_cfg(neck.get('projector', {}))['out_channels']
             contrastive = dict(head['contrastive'])
-            contrastive['predictor'] = dict(
-                type='NonLinearNeck',
-                hid_channels=1536,
-                with_bias=True,
-                with_last_bn=False,
-                with_avg_pool=False,
-                norm_cfg=dict(type='BN1d', eps=1e-6)) | dict(
-                    contrastive.get('predictor', {})) | dict(
-                        in_channels=width, out_channels=width)
+            contrastive['predictor'] = mlp_cfg(
+                contrastive.get('predictor', {}),
+                in_channels=width,
+                out_channels=width)
             head['contrastive'] = contrastive
         return head
 

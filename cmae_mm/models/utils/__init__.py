@@ -1,4 +1,5 @@
+from .mlp import mlp_cfg
 from .momentum_target import MomentumTarget
 from .two_view_data_preprocessor import TwoViewDataPreprocessor
 
-__all__ = ['MomentumTarget', 'TwoViewDataPreprocessor']
+__all__ = ['MomentumTarget', 'TwoViewDataPreprocessor', 'mlp_cfg']

@@ -8,6 +8,18 @@ from torch import nn
 from ..backbones.cmae_vit import split_by_mask
 
 
+def check_momentum(momentum: float) -> None:
+    """Check that a momentum is a share.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 < momentum < 1:
+        raise ValueError(
+            'momentum is the share of the old target that an update keeps'
+            f' and must be between 0 and 1, but got {momentum}')
+
+
 class MomentumTarget(ExponentialMovingAverage):
     r"""Target encoder F_t and target projector (Sec. 3.2, Eq. of the EMA).
 
@@ -45,10 +57,7 @@ class MomentumTarget(ExponentialMovingAverage):
                  with_cls_token: bool = True,
                  final_norm: bool = False,
                  mask_ratio: float = 0.) -> None:
-        if not 0 < momentum < 1:
-            raise ValueError(
-                'momentum is the share of the old target that an update keeps'
-                f' and must be between 0 and 1, but got {momentum}')
+        check_momentum(momentum)
         super().__init__(
             nn.ModuleDict(dict(encoder=encoder, projector=projector)),
             # mmengine warns of values above 0.5; ours is set below.

@@ -7,7 +7,7 @@
     convert.py export-cmae SRC OUT --config CONFIG
 
 CONFIG is the pre-training config; its model gives the sizes, and every key is
-checked against it.
+checked against it. `export --to timm` takes a fine-tuning config as well.
 """
 import argparse
 import sys
@@ -16,11 +16,13 @@ from typing import Any, Dict
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 
 from cmae_mm.checkpoints import (
     EXPORTS,
     CheckpointError,
+    export_classifier,
     export_cmae,
     export_encoder,
     import_cmae,
@@ -50,7 +52,8 @@ def parse_args() -> argparse.Namespace:
             'out', help='.safetensors or .pth to write; for Hugging Face a '
             'folder')
         command.add_argument(
-            '--config', required=True, help='pre-training config')
+            '--config', required=True,
+            help='pre-training config; for `export` also a fine-tuning one')
         command.add_argument(
             '--cfg-options', nargs='+', action=DictAction,
             help='override settings of the config')
@@ -100,7 +103,9 @@ def convert(args: argparse.Namespace) -> None:
             }, noted)
     else:
         report = load_state(model, state, args.allow_partial)
-        if args.command == 'export-cmae':
+        if args.command == 'export' and isinstance(model, ImageClassifier):
+            export_classifier(model, args.out, args.to, **noted)
+        elif args.command == 'export-cmae':
             export_cmae(model, args.out, **noted)
         else:
             export_encoder(model, args.out, args.to, args.encoder,

@@ -20,9 +20,11 @@ from cmae_mm.checkpoints import export_encoder
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 from cmae_mm.evaluation import (
     build_eval_dataset,
+    check_same_classes,
     eval_preprocessor,
     extract_features,
     knn_accuracy,
+    with_pipeline,
 )
 from cmae_mm.visualization import (
     read_scalars,
@@ -61,7 +63,7 @@ def find_labels(data: Path) -> Optional[Labels]:
     """Find class folders in the data; None where there are none."""
     if has_class_folders(data / 'train'):
         same = has_class_folders(data / 'val') and set(
-            os.listdir(data / 'val')) <= set(os.listdir(data / 'train'))
+            os.listdir(data / 'val')) == set(os.listdir(data / 'train'))
         return Labels('train', 'val' if same else None)
     return Labels('', None) if has_class_folders(data) else None
 
@@ -70,11 +72,20 @@ def measure_knn(model, cfg: Config, data: Path, labels: Labels) -> float:
     """Measure k-NN top-1 in percent with the online encoder."""
     preprocessor = MODELS.build(eval_preprocessor(cfg))
     size = model.backbone.img_size[0]
-    train = build_eval_dataset(str(data), labels.train, size)
+
+    def build(split: str):
+        return build_eval_dataset(
+            with_pipeline(
+                dict(
+                    type='LabelledDataset',
+                    data_root=str(data),
+                    data_prefix=split), size))
+
+    train = build(labels.train)
     features, targets = extract_features(model, preprocessor, train)
     if labels.val is not None:
-        val = build_eval_dataset(
-            str(data), labels.val, size, classes=train.CLASSES)
+        val = build(labels.val)
+        check_same_classes(train, val)
         queries = extract_features(model, preprocessor, val)
     else:
         held_out = torch.arange(len(features)) % 5 == 0

@@ -46,12 +46,14 @@ class KeyReport(NamedTuple):
 
 # Not in any foreign checkpoint, and right at its start.
 _STEPS = 'target.steps'
+_ALLOW = 'if this is meant, allow it (--allow-partial)'
 
 
 def load_state(model: nn.Module,
                state: StateDict,
                allow_partial: bool = False,
-               optional: Sequence[str] = ()) -> KeyReport:
+               optional: Sequence[str] = (),
+               advice: str = _ALLOW) -> KeyReport:
     """Load a state dict into a model, all of it or nothing.
 
     Position embeddings of another grid are resampled.
@@ -63,6 +65,8 @@ def load_state(model: nn.Module,
             to False.
         optional (Sequence[str]): Names that need not be there, beside the
             target's count of steps. Defaults to none.
+        advice (str): What to do about a misfit, for the error. Defaults to
+            allowing it.
 
     Returns:
         KeyReport: What matched and what did not.
@@ -95,8 +99,7 @@ def load_state(model: nn.Module,
             f'nothing in the checkpoint fits the model:\n{report}')
     if not report.fits and not allow_partial:
         raise CheckpointError(
-            f'the checkpoint does not fit the model:\n{report}\n'
-            'if this is meant, allow it (--allow-partial)')
+            f'the checkpoint does not fit the model:\n{report}\n{advice}')
     model.load_state_dict(fitting, strict=False)
     return report
 
@@ -282,6 +285,44 @@ def export_encoder(model: nn.Module,
         str(folder / 'model.safetensors'), state, dict(meta, format='pt'))
     config = _hf_config(vit, to, img_size or vit.img_size[0])
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+
+
+def export_classifier(model: nn.Module, path: str, to: str = 'timm',
+                      **meta: Any) -> None:
+    """Save a fine-tuned classifier for timm.
+
+    timm's ``vit_*`` models take it with ``global_pool='avg'`` (whose norm
+    after pooling is ``fc_norm``).
+
+    Args:
+        model (ImageClassifier): ``TransferViT`` with pooled patch tokens, and
+            a ``LinearClsHead``.
+        path (str): ``.safetensors`` or ``.pth``.
+        to (str): 'timm', the only one.
+        **meta: What else the file says about itself.
+
+    Raises:
+        CheckpointError: If the classifier is built otherwise.
+    """
+    if to != 'timm':
+        raise CheckpointError(
+            f"a classifier is exported to 'timm' alone, but got {to!r}")
+    vit = model.backbone
+    head = getattr(model.head, 'fc', None)
+    if model.with_neck or head is None or not hasattr(vit, 'ln2'):
+        raise CheckpointError(
+            "for timm a classifier needs out_type='avg_featmap', no neck and "
+            'a LinearClsHead')
+    state = dict(vit.state_dict())
+    norm = {k: state.pop(k) for k in list(state) if k.startswith('ln2.')}
+    state = names.to_timm(state)
+    for name, value in norm.items():
+        state[name.replace('ln2.', 'fc_norm.')] = value
+    for name, value in head.state_dict().items():
+        state[f'head.{name}'] = value
+    write_checkpoint(
+        path, state,
+        dict(source='cmae_mm', version=__version__, format=to, **meta))
 
 
 def export_cmae(model: nn.Module, path: str, **meta: Any) -> None:

@@ -1,8 +1,9 @@
+from .labelled_dataset import LabelledDataset
 from .pretraining_dataset import PretrainingDataset
 from .samplers import SeededInfiniteSampler, SeededSampler
 from .transforms import LoadCanvas, LoadImageOrSkip, PixelShift
 
 __all__ = [
-    'LoadCanvas', 'LoadImageOrSkip', 'PixelShift', 'PretrainingDataset',
-    'SeededInfiniteSampler', 'SeededSampler'
+    'LabelledDataset', 'LoadCanvas', 'LoadImageOrSkip', 'PixelShift',
+    'PretrainingDataset', 'SeededInfiniteSampler', 'SeededSampler'
 ]

@@ -1,10 +1,17 @@
-from .hooks import PretrainCheckHook, TargetUpdateHook
+from .hooks import (
+    KNNHook,
+    OnlineProbeHook,
+    PretrainCheckHook,
+    TargetUpdateHook,
+    TransferCheckHook,
+)
 from .optimizers import AutoAmpOptimWrapper, GroupedOptimWrapperConstructor
 from .resuming import allow_log_history
 
 allow_log_history()
 
 __all__ = [
-    'AutoAmpOptimWrapper', 'GroupedOptimWrapperConstructor',
-    'PretrainCheckHook', 'TargetUpdateHook'
+    'AutoAmpOptimWrapper', 'GroupedOptimWrapperConstructor', 'KNNHook',
+    'OnlineProbeHook', 'PretrainCheckHook', 'TargetUpdateHook',
+    'TransferCheckHook'
 ]

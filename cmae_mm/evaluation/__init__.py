@@ -1,7 +1,27 @@
-from .features import build_eval_dataset, eval_preprocessor, extract_features
-from .knn import knn_accuracy
+from .data import (
+    EvaluationDataError,
+    build_eval_dataset,
+    check_same_classes,
+    eval_dataset_cfgs,
+    with_pipeline,
+)
+from .evaluator import FrozenFeatures, build_frozen_model
+from .features import FeatureSet, eval_preprocessor, extract_features
+from .knn import knn_accuracy, knn_predict
+from .linear import linear_sweep
+from .low_shot import (
+    draw_share,
+    draw_shots,
+    fit_logistic_regression,
+    low_shot,
+)
+from .report import Score, bootstrap_interval, score
 
 __all__ = [
-    'build_eval_dataset', 'eval_preprocessor', 'extract_features',
-    'knn_accuracy'
+    'EvaluationDataError', 'FeatureSet', 'FrozenFeatures', 'Score',
+    'bootstrap_interval', 'build_eval_dataset', 'build_frozen_model',
+    'check_same_classes', 'draw_share', 'draw_shots', 'eval_dataset_cfgs',
+    'eval_preprocessor', 'extract_features', 'fit_logistic_regression',
+    'knn_accuracy', 'knn_predict', 'linear_sweep', 'low_shot', 'score',
+    'with_pipeline'
 ]

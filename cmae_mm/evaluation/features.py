@@ -1,49 +1,19 @@
 """Features of a frozen model on a data set."""
-from typing import Optional, Tuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import default_collate
-from mmpretrain.datasets import CustomDataset
-from mmpretrain.registry import DATASETS
-from torch import nn
+from mmengine.dataset import BaseDataset, DefaultSampler, default_collate
+from mmengine.dist import all_gather
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 
-def build_eval_dataset(data_root: str,
-                       split: str,
-                       img_size: int,
-                       classes: Optional[tuple] = None) -> CustomDataset:
-    """Build a labelled data set with the usual evaluation transforms.
+class FeatureSet(NamedTuple):
+    """Features (N, D) and labels (N, ) of a data set's images, in order."""
 
-    Args:
-        data_root (str): Folder with ``<split>/<class>/*.jpg``.
-        split (str): The sub-folder; '' takes ``data_root`` itself.
-        img_size (int): Side of the centre crop in pixels; the short side is
-            resized to 256/224 of it before.
-        classes (tuple, optional): Class names. Defaults to the folders'.
-
-    Returns:
-        CustomDataset: The data set.
-    """
-    return DATASETS.build(
-        dict(
-            type='CustomDataset',
-            data_root=data_root,
-            data_prefix=split,
-            classes=classes,
-            test_mode=True,
-            pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(
-                    type='ResizeEdge',
-                    scale=round(img_size * 256 / 224),
-                    edge='short',
-                    backend='pillow',
-                    interpolation='bicubic'),
-                dict(type='CenterCrop', crop_size=img_size),
-                dict(type='PackInputs'),
-            ]))
+    features: Tensor
+    labels: Tensor
 
 
 def eval_preprocessor(cfg: Config) -> dict:
@@ -59,37 +29,50 @@ def eval_preprocessor(cfg: Config) -> dict:
 @torch.no_grad()
 def extract_features(model: nn.Module,
                      preprocessor: nn.Module,
-                     dataset: CustomDataset,
+                     dataset: BaseDataset,
                      batch_size: int = 256,
                      num_workers: int = 2,
-                     **kwargs) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Extract one feature per image.
+                     dtype: torch.dtype = torch.float32,
+                     **kwargs: Any) -> FeatureSet:
+    """Extract one feature per image, on all processes together.
+
+    No random number of a training that goes on is used up.
 
     Args:
         model (CMAE): Anything with ``extract_feat(images, **kwargs)``.
         preprocessor (nn.Module): Normalises images.
-        dataset (CustomDataset): A labelled data set.
-        batch_size (int): Defaults to 256.
-        num_workers (int): Defaults to 2.
+        dataset (BaseDataset): A labelled data set.
+        batch_size (int): Of each process. Defaults to 256.
+        num_workers (int): Of each process. Defaults to 2.
+        dtype (torch.dtype): Features are kept in it. Defaults to float32.
         **kwargs: Passed to ``extract_feat``: ``pool`` and ``encoder``.
 
     Returns:
-        Tuple[torch.Tensor, torch.Tensor]: Features (N, D) and labels (N, ),
-        on the model's device.
+        FeatureSet: Of all images on each process, on the model's device.
     """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
     preprocessor = preprocessor.to(device)
     features, labels = [], []
+    # Every process takes each n-th image; the last round is filled up.
     loader = DataLoader(
         dataset,
         batch_size,
+        sampler=DefaultSampler(dataset, shuffle=False, seed=0),
         num_workers=num_workers,
-        collate_fn=default_collate)
+        collate_fn=default_collate,
+        generator=torch.Generator())
     for batch in loader:
         images = preprocessor(batch)['inputs']
-        features.append(model.extract_feat(images, **kwargs))
+        features.append(model.extract_feat(images, **kwargs).to(dtype))
         labels += [int(sample.gt_label) for sample in batch['data_samples']]
     model.train(training)
-    return torch.cat(features), torch.tensor(labels, device=device)
+    return FeatureSet(
+        _gather(torch.cat(features), len(dataset)),
+        _gather(torch.tensor(labels, device=device), len(dataset)))
+
+
+def _gather(values: Tensor, count: int) -> Tensor:
+    """Put the values of all processes in the data set's order."""
+    return torch.stack(all_gather(values), dim=1).flatten(0, 1)[:count]

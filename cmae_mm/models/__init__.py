@@ -1,4 +1,4 @@
-from .backbones import CMAEViT
+from .backbones import CMAEViT, TransferViT
 from .heads import CMAEContrastiveHead, CMAEHead
 from .necks import CMAENeck
 from .selfsup import CMAE
@@ -6,5 +6,5 @@ from .utils import MomentumTarget, TwoViewDataPreprocessor
 
 __all__ = [
     'CMAE', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck', 'CMAEViT',
-    'MomentumTarget', 'TwoViewDataPreprocessor'
+    'MomentumTarget', 'TransferViT', 'TwoViewDataPreprocessor'
 ]

@@ -1,4 +1,10 @@
+from .knn_hook import KNNHook
+from .online_probe_hook import OnlineProbeHook
 from .pretrain_check_hook import PretrainCheckHook
 from .target_update_hook import TargetUpdateHook
+from .transfer_check_hook import TransferCheckHook
 
-__all__ = ['PretrainCheckHook', 'TargetUpdateHook']
+__all__ = [
+    'KNNHook', 'OnlineProbeHook', 'PretrainCheckHook', 'TargetUpdateHook',
+    'TransferCheckHook'
+]

@@ -2,8 +2,9 @@
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
+
+from .unwrap import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -17,9 +18,7 @@ class PretrainCheckHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check the batch size and the size of the data set."""
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = unwrapped_model(runner)
         loader = runner.train_dataloader
         world_size = get_world_size()
         total = loader.batch_size * world_size

@@ -3,10 +3,10 @@ import math
 from typing import Optional
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
 
 from ...models.utils.momentum_target import check_momentum
+from .unwrap import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -45,9 +45,7 @@ class TargetUpdateHook(Hook):
 
     def before_train(self, runner) -> None:
         """Attach to the optimizer."""
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = unwrapped_model(runner)
         if getattr(model, 'target', None) is None:
             raise ValueError(
                 'TargetUpdateHook moves the target of a CMAE with a '

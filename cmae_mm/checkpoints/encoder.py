@@ -1,0 +1,159 @@
+"""Pre-trained encoders as the start of another network."""
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+
+from mmengine.logging import print_log
+from torch import nn
+
+from . import names
+from .convert import KeyReport, load_state
+from .files import CheckpointError, StateDict, read_checkpoint
+
+_TARGET = 'target.module.encoder.'
+_ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
+            ' exported for mmpretrain, a fine-tuned classifier, a released '
+            "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")
+
+
+class FoundEncoder(NamedTuple):
+    """An encoder's parameters, and what was found to hold them."""
+
+    state: StateDict
+    kind: str
+
+
+def find_encoder(state: StateDict,
+                 encoder: str = 'online') -> FoundEncoder:
+    """Find the encoder in a checkpoint by the names of its parameters.
+
+    Args:
+        state (StateDict): The checkpoint's tensors.
+        encoder (str): 'online', or 'target' where there are both. Defaults to
+            'online'.
+
+    Returns:
+        FoundEncoder: The encoder under mmpretrain's names, without prefix.
+
+    Raises:
+        CheckpointError: If there is none, or not the one asked for.
+    """
+    if encoder not in ('online', 'target'):
+        raise CheckpointError(
+            f"the encoder must be 'online' or 'target', but got {encoder!r}")
+
+    def holds(*prefixes: str) -> bool:
+        return any(k.startswith(prefixes) for k in state)
+
+    prefix = 'backbone.'
+    if holds('target_backbone.', 'pixel_decoder.'):
+        kind, state = 'a released CMAE checkpoint', names.from_cmae(state)
+    elif holds('neck.pixel_decoder.'):
+        kind = 'a pre-training checkpoint'
+    elif holds('backbone.') and holds('head.', 'neck.'):
+        kind = 'a fine-tuned model'
+    elif holds('backbone.'):
+        kind = 'an exported backbone'
+    elif holds('blocks.'):
+        kind, prefix = 'an MAE or timm encoder', ''
+        other = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
+        state = names.from_timm(
+            {k: v
+             for k, v in state.items() if not k.startswith(other)})
+    elif holds('layers.') and 'pos_embed' in state:
+        kind, prefix = 'a bare encoder', ''
+    else:
+        some = ', '.join(sorted(state)[:3])
+        raise CheckpointError(
+            f'no encoder was found in it (its first keys: {some}); needed is '
+            f'{_ALLOWED}; others are converted by tools/convert.py')
+    if encoder == 'target':
+        prefix = _TARGET
+        if not any(k.startswith(prefix) for k in state):
+            raise CheckpointError(
+                f'it is {kind}, which has no target encoder; take the online '
+                'one')
+    return FoundEncoder(
+        {
+            k.removeprefix(prefix): v
+            for k, v in state.items() if k.startswith(prefix)
+        }, kind)
+
+
+def load_encoder(module: nn.Module,
+                 checkpoint: str,
+                 encoder: str = 'online',
+                 adapt: Optional[Callable[[StateDict], StateDict]] = None,
+                 new: Tuple[str, ...] = ()) -> KeyReport:
+    """Load a pre-trained encoder into a backbone, every key or nothing.
+
+    The log says what was taken and that all keys matched. Positions of
+    another grid are resampled. A final norm that the backbone has no place
+    for is left out, as where pooled features have a norm of their own.
+
+    Args:
+        module (nn.Module): A backbone with ``VisionTransformer``'s names.
+        checkpoint (str): A file, see :func:`find_encoder`.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        adapt (Callable, optional): Renames the encoder for other backbones.
+            Defaults to None.
+        new (Tuple[str, ...]): Beginnings of the names of what no encoder has
+            and the backbone trains anew. Defaults to none.
+
+    Returns:
+        KeyReport: What matched.
+
+    Raises:
+        CheckpointError: If the file cannot be read, holds no encoder, or is
+            of another width, depth or patch size.
+    """
+    if not checkpoint:
+        raise CheckpointError(
+            'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
+            'to a file, or model.backbone.init_cfg=None to start from random '
+            'weights')
+    try:
+        state, kind = find_encoder(read_checkpoint(checkpoint).state, encoder)
+        if adapt is not None:
+            state = adapt(state)
+        expected = module.state_dict()
+        left_out = [
+            k for k in state if k.startswith('ln1.') and k not in expected
+        ]
+        state = {k: v for k, v in state.items() if k not in left_out}
+        made_new = [k for k in expected if k.startswith(new)] if new else []
+        report = load_state(
+            module, state, optional=made_new,
+            advice="the model must have the encoder's width, depth and "
+            'patch size')
+    except CheckpointError as error:
+        raise CheckpointError(f'{checkpoint}: {error}') from None
+    lines = [f'{checkpoint} is {kind}; its {encoder} encoder was loaded, every'
+             f' key matched: {report}']
+    if left_out:
+        lines.append('left out: its final norm')
+    if made_new:
+        lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
+    print_log('\n'.join(lines), logger='current')
+    return report
+
+
+def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
+    """Give the arguments of :func:`load_encoder` that an init_cfg holds.
+
+    Args:
+        init_cfg (dict | list | None): A module's.
+
+    Returns:
+        dict | None: ``checkpoint`` and, where given, ``encoder``, of
+        ``dict(type='Pretrained', ...)``; None of any other.
+    """
+    if not isinstance(init_cfg, dict) or init_cfg['type'] != 'Pretrained':
+        return None
+    # What follows from the file itself need not be told, but may.
+    known = {'type', 'checkpoint', 'encoder', 'prefix', 'map_location'}
+    if set(init_cfg) - known:
+        raise CheckpointError(
+            f'init_cfg takes {sorted(known)}, but got {sorted(init_cfg)}')
+    given = dict(checkpoint=init_cfg.get('checkpoint') or '')
+    if 'encoder' in init_cfg:
+        given['encoder'] = init_cfg['encoder']
+    return given

@@ -1,0 +1,63 @@
+"""Labelled images, from class folders or an annotation file."""
+import os
+
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.registry import DATASETS
+
+from .pretraining_dataset import IMG_EXTENSIONS
+
+
+@DATASETS.register_module()
+class LabelledDataset(CustomDataset):
+    """mmpretrain's ``CustomDataset`` that says what is wrong with a folder.
+
+    Args:
+        data_root (str): The data folder.
+        data_prefix (str): Folder in it, with one folder of images per class.
+        ann_file (str): File with lines ``<path> <label>`` instead of class
+            folders, in ``data_root`` unless absolute. Defaults to ''.
+        **kwargs: Other arguments of ``CustomDataset``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If there are no images, or no labels.
+    """
+
+    def __init__(self, data_root: str = '', **kwargs) -> None:
+        super().__init__(
+            data_root=os.path.expanduser(data_root),
+            **{'extensions': IMG_EXTENSIONS, **kwargs})
+
+    def _find_samples(self):
+        if not os.path.isdir(self.img_prefix):
+            raise FileNotFoundError(
+                f'there is no folder {self.img_prefix!r}; set the environment '
+                'variable DATA_ROOT to a folder that has it')
+        try:
+            return super()._find_samples()
+        except (RuntimeError, FileNotFoundError) as error:
+            loose = sum(
+                self.is_valid_file(f.name) for f in os.scandir(self.img_prefix)
+                if f.is_file())
+            raise ValueError(
+                f'no labelled images in {self.img_prefix!r}: needed are class '
+                f'folders with images in it, but it has {loose} images beside '
+                'and none in class folders') from error
+
+    def load_data_list(self):
+        """List the images and their labels."""
+        if self.ann_file and not os.path.isfile(self.ann_file):
+            raise FileNotFoundError(
+                f'there is no annotation file {self.ann_file!r}; shares of the'
+                ' labels are drawn by tools/make_splits.py')
+        try:
+            data_list = super().load_data_list()
+        except ValueError as error:
+            if not self.ann_file:
+                raise
+            raise ValueError(
+                f'{self.ann_file} needs lines "<path> <label>", the label a '
+                f'number from 0 ({error})') from error
+        if not data_list:
+            raise ValueError(f'{self.ann_file} is empty')
+        return data_list

@@ -1,0 +1,94 @@
+"""k-NN accuracy while pre-training runs."""
+from typing import Optional, Sequence
+
+import torch
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+
+from .unwrap import unwrapped_model
+
+
+@HOOKS.register_module()
+class KNNHook(Hook):
+    """Evaluate the encoder by k-NN every few epochs.
+
+    Labelled images are those of the config, see ``tools/eval_knn.py``.
+    Features are kept in half precision. The training is as without the hook:
+    no random number of it is used up.
+
+    Args:
+        interval (int): In epochs, or in iterations without ``by_epoch``; the
+            last one counts always. Defaults to 10.
+        by_epoch (bool): Defaults to True.
+        ks (Sequence[int]): Numbers of neighbours. Defaults to (20, ).
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        pool (str): 'mean' or 'cls'. Defaults to 'mean'.
+        batch_size (int): Of each process. Defaults to 256.
+        num_workers (int): Of each process. Defaults to 2.
+
+    Raises:
+        ValueError: If the interval is not positive; before the first step,
+            if there are no labelled images.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self,
+                 interval: int = 10,
+                 by_epoch: bool = True,
+                 ks: Sequence[int] = (20, ),
+                 encoder: str = 'online',
+                 pool: str = 'mean',
+                 batch_size: int = 256,
+                 num_workers: int = 2) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be 1 or more, but got {interval}')
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.ks = tuple(ks)
+        self.options = dict(
+            encoder=encoder,
+            pool=pool,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            dtype=torch.float16)
+
+    def before_train(self, runner) -> None:
+        """Find the labelled images."""
+        # evaluation builds on the models, which must not need it.
+        from ...evaluation import FrozenFeatures
+        model = unwrapped_model(runner)
+        self.source = FrozenFeatures(model, runner.cfg, **self.options)
+
+    def after_train_epoch(self, runner) -> None:
+        """Evaluate at the end of an epoch."""
+        if self.by_epoch and (self.every_n_epochs(runner, self.interval)
+                              or self.is_last_train_epoch(runner)):
+            self._evaluate(runner, runner.epoch + 1)
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Evaluate after an iteration."""
+        if not self.by_epoch and (
+                self.every_n_train_iters(runner, self.interval)
+                or self.is_last_train_iter(runner)):
+            self._evaluate(runner, runner.iter + 1)
+
+    def _evaluate(self, runner, step: int) -> None:
+        from ...evaluation import knn_accuracy
+        accuracy = knn_accuracy(
+            *self.source.extract('train'),
+            *self.source.extract('val'),
+            ks=self.ks)
+        scalars = {f'knn/top1_k{k}': value for k, value in accuracy.items()}
+        runner.visualizer.add_scalars(scalars, step=step)
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(name, value)
+        described = ', '.join(f'{v:.2f} % (k={k})'
+                              for k, v in accuracy.items())
+        runner.logger.info(
+            f'k-NN top-1 after {"epoch" if self.by_epoch else "iteration"} '
+            f'{step}: {described}')

@@ -1,0 +1,134 @@
+"""A linear classifier that learns beside the pre-training."""
+from typing import Any, Dict, Optional
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+from torch import Tensor, nn
+
+from .unwrap import unwrapped_model
+
+
+@HOOKS.register_module()
+class OnlineProbeHook(Hook):
+    """Train a linear classifier on detached features of each batch.
+
+    The features are those that the target branch has made anyway, of the
+    whole augmented image (for MAE, which has no target, the mean of the
+    visible tokens). The classifier, a BatchNorm without affine parameters and
+    a linear layer, has its own optimizer: encoder, gradients and random
+    numbers are as without it. Its loss and its accuracy before each of its
+    steps, on images it has not seen in this epoch, are in the log as
+    ``probe_loss`` and ``probe_top1``. The training data needs labels:
+    ``train_dataloader.dataset.with_label=True``.
+
+    Args:
+        num_classes (int): C.
+        lr (float): Of SGD, for a batch of 256 over all processes. Defaults to
+            0.1.
+        momentum (float): Defaults to 0.9.
+
+    Raises:
+        ValueError: Before the first step, if the data has no labels, or
+            labels beyond ``num_classes``.
+    """
+
+    def __init__(self,
+                 num_classes: int,
+                 lr: float = 0.1,
+                 momentum: float = 0.9) -> None:
+        if num_classes < 2:
+            raise ValueError(
+                f'num_classes must be 2 or more, but got {num_classes}')
+        self.num_classes = num_classes
+        self.lr = lr
+        self.momentum = momentum
+        self._features: Optional[Tensor] = None
+        self._resumed: Optional[Dict[str, Any]] = None
+
+    def before_train(self, runner) -> None:
+        """Build the classifier and listen to the features."""
+        self._check_labels(runner.train_dataloader.dataset)
+        model = unwrapped_model(runner)
+        width = model.backbone.embed_dims
+        # Initialisation must not use up the training's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            linear = nn.Linear(width, self.num_classes)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        device = next(model.parameters()).device
+        self.probe = nn.Sequential(
+            nn.BatchNorm1d(width, affine=False), linear).to(device)
+        total = runner.train_dataloader.batch_size * get_world_size()
+        self.optimizer = torch.optim.SGD(
+            self.probe.parameters(),
+            self.lr * total / 256,
+            momentum=self.momentum)
+        if self._resumed is not None:
+            self.probe.load_state_dict(self._resumed['probe'])
+            self.optimizer.load_state_dict(self._resumed['optimizer'])
+        if model.target is not None:
+            self._handle = model.target.projector.register_forward_pre_hook(
+                lambda module, args: self._take(module, args[0][-1]))
+        else:
+            self._handle = model.backbone.register_forward_hook(
+                lambda module, args, out: self._take(
+                    module, out[0][:, 1:].mean(dim=1)))
+
+    def _check_labels(self, dataset) -> None:
+        labels = [
+            dataset.get_data_info(i).get('gt_label')
+            for i in range(len(dataset))
+        ]
+        if None in labels:
+            raise ValueError(
+                'OnlineProbeHook needs labels, which the training data has '
+                'not: set train_dataloader.dataset.with_label=True, with class'
+                ' folders in the data folder, or leave the hook out')
+        if max(labels) >= self.num_classes:
+            raise ValueError(
+                f'OnlineProbeHook has num_classes={self.num_classes}, but the '
+                f'training data has {max(labels) + 1} classes')
+
+    def _take(self, module: nn.Module, features: Tensor) -> None:
+        if module.training:
+            self._features = features.detach().float()
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Make one step of the classifier."""
+        features, self._features = self._features, None
+        labels = torch.tensor(
+            [int(s.gt_label) for s in data_batch['data_samples']],
+            device=features.device)
+        logits = self.probe(features)
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for parameter in self.probe.parameters():
+            all_reduce(parameter.grad, op='mean')
+        self.optimizer.step()
+        top1 = 100 * (logits.argmax(dim=1) == labels).float().mean()
+        hub = runner.message_hub
+        hub.update_scalar('train/probe_loss', loss.detach())
+        hub.update_scalar('train/probe_top1', top1)
+
+    def after_train(self, runner) -> None:
+        """Stop listening."""
+        self._handle.remove()
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep the classifier beside the model."""
+        checkpoint['online_probe'] = dict(
+            probe=self.probe.state_dict(),
+            optimizer=self.optimizer.state_dict())
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Go on with the classifier when a training is resumed."""
+        if runner._resume:
+            self._resumed = checkpoint.get('online_probe')

@@ -1,0 +1,55 @@
+"""Looks, before the first step, for data that a classifier cannot learn."""
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+
+from .unwrap import unwrapped_model
+
+
+@HOOKS.register_module()
+class TransferCheckHook(Hook):
+    """Check labels and classes before a classifier is trained.
+
+    Raises:
+        ValueError: If a data set is empty or has no labels, validation
+            classes are not the training classes, or the head has another
+            number of them.
+    """
+
+    def before_train(self, runner) -> None:
+        """Check training and validation data against the head."""
+        # evaluation builds on the models, which must not need it.
+        from ...evaluation import check_same_classes
+        train = runner.train_dataloader.dataset
+        splits = dict(train=train)
+        if runner.val_loop is not None:
+            splits['val'] = runner.val_dataloader.dataset
+            check_same_classes(train, splits['val'])
+        model = unwrapped_model(runner)
+        for name, dataset in splits.items():
+            self._check_labels(name, dataset, model.head.num_classes)
+        if len(runner.train_dataloader) == 0:
+            raise ValueError(
+                f'the training data has {len(train)} images, fewer than one '
+                f'batch of {runner.train_dataloader.batch_size}; lower '
+                'train_dataloader.batch_size')
+
+    @staticmethod
+    def _check_labels(name: str, dataset, num_classes: int) -> None:
+        if len(dataset) == 0:
+            raise ValueError(f'the {name} data has no images')
+        labels = {
+            dataset.get_data_info(i).get('gt_label')
+            for i in range(len(dataset))
+        }
+        if None in labels:
+            raise ValueError(
+                f'the {name} data has images without labels; classification '
+                'needs class folders or an annotation file with labels')
+        classes = dataset.metainfo.get('classes')
+        count = len(classes) if classes else max(labels) + 1
+        # An annotation file may leave the last classes out.
+        if count > num_classes or (classes and count != num_classes):
+            raise ValueError(
+                f'the {name} data has {count} classes, but the head has '
+                f'num_classes={num_classes}; set model.head.num_classes and '
+                f'data_preprocessor.num_classes to {count}')

@@ -1,0 +1,103 @@
+"""What the evaluation commands of ``tools/`` have in common."""
+import argparse
+import os
+import os.path as osp
+import sys
+from typing import Any, Callable, Dict, List, NamedTuple
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+
+from ..engine.device import adapt_to_device
+from .evaluator import FrozenFeatures, build_frozen_model
+from .features import FeatureSet
+from .report import print_json
+
+_DTYPES = dict(float32=torch.float32, float16=torch.float16)
+
+
+def evaluation_parser(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the arguments of all evaluations."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'checkpoint', help="a pre-training checkpoint, an exported backbone, "
+        "a released CMAE or MAE checkpoint; or 'random', random weights")
+    parser.add_argument(
+        'config', help='pre-training config: model, data, normalisation')
+    parser.add_argument(
+        '--json', action='store_true',
+        help='print the result as JSON, in the last line')
+    parser.add_argument(
+        '--encoder', choices=['online', 'target'], default='online')
+    parser.add_argument(
+        '--pool', choices=['mean', 'cls'], default='mean',
+        help='mean of the patch tokens (default), or the class token')
+    parser.add_argument(
+        '--batch-size', type=int, default=256, help='default: 256')
+    parser.add_argument(
+        '--num-workers', type=int, default=2, help='default: 2')
+    parser.add_argument(
+        '--dtype', choices=sorted(_DTYPES), default='float32',
+        help='features are kept in (default: float32)')
+    parser.add_argument(
+        '--work-dir', help='folder of logs (default: work_dirs/<config>_eval)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction,
+        help='override settings of the config, as key=value')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+class Extracted(NamedTuple):
+    """Features of training and validation images; the former's files."""
+
+    train: FeatureSet
+    val: FeatureSet
+    train_paths: List[str]
+
+
+def extract_for(args: argparse.Namespace) -> Extracted:
+    """Extract the features that a command line asks for."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    name = osp.splitext(osp.basename(args.config))[0]
+    cfg.work_dir = args.work_dir or osp.join('work_dirs', f'{name}_eval')
+    cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
+    adapt_to_device(cfg)
+    model = build_frozen_model(cfg, args.checkpoint, args.encoder)
+    source = FrozenFeatures(
+        model, cfg, args.encoder, args.pool, args.batch_size,
+        args.num_workers, _DTYPES[args.dtype])
+    train = source.datasets['train']
+    paths = [train.get_data_info(i).get('img_path', '')
+             for i in range(len(train))]
+    return Extracted(source.extract('train'), source.extract('val'), paths)
+
+
+def run_command(parser: argparse.ArgumentParser,
+                evaluate: Callable[[argparse.Namespace], Dict[str, Any]]
+                ) -> None:
+    """Run an evaluation; say in one line what is wrong with its input.
+
+    Args:
+        parser (argparse.ArgumentParser): The command's arguments.
+        evaluate (Callable): Prints a table and returns the result.
+    """
+    args = parser.parse_args()
+    try:
+        result = evaluate(args)
+    # Whatever is wrong with a user's files is one of these.
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        sys.exit(f'{parser.prog}: {error}')
+    if args.json and is_main_process():
+        print_json(dict(
+            checkpoint=args.checkpoint, encoder=args.encoder, pool=args.pool,
+            **result))

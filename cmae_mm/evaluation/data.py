@@ -1,0 +1,142 @@
+"""Labelled images to evaluate on."""
+import os
+from typing import Any, Dict, Optional, Tuple
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmpretrain.registry import DATASETS
+
+# Where validation images are looked for, beside the training images.
+VAL_FOLDERS = ('val', 'test')
+
+
+class EvaluationDataError(ValueError):
+    """Labelled data that cannot be used; the message says why."""
+
+
+def eval_pipeline(img_size: int,
+                  short_side: Optional[int] = None,
+                  from_file: bool = True) -> list:
+    """Give the usual transforms of evaluation: resize, centre crop.
+
+    Args:
+        img_size (int): Side of the centre crop in pixels.
+        short_side (int, optional): What the image's short side is resized to
+            before. Defaults to 256/224 of the crop.
+        from_file (bool): Whether images are files. Defaults to True.
+
+    Returns:
+        list: Configs of transforms.
+    """
+    load = [dict(type='LoadImageFromFile')] if from_file else []
+    return load + [
+        dict(
+            type='ResizeEdge',
+            scale=short_side or round(img_size * 256 / 224),
+            edge='short',
+            backend='pillow',
+            interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=img_size),
+        dict(type='PackInputs'),
+    ]
+
+
+def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
+    """Give the labelled data sets that belong to a pre-training config.
+
+    Those of its ``evaluation=dict(train=..., val=..., short_side=...)``, each
+    the config of a data set; otherwise class folders in the training data's
+    ``data_root``: ``train``, and ``val`` or ``test``. Data sets without a
+    pipeline get :func:`eval_pipeline`.
+
+    Args:
+        cfg (Config): A pre-training config.
+
+    Returns:
+        Dict[str, dict]: Configs of ``train`` and ``val``.
+
+    Raises:
+        EvaluationDataError: If there are no such folders.
+    """
+    given = dict(cfg.get('evaluation') or {})
+    unknown = set(given) - {'train', 'val', 'short_side'}
+    if unknown:
+        raise EvaluationDataError(
+            'evaluation takes train, val and short_side, but got '
+            f'{sorted(unknown)}')
+    short_side = given.pop('short_side', None)
+    root = cfg.train_dataloader.dataset.get('data_root', '')
+    for split, folders in (('train', ('train', )), ('val', VAL_FOLDERS)):
+        if split not in given:
+            given[split] = _class_folders(root, split, folders)
+    size = cfg.model.backbone.img_size
+    return {
+        split: with_pipeline(given[split], size, short_side)
+        for split in ('train', 'val')
+    }
+
+
+def with_pipeline(dataset: dict, img_size: int,
+                  short_side: Optional[int] = None) -> dict:
+    """Give a data set without pipeline that of evaluation."""
+    if 'pipeline' in dataset:
+        return dict(dataset)
+    # mmpretrain's CIFAR and MNIST hold images in memory.
+    from_file = not DATASETS.get(dataset['type']).__name__.endswith(
+        ('CIFAR10', 'CIFAR100', 'MNIST'))
+    return dict(
+        dataset,
+        test_mode=True,
+        pipeline=eval_pipeline(img_size, short_side, from_file))
+
+
+def _class_folders(root: str, split: str, folders: Tuple[str, ...]) -> dict:
+    root = os.path.expanduser(root)
+    for folder in folders:
+        if os.path.isdir(os.path.join(root, folder)):
+            return dict(
+                type='LabelledDataset', data_root=root, data_prefix=folder)
+    raise EvaluationDataError(
+        f'no labelled images to evaluate on: {root!r} has no folder '
+        f'{" or ".join(folders)}; have {folders[0]}/<class>/*.jpg there, or '
+        f'say where they are in the config: evaluation = dict({split}='
+        "dict(type='LabelledDataset', data_root=..., data_prefix=...))")
+
+
+def build_eval_dataset(dataset: Dict[str, Any]) -> BaseDataset:
+    """Build a labelled data set.
+
+    Raises:
+        EvaluationDataError: If it has no labels or no images.
+    """
+    built = DATASETS.build(dataset)
+    if len(built) == 0:
+        raise EvaluationDataError(f'there are no images in {dataset}')
+    if 'gt_label' not in built.get_data_info(0):
+        raise EvaluationDataError(f'the images of {dataset} have no labels')
+    return built
+
+
+def check_same_classes(train: BaseDataset, val: BaseDataset) -> None:
+    """Check that labels mean the same in both data sets.
+
+    Class folders are numbered in each by themselves, so that one more or less
+    would silently shift all others.
+
+    Raises:
+        EvaluationDataError: If the classes differ.
+    """
+    names = [d.metainfo.get('classes') for d in (train, val)]
+    if None in names or tuple(names[0]) == tuple(names[1]):
+        return
+    parts = []
+    for has, lacks, a, b in (('validation', 'training', names[1], names[0]),
+                             ('training', 'validation', names[0], names[1])):
+        only = sorted(set(a) - set(b))
+        if only:
+            parts.append(f'{", ".join(map(repr, only[:10]))} in the {has} data'
+                         f' and not in the {lacks} data')
+    raise EvaluationDataError(
+        'the class folders differ: '
+        f'{"; ".join(parts) or "their order is not the same"}. Both need the '
+        'same ones (they may be empty), since labels are numbered by them')

@@ -1,0 +1,78 @@
+"""Accuracies, how sure they are, and how they are printed."""
+import json
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from torch import Tensor
+
+# From here on an interval says little that the accuracy does not.
+LARGE_TEST_SET = 10_000
+
+
+class Score(NamedTuple):
+    """Top-1 accuracy in percent, with its 95% interval on small test sets."""
+
+    top1: float
+    interval: Optional[Tuple[float, float]] = None
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f'{self.top1:.2f}'
+        low, high = self.interval
+        return f'{self.top1:.2f} [{low:.2f}, {high:.2f}]'
+
+
+def score(predicted: Tensor, labels: Tensor) -> Score:
+    """Score predictions.
+
+    Args:
+        predicted (Tensor): Classes, (N, ).
+        labels (Tensor): Classes, (N, ).
+
+    Returns:
+        Score: With an interval if there are fewer than 10,000 images.
+    """
+    correct = (predicted == labels).cpu().numpy()
+    top1 = 100 * correct.mean()
+    if len(correct) >= LARGE_TEST_SET:
+        return Score(top1)
+    return Score(top1, bootstrap_interval(correct))
+
+
+def bootstrap_interval(correct: np.ndarray,
+                       confidence: float = 0.95,
+                       resamples: int = 10_000,
+                       seed: int = 0) -> Tuple[float, float]:
+    """Give the percentile bootstrap interval of an accuracy.
+
+    Args:
+        correct (np.ndarray): Bool, (N, ): which images are classified right.
+        confidence (float): Defaults to 0.95.
+        resamples (int): Defaults to 10,000.
+        seed (int): Defaults to 0.
+
+    Returns:
+        Tuple[float, float]: Its ends, in percent.
+    """
+    count = len(correct)
+    # Hits among N images drawn with replacement are binomial.
+    hits = np.random.default_rng(seed).binomial(count, correct.mean(),
+                                                resamples)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(100 * hits / count, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows in aligned columns."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for number, row in enumerate(cells):
+        print('  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip())
+        if number == 0:
+            print('  '.join('-' * w for w in widths))
+
+
+def print_json(result: Dict[str, Any]) -> None:
+    """Print a result as one line of JSON, the last of a command's output."""
+    print(json.dumps(result), flush=True)

@@ -1,0 +1,72 @@
+"""Files that name a share of the training images, for few-label training."""
+import os
+from pathlib import Path
+from typing import List, Sequence
+
+from mmengine.dataset import BaseDataset
+
+from .data import EvaluationDataError
+from .low_shot import draw_share
+
+
+def write_split(dataset: BaseDataset, percent: float, seed: int,
+                path: str) -> int:
+    """Draw a share of a data set and write which images it has.
+
+    The file is an annotation file of ``LabelledDataset``: lines of ``<path
+    below the folder> <label>``.
+
+    Args:
+        dataset (LabelledDataset): All labelled images.
+        percent (float): In (0, 100], of each class, at least one image.
+        seed (int): The same one draws the same images.
+        path (str): The file to write.
+
+    Returns:
+        int: The number of images.
+    """
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    drawn = draw_share([i['gt_label'] for i in infos], percent, seed)
+    lines = [
+        f'{os.path.relpath(infos[i]["img_path"], dataset.img_prefix)} '
+        f'{infos[i]["gt_label"]}\n' for i in drawn
+    ]
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(''.join(lines))
+    return len(lines)
+
+
+def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
+    """Find the images of a split file.
+
+    Args:
+        path (str): The file.
+        img_paths (Sequence[str]): Of all images.
+
+    Returns:
+        List[int]: Their indices.
+
+    Raises:
+        EvaluationDataError: If the file is missing or empty, or names images
+            that are not there.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise EvaluationDataError(
+            f'there is no split file {path}; tools/make_splits.py writes them')
+    names = [line.rsplit(' ', 1)[0] for line in file.read_text().splitlines()]
+    if not names:
+        raise EvaluationDataError(f'the split file {path} is empty')
+    # Below whatever folder: the last two parts, class folder and file.
+    depth = names[0].count('/') + 1
+    index = {
+        '/'.join(p.replace(os.sep, '/').split('/')[-depth:]): i
+        for i, p in enumerate(img_paths)
+    }
+    missing = [n for n in names if n not in index]
+    if missing:
+        raise EvaluationDataError(
+            f'{len(missing)} images of {path} are not in the training data, '
+            f'the first one: {missing[0]}')
+    return [index[n] for n in names]

@@ -1,0 +1,34 @@
+"""The pre-trained encoder as the backbone of a classifier or segmenter."""
+from mmpretrain.models import VisionTransformer
+from mmpretrain.registry import MODELS
+
+from ...checkpoints.encoder import load_encoder, pretrained_cfg
+
+
+@MODELS.register_module()
+class TransferViT(VisionTransformer):
+    """mmpretrain's ``VisionTransformer`` that starts from a CMAE encoder.
+
+    All is as in ``VisionTransformer``, but for the start from a checkpoint::
+
+        init_cfg=dict(type='Pretrained', checkpoint=..., encoder='online')
+
+    takes a pre-training checkpoint, an exported backbone, a fine-tuned model,
+    a released CMAE checkpoint or an MAE encoder as it is, says which it took,
+    and loads every key or none, see :func:`cmae_mm.checkpoints.load_encoder`.
+    With ``init_cfg=None`` it starts from random weights.
+
+    Raises:
+        CheckpointError: When weights are initialised, if the checkpoint is
+            missing or does not fit.
+    """
+
+    def init_weights(self) -> None:
+        """Load the encoder, or initialise as ``VisionTransformer`` does."""
+        pretrained = pretrained_cfg(self.init_cfg)
+        if pretrained is None:
+            super().init_weights()
+            return
+        # The norm of pooled features is the classifier's own.
+        load_encoder(self, new=('ln2.', ), **pretrained)
+        self._is_init = True

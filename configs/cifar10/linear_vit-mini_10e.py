@@ -1,0 +1,15 @@
+# Linear probe of cmae_vit-mini_20e.py's encoder, 10 epochs.
+_base_ = './finetune_vit-mini_10e.py'
+
+data_preprocessor = dict(to_onehot=False)
+model = dict(
+    backbone=dict(final_norm=True, frozen_stages=4),
+    neck=dict(type='ClsBatchNormNeck', input_features=96),
+    head=dict(
+        loss=dict(_delete_=True, type='CrossEntropyLoss'),
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01)))
+
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='LARS', lr=0.1, momentum=0.9, weight_decay=0.))

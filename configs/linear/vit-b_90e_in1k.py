@@ -1,0 +1,55 @@
+# Linear probe of a ViT-B/16: a BatchNorm without affine parameters and a
+# linear layer on the frozen encoder's pooled tokens; LARS, batch 16384.
+# tools/eval_linear.py measures about the same in a fraction of the time.
+_base_ = [
+    '../_base_/finetune_vit-b.py',
+    '../_base_/finetune_imagenet.py',
+    '../_base_/transfer_runtime.py',
+]
+
+data_preprocessor = dict(to_onehot=False)
+model = dict(
+    backbone=dict(drop_path_rate=0., final_norm=True, frozen_stages=12),
+    neck=dict(type='ClsBatchNormNeck', input_features=768),
+    head=dict(
+        loss=dict(_delete_=True, type='CrossEntropyLoss'),
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01)),
+    train_cfg=None)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='RandomResizedCrop',
+        scale=224,
+        backend='pillow',
+        interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(
+    batch_size=2048,  # per GPU; 8 GPUs make the recipe's 16384
+    dataset=dict(pipeline=train_pipeline))
+
+optim_wrapper = dict(
+    type='AutoAmpOptimWrapper',
+    dtype='bfloat16',
+    optimizer=dict(
+        type='LARS', lr=0.1 * 16384 / 256, momentum=0.9, weight_decay=0.))
+auto_scale_lr = dict(base_batch_size=16384)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=90, val_interval=1)
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-4,
+        by_epoch=True,
+        begin=0,
+        end=10,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=80,
+        by_epoch=True,
+        begin=10,
+        end=90,
+        convert_to_iter_based=True),
+]

@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Evaluate an encoder by weighted k-nearest neighbours.
+
+The labelled images are those of the config: its `evaluation`, or the folders
+train and val (or test) of class folders in its data root.
+"""
+import argparse
+from typing import Any, Dict
+
+import cmae_mm  # noqa: F401  registers the plugin
+from cmae_mm.evaluation import knn_predict, score
+from cmae_mm.evaluation.command_line import (
+    evaluation_parser,
+    extract_for,
+    run_command,
+)
+from cmae_mm.evaluation.knn import KS
+from cmae_mm.evaluation.report import print_table
+
+
+def evaluate(args: argparse.Namespace) -> Dict[str, Any]:
+    """Extract, classify, print."""
+    train, val, _ = extract_for(args)
+    predicted = knn_predict(*train, val.features, args.ks, args.temperature)
+    scores = {k: score(p, val.labels) for k, p in predicted.items()}
+    best = max(scores, key=lambda k: scores[k].top1)
+    print(f'k-NN, {len(train.labels)} training and {len(val.labels)} test '
+          'images')
+    print_table(['k', 'top-1 %'],
+                [[f'{k}{" *" if k == best else ""}', s]
+                 for k, s in scores.items()])
+    return dict(
+        top1=scores[best].top1,
+        best_k=best,
+        interval=scores[best].interval,
+        **{str(k): s.top1 for k, s in scores.items()})
+
+
+if __name__ == '__main__':
+    parser = evaluation_parser(__doc__)
+    parser.add_argument(
+        '--ks', type=int, nargs='+', default=KS,
+        help=f'numbers of neighbours (default: {KS})')
+    parser.add_argument(
+        '--temperature', type=float, default=0.07, help='default: 0.07')
+    run_command(parser, evaluate)

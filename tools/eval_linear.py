@@ -1,0 +1,47 @@
+#!/usr/bin/env python
+"""Evaluate an encoder by linear classifiers on its frozen features.
+
+Features are extracted once; one classifier for each learning rate is trained
+on them, all at once. Reported are the best one and the whole sweep; the best
+is chosen by the test images, as is usual, and is by that much optimistic.
+"""
+import argparse
+from typing import Any, Dict
+
+import cmae_mm  # noqa: F401  registers the plugin
+from cmae_mm.evaluation import linear_sweep, score
+from cmae_mm.evaluation.command_line import (
+    evaluation_parser,
+    extract_for,
+    run_command,
+)
+from cmae_mm.evaluation.linear import LRS
+from cmae_mm.evaluation.report import print_table
+
+
+def evaluate(args: argparse.Namespace) -> Dict[str, Any]:
+    """Extract, train, print."""
+    train, val, _ = extract_for(args)
+    predicted = linear_sweep(*train, val.features, args.lrs, args.epochs)
+    scores = {lr: score(p, val.labels) for lr, p in predicted.items()}
+    best = max(scores, key=lambda lr: scores[lr].top1)
+    print(f'linear probe, {len(train.labels)} training and '
+          f'{len(val.labels)} test images')
+    print_table(['lr', 'top-1 %'],
+                [[f'{lr:g}{" *" if lr == best else ""}', s]
+                 for lr, s in scores.items()])
+    return dict(
+        top1=scores[best].top1,
+        best_lr=best,
+        interval=scores[best].interval,
+        **{f'{lr:g}': s.top1 for lr, s in scores.items()})
+
+
+if __name__ == '__main__':
+    parser = evaluation_parser(__doc__)
+    parser.add_argument(
+        '--lrs', type=float, nargs='+', default=LRS,
+        help=f'learning rates for a batch of 256 (default: {LRS})')
+    parser.add_argument(
+        '--epochs', type=int, default=100, help='default: 100')
+    run_command(parser, evaluate)

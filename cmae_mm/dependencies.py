@@ -5,6 +5,7 @@ Two distributions own the import names ``mmengine``, ``mmcv`` and
 pip cannot express "either", so the check is made at import.
 """
 import importlib
+import importlib.metadata
 from typing import Callable, NamedTuple
 
 from packaging.version import Version
@@ -28,6 +29,63 @@ REQUIREMENTS = {
     'mmcv': Requirement('2.0.0', '2.4', _FRAMEWORK),
     'mmpretrain': Requirement('1.2.0', '2.0', _FRAMEWORK),
 }
+
+
+def check_transformers(
+        version_of: Callable[[str], str] = importlib.metadata.version) -> None:
+    """Check for the one combination that mmpretrain cannot be imported with.
+
+    Args:
+        version_of (Callable): Gives a distribution's version. Defaults to the
+            installed one's.
+
+    Raises:
+        ImportError: If transformers 5 or newer is beside pycocotools, which
+            mmdetection needs.
+    """
+    try:
+        version_of('pycocotools')
+        found = version_of('transformers')
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if Version(found) >= Version('5'):
+        raise ImportError(
+            'mmpretrain cannot be imported where both pycocotools and '
+            f'transformers>=5 are installed ({found} is): install an older '
+            "one with `pip install 'transformers>=4.53,<5'`.")
+
+
+class MissingLibrary(RuntimeError):
+    """An optional library that a config needs is not there.
+
+    Not an ``ImportError``: mmengine replaces those by one of its own, which
+    does not say what is missing.
+    """
+
+
+def require_dense(name: str, command: str) -> None:
+    """Check what detection or segmentation needs.
+
+    Args:
+        name (str): 'mmdet' or 'mmseg'.
+        command (str): What installs it.
+
+    Raises:
+        MissingLibrary: If it is missing, or mmcv has no compiled operators.
+    """
+    try:
+        importlib.import_module('mmcv.ops')
+    except ImportError as error:
+        raise MissingLibrary(
+            f'{name} needs mmcv with its compiled operators, and the one '
+            'installed has none: install it with `bash tools/install_ops.sh`.'
+        ) from error
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingLibrary(
+            f'this config needs {name}, but {error.name} is not installed: '
+            f'install it with `{command}`.') from error
 
 
 def installed_version(name: str) -> str:

@@ -20,6 +20,13 @@ SHARED = Path(os.environ.get('CMAE_SHARED', ROOT.parent / 'shared'))
 init_default_scope('mmpretrain')
 
 
+def require_dense(name: str) -> None:
+    """Skip a module of tests without a library or mmcv's operators."""
+    pytest.importorskip('mmcv.ops', reason='mmcv has no compiled operators',
+                        exc_type=ImportError)
+    pytest.importorskip(name, reason=f'{name} is not installed')
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Make each test's random numbers its own."""

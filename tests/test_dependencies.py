@@ -1,9 +1,11 @@
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
+from conftest import ROOT
 
-from cmae_mm.dependencies import check_dependencies
+from cmae_mm.dependencies import check_dependencies, check_transformers
 
 GOOD = dict(torch='2.12.1+cu130', mmengine='0.10.12', mmcv='2.3.6',
             mmpretrain='1.3.6')
@@ -59,3 +61,59 @@ import sys
 assert "mmdet" not in sys.modules and "mmseg" not in sys.modules
 '''
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('versions,wrong', [
+    (dict(), False),
+    (dict(transformers='5.2.0'), False),
+    (dict(pycocotools='2.0.11', transformers='4.57.6'), False),
+    (dict(pycocotools='2.0.11', transformers='5.0.0'), True),
+])
+def test_the_transformers_that_mmpretrain_cannot_have(versions, wrong):
+
+    def version_of(name):
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    if not wrong:
+        check_transformers(version_of)
+        return
+    with pytest.raises(ImportError, match='5.0.0 is.*pip install'):
+        check_transformers(version_of)
+
+
+def test_import_does_not_need_the_dense_libraries():
+    """Neither mmdet nor mmseg nor compiled operators are imported."""
+    code = ('import sys, cmae_mm\n'
+            "print([m for m in sys.modules if m.split('.')[0] in "
+            "('mmdet', 'mmseg')], 'mmcv.ops' in sys.modules)")
+    out = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True,
+        check=True).stdout
+    assert out.splitlines()[-1] == '[] False'
+
+
+@pytest.mark.parametrize('config,missing,command', [
+    ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmdet', '.[det]'),
+    ('segmentation/upernet-mini_coco.py', 'mmseg', '.[seg]'),
+    ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmcv.ops',
+     'tools/install_ops.sh'),
+])
+def test_what_a_dense_config_lacks_is_one_sentence(config, missing, command,
+                                                   tmp_path):
+    """Of the command, where the library cannot be found."""
+    # Found before the real ones; `mmcv.ops` is not to be had otherwise.
+    code = ('import sys\n'
+            f'sys.modules[{missing!r}] = None\n'
+            "if 'mmcv.ops' not in sys.modules:\n"
+            "    sys.modules['mmcv.ops'] = type(sys)('mmcv.ops')\n"
+            f"sys.argv = ['train.py', 'configs/{config}']\n"
+            "import runpy; runpy.run_path('tools/train.py', "
+            "run_name='__main__')")
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('train.py: ') and command in last, done.stderr
+    assert 'Traceback' not in done.stderr

@@ -3,6 +3,7 @@
 import argparse
 import os
 import os.path as osp
+import sys
 
 import mmengine
 from mmengine.config import Config, DictAction
@@ -10,6 +11,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 import cmae_mm  # noqa: F401  registers the plugin, also for other configs
+from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.engine.device import adapt_to_device
 
 
@@ -68,4 +71,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except (CheckpointError, MissingLibrary) as error:
+        sys.exit(f'test.py: {error}')

@@ -3,11 +3,14 @@
 import argparse
 import os
 import os.path as osp
+import sys
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 import cmae_mm  # noqa: F401  registers the plugin, also for other configs
+from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.engine.device import adapt_to_device
 
 
@@ -91,4 +94,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except (CheckpointError, MissingLibrary) as error:
+        sys.exit(f'train.py: {error}')

@@ -1,5 +1,6 @@
 """Pre-trained encoders as the start of another network."""
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+import re
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from mmengine.logging import print_log
 from torch import nn
@@ -82,7 +83,7 @@ def load_encoder(module: nn.Module,
                  checkpoint: str,
                  encoder: str = 'online',
                  adapt: Optional[Callable[[StateDict], StateDict]] = None,
-                 new: Tuple[str, ...] = ()) -> KeyReport:
+                 new: Optional[str] = None) -> KeyReport:
     """Load a pre-trained encoder into a backbone, every key or nothing.
 
     The log says what was taken and that all keys matched. Positions of
@@ -95,8 +96,8 @@ def load_encoder(module: nn.Module,
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         adapt (Callable, optional): Renames the encoder for other backbones.
             Defaults to None.
-        new (Tuple[str, ...]): Beginnings of the names of what no encoder has
-            and the backbone trains anew. Defaults to none.
+        new (str, optional): Regular expression of the names of what no
+            encoder has and the backbone learns anew. Defaults to None.
 
     Returns:
         KeyReport: What matched.
@@ -119,7 +120,8 @@ def load_encoder(module: nn.Module,
             k for k in state if k.startswith('ln1.') and k not in expected
         ]
         state = {k: v for k, v in state.items() if k not in left_out}
-        made_new = [k for k in expected if k.startswith(new)] if new else []
+        made_new = [k for k in expected if new and re.search(new, k)
+                    and k not in state]
         report = load_state(
             module, state, optional=made_new,
             advice="the model must have the encoder's width, depth and "

@@ -120,7 +120,7 @@ def to_vit_sam(state: StateDict) -> StateDict:
     for name, value in state.items():
         if name == 'cls_token' or name.startswith('ln1.'):
             continue
-        if name == 'pos_embed':
+        if name == 'pos_embed' and value.dim() == 3:
             side = round((value.shape[1] - 1)**.5)
             value = value[:, 1:].reshape(1, side, side, -1)
         renamed[name] = value
@@ -170,6 +170,15 @@ def resample_to(state: StateDict, expected: Dict[str, torch.Tensor]
         wanted = expected.get(name)
         if wanted is None or not name.endswith('pos_embed'):
             continue
+        if value.dim() == 4 and wanted.dim() == 4:  # ViTSAM's map
+            sides = [value.shape[1], wanted.shape[1]]
+            if (sides[0] != sides[1]
+                    and value.shape[1] == value.shape[2]
+                    and wanted.shape[1] == wanted.shape[2]):
+                tokens = resample_pos_embed(value.flatten(1, 2), sides[1], 0)
+                state[name] = tokens.view(1, sides[1], sides[1], -1)
+                lines.append(_resampled(name, *sides))
+            continue
         lengths = [x.shape[1] for x in (value, wanted)]
         if (value.dim() != 3 or lengths[0] == lengths[1]
                 or value.shape[2] != wanted.shape[2]):
@@ -178,5 +187,9 @@ def resample_to(state: StateDict, expected: Dict[str, torch.Tensor]
         if any(s * s + 1 != n for s, n in zip(sides, lengths)):
             continue
         state[name] = resample_pos_embed(value, sides[1])
-        lines.append(f'{name}: {sides[0]}x{sides[0]} to {sides[1]}x{sides[1]}')
+        lines.append(_resampled(name, *sides))
     return state, lines
+
+
+def _resampled(name: str, old: int, new: int) -> str:
+    return f'{name}: {old}x{old} to {new}x{new}'

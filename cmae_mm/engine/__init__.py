@@ -5,13 +5,18 @@ from .hooks import (
     TargetUpdateHook,
     TransferCheckHook,
 )
-from .optimizers import AutoAmpOptimWrapper, GroupedOptimWrapperConstructor
+from .optimizers import (
+    AutoAmpOptimWrapper,
+    BackboneLayerDecayConstructor,
+    GroupedOptimWrapperConstructor,
+)
 from .resuming import allow_log_history
 
 allow_log_history()
 
 __all__ = [
-    'AutoAmpOptimWrapper', 'GroupedOptimWrapperConstructor', 'KNNHook',
+    'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
+    'GroupedOptimWrapperConstructor', 'KNNHook',
     'OnlineProbeHook', 'PretrainCheckHook', 'TargetUpdateHook',
     'TransferCheckHook'
 ]

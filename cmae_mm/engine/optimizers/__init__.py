@@ -1,4 +1,8 @@
 from .auto_amp_optim_wrapper import AutoAmpOptimWrapper
+from .backbone_layer_decay_constructor import BackboneLayerDecayConstructor
 from .grouped_optim_wrapper_constructor import GroupedOptimWrapperConstructor
 
-__all__ = ['AutoAmpOptimWrapper', 'GroupedOptimWrapperConstructor']
+__all__ = [
+    'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
+    'GroupedOptimWrapperConstructor'
+]

@@ -30,5 +30,5 @@ class TransferViT(VisionTransformer):
             super().init_weights()
             return
         # The norm of pooled features is the classifier's own.
-        load_encoder(self, new=('ln2.', ), **pretrained)
+        load_encoder(self, new=r'^ln2\.', **pretrained)
         self._is_init = True

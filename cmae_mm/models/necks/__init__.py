@@ -1,3 +1,4 @@
 from .cmae_neck import CMAENeck
+from .simple_fpn import SimpleFPN
 
-__all__ = ['CMAENeck']
+__all__ = ['CMAENeck', 'SimpleFPN']

@@ -1,0 +1,12 @@
+"""What transfer to detection needs beside mmdetection.
+
+Not part of ``import cmae_mm``: configs import it, by ``custom_imports =
+dict(imports=['cmae_mm.detection'])``.
+"""
+from ..dependencies import require_dense
+
+require_dense('mmdet', "pip install -e '.[det]'")
+
+from .detection_check_hook import DetectionCheckHook  # noqa: E402
+
+__all__ = ['DetectionCheckHook']

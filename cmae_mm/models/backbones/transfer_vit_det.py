@@ -1,0 +1,41 @@
+"""The pre-trained encoder as the backbone of a detector (ViTDet)."""
+from typing import Any
+
+from mmpretrain.models import ViTSAM
+from mmpretrain.registry import MODELS
+
+from ...checkpoints.encoder import load_encoder, pretrained_cfg
+from ...checkpoints.names import to_vit_sam
+
+
+@MODELS.register_module()
+class TransferViTDet(ViTSAM):
+    """mmpretrain's ``ViTSAM`` that starts from a CMAE encoder.
+
+    Attention within windows but for a few global blocks, and relative
+    positions, which start at zero. The class token and the final norm are left
+    out, and positions are resampled to the image size. All else, and what
+    ``init_cfg`` takes, is as in ``TransferViT``. As ``ViTSAM`` does, it drops
+    paths of the MLPs, not of the attention.
+
+    Args:
+        **kwargs: Arguments of ``ViTSAM`` but ``out_channels``: features keep
+            the encoder's width.
+
+    Raises:
+        CheckpointError: When weights are initialised, if the checkpoint is
+            missing or does not fit.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(out_channels=0, **kwargs)
+
+    def init_weights(self) -> None:
+        """Load the encoder, or initialise as ``ViTSAM`` does."""
+        pretrained = pretrained_cfg(self.init_cfg)
+        if pretrained is None:
+            super().init_weights()
+            return
+        load_encoder(
+            self, adapt=to_vit_sam, new=r'\.rel_pos_[hw]$', **pretrained)
+        self._is_init = True

@@ -1,0 +1,73 @@
+"""A feature pyramid from the one feature map of a plain transformer."""
+from typing import Optional, Sequence, Tuple
+
+from mmengine.model import BaseModule
+from mmpretrain.models.utils import LayerNorm2d
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class SimpleFPN(BaseModule):
+    """Simple feature pyramid (ViTDet, arXiv 2203.16527, Sec. 3).
+
+    The last feature map, of stride P, is brought to strides P/4, P/2, P and
+    2P, each by its own layers; further levels are subsampled from the last.
+
+    Args:
+        in_channels (int): D, the encoder's width; a multiple of 4.
+        out_channels (int): Of each level. Defaults to 256.
+        num_outs (int): Levels, 4 or more. Defaults to 5.
+        init_cfg (dict, optional): Defaults to None.
+
+    Raises:
+        ValueError: If ``in_channels`` or ``num_outs`` is none of these.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int = 256,
+                 num_outs: int = 5,
+                 init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        if in_channels % 4 or num_outs < 4:
+            raise ValueError(
+                'in_channels must be a multiple of 4 and num_outs 4 or more, '
+                f'but got {in_channels} and {num_outs}')
+        half, quarter = in_channels // 2, in_channels // 4
+        rescale = [
+            (nn.Sequential(
+                nn.ConvTranspose2d(in_channels, half, 2, stride=2),
+                LayerNorm2d(half), nn.GELU(),
+                nn.ConvTranspose2d(half, quarter, 2, stride=2)), quarter),
+            (nn.ConvTranspose2d(in_channels, half, 2, stride=2), half),
+            (nn.Identity(), in_channels),
+            (nn.MaxPool2d(2), in_channels),
+        ]
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                layers,
+                nn.Conv2d(channels, out_channels, 1, bias=False),
+                LayerNorm2d(out_channels),
+                nn.Conv2d(out_channels, out_channels, 3, padding=1,
+                          bias=False), LayerNorm2d(out_channels))
+            for layers, channels in rescale)
+        self.subsample = nn.MaxPool2d(1, stride=2)
+        self.num_outs = num_outs
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """Make the levels.
+
+        Args:
+            inputs (Sequence[Tensor]): The last one is used, (N, D, H, W).
+
+        Returns:
+            Tuple[Tensor, ...]: (N, C, 4H, 4W), (N, C, 2H, 2W), (N, C, H, W),
+            (N, C, H/2, W/2)..., in float32.
+        """
+        # Boxes are cast to the features' type, and would be rounded to whole
+        # pixels and more in bfloat16.
+        outs = [level(inputs[-1]).float() for level in self.levels]
+        while len(outs) < self.num_outs:
+            outs.append(self.subsample(outs[-1]))
+        return tuple(outs)

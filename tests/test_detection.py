@@ -1,0 +1,215 @@
+"""Detection through the real mmdetection, with its compiled operators."""
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SHARED, build, require_dense, write_images
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS as PRETRAIN_MODELS
+from test_training import run_tool
+
+require_dense('mmdet')
+
+from mmdet.registry import MODELS  # noqa: E402
+
+CONFIGS = sorted((ROOT / 'configs/detection').glob('vitdet*.py'))
+MINI = ROOT / 'configs/detection/vitdet-mini_mask-rcnn_coco.py'
+COCO = SHARED / 'data/coco_mini'
+needs_coco = pytest.mark.skipif(
+    not COCO.is_dir(), reason='the COCO images are not here')
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """These tests work in mmdet's registries."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        yield
+
+
+@pytest.fixture(scope='session')
+def encoder(tmp_path_factory):
+    """A checkpoint of the mini encoder, not trained."""
+    cfg = Config.fromfile(ROOT / 'configs/detection/cmae_vit-mini_coco.py')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        torch.manual_seed(0)
+        model = build(cfg.model)
+    path = tmp_path_factory.mktemp('encoder') / 'cmae.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+def write_coco(root, images=4, classes=('cat', 'dog')):
+    """Write images with a rectangle of each class, in COCO's layout."""
+    for split in ('train', 'val'):
+        write_images(root / f'images/{split}2017', images, size=96)
+        names = sorted(
+            p.name for p in (root / f'images/{split}2017').iterdir())
+        rng = np.random.default_rng(0)
+        annotations = []
+        for i in range(images):
+            for c in range(len(classes)):
+                x, y = (int(v) for v in rng.integers(0, 48, 2))
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1, image_id=i, category_id=c + 1,
+                        bbox=[x, y, 40, 40], area=1600, iscrowd=0,
+                        segmentation=[[x, y, x + 40, y, x + 40, y + 40, x,
+                                       y + 40]]))
+        (root / 'annotations').mkdir(exist_ok=True)
+        (root / f'annotations/instances_{split}2017.json').write_text(
+            json.dumps(
+                dict(
+                    info={}, annotations=annotations,
+                    images=[dict(id=i, file_name=n, width=96, height=96)
+                            for i, n in enumerate(names)],
+                    categories=[dict(id=c + 1, name=n)
+                                for c, n in enumerate(classes)])))
+    return root
+
+
+def mini_cfg(root, work_dir, encoder, classes=('cat', 'dog'),
+             **overrides) -> Config:
+    cfg = Config.fromfile(MINI)
+    cfg.merge_from_dict({
+        'model.backbone.init_cfg.checkpoint': str(encoder),
+        'model.roi_head.bbox_head.num_classes': len(classes),
+        'model.roi_head.mask_head.num_classes': len(classes),
+        'train_cfg.max_epochs': 1,
+        'train_cfg.val_interval': 1,
+        'default_hooks.logger.interval': 1,
+    })
+    for split in ('train', 'val', 'test'):
+        cfg.merge_from_dict({
+            f'{split}_dataloader.dataset.data_root': str(root),
+            f'{split}_dataloader.dataset.metainfo': dict(classes=classes),
+            f'{split}_dataloader.num_workers': 0,
+            f'{split}_dataloader.persistent_workers': False,
+        })
+    for split in ('val', 'test'):
+        cfg[f'{split}_evaluator'].ann_file = str(
+            root / 'annotations/instances_val2017.json')
+    cfg.param_scheduler = []
+    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
+    cfg.merge_from_dict(overrides)
+    return cfg
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_configs_build(path):
+    cfg = Config.fromfile(path)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+        pretraining = 'cmae_vit-l_800e' if 'vitdet-l' in path.stem else (
+            'detection/cmae_vit-mini_coco' if 'mini' in path.stem else
+            'cmae_vit-b_300e')
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            vit = PRETRAIN_MODELS.build(
+                Config.fromfile(
+                    ROOT / f'configs/{pretraining}.py').model.backbone)
+    theirs = {k: v.shape for k, v in vit.state_dict().items()}
+    for name, value in model.backbone.state_dict().items():
+        if 'rel_pos' not in name and name != 'pos_embed':
+            assert value.shape == theirs[name], name
+    if 'mini' not in path.stem:
+        # 4 global blocks, windows of 14x14 in all others
+        sizes = [layer.window_size for layer in model.backbone.layers]
+        assert sizes.count(0) == 4 and set(sizes) == {0, 14}
+        assert sizes[-1] == 0
+
+
+def test_train_test_and_infer(encoder, tmp_path):
+    """Commands, metrics, drawn predictions and the inferencer."""
+    root = write_coco(tmp_path / 'data')
+    cfg = mini_cfg(root, tmp_path / 'work', encoder)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    assert np.isfinite(scalars['train/loss'].data[0]).all()
+    for kind in ('bbox', 'segm'):
+        assert f'val/coco/{kind}_mAP' in scalars
+    cfg.pop('work_dir')
+    (tmp_path / 'config.py').write_text(cfg.pretty_text)
+    checkpoint = tmp_path / 'work/epoch_1.pth'
+    run_tool(sys.executable, 'tools/test.py', tmp_path / 'config.py',
+             checkpoint, '--work-dir', tmp_path / 'test', '--out',
+             tmp_path / 'out.json')
+    metrics = json.loads((tmp_path / 'out.json').read_text())
+    assert metrics.keys() >= {'coco/bbox_mAP', 'coco/segm_mAP'}
+    drawn = list((tmp_path / 'test').rglob('predictions/*.jpg'))
+    assert len(drawn) == 4
+
+    from mmdet.apis import DetInferencer
+    inferencer = DetInferencer(
+        str(tmp_path / 'config.py'), str(checkpoint), device='cpu')
+    found = inferencer(
+        str(root / 'images/val2017/000.jpg'), no_save_vis=True)
+    predictions = found['predictions'][0]
+    assert {'bboxes', 'labels', 'masks', 'scores'} <= predictions.keys()
+
+
+def _edit(root, change):
+    path = root / 'annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def _missing(root):
+    (root / 'images/train2017/002.jpg').unlink()
+
+
+def _renamed(root):
+    _edit(root, lambda c: c['categories'][1].update(name='wolf'))
+
+
+def _reordered(root):
+    _edit(root, lambda c: c['categories'].reverse())
+
+
+def _no_annotations(root):
+    _edit(root, lambda c: c['annotations'].clear())
+
+
+@pytest.mark.parametrize('change,overrides,message', [
+    (_missing, {}, '1 of the 4 images that the train annotations name'),
+    (_renamed, {}, r'no class \(wolf\), 1 classes are no category \(dog\)'),
+    (_reordered, {}, 'in another order'),
+    (_no_annotations, {}, 'no images with annotations'),
+    (None, {'model.roi_head.mask_head.num_classes': 3},
+     'has 2 classes, but mask_head has num_classes=3'),
+    (None, {'model.backbone.patch_size': 32}, 'patch_embed(.|\n)*patch size'),
+    (None, {'model.backbone.init_cfg.checkpoint': ''},
+     'no checkpoint was given'),
+])
+def test_bad_input_before_the_first_step(change, overrides, message, encoder,
+                                         tmp_path):
+    root = write_coco(tmp_path / 'data')
+    if change is not None:
+        change(root)
+    cfg = mini_cfg(root, tmp_path / 'work', encoder, **overrides)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Runner.from_cfg(cfg).train()
+
+
+@needs_coco
+def test_real_photographs(encoder, tmp_path):
+    """The config as it is takes COCO's annotations; losses go down."""
+    classes = tuple(
+        c['name'] for c in json.loads(
+            (COCO / 'annotations/instances_train2017.json').read_text())
+        ['categories'])
+    cfg = mini_cfg(
+        COCO, tmp_path, encoder, classes,
+        **{'train_dataloader.dataset.indices': 4,
+           'train_dataloader.batch_size': 2,
+           'val_dataloader.dataset.indices': 2,
+           'train_cfg.max_epochs': 4,
+           'train_cfg.val_interval': 10})
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    losses = runner.message_hub.log_scalars['train/loss'].data[0]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]

@@ -170,15 +170,10 @@ def _reordered(root):
     _edit(root, lambda c: c['categories'].reverse())
 
 
-def _no_annotations(root):
-    _edit(root, lambda c: c['annotations'].clear())
-
-
 @pytest.mark.parametrize('change,overrides,message', [
     (_missing, {}, '1 of the 4 images that the train annotations name'),
     (_renamed, {}, r'no class \(wolf\), 1 classes are no category \(dog\)'),
     (_reordered, {}, 'in another order'),
-    (_no_annotations, {}, 'no images with annotations'),
     (None, {'model.roi_head.mask_head.num_classes': 3},
      'has 2 classes, but mask_head has num_classes=3'),
     (None, {'model.backbone.patch_size': 32}, 'patch_embed(.|\n)*patch size'),

@@ -225,7 +225,7 @@ def test_class_numbers_out_of_range(encoder, tmp_path):
 def test_real_photographs(encoder, tmp_path):
     """The config as it is takes COCO's categories; losses go down."""
     cfg = mini_cfg(
-        COCO, tmp_path, encoder, 133,
+        COCO, tmp_path, encoder, 129,
         **{'train_dataloader.dataset.indices': 8,
            'val_dataloader.dataset.indices': 2,
            'train_cfg.max_epochs': 5,

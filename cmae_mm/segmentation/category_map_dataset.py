@@ -67,7 +67,8 @@ class CategoryMapDataset(BaseSegDataset):
 class LoadCategoryMap(BaseTransform):
     """Load a PNG of category ids as a map of class numbers.
 
-    **Required Keys:** seg_map_path, category_ids
+    **Required Keys:** seg_map_path and category_ids, but for inference, where
+    there are neither.
 
     **Added Keys:** gt_seg_map (np.uint8, (H, W); 255 is unlabelled)
 
@@ -84,6 +85,8 @@ class LoadCategoryMap(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Load the map at ``seg_map_path``."""
+        if 'seg_map_path' not in results:  # an image without map: inference
+            return results
         path, ids = results['seg_map_path'], results['category_ids']
         ids_map = mmcv.imfrombytes(
             fileio.get(path, backend_args=self.backend_args),

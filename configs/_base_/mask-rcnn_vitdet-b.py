@@ -2,7 +2,7 @@
 # attention in windows of 14x14 but for 4 global blocks, relative positions.
 # model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
 # file that TransferViTDet takes.
-_norm = dict(type='mmpretrain.LN2d')
+_norm = dict(type='mmpretrain.LN2d', eps=1e-6)
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(

@@ -9,7 +9,7 @@ _bbox_heads = [
         fc_out_channels=1024,
         roi_feat_size=7,
         num_classes=80,
-        norm_cfg=dict(type='mmpretrain.LN2d'),
+        norm_cfg=dict(type='mmpretrain.LN2d', eps=1e-6),
         bbox_coder=dict(
             type='DeltaXYWHBBoxCoder',
             target_means=[0., 0., 0., 0.],

@@ -26,9 +26,9 @@ model = dict(
         out_indices=[0, 1, 2, 3]),
     neck=dict(embed_dim=96, norm_cfg=_norm),
     decode_head=dict(
-        in_channels=[96] * 4, channels=64, num_classes=133, norm_cfg=_norm),
+        in_channels=[96] * 4, channels=64, num_classes=129, norm_cfg=_norm),
     auxiliary_head=dict(
-        in_channels=96, channels=64, num_classes=133, norm_cfg=_norm),
+        in_channels=96, channels=64, num_classes=129, norm_cfg=_norm),
     test_cfg=dict(crop_size=crop_size, stride=(192, 192)))
 
 train_pipeline = [

@@ -38,7 +38,7 @@ class SimpleFPN(BaseModule):
         rescale = [
             (nn.Sequential(
                 nn.ConvTranspose2d(in_channels, half, 2, stride=2),
-                LayerNorm2d(half), nn.GELU(),
+                LayerNorm2d(half, eps=1e-6), nn.GELU(),
                 nn.ConvTranspose2d(half, quarter, 2, stride=2)), quarter),
             (nn.ConvTranspose2d(in_channels, half, 2, stride=2), half),
             (nn.Identity(), in_channels),
@@ -48,9 +48,9 @@ class SimpleFPN(BaseModule):
             nn.Sequential(
                 layers,
                 nn.Conv2d(channels, out_channels, 1, bias=False),
-                LayerNorm2d(out_channels),
+                LayerNorm2d(out_channels, eps=1e-6),
                 nn.Conv2d(out_channels, out_channels, 3, padding=1,
-                          bias=False), LayerNorm2d(out_channels))
+                          bias=False), LayerNorm2d(out_channels, eps=1e-6))
             for layers, channels in rescale)
         self.subsample = nn.MaxPool2d(1, stride=2)
         self.num_outs = num_outs

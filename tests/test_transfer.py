@@ -363,6 +363,26 @@ def test_fine_tuning_configs_fit_their_encoders():
         assert models[0].head.in_channels == dims
 
 
+def test_the_backbone_compiles_to_one_graph():
+    """And the compiled classifier's loss has the same gradients."""
+    vit = transfer_vit(
+        out_type='avg_featmap', final_norm=False, drop_path_rate=0.1)
+    images = torch.randn(2, 3, 32, 32)
+    explained = torch._dynamo.explain(vit)(images)
+    assert explained.graph_break_count == 0, explained.break_reasons
+
+    def gradient(forward):
+        vit.zero_grad()
+        torch.manual_seed(0)
+        forward(images)[0].square().sum().backward()
+        return vit.patch_embed.projection.weight.grad.clone()
+
+    torch._dynamo.reset()
+    # eager kernels: what is tested is the tracing, forward and backward
+    torch.testing.assert_close(
+        gradient(torch.compile(vit, backend='aot_eager')), gradient(vit))
+
+
 def test_train_and_test_commands(pretrained, image_root, tmp_path):
     cfg = classifier_cfg(image_root, tmp_path / 'work', '')
     cfg.pop('work_dir')

@@ -7,6 +7,8 @@ from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from .drop_rates import use_plain_drop_rates
+
 
 def split_by_mask(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     """Turn a mask into the token orders that encoder and decoders use.
@@ -126,6 +128,7 @@ class CMAEViT(VisionTransformer):
             with_cls_token=True,
             init_cfg=init_cfg,
             **kwargs)
+        use_plain_drop_rates(self)
         self.patch_size = patch_size
         self.mask_block = mask_block
         self.grid = grid

@@ -1,8 +1,11 @@
 """The pre-trained encoder as the backbone of a classifier or segmenter."""
+from typing import Any
+
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 
 from ...checkpoints.encoder import load_encoder, pretrained_cfg
+from .drop_rates import use_plain_drop_rates
 
 
 @MODELS.register_module()
@@ -18,10 +21,17 @@ class TransferViT(VisionTransformer):
     and loads every key or none, see :func:`cmae_mm.checkpoints.load_encoder`.
     With ``init_cfg=None`` it starts from random weights.
 
+    Args:
+        **kwargs: Arguments of ``VisionTransformer``.
+
     Raises:
         CheckpointError: When weights are initialised, if the checkpoint is
             missing or does not fit.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        use_plain_drop_rates(self)
 
     def init_weights(self) -> None:
         """Load the encoder, or initialise as ``VisionTransformer`` does."""

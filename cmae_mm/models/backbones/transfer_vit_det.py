@@ -6,6 +6,7 @@ from mmpretrain.registry import MODELS
 
 from ...checkpoints.encoder import load_encoder, pretrained_cfg
 from ...checkpoints.names import to_vit_sam
+from .drop_rates import use_plain_drop_rates
 
 
 @MODELS.register_module()
@@ -29,6 +30,7 @@ class TransferViTDet(ViTSAM):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(out_channels=0, **kwargs)
+        use_plain_drop_rates(self)
 
     def init_weights(self) -> None:
         """Load the encoder, or initialise as ``ViTSAM`` does."""

@@ -394,3 +394,32 @@ def test_the_online_probe_needs_labels(image_root, tmp_path):
         with pytest.raises(ValueError, match=message):
             trajectory(image_root, tmp_path,
                        [dict(type='OnlineProbeHook', **hook)], **overrides)
+
+
+def test_cifar10_as_class_folders(tmp_path, monkeypatch):
+    """The download's format, but for the download itself."""
+    import pickle
+
+    from mmpretrain.datasets import CIFAR10
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import make_cifar10
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    batch = tmp_path / 'download/cifar-10-batches-py/test_batch'
+    batch.parent.mkdir(parents=True)
+    batch.write_bytes(
+        pickle.dumps(dict(data=data.reshape(4, -1), labels=[3, 0, 3, 9])))
+    monkeypatch.setattr(CIFAR10, '_check_integrity', lambda self: True)
+    dataset = CIFAR10(
+        data_root=str(tmp_path / 'download'), split='test', pipeline=[])
+    for _ in range(2):  # the second time nothing is written
+        assert make_cifar10.write_images(dataset, tmp_path / 'test') == 4
+    written = build_eval_dataset(
+        dict(type='LabelledDataset', data_root=str(tmp_path),
+             data_prefix='test', pipeline=[dict(type='LoadImageFromFile')]))
+    assert written.metainfo['classes'] == tuple(sorted(CIFAR10.METAINFO[
+        'classes']))
+    assert [written[i]['gt_label'] for i in range(4)] == [0, 3, 3, 9]
+    for i, place in enumerate((1, 0, 2, 3)):
+        rgb = written[i]['img'][..., ::-1]
+        assert (rgb == data[place].transpose(1, 2, 0)).all()

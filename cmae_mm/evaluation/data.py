@@ -14,22 +14,19 @@ class EvaluationDataError(ValueError):
     """Labelled data that cannot be used; the message says why."""
 
 
-def eval_pipeline(img_size: int,
-                  short_side: Optional[int] = None,
-                  from_file: bool = True) -> list:
+def eval_pipeline(img_size: int, short_side: Optional[int] = None) -> list:
     """Give the usual transforms of evaluation: resize, centre crop.
 
     Args:
         img_size (int): Side of the centre crop in pixels.
         short_side (int, optional): What the image's short side is resized to
             before. Defaults to 256/224 of the crop.
-        from_file (bool): Whether images are files. Defaults to True.
 
     Returns:
         list: Configs of transforms.
     """
-    load = [dict(type='LoadImageFromFile')] if from_file else []
-    return load + [
+    return [
+        dict(type='LoadImageFromFile'),
         dict(
             type='ResizeEdge',
             scale=short_side or round(img_size * 256 / 224),
@@ -81,13 +78,10 @@ def with_pipeline(dataset: dict, img_size: int,
     """Give a data set without pipeline that of evaluation."""
     if 'pipeline' in dataset:
         return dict(dataset)
-    # mmpretrain's CIFAR and MNIST hold images in memory.
-    from_file = not DATASETS.get(dataset['type']).__name__.endswith(
-        ('CIFAR10', 'CIFAR100', 'MNIST'))
     return dict(
         dataset,
         test_mode=True,
-        pipeline=eval_pipeline(img_size, short_side, from_file))
+        pipeline=eval_pipeline(img_size, short_side))
 
 
 def _class_folders(root: str, split: str, folders: Tuple[str, ...]) -> dict:

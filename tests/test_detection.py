@@ -14,7 +14,7 @@ from test_training import run_tool
 
 require_dense('mmdet')
 
-from mmdet.registry import MODELS  # noqa: E402
+from mmdet.registry import DATASETS, MODELS  # noqa: E402
 
 CONFIGS = sorted((ROOT / 'configs/detection').glob('vitdet*.py'))
 MINI = ROOT / 'configs/detection/vitdet-mini_mask-rcnn_coco.py'
@@ -149,6 +149,35 @@ def test_train_test_and_infer(encoder, tmp_path):
         str(root / 'images/val2017/000.jpg'), no_save_vis=True)
     predictions = found['predictions'][0]
     assert {'bboxes', 'labels', 'masks', 'scores'} <= predictions.keys()
+
+
+def test_large_scale_jitter(tmp_path, monkeypatch):
+    """Whole squares of 1024 pixels, with the masks where the boxes are."""
+    write_coco(tmp_path / 'data', classes=('person', 'bicycle'))
+    (tmp_path / 'data/train2017').symlink_to(
+        tmp_path / 'data/images/train2017')
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path / 'data'))
+    cfg = Config.fromfile(
+        ROOT / 'configs/detection/vitdet-b_mask-rcnn_100e_coco.py')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    seen = 0
+    for i in range(4):
+        sample = dataset[i]
+        assert sample['inputs'].shape == (3, 1024, 1024)
+        instances = sample['data_samples'].gt_instances
+        seen += len(instances)
+        for box, mask in zip(instances.bboxes.tensor,
+                             instances.masks.to_tensor(torch.bool, 'cpu')):
+            rows, columns = mask.nonzero(as_tuple=True)
+            found = torch.stack([columns.min(), rows.min(),
+                                 columns.max() + 1, rows.max() + 1])
+            assert (found - box).abs().max() <= 2
+    assert seen > 0
+    cfg.val_dataloader.dataset.data_prefix.img = 'images/val2017'
+    val = DATASETS.build(cfg.val_dataloader.dataset)
+    assert val[0]['inputs'].shape == (3, 1024, 1024)
+    assert cfg.val_evaluator.ann_file == str(
+        tmp_path / 'data/annotations/instances_val2017.json')
 
 
 def _edit(root, change):

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.runner import Runner
 from PIL import Image, ImageFilter, ImageOps
+from torch.utils.data import DataLoader
 from torchvision.transforms import RandomResizedCrop
 
 from cmae_mm.datasets import LoadCanvas, PixelShift, PretrainingDataset
 from cmae_mm.datasets.decoding import UndecodableImage, decode_image
+from cmae_mm.engine.hooks.prefetch_hook import DevicePrefetcher
 from cmae_mm.models import TwoViewDataPreprocessor
 
 
@@ -504,3 +506,36 @@ def test_a_workers_death_is_reported_with_its_cause(image_root, transform,
     loader = torch.utils.data.DataLoader(dataset, num_workers=1)
     with pytest.raises((RuntimeError, KeyError), match=cause):
         next(iter(loader))
+
+
+@pytest.mark.parametrize('device', [
+    'cpu',
+    pytest.param(
+        'cuda',
+        marks=pytest.mark.skipif(
+            not torch.cuda.is_available(), reason='needs a GPU'))
+])
+@pytest.mark.parametrize('count', [0, 1, 7])
+def test_prefetched_batches_are_the_loaders(device, count):
+    """All of them, in order, on the device; each is asked for in advance."""
+    asked = []
+
+    def collate(samples):
+        asked.append(samples[0])
+        return dict(
+            inputs=torch.full((2, 3), samples[0], dtype=torch.uint8),
+            data_samples=[f'sample {s}' for s in samples])
+
+    loader = DataLoader(
+        range(2 * count), batch_size=2, collate_fn=collate,
+        pin_memory=device == 'cuda')
+    prefetcher = DevicePrefetcher(loader, torch.device(device))
+    assert len(prefetcher) == count and prefetcher.batch_size == 2
+    assert prefetcher.sampler is loader.sampler
+    seen = []
+    for place, batch in enumerate(prefetcher):
+        assert len(asked) == min(place + 2, count)
+        assert batch['inputs'].device.type == device
+        seen.append(int(batch['inputs'][0, 0]))
+        assert batch['data_samples'][0] == f'sample {seen[-1]}'
+    assert seen == list(range(0, 2 * count, 2))

@@ -100,6 +100,29 @@ def test_configs_build(path):
         assert backbone.out_indices[-1] == depth - 1
 
 
+@pytest.mark.parametrize('size', [512, 640])
+def test_ade20k_crops(size, tmp_path, monkeypatch):
+    """Crops of the model's size; ADE20K's 0 is unlabelled."""
+    for split in ('training', 'validation'):
+        write_images(tmp_path / f'images/{split}', 1, size=900)
+        folder = tmp_path / f'annotations/{split}'
+        folder.mkdir(parents=True)
+        ids = np.zeros((900, 900), np.uint8)
+        ids[:450], ids[450:, 450:] = 1, 150
+        Image.fromarray(ids).save(folder / '000.png')
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    cfg = Config.fromfile(
+        ROOT / f'configs/segmentation/upernet-b_160k_ade20k-{size}x{size}.py')
+    cfg.train_dataloader.dataset.pipeline[2].ratio_range = (1.5, 2.)
+    sample = DATASETS.build(cfg.train_dataloader.dataset)[0]
+    assert sample['inputs'].shape == (3, size, size)
+    val = DATASETS.build(cfg.val_dataloader.dataset)[0]
+    assert min(val['inputs'].shape[1:]) == size
+    values = val['data_samples'].gt_sem_seg.data.unique().tolist()
+    assert values == [0, 149, 255]
+    assert cfg.model.data_preprocessor.size == (size, size)
+
+
 def test_category_maps(tmp_path):
     root = write_maps(tmp_path)
     dataset = DATASETS.build(

@@ -6,9 +6,10 @@ import timm
 import torch
 from conftest import ROOT, build, model_cfg, write_images
 from mmengine.config import Config
+from mmengine.dataset import default_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import DATASETS, MODELS
 from safetensors.torch import save_file
 from test_training import run_tool
 from timm.optim import param_groups_layer_decay
@@ -381,6 +382,38 @@ def test_the_backbone_compiles_to_one_graph():
     # eager kernels: what is tested is the tracing, forward and backward
     torch.testing.assert_close(
         gradient(torch.compile(vit, backend='aot_eager')), gradient(vit))
+
+
+@pytest.mark.parametrize(
+    'path', [
+        p for folder in ('finetune', 'linear', 'lowshot', 'cifar10')
+        for p in sorted((ROOT / 'configs' / folder).glob('*.py'))
+        if not p.name.startswith('cmae_')
+    ], ids=lambda p: p.stem)
+def test_configs_make_batches(path, tmp_path, monkeypatch):
+    """Training and validation images, of the size that the model takes."""
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    for split in ('train', 'val', 'test'):
+        write_images(tmp_path / split / 'class0', 2, size=300)
+    (tmp_path / 'splits').mkdir()
+    for percent in (1, 10):
+        (tmp_path / f'splits/{percent}pct_seed0.txt').write_text(
+            'class0/001.jpg 0\n')
+    cfg = Config.fromfile(path)
+    size = cfg.model.backbone.img_size
+    preprocessor = MODELS.build(cfg.data_preprocessor)
+    for split in ('train', 'val'):
+        loader = cfg[f'{split}_dataloader']
+        if 'cifar10' in path.parts and split == 'val':
+            # of the images' size there
+            loader.dataset.pipeline.insert(1, dict(type='Resize', scale=size))
+        dataset = DATASETS.build(loader.dataset)
+        batch = preprocessor(
+            default_collate([dataset[0]] * 2), training=split == 'train')
+        assert batch['inputs'].shape == (2, 3, size, size)
+        assert batch['inputs'].dtype == torch.float32
+    if 'lowshot' in path.parts:
+        assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 1
 
 
 def test_train_and_test_commands(pretrained, image_root, tmp_path):

@@ -1,6 +1,7 @@
 from .hooks import (
     KNNHook,
     OnlineProbeHook,
+    PrefetchHook,
     PretrainCheckHook,
     TargetUpdateHook,
     TransferCheckHook,
@@ -17,6 +18,6 @@ allow_log_history()
 __all__ = [
     'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
     'GroupedOptimWrapperConstructor', 'KNNHook',
-    'OnlineProbeHook', 'PretrainCheckHook', 'TargetUpdateHook',
-    'TransferCheckHook'
+    'OnlineProbeHook', 'PrefetchHook', 'PretrainCheckHook',
+    'TargetUpdateHook', 'TransferCheckHook'
 ]

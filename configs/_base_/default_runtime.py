@@ -13,6 +13,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='PretrainCheckHook'),
     dict(type='TargetUpdateHook'),
+    dict(type='PrefetchHook'),
 ]
 
 env_cfg = dict(

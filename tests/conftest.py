@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmpretrain.registry import MODELS
 from PIL import Image
 
@@ -15,6 +15,9 @@ import cmae_mm  # noqa: F401  registers the plugin
 ROOT = Path(__file__).resolve().parents[1]
 # Material that developers have beside the project and users have not.
 SHARED = Path(os.environ.get('CMAE_SHARED', ROOT.parent / 'shared'))
+COCO = SHARED / 'data/coco_mini'
+needs_coco = pytest.mark.skipif(
+    not COCO.is_dir(), reason='the COCO images are not here')
 
 
 init_default_scope('mmpretrain')
@@ -121,3 +124,15 @@ def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
     cfg.work_dir, cfg.launcher = str(work_dir), 'none'
     cfg.merge_from_dict(overrides)
     return cfg
+
+
+@pytest.fixture(scope='session')
+def mini_encoder(tmp_path_factory):
+    """A checkpoint of detection's and segmentation's small encoder."""
+    cfg = Config.fromfile(ROOT / 'configs/detection/cmae_vit-mini_coco.py')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        torch.manual_seed(0)
+        model = build(cfg.model)
+    path = tmp_path_factory.mktemp('encoder') / 'cmae.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path

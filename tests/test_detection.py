@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHARED, build, require_dense, write_images
+from conftest import COCO, ROOT, needs_coco, require_dense, write_images
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS as PRETRAIN_MODELS
 from test_training import run_tool
 
@@ -18,28 +19,14 @@ from mmdet.registry import DATASETS, MODELS  # noqa: E402
 
 CONFIGS = sorted((ROOT / 'configs/detection').glob('vitdet*.py'))
 MINI = ROOT / 'configs/detection/vitdet-mini_mask-rcnn_coco.py'
-COCO = SHARED / 'data/coco_mini'
-needs_coco = pytest.mark.skipif(
-    not COCO.is_dir(), reason='the COCO images are not here')
 
 
 @pytest.fixture(autouse=True)
 def scope():
-    """These tests work in mmdet's registries."""
+    """These tests work in mmdet's registries, with its visualizer."""
+    Visualizer._instance_dict.clear()
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
-
-
-@pytest.fixture(scope='session')
-def encoder(tmp_path_factory):
-    """A checkpoint of the mini encoder, not trained."""
-    cfg = Config.fromfile(ROOT / 'configs/detection/cmae_vit-mini_coco.py')
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        torch.manual_seed(0)
-        model = build(cfg.model)
-    path = tmp_path_factory.mktemp('encoder') / 'cmae.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return path
 
 
 def write_coco(root, images=4, classes=('cat', 'dog')):
@@ -71,11 +58,11 @@ def write_coco(root, images=4, classes=('cat', 'dog')):
     return root
 
 
-def mini_cfg(root, work_dir, encoder, classes=('cat', 'dog'),
+def mini_cfg(root, work_dir, mini_encoder, classes=('cat', 'dog'),
              **overrides) -> Config:
     cfg = Config.fromfile(MINI)
     cfg.merge_from_dict({
-        'model.backbone.init_cfg.checkpoint': str(encoder),
+        'model.backbone.init_cfg.checkpoint': str(mini_encoder),
         'model.roi_head.bbox_head.num_classes': len(classes),
         'model.roi_head.mask_head.num_classes': len(classes),
         'train_cfg.max_epochs': 1,
@@ -121,10 +108,10 @@ def test_configs_build(path):
         assert sizes[-1] == 0
 
 
-def test_train_test_and_infer(encoder, tmp_path):
+def test_train_test_and_infer(mini_encoder, tmp_path):
     """Commands, metrics, drawn predictions and the inferencer."""
     root = write_coco(tmp_path / 'data')
-    cfg = mini_cfg(root, tmp_path / 'work', encoder)
+    cfg = mini_cfg(root, tmp_path / 'work', mini_encoder)
     runner = Runner.from_cfg(cfg)
     runner.train()
     scalars = runner.message_hub.log_scalars
@@ -209,25 +196,25 @@ def _reordered(root):
     (None, {'model.backbone.init_cfg.checkpoint': ''},
      'no checkpoint was given'),
 ])
-def test_bad_input_before_the_first_step(change, overrides, message, encoder,
-                                         tmp_path):
+def test_bad_input_before_the_first_step(change, overrides, message,
+                                         mini_encoder, tmp_path):
     root = write_coco(tmp_path / 'data')
     if change is not None:
         change(root)
-    cfg = mini_cfg(root, tmp_path / 'work', encoder, **overrides)
+    cfg = mini_cfg(root, tmp_path / 'work', mini_encoder, **overrides)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         Runner.from_cfg(cfg).train()
 
 
 @needs_coco
-def test_real_photographs(encoder, tmp_path):
+def test_real_photographs(mini_encoder, tmp_path):
     """The config as it is takes COCO's annotations; losses go down."""
     classes = tuple(
         c['name'] for c in json.loads(
             (COCO / 'annotations/instances_train2017.json').read_text())
         ['categories'])
     cfg = mini_cfg(
-        COCO, tmp_path, encoder, classes,
+        COCO, tmp_path, mini_encoder, classes,
         **{'train_dataloader.dataset.indices': 4,
            'train_dataloader.batch_size': 2,
            'val_dataloader.dataset.indices': 2,

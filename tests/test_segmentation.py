@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHARED, build, require_dense, write_images
+from conftest import COCO, ROOT, needs_coco, require_dense, write_images
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from PIL import Image
 from test_training import run_tool
 
@@ -20,28 +21,14 @@ from cmae_mm.segmentation import LoadCategoryMap  # noqa: E402
 
 CONFIGS = sorted((ROOT / 'configs/segmentation').glob('*.py'))
 MINI = ROOT / 'configs/segmentation/upernet-mini_coco.py'
-COCO = SHARED / 'data/coco_mini'
-needs_coco = pytest.mark.skipif(
-    not COCO.is_dir(), reason='the COCO images are not here')
 
 
 @pytest.fixture(autouse=True)
 def scope():
-    """These tests work in mmseg's registries."""
+    """These tests work in mmseg's registries, with its visualizer."""
+    Visualizer._instance_dict.clear()
     with DefaultScope.overwrite_default_scope('mmseg'):
         yield
-
-
-@pytest.fixture(scope='session')
-def encoder(tmp_path_factory):
-    """A checkpoint of the mini encoder, not trained."""
-    cfg = Config.fromfile(ROOT / 'configs/detection/cmae_vit-mini_coco.py')
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        torch.manual_seed(0)
-        model = build(cfg.model)
-    path = tmp_path_factory.mktemp('encoder') / 'cmae.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return path
 
 
 def write_maps(root, images=8):
@@ -61,10 +48,11 @@ def write_maps(root, images=8):
     return root
 
 
-def mini_cfg(root, work_dir, encoder, num_classes=3, **overrides) -> Config:
+def mini_cfg(root, work_dir, mini_encoder, num_classes=3,
+             **overrides) -> Config:
     cfg = Config.fromfile(MINI)
     cfg.merge_from_dict({
-        'model.backbone.init_cfg.checkpoint': str(encoder),
+        'model.backbone.init_cfg.checkpoint': str(mini_encoder),
         'model.decode_head.num_classes': num_classes,
         'model.auxiliary_head.num_classes': num_classes,
         'train_cfg.max_epochs': 1,
@@ -141,10 +129,10 @@ def test_category_maps(tmp_path):
     assert ((loaded == 255) == (ids == 0)).all()
 
 
-def test_train_test_and_infer(encoder, tmp_path):
+def test_train_test_and_infer(mini_encoder, tmp_path):
     """Commands, metrics, drawn predictions and the inferencer."""
     root = write_maps(tmp_path / 'data')
-    cfg = mini_cfg(root, tmp_path / 'work', encoder)
+    cfg = mini_cfg(root, tmp_path / 'work', mini_encoder)
     runner = Runner.from_cfg(cfg)
     runner.train()
     scalars = runner.message_hub.log_scalars
@@ -168,10 +156,10 @@ def test_train_test_and_infer(encoder, tmp_path):
     assert found['predictions'].max() <= 2
 
 
-def test_multi_scale_testing(encoder, tmp_path):
+def test_multi_scale_testing(mini_encoder, tmp_path):
     """A checkpoint of the plain config, tested at several sizes."""
     root = write_maps(tmp_path / 'data', images=2)
-    cfg = mini_cfg(root, tmp_path / 'work', encoder)
+    cfg = mini_cfg(root, tmp_path / 'work', mini_encoder)
     ms = Config.fromfile(
         ROOT / 'configs/segmentation/upernet-b_160k_ade20k-512x512_ms.py')
     pipeline = ms.tta_pipeline
@@ -216,17 +204,17 @@ def _no_images(root):
      'has 3 classes, but decode_head has num_classes=5'),
     (None, {'model.backbone.patch_size': 32}, 'patch_embed(.|\n)*patch size'),
 ])
-def test_bad_input_before_the_first_step(change, overrides, message, encoder,
-                                         tmp_path):
+def test_bad_input_before_the_first_step(change, overrides, message,
+                                         mini_encoder, tmp_path):
     root = write_maps(tmp_path / 'data')
     if change is not None:
         change(root)
-    cfg = mini_cfg(root, tmp_path / 'work', encoder, **overrides)
+    cfg = mini_cfg(root, tmp_path / 'work', mini_encoder, **overrides)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         Runner.from_cfg(cfg).train()
 
 
-def test_class_numbers_out_of_range(encoder, tmp_path):
+def test_class_numbers_out_of_range(mini_encoder, tmp_path):
     """Maps of mmseg's own data sets, as ADE20K's, are looked at too."""
     root = write_maps(tmp_path / 'data')
     dataset = dict(
@@ -234,7 +222,7 @@ def test_class_numbers_out_of_range(encoder, tmp_path):
         metainfo=dict(classes=('a', 'b', 'c')),
         data_prefix=dict(
             img_path='images/train2017', seg_map_path='semantic/train2017'))
-    cfg = mini_cfg(root, tmp_path / 'work', encoder)
+    cfg = mini_cfg(root, tmp_path / 'work', mini_encoder)
     pipeline = cfg.train_dataloader.dataset.pipeline
     pipeline[1] = dict(type='LoadAnnotations')
     dataset.pop('_delete_')
@@ -245,10 +233,10 @@ def test_class_numbers_out_of_range(encoder, tmp_path):
 
 
 @needs_coco
-def test_real_photographs(encoder, tmp_path):
+def test_real_photographs(mini_encoder, tmp_path):
     """The config as it is takes COCO's categories; losses go down."""
     cfg = mini_cfg(
-        COCO, tmp_path, encoder, 129,
+        COCO, tmp_path, mini_encoder, 129,
         **{'train_dataloader.dataset.indices': 8,
            'val_dataloader.dataset.indices': 2,
            'train_cfg.max_epochs': 5,

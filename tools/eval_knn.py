@@ -8,32 +8,23 @@ import argparse
 from typing import Any, Dict
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.evaluation import knn_predict, score
+from cmae_mm.evaluation import knn_predict
 from cmae_mm.evaluation.command_line import (
     evaluation_parser,
     extract_for,
     run_command,
 )
 from cmae_mm.evaluation.knn import KS
-from cmae_mm.evaluation.report import print_table
+from cmae_mm.evaluation.report import report_sweep
 
 
 def evaluate(args: argparse.Namespace) -> Dict[str, Any]:
     """Extract, classify, print."""
     train, val, _ = extract_for(args)
     predicted = knn_predict(*train, val.features, args.ks, args.temperature)
-    scores = {k: score(p, val.labels) for k, p in predicted.items()}
-    best = max(scores, key=lambda k: scores[k].top1)
     print(f'k-NN, {len(train.labels)} training and {len(val.labels)} test '
           'images')
-    print_table(['k', 'top-1 %'],
-                [[f'{k}{" *" if k == best else ""}', s]
-                 for k, s in scores.items()])
-    return dict(
-        top1=scores[best].top1,
-        best_k=best,
-        interval=scores[best].interval,
-        **{str(k): s.top1 for k, s in scores.items()})
+    return report_sweep('k', predicted, val.labels)
 
 
 if __name__ == '__main__':

@@ -9,32 +9,23 @@ import argparse
 from typing import Any, Dict
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.evaluation import linear_sweep, score
+from cmae_mm.evaluation import linear_sweep
 from cmae_mm.evaluation.command_line import (
     evaluation_parser,
     extract_for,
     run_command,
 )
 from cmae_mm.evaluation.linear import LRS
-from cmae_mm.evaluation.report import print_table
+from cmae_mm.evaluation.report import report_sweep
 
 
 def evaluate(args: argparse.Namespace) -> Dict[str, Any]:
     """Extract, train, print."""
     train, val, _ = extract_for(args)
     predicted = linear_sweep(*train, val.features, args.lrs, args.epochs)
-    scores = {lr: score(p, val.labels) for lr, p in predicted.items()}
-    best = max(scores, key=lambda lr: scores[lr].top1)
     print(f'linear probe, {len(train.labels)} training and '
           f'{len(val.labels)} test images')
-    print_table(['lr', 'top-1 %'],
-                [[f'{lr:g}{" *" if lr == best else ""}', s]
-                 for lr, s in scores.items()])
-    return dict(
-        top1=scores[best].top1,
-        best_lr=best,
-        interval=scores[best].interval,
-        **{f'{lr:g}': s.top1 for lr, s in scores.items()})
+    return report_sweep('lr', predicted, val.labels)
 
 
 if __name__ == '__main__':

@@ -73,6 +73,33 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             print('  '.join('-' * w for w in widths))
 
 
+def report_sweep(name: str, predicted: Dict[float, Tensor],
+                 labels: Tensor) -> Dict[str, Any]:
+    """Print the accuracy for each value of a setting; give all of them.
+
+    Args:
+        name (str): Of the setting.
+        predicted (Dict[float, Tensor]): Classes, (N, ), by its value.
+        labels (Tensor): Classes, (N, ).
+
+    Returns:
+        Dict[str, Any]: ``top1`` of the best value, that value as
+        ``best_<name>``, its ``interval``, and one entry for each value.
+    """
+    scores = {value: score(p, labels) for value, p in predicted.items()}
+    best = max(scores, key=lambda value: scores[value].top1)
+    print_table([name, 'top-1 %'],
+                [[f'{value:g}{" *" if value == best else ""}', scored]
+                 for value, scored in scores.items()])
+    return {
+        'top1': scores[best].top1,
+        f'best_{name}': best,
+        'interval': scores[best].interval,
+        **{f'{value:g}': scored.top1
+           for value, scored in scores.items()}
+    }
+
+
 def print_json(result: Dict[str, Any]) -> None:
     """Print a result as one line of JSON, the last of a command's output."""
     print(json.dumps(result), flush=True)

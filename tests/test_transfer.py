@@ -125,6 +125,21 @@ def test_a_checkpoint_that_does_not_fit(pretrained, change, message):
         transfer_vit(**{**cfg, **change}).init_weights()
 
 
+@pytest.mark.parametrize('init_cfg', [
+    None, dict(type='Pretrained', checkpoint='random')])
+def test_a_random_start(init_cfg, monkeypatch):
+    said = []
+    monkeypatch.setattr('cmae_mm.checkpoints.encoder.print_log',
+                        lambda text, **kwargs: said.append(text))
+    vit = transfer_vit(init_cfg=init_cfg)
+    assert vit.pos_embed.abs().max() == 0
+    vit.init_weights()
+    assert vit.pos_embed.detach().std() == pytest.approx(0.02, rel=0.1)
+    assert bool(said) == (init_cfg is not None)
+    if said:
+        assert 'starts from random weights' in said[0]
+
+
 def test_a_file_without_encoder(tmp_path):
     save_file({'conv1.weight': torch.zeros(1)}, tmp_path / 'x.safetensors')
     with pytest.raises(CheckpointError, match='no encoder .* conv1.weight'):

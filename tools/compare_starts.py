@@ -22,8 +22,8 @@ def run_one(args: argparse.Namespace, start: str, seed: int) -> Dict:
     done = folder / 'result.json'
     if done.is_file():
         return json.loads(done.read_text())
-    init = (f'model.backbone.init_cfg.checkpoint={args.checkpoint}'
-            if start == 'pretrained' else 'model.backbone.init_cfg=None')
+    checkpoint = args.checkpoint if start == 'pretrained' else 'random'
+    init = f'model.backbone.init_cfg.checkpoint={checkpoint}'
     command = [
         sys.executable, str(TOOLS / 'train.py'), args.config, '--work-dir',
         str(folder), '--cfg-options', init, f'randomness.seed={seed}',

@@ -1,4 +1,5 @@
 """Pre-trained encoders as the start of another network."""
+import logging
 import re
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
@@ -13,6 +14,10 @@ _TARGET = 'target.module.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
             ' exported for mmpretrain, a fine-tuned classifier, a released '
             "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")
+
+
+# In the place of a checkpoint.
+RANDOM = 'random'
 
 
 class FoundEncoder(NamedTuple):
@@ -109,8 +114,7 @@ def load_encoder(module: nn.Module,
     if not checkpoint:
         raise CheckpointError(
             'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
-            'to a file, or model.backbone.init_cfg=None to start from random '
-            'weights')
+            f'to a file, or to {RANDOM!r} to start from random weights')
     try:
         state, kind = find_encoder(read_checkpoint(checkpoint).state, encoder)
         if adapt is not None:
@@ -146,7 +150,8 @@ def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
 
     Returns:
         dict | None: ``checkpoint`` and, where given, ``encoder``, of
-        ``dict(type='Pretrained', ...)``; None of any other.
+        ``dict(type='Pretrained', ...)``; None of any other, and where the
+        word 'random' stands for the checkpoint, which the log then says.
     """
     if not isinstance(init_cfg, dict) or init_cfg['type'] != 'Pretrained':
         return None
@@ -155,6 +160,13 @@ def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
     if set(init_cfg) - known:
         raise CheckpointError(
             f'init_cfg takes {sorted(known)}, but got {sorted(init_cfg)}')
+    if init_cfg.get('checkpoint') == RANDOM:
+        print_log(
+            'The backbone starts from random weights; for a pre-trained start '
+            'set model.backbone.init_cfg.checkpoint.',
+            logger='current',
+            level=logging.WARNING)
+        return None
     given = dict(checkpoint=init_cfg.get('checkpoint') or '')
     if 'encoder' in init_cfg:
         given['encoder'] = init_cfg['encoder']

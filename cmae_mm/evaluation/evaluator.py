@@ -8,12 +8,9 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..checkpoints import load_encoder
+from ..checkpoints.encoder import RANDOM, load_encoder
 from .data import build_eval_dataset, check_same_classes, eval_dataset_cfgs
 from .features import FeatureSet, eval_preprocessor, extract_features
-
-# In the place of a checkpoint.
-RANDOM = 'random'
 
 
 class FrozenFeatures:

@@ -1,4 +1,5 @@
-# Fine-tuning of cmae_vit-mini_20e.py's encoder, 10 epochs.
+# Fine-tuning of cmae_vit-mini_20e.py's encoder, 10 epochs; from random weights
+# unless model.backbone.init_cfg.checkpoint says otherwise.
 # Data: $DATA_ROOT/{train,test}/<class>/*.jpg
 _base_ = [
     '../_base_/finetune_vit-b.py',
@@ -23,7 +24,8 @@ model = dict(
             feedforward_channels=384),
         img_size=32,
         patch_size=4,
-        drop_path_rate=0.),
+        drop_path_rate=0.,
+        init_cfg=dict(checkpoint='random')),
     # Too small a network for what keeps large ones from overfitting.
     head=dict(num_classes=10, in_channels=96),
     train_cfg=None)

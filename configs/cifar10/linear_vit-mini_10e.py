@@ -1,4 +1,5 @@
-# Linear probe of cmae_vit-mini_20e.py's encoder, 10 epochs.
+# Linear probe of cmae_vit-mini_20e.py's encoder, 10 epochs; of random weights
+# unless model.backbone.init_cfg.checkpoint says otherwise.
 _base_ = './finetune_vit-mini_10e.py'
 
 data_preprocessor = dict(to_onehot=False)

@@ -1,5 +1,6 @@
 # ViTDet, Mask R-CNN, a small ViT, for 2 CPU cores and few images: shows the
-# whole path from cmae_vit-mini_coco.py's encoder to predictions.
+# whole path from cmae_vit-mini_coco.py's encoder to predictions. From random
+# weights unless model.backbone.init_cfg.checkpoint says otherwise.
 # Data: $DATA_ROOT/annotations/instances_{train,val}2017.json,
 # $DATA_ROOT/images/{train,val}2017
 _base_ = [
@@ -23,6 +24,7 @@ model = dict(
             global_attn_indexes=[1, 3]),
         img_size=256,
         drop_path_rate=0.,
+        init_cfg=dict(checkpoint='random'),
         window_size=8),
     neck=dict(in_channels=96, out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64, num_convs=1),

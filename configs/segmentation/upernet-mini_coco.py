@@ -1,5 +1,6 @@
 # UPerNet, a small ViT, for 2 CPU cores and few images: shows the whole path
-# from cmae_vit-mini_coco.py's encoder to predictions.
+# from cmae_vit-mini_coco.py's encoder to predictions. From random weights
+# unless model.backbone.init_cfg.checkpoint says otherwise.
 # Data: $DATA_ROOT/{images,semantic}/{train,val}2017, maps of category ids, and
 # $DATA_ROOT/semantic/classes.json with their names.
 _base_ = [
@@ -23,6 +24,7 @@ model = dict(
             feedforward_channels=384),
         img_size=256,
         drop_path_rate=0.,
+        init_cfg=dict(checkpoint='random'),
         out_indices=[0, 1, 2, 3]),
     neck=dict(embed_dim=96, norm_cfg=_norm),
     decode_head=dict(

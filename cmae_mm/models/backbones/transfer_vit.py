@@ -19,7 +19,8 @@ class TransferViT(VisionTransformer):
     takes a pre-training checkpoint, an exported backbone, a fine-tuned model,
     a released CMAE checkpoint or an MAE encoder as it is, says which it took,
     and loads every key or none, see :func:`cmae_mm.checkpoints.load_encoder`.
-    With ``init_cfg=None`` it starts from random weights.
+    With ``checkpoint='random'`` or ``init_cfg=None`` it starts from random
+    weights.
 
     Args:
         **kwargs: Arguments of ``VisionTransformer``.
@@ -37,6 +38,7 @@ class TransferViT(VisionTransformer):
         """Load the encoder, or initialise as ``VisionTransformer`` does."""
         pretrained = pretrained_cfg(self.init_cfg)
         if pretrained is None:
+            self.init_cfg = None
             super().init_weights()
             return
         # The norm of pooled features is the classifier's own.

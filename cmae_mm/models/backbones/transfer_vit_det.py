@@ -36,6 +36,7 @@ class TransferViTDet(ViTSAM):
         """Load the encoder, or initialise as ``ViTSAM`` does."""
         pretrained = pretrained_cfg(self.init_cfg)
         if pretrained is None:
+            self.init_cfg = None
             super().init_weights()
             return
         load_encoder(

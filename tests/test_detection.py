@@ -138,6 +138,44 @@ def test_train_test_and_infer(mini_encoder, tmp_path):
     assert {'bboxes', 'labels', 'masks', 'scores'} <= predictions.keys()
 
 
+@pytest.mark.parametrize('name', ['vitdet-mini_mask-rcnn_coco',
+                                  'vitdet-b_cascade-mask-rcnn_100e_coco'])
+def test_bfloat16(name, mini_encoder, tmp_path, monkeypatch):
+    """Losses, gradients and predictions under autocast, as on a GPU."""
+    root = write_coco(tmp_path / 'data')
+    cfg = mini_cfg(root, tmp_path / 'work', mini_encoder)
+    if 'cascade' in name:
+        cascade = Config.fromfile(ROOT / f'configs/detection/{name}.py').model
+        small = cfg.model
+        head = small.roi_head
+        cfg.model = dict(
+            cascade, backbone=small.backbone, neck=small.neck,
+            rpn_head=small.rpn_head, data_preprocessor=small.data_preprocessor)
+        cfg.merge_from_dict({
+            f'model.roi_head.{k}': head[k]
+            for k in ('bbox_roi_extractor', 'mask_roi_extractor', 'mask_head')
+        })
+        for one in cfg.model.roi_head.bbox_head:
+            one.update(in_channels=64, conv_out_channels=64,
+                       fc_out_channels=64, num_classes=2)
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    model = runner.model.train()
+    batch = next(iter(runner.build_dataloader(cfg.train_dataloader)))
+    with torch.autocast('cpu', torch.bfloat16):
+        data = model.data_preprocessor(batch, True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert torch.isfinite(loss)
+    gradient = model.backbone.patch_embed.projection.weight.grad
+    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+    model.eval()
+    batch = next(iter(runner.build_dataloader(cfg.val_dataloader)))
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        found = model.val_step(batch)[0].pred_instances
+    assert found.bboxes.dtype == torch.float32
+
+
 def test_large_scale_jitter(tmp_path, monkeypatch):
     """Whole squares of 1024 pixels, with the masks where the boxes are."""
     write_coco(tmp_path / 'data', classes=('person', 'bicycle'))

@@ -8,5 +8,6 @@ from ..dependencies import require_dense
 require_dense('mmdet', "pip install -e '.[det]'")
 
 from .detection_check_hook import DetectionCheckHook  # noqa: E402
+from .float32_rpn_head import Float32RPNHead  # noqa: E402
 
-__all__ = ['DetectionCheckHook']
+__all__ = ['DetectionCheckHook', 'Float32RPNHead']

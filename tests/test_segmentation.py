@@ -54,7 +54,6 @@ def mini_cfg(root, work_dir, mini_encoder, num_classes=3,
     cfg.merge_from_dict({
         'model.backbone.init_cfg.checkpoint': str(mini_encoder),
         'model.decode_head.num_classes': num_classes,
-        'model.auxiliary_head.num_classes': num_classes,
         'train_cfg.max_epochs': 1,
         'train_cfg.val_interval': 1,
         'train_dataloader.batch_size': 4,

@@ -10,7 +10,7 @@ _base_ = [
 ]
 
 data_root = '{{$DATA_ROOT:data/coco_mini}}'
-crop_size = (256, 256)
+crop_size = (160, 160)
 _norm = dict(type='BN', requires_grad=True)
 
 model = dict(
@@ -22,23 +22,22 @@ model = dict(
             num_layers=4,
             num_heads=3,
             feedforward_channels=384),
-        img_size=256,
+        img_size=160,
         drop_path_rate=0.,
         init_cfg=dict(checkpoint='random'),
         out_indices=[0, 1, 2, 3]),
     neck=dict(embed_dim=96, norm_cfg=_norm),
     decode_head=dict(
         in_channels=[96] * 4, channels=64, num_classes=129, norm_cfg=_norm),
-    auxiliary_head=dict(
-        in_channels=96, channels=64, num_classes=129, norm_cfg=_norm),
-    test_cfg=dict(crop_size=crop_size, stride=(192, 192)))
+    auxiliary_head=None,
+    test_cfg=dict(crop_size=crop_size, stride=(120, 120)))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadCategoryMap'),
     dict(
         type='RandomResize',
-        scale=(1024, 256),
+        scale=(640, 160),
         ratio_range=(0.8, 1.5),
         keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.9),
@@ -47,12 +46,12 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(1024, 256), keep_ratio=True),
+    dict(type='Resize', scale=(640, 160), keep_ratio=True),
     dict(type='LoadCategoryMap'),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     drop_last=True,
@@ -82,12 +81,12 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.8))
-auto_scale_lr = dict(base_batch_size=8)
+    optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.8))
+auto_scale_lr = dict(base_batch_size=4)
 train_cfg = dict(
     _delete_=True, type='EpochBasedTrainLoop', max_epochs=40, val_interval=40)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=20),
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         T_max=40,

@@ -1,10 +1,36 @@
 """Labelled images, from class folders or an annotation file."""
 import os
 
+from mmengine.dataset import BaseDataset
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
 from .pretraining_dataset import IMG_EXTENSIONS
+
+
+def count_classes(dataset: BaseDataset) -> int:
+    """Count the classes of a labelled data set.
+
+    Args:
+        dataset (BaseDataset): From class folders, whose number is known, or
+            from an annotation file, whose labels are all looked at.
+
+    Returns:
+        int: The number of classes, or the largest label plus one.
+
+    Raises:
+        ValueError: If there are no images, or images without labels.
+    """
+    if len(dataset) == 0:
+        raise ValueError('there are no images')
+    classes = dataset.metainfo.get('classes')
+    looked_at = range(1 if classes else len(dataset))
+    labels = {dataset.get_data_info(i).get('gt_label') for i in looked_at}
+    if None in labels:
+        raise ValueError(
+            'there are images without labels; needed are class folders, or an '
+            'annotation file with labels')
+    return len(classes) if classes else max(labels) + 1
 
 
 @DATASETS.register_module()

@@ -6,6 +6,8 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..datasets.labelled_dataset import count_classes
+
 # Where validation images are looked for, beside the training images.
 VAL_FOLDERS = ('val', 'test')
 
@@ -104,10 +106,10 @@ def build_eval_dataset(dataset: Dict[str, Any]) -> BaseDataset:
         EvaluationDataError: If it has no labels or no images.
     """
     built = DATASETS.build(dataset)
-    if len(built) == 0:
-        raise EvaluationDataError(f'there are no images in {dataset}')
-    if 'gt_label' not in built.get_data_info(0):
-        raise EvaluationDataError(f'the images of {dataset} have no labels')
+    try:
+        count_classes(built)
+    except ValueError as error:
+        raise EvaluationDataError(f'{dataset}: {error}') from error
     return built
 
 

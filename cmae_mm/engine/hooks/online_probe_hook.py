@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
+from ...datasets.labelled_dataset import count_classes
 from .unwrap import unwrapped_model
 
 
@@ -78,19 +79,18 @@ class OnlineProbeHook(Hook):
                     module, out[0][:, 1:].mean(dim=1)))
 
     def _check_labels(self, dataset) -> None:
-        labels = [
-            dataset.get_data_info(i).get('gt_label')
-            for i in range(len(dataset))
-        ]
-        if None in labels:
+        try:
+            count = count_classes(dataset)
+        except ValueError as error:
             raise ValueError(
-                'OnlineProbeHook needs labels, which the training data has '
-                'not: set train_dataloader.dataset.with_label=True, with class'
-                ' folders in the data folder, or leave the hook out')
-        if max(labels) >= self.num_classes:
+                'OnlineProbeHook needs a labelled training data set: set '
+                'train_dataloader.dataset.with_label=True, with class folders '
+                f'in the data folder, or leave the hook out ({error})'
+            ) from error
+        if count > self.num_classes:
             raise ValueError(
                 f'OnlineProbeHook has num_classes={self.num_classes}, but the '
-                f'training data has {max(labels) + 1} classes')
+                f'training data has {count} classes')
 
     def _take(self, module: nn.Module, features: Tensor) -> None:
         if module.training:

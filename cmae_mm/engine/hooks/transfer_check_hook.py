@@ -2,6 +2,7 @@
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
+from ...datasets.labelled_dataset import count_classes
 from .unwrap import unwrapped_model
 
 
@@ -35,20 +36,13 @@ class TransferCheckHook(Hook):
 
     @staticmethod
     def _check_labels(name: str, dataset, num_classes: int) -> None:
-        if len(dataset) == 0:
-            raise ValueError(f'the {name} data has no images')
-        labels = {
-            dataset.get_data_info(i).get('gt_label')
-            for i in range(len(dataset))
-        }
-        if None in labels:
-            raise ValueError(
-                f'the {name} data has images without labels; classification '
-                'needs class folders or an annotation file with labels')
-        classes = dataset.metainfo.get('classes')
-        count = len(classes) if classes else max(labels) + 1
+        try:
+            count = count_classes(dataset)
+        except ValueError as error:
+            raise ValueError(f'the {name} data: {error}') from error
         # An annotation file may leave the last classes out.
-        if count > num_classes or (classes and count != num_classes):
+        listed = dataset.metainfo.get('classes')
+        if count > num_classes or (listed and count != num_classes):
             raise ValueError(
                 f'the {name} data has {count} classes, but the head has '
                 f'num_classes={num_classes}; set model.head.num_classes and '

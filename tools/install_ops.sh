@@ -28,7 +28,11 @@ PY
 wheels=${CMAE_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/cmae_mm/wheels}
 folder=$wheels/onedl_mmcv-$version-$key
 
-find_wheel() { find "$1" -name 'onedl_mmcv-*.whl' ! -name '*-none-any.whl' 2>/dev/null | head -1; }
+# Prints nothing where there is none, or no such folder.
+find_wheel() {
+    find "$1" -name 'onedl_mmcv-*.whl' ! -name '*-none-any.whl' 2>/dev/null |
+        head -1 || true
+}
 wheel=$(find_wheel "$folder")
 if [ -z "$wheel" ]; then
     if ! command -v c++ >/dev/null; then

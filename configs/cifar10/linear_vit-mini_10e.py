@@ -13,4 +13,5 @@ model = dict(
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
-    optimizer=dict(type='LARS', lr=0.1, momentum=0.9, weight_decay=0.))
+    # LARS steps are shares of the weights' norm: few steps need a large rate.
+    optimizer=dict(type='LARS', lr=5., momentum=0.9, weight_decay=0.))

@@ -146,9 +146,7 @@ def import_mae(encoder: nn.Module,
         KeyReport: What matched; MAE's decoder and a classifier's head are not
         looked at.
     """
-    other = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
-    state = {k: v for k, v in state.items() if not k.startswith(other)}
-    return load_state(encoder, names.from_timm(state), allow_partial)
+    return load_state(encoder, names.from_mae(state), allow_partial)
 
 
 def select_encoder(model: nn.Module, encoder: str) -> nn.Module:

@@ -60,10 +60,7 @@ def find_encoder(state: StateDict,
         kind = 'an exported backbone'
     elif holds('blocks.'):
         kind, prefix = 'an MAE or timm encoder', ''
-        other = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
-        state = names.from_timm(
-            {k: v
-             for k, v in state.items() if not k.startswith(other)})
+        state = names.from_mae(state)
     elif holds('layers.') and 'pos_embed' in state:
         kind, prefix = 'a bare encoder', ''
     else:

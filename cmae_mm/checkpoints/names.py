@@ -97,6 +97,14 @@ def from_timm(state: StateDict) -> StateDict:
     return renamed
 
 
+def from_mae(state: StateDict) -> StateDict:
+    """Rename the encoder of an MAE checkpoint; all else is left out."""
+    other = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
+    return from_timm(
+        {k: v
+         for k, v in state.items() if not k.startswith(other)})
+
+
 def to_hf(state: StateDict) -> StateDict:
     """Rename to Hugging Face's names: queries, keys and values apart."""
     renamed = {}

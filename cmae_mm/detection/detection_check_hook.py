@@ -7,6 +7,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 
+from ..engine.hooks.dense_checks import check_heads, datasets_of
 from ..engine.hooks.unwrap import unwrapped_model
 
 
@@ -22,19 +23,16 @@ class DetectionCheckHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check training and validation data against the heads."""
-        splits = dict(train=runner.train_dataloader.dataset)
-        if runner.val_loop is not None:
-            splits['val'] = runner.val_dataloader.dataset
-        for name, dataset in splits.items():
-            while hasattr(dataset, 'dataset'):  # RepeatDataset and the like
-                dataset = dataset.dataset
+        model = unwrapped_model(runner)
+        owner = getattr(model, 'roi_head', None) or model
+        for name, dataset in datasets_of(runner).items():
             if len(dataset) == 0:
                 raise ValueError(
                     f'the {name} data has no images with annotations')
             self._check_images(name, dataset)
             if isinstance(dataset, CocoDataset):
                 self._check_categories(name, dataset)
-            self._check_heads(name, dataset, unwrapped_model(runner))
+            check_heads(name, dataset, owner, ('bbox_head', 'mask_head'))
 
     @staticmethod
     def _check_images(name: str, dataset) -> None:
@@ -80,16 +78,3 @@ class DetectionCheckHook(Hook):
                 f' order ({", ".join(categories[:5])}...), so that labels '
                 'would get wrong names; set dataset.metainfo=dict(classes=...)'
                 " in the file's order")
-
-    @staticmethod
-    def _check_heads(name: str, dataset, model) -> None:
-        count = len(dataset.metainfo['classes'])
-        roi_head = getattr(model, 'roi_head', None)
-        for part in ('bbox_head', 'mask_head'):
-            head = getattr(roi_head or model, part, None)
-            for one in (head if hasattr(head, '__iter__') else [head]):
-                classes = getattr(one, 'num_classes', count)
-                if classes != count:
-                    raise ValueError(
-                        f'the {name} data has {count} classes, but {part} has '
-                        f'num_classes={classes}; set them to {count}')

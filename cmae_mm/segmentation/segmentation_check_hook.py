@@ -6,6 +6,7 @@ from mmcv.transforms import Compose
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
+from ..engine.hooks.dense_checks import check_heads, datasets_of
 from ..engine.hooks.unwrap import unwrapped_model
 
 
@@ -28,29 +29,13 @@ class SegmentationCheckHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check training and validation data against the heads."""
-        splits = dict(train=runner.train_dataloader.dataset)
-        if runner.val_loop is not None:
-            splits['val'] = runner.val_dataloader.dataset
         model = unwrapped_model(runner)
-        for name, dataset in splits.items():
-            while hasattr(dataset, 'dataset'):  # RepeatDataset and the like
-                dataset = dataset.dataset
+        for name, dataset in datasets_of(runner).items():
             if len(dataset) == 0:
                 raise ValueError(f'the {name} data has no images')
-            self._check_heads(name, dataset, model)
+            check_heads(name, dataset, model,
+                        ('decode_head', 'auxiliary_head'))
             self._check_maps(name, dataset)
-
-    @staticmethod
-    def _check_heads(name: str, dataset, model) -> None:
-        count = len(dataset.metainfo['classes'])
-        for part in ('decode_head', 'auxiliary_head'):
-            head = getattr(model, part, None)
-            for one in (head if hasattr(head, '__iter__') else [head]):
-                classes = getattr(one, 'num_classes', count)
-                if classes != count:
-                    raise ValueError(
-                        f'the {name} data has {count} classes, but {part} has '
-                        f'num_classes={classes}; set it to {count}')
 
     def _check_maps(self, name: str, dataset) -> None:
         # What loads maps is the one transform that knows their format.

@@ -8,11 +8,11 @@ import sys
 import mmengine
 from mmengine.config import Config, DictAction
 from mmengine.evaluator import DumpResults
-from mmengine.runner import Runner
 
 import cmae_mm  # noqa: F401  registers the plugin, also for other configs
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.dependencies import MissingLibrary
+from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     cfg.load_from, cfg.resume = args.checkpoint, False
     adapt_to_device(cfg)
 
-    runner = Runner.from_cfg(cfg)
+    runner = ResumableRunner.from_cfg(cfg)
     if args.dump:
         runner.test_evaluator.metrics.append(
             DumpResults(out_file_path=args.dump))

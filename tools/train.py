@@ -6,11 +6,11 @@ import os.path as osp
 import sys
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
 
 import cmae_mm  # noqa: F401  registers the plugin, also for other configs
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.dependencies import MissingLibrary
+from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     args = parse_args()
     cfg = apply_args(Config.fromfile(args.config), args)
     adapt_to_device(cfg)
-    Runner.from_cfg(cfg).train()
+    ResumableRunner.from_cfg(cfg).train()
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from .optimizers import (
     GroupedOptimWrapperConstructor,
 )
 from .resuming import allow_log_history
+from .runner import ResumableRunner
 
 allow_log_history()
 
@@ -19,5 +20,5 @@ __all__ = [
     'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
     'GroupedOptimWrapperConstructor', 'KNNHook',
     'OnlineProbeHook', 'PrefetchHook', 'PretrainCheckHook',
-    'TargetUpdateHook', 'TransferCheckHook'
+    'ResumableRunner', 'TargetUpdateHook', 'TransferCheckHook'
 ]

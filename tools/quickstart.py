@@ -1,5 +1,8 @@
 #!/usr/bin/env python
 """Pre-train a small CMAE, evaluate it, export it; see quickstart.sh."""
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import json
 import os
@@ -15,7 +18,6 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-import cmae_mm  # noqa: F401  registers the plugin
 from cmae_mm.checkpoints import export_encoder
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 from cmae_mm.evaluation import (

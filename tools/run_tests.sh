@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh
-ensure_environment torch onedl data quickstart det seg tests
+ensure_environment onedl quickstart det seg tests
 if [ -z "${NO_OPS:-}" ]; then
     bash tools/install_ops.sh ||
         echo "== Tests of detection and segmentation are SKIPPED (see above)"

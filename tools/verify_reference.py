@@ -6,6 +6,9 @@ TargetUpdateHook, and prints the largest relative error of each recorded
 tensor (relative to its largest magnitude). Exit status: 0 within the
 tolerance, 1 outside, 2 for a file that cannot be read.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import json
 import sys

@@ -70,11 +70,11 @@ def find_missing(extras: List[str]) -> Iterator[str]:
 def remaining_constraints(extras: List[str]) -> Iterator[str]:
     """Yield the constraints on what is not installed or does not fit."""
     from packaging.requirements import Requirement
-    fits = {
-        need.name.lower()
-        for need in read_requirements(extras)
-        if need.specifier.contains(installed(need.name) or '', True)
-    }
+    fits = set()
+    for need in read_requirements(extras):
+        found = installed(need.name)
+        if found is not None and need.specifier.contains(found, True):
+            fits.add(need.name.lower())
     # A torch of the user's own comes with its torchvision or without one.
     if installed('torch') is not None and 'torch' in fits:
         fits.add('torchvision')

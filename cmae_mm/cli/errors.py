@@ -5,9 +5,9 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 
-from .config import ConfigError, walk, where
+from .config import walk, where
 
 # What a command can tell more about an error with.
 _context: Dict[str, Any] = {}
@@ -37,17 +37,22 @@ def run(main: Callable[[], Optional[int]]) -> None:
     try:
         status = main()
     except Exception as error:
-        debug = '--debug' in sys.argv or os.environ.get('CMAE_DEBUG')
-        sentence = explain(error)
-        if sentence is None or debug:
-            traceback.print_exc()
-        sys.stdout.flush()
-        text = sentence or f'{type(error).__name__}: {error}'
-        rank = os.environ.get('RANK')
-        prog = os.path.basename(sys.argv[0])
-        name = prog if rank in (None, '0') else f'{prog} (rank {rank})'
-        sys.exit(f'{name}: {text}')
+        fail(error)
     sys.exit(status)
+
+
+def fail(error: Exception) -> NoReturn:
+    """End the process for an error that is being handled, see :func:`run`."""
+    debug = '--debug' in sys.argv or os.environ.get('CMAE_DEBUG')
+    sentence = explain(error)
+    if sentence is None or debug:
+        traceback.print_exc()
+    sys.stdout.flush()
+    text = sentence or f'{type(error).__name__}: {error}'
+    prog = os.path.basename(sys.argv[0])
+    rank = os.environ.get('RANK', '0')
+    name = prog if rank == '0' else f'{prog} (rank {rank})'
+    sys.exit(f'{name}: {text}')
 
 
 def explain(error: BaseException) -> Optional[str]:
@@ -223,6 +228,3 @@ def _wrong_value(error: BaseException, text: str) -> Optional[str]:
     if isinstance(error, AssertionError) and text:
         return _one_line(text)
     return None
-
-
-__all__ = ['ConfigError', 'explain', 'remember', 'run']

@@ -1,8 +1,7 @@
 """Puts what stands beside the package into it: configs, tools, model index.
 
-OpenMMLab's libraries carry these in ``<package>/.mim``, where ``mim``,
-``_base_ = 'cmae_mm::...'`` and the command ``cmae`` look for them. All else
-about the package is in setup.cfg.
+OpenMMLab's libraries carry these in ``<package>/.mim``, where ``mim`` and the
+command ``cmae`` look for them. All else about the package is in setup.cfg.
 """
 import shutil
 from pathlib import Path

@@ -65,7 +65,7 @@ def announced_extras(path):
             texts += re.findall(r'^ensure_environment (.*)$',
                                 shell.read_text(), re.M)
             return set(' '.join(texts[1:]).split())
-    return set(re.findall(r'\[(\w+)\]', ' '.join(texts))) & set(EXTRAS)
+    return set(re.findall(r"extra='(\w+)'", ' '.join(texts))) & set(EXTRAS)
 
 
 def missing_from_the_lists(path):

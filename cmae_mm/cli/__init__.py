@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-from .packaged import packaged_root
+from ..packaged import packaged_root
 
 # Names of the command's parts, and the files in tools/ that they are.
 COMMANDS = dict(

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from .packaged import find_config
+from ..packaged import find_config
 
 # Top-level keys that mmengine, its sister libraries and this project read
 # beside the runner's own arguments.

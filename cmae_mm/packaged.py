@@ -1,7 +1,7 @@
 """Where configs and tools are: in a clone, or in the installed package."""
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def packaged_root() -> Path:
@@ -22,6 +22,19 @@ def packaged_root() -> Path:
 def in_clone() -> bool:
     """Say whether the package is used from a clone of the project."""
     return (_PACKAGE.parent / 'setup.cfg').is_file()
+
+
+def install_command(extra: str) -> str:
+    """Give the command that installs an extra of setup.cfg.
+
+    Args:
+        extra (str): For example 'det'.
+
+    Returns:
+        str: For the clone that the package is used from, or for pip.
+    """
+    what = f"-e '.[{extra}]'" if in_clone() else f"'cmae_mm[{extra}]'"
+    return f'pip install {what}'
 
 
 def find_config(name: str) -> str:

@@ -44,13 +44,17 @@ ensure_environment() {
     local constraints
     constraints=$(mktemp)
     python tools/missing_requirements.py --constraints "$@" >"$constraints" &&
-        python -m pip install --quiet --progress-bar off -c "$constraints" \
-            -e ".[$list]" || {
+        PYTHONWARNINGS=ignore python -m pip install --quiet \
+            --progress-bar off -c "$constraints" -e ".[$list]" || {
         rm -f "$constraints"
         echo "The installation failed, see above; once that is mended, the" \
             "same command goes on" >&2
         return 1
     }
     rm -f "$constraints"
-    python tools/missing_requirements.py "$@"
+    local missing
+    missing=$(python tools/missing_requirements.py "$@") || {
+        echo "The installation is not whole: $missing" >&2
+        return 1
+    }
 }

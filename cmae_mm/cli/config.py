@@ -25,7 +25,7 @@ _VARIABLES = {
     'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline',
     'val_pipeline'
 }
-# As near as this is a slip: train_cfg and trian_cfg are at 0.89.
+# As near as this is a slip, or of the same letters: train_cfgs, trian_cfg.
 _SLIP = 0.88
 
 # What must be a number: a pattern of the key, whether it is whole, its least
@@ -137,7 +137,8 @@ def check_keys(cfg: Config, options: Dict[str, Any]) -> None:
     for key in cfg:
         if key in known:
             continue
-        near = difflib.get_close_matches(key, known, n=1, cutoff=_SLIP)
+        near = [k for k in known if sorted(k) == sorted(key)]
+        near += difflib.get_close_matches(key, known, n=1, cutoff=_SLIP)
         # train_cfg_long is a variable made of train_cfg, no slip of it.
         if near and not key.startswith(near[0] + '_'):
             raise ConfigError(f'{where(cfg, options, key)}: there is no '

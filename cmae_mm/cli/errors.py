@@ -191,7 +191,8 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     node = cfg
     for part in parent.split('.') if parent else []:
         node = node[int(part) if part.isdigit() else part]
-    kind = node.get('type')
+    named = re.search(r'(\w+)(?:\.__init__)?\(\) got an unexp', text)
+    kind = node.get('type') or (named.group(1) if named else parent)
     near = difflib.get_close_matches(name, _arguments(kind), n=1, cutoff=0.5)
     hint = f'; did you mean {near[0]!r}?' if near else ''
     of = kind if isinstance(kind, str) else getattr(kind, '__name__', parent)
@@ -199,17 +200,24 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
             f'no argument {name!r}{hint}')
 
 
+def _find_class(name: str) -> Any:
+    """Find a class or function of the libraries by its name."""
+    name = name.split('.')[-1]
+    for module in list(sys.modules.values()):
+        room = getattr(module, '__name__', '').split('.')[0]
+        if room in ('cmae_mm', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain',
+                    'mmseg'):
+            found = getattr(module, name, None)
+            if callable(found):
+                return found
+    import torch
+    return getattr(torch.optim, name, None)
+
+
 def _arguments(kind: Any) -> List[str]:
-    """List the arguments of a registered class, its bases' too."""
+    """List the arguments of a class, its bases' too, or of a function."""
     if isinstance(kind, str):
-        found = None
-        for module in list(sys.modules.values()):
-            if getattr(module, '__name__', '').endswith('.registry'):
-                for value in vars(module).values():
-                    table = getattr(value, 'module_dict', None)
-                    if isinstance(table, dict):
-                        found = found or table.get(kind.split('.')[-1])
-        kind = found
+        kind = _find_class(kind)
     if kind is None:
         return []
     bases = inspect.getmro(kind) if inspect.isclass(kind) else ()

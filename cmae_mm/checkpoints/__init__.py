@@ -15,7 +15,8 @@ from .names import resample_pos_embed
 
 __all__ = [
     'CheckpointError', 'EXPORTS', 'KeyReport', 'check_whole',
-    'export_classifier', 'export_cmae', 'export_encoder', 'find_encoder', 'import_cmae',
+    'export_classifier', 'export_cmae', 'export_encoder', 'find_encoder',
+    'import_cmae',
     'import_mae', 'load_encoder', 'load_state', 'read_checkpoint',
     'resample_pos_embed', 'write_checkpoint'
 ]

@@ -3,16 +3,9 @@ import pickletools
 from collections import OrderedDict
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Set
 
+from .builders import CALLS, CONSTANTS, NEW, STATES
 from .errors import CheckpointError
-from .plain_values import (
-    CALLS,
-    CONSTANTS,
-    NEW,
-    STATES,
-    Symbol,
-    check_key,
-    check_plain,
-)
+from .plain_values import Symbol, check_key, check_plain
 from .zip_records import damaged_if_unreadable
 
 _PUSHED = frozenset((
@@ -41,7 +34,7 @@ def read_pickle(source: BinaryIO,
     """Read one pickle, from where the source stands.
 
     Nothing that the file names is ever imported, looked up or called: names
-    are kept as text, and only what stands in ``plain_values`` is built, by
+    are kept as text, and only what stands in ``builders`` is built, by
     code of our own: plain values and containers, tensors, numpy arrays of
     numbers, mmengine's log history.
 

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO, Callable, Dict, Optional, Union
 
 import torch
 
+from .array_builders import STORAGES
 from .errors import CheckpointError
-from .plain_values import STORAGES, Storage, Symbol
+from .plain_values import Storage, Symbol
 from .safe_pickle import read_pickle
 from .zip_records import ZipRecords, damaged_if_unreadable
 
@@ -45,7 +46,7 @@ def load_file(file: Union[str, os.PathLike, BinaryIO],
         with open(file, 'rb') as opened:
             return _load(opened, str(file), map_location)
     name = str(getattr(file, 'name', 'the file'))
-    if not (hasattr(file, 'seek') and file.seekable()) or file.tell():
+    if not (hasattr(file, 'readinto') and file.seekable()) or file.tell():
         file = io.BytesIO(file.read())
     return _load(file, name, map_location)
 

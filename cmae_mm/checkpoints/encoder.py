@@ -130,7 +130,7 @@ def load_encoder(module: nn.Module,
         report = load_state(
             module, state, optional=made_new,
             advice="the model must have the encoder's width, depth and "
-            'patch size')
+            'patch size', most_listed=10)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from None
     lines = [f'{checkpoint} is {kind}; its {encoder} encoder was loaded, every'

@@ -104,7 +104,8 @@ def load_state(model: nn.Module,
                state: StateDict,
                allow_partial: bool = False,
                optional: Sequence[str] = (),
-               advice: str = _ALLOW) -> KeyReport:
+               advice: str = _ALLOW,
+               most_listed: Optional[int] = None) -> KeyReport:
     """Load a state dict into a model, all of it or nothing.
 
     Position embeddings of another grid are resampled.
@@ -118,21 +119,24 @@ def load_state(model: nn.Module,
             target's count of steps. Defaults to none.
         advice (str): What to do about a misfit, for the error. Defaults to
             allowing it.
+        most_listed (int, optional): How many keys of a kind the error lists.
+            Defaults to all.
 
     Returns:
         KeyReport: What matched and what did not.
 
     Raises:
-        CheckpointError: If keys are missing, unexpected or misshapen, listed
-            in full, and ``allow_partial`` is not set; or if nothing fits.
+        CheckpointError: If keys are missing, unexpected or misshapen, which
+            it lists, and ``allow_partial`` is not set; or if nothing fits.
     """
     fitting, report = compare(model, state, optional)
-    if not fitting:
-        raise CheckpointError(
-            f'nothing in the checkpoint fits the model:\n{report}')
-    if not report.fits and not allow_partial:
-        raise CheckpointError(
-            f'the checkpoint does not fit the model:\n{report}\n{advice}')
+    if not fitting or not (report.fits or allow_partial):
+        what = ('nothing in the checkpoint fits' if not fitting else
+                'the checkpoint does not fit')
+        if not fitting and advice == _ALLOW:
+            advice = 'is it for another model?'
+        raise CheckpointError(f'{what} the model:\n'
+                              f'{report.listed(most_listed)}\n{advice}')
     model.load_state_dict(fitting, strict=False)
     return report
 
@@ -159,8 +163,9 @@ def fits_once_converted(model: nn.Module, state: StateDict) -> bool:
             keys = clone.load_state_dict(copy.copy(state), strict=False)
         except RuntimeError:  # shapes
             return False
-    missing = [k for k in keys.missing_keys
-               if k != _STEPS and not k.endswith('num_batches_tracked')]
+    # What is in the state was taken out by a module that makes it itself.
+    missing = [k for k in keys.missing_keys if k not in state and k != _STEPS
+               and not k.endswith('num_batches_tracked')]
     return not missing and not keys.unexpected_keys
 
 

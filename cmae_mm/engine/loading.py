@@ -10,7 +10,6 @@ from ..checkpoints.encoder import PRETRAINING, RELEASED, find_encoder
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import StateDict
 from ..checkpoints.fitting import (
-    KeyReport,
     compare,
     describe_sizes,
     fits_once_converted,
@@ -91,16 +90,26 @@ def fit(model: nn.Module,
     expected = model.state_dict()
     optional += [k for k in expected if k.endswith('num_batches_tracked')]
     fitting, report = compare(model, state, optional)
+    if purpose == RESUME and report.resampled:
+        raise CheckpointError(
+            f'it is of another image size ({report.resampled[0]}); '
+            f'{_ADVICE[RESUME]}')
     if report.fits:
         complete = OrderedDict({**expected, **fitting})
     elif allow_partial and purpose == START and fitting:
         complete = OrderedDict({**expected, **fitting})
         lines.append('load_partial=True: only what fits was loaded; '
                      f'{report.listed(_LISTED)}')
-    elif fits_once_converted(model, state):
-        complete = OrderedDict(state)
     else:
-        raise CheckpointError(_misfit(report, state, expected, purpose))
+        sizes = [describe_sizes(s) for s in (state, expected)]
+        alike = sizes[0] == sizes[1] or '' in sizes
+        if not alike or not fits_once_converted(model, state):
+            differ = '' if alike else (
+                f"its encoder is {sizes[0]}, the model's {sizes[1]}; ")
+            raise CheckpointError(
+                f'it does not fit the model: {differ}{_ADVICE[purpose]}\n'
+                f'{report.listed(_LISTED)}')
+        complete = OrderedDict(state)
     lines += report.resampled
     if metadata is not None:
         complete._metadata = metadata
@@ -154,13 +163,3 @@ def _start_of_cmae(model: nn.Module, state: StateDict
     return state, optional, [
         f'it is {kind}; new, not from it: '
         f'{", ".join(p.rstrip(".") for p in made) or "nothing"}']
-
-
-def _misfit(report: KeyReport, state: StateDict, expected: StateDict,
-            purpose: str) -> str:
-    """Say in what a checkpoint does not fit."""
-    theirs, ours = describe_sizes(state), describe_sizes(expected)
-    sizes = (f'its encoder is {theirs}, the model\'s {ours}; '
-             if theirs != ours and theirs and ours else '')
-    return (f'it does not fit the model: {sizes}{_ADVICE[purpose]}\n'
-            f'{report.listed(_LISTED)}')

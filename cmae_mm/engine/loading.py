@@ -94,22 +94,21 @@ def fit(model: nn.Module,
         raise CheckpointError(
             f'it is of another image size ({report.resampled[0]}); '
             f'{_ADVICE[RESUME]}')
-    if report.fits:
-        complete = OrderedDict({**expected, **fitting})
-    elif allow_partial and purpose == START and fitting:
-        complete = OrderedDict({**expected, **fitting})
-        lines.append('load_partial=True: only what fits was loaded; '
-                     f'{report.listed(_LISTED)}')
-    else:
+    complete = OrderedDict({**expected, **fitting})
+    if not report.fits:
         sizes = [describe_sizes(s) for s in (state, expected)]
         alike = sizes[0] == sizes[1] or '' in sizes
-        if not alike or not fits_once_converted(model, state):
+        if alike and fits_once_converted(model, state):
+            complete = OrderedDict(state)
+        elif allow_partial and purpose == START and fitting:
+            lines.append('load_partial=True: only what fits was loaded; '
+                         f'{report.listed(_LISTED)}')
+        else:
             differ = '' if alike else (
                 f"its encoder is {sizes[0]}, the model's {sizes[1]}; ")
             raise CheckpointError(
                 f'it does not fit the model: {differ}{_ADVICE[purpose]}\n'
                 f'{report.listed(_LISTED)}')
-        complete = OrderedDict(state)
     lines += report.resampled
     if metadata is not None:
         complete._metadata = metadata

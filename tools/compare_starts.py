@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Dict, List
 
+from cmae_mm.cli.command import run
 from cmae_mm.cli.config import ConfigError, add_debug_option
-from cmae_mm.cli.errors import run
 
 TOOLS = Path(__file__).resolve().parent
 

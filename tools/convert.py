@@ -31,8 +31,9 @@ from cmae_mm.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from cmae_mm.cli.command import run
 from cmae_mm.cli.config import add_config_options, load_config
-from cmae_mm.cli.errors import remember, run
+from cmae_mm.cli.errors import remember
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cmae_mm.cli.command import run
 from cmae_mm.cli.config import add_debug_option
-from cmae_mm.cli.errors import run
 from cmae_mm.datasets.image_store import write_store
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 

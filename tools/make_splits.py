@@ -12,8 +12,8 @@ import os.path as osp
 
 from mmengine.registry import init_default_scope
 
+from cmae_mm.cli.command import run
 from cmae_mm.cli.config import add_debug_option
-from cmae_mm.cli.errors import run
 from cmae_mm.evaluation import build_eval_dataset
 from cmae_mm.evaluation.splits import write_split
 

@@ -10,8 +10,9 @@ import os.path as osp
 import mmengine
 from mmengine.evaluator import DumpResults
 
+from cmae_mm.cli.command import run
 from cmae_mm.cli.config import ConfigError, add_config_options, load_config
-from cmae_mm.cli.errors import remember, run
+from cmae_mm.cli.errors import remember
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
 

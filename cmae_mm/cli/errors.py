@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, NoReturn, Optional
+from typing import Any, Dict, List, NoReturn, Optional
 
 from .config import walk, where
 
@@ -23,26 +23,14 @@ def remember(cfg, options: Optional[Dict[str, Any]] = None) -> None:
     _context.update(cfg=cfg, options=options or {})
 
 
-def run(main: Callable[[], Optional[int]]) -> None:
-    """Run a command and exit.
+def fail(error: Exception) -> NoReturn:
+    """End the process for an error that is being handled.
 
     Mistakes of input, data, files, libraries and devices end in one sentence
     on standard error and exit status 1. What looks like a fault of the
     program is shown in full, as is everything with ``--debug`` or with
     ``CMAE_DEBUG=1``.
-
-    Args:
-        main (Callable): The command; returns its exit status, or None.
     """
-    try:
-        status = main()
-    except Exception as error:
-        fail(error)
-    sys.exit(status)
-
-
-def fail(error: Exception) -> NoReturn:
-    """End the process for an error that is being handled, see :func:`run`."""
     debug = '--debug' in sys.argv or os.environ.get('CMAE_DEBUG')
     sentence = explain(error)
     if sentence is None or debug:

@@ -11,8 +11,9 @@ from ..engine.device import adapt_to_device
 from ..evaluation.evaluator import FrozenFeatures, build_frozen_model
 from ..evaluation.features import FeatureSet
 from ..evaluation.report import print_json
+from .command import run
 from .config import add_config_options, load_config
-from .errors import remember, run
+from .errors import remember
 
 _DTYPES = dict(float32=torch.float32, float16=torch.float16)
 

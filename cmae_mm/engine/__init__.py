@@ -11,10 +11,7 @@ from .optimizers import (
     BackboneLayerDecayConstructor,
     GroupedOptimWrapperConstructor,
 )
-from .resuming import allow_log_history
 from .runner import ResumableRunner
-
-allow_log_history()
 
 __all__ = [
     'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',

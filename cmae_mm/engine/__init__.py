@@ -1,6 +1,8 @@
 from .hooks import (
+    AtomicCheckpointHook,
     KNNHook,
     OnlineProbeHook,
+    PreemptionHook,
     PrefetchHook,
     PretrainCheckHook,
     TargetUpdateHook,
@@ -17,8 +19,9 @@ from .runner import ResumableRunner
 allow_log_history()
 
 __all__ = [
-    'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
-    'GroupedOptimWrapperConstructor', 'KNNHook',
-    'OnlineProbeHook', 'PrefetchHook', 'PretrainCheckHook',
-    'ResumableRunner', 'TargetUpdateHook', 'TransferCheckHook'
+    'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
+    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
+    'KNNHook', 'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook',
+    'PretrainCheckHook', 'ResumableRunner', 'TargetUpdateHook',
+    'TransferCheckHook'
 ]

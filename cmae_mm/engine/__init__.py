@@ -3,13 +3,17 @@ from .hooks import (
     OnlineProbeHook,
     PrefetchHook,
     PretrainCheckHook,
+    SkippedStepHook,
+    StepSeedHook,
     TargetUpdateHook,
     TransferCheckHook,
 )
+from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizers import (
     AutoAmpOptimWrapper,
     BackboneLayerDecayConstructor,
     GroupedOptimWrapperConstructor,
+    NonFiniteError,
 )
 from .resuming import allow_log_history
 from .runner import ResumableRunner
@@ -18,7 +22,8 @@ allow_log_history()
 
 __all__ = [
     'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
-    'GroupedOptimWrapperConstructor', 'KNNHook',
+    'GroupedOptimWrapperConstructor', 'KNNHook', 'NonFiniteError',
     'OnlineProbeHook', 'PrefetchHook', 'PretrainCheckHook',
-    'ResumableRunner', 'TargetUpdateHook', 'TransferCheckHook'
+    'ResumableEpochLoop', 'ResumableIterLoop', 'ResumableRunner',
+    'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook'
 ]

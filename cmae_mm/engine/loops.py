@@ -26,8 +26,9 @@ class _SkipOnce:
         self.count = count
 
     def __iter__(self) -> Iterator:
+        # Not before the first is asked for: DataLoader drops an iterator.
         count, self.count = self.count, 0
-        return islice(iter(self.batches), count, None)
+        yield from islice(self.batches, count, None)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -1,6 +1,8 @@
 from .hooks import (
+    AtomicCheckpointHook,
     KNNHook,
     OnlineProbeHook,
+    PreemptionHook,
     PrefetchHook,
     PretrainCheckHook,
     SkippedStepHook,
@@ -21,9 +23,10 @@ from .runner import ResumableRunner
 allow_log_history()
 
 __all__ = [
-    'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
-    'GroupedOptimWrapperConstructor', 'KNNHook', 'NonFiniteError',
-    'OnlineProbeHook', 'PrefetchHook', 'PretrainCheckHook',
-    'ResumableEpochLoop', 'ResumableIterLoop', 'ResumableRunner',
-    'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook'
+    'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
+    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
+    'KNNHook', 'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook',
+    'PrefetchHook', 'PretrainCheckHook', 'ResumableEpochLoop',
+    'ResumableIterLoop', 'ResumableRunner', 'SkippedStepHook', 'StepSeedHook',
+    'TargetUpdateHook', 'TransferCheckHook'
 ]

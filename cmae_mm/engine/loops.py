@@ -12,6 +12,8 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
+from .hooks.preemption_hook import _validation_due
+
 
 class _SkipOnce:
     """Lists of indices, without the first ones the first time.
@@ -96,6 +98,20 @@ class _Resumable:
                 and not self.runner._randomness_cfg.get('diff_rank_seed')):
             sampler.seed = self.runner.seed
 
+    def _note_validation(self, done: int, end: int) -> None:
+        """Let checkpoints say that validation is to follow them.
+
+        A run that was killed before it is over then makes up for it, so that
+        the best checkpoint is known; ``PreemptionHook`` sees to that.
+
+        Args:
+            done (int): Epochs or iterations that are done.
+            end (int): So many make the training. What is saved after the last
+                one is of a run that has ended.
+        """
+        due = done < end and _validation_due(self.runner, done)
+        self.runner.message_hub.update_info('validation_due', due)
+
 
 @LOOPS.register_module()
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
@@ -173,6 +189,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         """Iterate one epoch, or what is left of it."""
         done, self._done = self._done, 0
         runner = self.runner
+        self._note_validation(0, 0)
         runner.message_hub.update_info('epoch_start',
                                        (self._epoch, self._iter - done))
         runner.call_hook('before_train_epoch')
@@ -181,6 +198,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         if done < len(self.dataloader):
             for idx, data_batch in enumerate(self._rest(done), done):
                 self.run_iter(idx, data_batch)
+        self._note_validation(self._epoch + 1, self._max_epochs)
         runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -263,6 +281,15 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             self.dataloader_iterator = _ResumedBatches(
                 self.dataloader, self._iter * former // size, self._iter)
         return super().run()
+
+    def run_iter(self, data_batch) -> None:
+        """Iterate one batch.
+
+        Args:
+            data_batch (dict): The batch.
+        """
+        self._note_validation(self._iter + 1, self._max_iters)
+        super().run_iter(data_batch)
 
 
 _RESUMABLE = {

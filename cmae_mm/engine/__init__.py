@@ -5,13 +5,17 @@ from .hooks import (
     PreemptionHook,
     PrefetchHook,
     PretrainCheckHook,
+    SkippedStepHook,
+    StepSeedHook,
     TargetUpdateHook,
     TransferCheckHook,
 )
+from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizers import (
     AutoAmpOptimWrapper,
     BackboneLayerDecayConstructor,
     GroupedOptimWrapperConstructor,
+    NonFiniteError,
 )
 from .resuming import allow_log_history
 from .runner import ResumableRunner
@@ -21,7 +25,8 @@ allow_log_history()
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
     'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
-    'KNNHook', 'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook',
-    'PretrainCheckHook', 'ResumableRunner', 'TargetUpdateHook',
-    'TransferCheckHook'
+    'KNNHook', 'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook',
+    'PrefetchHook', 'PretrainCheckHook', 'ResumableEpochLoop',
+    'ResumableIterLoop', 'ResumableRunner', 'SkippedStepHook', 'StepSeedHook',
+    'TargetUpdateHook', 'TransferCheckHook'
 ]

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Optional
 
 from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import RUNNERS
 from torch import nn
@@ -14,7 +15,13 @@ from .checkpoint_folder import (
     list_checkpoints,
     on_main_process,
 )
-from .hooks import AtomicCheckpointHook, PreemptionHook
+from .hooks import (
+    AtomicCheckpointHook,
+    PreemptionHook,
+    SkippedStepHook,
+    StepSeedHook,
+)
+from .loops import resumable
 from .stop_signals import shield_workers
 
 
@@ -34,6 +41,29 @@ class ResumableRunner(Runner):
     file to go on from.
     """
 
+    def build_train_loop(self, loop):
+        """Build a loop that can go on in the middle of an epoch.
+
+        See ``Runner.build_train_loop``; mmengine's two loops are replaced by
+        ``ResumableEpochLoop`` and ``ResumableIterLoop``.
+        """
+        return super().build_train_loop(resumable(loop))
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """Build an optimizer wrapper that skips steps that are not finite.
+
+        See ``Runner.build_optim_wrapper``; mmengine's plain ``OptimWrapper``
+        is replaced by ``AutoAmpOptimWrapper`` in float32.
+        """
+        if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
+            kind = optim_wrapper.get('type', 'OptimWrapper')
+            if kind in ('OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper):
+                optim_wrapper = dict(
+                    optim_wrapper,
+                    type='mmpretrain.AutoAmpOptimWrapper',
+                    dtype='float32')
+        return super().build_optim_wrapper(optim_wrapper)
+
     @staticmethod
     def build_dataloader(dataloader, seed: Optional[int] = None, **kwargs):
         """Build a data loader whose workers leave signals to the runner.
@@ -50,7 +80,7 @@ class ResumableRunner(Runner):
         See ``Runner.register_hooks``.
         """
         super().register_hooks(default_hooks, custom_hooks)
-        for needed in (PreemptionHook, ):
+        for needed in (PreemptionHook, StepSeedHook, SkippedStepHook):
             if not any(isinstance(hook, needed) for hook in self.hooks):
                 self.register_hook(needed())
 

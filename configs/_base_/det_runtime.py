@@ -11,6 +11,8 @@ default_hooks = dict(
     checkpoint=dict(
         type='mmpretrain.AtomicCheckpointHook', interval=1, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    step_seed=dict(type='mmpretrain.StepSeedHook'),
+    skipped_step=dict(type='mmpretrain.SkippedStepHook'),
     visualization=dict(type='DetVisualizationHook'))
 custom_hooks = [dict(type='DetectionCheckHook')]
 

@@ -14,6 +14,8 @@ default_hooks = dict(
         interval=16000,
         max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    step_seed=dict(type='mmpretrain.StepSeedHook'),
+    skipped_step=dict(type='mmpretrain.SkippedStepHook'),
     visualization=dict(type='SegVisualizationHook', draw=False))
 custom_hooks = [dict(type='SegmentationCheckHook')]
 

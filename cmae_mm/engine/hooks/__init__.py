@@ -4,11 +4,13 @@ from .online_probe_hook import OnlineProbeHook
 from .preemption_hook import PreemptionHook
 from .prefetch_hook import PrefetchHook
 from .pretrain_check_hook import PretrainCheckHook
+from .skipped_step_hook import SkippedStepHook
+from .step_seed_hook import StepSeedHook
 from .target_update_hook import TargetUpdateHook
 from .transfer_check_hook import TransferCheckHook
 
 __all__ = [
     'AtomicCheckpointHook', 'KNNHook', 'OnlineProbeHook', 'PreemptionHook',
-    'PrefetchHook', 'PretrainCheckHook', 'TargetUpdateHook',
-    'TransferCheckHook'
+    'PrefetchHook', 'PretrainCheckHook', 'SkippedStepHook', 'StepSeedHook',
+    'TargetUpdateHook', 'TransferCheckHook'
 ]

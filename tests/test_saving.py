@@ -363,7 +363,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
     assert names(tmp_path) == ['best_acc_iter_3.pth', 'iter_3.pth']
     assert torch.isfinite(
         content(tmp_path / 'iter_3.pth')['state_dict']['layer.weight']).all()
-    assert log(tmp_path).count('not finite') == 1
+    assert log(tmp_path).count('Parameters are not finite') == 1
 
 
 def test_load_from_starts_a_new_run(tmp_path):

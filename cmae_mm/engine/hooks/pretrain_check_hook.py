@@ -4,6 +4,7 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
+from .step_seed_hook import StepSeedHook
 from .unwrap import unwrapped_model
 
 
@@ -13,7 +14,8 @@ class PretrainCheckHook(Hook):
 
     Raises:
         ValueError: If the batch over all GPUs leaves InfoNCE without
-            negatives, or the data set is smaller than one batch.
+            negatives, the data set is smaller than one batch, or all
+            processes would draw the same masks.
     """
 
     def before_train(self, runner) -> None:
@@ -21,6 +23,12 @@ class PretrainCheckHook(Hook):
         model = unwrapped_model(runner)
         loader = runner.train_dataloader
         world_size = get_world_size()
+        if (world_size > 1
+                and not any(isinstance(h, StepSeedHook) for h in runner.hooks)
+                and not runner._randomness_cfg.get('diff_rank_seed')):
+            raise ValueError(
+                f'all {world_size} processes would draw the same masks; set '
+                "default_hooks.step_seed=dict(type='StepSeedHook')")
         total = loader.batch_size * world_size
         contrastive = getattr(model.head, 'contrastive', None)
         if (contrastive is not None and contrastive.loss_style == 'infonce'

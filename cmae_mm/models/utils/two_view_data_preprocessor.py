@@ -63,8 +63,6 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         blur_sigma (Sequence[float]): Range of the Gaussian blur's sigma, in
             pixels. Defaults to (0.1, 2.0).
         blur_prob (float): Defaults to 0.5.
-        seed (int): Of the random parameters of batches that bring no seeds of
-            their own (see ``SeededSampler``). Defaults to 0.
         **kwargs: ``mean``, ``std``, ``to_rgb``... of
             ``SelfSupDataPreprocessor``.
 
@@ -82,7 +80,6 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
                  grey_prob: float = 0.2,
                  blur_sigma: Sequence[float] = (0.1, 2.0),
                  blur_prob: float = 0.5,
-                 seed: int = 0,
                  **kwargs) -> None:
         super().__init__(**dict(dict(non_blocking=True), **kwargs))
         if size < 1 or max_shift < 0:
@@ -104,7 +101,6 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         self.grey_prob = grey_prob
         self.blur_sigma = tuple(blur_sigma)
         self.blur_prob = blur_prob
-        self._generator = torch.Generator().manual_seed(seed)
         # Odd, and wide enough for 4 sigma to both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
         self.register_buffer(
@@ -149,13 +145,13 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         Args:
             count (int): N, number of images.
             seeds (Sequence[int], optional): One for each image; the same ones
-                give the same parameters. Defaults to None, the
-                preprocessor's own generator.
+                give the same parameters. Defaults to None, torch's global
+                generator, which ``StepSeedHook`` seeds for step and rank.
 
         Returns:
             ViewParams: On the CPU.
         """
-        generator = self._generator
+        generator = None
         if seeds is not None:
             generator = torch.Generator().manual_seed(mix(*seeds))
 

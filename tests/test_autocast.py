@@ -25,6 +25,7 @@ CONFIGS = {
 }
 WIDTH = 48
 ARCH = dict(
+    global_attn_indexes=[3],
     embed_dims=WIDTH, num_layers=4, num_heads=3, feedforward_channels=96)
 DECODER = dict(decoder_embed_dim=24, decoder_depth=1, decoder_num_heads=2)
 
@@ -95,7 +96,7 @@ def _shrink_detector(cfg: Config, root) -> None:
     write_coco(root)
     cfg.train_dataloader.dataset.data_prefix.img = 'images/train2017/'
     cfg.model.backbone.update(
-        arch=dict(ARCH, global_attn_indexes=[3]), img_size=128)
+        arch=ConfigDict(ARCH), img_size=128)
     for part in (cfg.model.neck, cfg.model.rpn_head, cfg.model.roi_head):
         _narrow(part)
     cfg.model.neck.in_channels = WIDTH

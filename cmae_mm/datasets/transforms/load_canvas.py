@@ -15,8 +15,8 @@ from .loading import SkipBroken
 class LoadCanvas(SkipBroken):
     """Load an image and make the canvas of both views, in uint8.
 
-    One decoding, one random resized crop, one flip (Sec. 3.4: what both views
-    share). The views themselves are made of the whole batch, by
+    One decoding, one random resized crop, one flip: what both views share.
+    The views themselves are made of the whole batch, by
     ``TwoViewDataPreprocessor``. Large JPEG files are decoded at a half or less
     when that leaves the smallest crop enough pixels.
 

@@ -4,6 +4,8 @@ from typing import Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 
@@ -120,18 +122,14 @@ class LoadCanvas(SkipBroken):
         return (height - h) // 2, (width - w) // 2, h, w
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
-        """Resize without aliasing: where it shrinks, all pixels count."""
-        shrinks_by = max(image.shape[:2]) / self.size
-        if shrinks_by > 1.25:
-            interpolation = cv2.INTER_AREA
-        elif shrinks_by > 1:
-            # As near to anti-aliased bicubic as areas here, 6 times faster.
-            interpolation = cv2.INTER_LINEAR
-        else:
-            interpolation = cv2.INTER_CUBIC
-        return cv2.resize(
-            np.ascontiguousarray(image), (self.size, self.size),
-            interpolation=interpolation)
+        """Resize by anti-aliased bicubic interpolation, as Pillow does."""
+        # torch's, of uint8 in the order of pixels, is several times faster.
+        image = torch.from_numpy(np.ascontiguousarray(image))
+        canvas = F.interpolate(
+            image.permute(2, 0, 1)[None], (self.size, self.size),
+            mode='bicubic',
+            antialias=True)
+        return np.ascontiguousarray(canvas[0].permute(1, 2, 0).numpy())
 
     def __repr__(self) -> str:
         return (f'{type(self).__name__}(size={self.size}, '

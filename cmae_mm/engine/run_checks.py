@@ -43,7 +43,8 @@ def check_target_moves(runner: Runner) -> None:
     target = getattr(model, 'target', None)
     if target is None or not hasattr(model, 'update_target'):
         return
-    moved = any(isinstance(hook, TargetUpdateHook) for hook in runner.hooks)
+    moved = model.target_is_driven or any(
+        isinstance(hook, TargetUpdateHook) for hook in runner.hooks)
     if not moved and not target.fixed:
         raise ValueError(
             'nothing would move the target: add '

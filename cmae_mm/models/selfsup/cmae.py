@@ -84,7 +84,7 @@ class CMAE(BaseSelfSupervisor):
                 encoder=self.backbone,
                 projector=self.neck.projector,
                 **target)
-        self._target_is_driven = False
+        self.target_is_driven = False
 
     @staticmethod
     def _complete_head(head: dict, backbone: nn.Module, neck: dict) -> dict:
@@ -207,13 +207,13 @@ class CMAE(BaseSelfSupervisor):
 
     def mark_target_driven(self) -> None:
         """Say that something calls :meth:`update_target` after each step."""
-        self._target_is_driven = True
+        self.target_is_driven = True
 
     def _warn_if_target_stands_still(self) -> None:
-        if self._target_is_driven or self.target.fixed or not (self.training
+        if self.target_is_driven or self.target.fixed or not (self.training
                                           and torch.is_grad_enabled()):
             return
-        self._target_is_driven = True  # once is enough
+        self.target_is_driven = True  # once is enough
         print_log(
             'CMAE trains, but nothing moves its target: add '
             "custom_hooks=[dict(type='TargetUpdateHook')] to the config, or "

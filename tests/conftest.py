@@ -110,9 +110,9 @@ def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
     cfg = Config.fromfile(ROOT / 'configs/quickstart/cmae_vit-mini_tiles.py')
     cfg.merge_from_dict({
         'train_dataloader.dataset.data_root': str(data_root),
-        'train_dataloader.dataset.pipeline.1.scale': 40,
-        'train_dataloader.dataset.pipeline.3.size': 32,
-        'train_dataloader.dataset.pipeline.3.canvas_size': 40,
+        'train_dataloader.dataset.pipeline.2.scale': 40,
+        'train_dataloader.dataset.pipeline.4.size': 32,
+        'train_dataloader.dataset.pipeline.4.canvas_size': 40,
         'train_dataloader.batch_size': 4,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,

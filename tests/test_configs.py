@@ -108,7 +108,7 @@ def test_two_independent_crops_in_place_of_pixel_shift(photos):
         type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0))
     cfg = Config.fromfile(ROOT / 'configs/_base_/imagenet_224_cpu.py')
     pipeline = [
-        cfg.train_pipeline[0],
+        cfg.train_pipeline[1],
         dict(
             type='MultiView',
             num_views=[1, 1],

@@ -100,7 +100,7 @@ def test_ade20k_crops(size, tmp_path, monkeypatch):
     monkeypatch.setenv('DATA_ROOT', str(tmp_path))
     cfg = Config.fromfile(
         ROOT / f'configs/segmentation/upernet-b_160k_ade20k-{size}x{size}.py')
-    cfg.train_dataloader.dataset.pipeline[2].ratio_range = (1.5, 2.)
+    cfg.train_dataloader.dataset.pipeline[3].ratio_range = (1.5, 2.)
     sample = DATASETS.build(cfg.train_dataloader.dataset)[0]
     assert sample['inputs'].shape == (3, size, size)
     val = DATASETS.build(cfg.val_dataloader.dataset)[0]
@@ -223,7 +223,7 @@ def test_class_numbers_out_of_range(mini_encoder, tmp_path):
             img_path='images/train2017', seg_map_path='semantic/train2017'))
     cfg = mini_cfg(root, tmp_path / 'work', mini_encoder)
     pipeline = cfg.train_dataloader.dataset.pipeline
-    pipeline[1] = dict(type='LoadAnnotations')
+    pipeline[2] = dict(type='LoadAnnotations')
     dataset.pop('_delete_')
     cfg.train_dataloader.dataset = dict(dataset, pipeline=pipeline)
     with pytest.raises(ValueError, match=r'has the values \[.*7.*200\], but '

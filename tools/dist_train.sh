@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Usage: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
+# SIGTERM and Ctrl-C end it with a checkpoint, and with status 75 and 130.
 # Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
 usage='usage: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]'
@@ -12,7 +13,7 @@ NODE_RANK=${NODE_RANK:-0}
 MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
 PORT=${PORT:-29500}
 
-exec python -m torch.distributed.run \
+exec python "$(dirname "$0")/dist_run.py" \
     --nnodes="$NNODES" --node_rank="$NODE_RANK" \
     --master_addr="$MASTER_ADDR" --master_port="$PORT" \
     --nproc_per_node="$GPUS" \

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Usage: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=...] \
 #        tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
+# Training that is told to end (SIGTERM: preemption, or sbatch's
+# --signal=TERM@120 before the time limit) saves and ends with status 75. In a
+# job of sbatch the job is then requeued, and goes on from there; otherwise the
+# command that goes on is said.
 set -euo pipefail
 usage='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]'
 PARTITION=${1:?$usage}
@@ -12,10 +16,41 @@ GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 CPUS_PER_TASK=${CPUS_PER_TASK:-8}
 
+# A requeued job goes on from its own last checkpoint, whatever it began with.
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    arguments=()
+    for argument in "$@"; do
+        [ "$argument" = --no-resume ] || arguments+=("$argument")
+    done
+    set -- ${arguments[@]+"${arguments[@]}"} --resume
+fi
+
 # SRUN_ARGS holds several words on purpose.
 # shellcheck disable=SC2086
-exec srun --partition="$PARTITION" --job-name="$JOB_NAME" \
+srun --partition="$PARTITION" --job-name="$JOB_NAME" \
     --gres=gpu:"$GPUS_PER_NODE" --ntasks="$GPUS" \
     --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="$CPUS_PER_TASK" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    python -u "$(dirname "$0")/train.py" "$CONFIG" --launcher slurm "$@"
+    python -u "$(dirname "$0")/train.py" "$CONFIG" --launcher slurm "$@" &
+step=$!
+# srun hands SIGTERM on to the ranks, and says when all have ended.
+trap 'kill -TERM "$step" 2>/dev/null || true' TERM
+trap 'kill -INT "$step" 2>/dev/null || true' INT
+status=0
+wait "$step" || status=$?
+while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, not srun
+    status=0
+    wait "$step" || status=$?
+done
+
+if [ "$status" -eq 75 ]; then
+    if [ -n "${SLURM_JOB_ID:-}" ] && [ -n "${SLURM_JOB_PARTITION:-}" ] &&
+        [ "${SLURM_SUBMIT_DIR+set}" = set ]; then
+        echo "slurm_train.sh: saved; requeueing job $SLURM_JOB_ID" >&2
+        scontrol requeue "$SLURM_JOB_ID" || status=$?
+    else
+        echo "slurm_train.sh: saved; go on with: tools/slurm_train.sh" \
+            "$PARTITION $JOB_NAME $CONFIG $* --resume" >&2
+    fi
+fi
+exit "$status"

@@ -79,9 +79,9 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.no_resume:
         cfg.resume = False
     elif args.resume == 'auto':
-        cfg.resume, cfg.load_from = True, None
+        cfg.resume = True
     elif args.resume is not None:
-        cfg.resume, cfg.load_from = True, args.resume
+        cfg.resume, cfg.resume_from = True, args.resume
     return cfg
 
 

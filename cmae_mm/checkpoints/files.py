@@ -12,6 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .errors import CheckpointError
+from .zip_records import ZipRecords
+
 StateDict = Dict[str, Tensor]
 # A runner's checkpoint holds mmengine's log history besides tensors: a few
 # arrays of numbers. `getattr` names its statistics; what it finds cannot be
@@ -27,10 +30,6 @@ LOG_HISTORY = (
 )
 # What frameworks wrap a state dict in.
 _WRAPPERS = ('state_dict', 'model')
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says why."""
 
 
 class Checkpoint(NamedTuple):
@@ -72,6 +71,33 @@ def read_checkpoint(path: str) -> Checkpoint:
     if not state:
         raise CheckpointError(f'{file} holds no tensors')
     return Checkpoint(state, meta)
+
+
+def check_whole(path: str) -> None:
+    """Check that a checkpoint file is whole, without building what it holds.
+
+    Args:
+        path (str): A local file, ``.pth`` or ``.safetensors``.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is empty, cut off,
+            or differs from its checksums.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f'there is no checkpoint {file}')
+    if file.suffix == '.safetensors':
+        _read_safetensors(file)
+        return
+    with open(file, 'rb') as opened:
+        start = opened.read(4)
+        if start == b'PK\x03\x04':
+            ZipRecords(opened, str(file)).verify()
+            return
+    if not start.strip(b'\0'):
+        raise CheckpointError(f'{file} is damaged: it is empty, or starts '
+                              'with zeros')
+    _read_pickled(file)
 
 
 def _read_safetensors(file: Path) -> Checkpoint:

@@ -1,9 +1,10 @@
 from .labelled_dataset import LabelledDataset
 from .pretraining_dataset import PretrainingDataset
 from .samplers import SeededInfiniteSampler, SeededSampler
-from .transforms import LoadCanvas, LoadImageOrSkip, PixelShift
+from .transforms import LoadCanvas, LoadImageOrSkip, PixelShift, SeedDraws
 
 __all__ = [
     'LabelledDataset', 'LoadCanvas', 'LoadImageOrSkip', 'PixelShift',
-    'PretrainingDataset', 'SeededInfiniteSampler', 'SeededSampler'
+    'PretrainingDataset', 'SeedDraws', 'SeededInfiniteSampler',
+    'SeededSampler'
 ]

@@ -1,4 +1,5 @@
 """Samplers that give each drawn sample a random seed of its own."""
+from itertools import islice
 from typing import Iterator
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
@@ -17,7 +18,11 @@ def mix(*numbers: int) -> int:
 
 
 class SeededIndex(int):
-    """A sample's index that carries the seed of this drawing of it."""
+    """A sample's index that carries the seed of this drawing of it.
+
+    Concatenated and repeated data sets reckon with an index before they hand
+    it on; what they get by ``-`` and ``%`` has the seed too.
+    """
 
     seed: int
 
@@ -29,6 +34,12 @@ class SeededIndex(int):
 
     def __reduce__(self):
         return SeededIndex, (int(self), self.seed)
+
+    def __sub__(self, other: int) -> 'SeededIndex':
+        return SeededIndex(int(self) - other, self.seed)
+
+    def __mod__(self, other: int) -> 'SeededIndex':
+        return SeededIndex(int(self) % other, self.seed)
 
 
 @DATA_SAMPLERS.register_module()
@@ -47,8 +58,23 @@ class SeededSampler(DefaultSampler):
 
 @DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(InfiniteSampler):
-    """mmengine's ``InfiniteSampler`` with a seed for each sample."""
+    """mmengine's ``InfiniteSampler`` with a seed for each sample.
+
+    The seed follows from the sampler's own and the place of the sample in the
+    endless sequence. Each iterator begins at its start.
+    """
+
+    _start = 0
+
+    def skip(self, num_samples: int) -> None:
+        """Begin after samples that a stopped run has trained on.
+
+        Args:
+            num_samples (int): Of this process, counted from the start.
+        """
+        self._start = num_samples
 
     def __iter__(self) -> Iterator[int]:
-        for place, index in enumerate(super().__iter__()):
+        indices = enumerate(self._indices_of_rank())
+        for place, index in islice(indices, self._start, None):
             yield SeededIndex(index, mix(self.seed, self.rank, place))

@@ -1,13 +1,35 @@
 """mmengine's runner, made to lose nothing and to load nothing by half."""
+from pathlib import Path
 from typing import Optional
 
+from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import RUNNERS
+from torch import nn
 
+from ..checkpoints.files import CheckpointError, check_whole
 from .activation_checkpointing import checkpoint_activations
+from .atomic_files import WRITER
+from .checkpoint_folder import (
+    find_newest_whole,
+    list_checkpoints,
+    on_main_process,
+)
+from .hooks import (
+    AtomicCheckpointHook,
+    PreemptionHook,
+    SkippedStepHook,
+    StepSeedHook,
+)
+from .loops import resumable
 from .run_checks import check_one_batch, check_target_moves
+from .stop_signals import shield_workers
+
+
+class _AlreadyFinished(Exception):
+    """What was resumed has no step left to make."""
 
 
 @RUNNERS.register_module()
@@ -15,21 +37,42 @@ class ResumableRunner(Runner):
     """mmengine's ``Runner`` that the commands of this project start.
 
     Other tools take it where a config says ``runner_type='ResumableRunner'``.
+
+    With ``resume=True`` it goes on from the newest whole checkpoint of its
+    folder, whatever ``last_checkpoint`` says, and ``load_from`` is what a run
+    starts from that has none yet. The config's ``resume_from`` names another
+    file to go on from.
     """
 
     def build_train_loop(self, loop):
-        """Build a loop, and check that it can train.
+        """Build a loop that can go on in the middle of an epoch.
 
-        See ``Runner.build_train_loop``.
+        See ``Runner.build_train_loop``; mmengine's two loops are replaced by
+        ``ResumableEpochLoop`` and ``ResumableIterLoop``.
 
         Raises:
             ValueError: If the data do not fill a batch, or nothing moves a
                 CMAE's target.
         """
-        loop = super().build_train_loop(loop)
+        loop = super().build_train_loop(resumable(loop))
         check_one_batch(loop.dataloader)
         check_target_moves(self)
         return loop
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """Build an optimizer wrapper that skips steps that are not finite.
+
+        See ``Runner.build_optim_wrapper``; mmengine's plain ``OptimWrapper``
+        is replaced by ``AutoAmpOptimWrapper`` in float32.
+        """
+        if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
+            kind = optim_wrapper.get('type', 'OptimWrapper')
+            if kind in ('OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper):
+                optim_wrapper = dict(
+                    optim_wrapper,
+                    type='mmpretrain.AutoAmpOptimWrapper',
+                    dtype='float32')
+        return super().build_optim_wrapper(optim_wrapper)
 
     def scale_lr(self,
                  optim_wrapper: OptimWrapper,
@@ -66,3 +109,129 @@ class ResumableRunner(Runner):
                 model.module if is_model_wrapper(model) else model, modules)
             self.logger.info(f'Activations of {modules} are computed again in '
                              'the backward pass, to save memory.')
+
+    @staticmethod
+    def build_dataloader(dataloader, seed: Optional[int] = None, **kwargs):
+        """Build a data loader whose workers leave signals to the runner.
+
+        See ``Runner.build_dataloader``.
+        """
+        loader = Runner.build_dataloader(dataloader, seed, **kwargs)
+        shield_workers(loader)
+        return loader
+
+    def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
+        """Register hooks, and those that no run should be without.
+
+        See ``Runner.register_hooks``.
+        """
+        super().register_hooks(default_hooks, custom_hooks)
+        for needed in (PreemptionHook, StepSeedHook, SkippedStepHook):
+            if not any(isinstance(hook, needed) for hook in self.hooks):
+                self.register_hook(needed())
+
+    def train(self) -> nn.Module:
+        """Train, unless the run is at its end already.
+
+        Returns:
+            nn.Module: The trained model.
+
+        Raises:
+            TrainingStopped: After SIGTERM or Ctrl-C, when all is saved.
+        """
+        signals = self._hook(PreemptionHook).signals
+        try:
+            with signals.listening():
+                return super().train()
+        except _AlreadyFinished as finished:
+            self.logger.info(str(finished))
+            self.call_hook('after_run')
+            return self.model
+        except Exception:
+            problem = WRITER.take_problem()
+            if problem is not None:
+                self.logger.warning(problem)
+            raise
+
+    def load_or_resume(self) -> None:
+        """Go on from a checkpoint, or start from weights, or from nothing.
+
+        Raises:
+            CheckpointError: If the file is damaged, or all that the folder
+                has to go on from are.
+        """
+        if self._has_loaded:
+            return
+        source = None
+        if self._resume and self.cfg.get('resume_from'):
+            source = self.cfg.resume_from
+            on_main_process(_check_to_resume, source)
+        elif self._resume:
+            source = self._find_newest()
+        if source is not None:
+            if self._load_from not in (None, source):
+                self.logger.info(f'load_from={self._load_from} is what this '
+                                 'run began with; it goes on from its own '
+                                 'checkpoint')
+            self.resume(source)
+            self._end_if_finished(source)
+        else:
+            self._resume = False
+            if self._load_from is not None:
+                self.load_checkpoint(self._load_from)
+        self._has_loaded = True
+
+    def _find_newest(self) -> Optional[str]:
+        hook = self._hook(CheckpointHook)
+        options = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
+        folder = (
+            hook.folder(self)
+            if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
+
+        def find() -> Optional[str]:
+            found = find_newest_whole(list_checkpoints(folder, *options))
+            return None if found is None else str(found)
+
+        source = on_main_process(find)
+        self.logger.info(f'No checkpoint in {folder} to go on from: this is a '
+                         'new run.' if source is None else
+                         f'Going on from {source}.')
+        return source
+
+    def _end_if_finished(self, source: str) -> None:
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        done = self.iter >= self.max_iters or (
+            by_epoch and self.epoch >= self.max_epochs)
+        if done and not self.message_hub.get_info('validation_due', False):
+            total = (f'{self.max_epochs} epochs'
+                     if by_epoch else f'{self.max_iters} iterations')
+            longer = 'max_epochs' if by_epoch else 'max_iters'
+            raise _AlreadyFinished(
+                f'This run is finished: {source} is the state after all '
+                f'{total}. To train longer set train_cfg.{longer} higher; to '
+                'start anew, add --no-resume or another --work-dir.')
+
+    def _hook(self, kind: type):
+        """Give the registered hook of a kind, None where there is none."""
+        return next((h for h in self.hooks if isinstance(h, kind)), None)
+
+
+def _check_to_resume(file: str) -> None:
+    """Check a file that a run is to go on from, and name another one."""
+    if '://' in file:
+        return
+    try:
+        check_whole(file)
+    except CheckpointError as error:
+        # Not to be renamed: it was named by a person.
+        others = [s for s in list_checkpoints(str(Path(file).parent))
+                  if s.path.name != Path(file).name]
+        for other in others:
+            try:
+                check_whole(str(other.path))
+            except CheckpointError:
+                continue
+            raise CheckpointError(
+                f'{error}; the newest whole one beside it is '
+                f'{other.path}') from None
+        raise

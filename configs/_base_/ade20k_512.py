@@ -4,6 +4,7 @@ data_root = '{{$DATA_ROOT:data/ade/ADEChallengeData2016}}'
 crop_size = (512, 512)
 
 train_pipeline = [
+    dict(type='mmpretrain.SeedDraws'),
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(
@@ -27,7 +28,7 @@ train_dataloader = dict(
     batch_size=2,  # per GPU; 8 GPUs make the recipe's 16
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='mmpretrain.SeededInfiniteSampler', shuffle=True),
     dataset=dict(
         type='ADE20KDataset',
         data_root=data_root,

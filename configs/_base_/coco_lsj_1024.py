@@ -4,6 +4,7 @@ data_root = '{{$DATA_ROOT:data/coco/}}'
 image_size = (1024, 1024)
 
 train_pipeline = [
+    dict(type='mmpretrain.SeedDraws'),
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
@@ -37,7 +38,7 @@ train_dataloader = dict(
     batch_size=4,  # per GPU; 16 GPUs make the recipe's 64
     num_workers=8,
     persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='mmpretrain.SeededSampler', shuffle=True),
     batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
         type='CocoDataset',

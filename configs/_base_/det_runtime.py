@@ -8,8 +8,11 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
+    checkpoint=dict(
+        type='mmpretrain.AtomicCheckpointHook', interval=1, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    step_seed=dict(type='mmpretrain.StepSeedHook'),
+    skipped_step=dict(type='mmpretrain.SkippedStepHook'),
     visualization=dict(type='DetVisualizationHook'))
 custom_hooks = [dict(type='DetectionCheckHook')]
 

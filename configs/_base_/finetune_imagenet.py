@@ -12,6 +12,7 @@ data_preprocessor = dict(
 
 _mean_bgr = [103.53, 116.28, 123.675]
 train_pipeline = [
+    dict(type='SeedDraws'),
     dict(type='LoadImageFromFile'),
     dict(
         type='RandomResizedCrop',
@@ -56,7 +57,7 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='SeededSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='LabelledDataset',

@@ -33,6 +33,7 @@ target_pipeline = [
 ]
 
 train_pipeline = [
+    dict(type='SeedDraws'),
     dict(type='LoadImageOrSkip'),
     dict(
         type='RandomResizedCrop',
@@ -56,7 +57,7 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='SeededSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='PretrainingDataset',

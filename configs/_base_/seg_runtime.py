@@ -9,9 +9,13 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=16000,
+        type='mmpretrain.AtomicCheckpointHook',
+        by_epoch=False,
+        interval=16000,
         max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    step_seed=dict(type='mmpretrain.StepSeedHook'),
+    skipped_step=dict(type='mmpretrain.SkippedStepHook'),
     visualization=dict(type='SegVisualizationHook', draw=False))
 custom_hooks = [dict(type='SegmentationCheckHook')]
 

@@ -8,8 +8,13 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='auto'),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+        type='AtomicCheckpointHook',
+        interval=1,
+        max_keep_ckpts=1,
+        save_best='auto'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    step_seed=dict(type='StepSeedHook'),
+    skipped_step=dict(type='SkippedStepHook'))
 
 # An average of the weights, for evaluation: add
 # dict(type='EMAHook', momentum=1e-4, priority='ABOVE_NORMAL').

@@ -13,7 +13,8 @@ model = dict(
 
 optim_wrapper = dict(
     _delete_=True,
-    type='OptimWrapper',
+    type='AutoAmpOptimWrapper',
+    dtype='float32',
     # LARS steps are shares of the weights' norm: few steps need a large rate.
     optimizer=dict(type='LARS', lr=5., momentum=0.9, weight_decay=0.),
     paramwise_cfg=dict(custom_keys=dict(bias=dict(lars_exclude=True))))

@@ -22,6 +22,7 @@ model = dict(
     train_cfg=None)
 
 train_pipeline = [
+    dict(type='SeedDraws'),
     dict(type='LoadImageFromFile'),
     dict(
         type='RandomResizedCrop',

@@ -58,12 +58,13 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     drop_last=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='SeededInfiniteSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='PretrainingDataset',
         data_root=data_root,
         pipeline=[
+            dict(type='SeedDraws'),
             dict(type='LoadImageOrSkip'),
             dict(
                 type='RandomResizedCrop',

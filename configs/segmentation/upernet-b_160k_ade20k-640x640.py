@@ -8,6 +8,7 @@ model = dict(
     test_cfg=dict(crop_size=crop_size, stride=(426, 426)))
 
 train_pipeline = [
+    dict(type='mmpretrain.SeedDraws'),
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(

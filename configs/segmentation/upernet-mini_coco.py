@@ -33,6 +33,7 @@ model = dict(
     test_cfg=dict(crop_size=crop_size, stride=(120, 120)))
 
 train_pipeline = [
+    dict(type='mmpretrain.SeedDraws'),
     dict(type='LoadImageFromFile'),
     dict(type='LoadCategoryMap'),
     dict(
@@ -55,7 +56,7 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='mmpretrain.SeededSampler', shuffle=True),
     dataset=dict(
         type='CategoryMapDataset',
         data_root=data_root,

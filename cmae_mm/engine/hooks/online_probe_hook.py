@@ -106,7 +106,9 @@ class OnlineProbeHook(Hook):
         labels = torch.tensor(
             [int(s.gt_label) for s in data_batch['data_samples']],
             device=features.device)
-        logits = self.probe(features)
+        # One image that is not finite must not spoil the classifier for good.
+        sound = features.isfinite().all(dim=1, keepdim=True)
+        logits = self.probe(features.where(sound, 0.))
         loss = F.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()

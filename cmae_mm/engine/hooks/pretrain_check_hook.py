@@ -6,6 +6,7 @@ from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..run_checks import check_one_batch, check_target_moves
+from .step_seed_hook import StepSeedHook
 from .unwrap import unwrapped_model
 
 
@@ -16,8 +17,9 @@ class PretrainCheckHook(Hook):
     Raises:
         ValueError: If the batch over all GPUs leaves InfoNCE without
             negatives, or that of one process leaves BatchNorm nothing to
-            normalise over; if the data set is smaller than one batch; or if
-            nothing moves the target.
+            normalise over; if the data set is smaller than one batch; if
+            nothing moves the target; or if all processes would draw the same
+            masks.
     """
 
     def before_train(self, runner) -> None:
@@ -25,6 +27,17 @@ class PretrainCheckHook(Hook):
         self._check_batch(runner)
         check_one_batch(runner.train_dataloader)
         check_target_moves(runner)
+        self._check_draws(runner)
+
+    @staticmethod
+    def _check_draws(runner) -> None:
+        world_size = get_world_size()
+        if (world_size > 1
+                and not any(isinstance(h, StepSeedHook) for h in runner.hooks)
+                and not runner._randomness_cfg.get('diff_rank_seed')):
+            raise ValueError(
+                f'all {world_size} processes would draw the same masks; set '
+                "default_hooks.step_seed=dict(type='StepSeedHook')")
 
     @staticmethod
     def _check_batch(runner) -> None:

@@ -71,8 +71,6 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         blur_prob (float): Defaults to 0.5.
         target_view (bool): Whether the target view is made. MAE, which has
             no target, needs the online view alone. Defaults to True.
-        seed (int): Of the random parameters of batches that bring no seeds of
-            their own (see ``SeededSampler``). Defaults to 0.
         mean (Sequence[float]): Of each colour, in 0 to 255. Must be given.
         std (Sequence[float]): Likewise.
         **kwargs: ``to_rgb``... of ``SelfSupDataPreprocessor``.
@@ -92,7 +90,6 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
                  blur_sigma: Sequence[float] = (0.1, 2.0),
                  blur_prob: float = 0.5,
                  target_view: bool = True,
-                 seed: int = 0,
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  **kwargs) -> None:
@@ -125,7 +122,6 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         self.blur_sigma = tuple(blur_sigma)
         self.blur_prob = blur_prob
         self.target_view = target_view
-        self._generator = torch.Generator().manual_seed(seed)
         # Odd, and wide enough for 4 sigma to both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
         self.register_buffer(
@@ -190,13 +186,13 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         Args:
             count (int): N, number of images.
             seeds (Sequence[int], optional): One for each image; the same ones
-                give the same parameters. Defaults to None, the
-                preprocessor's own generator.
+                give the same parameters. Defaults to None, torch's global
+                generator, which ``StepSeedHook`` seeds for step and rank.
 
         Returns:
             ViewParams: On the CPU.
         """
-        generator = self._generator
+        generator = None
         if seeds is not None:
             generator = torch.Generator().manual_seed(mix(*seeds))
 

@@ -1,0 +1,320 @@
+"""Checkpoints of which the last whole one is never lost."""
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Dict, Optional
+
+import torch
+from mmengine.dist import (
+    broadcast_object_list,
+    get_world_size,
+    is_main_process,
+)
+from mmengine.hooks import CheckpointHook
+from mmpretrain.registry import HOOKS
+
+from ...checkpoints.files import CheckpointError
+from ..atomic_files import (
+    WRITER,
+    CheckpointBackend,
+    remove_temporaries,
+    write_atomically,
+)
+from ..checkpoint_folder import list_checkpoints, move_aside
+from .unwrap import unwrapped_model
+
+# What the message hub knows of files, besides keep_ckpt_ids.
+_PATHS = ('last_ckpt', 'best_ckpt')
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` that a crash cannot take a file from.
+
+    - A checkpoint takes its name after it is on disk, and what it replaces
+      (``max_keep_ckpts``, ``save_best``) is removed after that.
+    - Training goes on while a copy of its state is written; the next save
+      waits for the last.
+    - It saves between optimizer steps: within an accumulation of gradients,
+      which no checkpoint holds, it waits for the step.
+    - Parameters that are not finite are never saved, so that they never
+      replace good ones.
+    - Checkpoints ahead of where training begins, those of an earlier run in
+      the folder, are moved into its sub-folder ``previous_<N>``.
+    - ``last_checkpoint`` and the paths inside of a checkpoint are names in
+      its folder, which may be moved.
+
+    Args:
+        async_save (bool): Write in a thread. Rank 0's memory holds one
+            serialised checkpoint meanwhile. Defaults to True.
+        on_error (str): When a file cannot be written, as on a full disk,
+            'stop' the training with one sentence, or warn and 'continue'
+            without this checkpoint. Defaults to 'stop'.
+        **kwargs: Arguments of ``CheckpointHook``.
+
+    Raises:
+        ValueError: If ``on_error`` is neither of these, or the files are to
+            go to another place than a local folder.
+        CheckpointError: In training, if a file cannot be written.
+    """
+
+    def __init__(self,
+                 *args,
+                 async_save: bool = True,
+                 on_error: str = 'stop',
+                 **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if on_error not in ('stop', 'continue'):
+            raise ValueError("on_error must be 'stop' or 'continue', but got "
+                             f'{on_error!r}')
+        if (self.backend_args or self.file_client_args
+                or '://' in str(self.out_dir or '')):
+            raise ValueError(
+                'AtomicCheckpointHook writes into local folders; for '
+                'backend_args or a remote out_dir set '
+                "default_hooks.checkpoint.type='mmengine.CheckpointHook'")
+        self.async_save = async_save
+        self.on_error = on_error
+        self._root = self.out_dir
+        self._finite = True
+        self._deferred: Optional[int] = None
+        self._before_last: Dict = {}
+        self._loaded: Dict = {}
+        # Of the last checkpoint of this process.
+        self.saved_iter: Optional[int] = None
+
+    def folder(self, runner) -> str:
+        """Give the folder of a runner's checkpoints, also before training."""
+        if self._root is None or str(self._root) == runner.work_dir:
+            return runner.work_dir
+        return str(Path(self._root) / Path(runner.work_dir).name)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Note how the loaded run was trained."""
+        self._loaded = checkpoint.get('meta') or {}
+
+    def before_train(self, runner) -> None:
+        """Find out what is kept, and make way for what will be saved."""
+        folder = self.folder(runner)
+        self.out_dir, self.backend_args = self._root, None
+        hub = runner.message_hub
+        for key, value in list(hub.runtime_info.items()):
+            if key.startswith(_PATHS) and isinstance(value, str):
+                hub.update_info(key, str(Path(folder) / Path(value).name))
+        if is_main_process():
+            remove_temporaries(folder)
+            self._make_way(runner, folder)
+        super().before_train(runner)
+        self.file_backend = CheckpointBackend()
+        self.backend_args = dict(backend='CheckpointBackend')
+        self.saved_iter = self._deferred = None
+        if runner.iter > 0:
+            self._compare_settings(runner)
+
+    def _make_way(self, runner, folder: str) -> None:
+        ahead = [
+            saved.path for saved in list_checkpoints(
+                folder, self.filename_tmpl, self.by_epoch)
+            if saved.position > ((runner.epoch, runner.iter) if saved.by_epoch
+                                 else (runner.iter, 0))
+        ]
+        if runner.iter == 0:
+            ahead += sorted(Path(folder).glob('best_*.pth'))
+        if ahead:
+            aside = move_aside(ahead)
+            runner.logger.warning(
+                f'{len(ahead)} checkpoints of an earlier run are now in '
+                f'{aside}, as this one begins at iteration {runner.iter}')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Store how training is set up, and names in place of paths."""
+        checkpoint['meta'].update(_batches(runner))
+        info = checkpoint['message_hub']['runtime_info']
+        for key, value in info.items():
+            if key.startswith(_PATHS) and isinstance(value, str):
+                info[key] = Path(value).name
+
+    def _compare_settings(self, runner) -> None:
+        now = _batches(runner)
+        changed = [
+            f'{name} {self._loaded[name]} -> {value}'
+            for name, value in now.items()
+            if self._loaded.get(name, value) != value
+        ]
+        if changed:
+            runner.logger.warning(
+                f"Resumed with another batch ({', '.join(changed)}): weights, "
+                'optimizer and schedule go on from the checkpoint, but which '
+                'images make a batch, and so the losses, cannot be those of '
+                'the run before.')
+
+    def after_train_iter(self, runner, batch_idx: int, *args,
+                         **kwargs) -> None:
+        """Save, now that the optimizer has stepped, what is due."""
+        if self._deferred is not None and at_optimizer_step(runner):
+            step = self._deferred if self.by_epoch else runner.iter + 1
+            self._save_checkpoint_with_step(
+                runner, step, dict(epoch=runner.epoch, iter=runner.iter + 1))
+        super().after_train_iter(runner, batch_idx, *args, **kwargs)
+
+    def after_train(self, runner) -> None:
+        """Wait until all is on disk."""
+        if self._deferred is not None:  # stopped early, by another hook
+            self.save_now(runner, runner.epoch, runner.iter)
+        self._settle(runner)
+        super().after_train(runner)
+        self._settle(runner)
+
+    def save_now(self,
+                 runner,
+                 epoch: int,
+                 iteration: int,
+                 within_epoch: bool = False) -> Optional[str]:
+        """Save at once, and wait until it is on disk.
+
+        Args:
+            runner (Runner): What is training.
+            epoch (int): Whole epochs that are done.
+            iteration (int): Iterations that are done.
+            within_epoch (bool): Whether some of them are of the next epoch:
+                its file is ``epoch_<epoch>_iter_<iteration>.pth``. Defaults
+                to False.
+
+        Returns:
+            str: The file; None if it was not saved, which has been said.
+        """
+        if self.saved_iter != iteration:
+            step = epoch if self.by_epoch else iteration
+            if self.by_epoch and within_epoch:
+                step = f'{epoch}_iter_{iteration}'
+            self._save_checkpoint_with_step(
+                runner, step, dict(epoch=epoch, iter=iteration), force=True)
+        self._settle(runner)
+        return self.last_ckpt if self.saved_iter == iteration else None
+
+    def _save_checkpoint_with_step(self, runner, step, meta,
+                                   force: bool = False) -> None:
+        if not force and not at_optimizer_step(runner):
+            self._deferred = step
+            return
+        self._settle(runner)
+        self._deferred = None
+        if not self._parameters_are_finite(runner):
+            return
+        self._remember(runner)
+        hub, replaced = runner.message_hub, []
+        if self.max_keep_ckpts > 0:
+            ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
+            replaced = ids[:-self.max_keep_ckpts]
+            self.keep_ckpt_ids = deque(ids[-self.max_keep_ckpts:])
+            # With those that go after this one is on disk: a run killed in
+            # between removes them when it goes on.
+            hub.update_info('keep_ckpt_ids', ids)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = str(Path(self.out_dir) / name)
+        hub.update_info('last_ckpt', self.last_ckpt)
+        self.saved_iter = meta['iter']
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args)
+        if is_main_process():
+            pointer = Path(runner.work_dir) / 'last_checkpoint'
+            WRITER.then(
+                partial(write_atomically, pointer, name.encode()), pointer)
+            for old in replaced:
+                path = Path(self.out_dir) / self.filename_tmpl.format(old)
+                WRITER.then(partial(path.unlink, missing_ok=True), path)
+        if not self.async_save:
+            self._settle(runner)
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        if not self.save_best:
+            return
+        self._settle(runner)
+        if not self._parameters_are_finite(runner):
+            return
+        self._remember(runner)
+        super()._save_best_checkpoint(runner, metrics)
+        best = [
+            value for key, value in runner.message_hub.runtime_info.items()
+            if key.startswith('best_ckpt')
+        ]
+        for path in self.file_backend.take_removals():
+            if path not in best:
+                WRITER.then(partial(Path(path).unlink, missing_ok=True))
+        if not self.async_save:
+            self._settle(runner)
+
+    def _publish_model(self, runner, ckpt_path: str) -> None:
+        self._settle(runner)
+        super()._publish_model(runner, ckpt_path)
+
+    def _remember(self, runner) -> None:
+        """Remember what is on disk, for the case that the next save fails."""
+        hub = runner.message_hub
+        self._before_last = dict(
+            hook={
+                name: value.copy() if hasattr(value, 'copy') else value
+                for name, value in vars(self).items()
+                if name in ('keep_ckpt_ids', 'last_ckpt', 'best_ckpt_path',
+                            'best_ckpt_path_dict', 'saved_iter')
+            },
+            hub={
+                key: value
+                for key, value in hub.runtime_info.items()
+                if key.startswith((*_PATHS, 'best_score', 'keep_ckpt_ids'))
+            })
+
+    def _settle(self, runner) -> None:
+        """Wait for the last save; each rank then knows how it went."""
+        problem = [WRITER.take_problem() if is_main_process() else None]
+        broadcast_object_list(problem)
+        if problem[0] is None:
+            return
+        vars(self).update(self._before_last.get('hook', {}))
+        hub = runner.message_hub
+        for key in list(hub.runtime_info):
+            if key.startswith((*_PATHS, 'best_score', 'keep_ckpt_ids')):
+                hub.pop_info(key)
+        hub.update_info_dict(self._before_last.get('hub', {}))
+        if self.on_error == 'stop':
+            raise CheckpointError(problem[0])
+        runner.logger.warning(f'{problem[0]}; training goes on without it')
+
+    def _parameters_are_finite(self, runner) -> bool:
+        answer = [
+            is_main_process() and all_finite(unwrapped_model(runner))
+        ]
+        broadcast_object_list(answer)
+        if self._finite and not answer[0]:
+            runner.logger.warning(
+                f'Parameters are not finite at iteration {runner.iter}: they '
+                'are not saved, and the checkpoints before them are kept.')
+        self._finite = answer[0]
+        return self._finite
+
+
+def at_optimizer_step(runner) -> bool:
+    """Say whether no gradients are being accumulated, after an iteration."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if hasattr(wrapper, 'values') else [wrapper]
+    return all(w.should_update() for w in wrappers)
+
+
+def all_finite(model: torch.nn.Module) -> bool:
+    """Say whether all parameters are numbers, at one synchronisation."""
+    finite = [torch.isfinite(p.detach()).all() for p in model.parameters()]
+    return not finite or bool(torch.stack(finite).all())
+
+
+def _batches(runner) -> Dict[str, int]:
+    """Give what a batch of all processes is made of."""
+    return dict(
+        world_size=get_world_size(),
+        batch_size=runner.train_dataloader.batch_size)

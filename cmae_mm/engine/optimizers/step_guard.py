@@ -1,0 +1,166 @@
+"""Steps whose loss or gradients are not finite."""
+import logging
+from collections import defaultdict
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from mmengine.logging import MessageHub, print_log
+from torch import Tensor, nn
+
+_NAMES_SHOWN = 8
+
+
+class NonFiniteError(RuntimeError):
+    """Training that was stopped since its steps are not finite."""
+
+
+def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
+    """Compute the norm over all gradients, in few kernels.
+
+    Args:
+        grads (Sequence[Tensor]): On one device.
+        norm_type (float): p of the p-norm. Defaults to 2.
+
+    Returns:
+        Tensor: A float32 scalar.
+    """
+    norms = torch._foreach_norm(grads, norm_type)
+    return torch.linalg.vector_norm(
+        torch.stack([n.float() for n in norms]), norm_type)
+
+
+def part_of(name: str) -> str:
+    """Name the part of a model that a parameter belongs to.
+
+    Args:
+        name (str): For instance 'neck.pixel_decoder.blocks.0.weight'.
+
+    Returns:
+        str: One name, or two inside of necks and heads.
+    """
+    modules = name.split('.')
+    if modules[0] == 'module':  # of a distributed wrapper
+        modules = modules[1:]
+    inside = 2 if modules[0] in ('neck', 'head') and len(modules) > 2 else 1
+    return '.'.join(modules[:inside])
+
+
+class StepGuard:
+    """Undoes, counts and reports steps that are not finite.
+
+    Args:
+        max_skipped (int): So many skipped steps one after another stop the
+            training.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+
+    def __init__(self, max_skipped: int) -> None:
+        if max_skipped < 1:
+            raise ValueError('max_skipped is a number of steps one after '
+                             f'another, 1 or more, but got {max_skipped}')
+        self.max_skipped = max_skipped
+        self.in_a_row = 0
+        self.model: Optional[nn.Module] = None
+        self._buffers: List[Tensor] = []
+        # By dtype, which one fused copy takes: buffers, and what they were.
+        self._kept: Dict[torch.dtype, Tuple[List[Tensor], List[Tensor]]] = {}
+        # Set by SkippedStepHook: the iteration, and the step's samples.
+        self.iteration: Optional[int] = None
+        self.samples: List[Any] = []
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def keep_buffers(self, model: nn.Module) -> None:
+        """Copy a model's buffers, such as BatchNorm statistics.
+
+        Args:
+            model (nn.Module): As it is before a step.
+        """
+        self.model = model
+        buffers = list(model.buffers())
+        if [id(b) for b in buffers] != [id(b) for b in self._buffers]:
+            self._buffers, self._kept = buffers, {}
+            for buffer in buffers:
+                now, kept = self._kept.setdefault(buffer.dtype, ([], []))
+                now.append(buffer)
+                kept.append(buffer.clone())
+            return
+        for now, kept in self._kept.values():
+            torch._foreach_copy_(kept, now)
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Undo what the forward passes of a step did to the buffers."""
+        for now, kept in self._kept.values():
+            torch._foreach_copy_(now, kept)
+
+    def accept(self) -> None:
+        """Note a step that was made."""
+        self.in_a_row = 0
+
+    def reject(self, optimizer: torch.optim.Optimizer, loss: float,
+               norm: float, hub: MessageHub, scaled: bool) -> None:
+        """Count a step that is left out, warn, and stop after too many.
+
+        Args:
+            optimizer (torch.optim.Optimizer): With the step's gradients.
+            loss (float): Of the step; nan or inf if it is at fault.
+            norm (float): Of all gradients.
+            hub (MessageHub): Where it is counted.
+            scaled (bool): Whether it is a float16 loss scale being lowered.
+
+        Raises:
+            NonFiniteError: After ``max_skipped`` of them.
+        """
+        self.in_a_row += 1
+        name = 'scaler_steps' if scaled else 'skipped_steps'
+        key = f'train/{name}'
+        scalars = hub.log_scalars
+        before = scalars[key].current() if key in scalars else 0
+        hub.update_scalar(key, before + 1)
+        what = f'loss {loss:g}, gradient norm {norm:g}'
+        if self.in_a_row >= self.max_skipped:
+            raise NonFiniteError(self._report(optimizer, what))
+        if scaled:
+            return
+        print_log(
+            f'Skipped the step of iteration {self._step()}, which is not '
+            f'finite ({what}): parameters and target stay as they are. '
+            f'Images: {self._images()}.',
+            logger='current',
+            level=logging.WARNING)
+
+    def _report(self, optimizer: torch.optim.Optimizer, what: str) -> str:
+        norms = ', '.join(
+            f'{part} {norm:.3g}' for part, norm in self._norms().items())
+        rates = [float(g['lr']) for g in optimizer.param_groups]
+        return (
+            f'Stopped at iteration {self._step()}: {self.in_a_row} steps in a '
+            f'row were not finite ({what}). Gradient norms: {norms}. Learning '
+            f'rate: {max(rates):.3g}. Images of the last step: '
+            f'{self._images()}. No parameter was changed by these steps and '
+            'checkpoints are intact. Lower optim_wrapper.optimizer.lr, set '
+            'optim_wrapper.clip_grad=dict(max_norm=3.), or check '
+            'data_preprocessor.mean and std and these images; '
+            f'optim_wrapper.max_skipped={self.max_skipped} sets how many '
+            'steps are allowed.')
+
+    def _norms(self) -> Dict[str, float]:
+        grads = defaultdict(list)
+        named = [] if self.model is None else self.model.named_parameters()
+        for name, parameter in named:
+            if parameter.grad is not None:
+                grads[part_of(name)].append(parameter.grad)
+        return {part: float(grad_norm(g)) for part, g in grads.items()}
+
+    def _step(self) -> str:
+        return 'unknown' if self.iteration is None else str(self.iteration)
+
+    def _images(self) -> str:
+        paths = [getattr(s, 'img_path', None) for s in self.samples]
+        paths = [str(p) for p in paths if p is not None]
+        shown = ', '.join(paths[:_NAMES_SHOWN]) or 'unknown'
+        more = len(paths) - _NAMES_SHOWN
+        return f'{shown} and {more} more' if more > 0 else shown

@@ -27,6 +27,7 @@ from cmae_mm.checkpoints import (
     export_encoder,
     import_cmae,
     import_mae,
+    load_only_safely,
     load_state,
     read_checkpoint,
     write_checkpoint,
@@ -88,6 +89,7 @@ def describe(args: argparse.Namespace, meta: Dict[str, Any]) -> Dict[str, Any]:
 
 def convert(args: argparse.Namespace) -> None:
     """Run one command."""
+    load_only_safely()
     model = build_model(args)
     state, meta = read_checkpoint(args.source)
     noted = describe(args, meta)

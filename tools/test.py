@@ -10,7 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.evaluator import DumpResults
 
 import cmae_mm  # noqa: F401  registers the plugin, also for other configs
-from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.checkpoints import CheckpointError, load_only_safely
 from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Build the runner and test."""
+    load_only_safely()
     args = parse_args()
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher

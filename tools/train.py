@@ -8,7 +8,7 @@ import sys
 from mmengine.config import Config, DictAction
 
 import cmae_mm  # noqa: F401  registers the plugin, also for other configs
-from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.checkpoints import CheckpointError, load_only_safely
 from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
@@ -87,6 +87,7 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 def main() -> None:
     """Build the runner and train."""
+    load_only_safely()
     args = parse_args()
     cfg = apply_args(Config.fromfile(args.config), args)
     adapt_to_device(cfg)

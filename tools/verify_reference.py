@@ -17,7 +17,12 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from cmae_mm.checkpoints import CheckpointError, import_cmae, read_checkpoint
+from cmae_mm.checkpoints import (
+    CheckpointError,
+    import_cmae,
+    load_only_safely,
+    read_checkpoint,
+)
 from cmae_mm.checkpoints.names import from_cmae
 from cmae_mm.engine import TargetUpdateHook
 
@@ -252,6 +257,7 @@ def main() -> int:
     parser.add_argument('--tolerance', type=float, default=1e-4)
     args = parser.parse_args()
     init_default_scope('mmpretrain')
+    load_only_safely()
     try:
         rows = list(replay(read_trace(args.trace)))
     except CheckpointError as error:

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 
+from ..checkpoints import load_only_safely
 from ..engine.device import adapt_to_device
 from .evaluator import FrozenFeatures, build_frozen_model
 from .features import FeatureSet
@@ -92,6 +93,7 @@ def run_command(parser: argparse.ArgumentParser,
         evaluate (Callable): Prints a table and returns the result.
     """
     args = parser.parse_args()
+    load_only_safely()
     try:
         result = evaluate(args)
     # Whatever is wrong with a user's files is one of these.

@@ -33,24 +33,23 @@ srun --partition="$PARTITION" --job-name="$JOB_NAME" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     python -u "$(dirname "$0")/train.py" "$CONFIG" --launcher slurm "$@" &
 step=$!
-# srun hands SIGTERM on to the ranks, and says when all have ended.
-trap 'kill -TERM "$step" 2>/dev/null || true' TERM
-trap 'kill -INT "$step" 2>/dev/null || true' INT
-status=0
-wait "$step" || status=$?
-while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, not srun
+# srun hands SIGTERM on to the ranks; a signal ends bash's wait, not srun.
+signalled=
+trap 'signalled=1; kill -TERM "$step" 2>/dev/null || true' TERM
+trap 'signalled=1; kill -INT "$step" 2>/dev/null || true' INT
+while :; do
+    signalled=
     status=0
     wait "$step" || status=$?
+    [ -n "$signalled" ] || break
 done
 
 if [ "$status" -eq 75 ]; then
-    if [ -n "${SLURM_JOB_ID:-}" ] && [ -n "${SLURM_JOB_PARTITION:-}" ] &&
-        [ "${SLURM_SUBMIT_DIR+set}" = set ]; then
-        echo "slurm_train.sh: saved; requeueing job $SLURM_JOB_ID" >&2
-        scontrol requeue "$SLURM_JOB_ID" || status=$?
+    if [ -n "${SLURM_JOB_ID:-}" ] && scontrol requeue "$SLURM_JOB_ID"; then
+        echo "slurm_train.sh: saved; job $SLURM_JOB_ID is requeued" >&2
     else
-        echo "slurm_train.sh: saved; go on with: tools/slurm_train.sh" \
-            "$PARTITION $JOB_NAME $CONFIG $* --resume" >&2
+        echo "slurm_train.sh: saved; this goes on from there:" \
+            "tools/slurm_train.sh $PARTITION $JOB_NAME $CONFIG $* --resume" >&2
     fi
 fi
 exit "$status"

@@ -1,107 +1,16 @@
 """Checkpoints from elsewhere, and for elsewhere."""
 import json
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-)
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import torch
 from torch import nn
 
 from ..version import __version__
 from . import names
-from .files import CheckpointError, StateDict, write_checkpoint
-
-
-class KeyReport(NamedTuple):
-    """How a state dict fits a model."""
-
-    matched: List[str]
-    missing: List[str]
-    unexpected: List[str]
-    misshapen: List[str]
-    resampled: List[str]
-
-    @property
-    def fits(self) -> bool:
-        """Whether every key matched."""
-        return not (self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        lines = [f'{len(self.matched)} keys matched']
-        for kind in ('resampled', 'missing', 'unexpected', 'misshapen'):
-            keys = getattr(self, kind)
-            if keys:
-                lines.append(f'{len(keys)} {kind}:')
-                lines += [f'    {key}' for key in keys]
-        return '\n'.join(lines)
-
-
-# Not in any foreign checkpoint, and right at its start.
-_STEPS = 'target.steps'
-_ALLOW = 'if this is meant, allow it (--allow-partial)'
-
-
-def load_state(model: nn.Module,
-               state: StateDict,
-               allow_partial: bool = False,
-               optional: Sequence[str] = (),
-               advice: str = _ALLOW) -> KeyReport:
-    """Load a state dict into a model, all of it or nothing.
-
-    Position embeddings of another grid are resampled.
-
-    Args:
-        model (nn.Module): The model.
-        state (StateDict): Under the model's names.
-        allow_partial (bool): Load what fits although some does not. Defaults
-            to False.
-        optional (Sequence[str]): Names that need not be there, beside the
-            target's count of steps. Defaults to none.
-        advice (str): What to do about a misfit, for the error. Defaults to
-            allowing it.
-
-    Returns:
-        KeyReport: What matched and what did not.
-
-    Raises:
-        CheckpointError: If keys are missing, unexpected or misshapen, listed
-            in full, and ``allow_partial`` is not set; or if nothing fits.
-    """
-    expected = model.state_dict()
-    state, resampled = names.resample_to(state, expected)
-    misshapen = [
-        f'{k}: {tuple(v.shape)} in the checkpoint, {tuple(expected[k].shape)} '
-        'in the model' for k, v in state.items()
-        if k in expected and v.shape != expected[k].shape
-    ]
-    fitting = {
-        k: v
-        for k, v in state.items()
-        if k in expected and v.shape == expected[k].shape
-    }
-    report = KeyReport(
-        matched=sorted(fitting),
-        missing=sorted(k for k in expected
-                       if k not in state and k not in (_STEPS, *optional)),
-        unexpected=sorted(k for k in state if k not in expected),
-        misshapen=sorted(misshapen),
-        resampled=resampled)
-    if not fitting:
-        raise CheckpointError(
-            f'nothing in the checkpoint fits the model:\n{report}')
-    if not report.fits and not allow_partial:
-        raise CheckpointError(
-            f'the checkpoint does not fit the model:\n{report}\n{advice}')
-    model.load_state_dict(fitting, strict=False)
-    return report
+from .errors import CheckpointError
+from .files import StateDict, write_checkpoint
+from .fitting import KeyReport, load_state
 
 
 def import_cmae(model: nn.Module,
@@ -117,6 +26,22 @@ def import_cmae(model: nn.Module,
     Returns:
         KeyReport: What matched and what did not.
     """
+    state, optional = from_released(model, state)
+    return load_state(model, state, allow_partial, optional)
+
+
+def from_released(model: nn.Module,
+                  state: StateDict) -> Tuple[StateDict, List[str]]:
+    """Rename a released CMAE checkpoint for a model.
+
+    Args:
+        model (CMAE): Built for the checkpoint's sizes.
+        state (StateDict): Under the released code's names.
+
+    Returns:
+        Tuple[StateDict, List[str]]: Under the model's names, and those that
+        need not be there.
+    """
     state = names.from_cmae(state)
     target = getattr(model, 'target', None)
     encoder = 'target.module.encoder.'
@@ -129,7 +54,7 @@ def import_cmae(model: nn.Module,
             state[f'{encoder}pos_embed'] = torch.cat(
                 [torch.zeros_like(positions[:, :1]), positions], dim=1)
         optional.append(f'{encoder}cls_token')
-    return load_state(model, state, allow_partial, optional)
+    return state, optional
 
 
 def import_mae(encoder: nn.Module,

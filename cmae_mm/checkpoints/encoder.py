@@ -7,8 +7,9 @@ from mmengine.logging import print_log
 from torch import nn
 
 from . import names
-from .convert import KeyReport, load_state
-from .files import CheckpointError, StateDict, read_checkpoint
+from .errors import CheckpointError
+from .files import StateDict, read_checkpoint
+from .fitting import KeyReport, load_state
 
 _TARGET = 'target.module.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
@@ -18,6 +19,9 @@ _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
 
 # In the place of a checkpoint.
 RANDOM = 'random'
+# Kinds of checkpoints that hold more than an encoder.
+RELEASED = 'a released CMAE checkpoint'
+PRETRAINING = 'a pre-training checkpoint'
 
 
 class FoundEncoder(NamedTuple):
@@ -51,9 +55,9 @@ def find_encoder(state: StateDict,
 
     prefix = 'backbone.'
     if holds('target_backbone.', 'pixel_decoder.'):
-        kind, state = 'a released CMAE checkpoint', names.from_cmae(state)
+        kind, state = RELEASED, names.from_cmae(state)
     elif holds('neck.pixel_decoder.'):
-        kind = 'a pre-training checkpoint'
+        kind = PRETRAINING
     elif holds('backbone.') and holds('head.', 'neck.'):
         kind = 'a fine-tuned model'
     elif holds('backbone.'):
@@ -126,7 +130,7 @@ def load_encoder(module: nn.Module,
         report = load_state(
             module, state, optional=made_new,
             advice="the model must have the encoder's width, depth and "
-            'patch size')
+            'patch size', most_listed=10)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from None
     lines = [f'{checkpoint} is {kind}; its {encoder} encoder was loaded, every'

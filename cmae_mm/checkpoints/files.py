@@ -1,33 +1,20 @@
 """Reading and writing checkpoint files, without running what is in them."""
 import os
-import pickle
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .log_history import from_plain
+from .torch_files import MapLocation, load_file
 from .zip_records import ZipRecords
 
 StateDict = Dict[str, Tensor]
-# A runner's checkpoint holds mmengine's log history besides tensors: a few
-# arrays of numbers. `getattr` names its statistics; what it finds cannot be
-# called, as safe loading calls what is on the list alone.
-LOG_HISTORY = (
-    HistoryBuffer,
-    getattr,
-    np.ndarray,
-    np.dtype,
-    np.empty(0).__reduce__()[0],  # private functions that numpy has moved
-    np.float64(0).__reduce__()[0],
-    *{type(np.dtype(kind)) for kind in 'fdlqiI?'},
-)
 # What frameworks wrap a state dict in.
 _WRAPPERS = ('state_dict', 'model')
 
@@ -42,7 +29,7 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(path: str) -> Checkpoint:
     """Read a ``.safetensors`` or pickled file, or a Hugging Face folder.
 
-    Pickled files are read with ``weights_only=True``: nothing in them is run.
+    Nothing in a pickled file is run, see :func:`load_file`.
 
     Args:
         path (str): The file, or a folder with ``model.safetensors``.
@@ -90,14 +77,10 @@ def check_whole(path: str) -> None:
         _read_safetensors(file)
         return
     with open(file, 'rb') as opened:
-        start = opened.read(4)
-        if start == b'PK\x03\x04':
+        if opened.read(4) == b'PK\x03\x04':
             ZipRecords(opened, str(file)).verify()
             return
-    if not start.strip(b'\0'):
-        raise CheckpointError(f'{file} is damaged: it is empty, or starts '
-                              'with zeros')
-    _read_pickled(file)
+    load_file(file, 'cpu')
 
 
 def _read_safetensors(file: Path) -> Checkpoint:
@@ -110,31 +93,8 @@ def _read_safetensors(file: Path) -> Checkpoint:
             f'{file} is not a safetensors file: {error}') from error
 
 
-def _load_weights_only(file: Path) -> Any:
-    if not hasattr(torch.serialization, 'safe_globals'):  # torch < 2.5
-        return torch.load(file, map_location='cpu', weights_only=True)
-    with torch.serialization.safe_globals(list(LOG_HISTORY)):
-        return torch.load(file, map_location='cpu', weights_only=True)
-
-
 def _read_pickled(file: Path) -> Checkpoint:
-    try:
-        content = _load_weights_only(file)
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-        if 'global' in reason.lower():
-            raise CheckpointError(
-                f'{file} holds more than tensors and plain values, and reading'
-                ' it could run code that is in it, so it is refused; if you '
-                'trust its origin, load it once with torch.load(..., '
-                "weights_only=False) and save its 'state_dict' alone"
-            ) from None
-        raise CheckpointError(
-            f'{file} is not a checkpoint that torch can read') from error
-    # Of arbitrary bytes the unpickler makes arbitrary errors.
-    except Exception as error:
-        raise CheckpointError(f'{file} is not a checkpoint that torch can '
-                              f'read: {error}') from error
+    content = load_file(file, 'cpu')
     meta: Dict[str, Any] = {}
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(
@@ -179,7 +139,8 @@ def write_checkpoint(path: str, state: StateDict,
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$')
-def load_from_safetensors(filename: str, map_location=None) -> dict:
+def load_from_safetensors(filename: str,
+                          map_location: MapLocation = None) -> dict:
     """Let mmengine read safetensors: ``init_cfg``, ``load_from``, tools.
 
     Args:
@@ -194,3 +155,45 @@ def load_from_safetensors(filename: str, map_location=None) -> dict:
                                                (str, torch.device)):
         state = {k: v.to(map_location) for k, v in state.items()}
     return dict(state_dict=state, meta=meta)
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
+    """Let mmengine read local files without running what is in them.
+
+    Args:
+        filename (str): A file that ``torch.save`` wrote.
+        map_location (optional): See ``torch.load``.
+
+    Returns:
+        Any: What was saved; of a runner's checkpoint, as it resumes it.
+
+    Raises:
+        CheckpointError: If it is damaged, or holds more than tensors and
+            plain values.
+    """
+    file = Path(filename).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f'there is no checkpoint {filename}')
+    return ready_to_resume(load_file(file, map_location))
+
+
+def ready_to_resume(content: Any) -> Any:
+    """Give a runner's checkpoint the form in which mmengine resumes it.
+
+    Log histories are rebuilt from plain values. A config under the name that
+    mmengine would run it by (``meta['config']``, which none of its versions
+    writes) is left out.
+
+    Args:
+        content (Any): What a file holds.
+
+    Returns:
+        Any: The same, changed where it is a runner's checkpoint.
+    """
+    if isinstance(content, dict):
+        if isinstance(content.get('message_hub'), dict):
+            content['message_hub'] = from_plain(content['message_hub'])
+        if isinstance(content.get('meta'), dict):
+            content['meta'].pop('config', None)
+    return content

@@ -17,10 +17,7 @@ from .optimizers import (
     GroupedOptimWrapperConstructor,
     NonFiniteError,
 )
-from .resuming import allow_log_history
 from .runner import ResumableRunner
-
-allow_log_history()
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',

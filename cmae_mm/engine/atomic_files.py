@@ -149,8 +149,10 @@ def describe_failure(error: OSError, path: Optional[Path], size: int) -> str:
             ' the checkpoints before it are intact')
 
 
-# A process has one writer, whoever saves.
+# A process has one writer, whoever saves; a forked one must not wait for the
+# thread of its parent.
 WRITER = FileWriter()
+os.register_at_fork(after_in_child=WRITER.__init__)
 
 
 @register_backend('CheckpointBackend', force=True)

@@ -1,4 +1,7 @@
 """Fitting a config to the machine it runs on."""
+import os
+import subprocess
+
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -16,18 +19,22 @@ def adapt_to_device(cfg: Config) -> None:
         cfg (Config): A runner's config.
 
     Raises:
-        ValueError: If CPU ranks are asked of a launcher other than pytorch.
+        ValueError: If CPU ranks are asked of a launcher other than pytorch and
+            slurm.
     """
     if has_accelerator():
         return
     launcher = cfg.get('launcher', 'none')
-    if launcher not in ('none', 'pytorch'):
+    if launcher not in ('none', 'pytorch', 'slurm'):
         raise ValueError(
             f'--launcher {launcher} needs an accelerator on each rank, and '
-            'none was found; ranks on CPUs are started by --launcher pytorch')
-    if launcher == 'pytorch':
+            'none was found; ranks on CPUs are started by --launcher pytorch '
+            'or slurm')
+    if launcher != 'none':
         # mmengine would ask for a CUDA device; a group that is there it takes.
         if not dist.is_initialized():
+            if launcher == 'slurm':
+                _name_slurm_ranks()
             dist.init_process_group('gloo')
         wrapper = dict(
             type='MMDistributedDataParallel',
@@ -42,3 +49,19 @@ def adapt_to_device(cfg: Config) -> None:
     optim_wrapper = cfg.get('optim_wrapper')
     if optim_wrapper and optim_wrapper.get('type') == 'AmpOptimWrapper':
         optim_wrapper.type = 'AutoAmpOptimWrapper'
+
+
+def _name_slurm_ranks() -> None:
+    """Say Slurm's ranks in the words of torch, as mmengine does with GPUs."""
+    for name, source in (('RANK', 'SLURM_PROCID'),
+                         ('WORLD_SIZE', 'SLURM_NTASKS'),
+                         ('LOCAL_RANK', 'SLURM_LOCALID')):
+        os.environ[name] = os.environ[source]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']],
+            capture_output=True,
+            text=True,
+            check=True)
+        os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]

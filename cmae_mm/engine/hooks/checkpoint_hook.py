@@ -2,7 +2,7 @@
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 from mmengine.dist import (
@@ -80,8 +80,9 @@ class AtomicCheckpointHook(CheckpointHook):
         self._deferred: Optional[int] = None
         self._before_last: Dict = {}
         self._loaded: Dict = {}
-        # Of the last checkpoint of this process.
-        self.saved_iter: Optional[int] = None
+        # Iteration of the last checkpoint of this process, and whether it
+        # says that validation is to follow.
+        self._saved: Optional[Tuple[int, bool]] = None
 
     def folder(self, runner) -> str:
         """Give the folder of a runner's checkpoints, also before training."""
@@ -107,7 +108,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().before_train(runner)
         self.file_backend = CheckpointBackend()
         self.backend_args = dict(backend='CheckpointBackend')
-        self.saved_iter = self._deferred = None
+        self._saved = self._deferred = None
         if runner.iter > 0:
             self._compare_settings(runner)
 
@@ -183,14 +184,15 @@ class AtomicCheckpointHook(CheckpointHook):
         Returns:
             str: The file; None if it was not saved, which has been said.
         """
-        if self.saved_iter != iteration:
+        if self._saved != (iteration, _validation_due(runner)):
             step = epoch if self.by_epoch else iteration
             if self.by_epoch and within_epoch:
                 step = f'{epoch}_iter_{iteration}'
             self._save_checkpoint_with_step(
                 runner, step, dict(epoch=epoch, iter=iteration), force=True)
         self._settle(runner)
-        return self.last_ckpt if self.saved_iter == iteration else None
+        saved = self._saved is not None and self._saved[0] == iteration
+        return self.last_ckpt if saved else None
 
     def _save_checkpoint_with_step(self, runner, step, meta,
                                    force: bool = False) -> None:
@@ -213,7 +215,7 @@ class AtomicCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
         hub.update_info('last_ckpt', self.last_ckpt)
-        self.saved_iter = meta['iter']
+        self._saved = meta['iter'], _validation_due(runner)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -232,6 +234,11 @@ class AtomicCheckpointHook(CheckpointHook):
                 WRITER.then(partial(path.unlink, missing_ok=True), path)
         if not self.async_save:
             self._settle(runner)
+
+    def after_val_epoch(self, runner, metrics) -> None:
+        """Save the best checkpoint, of what is validated now."""
+        runner.message_hub.update_info('validation_due', False)
+        super().after_val_epoch(runner, metrics)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         if not self.save_best:
@@ -263,7 +270,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 name: value.copy() if hasattr(value, 'copy') else value
                 for name, value in vars(self).items()
                 if name in ('keep_ckpt_ids', 'last_ckpt', 'best_ckpt_path',
-                            'best_ckpt_path_dict', 'saved_iter')
+                            'best_ckpt_path_dict', '_saved')
             },
             hub={
                 key: value
@@ -311,6 +318,11 @@ def all_finite(model: torch.nn.Module) -> bool:
     """Say whether all parameters are numbers, at one synchronisation."""
     finite = [torch.isfinite(p.detach()).all() for p in model.parameters()]
     return not finite or bool(torch.stack(finite).all())
+
+
+def _validation_due(runner) -> bool:
+    """Say whether a checkpoint of now asks for validation."""
+    return bool(runner.message_hub.get_info('validation_due', False))
 
 
 def _batches(runner) -> Dict[str, int]:

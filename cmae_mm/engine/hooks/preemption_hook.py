@@ -122,9 +122,7 @@ class PreemptionHook(Hook):
             None)
         saved = None
         if hook is not None:
-            if validation_due:
-                runner.message_hub.update_info('validation_due', True)
-                hook.saved_iter = None  # what is saved doesn't say so
+            runner.message_hub.update_info('validation_due', validation_due)
             saved = hook.save_now(runner, epoch, iteration, within_epoch)
         name = signal.Signals(self._agreed).name
         if saved is None:

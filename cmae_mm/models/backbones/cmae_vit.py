@@ -7,7 +7,13 @@ from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ...checkpoints.encoder import load_encoder, pretrained_cfg
 from .drop_rates import use_plain_drop_rates
+
+MAE_INIT = [
+    dict(type='Xavier', distribution='uniform', layer='Linear'),
+    dict(type='Constant', val=1, bias=0, layer='LayerNorm')
+]
 
 
 def split_by_mask(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -73,7 +79,8 @@ class CMAEViT(VisionTransformer):
             ``VisionTransformer``. Defaults to 'raw', all tokens, class token
             first.
         init_cfg (dict | list, optional): Defaults to MAE's initialisation:
-            Xavier-uniform linear layers, LayerNorm at one.
+            Xavier-uniform linear layers, LayerNorm at one. A
+            ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
         **kwargs: Other arguments of ``VisionTransformer``, but for
             ``with_cls_token``: there always is a class token.
 
@@ -116,10 +123,7 @@ class CMAEViT(VisionTransformer):
                 f'{patch_size}); use mask_block=1, or an image size that is a '
                 f'multiple of {patch_size * max(mask_block, 1)}')
         if init_cfg is None:
-            init_cfg = [
-                dict(type='Xavier', distribution='uniform', layer='Linear'),
-                dict(type='Constant', val=1, bias=0, layer='LayerNorm')
-            ]
+            init_cfg = MAE_INIT
         super().__init__(
             arch=arch,
             img_size=img_size,
@@ -159,11 +163,23 @@ class CMAEViT(VisionTransformer):
         self._num_units_kept = num_keep
 
     def init_weights(self) -> None:
-        """Initialise as MAE does; a ``Pretrained`` init_cfg is kept as is."""
-        super().init_weights()
-        if (isinstance(self.init_cfg, dict)
-                and self.init_cfg['type'] == 'Pretrained'):
+        """Initialise as MAE does, or load an encoder, every key or none.
+
+        ``dict(type='Pretrained', checkpoint=..., encoder='online')`` takes
+        what ``TransferViT`` takes.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        pretrained = pretrained_cfg(self.init_cfg)
+        if pretrained is not None:
+            load_encoder(self, **pretrained)
+            self._is_init = True
             return
+        if isinstance(self.init_cfg, dict) and (
+                self.init_cfg['type'] == 'Pretrained'):  # the word 'random'
+            self.init_cfg = MAE_INIT
+        super().init_weights()
         self.pos_embed.data.copy_(
             build_2d_sincos_position_embedding(
                 self.grid, self.embed_dims, cls_token=True))

@@ -1,0 +1,193 @@
+"""Whether a state dict fits a model, and loading it, all of it or nothing."""
+import copy
+import re
+import warnings
+from typing import List, NamedTuple, Optional, Sequence
+
+import torch
+from torch import nn
+
+from . import names
+from .errors import CheckpointError
+from .files import StateDict
+
+KINDS = ('missing', 'unexpected', 'misshapen')
+
+
+class KeyReport(NamedTuple):
+    """How a state dict fits a model."""
+
+    matched: List[str]
+    missing: List[str]
+    unexpected: List[str]
+    misshapen: List[str]
+    resampled: List[str]
+
+    @property
+    def fits(self) -> bool:
+        """Whether every key matched."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        return self.listed()
+
+    def listed(self, most: Optional[int] = None) -> str:
+        """List the keys, a line each.
+
+        Args:
+            most (int, optional): How many of each kind. Defaults to all.
+
+        Returns:
+            str: Counts, and the keys of all kinds but those that matched.
+        """
+        lines = [f'{len(self.matched)} keys matched']
+        for kind in ('resampled', *KINDS):
+            keys = getattr(self, kind)
+            if keys:
+                lines.append(f'{len(keys)} {kind}:')
+                lines += [f'    {key}' for key in keys[:most]]
+                if most is not None and len(keys) > most:
+                    lines.append(f'    and {len(keys) - most} more')
+        return '\n'.join(lines)
+
+
+class Fitting(NamedTuple):
+    """What of a state dict fits a model, and the report on all of it."""
+
+    state: StateDict
+    report: KeyReport
+
+
+# Not in any foreign checkpoint, and right at its start.
+_STEPS = 'target.steps'
+_ALLOW = 'if this is meant, allow it (--allow-partial)'
+
+
+def compare(model: nn.Module,
+            state: StateDict,
+            optional: Sequence[str] = ()) -> Fitting:
+    """Compare a state dict with a model's, without loading it.
+
+    Args:
+        model (nn.Module): The model.
+        state (StateDict): Under the model's names.
+        optional (Sequence[str]): Names that need not be there, beside the
+            target's count of steps. Defaults to none.
+
+    Returns:
+        Fitting: With positions of another grid resampled.
+    """
+    expected = model.state_dict()
+    state, resampled = names.resample_to(state, expected)
+    misshapen = [
+        f'{k}: {tuple(v.shape)} in the checkpoint, {tuple(expected[k].shape)} '
+        'in the model' for k, v in state.items()
+        if k in expected and v.shape != expected[k].shape
+    ]
+    fitting = {
+        k: v
+        for k, v in state.items()
+        if k in expected and v.shape == expected[k].shape
+    }
+    return Fitting(
+        fitting,
+        KeyReport(
+            matched=sorted(fitting),
+            missing=sorted(k for k in expected
+                           if k not in state and k not in (_STEPS, *optional)),
+            unexpected=sorted(k for k in state if k not in expected),
+            misshapen=sorted(misshapen),
+            resampled=resampled))
+
+
+def load_state(model: nn.Module,
+               state: StateDict,
+               allow_partial: bool = False,
+               optional: Sequence[str] = (),
+               advice: str = _ALLOW,
+               most_listed: Optional[int] = None) -> KeyReport:
+    """Load a state dict into a model, all of it or nothing.
+
+    Position embeddings of another grid are resampled.
+
+    Args:
+        model (nn.Module): The model.
+        state (StateDict): Under the model's names.
+        allow_partial (bool): Load what fits although some does not. Defaults
+            to False.
+        optional (Sequence[str]): Names that need not be there, beside the
+            target's count of steps. Defaults to none.
+        advice (str): What to do about a misfit, for the error. Defaults to
+            allowing it.
+        most_listed (int, optional): How many keys of a kind the error lists.
+            Defaults to all.
+
+    Returns:
+        KeyReport: What matched and what did not.
+
+    Raises:
+        CheckpointError: If keys are missing, unexpected or misshapen, which
+            it lists, and ``allow_partial`` is not set; or if nothing fits.
+    """
+    fitting, report = compare(model, state, optional)
+    if not fitting or not (report.fits or allow_partial):
+        what = ('nothing in the checkpoint fits' if not fitting else
+                'the checkpoint does not fit')
+        if not fitting and advice == _ALLOW:
+            advice = 'is it for another model?'
+        raise CheckpointError(f'{what} the model:\n'
+                              f'{report.listed(most_listed)}\n{advice}')
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def fits_once_converted(model: nn.Module, state: StateDict) -> bool:
+    """Tell whether the model's own modules make an older state dict fit.
+
+    Libraries rename and reshape parameters of their earlier versions while
+    they load them. This tries it on a copy of the model without memory.
+
+    Args:
+        model (nn.Module): The model, which is not touched.
+        state (StateDict): Under the names of some version of the model.
+
+    Returns:
+        bool: Whether loading it leaves nothing out.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    memo = {id(t): _without_memory(t) for t in tensors}
+    clone = copy.deepcopy(model, memo)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # nothing is copied: that is meant
+        try:
+            keys = clone.load_state_dict(copy.copy(state), strict=False)
+        except RuntimeError:  # shapes
+            return False
+    # What is in the state was taken out by a module that makes it itself.
+    missing = [k for k in keys.missing_keys if k not in state and k != _STEPS
+               and not k.endswith('num_batches_tracked')]
+    return not missing and not keys.unexpected_keys
+
+
+def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
+    bare = tensor.detach().to('meta')
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(bare, requires_grad=tensor.requires_grad)
+    return bare
+
+
+def describe_sizes(state: StateDict) -> str:
+    """Say how wide and deep the transformer in a state dict is.
+
+    Args:
+        state (StateDict): Under mmpretrain's names.
+
+    Returns:
+        str: In words, empty if there is none.
+    """
+    positions = state.get('backbone.pos_embed')
+    layers = [int(found[1]) for found in (
+        re.match(r'backbone\.layers\.(\d+)\.', k) for k in state) if found]
+    if positions is None or not layers:
+        return ''
+    return f'{positions.shape[-1]} wide and {max(layers) + 1} layers deep'

@@ -1,0 +1,164 @@
+"""What a run may load: a checkpoint that fits, or an encoder to start from."""
+import re
+from collections import OrderedDict
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+from torch import Tensor, nn
+
+from ..checkpoints.convert import from_released
+from ..checkpoints.encoder import PRETRAINING, RELEASED, find_encoder
+from ..checkpoints.errors import CheckpointError
+from ..checkpoints.files import StateDict
+from ..checkpoints.fitting import (
+    compare,
+    describe_sizes,
+    fits_once_converted,
+)
+
+RESUME, START, TEST = 'resume', 'load_from', 'test'
+# What an MAE lacks of a CMAE, and a start from it makes new; each is there
+# in whole or not at all.
+_PARTS = ('neck.pixel_decoder.', 'neck.feature_decoder.', 'neck.projector.',
+          'head.', 'target.')
+_LISTED = 10
+_ADVICE = {
+    RESUME: 'a run is resumed with the model it was started with; to start a '
+    'new run from these weights use load_from',
+    START: 'set load_partial=True to load what fits all the same, or take the'
+    ' encoder alone by model.backbone.init_cfg=dict(type="Pretrained", '
+    'checkpoint=...)',
+    TEST: 'test with the config that it was trained with'
+}
+
+
+class Loadable(NamedTuple):
+    """A state dict that a model takes, and what is to be said about it."""
+
+    state: 'OrderedDict[str, Tensor]'
+    lines: List[str]
+    copy_target: bool
+
+
+def check_training_state(checkpoint: Any) -> None:
+    """Check that a run can go on from a checkpoint.
+
+    Raises:
+        CheckpointError: If it holds weights alone.
+    """
+    needed = ('meta', 'message_hub', 'optimizer')
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    lacking = [k for k in needed if not isinstance(content.get(k), dict)]
+    lacking += [f'meta.{k}' for k in ('epoch', 'iter')
+                if 'meta' not in lacking and k not in content['meta']]
+    if lacking:
+        raise CheckpointError(
+            f'it holds no training state ({", ".join(lacking)} missing), so '
+            'no run can be resumed from it; to start a new run from its '
+            'weights use load_from')
+
+
+def fit(model: nn.Module,
+        checkpoint: Any,
+        purpose: str,
+        revise_keys: Sequence[Tuple[str, str]] = ((r'^module\.', ''), ),
+        allow_partial: bool = False) -> Loadable:
+    """Make a checkpoint's state dict fit a model, before it is loaded.
+
+    Args:
+        model (nn.Module): Without distributed wrapper.
+        checkpoint (Any): What a file holds.
+        purpose (str): 'resume', 'load_from' or 'test'. A CMAE may start from
+            an encoder or an MAE; all else must fit.
+        revise_keys (Sequence[Tuple[str, str]]): Patterns that are replaced in
+            names. Defaults to taking off ``module.``.
+        allow_partial (bool): Start with what fits. Defaults to False.
+
+    Returns:
+        Loadable: With every name of the model in its state.
+
+    Raises:
+        CheckpointError: If it does not fit.
+    """
+    state = _state_dict(checkpoint, revise_keys)
+    metadata = getattr(state, '_metadata', None)
+    optional: List[str] = []
+    lines: List[str] = []
+    is_cmae = hasattr(model, 'online') and hasattr(model, 'target')
+    if is_cmae and purpose == START:
+        state, optional, lines = _start_of_cmae(model, state)
+    # As mmengine does it: BatchNorm counts came late to torch.
+    expected = model.state_dict()
+    optional += [k for k in expected if k.endswith('num_batches_tracked')]
+    fitting, report = compare(model, state, optional)
+    if purpose == RESUME and report.resampled:
+        raise CheckpointError(
+            f'it is of another image size ({report.resampled[0]}); '
+            f'{_ADVICE[RESUME]}')
+    complete = OrderedDict({**expected, **fitting})
+    if not report.fits:
+        sizes = [describe_sizes(s) for s in (state, expected)]
+        alike = sizes[0] == sizes[1] or '' in sizes
+        if alike and fits_once_converted(model, state):
+            complete = OrderedDict(state)
+        elif allow_partial and purpose == START and fitting:
+            lines.append('load_partial=True: only what fits was loaded; '
+                         f'{report.listed(_LISTED)}')
+        else:
+            differ = '' if alike else (
+                f"its encoder is {sizes[0]}, the model's {sizes[1]}; ")
+            raise CheckpointError(
+                f'it does not fit the model: {differ}{_ADVICE[purpose]}\n'
+                f'{report.listed(_LISTED)}')
+    lines += report.resampled
+    if metadata is not None:
+        complete._metadata = metadata
+    new_target = (
+        is_cmae and purpose == START and model.target is not None
+        and not any(k.startswith('target.') for k in state))
+    if new_target:
+        lines.append('the target starts as a copy of the loaded online branch')
+    return Loadable(complete, lines, new_target)
+
+
+def _state_dict(checkpoint: Any,
+                revise_keys: Sequence[Tuple[str, str]]) -> StateDict:
+    content = checkpoint
+    for wrapper in ('state_dict', 'model'):
+        if isinstance(content, dict) and isinstance(
+                content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f'it holds a {type(content).__name__}, not a state dict')
+    state: Dict[str, Tensor] = OrderedDict()
+    for name, value in content.items():
+        if isinstance(value, Tensor):
+            for pattern, new in revise_keys:
+                name = re.sub(pattern, new, name)
+            state[name] = value
+    if not state:
+        raise CheckpointError('it holds no tensors')
+    if hasattr(content, '_metadata'):
+        state._metadata = content._metadata
+    return state
+
+
+def _start_of_cmae(model: nn.Module, state: StateDict
+                   ) -> Tuple[StateDict, List[str], List[str]]:
+    """Say what a CMAE starts from: names, what may lack, what to log."""
+    found, kind = find_encoder(state)
+    if kind == RELEASED:
+        state, optional = from_released(model, state)
+        return state, optional, [f'it is {kind}']
+    if kind != PRETRAINING:
+        state = {f'backbone.{k}': v for k, v in found.items()}
+    fresh = tuple(part for part in _PARTS
+                  if not any(k.startswith(part) for k in state))
+    optional = [k for k in model.state_dict() if fresh and k.startswith(fresh)]
+    if kind == PRETRAINING and not optional:
+        return state, [], []
+    made = sorted({part for part in fresh
+                   if any(k.startswith(part) for k in optional)})
+    return state, optional, [
+        f'it is {kind}; new, not from it: '
+        f'{", ".join(p.rstrip(".") for p in made) or "nothing"}']

@@ -1,0 +1,146 @@
+"""A training of a small linear model, for tests of runs and their files."""
+import os
+import time
+import traceback
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from torch.utils.data import Dataset
+
+from cmae_mm.engine import ResumableRunner
+
+
+class Numbers(Dataset):
+    """Images of a few numbers; ``metainfo`` as mmengine's data sets have."""
+
+    metainfo = dict(name='numbers')
+
+    def __init__(self, size: int = 16, features: int = 8) -> None:
+        self.data = torch.randn(
+            size, features, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int):
+        return dict(inputs=self.data[index])
+
+
+class Linear(BaseModel):
+    """Learns to give the sum of its inputs; ``width`` makes files large."""
+
+    def __init__(self, features: int = 8, width: int = 1) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(features, width)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        inputs = inputs if torch.is_tensor(inputs) else torch.stack(inputs)
+        error = self.layer(inputs).mean(1) - inputs.sum(1)
+        if mode == 'loss':
+            return dict(loss=error.square().mean())
+        return list(error)
+
+
+class AtIteration(Hook):
+    """Does something after an iteration, counted from 1."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, iteration: int, action) -> None:
+        self.iteration, self.action = iteration, action
+
+    def after_train_iter(self, runner, *args, **kwargs) -> None:
+        if runner.iter + 1 == self.iteration:
+            self.action(runner)
+
+
+def tiny_runner(work_dir, iters=None, epochs=None, checkpoint=None, hooks=(),
+                width=1, batch_size=4, accumulate=1, runner=ResumableRunner,
+                **settings):
+    """Build a runner of 16 samples, by iterations or by epochs of 4."""
+    by_epoch = epochs is not None
+    loop = (dict(type='EpochBasedTrainLoop', max_epochs=epochs) if by_epoch
+            else dict(type='IterBasedTrainLoop', max_iters=iters))
+    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+    saving = dict(
+        type='AtomicCheckpointHook', interval=1, by_epoch=by_epoch)
+    saving.update(checkpoint or {})
+    cfg = dict(
+        work_dir=str(work_dir),
+        default_scope='mmpretrain',
+        train_dataloader=dict(
+            batch_size=batch_size,
+            num_workers=settings.pop('num_workers', 0),
+            sampler=dict(type=sampler, shuffle=True),
+            collate_fn=dict(type='default_collate'),
+            dataset=Numbers()),
+        train_cfg=loop,
+        optim_wrapper=dict(
+            type='OptimWrapper',
+            accumulative_counts=accumulate,
+            optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
+        param_scheduler=[],
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1), checkpoint=saving),
+        custom_hooks=list(hooks),
+        resume=True,
+        randomness=dict(seed=0),
+        experiment_name=f'tiny_{os.getpid()}_{time.monotonic_ns()}')
+    cfg.update(settings)
+    extra = {k: cfg.pop(k) for k in list(cfg)
+             if k in ('resume_from', 'model_wrapper_cfg')}
+    model = Linear(width=width)
+    return runner(
+        model=model, cfg=Config(dict(resume=cfg['resume'], **extra)), **cfg)
+
+
+def start_fork(action) -> int:
+    """Run something in a forked process; gives its id."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            # pytest holds back what is printed, of the child too
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1)
+            action()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(status)
+    return pid
+
+
+def end_fork(pid: int) -> int:
+    """Give a forked process's exit status, negative if a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def on_ranks(action, folder, count=2):
+    """Run something on forked ranks that talk through gloo.
+
+    Args:
+        action (Callable): Called with the rank.
+        folder (Path): Where they find each other.
+        count (int): Of ranks.
+
+    Returns:
+        List[int]: Their exit statuses.
+    """
+    def rank(number):
+        os.environ['LOCAL_RANK'] = str(number)
+        dist.init_process_group(
+            'gloo', init_method=f'file://{folder}/store', rank=number,
+            world_size=count)
+        action(number)
+
+    (folder / 'store').unlink(missing_ok=True)
+    pids = [start_fork(partial(rank, number)) for number in range(count)]
+    return [end_fork(pid) for pid in pids]

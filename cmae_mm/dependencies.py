@@ -10,6 +10,8 @@ from typing import Callable, NamedTuple
 
 from packaging.version import Version
 
+from .packaged import in_clone, install_command, packaged_root
+
 
 class Requirement(NamedTuple):
     """A supported range: ``minimum <= version < below``."""
@@ -19,7 +21,7 @@ class Requirement(NamedTuple):
     command: str
 
 
-_FRAMEWORK = "pip install -e '.[onedl]'"
+_FRAMEWORK = install_command('onedl')
 
 # Order matters: mmpretrain's own import fails where mmcv or mmengine is
 # missing, so those are looked at first.
@@ -63,12 +65,18 @@ class MissingLibrary(RuntimeError):
     """
 
 
-def require_dense(name: str, command: str) -> None:
+def ops_command() -> str:
+    """Give the command that installs mmcv's operators."""
+    script = 'tools/install_ops.sh'
+    return f'bash {script if in_clone() else packaged_root() / script}'
+
+
+def require_dense(name: str, extra: str) -> None:
     """Check what detection or segmentation needs.
 
     Args:
         name (str): 'mmdet' or 'mmseg'.
-        command (str): What installs it.
+        extra (str): What installs it, an extra of setup.cfg.
 
     Raises:
         MissingLibrary: If it is missing, or mmcv has no compiled operators.
@@ -78,14 +86,14 @@ def require_dense(name: str, command: str) -> None:
     except ImportError as error:
         raise MissingLibrary(
             f'{name} needs mmcv with its compiled operators, and the one '
-            'installed has none: install it with `bash tools/install_ops.sh`.'
+            f'installed has none: install it with `{ops_command()}`.'
         ) from error
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingLibrary(
             f'this config needs {name}, but {error.name} is not installed: '
-            f'install it with `{command}`.') from error
+            f'install it with `{install_command(extra)}`.') from error
 
 
 def installed_version(name: str) -> str:

@@ -1,5 +1,6 @@
 """Small real models and image folders for the tests."""
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 import cmae_mm  # noqa: F401  registers the plugin
 
 ROOT = Path(__file__).resolve().parents[1]
+# Commands are run in this process, too, and find what is beside them.
+sys.path.append(str(ROOT / 'tools'))
 # Material that developers have beside the project and users have not.
 SHARED = Path(os.environ.get('CMAE_SHARED', ROOT.parent / 'shared'))
 COCO = SHARED / 'data/coco_mini'

@@ -107,6 +107,7 @@ def test_what_a_dense_config_lacks_is_one_sentence(config, missing, command,
             f'sys.modules[{missing!r}] = None\n'
             "if 'mmcv.ops' not in sys.modules:\n"
             "    sys.modules['mmcv.ops'] = type(sys)('mmcv.ops')\n"
+            "sys.path.insert(0, 'tools')\n"
             f"sys.argv = ['train.py', 'configs/{config}']\n"
             "import runpy; runpy.run_path('tools/train.py', "
             "run_name='__main__')")

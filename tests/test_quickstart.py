@@ -8,11 +8,9 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from cmae_mm.checkpoints import export_encoder
-from cmae_mm.dependencies import REQUIREMENTS
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import make_tiles  # noqa: E402
-import missing_requirements  # noqa: E402
 from test_training import run_tool  # noqa: E402
 
 
@@ -100,29 +98,3 @@ def test_exported_encoder_gives_the_same_tokens(tmp_path):
     image = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(
         vit(image)[-1], model.extract_feat(image, pool='none'))
-
-
-def test_requirement_files_fit_the_supported_versions():
-    for name in ('torch', 'onedl', 'openmmlab'):
-        for need in missing_requirements.read_requirements(name):
-            module = need.name.replace('onedl-', '').replace('-lite', '')
-            if module in REQUIREMENTS:
-                version = next(iter(need.specifier)).version
-                from packaging.version import Version
-                supported = REQUIREMENTS[module]
-                assert Version(supported.minimum) <= Version(
-                    version) < Version(supported.below)
-
-
-def test_missing_requirements_are_found(monkeypatch):
-    assert not [
-        line for line in missing_requirements.find_missing(['tests'])
-        if 'cmae_mm' not in line
-    ]
-    real = missing_requirements.metadata.version
-    monkeypatch.setattr(
-        missing_requirements.metadata, 'version',
-        lambda name: '0.0.1' if name == 'pytest' else real(name))
-    found = list(missing_requirements.find_missing(['tests']))
-    assert any('pytest' in line and '0.0.1 is installed' in line
-               for line in found)

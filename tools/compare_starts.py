@@ -5,6 +5,9 @@ Trains CONFIG from CHECKPOINT and from random weights, once for each seed, and
 prints the mean and the spread of the last loss and of every metric of the last
 validation. Interrupted, the same command goes on where it stopped.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import json
 import statistics
@@ -12,6 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, List
+
+from cmae_mm.cli.command import run
+from cmae_mm.cli.config import ConfigError, add_debug_option
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -33,8 +39,9 @@ def run_one(args: argparse.Namespace, start: str, seed: int) -> Dict:
     with open(folder / 'output.txt', 'w') as output:
         code = subprocess.run(command, stdout=output, stderr=output).returncode
     if code:
-        sys.exit(f'compare_starts.py: {" ".join(command)} failed; its output '
-                 f'is in {folder}/output.txt')
+        last = (folder / 'output.txt').read_text().strip().splitlines()[-1:]
+        raise ConfigError(f'{" ".join(command)} failed ({"".join(last)}); '
+                          f'its output is in {folder}/output.txt')
     result = read_result(folder)
     done.write_text(json.dumps(result) + '\n')
     return result
@@ -71,6 +78,7 @@ def main() -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', default=[],
         help='passed on to tools/train.py')
+    add_debug_option(parser)
     args = parser.parse_args()
 
     results = {
@@ -101,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

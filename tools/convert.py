@@ -9,29 +9,31 @@
 CONFIG is the pre-training config; its model gives the sizes, and every key is
 checked against it. `export --to timm` takes a fine-tuning config as well.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
-import sys
 from typing import Any, Dict
 
 import torch
-from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 
 from cmae_mm.checkpoints import (
     EXPORTS,
-    CheckpointError,
     export_classifier,
     export_cmae,
     export_encoder,
     import_cmae,
     import_mae,
-    load_only_safely,
     load_state,
     read_checkpoint,
     write_checkpoint,
 )
+from cmae_mm.cli.command import run
+from cmae_mm.cli.config import add_config_options, load_config
+from cmae_mm.cli.errors import remember
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,9 +57,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument(
             '--config', required=True,
             help='pre-training config; for `export` also a fine-tuning one')
-        command.add_argument(
-            '--cfg-options', nargs='+', action=DictAction,
-            help='override settings of the config')
+        add_config_options(command)
         command.add_argument(
             '--allow-partial', action='store_true',
             help='go on although keys are missing, unexpected or misshapen')
@@ -74,9 +74,8 @@ def parse_args() -> argparse.Namespace:
 
 def build_model(args: argparse.Namespace) -> torch.nn.Module:
     """Build the config's model."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
+    remember(cfg, args.cfg_options)
     init_default_scope('mmpretrain')
     return MODELS.build(cfg.model)
 
@@ -87,9 +86,9 @@ def describe(args: argparse.Namespace, meta: Dict[str, Any]) -> Dict[str, Any]:
     return dict(recipe=args.config, converted_from=args.source, **noted)
 
 
-def convert(args: argparse.Namespace) -> None:
+def convert() -> None:
     """Run one command."""
-    load_only_safely()
+    args = parse_args()
     model = build_model(args)
     state, meta = read_checkpoint(args.source)
     noted = describe(args, meta)
@@ -117,7 +116,4 @@ def convert(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    try:
-        convert(parse_args())
-    except CheckpointError as error:
-        sys.exit(f'convert.py: {error}')
+    run(convert)

@@ -4,13 +4,17 @@
 DATA_ROOT may then name the store in place of the folder. Interrupted, the
 same command goes on where it stopped; what was written is verified.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from cmae_mm.datasets.image_store import StoreError, write_store
+from cmae_mm.cli.command import run
+from cmae_mm.cli.config import add_debug_option
+from cmae_mm.datasets.image_store import write_store
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 
 
@@ -26,6 +30,7 @@ def main() -> None:
         '--short-side', type=int,
         help='make the shorter side of larger images this long, in pixels '
         '(re-encoded as JPEG; default: files are copied bit by bit)')
+    add_debug_option(parser)
     args = parser.parse_args()
     if args.short_side is not None and args.short_side < 1:
         parser.error('--short-side must be 1 pixel or more')
@@ -37,12 +42,10 @@ def main() -> None:
                                        args.short_side):
             progress.total = total
             progress.update(done - progress.n)
-    except StoreError as error:
-        sys.exit(f'convert_dataset.py: {error}')
     finally:
         progress.close()
     print(f'{total // 2} images in {args.out}')
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -4,16 +4,18 @@
 The labelled images are those of the config: its `evaluation`, or the folders
 train and val (or test) of class folders in its data root.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 from typing import Any, Dict
 
-import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.evaluation import knn_predict
-from cmae_mm.evaluation.command_line import (
+from cmae_mm.cli.evaluation import (
     evaluation_parser,
     extract_for,
     run_command,
 )
+from cmae_mm.evaluation import knn_predict
 from cmae_mm.evaluation.knn import KS
 from cmae_mm.evaluation.report import report_sweep
 

@@ -5,16 +5,18 @@ Features are extracted once; one classifier for each learning rate is trained
 on them, all at once. Reported are the best one and the whole sweep; the best
 is chosen by the test images, as is usual, and is by that much optimistic.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 from typing import Any, Dict
 
-import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.evaluation import linear_sweep
-from cmae_mm.evaluation.command_line import (
+from cmae_mm.cli.evaluation import (
     evaluation_parser,
     extract_for,
     run_command,
 )
+from cmae_mm.evaluation import linear_sweep
 from cmae_mm.evaluation.linear import LRS
 from cmae_mm.evaluation.report import report_sweep
 

@@ -4,22 +4,24 @@
 A few images a class, drawn several times with seeds from 0; and, with
 --splits, the images of split files that make_splits.py wrote.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import statistics
 from pathlib import Path
 from typing import Any, Dict
 
-import cmae_mm  # noqa: F401  registers the plugin
+from cmae_mm.cli.evaluation import (
+    evaluation_parser,
+    extract_for,
+    run_command,
+)
 from cmae_mm.evaluation import (
     FeatureSet,
     fit_logistic_regression,
     low_shot,
     score,
-)
-from cmae_mm.evaluation.command_line import (
-    evaluation_parser,
-    extract_for,
-    run_command,
 )
 from cmae_mm.evaluation.report import print_table
 from cmae_mm.evaluation.splits import read_split

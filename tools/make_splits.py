@@ -4,13 +4,16 @@
 Writes DATA_ROOT/splits/<percent>pct_seed<seed>.txt for each share: an
 annotation file of the images in DATA_ROOT/train, each class with its share.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import os.path as osp
-import sys
 
 from mmengine.registry import init_default_scope
 
-import cmae_mm  # noqa: F401  registers the plugin
+from cmae_mm.cli.command import run
+from cmae_mm.cli.config import add_debug_option
 from cmae_mm.evaluation import build_eval_dataset
 from cmae_mm.evaluation.splits import write_split
 
@@ -27,21 +30,19 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0, help='default: 0')
     parser.add_argument(
         '--out', help='folder to write to (default: DATA_ROOT/splits)')
+    add_debug_option(parser)
     args = parser.parse_args()
     init_default_scope('mmpretrain')
-    try:
-        dataset = build_eval_dataset(
-            dict(
-                type='LabelledDataset', data_root=args.data_root,
-                data_prefix='train', pipeline=[]))
-        for percent in args.percent:
-            path = osp.join(args.out or osp.join(args.data_root, 'splits'),
-                            f'{percent:g}pct_seed{args.seed}.txt')
-            count = write_split(dataset, percent, args.seed, path)
-            print(f'{path}: {count} of {len(dataset)} images')
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f'make_splits.py: {error}')
+    dataset = build_eval_dataset(
+        dict(
+            type='LabelledDataset', data_root=args.data_root,
+            data_prefix='train', pipeline=[]))
+    for percent in args.percent:
+        path = osp.join(args.out or osp.join(args.data_root, 'splits'),
+                        f'{percent:g}pct_seed{args.seed}.txt')
+        count = write_split(dataset, percent, args.seed, path)
+        print(f'{path}: {count} of {len(dataset)} images')
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

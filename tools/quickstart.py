@@ -1,128 +1,35 @@
 #!/usr/bin/env python
-"""Pre-train a small CMAE, evaluate it, export it; see quickstart.sh."""
+"""Pre-train a small CMAE, evaluate it, export it; see quickstart.sh.
+
+Shows a few lines of progress; what the libraries print is in output.txt in
+the work folder.
+"""
 import argparse
-import json
 import os
+import sys
 import time
-import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional
-
-import numpy as np
-import torch
-from make_tiles import make_tiles
-from mmengine.config import Config
-from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
-
-import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.checkpoints import export_encoder
-from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
-from cmae_mm.evaluation import (
-    build_eval_dataset,
-    check_same_classes,
-    eval_preprocessor,
-    extract_features,
-    knn_accuracy,
-    with_pipeline,
-)
-from cmae_mm.visualization import (
-    read_scalars,
-    reconstruction_columns,
-    save_loss_curve,
-    save_reconstructions,
-)
-
-CONFIG = 'configs/quickstart/cmae_vit-mini_tiles.py'
-KNN_K = 20
-
-
-class Labels(NamedTuple):
-    """Where k-NN finds labelled images; ``val`` is None for a held-out fifth.
-
-    ``train`` and ``val`` are sub-folders of the data folder with one folder
-    per class.
-    """
-
-    train: str
-    val: Optional[str]
-
-
-def has_class_folders(folder: Path) -> bool:
-    """Say whether a folder holds two or more folders of images."""
-    if not folder.is_dir():
-        return False
-    classes = [
-        d for d in folder.iterdir() if d.is_dir() and any(
-            f.suffix.lower() in IMG_EXTENSIONS for f in d.iterdir())
-    ]
-    return len(classes) >= 2
-
-
-def find_labels(data: Path) -> Optional[Labels]:
-    """Find class folders in the data; None where there are none."""
-    if has_class_folders(data / 'train'):
-        same = has_class_folders(data / 'val') and set(
-            os.listdir(data / 'val')) == set(os.listdir(data / 'train'))
-        return Labels('train', 'val' if same else None)
-    return Labels('', None) if has_class_folders(data) else None
-
-
-def measure_knn(model, cfg: Config, data: Path, labels: Labels) -> float:
-    """Measure k-NN top-1 in percent with the online encoder."""
-    preprocessor = MODELS.build(eval_preprocessor(cfg))
-    size = model.backbone.img_size[0]
-
-    def build(split: str):
-        return build_eval_dataset(
-            with_pipeline(
-                dict(
-                    type='LabelledDataset',
-                    data_root=str(data),
-                    data_prefix=split), size))
-
-    train = build(labels.train)
-    features, targets = extract_features(model, preprocessor, train)
-    if labels.val is not None:
-        val = build(labels.val)
-        check_same_classes(train, val)
-        queries = extract_features(model, preprocessor, val)
-    else:
-        held_out = torch.arange(len(features)) % 5 == 0
-        queries = features[held_out], targets[held_out]
-        features, targets = features[~held_out], targets[~held_out]
-    k = min(KNN_K, len(features))
-    return knn_accuracy(features, targets, *queries, ks=(k, ))[k]
-
-
-def show_views(model, dataset, path: Path, count: int = 12) -> None:
-    """Save reconstruction pictures of training images."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-    picked = np.linspace(0, len(dataset) - 1, min(count, len(dataset)))
-    samples = [dataset[int(i)] for i in picked]
-    batch = dict(
-        inputs=[
-            torch.stack([s['inputs'][view] for s in samples])
-            for view in range(2)
-        ],
-        data_samples=[s['data_samples'] for s in samples])
-    views = model.data_preprocessor(batch)['inputs']
-    save_reconstructions(
-        str(path), reconstruction_columns(model, views), scale=2, per_row=2)
+from typing import Callable, Iterator
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--data', type=Path, help='any folder of images (default: tiles of '
         'photographs, made in data/tiles)')
     parser.add_argument(
-        '--work-dir', type=Path, default=Path('work_dirs/quickstart'))
+        '--work-dir', type=Path, default=Path('work_dirs/quickstart'),
+        help='folder to write to (default: work_dirs/quickstart)')
     parser.add_argument(
         '--max-iters', type=int,
-        help="training steps (default: the config's)")
+        help="training steps (default: the config's, 300)")
+    parser.add_argument(
+        '--debug', action='store_true',
+        help='show where an error comes from (CMAE_DEBUG=1 does the same)')
     parser.add_argument(
         '--from-folder', type=Path, default=Path(), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -130,83 +37,59 @@ def parse_args() -> argparse.Namespace:
         args.data = (args.from_folder / args.data).resolve()
         if not args.data.is_dir():
             parser.error(f'--data: there is no folder {args.data}')
+    if args.max_iters is not None and args.max_iters < 1:
+        parser.error(f'--max-iters must be 1 or more, but got '
+                     f'{args.max_iters}')
     return args
 
 
-def build_config(args: argparse.Namespace, data: Path) -> Config:
-    """Load the config and apply the command line."""
-    os.environ['DATA_ROOT'] = str(data)
-    cfg = Config.fromfile(CONFIG)
-    cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
-    if args.max_iters is not None:
-        warmup = min(cfg.param_scheduler[0].end, args.max_iters // 4)
-        cfg.merge_from_dict({
-            'train_cfg.max_iters': args.max_iters,
-            'default_hooks.logger.interval': min(20, args.max_iters),
-            'param_scheduler.0.end': warmup,
-            'param_scheduler.1.begin': warmup,
-            'param_scheduler.1.end': args.max_iters,
-            'param_scheduler.1.T_max': args.max_iters - warmup,
-        })
-    return cfg
+@contextmanager
+def quiet(log: Path) -> Iterator[Callable[[str], None]]:
+    """Send everything that is printed, by workers too, to a file.
+
+    Args:
+        log (Path): The file; it is written anew.
+
+    Yields:
+        Callable: Prints a line on the console all the same.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    console = [os.dup(1), os.dup(2)]
+    with open(log, 'w') as file, os.fdopen(os.dup(1), 'w') as out:
+
+        def say(text: str) -> None:
+            print(text, file=out, flush=True)
+            print(text, file=file, flush=True)
+
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield say
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, saved in zip((1, 2), console):
+                os.dup2(saved, number)
+                os.close(saved)
 
 
 def main() -> None:
-    """Run all steps."""
+    """Run all steps; errors are shown on the console."""
     args = parse_args()
+    log = args.work_dir / 'output.txt'
     start = time.time()
-    # Noise of the libraries below, repeated by each worker.
-    warnings.filterwarnings('ignore', "Only use 'alpha'")
-
-    def step(number: int, text: str) -> None:
-        print(f'\n== {number}/5 {text} [{time.time() - start:.0f} s]',
-              flush=True)
-
-    step(1, 'Data')
-    data = args.data
-    if data is None:
-        data = Path('data/tiles').resolve()
-        print(f'{make_tiles(data)} tiles of photographs in data/tiles')
-    labels = find_labels(data)
-
-    step(2, 'Features at random initialisation')
-    runner = Runner.from_cfg(build_config(args, data))
-    model = runner.model
-    model.init_weights()
-    summary: Dict[str, Optional[float]] = dict(
-        knn_top1=None, knn_top1_random_init=None)
-    if labels is None:
-        print('The data has no class folders: k-NN is left out.')
-    else:
-        summary['knn_top1_random_init'] = measure_knn(
-            model, runner.cfg, data, labels)
-        print(f"k-NN top-1: {summary['knn_top1_random_init']:.1f} %")
-
-    step(3, 'Pre-training ("eta" is the time left)')
-    runner.train()
-
-    step(4, 'Features after pre-training')
-    if labels is not None:
-        summary['knn_top1'] = measure_knn(model, runner.cfg, data, labels)
-        print(f"k-NN top-1: {summary['knn_top1']:.1f} %")
-
-    step(5, 'Backbone, pictures, summary')
-    out = args.work_dir
-    export_encoder(model, str(out / 'backbone.pth'), recipe=CONFIG,
-                   iterations=runner.iter)
-    dataset = runner.train_dataloader.dataset
-    show_views(model, dataset, out / 'reconstruction.png')
-    scalars = read_scalars(str(out))
-    save_loss_curve(str(out / 'loss.png'), scalars)
-    summary.update(
-        loss_first=scalars[0]['loss'],
-        loss_last=scalars[-1]['loss'],
-        images=len(dataset),
-        minutes=round((time.time() - start) / 60, 2))
-    (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
-    print(json.dumps(summary, indent=2))
-    print(f'In {out}: backbone.pth (for fine-tuning), reconstruction.png, '
-          'loss.png, summary.json')
+    try:
+        with quiet(log) as say:
+            say('Loading the libraries (10 to 20 seconds)')
+            from quickstart_steps import run_steps
+            run_steps(args, say, start)
+    except Exception as error:
+        # A library that is missing has ended the command before this.
+        from cmae_mm.cli.errors import fail
+        print(f'All output is in {log}', file=sys.stderr)
+        fail(error)
 
 
 if __name__ == '__main__':

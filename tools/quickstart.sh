@@ -7,5 +7,5 @@ set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 . tools/environment.sh
-ensure_environment torch onedl data quickstart
+ensure_environment onedl quickstart
 exec python tools/quickstart.py --from-folder "$here" "$@"

@@ -1,17 +1,18 @@
 #!/usr/bin/env python
 """Test a checkpoint with the evaluators of its config."""
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import os
 import os.path as osp
-import sys
 
 import mmengine
-from mmengine.config import Config, DictAction
 from mmengine.evaluator import DumpResults
 
-import cmae_mm  # noqa: F401  registers the plugin, also for other configs
-from cmae_mm.checkpoints import CheckpointError, load_only_safely
-from cmae_mm.dependencies import MissingLibrary
+from cmae_mm.cli.command import run
+from cmae_mm.cli.config import ConfigError, add_config_options, load_config
+from cmae_mm.cli.errors import remember
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
 
@@ -19,18 +20,15 @@ from cmae_mm.engine.device import adapt_to_device
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, or the name of a packaged one')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--work-dir', help='folder of logs (default: work_dirs/<config>)')
     parser.add_argument('--out', help='write the metrics to this JSON file')
     parser.add_argument(
         '--dump', help='write the raw predictions to this .pkl file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; nested keys with dots')
+    add_config_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -44,22 +42,20 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Build the runner and test."""
-    load_only_safely()
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         name = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = osp.join('work_dirs', name)
     if cfg.get('test_dataloader') is None:
-        raise SystemExit(
+        raise ConfigError(
             f'{args.config} has nothing to test: it has no test_dataloader, '
             'as pre-training configs have none')
     cfg.load_from, cfg.resume = args.checkpoint, False
+    remember(cfg, args.cfg_options)
     adapt_to_device(cfg)
 
     runner = ResumableRunner.from_cfg(cfg)
@@ -72,7 +68,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (CheckpointError, MissingLibrary) as error:
-        sys.exit(f'test.py: {error}')
+    run(main)

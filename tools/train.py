@@ -1,15 +1,18 @@
 #!/usr/bin/env python
 """Train: pre-training, fine-tuning, detection or segmentation configs."""
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import os
 import os.path as osp
-import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
 
-import cmae_mm  # noqa: F401  registers the plugin, also for other configs
-from cmae_mm.checkpoints import CheckpointError, load_only_safely
-from cmae_mm.dependencies import MissingLibrary
+from cmae_mm.cli.command import run
+from cmae_mm.cli.config import ConfigError, add_config_options, load_config
+from cmae_mm.cli.errors import remember
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
 
@@ -17,7 +20,8 @@ from cmae_mm.engine.device import adapt_to_device
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, or the name of a packaged one')
     parser.add_argument(
         '--work-dir',
         help='folder of logs and checkpoints (default: work_dirs/<config>)')
@@ -37,11 +41,7 @@ def parse_args() -> argparse.Namespace:
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate to the batch over all GPUs')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings, as key=value; nested keys with dots')
+    add_config_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -57,20 +57,22 @@ def parse_args() -> argparse.Namespace:
 def apply_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Merge the command line into the config."""
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         name = osp.splitext(osp.basename(args.config))[0]
         cfg.work_dir = osp.join('work_dirs', name)
 
+    if cfg.get('train_dataloader') is None or cfg.get('optim_wrapper') is None:
+        raise ConfigError(
+            f'{args.config} has nothing to train: it needs train_dataloader, '
+            'train_cfg and optim_wrapper')
     if args.amp and cfg.optim_wrapper.get('type',
                                           'OptimWrapper') == 'OptimWrapper':
-        cfg.optim_wrapper.type = 'AutoAmpOptimWrapper'
+        cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
-            raise SystemExit(
+            raise ConfigError(
                 f'--auto-scale-lr: {args.config} has no auto_scale_lr = '
                 'dict(base_batch_size=...), the batch its learning rate is '
                 'for; add it or leave the option out')
@@ -87,15 +89,16 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 def main() -> None:
     """Build the runner and train."""
-    load_only_safely()
     args = parse_args()
-    cfg = apply_args(Config.fromfile(args.config), args)
+    cfg = apply_args(load_config(args.config, args.cfg_options), args)
+    remember(cfg, args.cfg_options)
     adapt_to_device(cfg)
-    ResumableRunner.from_cfg(cfg).train()
+    if 'runner_type' in cfg:
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = ResumableRunner.from_cfg(cfg)
+    runner.train()
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (CheckpointError, MissingLibrary) as error:
-        sys.exit(f'train.py: {error}')
+    run(main)

@@ -6,6 +6,9 @@ TargetUpdateHook, and prints the largest relative error of each recorded
 tensor (relative to its largest magnitude). Exit status: 0 within the
 tolerance, 1 outside, 2 for a file that cannot be read.
 """
+# isort: off
+import first_import  # noqa: F401
+# isort: on
 import argparse
 import json
 import sys
@@ -20,10 +23,10 @@ from torch import Tensor, nn
 from cmae_mm.checkpoints import (
     CheckpointError,
     import_cmae,
-    load_only_safely,
     read_checkpoint,
 )
 from cmae_mm.checkpoints.names import from_cmae
+from cmae_mm.cli.command import run
 from cmae_mm.engine import TargetUpdateHook
 
 
@@ -257,7 +260,6 @@ def main() -> int:
     parser.add_argument('--tolerance', type=float, default=1e-4)
     args = parser.parse_args()
     init_default_scope('mmpretrain')
-    load_only_safely()
     try:
         rows = list(replay(read_trace(args.trace)))
     except CheckpointError as error:
@@ -279,4 +281,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(main)

@@ -5,7 +5,7 @@ dict(imports=['cmae_mm.detection'])``.
 """
 from ..dependencies import require_dense
 
-require_dense('mmdet', "pip install -e '.[det]'")
+require_dense('mmdet', extra='det')
 
 from .detection_check_hook import DetectionCheckHook  # noqa: E402
 from .float32_rpn_head import Float32RPNHead  # noqa: E402

@@ -5,7 +5,7 @@ dict(imports=['cmae_mm.segmentation'])``.
 """
 from ..dependencies import require_dense
 
-require_dense('mmseg', "pip install -e '.[seg]'")
+require_dense('mmseg', extra='seg')
 
 from .category_map_dataset import (  # noqa: E402
     CategoryMapDataset,

@@ -1,19 +1,19 @@
-"""What the evaluation commands of ``tools/`` have in common."""
+"""What the evaluation commands have in common."""
 import argparse
 import os
 import os.path as osp
-import sys
 from typing import Any, Callable, Dict, List, NamedTuple
 
 import torch
-from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 
-from ..checkpoints import load_only_safely
 from ..engine.device import adapt_to_device
-from .evaluator import FrozenFeatures, build_frozen_model
-from .features import FeatureSet
-from .report import print_json
+from ..evaluation.evaluator import FrozenFeatures, build_frozen_model
+from ..evaluation.features import FeatureSet
+from ..evaluation.report import print_json
+from .command import run
+from .config import add_config_options, load_config
+from .errors import remember
 
 _DTYPES = dict(float32=torch.float32, float16=torch.float16)
 
@@ -27,7 +27,8 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
         'checkpoint', help="a pre-training checkpoint, an exported backbone, "
         "a released CMAE or MAE checkpoint; or 'random', random weights")
     parser.add_argument(
-        'config', help='pre-training config: model, data, normalisation')
+        'config', help='pre-training config, a file or a packaged one by name:'
+        ' model, data, normalisation')
     parser.add_argument(
         '--json', action='store_true',
         help='print the result as JSON, in the last line')
@@ -45,9 +46,7 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
         help='features are kept in (default: float32)')
     parser.add_argument(
         '--work-dir', help='folder of logs (default: work_dirs/<config>_eval)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction,
-        help='override settings of the config, as key=value')
+    add_config_options(parser)
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none')
@@ -66,9 +65,8 @@ class Extracted(NamedTuple):
 def extract_for(args: argparse.Namespace) -> Extracted:
     """Extract the features that a command line asks for."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
+    remember(cfg, args.cfg_options)
     name = osp.splitext(osp.basename(args.config))[0]
     cfg.work_dir = args.work_dir or osp.join('work_dirs', f'{name}_eval')
     cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
@@ -92,14 +90,12 @@ def run_command(parser: argparse.ArgumentParser,
         parser (argparse.ArgumentParser): The command's arguments.
         evaluate (Callable): Prints a table and returns the result.
     """
-    args = parser.parse_args()
-    load_only_safely()
-    try:
+    def main() -> None:
+        args = parser.parse_args()
         result = evaluate(args)
-    # Whatever is wrong with a user's files is one of these.
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        sys.exit(f'{parser.prog}: {error}')
-    if args.json and is_main_process():
-        print_json(dict(
-            checkpoint=args.checkpoint, encoder=args.encoder, pool=args.pool,
-            **result))
+        if args.json and is_main_process():
+            print_json(dict(
+                checkpoint=args.checkpoint, encoder=args.encoder,
+                pool=args.pool, **result))
+
+    run(main)

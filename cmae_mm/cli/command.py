@@ -1,0 +1,24 @@
+"""How every command begins and ends."""
+import sys
+from typing import Callable, NoReturn, Optional
+
+from ..checkpoints import load_only_safely
+from .errors import fail
+
+
+def run(main: Callable[[], Optional[int]]) -> NoReturn:
+    """Run a command and exit.
+
+    Nothing in a file is run while it does, and mistakes end in one sentence,
+    see :func:`~cmae_mm.checkpoints.load_only_safely` and
+    :func:`~cmae_mm.cli.errors.fail`.
+
+    Args:
+        main (Callable): The command; returns its exit status, or None.
+    """
+    load_only_safely()
+    try:
+        status = main()
+    except Exception as error:
+        fail(error)
+    sys.exit(status)

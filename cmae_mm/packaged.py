@@ -1,0 +1,78 @@
+"""Where configs and tools are: in a clone, or in the installed package."""
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def packaged_root() -> Path:
+    """Give the folder that holds ``configs`` and ``tools``.
+
+    Raises:
+        FileNotFoundError: If neither the package nor a clone around it has
+            them.
+    """
+    for root in (_PACKAGE / '.mim', _PACKAGE.parent):
+        if (root / 'configs').is_dir() and (root / 'tools').is_dir():
+            return root
+    raise FileNotFoundError(
+        f'the configs of cmae_mm are neither in {_PACKAGE / ".mim"} nor beside'
+        ' the package; install it again')
+
+
+def in_clone() -> bool:
+    """Say whether the package is used from a clone of the project."""
+    return (_PACKAGE.parent / 'setup.cfg').is_file()
+
+
+def install_command(extra: str) -> str:
+    """Give the command that installs an extra of setup.cfg.
+
+    Args:
+        extra (str): For example 'det'.
+
+    Returns:
+        str: For the clone that the package is used from, or for pip.
+    """
+    what = f"-e '.[{extra}]'" if in_clone() else f"'cmae_mm[{extra}]'"
+    return f'pip install {what}'
+
+
+def find_config(name: str) -> str:
+    """Find a config by its path, or a packaged one by its name.
+
+    Args:
+        name (str): A file; or the name of one below ``configs``, with or
+            without folder, ``configs/`` and ``.py``:
+            'finetune/vit-b_pt300e_100e_in1k'.
+
+    Returns:
+        str: The file's path.
+
+    Raises:
+        FileNotFoundError: If there is none, with the nearest names; or if a
+            name without folder is that of several.
+    """
+    import difflib
+
+    if Path(name).is_file():
+        return name
+    configs = packaged_root() / 'configs'
+    wanted = name.removeprefix('configs/').removesuffix('.py')
+    found = {
+        str(p.relative_to(configs))[:-len('.py')]: p
+        for p in sorted(configs.rglob('*.py'))
+        if '_base_' not in p.parts
+    }
+    if wanted in found:
+        return str(found[wanted])
+    same = [key for key in found if Path(key).name == wanted]
+    if len(same) == 1:
+        return str(found[same[0]])
+    near = same or difflib.get_close_matches(
+        wanted, found, n=3, cutoff=0.5) or difflib.get_close_matches(
+            wanted, [Path(k).name for k in found], n=3, cutoff=0.5)
+    raise FileNotFoundError(
+        f'there is no config {name!r}, neither as a file nor among the '
+        f'packaged ones; near to it are {", ".join(near)}' if near else
+        f'there is no config {name!r}, neither as a file nor among the '
+        f'packaged ones in {configs}')

@@ -142,7 +142,7 @@ def test_equal_masks_on_all_ranks_are_refused(image_root, tmp_path,
                                               monkeypatch):
     """Under another runner, and without the hook, before the first step."""
     cfg = runner_cfg(image_root, tmp_path)
-    cfg.default_hooks.step_seed = None
+    cfg.default_hooks.pop('step_seed')
     runner = Runner.from_cfg(cfg)
     monkeypatch.setattr(
         'cmae_mm.engine.hooks.pretrain_check_hook.get_world_size', lambda: 2)

@@ -1,5 +1,6 @@
 """A training of a small linear model, for tests of runs and their files."""
 import os
+import signal
 import time
 import traceback
 from functools import partial
@@ -103,6 +104,7 @@ def start_fork(action) -> int:
     pid = os.fork()
     if pid == 0:
         status = 1
+        signal.alarm(120)  # ranks that wait for each other are a failure
         try:
             # pytest holds back what is printed, of the child too
             quiet = os.open(os.devnull, os.O_WRONLY)

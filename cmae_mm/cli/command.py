@@ -13,12 +13,18 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     see :func:`~cmae_mm.checkpoints.load_only_safely` and
     :func:`~cmae_mm.cli.errors.fail`.
 
+    What training saves when it is told to end comes as ``SystemExit`` with a
+    status of its own, which is kept.
+
     Args:
         main (Callable): The command; returns its exit status, or None.
     """
     load_only_safely()
     try:
         status = main()
+    except KeyboardInterrupt:
+        # Pressed twice, or before there was anything to save.
+        sys.exit(130)
     except Exception as error:
         fail(error)
     sys.exit(status)

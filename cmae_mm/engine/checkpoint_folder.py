@@ -94,6 +94,31 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
     return None
 
 
+def check_named(file: str) -> None:
+    """Check a file that a person wants to go on from.
+
+    Args:
+        file (str): Not looked at where it is remote.
+
+    Raises:
+        CheckpointError: If it is not whole; names the newest one beside it
+            that is.
+    """
+    if '://' in file:
+        return
+    try:
+        check_whole(file)
+    except CheckpointError as error:
+        for path, *_ in list_checkpoints(str(Path(file).parent)):
+            try:
+                check_whole(str(path))
+            except CheckpointError:
+                continue
+            raise CheckpointError(
+                f'{error}; the newest whole one beside it is {path}') from None
+        raise
+
+
 def move_aside(paths: Sequence[Path]) -> Path:
     """Move checkpoints of an earlier run out of the way of the next one.
 

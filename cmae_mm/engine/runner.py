@@ -1,5 +1,4 @@
 """mmengine's runner, made to lose nothing and to load nothing by half."""
-from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from mmengine.hooks import CheckpointHook
@@ -11,10 +10,11 @@ from mmpretrain.registry import RUNNERS
 from torch import nn
 
 from ..checkpoints.errors import CheckpointError
-from ..checkpoints.files import check_whole, ready_to_resume
+from ..checkpoints.files import ready_to_resume
 from .activation_checkpointing import checkpoint_activations
 from .atomic_files import WRITER
 from .checkpoint_folder import (
+    check_named,
     find_newest_whole,
     list_checkpoints,
     on_main_process,
@@ -172,7 +172,7 @@ class ResumableRunner(Runner):
         source = None
         if self._resume and self.cfg.get('resume_from'):
             source = self.cfg.resume_from
-            on_main_process(_check_to_resume, source)
+            on_main_process(check_named, source)
         elif self._resume:
             source = self._find_newest()
         if source is not None:
@@ -187,40 +187,6 @@ class ResumableRunner(Runner):
             if self._load_from is not None:
                 self.load_checkpoint(self._load_from)
         self._has_loaded = True
-
-    def _find_newest(self) -> Optional[str]:
-        hook = self._hook(CheckpointHook)
-        options = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
-        folder = (
-            hook.folder(self)
-            if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
-
-        def find() -> Optional[str]:
-            found = find_newest_whole(list_checkpoints(folder, *options))
-            return None if found is None else str(found)
-
-        source = on_main_process(find)
-        self.logger.info(f'No checkpoint in {folder} to go on from: this is a '
-                         'new run.' if source is None else
-                         f'Going on from {source}.')
-        return source
-
-    def _end_if_finished(self, source: str) -> None:
-        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
-        done = self.iter >= self.max_iters or (
-            by_epoch and self.epoch >= self.max_epochs)
-        if done and not self.message_hub.get_info('validation_due', False):
-            total = (f'{self.max_epochs} epochs'
-                     if by_epoch else f'{self.max_iters} iterations')
-            longer = 'max_epochs' if by_epoch else 'max_iters'
-            raise _AlreadyFinished(
-                f'This run is finished: {source} is the state after all '
-                f'{total}. To train longer set train_cfg.{longer} higher; to '
-                'start anew, add --no-resume or another --work-dir.')
-
-    def _hook(self, kind: type):
-        """Give the registered hook of a kind, None where there is none."""
-        return next((h for h in self.hooks if isinstance(h, kind)), None)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Go on from a checkpoint, see ``Runner.resume``.
@@ -292,23 +258,36 @@ class ResumableRunner(Runner):
              f'Loaded {filename}.', *lines]))
         return checkpoint
 
+    def _find_newest(self) -> Optional[str]:
+        hook = self._hook(CheckpointHook)
+        options = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
+        folder = (
+            hook.folder(self)
+            if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
 
-def _check_to_resume(file: str) -> None:
-    """Check a file that a run is to go on from, and name another one."""
-    if '://' in file:
-        return
-    try:
-        check_whole(file)
-    except CheckpointError as error:
-        # Not to be renamed: it was named by a person.
-        others = [s for s in list_checkpoints(str(Path(file).parent))
-                  if s.path.name != Path(file).name]
-        for other in others:
-            try:
-                check_whole(str(other.path))
-            except CheckpointError:
-                continue
-            raise CheckpointError(
-                f'{error}; the newest whole one beside it is '
-                f'{other.path}') from None
-        raise
+        def find() -> Optional[str]:
+            found = find_newest_whole(list_checkpoints(folder, *options))
+            return None if found is None else str(found)
+
+        source = on_main_process(find)
+        self.logger.info(f'No checkpoint in {folder} to go on from: this is a '
+                         'new run.' if source is None else
+                         f'Going on from {source}.')
+        return source
+
+    def _end_if_finished(self, source: str) -> None:
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        done = self.iter >= self.max_iters or (
+            by_epoch and self.epoch >= self.max_epochs)
+        if done and not self.message_hub.get_info('validation_due', False):
+            total = (f'{self.max_epochs} epochs'
+                     if by_epoch else f'{self.max_iters} iterations')
+            longer = 'max_epochs' if by_epoch else 'max_iters'
+            raise _AlreadyFinished(
+                f'This run is finished: {source} is the state after all '
+                f'{total}. To train longer set train_cfg.{longer} higher; to '
+                'start anew, add --no-resume or another --work-dir.')
+
+    def _hook(self, kind: type):
+        """Give the registered hook of a kind, None where there is none."""
+        return next((h for h in self.hooks if isinstance(h, kind)), None)

@@ -4,12 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-import torch
-from mmengine.dist import (
-    broadcast_object_list,
-    get_world_size,
-    is_main_process,
-)
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmpretrain.registry import HOOKS
 
@@ -21,6 +16,7 @@ from ..atomic_files import (
     write_atomically,
 )
 from ..checkpoint_folder import list_checkpoints, move_aside
+from .step_state import all_finite, at_optimizer_step, describe_batch
 from .unwrap import unwrapped_model
 
 # What the message hub knows of files, besides keep_ckpt_ids.
@@ -129,14 +125,14 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Store how training is set up, and names in place of paths."""
-        checkpoint['meta'].update(_batches(runner))
+        checkpoint['meta'].update(describe_batch(runner))
         info = checkpoint['message_hub']['runtime_info']
         for key, value in info.items():
             if key.startswith(_PATHS) and isinstance(value, str):
                 info[key] = Path(value).name
 
     def _compare_settings(self, runner) -> None:
-        now = _batches(runner)
+        now = describe_batch(runner)
         changed = [
             f'{name} {self._loaded[name]} -> {value}'
             for name, value in now.items()
@@ -307,26 +303,6 @@ class AtomicCheckpointHook(CheckpointHook):
         return self._finite
 
 
-def at_optimizer_step(runner) -> bool:
-    """Say whether no gradients are being accumulated, after an iteration."""
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if hasattr(wrapper, 'values') else [wrapper]
-    return all(w.should_update() for w in wrappers)
-
-
-def all_finite(model: torch.nn.Module) -> bool:
-    """Say whether all parameters are numbers, at one synchronisation."""
-    finite = [torch.isfinite(p.detach()).all() for p in model.parameters()]
-    return not finite or bool(torch.stack(finite).all())
-
-
 def _validation_due(runner) -> bool:
     """Say whether a checkpoint of now asks for validation."""
     return bool(runner.message_hub.get_info('validation_due', False))
-
-
-def _batches(runner) -> Dict[str, int]:
-    """Give what a batch of all processes is made of."""
-    return dict(
-        world_size=get_world_size(),
-        batch_size=runner.train_dataloader.batch_size)

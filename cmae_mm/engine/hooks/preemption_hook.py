@@ -10,7 +10,8 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
 from ..stop_signals import EXIT_STATUS, StopSignals, TrainingStopped
-from .checkpoint_hook import AtomicCheckpointHook, at_optimizer_step
+from .checkpoint_hook import AtomicCheckpointHook
+from .step_state import at_optimizer_step
 
 
 @HOOKS.register_module()

@@ -26,6 +26,7 @@ from mmengine.config import Config
 from mmengine.fileio.handlers import file_handlers
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.utils.dl_utils import load_url
 from payloads import CONTAINERS, KINDS, body, write_zip
 from test_strict_loading import CLASSIFIER
 from torch import nn
@@ -271,6 +272,23 @@ def test_a_config_in_a_checkpoint_is_not_run(image_root, tmp_path, marker):
         assert not has_run(marker)
 
 
+def test_every_loader_of_a_command_is_safe(safe_process, marker, tmp_path):
+    """Whatever it asks of torch.load, also one that downloads first."""
+    load_only_safely()
+    path = tmp_path / 'stranger.pth'
+    write_zip(path, body(payloads.system(marker)))
+    for load in (lambda: torch.load(path, weights_only=False),
+                 lambda: torch.load(path, 'cpu', pickle, mmap=True),
+                 lambda: load_url(path.as_uri(), str(tmp_path / 'hub'))):
+        with pytest.raises(CheckpointError, match='could run code'):
+            load()
+    assert not has_run(marker)
+    torch.save(dict(a=torch.ones(1)), path)
+    for read in (torch.load(path, map_location='cpu'),
+                 load_url(path.as_uri(), str(tmp_path / 'hub2'))):
+        assert torch.equal(read['a'], torch.ones(1))
+
+
 def test_data_files_are_read_as_plain_values(safe_process, tmp_path, marker):
     load_only_safely()
     annotations = dict(data_list=[dict(img_path='a.jpg', gt_label=np.int64(3),
@@ -380,6 +398,7 @@ _STREAMS = st.lists(
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_no_stream_of_opcodes_calls_anything(stream):
     global _seen
+    read_bytes(b'Va\n.')  # Python imports the codec at its first use
     _seen = []
     try:
         read_bytes(stream)

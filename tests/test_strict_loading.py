@@ -1,4 +1,5 @@
 """What a run loads fits, or is refused before anything is loaded."""
+import itertools
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,14 @@ def run(image_root, tmp_path_factory):
 def runner_of(image_root, tmp_path):
     """Build runners that are about to train."""
 
+    count = itertools.count()
+
     def make(model=None, **overrides) -> ResumableRunner:
+        # Loggers go by this name, and write to the folder of the first.
+        name = f'{tmp_path.name}_{next(count)}'
         runner = ResumableRunner.from_cfg(
-            runner_cfg(image_root, tmp_path, model, **overrides))
+            runner_cfg(image_root, tmp_path, model, experiment_name=name,
+                       **overrides))
         assert runner.train_loop is not None  # builds it, as train() does
         return runner
 

@@ -432,7 +432,7 @@ def test_a_small_file_cannot_ask_for_much(tmp_path):
         start = time.time()
         with pytest.raises(CheckpointError, match='damaged'):
             read_bytes(content)
-        assert time.time() - start < 5
+        assert time.time() - start < 60  # not for hours
     # a tensor that says it is larger than its record, or repeats it
     torch.save(torch.zeros(1).expand(10**10), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='far more memory'):

@@ -8,7 +8,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmpretrain.registry import HOOKS
 
-from ...checkpoints.files import CheckpointError
+from ...checkpoints import CheckpointError, to_plain
 from ..atomic_files import (
     WRITER,
     CheckpointBackend,
@@ -124,12 +124,13 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'{aside}, as this one begins at iteration {runner.iter}')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Store how training is set up, and names in place of paths."""
+        """Store how training is set up, names of files, and plain values."""
         checkpoint['meta'].update(describe_batch(runner))
         info = checkpoint['message_hub']['runtime_info']
         for key, value in info.items():
             if key.startswith(_PATHS) and isinstance(value, str):
                 info[key] = Path(value).name
+        checkpoint['message_hub'] = to_plain(checkpoint['message_hub'])
 
     def _compare_settings(self, runner) -> None:
         now = describe_batch(runner)

@@ -89,9 +89,12 @@ MISTAKES = {
     'a data folder that is a file': (
         options('train_dataloader.dataset.data_root={tmp}/broken.py'),
         r'broken\.py. is a file.*folder of images'),
-    'a data folder that holds itself': (
+    'a data folder that is a link to itself': (
         options('train_dataloader.dataset.data_root={tmp}/loop'),
-        'loop.*(symbolic link|too many levels)'),
+        'loop. is a symbolic link that leads nowhere or in a circle'),
+    'a data folder that holds itself': (
+        options('train_dataloader.dataset.data_root={tmp}/ring'),
+        r'below .*ring.* leads in a circle \(.*ring/again\)'),
     'a data folder without images': (
         options('train_dataloader.dataset.data_root={tmp}/empty'),
         'no images below .*empty'),
@@ -130,6 +133,8 @@ def results(tmp_path_factory):
         f'{base}model = dict(target=dict(momentun=0.9))\n')
     (tmp / 'empty').mkdir()
     os.symlink(tmp / 'loop', tmp / 'loop')
+    write_images(tmp / 'ring/a', 2)
+    os.symlink(tmp / 'ring', tmp / 'ring/again')
     write_images(tmp / 'photos', 6)
     commands = [[str(a).format(tmp=tmp) for a in command]
                 for command, _ in MISTAKES.values()]

@@ -26,6 +26,7 @@ OWNERS = {
     'mmseg': {'onedl-mmsegmentation'},
     'cv2': {'opencv-python'},
     'PIL': {'pillow'},
+    'yaml': {'pyyaml'},
     'sklearn': {'scikit-learn'},
     'skimage': {'scikit-image'},
 }

@@ -443,3 +443,43 @@ def test_train_and_test_commands(pretrained, image_root, tmp_path):
              '--out', tmp_path / 'out.json')
     assert 0 <= json.loads(
         (tmp_path / 'out.json').read_text())['accuracy/top1'] <= 100
+
+
+def test_the_imagenet_probe_is_maes(tmp_path):
+    """One norm, then BatchNorm and a linear layer; LARS of matrices alone."""
+    cfg = Config.fromfile(ROOT / 'configs/linear/vit-b_90e_in1k.py')
+    cfg.model.backbone.arch = ARCH
+    cfg.merge_from_dict({
+        'model.backbone.img_size': 32, 'model.backbone.patch_size': 8,
+        'model.backbone.frozen_stages': ARCH['num_layers'],
+        'model.backbone.drop_path_rate': 0.5,
+        'model.backbone.init_cfg.checkpoint': 'random',
+        'model.neck.input_features': 48, 'model.head.in_channels': 48,
+        'model.head.num_classes': 5})
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    images = torch.randn(4, 3, 32, 32)
+    # Frozen in training, too: no path is dropped, twice the same features,
+    # which are the class token after the encoder's own norm.
+    feature = model.backbone(images)[0]
+    assert torch.equal(feature, model.backbone(images)[0])
+    plain = transfer_vit(img_size=32, patch_size=8, out_type='raw')
+    plain.load_state_dict(model.backbone.state_dict())
+    torch.testing.assert_close(feature, plain.eval()(images)[0][:, 0])
+    assert not hasattr(model.backbone, 'ln2')
+    assert not model.neck.bn.affine and model.neck.bn.eps == 1e-6
+
+    wrapper = build_optim_wrapper(
+        model, dict(cfg.optim_wrapper, dtype='float32'))
+    weight, bias = model.head.fc.weight, model.head.fc.bias
+    torch.nn.init.constant_(bias, 0.1)
+    before = weight.detach().clone(), bias.detach().clone()
+    weight.grad, bias.grad = torch.randn_like(weight), torch.randn_like(bias)
+    wrapper.optimizer.step()
+    rate = cfg.optim_wrapper.optimizer.lr
+    trust = 1e-3 * before[0].norm() / weight.grad.norm()
+    torch.testing.assert_close(
+        weight.detach(), before[0] - rate * trust * weight.grad)
+    torch.testing.assert_close(
+        bias.detach(), before[1] - rate * bias.grad)

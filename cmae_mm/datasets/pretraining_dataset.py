@@ -1,5 +1,7 @@
 """Images without labels, from any folder."""
+import errno
 import os
+from pathlib import Path
 from typing import Any, Sequence, Union
 
 import numpy as np
@@ -13,6 +15,20 @@ from .samplers import SeededIndex
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif',
                   '.tiff', '.webp')
+
+
+def _what_it_is(path: str) -> str:
+    """Say why a path is no folder."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return 'is a symbolic link that leads nowhere or in a circle'
+    return 'is a file' if os.path.exists(path) else 'does not exist'
+
+
+def _shortest_circle(path: Any) -> str:
+    """Find the link that a path has followed again and again."""
+    place = Path(str(path))
+    links = [p for p in (*reversed(place.parents), place) if p.is_symlink()]
+    return str(links[0]) if links else str(path)
 
 
 @DATASETS.register_module()
@@ -59,9 +75,9 @@ class PretrainingDataset(CustomDataset):
         if not self.in_store and not data_prefix and not ann_file:
             if not fileio.isdir(data_root):
                 raise FileNotFoundError(
-                    f'the data folder {data_root!r} does not exist; set the '
-                    'environment variable DATA_ROOT to a folder of images, '
-                    'with or without class folders')
+                    f'the data folder {data_root!r} {_what_it_is(data_root)}; '
+                    'set the environment variable DATA_ROOT to a folder of '
+                    'images, with or without class folders')
             if split and fileio.isdir(fileio.join_path(data_root, split)):
                 data_prefix = split
             else:
@@ -103,6 +119,12 @@ class PretrainingDataset(CustomDataset):
                 f'no images below {self.img_prefix!r}; set the environment '
                 'variable DATA_ROOT to a folder of images (endings: '
                 f'{", ".join(sorted(self.extensions))})') from error
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise ValueError(
+                f'a symbolic link below {self.img_prefix!r} leads in a circle '
+                f'({_shortest_circle(error.filename)}); remove it') from None
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on a sample, with the seed that its index has."""

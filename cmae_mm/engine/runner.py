@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from mmengine.hooks import CheckpointHook
-from mmengine.model import BaseTTAModel
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -12,6 +12,7 @@ from torch import nn
 
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import check_whole, ready_to_resume
+from .activation_checkpointing import checkpoint_activations
 from .atomic_files import WRITER
 from .checkpoint_folder import (
     find_newest_whole,
@@ -27,6 +28,7 @@ from .hooks import (
 from .hooks.unwrap import unwrapped_model
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable
+from .run_checks import check_one_batch, check_target_moves
 from .stop_signals import shield_workers
 
 
@@ -54,8 +56,15 @@ class ResumableRunner(Runner):
 
         See ``Runner.build_train_loop``; mmengine's two loops are replaced by
         ``ResumableEpochLoop`` and ``ResumableIterLoop``.
+
+        Raises:
+            ValueError: If the data do not fill a batch, or nothing moves a
+                CMAE's target.
         """
-        return super().build_train_loop(resumable(loop))
+        loop = super().build_train_loop(resumable(loop))
+        check_one_batch(loop.dataloader)
+        check_target_moves(self)
+        return loop
 
     def build_optim_wrapper(self, optim_wrapper):
         """Build an optimizer wrapper that skips steps that are not finite.
@@ -71,6 +80,42 @@ class ResumableRunner(Runner):
                     type='mmpretrain.AutoAmpOptimWrapper',
                     dtype='float32')
         return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self,
+                 optim_wrapper: OptimWrapper,
+                 auto_scale_lr: Optional[dict] = None) -> None:
+        """Scale the learning rate to the batch of an optimizer step.
+
+        mmengine's leaves gradient accumulation out.
+
+        Args:
+            optim_wrapper (OptimWrapper): Its parameter groups are changed.
+            auto_scale_lr (dict, optional): ``base_batch_size``, the batch
+                that the rate is for, and ``enable``. Defaults to None.
+        """
+        if not auto_scale_lr or not auto_scale_lr.get('enable', False):
+            return
+        batch = self.train_dataloader.batch_size
+        accumulated = optim_wrapper._accumulative_counts
+        total = batch * self.world_size * accumulated
+        base = auto_scale_lr['base_batch_size']
+        self.logger.info(
+            f'Learning rates are multiplied by {total / base:g}: {batch} '
+            f'images on {self.world_size} process(es), {accumulated} batches '
+            f'a step, are {total} where the config is for {base}.')
+        for group in optim_wrapper.optimizer.param_groups:
+            group['lr'] *= total / base
+
+    def _init_model_weights(self) -> None:
+        super()._init_model_weights()
+        # What mmengine's train() would turn on next.
+        modules = self.cfg.pop('activation_checkpointing', None)
+        if modules:
+            model = self.model
+            checkpoint_activations(
+                model.module if is_model_wrapper(model) else model, modules)
+            self.logger.info(f'Activations of {modules} are computed again in '
+                             'the backward pass, to save memory.')
 
     @staticmethod
     def build_dataloader(dataloader, seed: Optional[int] = None, **kwargs):

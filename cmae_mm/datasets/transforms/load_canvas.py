@@ -2,8 +2,9 @@
 import math
 from typing import Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 
@@ -15,8 +16,8 @@ from .loading import SkipBroken
 class LoadCanvas(SkipBroken):
     """Load an image and make the canvas of both views, in uint8.
 
-    One decoding, one random resized crop, one flip (Sec. 3.4: what both views
-    share). The views themselves are made of the whole batch, by
+    One decoding, one random resized crop, one flip: what both views share.
+    The views themselves are made of the whole batch, by
     ``TwoViewDataPreprocessor``. Large JPEG files are decoded at a half or less
     when that leaves the smallest crop enough pixels.
 
@@ -85,7 +86,7 @@ class LoadCanvas(SkipBroken):
         flip = bool(rng.random() < self.flip_prob)
         canvas = self._resize(image[y:y + height, x:x + width])
         if flip:
-            canvas = cv2.flip(canvas, 1)
+            canvas = canvas[:, ::-1]
         results.update(
             img=canvas,
             img_shape=(self.size, self.size),
@@ -120,18 +121,15 @@ class LoadCanvas(SkipBroken):
         return (height - h) // 2, (width - w) // 2, h, w
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
-        """Resize without aliasing: where it shrinks, all pixels count."""
-        shrinks_by = max(image.shape[:2]) / self.size
-        if shrinks_by > 1.25:
-            interpolation = cv2.INTER_AREA
-        elif shrinks_by > 1:
-            # As near to anti-aliased bicubic as areas here, 6 times faster.
-            interpolation = cv2.INTER_LINEAR
-        else:
-            interpolation = cv2.INTER_CUBIC
-        return cv2.resize(
-            np.ascontiguousarray(image), (self.size, self.size),
-            interpolation=interpolation)
+        """Resize by anti-aliased bicubic interpolation, as Pillow does."""
+        # Several times faster: torch's, of uint8, pixel by pixel.
+        image = torch.from_numpy(np.ascontiguousarray(image))
+        canvas = F.interpolate(
+            image.permute(2, 0, 1)[None], (self.size, self.size),
+            mode='bicubic',
+            antialias=True)
+        # A view, of channels one after the other, as PackInputs wants them.
+        return canvas[0].permute(1, 2, 0).numpy()
 
     def __repr__(self) -> str:
         return (f'{type(self).__name__}(size={self.size}, '

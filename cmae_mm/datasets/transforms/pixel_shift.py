@@ -21,7 +21,7 @@ def check_canvas(canvas_size: int, size: int, max_shift: int) -> None:
 
 @TRANSFORMS.register_module()
 class PixelShift(BaseTransform):
-    """Cut the online and the target view from one canvas (Sec. 3.4).
+    """Cut the online and the target view from one canvas.
 
     The online view is the window at the canvas's top left corner, the target
     view one of the same size, ``(r_y, r_x)`` pixels away, both drawn

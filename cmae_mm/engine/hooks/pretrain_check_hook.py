@@ -1,27 +1,36 @@
 """Looks, before the first step, for settings that cannot train."""
-from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..run_checks import check_one_batch, check_target_moves
 from .step_seed_hook import StepSeedHook
 from .unwrap import unwrapped_model
 
 
 @HOOKS.register_module()
 class PretrainCheckHook(Hook):
-    """Check batch and data set before pre-training starts.
+    """Check batch, data set and target before pre-training starts.
 
     Raises:
         ValueError: If the batch over all GPUs leaves InfoNCE without
-            negatives, the data set is smaller than one batch, or all
-            processes would draw the same masks.
+            negatives, or that of one process leaves BatchNorm nothing to
+            normalise over; if the data set is smaller than one batch; if
+            nothing moves the target; or if all processes would draw the same
+            masks.
     """
 
     def before_train(self, runner) -> None:
-        """Check the batch size and the size of the data set."""
-        model = unwrapped_model(runner)
-        loader = runner.train_dataloader
+        """Check what the first step would find."""
+        self._check_batch(runner)
+        check_one_batch(runner.train_dataloader)
+        check_target_moves(runner)
+        self._check_draws(runner)
+
+    @staticmethod
+    def _check_draws(runner) -> None:
         world_size = get_world_size()
         if (world_size > 1
                 and not any(isinstance(h, StepSeedHook) for h in runner.hooks)
@@ -29,20 +38,29 @@ class PretrainCheckHook(Hook):
             raise ValueError(
                 f'all {world_size} processes would draw the same masks; set '
                 "default_hooks.step_seed=dict(type='StepSeedHook')")
-        total = loader.batch_size * world_size
+
+    @staticmethod
+    def _check_batch(runner) -> None:
+        model = unwrapped_model(runner)
+        batch = runner.train_dataloader.batch_size
+        world_size = get_world_size()
         contrastive = getattr(model.head, 'contrastive', None)
         if (contrastive is not None and contrastive.loss_style == 'infonce'
-                and total < 2):
+                and batch * world_size < 2):
             raise ValueError(
-                'InfoNCE needs negatives, but train_dataloader.batch_size='
-                f'{loader.batch_size} on {world_size} process(es) is one image'
-                ' in total; use a batch of 2 or more, or '
-                "model.head.contrastive.loss_style='byol'")
-        # An infinite sampler fills a batch however few images there are.
-        endless = isinstance(loader.sampler, InfiniteSampler)
-        if len(loader) == 0 and not endless:
+                f'InfoNCE needs negatives, but train_dataloader.batch_size='
+                f'{batch} on {world_size} process(es) is one image in total; '
+                'use a batch of 2 or more')
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        if not norms or batch > 1:
+            return
+        if not all(isinstance(m, SyncBatchNorm) for m in norms):
             raise ValueError(
-                f'the data set has {len(loader.dataset)} images, fewer than '
-                f'one batch of {loader.batch_size} on {world_size} '
-                'process(es), so that no step would be made; lower '
-                'train_dataloader.batch_size or add images')
+                'BatchNorm normalises over the images of one process, but '
+                'train_dataloader.batch_size=1 is a single one; use 2 or more'
+                ", or on several GPUs sync_bn='torch'")
+        if world_size < 2:
+            raise ValueError(
+                'BatchNorm needs more images than one, but '
+                'train_dataloader.batch_size=1 on 1 process is a single one; '
+                'use 2 or more')

@@ -16,6 +16,9 @@ class TargetUpdateHook(Hook):
     .. math::
         \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
 
+    The cosine goes on where a resumed run stood, and begins anew in a run that
+    merely starts from loaded weights.
+
     It listens to the optimizer itself, so that the target stands still while
     gradients accumulate and when the loss scaler skips a step.
 
@@ -51,6 +54,9 @@ class TargetUpdateHook(Hook):
                 'TargetUpdateHook moves the target of a CMAE with a '
                 f'contrastive head, but {type(model).__name__} has no target; '
                 'remove the hook or set model.head.contrastive')
+        if runner.iter == 0:
+            # A checkpoint that a new run starts from brings its own count.
+            model.target.steps.zero_()
         optim_wrapper = runner.optim_wrapper
         accumulate = optim_wrapper._accumulative_counts
         self.attach(
@@ -65,6 +71,8 @@ class TargetUpdateHook(Hook):
     def attach(self, model, optimizer, num_steps: int) -> None:
         """Move the model's target after each step of the optimizer.
 
+        The cosine begins at the target's own count of steps.
+
         Args:
             model (CMAE): A model with a target.
             optimizer (torch.optim.Optimizer): What trains it.
@@ -74,7 +82,7 @@ class TargetUpdateHook(Hook):
         self.detach()
         target = model.target
         start = 1 - target.momentum if self.momentum is None else self.momentum
-        done = int(target.steps)  # above 0 after resuming
+        done = int(target.steps)
 
         def move_target(optimizer, args, kwargs) -> None:
             nonlocal done

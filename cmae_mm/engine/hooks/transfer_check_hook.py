@@ -3,6 +3,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
 from ...datasets.labelled_dataset import count_classes
+from ..run_checks import check_one_batch
 from .unwrap import unwrapped_model
 
 
@@ -28,11 +29,7 @@ class TransferCheckHook(Hook):
         model = unwrapped_model(runner)
         for name, dataset in splits.items():
             self._check_labels(name, dataset, model.head.num_classes)
-        if len(runner.train_dataloader) == 0:
-            raise ValueError(
-                f'the training data has {len(train)} images, fewer than one '
-                f'batch of {runner.train_dataloader.batch_size}; lower '
-                'train_dataloader.batch_size')
+        check_one_batch(runner.train_dataloader)
 
     @staticmethod
     def _check_labels(name: str, dataset, num_classes: int) -> None:

@@ -54,11 +54,29 @@ def split_by_mask(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     return ids_shuffle[:, :least], ids_restore
 
 
+def check_width(width: int, num_heads: int, name: str) -> None:
+    """Check that heads and 2-D sine-cosine positions divide a width.
+
+    Args:
+        width (int): D, of a transformer.
+        num_heads (int): Of its attention.
+        name (str): What both settings' names begin with, for errors.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if width % 4 or num_heads < 1 or width % num_heads:
+        raise ValueError(
+            f'{name}num_heads={num_heads} must divide the width, {width}, '
+            'which must be a multiple of 4 besides, for sine-cosine '
+            'positions; change one of the two')
+
+
 @MODELS.register_module()
 class CMAEViT(VisionTransformer):
     """Vision transformer that encodes the visible patches only.
 
-    This is F_s of the paper (Sec. 3.2, online encoder): patch embedding,
+    This is F_s of the paper, the online encoder: patch embedding,
     fixed 2-D sine-cosine positions, then the transformer over a class token
     and the visible patches, ``z_v = F_s(x_v + p_v)``. Without a mask it is
     mmpretrain's ``VisionTransformer``, with the same parameter names.
@@ -86,8 +104,9 @@ class CMAEViT(VisionTransformer):
 
     Raises:
         ValueError: If the image is not square, the patch does not divide it,
-            the block does not divide the grid, or the ratio leaves nothing
-            visible or nothing masked.
+            the block does not divide the grid, the ratio leaves nothing
+            visible or nothing masked, or the width is no multiple of 4 and
+            of the number of heads.
     """
 
     arch_zoo = {
@@ -132,13 +151,15 @@ class CMAEViT(VisionTransformer):
             with_cls_token=True,
             init_cfg=init_cfg,
             **kwargs)
+        check_width(self.embed_dims, self.arch_settings['num_heads'],
+                    'backbone.arch.')
         use_plain_drop_rates(self)
         self.patch_size = patch_size
         self.mask_block = mask_block
         self.grid = grid
         self.num_patches = grid * grid
         self.set_mask_ratio(mask_ratio)
-        # Sine-cosine positions are not learnt (Sec. 3.2).
+        # Sine-cosine positions are not learnt.
         self.pos_embed.requires_grad = False
 
     def set_mask_ratio(self, mask_ratio: float) -> None:
@@ -249,7 +270,18 @@ class CMAEViT(VisionTransformer):
 
         Returns:
             torch.Tensor: (N, 1 + V, D), class token first.
+
+        Raises:
+            ValueError: If the images are not of the model's size or channels.
         """
+        channels = self.patch_embed.projection.in_channels
+        if x.shape[1:] != (channels, *self.img_size):
+            raise ValueError(
+                f'the encoder is built for images of {channels} channels and '
+                f'{self.img_size[0]}x{self.img_size[1]} pixels, but got '
+                f'{tuple(x.shape)}; set backbone.in_channels and '
+                'backbone.img_size to what the views are, or the size of the '
+                'views to the other')
         # x: (N, L, D) with positions, the class token's left out
         x = self.patch_embed(x)[0]
         x = x + self.pos_embed[:, 1:]

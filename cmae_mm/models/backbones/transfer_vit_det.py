@@ -3,6 +3,7 @@ from typing import Any
 
 from mmpretrain.models import ViTSAM
 from mmpretrain.registry import MODELS
+from torch import nn
 
 from ...checkpoints.encoder import load_encoder, pretrained_cfg
 from ...checkpoints.names import to_vit_sam
@@ -31,6 +32,13 @@ class TransferViTDet(ViTSAM):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(out_channels=0, **kwargs)
         use_plain_drop_rates(self)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode, but for what is frozen: dropping is training, too."""
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
 
     def init_weights(self) -> None:
         """Load the encoder, or initialise as ``ViTSAM`` does."""

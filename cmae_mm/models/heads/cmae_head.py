@@ -5,6 +5,8 @@ import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 
+from ..utils import fill_in
+
 
 @MODELS.register_module()
 class CMAEHead(BaseModule):
@@ -13,31 +15,43 @@ class CMAEHead(BaseModule):
     Args:
         patch_size (int): p, side of a patch in pixels. ``CMAE`` fills it in.
             Defaults to 16.
+        in_channels (int): C, image channels. ``CMAE`` fills it in. Defaults
+            to 3.
         reconstruction (dict): A head with ``loss(pred, images, mask)``; by
             default mmpretrain's ``MAEPretrainHead``: the mean squared error
             over the removed patches, each patch's pixels normalised by their
-            own mean and variance (Sec. 3.3).
+            own mean and variance.
         contrastive (dict, optional): ``CMAEContrastiveHead``'s arguments.
             None leaves reconstruction alone, that is MAE.
         init_cfg (dict | list, optional): Defaults to None.
+
+    Raises:
+        ValueError: If ``reconstruction`` contradicts the sizes.
     """
 
     def __init__(self,
                  patch_size: int = 16,
+                 in_channels: int = 3,
                  reconstruction: dict = dict(),
                  contrastive: Optional[dict] = None,
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
         self.reconstruction = MODELS.build(
             dict(
-                type='MAEPretrainHead',
+                type='mmpretrain.MAEPretrainHead',
                 norm_pix=True,
-                loss=dict(type='PixelReconstructionLoss', criterion='L2'))
-            | dict(reconstruction) | dict(patch_size=patch_size))
+                loss=dict(
+                    type='mmpretrain.PixelReconstructionLoss',
+                    criterion='L2')) | fill_in(
+                        reconstruction,
+                        'head.reconstruction',
+                        patch_size=patch_size,
+                        in_channels=in_channels))
         self.contrastive = None
         if contrastive is not None:
             self.contrastive = MODELS.build(
-                dict(type='CMAEContrastiveHead') | dict(contrastive))
+                dict(type='mmpretrain.CMAEContrastiveHead')
+                | dict(contrastive))
 
     def loss(self,
              pred_pixel: torch.Tensor,

@@ -12,7 +12,7 @@ LOSS_STYLES = ('infonce', 'byol')
 
 @MODELS.register_module()
 class CMAEContrastiveHead(BaseModule):
-    r"""Predictor and contrastive loss (Sec. 3.3).
+    r"""Predictor and contrastive loss.
 
     With :math:`\rho = \cos(y_s^p, z_t^p)`, the InfoNCE style is
 
@@ -103,7 +103,7 @@ class CMAEContrastiveHead(BaseModule):
         if rho.shape[1] < 2:
             raise ValueError(
                 'InfoNCE needs negatives, but the batch over all GPUs is one '
-                "image; use a batch of 2 or more, or loss_style='byol'")
+                'image; use a batch of 2 or more')
         loss = F.cross_entropy(rho / self.temperature, labels)
         if self.scale_by_temperature:
             loss = 2 * self.temperature * loss

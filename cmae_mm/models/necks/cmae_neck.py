@@ -6,7 +6,8 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..utils import mlp_cfg
+from ..backbones.cmae_vit import check_width
+from ..utils import fill_in, mlp_cfg
 
 _XAVIER = [
     dict(type='Xavier', distribution='uniform', layer='Linear'),
@@ -19,7 +20,7 @@ class CMAENeck(BaseModule):
     """Pixel decoder, feature decoder and projector of the online branch.
 
     Both decoders are mmpretrain's ``MAEPretrainDecoder`` with weights of
-    their own (Sec. 3.2): the pixel decoder G_p gives ``y' = G_p(z_v, mask
+    their own: the pixel decoder G_p gives ``y' = G_p(z_v, mask
     tokens)``, the feature decoder G_f completes the features of the removed
     patches, and their mean ``y_s = mean_i G_f(z_v, mask tokens)_i`` is
     projected. Sizes that follow from the encoder are filled in by ``CMAE``
@@ -29,7 +30,8 @@ class CMAENeck(BaseModule):
         embed_dims (int): D, the encoder's width. ``CMAE`` fills it in.
         num_patches (int): L, patches per image. ``CMAE`` fills it in.
         patch_size (int): p, side of a patch in pixels. ``CMAE`` fills it in.
-        in_channels (int): Image channels. Defaults to 3.
+        in_channels (int): Image channels. ``CMAE`` fills it in. Defaults to
+            3.
         pixel_decoder (dict): Arguments of ``MAEPretrainDecoder``
             (``decoder_embed_dim``, ``decoder_depth``, ``decoder_num_heads``,
             ``mlp_ratio``). Defaults to MAE's, 8 layers of 512.
@@ -45,6 +47,10 @@ class CMAENeck(BaseModule):
             ``out_dims`` differs from D, a linear layer that belongs to the
             online branch alone leads from one to the other.
         init_cfg (dict | list, optional): Defaults to None.
+
+    Raises:
+        ValueError: If a decoder's width is no multiple of 4 or of its number
+            of heads, or a part's setting contradicts these sizes.
     """
 
     def __init__(self,
@@ -64,17 +70,23 @@ class CMAENeck(BaseModule):
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
 
-        def build_decoder(cfg: dict, **sizes) -> nn.Module:
+        def build_decoder(name: str, cfg: dict, **sizes) -> nn.Module:
+            cfg = fill_in(
+                cfg,
+                f'neck.{name}',
+                num_patches=num_patches,
+                patch_size=patch_size,
+                in_chans=in_channels,
+                embed_dim=embed_dims,
+                **sizes)
+            check_width(
+                cfg.get('decoder_embed_dim', 512),
+                cfg.get('decoder_num_heads', 16), f'neck.{name}.decoder_')
             return MODELS.build(
-                dict(
-                    type='MAEPretrainDecoder',
-                    num_patches=num_patches,
-                    patch_size=patch_size,
-                    in_chans=in_channels,
-                    embed_dim=embed_dims,
-                    init_cfg=_XAVIER) | dict(cfg) | sizes)
+                dict(type='mmpretrain.MAEPretrainDecoder', init_cfg=_XAVIER)
+                | cfg)
 
-        self.pixel_decoder = build_decoder(pixel_decoder)
+        self.pixel_decoder = build_decoder('pixel_decoder', pixel_decoder)
         self.feature_decoder = None
         self.feature_adapter = nn.Identity()
         self.projector = None
@@ -84,12 +96,14 @@ class CMAENeck(BaseModule):
             feature_decoder = dict(feature_decoder)
             out_dims = feature_decoder.pop('out_dims', None) or embed_dims
             self.feature_decoder = build_decoder(
-                feature_decoder, predict_feature_dim=out_dims)
+                'feature_decoder',
+                feature_decoder,
+                predict_feature_dim=out_dims)
             if out_dims != embed_dims:
                 self.feature_adapter = nn.Linear(
                     out_dims, embed_dims, bias=False)
         self.projector = MODELS.build(
-            mlp_cfg(projector, in_channels=embed_dims))
+            mlp_cfg(projector, 'neck.projector', in_channels=embed_dims))
 
     def forward(
         self, tokens: torch.Tensor, ids_restore: torch.Tensor

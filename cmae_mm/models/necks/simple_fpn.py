@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class SimpleFPN(BaseModule):
-    """Simple feature pyramid (ViTDet, arXiv 2203.16527, Sec. 3).
+    """Simple feature pyramid (ViTDet, arXiv 2203.16527).
 
     The last feature map, of stride P, is brought to strides P/4, P/2, P and
     2P, each by its own layers; further levels are subsampled from the last.

@@ -8,10 +8,18 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from ..utils import MomentumTarget, mlp_cfg
+from ..utils import MomentumTarget, fill_in, mlp_cfg
 
 POOLS = ('mean', 'cls', 'none')
 ENCODERS = ('online', 'target')
+
+
+def _with_type(data_preprocessor):
+    """Name the default's scope, as a project's own may be another."""
+    if data_preprocessor is None or isinstance(data_preprocessor, dict):
+        return dict(type='mmpretrain.SelfSupDataPreprocessor') | dict(
+            data_preprocessor or {})
+    return data_preprocessor
 
 
 @MODELS.register_module()
@@ -31,16 +39,21 @@ class CMAE(BaseSelfSupervisor):
     Args:
         backbone (dict | nn.Module): The online encoder, ``CMAEViT``.
         neck (dict): ``CMAENeck``'s arguments; what follows from the encoder
-            (``embed_dims``, ``num_patches``, ``patch_size``) is filled in.
-        head (dict): ``CMAEHead``'s arguments; ``patch_size`` and the
-            predictor's width are filled in.
+            (``embed_dims``, ``num_patches``, ``patch_size``,
+            ``in_channels``) is filled in.
+        head (dict): ``CMAEHead``'s arguments; ``patch_size``, ``in_channels``
+            and the predictor's width are filled in.
         target (dict): ``MomentumTarget``'s arguments: ``momentum`` (0.996),
             ``with_cls_token`` (True), ``final_norm`` (False), ``mask_ratio``
-            (0, the target sees whole images). Defaults to the released
-            code's.
+            (0, the target sees whole images), ``fixed`` (False). Defaults to
+            the released code's.
         data_preprocessor (dict | nn.Module, optional): Defaults to
             mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg (dict | list, optional): Defaults to None.
+
+    Raises:
+        ValueError: If neck or head contradict the encoder, or the encoder is
+            set up for something else than pre-training.
     """
 
     def __init__(self,
@@ -52,13 +65,18 @@ class CMAE(BaseSelfSupervisor):
                  init_cfg: Optional[dict] = None) -> None:
         if not isinstance(backbone, nn.Module):
             backbone = MODELS.build(backbone)
+        if getattr(backbone, 'out_type', 'raw') != 'raw':
+            raise ValueError(
+                f'backbone.out_type={backbone.out_type!r} is for classifiers '
+                'and dense tasks; pre-training decodes all tokens: leave '
+                'out_type out')
         head = self._complete_head(head, backbone, neck)
         neck = self._complete_neck(neck, backbone, head)
         super().__init__(
             backbone=backbone,
             neck=neck,
             head=head,
-            data_preprocessor=data_preprocessor,
+            data_preprocessor=_with_type(data_preprocessor),
             init_cfg=init_cfg)
         self.target: Optional[MomentumTarget] = None
         if self.with_contrast:
@@ -66,18 +84,28 @@ class CMAE(BaseSelfSupervisor):
                 encoder=self.backbone,
                 projector=self.neck.projector,
                 **target)
-        self._target_is_driven = False
+        self.target_is_driven = False
 
     @staticmethod
     def _complete_head(head: dict, backbone: nn.Module, neck: dict) -> dict:
         """Fill in the sizes that follow from the encoder and the projector."""
-        head = dict(type='CMAEHead') | dict(head) | dict(
-            patch_size=backbone.patch_size)
+        head = fill_in(
+            dict(type='mmpretrain.CMAEHead') | dict(head),
+            'head',
+            patch_size=backbone.patch_size,
+            in_channels=backbone.patch_embed.projection.in_channels)
         if head.get('contrastive') is not None:
-            width = mlp_cfg(neck.get('projector', {}))['out_channels']
+            projector = neck.get('projector', {})
+            if projector is None:
+                raise ValueError(
+                    'neck.projector=None leaves the contrastive branch '
+                    'without a projector; set head.contrastive=None as well, '
+                    'for MAE, or leave neck.projector out')
+            width = mlp_cfg(projector, 'neck.projector')['out_channels']
             contrastive = dict(head['contrastive'])
             contrastive['predictor'] = mlp_cfg(
                 contrastive.get('predictor', {}),
+                'head.contrastive.predictor',
                 in_channels=width,
                 out_channels=width)
             head['contrastive'] = contrastive
@@ -86,10 +114,13 @@ class CMAE(BaseSelfSupervisor):
     @staticmethod
     def _complete_neck(neck: dict, backbone: nn.Module, head: dict) -> dict:
         """Fill in the sizes that follow from the encoder."""
-        neck = dict(type='CMAENeck') | dict(neck) | dict(
+        neck = fill_in(
+            dict(type='mmpretrain.CMAENeck') | dict(neck),
+            'neck',
             embed_dims=backbone.embed_dims,
             num_patches=backbone.num_patches,
-            patch_size=backbone.patch_size)
+            patch_size=backbone.patch_size,
+            in_channels=backbone.patch_embed.projection.in_channels)
         if head.get('contrastive') is None:
             neck['projector'] = None
         return neck
@@ -129,13 +160,16 @@ class CMAE(BaseSelfSupervisor):
             :meth:`CMAEContrastiveHead.loss`.
 
         Raises:
-            ValueError: If there are not two views.
+            ValueError: If there are not two views, or they are not of the
+                encoder's size.
+            RuntimeError: If the encoder would not be trained.
         """
         x_s, x_t = self._split_views(inputs)
 
         # z_v = F_s(x_v + p_v), (N, 1 + V, D)
         mask = self.backbone.generate_mask(len(x_s), x_s.device)
         z_v, ids_restore = self.backbone(x_s, mask)
+        self._check_gradient(z_v)
         # y' = G_p(z_v, mask tokens); y_s = mean_i G_f(z_v, mask tokens)_i,
         # projected
         pred_pixel, proj_s = self.neck(z_v, ids_restore)
@@ -158,19 +192,28 @@ class CMAE(BaseSelfSupervisor):
                 'transform, or MultiView for two independent crops')
         return views[0], views[-1]
 
+    def _check_gradient(self, tokens: torch.Tensor) -> None:
+        if not torch.is_grad_enabled() or tokens.requires_grad:
+            return
+        if any(p.requires_grad for p in self.backbone.parameters()):
+            raise RuntimeError(
+                'no gradient reaches the encoder, as with the reentrant '
+                "activation checkpointing of mmengine's own Runner: train "
+                'with ResumableRunner, or leave activation_checkpointing out')
+
     def update_target(self) -> None:
         """Move the target by one EMA step; call it after optimizer steps."""
         self.target.update_parameters(self.online)
 
     def mark_target_driven(self) -> None:
         """Say that something calls :meth:`update_target` after each step."""
-        self._target_is_driven = True
+        self.target_is_driven = True
 
     def _warn_if_target_stands_still(self) -> None:
-        if self._target_is_driven or not (self.training
+        if self.target_is_driven or self.target.fixed or not (self.training
                                           and torch.is_grad_enabled()):
             return
-        self._target_is_driven = True  # once is enough
+        self.target_is_driven = True  # once is enough
         print_log(
             'CMAE trains, but nothing moves its target: add '
             "custom_hooks=[dict(type='TargetUpdateHook')] to the config, or "

@@ -21,7 +21,7 @@ def check_momentum(momentum: float) -> None:
 
 
 class MomentumTarget(ExponentialMovingAverage):
-    r"""Target encoder F_t and target projector (Sec. 3.2, Eq. of the EMA).
+    r"""Target encoder F_t and target projector.
 
     .. math::
         \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
@@ -45,6 +45,9 @@ class MomentumTarget(ExponentialMovingAverage):
             code.
         mask_ratio (float): Share of patches removed from the target's input,
             drawn as the online branch's. Defaults to 0, the whole image.
+        fixed (bool): Whether the target shall stay what it starts as, so that
+            training without ``TargetUpdateHook`` is no mistake. Defaults to
+            False.
 
     Raises:
         ValueError: If an argument is outside what is allowed.
@@ -56,7 +59,8 @@ class MomentumTarget(ExponentialMovingAverage):
                  momentum: float = 0.996,
                  with_cls_token: bool = True,
                  final_norm: bool = False,
-                 mask_ratio: float = 0.) -> None:
+                 mask_ratio: float = 0.,
+                 fixed: bool = False) -> None:
         check_momentum(momentum)
         super().__init__(
             nn.ModuleDict(dict(encoder=encoder, projector=projector)),
@@ -68,6 +72,7 @@ class MomentumTarget(ExponentialMovingAverage):
             self.encoder.final_norm = False
             del self.encoder.ln1
             self.avg_parameters = dict(self.module.named_parameters())
+        self.fixed = fixed
         self.mask_ratio = mask_ratio
         if mask_ratio:
             self.encoder.set_mask_ratio(mask_ratio)

@@ -20,6 +20,12 @@ from ...datasets.transforms.pixel_shift import check_canvas
 _GREY = (0.299, 0.587, 0.114)
 
 
+def _describe(inputs) -> str:
+    if isinstance(inputs, Tensor):
+        return f'a tensor of shape {tuple(inputs.shape)}'
+    return f'a {type(inputs).__name__} of {len(inputs)}'
+
+
 class ViewParams(NamedTuple):
     """What is drawn for each of N images, on the CPU.
 
@@ -44,10 +50,10 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
     """Cut the two views of each canvas, augment the target's, normalise.
 
     The same recipe as ``PixelShift`` with mmpretrain's ``ColorJitter``,
-    ``RandomGrayscale`` and ``GaussianBlur`` (Sec. 3.4), for a batch of uint8
-    canvases at once. Each image has its own random parameters. In training
-    it takes canvases and gives ``[online, target]``; otherwise it only
-    normalises.
+    ``RandomGrayscale`` and ``GaussianBlur``, for a batch of uint8 canvases at
+    once, in float32 whatever the autocast type is. Each image has its own
+    random parameters. In training it takes canvases and gives
+    ``[online, target]``; otherwise it only normalises.
 
     Args:
         size (int): S, side of both windows in pixels.
@@ -63,12 +69,15 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         blur_sigma (Sequence[float]): Range of the Gaussian blur's sigma, in
             pixels. Defaults to (0.1, 2.0).
         blur_prob (float): Defaults to 0.5.
-        **kwargs: ``mean``, ``std``, ``to_rgb``... of
-            ``SelfSupDataPreprocessor``.
+        target_view (bool): Whether the target view is made. MAE, which has
+            no target, needs the online view alone. Defaults to True.
+        mean (Sequence[float]): Of each colour, in 0 to 255. Must be given.
+        std (Sequence[float]): Likewise.
+        **kwargs: ``to_rgb``... of ``SelfSupDataPreprocessor``.
 
     Raises:
-        ValueError: If an argument is out of range, or the canvas is smaller
-            than ``size + max_shift``.
+        ValueError: If an argument is out of range, the canvas is smaller than
+            ``size + max_shift``, or images are not of three colours.
     """
 
     def __init__(self,
@@ -80,8 +89,19 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
                  grey_prob: float = 0.2,
                  blur_sigma: Sequence[float] = (0.1, 2.0),
                  blur_prob: float = 0.5,
+                 target_view: bool = True,
+                 mean: Optional[Sequence[float]] = None,
+                 std: Optional[Sequence[float]] = None,
                  **kwargs) -> None:
-        super().__init__(**dict(dict(non_blocking=True), **kwargs))
+        for name, value in (('mean', mean), ('std', std)):
+            if value is None or len(value) != 3:
+                raise ValueError(
+                    'TwoViewDataPreprocessor makes views of colour images, so '
+                    f'that {name} must have three values, but got {value}; '
+                    'for images of other channels use SelfSupDataPreprocessor '
+                    'with the PixelShift transform')
+        super().__init__(
+            mean=mean, std=std, **dict(dict(non_blocking=True), **kwargs))
         if size < 1 or max_shift < 0:
             raise ValueError(
                 'size must be 1 pixel or more and max_shift 0 or more, but '
@@ -101,6 +121,7 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         self.grey_prob = grey_prob
         self.blur_sigma = tuple(blur_sigma)
         self.blur_prob = blur_prob
+        self.target_view = target_view
         # Odd, and wide enough for 4 sigma to both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
         self.register_buffer(
@@ -114,22 +135,42 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
             training (bool): Whether to make views. Defaults to False.
 
         Returns:
-            dict: ``inputs``, ``[online, target]``, float (N, 3, S, S) each,
-            and ``data_samples``. Without ``training``, see
-            ``SelfSupDataPreprocessor``.
+            dict: ``inputs``, ``[online, target]``, float (N, 3, S, S) each
+            (``[online]`` with ``target_view=False``), and ``data_samples``.
+            Without ``training``, see ``SelfSupDataPreprocessor``.
         """
         if not training:
             return super().forward(data, training)
         seeds = self._seeds(data.get('data_samples'))
         data = self.cast_data(data)
         canvas = data['inputs']
+        self._check_channels(canvas)
         if self._channel_conversion:
             canvas = canvas.flip(1)
-        params = self.draw_params(len(canvas), seeds)
-        views = self.make_views(canvas, params)
-        return dict(
-            inputs=[(view * 255 - self.mean) / self.std for view in views],
-            data_samples=data.get('data_samples'))
+        # Optimizer wrappers autocast their data preprocessor too, where the
+        # blur, a convolution, would round to 1/256.
+        with torch.autocast(canvas.device.type, enabled=False):
+            if self.target_view:
+                params = self.draw_params(len(canvas), seeds)
+                views = self.make_views(canvas, params)
+            else:
+                views = [self._online_view(canvas)]
+            views = [(view * 255 - self.mean) / self.std for view in views]
+        return dict(inputs=views, data_samples=data.get('data_samples'))
+
+    @staticmethod
+    def _check_channels(canvas: Tensor) -> None:
+        if not isinstance(canvas, Tensor) or canvas.dim() != 4:
+            raise ValueError(
+                'TwoViewDataPreprocessor makes both views of one canvas an '
+                'image, (N, 3, H, W), but the data pipeline gives '
+                f'{_describe(canvas)}; leave PixelShift and MultiView out, or '
+                'use SelfSupDataPreprocessor')
+        if canvas.shape[1] != 3:
+            raise ValueError(
+                'TwoViewDataPreprocessor makes views of colour images, of 3 '
+                f'channels, but got images of {canvas.shape[1]}; for those '
+                'use SelfSupDataPreprocessor with the PixelShift transform')
 
     @staticmethod
     def _seeds(data_samples) -> Optional[List[int]]:
@@ -183,11 +224,14 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
             List[Tensor]: Online and target view, float in [0, 1],
             (N, 3, S, S).
         """
-        check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
-        size = self.size
-        online = canvas[:, :, :size, :size].float() / 255
+        online = self._online_view(canvas)
         target = self._cut(canvas, params.shift).float() / 255
         return [online, self._augment(target, params)]
+
+    def _online_view(self, canvas: Tensor) -> Tensor:
+        """Cut the window at the top left corner."""
+        check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
+        return canvas[:, :, :self.size, :self.size].float() / 255
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
         """Cut each image's own window."""

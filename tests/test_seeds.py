@@ -15,7 +15,7 @@ from mmengine.dataset import (
 )
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from cmae_mm.datasets import (
     SeedDraws,
@@ -24,6 +24,7 @@ from cmae_mm.datasets import (
 )
 from cmae_mm.datasets.samplers import SeededIndex
 from cmae_mm.engine import ResumableRunner, StepSeedHook
+from cmae_mm.engine.skipping import skip_batches
 from cmae_mm.models import TwoViewDataPreprocessor
 
 
@@ -148,6 +149,33 @@ def test_equal_masks_on_all_ranks_are_refused(image_root, tmp_path,
         'cmae_mm.engine.hooks.pretrain_check_hook.get_world_size', lambda: 2)
     with pytest.raises(ValueError, match='same masks.*StepSeedHook'):
         runner.train()
+
+
+class OddBatches(BatchSampler):
+    """Batches of 1, 2, 3... as mmdet's samplers make some of their own."""
+
+    def __iter__(self):
+        indices, size = list(self.sampler), 0
+        while indices:
+            size += 1
+            yield indices[:size]
+            indices = indices[size:]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_batches_are_skipped_once_whatever_makes_them(workers):
+    dataset = Numbers(21)
+    sampler = SeededSampler(dataset, seed=1)
+    loader = DataLoader(
+        dataset, batch_sampler=OddBatches(sampler, 1, False),
+        num_workers=workers, persistent_workers=workers > 0, collate_fn=list)
+    whole = list(loader)
+    assert [len(b) for b in whole] == [1, 2, 3, 4, 5, 6]
+    assert skip_batches(loader, 4)
+    loader._iterator = None  # as in a process that was started anew
+    assert list(loader) == whole[4:]
+    assert list(loader) == whole
+    assert loader.batch_sampler.sampler is sampler
 
 
 class Watch(Hook):

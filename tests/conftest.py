@@ -3,6 +3,10 @@ import os
 import sys
 from pathlib import Path
 
+# Before torch is imported: tests fork, which threads of OpenMP do not outlive,
+# and several trainings with several threads each slow each other down.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import numpy as np
 import pytest
 import torch

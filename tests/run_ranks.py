@@ -24,7 +24,7 @@ def digest(values) -> str:
     made = hashlib.sha256()
     for value in values:
         if isinstance(value, torch.Tensor):
-            value = value.detach().contiguous().numpy()
+            value = value.detach().cpu().contiguous().numpy()
         made.update(np.ascontiguousarray(value).tobytes())
     return made.hexdigest()
 

@@ -78,7 +78,7 @@ def test_both_train_the_same_model_on_different_images(pair):
     assert first.get('target') == second.get('target')
     if 'target' in first:
         assert first['target_steps'] == second['target_steps'] == STEPS
-    # 12 of the images, within the first epoch of 8 none twice
+    # Within the first epoch, of 8 images, none is seen by both.
     assert len(first['images']) == len(second['images']) == 2 * STEPS
     assert not set(first['images'][:4]) & set(second['images'][:4])
 

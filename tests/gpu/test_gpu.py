@@ -55,9 +55,13 @@ def config(name: str, folder, dtype: str = 'bfloat16', **overrides) -> Config:
     cfg = shrunken(name, folder / 'data', folder / 'work', images=8)
     cfg.optim_wrapper.update(
         type='mmpretrain.AutoAmpOptimWrapper', dtype=dtype)
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+    # An infinite sampler's epochs have no end.
+    endless = 'Infinite' in cfg.train_dataloader.sampler.type
+    cfg.train_cfg = dict(
+        type='IterBasedTrainLoop', max_iters=STEPS) if endless else dict(
+            type='EpochBasedTrainLoop', max_epochs=1)
     cfg.param_scheduler = []
-    cfg.default_hooks.checkpoint.update(by_epoch=True, interval=100)
+    cfg.default_hooks.checkpoint.update(by_epoch=not endless, interval=100)
     cfg.train_dataloader.pin_memory = ON_GPU
     if cfg.model.type != 'CMAE':
         cfg.custom_hooks = []

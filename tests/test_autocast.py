@@ -67,15 +67,15 @@ def _narrow(node) -> None:
             _narrow(part)
 
 
-def _shrink_pretraining(cfg: Config, root) -> None:
+def _shrink_pretraining(cfg: Config, root, images: int) -> None:
     cfg.model.neck.pixel_decoder.update(DECODER)
     if cfg.model.neck.get('feature_decoder'):
         cfg.model.neck.feature_decoder.update(DECODER)
     split = cfg.train_dataloader.dataset.get('split', 'train')
-    write_images(root / split / 'a', 2, size=300)
+    write_images(root / split / 'a', images, size=300)
 
 
-def _shrink_classifier(cfg: Config, root) -> None:
+def _shrink_classifier(cfg: Config, root, images: int) -> None:
     if cfg.model.get('neck') is not None:
         cfg.model.neck.input_features = WIDTH
     if cfg.model.backbone.get('frozen_stages', -1) > 0:
@@ -83,7 +83,7 @@ def _shrink_classifier(cfg: Config, root) -> None:
     cfg.model.head.in_channels = WIDTH
     dataset = cfg.train_dataloader.dataset
     for name in 'ab':
-        write_images(root / 'train' / name, 2, size=300)
+        write_images(root / 'train' / name, images, size=300)
     if dataset.get('ann_file'):
         (root / dataset.ann_file).parent.mkdir()
         (root / dataset.ann_file).write_text(
@@ -91,9 +91,9 @@ def _shrink_classifier(cfg: Config, root) -> None:
         dataset.data_prefix = dataset.data_prefix and ''
 
 
-def _shrink_detector(cfg: Config, root) -> None:
+def _shrink_detector(cfg: Config, root, images: int) -> None:
     from test_detection import write_coco
-    write_coco(root)
+    write_coco(root, images)
     cfg.train_dataloader.dataset.data_prefix.img = 'images/train2017/'
     cfg.model.backbone.update(
         arch=ConfigDict(ARCH), img_size=128)
@@ -106,13 +106,13 @@ def _shrink_detector(cfg: Config, root) -> None:
     cfg.train_dataloader.dataset.filter_cfg.min_size = 1
 
 
-def _shrink_segmentor(cfg: Config, root) -> None:
+def _shrink_segmentor(cfg: Config, root, images: int) -> None:
     from test_segmentation import write_maps
-    write_maps(root, images=2)
-    write_images(root / 'images/training', 2, size=160)
+    write_maps(root, images)
+    write_images(root / 'images/training', images, size=160)
     (root / 'annotations/training').mkdir(parents=True)
     ids = np.arange(4, dtype=np.uint8).reshape(2, 2).repeat(80, 0)
-    for i in range(2):
+    for i in range(images):
         Image.fromarray(ids.repeat(80, 1)).save(
             root / f'annotations/training/{i:03d}.png')
     small = {(side, side): (96, 96) for side in (160, 512, 640)}
@@ -126,7 +126,7 @@ def _shrink_segmentor(cfg: Config, root) -> None:
         cfg.model.auxiliary_head.update(in_channels=WIDTH, channels=24)
 
 
-def shrunken(name: str, root, work_dir) -> Config:
+def shrunken(name: str, root, work_dir, images: int = 2) -> Config:
     """Give a default config with a small model, two images a batch."""
     cfg = Config.fromfile(CONFIGS[name])
     scope = cfg.default_scope
@@ -136,7 +136,7 @@ def shrunken(name: str, root, work_dir) -> Config:
         if cfg.model.type == 'CMAE' else _shrink_classifier)
     # Without mmengine's merging: nothing of the large one may stay.
     cfg.model.backbone.arch = ConfigDict(ARCH)
-    shrink(cfg, root)
+    shrink(cfg, root, images)
     if cfg.model.backbone.get('init_cfg') is not None:
         cfg.model.backbone.init_cfg.checkpoint = 'random'
     cfg.train_dataloader.update(

@@ -1,0 +1,33 @@
+"""A pytest plugin: one table of what was checked, and how it went."""
+import pytest
+
+_ROWS = []
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Keep how each check ended, and why."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when != 'call' and report.passed:
+        return
+    reason = ''
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix('Skipped: ')
+    elif report.failed:
+        reason = str(call.excinfo.value).splitlines()[0][:70]
+    else:
+        reason = ', '.join(f'{k}: {v}' for k, v in report.user_properties)
+    name = report.nodeid.split('::')[-1].removeprefix('test_')
+    _ROWS.append((name, report.outcome, report.duration, reason))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the table."""
+    write = terminalreporter.write_line
+    write('')
+    write(f'{"what":<48} {"result":<8} {"seconds":>7}  remarks')
+    for name, result, seconds, reason in _ROWS:
+        write(f'{name:<48} {result:<8} {seconds:7.1f}  {reason}')
+    total = sum(row[2] for row in _ROWS)
+    write(f'{len(_ROWS)} checks in {total:.0f} s')

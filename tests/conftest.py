@@ -1,5 +1,6 @@
 """Small real models and image folders for the tests."""
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -28,6 +29,13 @@ needs_coco = pytest.mark.skipif(
 
 
 init_default_scope('mmpretrain')
+
+
+def free_port() -> int:
+    """Give a port that is free here, for ranks to meet at."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def require_dense(name: str) -> None:

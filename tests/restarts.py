@@ -6,7 +6,6 @@ Usage: python restarts.py DATA_ROOT OUT_FOLDER
 import os
 import random
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import ROOT, model_cfg, runner_cfg
+from conftest import ROOT, free_port, model_cfg, runner_cfg
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -194,12 +193,6 @@ def fork(make, data_root, work_dir, rank, ranks, port, pipe):
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 def start(make, data_root, work_dir, ranks, stop_at=None, delay=0.):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from conftest import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,7 +135,8 @@ def test_negatives_come_from_all_processes():
     proj_s, proj_t = torch.randn(2, 6, 8)
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(rank_loss, (29617, proj_s, proj_t, results), nprocs=2)
+        mp.spawn(
+            rank_loss, (free_port(), proj_s, proj_t, results), nprocs=2)
         results = dict(results)
     for rank in range(2):
         pred, loss = results[rank]

@@ -5,7 +5,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, build, model_cfg, runner_cfg, write_images
+from conftest import (
+    ROOT,
+    build,
+    free_port,
+    model_cfg,
+    runner_cfg,
+    write_images,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import ConfigDict
@@ -285,7 +292,7 @@ def test_distributed_features_are_the_same(pretraining, tmp_path):
         run_tool(sys.executable, 'tools/eval_knn.py', *args))
     ranks = last_json(
         run_tool(sys.executable, '-m', 'torch.distributed.run',
-                 '--nproc_per_node=2', '--master_port=29617',
+                 '--nproc_per_node=2', f'--master_port={free_port()}',
                  'tools/eval_knn.py', *args, '--launcher', 'pytorch'))
     assert ranks == alone
 

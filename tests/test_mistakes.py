@@ -108,6 +108,10 @@ MISTAKES = {
          'train_dataloader.num_workers=0',
          'train_dataloader.persistent_workers=False'],
         '6 images.*512.*batch_size'),
+    'heads that do not divide the width': (
+        options('model.backbone.arch.num_heads=3'), 'num_heads.*128'),
+    'another image size than the views have': (
+        options('model.backbone.img_size=128'), '64.*128|128.*64'),
     'nothing to test': (
         ['test.py', QUICK, 'none.pth'], 'has no test_dataloader'),
     'nothing to evaluate on': (

@@ -116,7 +116,8 @@ def test_an_endless_sampler_begins_anew_and_skips():
 
 def test_steps_and_ranks_draw_differently(monkeypatch):
     """What follows from the hook alone: masks, views, drop path, mixup."""
-    preprocessor = TwoViewDataPreprocessor(size=8, max_shift=4)
+    preprocessor = TwoViewDataPreprocessor(
+        size=8, max_shift=4, mean=[0.] * 3, std=[1.] * 3)
 
     class Run:
         seed = 0

@@ -1,7 +1,6 @@
 """SIGTERM and Ctrl-C: what is saved, and how the process ends."""
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, free_port
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from tiny_training import (
@@ -215,12 +214,6 @@ def _group(process):
     return int(status[2]) if status[0] != 'Z' else None
 
 
-def free_port():
-    with socket.socket() as opened:
-        opened.bind(('127.0.0.1', 0))
-        return str(opened.getsockname()[1])
-
-
 QUICK = 'configs/quickstart/cmae_vit-mini_tiles.py'
 SMALL = [
     '--resume', '--cfg-options', 'train_dataloader.batch_size=4',
@@ -287,7 +280,7 @@ def test_the_distributed_command_gives_the_status_on(image_root, tmp_path):
     status, out = run_until(
         ['bash', 'tools/dist_train.sh', QUICK, 2, '--work-dir', tmp_path,
          *SMALL, 'train_cfg.max_iters=99999'], ' 3/99999]', terminate,
-        dict(DATA_ROOT=str(image_root), PORT=free_port()))
+        dict(DATA_ROOT=str(image_root), PORT=str(free_port())))
     assert status == 75, out[-3000:]
     assert 'SIGTERM: stopped after iteration' in out
     assert len(steps_of(tmp_path)) == 1
@@ -328,8 +321,8 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
         (tmp_path / name).chmod(0o755)
     calls, work = tmp_path / 'calls', tmp_path / 'work'
     env = dict(
-        DATA_ROOT=str(image_root), MASTER_PORT=free_port(), CALLS=str(calls),
-        GPUS='2', SLURM_JOB_ID='4711',
+        DATA_ROOT=str(image_root), MASTER_PORT=str(free_port()),
+        CALLS=str(calls), GPUS='2', SLURM_JOB_ID='4711',
         PATH=os.pathsep.join([str(tmp_path), os.path.dirname(sys.executable),
                               os.environ['PATH']]))
     command = ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,

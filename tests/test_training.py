@@ -241,7 +241,7 @@ def test_distributed_command(image_root, tmp_path):
     """Two processes, as two GPUs would be used; on CPUs through gloo."""
     out = run_tool(
         'bash', 'tools/dist_train.sh', QUICK, 2, '--work-dir', tmp_path,
-        *SMALL, DATA_ROOT=str(image_root), PORT='29618',
+        *SMALL, DATA_ROOT=str(image_root),
         CUDA_VISIBLE_DEVICES='' if torch.cuda.device_count() < 2 else '0,1')
     assert 'Iter(train) [2/2]' in out
     state = torch.load(
@@ -305,7 +305,7 @@ def test_the_same_commands_run_a_classifier(image_root, tmp_path):
     metrics = json.loads((tmp_path / 'out.json').read_text())
     out = run_tool('bash', 'tools/dist_test.sh', config, checkpoint, 2,
                    '--out', tmp_path / 'dist.json', '--work-dir',
-                   tmp_path / 'test2', PORT='29619',
+                   tmp_path / 'test2',
                    DATA_ROOT=str(image_root), CUDA_VISIBLE_DEVICES='')
     assert metrics == json.loads((tmp_path / 'dist.json').read_text())
     assert (tmp_path / 'out.pkl').exists()

@@ -7,6 +7,7 @@ ended by themselves, and their common status is given on.
 """
 import os
 import signal
+import socket
 import sys
 from typing import Optional
 
@@ -51,7 +52,17 @@ def listen() -> None:
         signal.signal(number, tell_ranks)
 
 
+def choose_port(argument: str) -> str:
+    """Replace ``--master_port=free`` by a port that is free here."""
+    if argument != '--master_port=free':
+        return argument
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return f'--master_port={probe.getsockname()[1]}'
+
+
 if __name__ == '__main__':
+    sys.argv = [choose_port(argument) for argument in sys.argv]
     PContext.start = start
     listen()
     try:
@@ -61,5 +72,9 @@ if __name__ == '__main__':
         # A rank that others waited for no longer may end by a signal.
         stopped = statuses.intersection(STOPPED)
         if not (told or stopped) or statuses - stopped - {-signal.SIGTERM}:
-            raise
+            rank, failure = error.get_first_failure()
+            killed = (f' (signal {-failure.exitcode})'
+                      if failure.exitcode < 0 else '')
+            sys.exit(f'dist_run.py: rank {rank} ended with status '
+                     f'{failure.exitcode}{killed}; what it said stands above')
         sys.exit(max(stopped, default=128 + told))

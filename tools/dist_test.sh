@@ -11,9 +11,10 @@ shift 3
 NNODES=${NNODES:-1}
 NODE_RANK=${NODE_RANK:-0}
 MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
-PORT=${PORT:-29500}
+# On one machine any free port will do, and several jobs get along.
+if [ "$NNODES" = 1 ]; then PORT=${PORT:-free}; else PORT=${PORT:-29500}; fi
 
-exec python -m torch.distributed.run \
+exec python "$(dirname "$0")/dist_run.py" \
     --nnodes="$NNODES" --node_rank="$NODE_RANK" \
     --master_addr="$MASTER_ADDR" --master_port="$PORT" \
     --nproc_per_node="$GPUS" \

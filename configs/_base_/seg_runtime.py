@@ -3,6 +3,9 @@ custom_imports = dict(
     imports=['cmae_mm', 'cmae_mm.segmentation'], allow_failed_imports=False)
 default_scope = 'mmseg'
 
+# Also where other tools than this project's start it.
+runner_type = 'mmpretrain.ResumableRunner'
+
 default_hooks = dict(
     runtime_info=dict(type='RuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),

@@ -259,7 +259,8 @@ def test_training_and_testing_a_classifier_by_command(image_root, tmp_path):
         'model.backbone.img_size=48']
     config_file = 'configs/cifar10/finetune_vit-mini_10e.py'
     run_tool(sys.executable, 'tools/train.py', config_file, '--work-dir',
-             tmp_path, *options, 'train_dataloader.dataset.pipeline.2.scale=48')
+             tmp_path, *options,
+             'train_dataloader.dataset.pipeline.2.scale=48')
     run_tool(sys.executable, 'tools/test.py', config_file,
              tmp_path / 'epoch_1.pth', '--work-dir', tmp_path / 'test',
              '--out', tmp_path / 'out.json', *options)

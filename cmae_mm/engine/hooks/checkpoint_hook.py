@@ -6,6 +6,7 @@ from typing import Dict, Optional, Tuple
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ...checkpoints import CheckpointError, to_plain
@@ -224,8 +225,13 @@ class AtomicCheckpointHook(CheckpointHook):
             **self.args)
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'
+            # mmengine's own runner takes the content as a path.
+            finds_itself = (
+                type(runner).load_or_resume is not Runner.load_or_resume)
+            content = name if finds_itself else str(
+                Path(self.last_ckpt).absolute())
             WRITER.then(
-                partial(write_atomically, pointer, name.encode()), pointer)
+                partial(write_atomically, pointer, content.encode()), pointer)
             for old in replaced:
                 path = Path(self.out_dir) / self.filename_tmpl.format(old)
                 WRITER.then(partial(path.unlink, missing_ok=True), path)

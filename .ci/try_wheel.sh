@@ -52,11 +52,6 @@ test -s encoder.safetensors
 
 # The ecosystem's own command, on a packaged config.
 python -m pip install --quiet onedl-mim 'setuptools<82'
-configs=$(python -c 'import cmae_mm.packaged as p; print(p.packaged_root())')
-mim train mmpretrain "$configs/configs/quickstart/cmae_vit-mini_tiles.py" \
-    --work-dir mim_out --gpus 0 --cfg-options "${short[@]}" >mim.log 2>&1 || {
-    tail -30 mim.log >&2
-    exit 1
-}
-grep -q 'Iter(train) \[2/2\]' mim.log
+root=$(python -c 'import cmae_mm.packaged as p; print(p.packaged_root())')
+bash "$clone/.ci/try_mim.sh" "$root" "$away/mim"
 echo "== The wheel works away from the clone"

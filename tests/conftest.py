@@ -1,4 +1,5 @@
 """Small real models and image folders for the tests."""
+import itertools
 import os
 import socket
 import sys
@@ -120,6 +121,9 @@ def image_root(tmp_path_factory) -> Path:
     return root
 
 
+_number = itertools.count()
+
+
 def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
     """Give a config that trains a small model on image files."""
     cfg = Config.fromfile(ROOT / 'configs/quickstart/cmae_vit-mini_tiles.py')
@@ -137,6 +141,8 @@ def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
     cfg.model = model or model_cfg()
     cfg.param_scheduler = []
     cfg.work_dir, cfg.launcher = str(work_dir), 'none'
+    # mmengine keeps logs by name and second: each run shall have its own.
+    cfg.experiment_name = f'run{next(_number)}'
     cfg.merge_from_dict(overrides)
     return cfg
 

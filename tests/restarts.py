@@ -24,7 +24,7 @@ from cmae_mm.engine.device import adapt_to_device
 
 
 @TRANSFORMS.register_module()
-class SpoilImage(BaseTransform):
+class SpoilSomeImages(BaseTransform):
     """Make views float, and those of one image nan."""
 
     def transform(self, results):
@@ -138,7 +138,7 @@ def two_ranks(data_root, work_dir):
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=5)
     cfg.log_processor.by_epoch = True
     cfg.train_dataloader.dataset.pipeline.insert(
-        -1, dict(type='SpoilImage'))
+        -1, dict(type='SpoilSomeImages'))
     cfg.launcher = 'pytorch'
     return cfg
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_images
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 
 from cmae_mm.cli.config import (
+    _VARIABLES,
     ConfigError,
     Options,
     check_keys,
@@ -31,6 +33,7 @@ def options(*pairs):
     return ['train.py', QUICK, '--cfg-options', *LOADER, *pairs]
 
 
+SETTINGS = sorted(set(known_keys()) - _VARIABLES)
 # A command, and what its sentence says.
 MISTAKES = {
     'no such config': (
@@ -112,6 +115,32 @@ MISTAKES = {
         options('model.backbone.arch.num_heads=3'), 'num_heads.*128'),
     'another image size than the views have': (
         options('model.backbone.img_size=128'), '64.*128|128.*64'),
+    'a misspelt checkpoint setting': (
+        options('default_hooks.checkpoint.max_keep_ckpt=3'),
+        'AtomicCheckpointHook has no argument .max_keep_ckpt.; did you mean '
+        '.max_keep_ckpts.'),
+    'a misspelt default hook': (
+        ['train.py', '{tmp}/hook.py'],
+        r'hook\.py: default_hooks has no setting .chekpoint.; did you mean '
+        '.checkpoint.'),
+    'a misspelt multiplier': (
+        options('optim_wrapper.paramwise_cfg.nrom_decay_mult=0.1'),
+        'no setting .nrom_decay_mult.; did you mean .norm_decay_mult.'),
+    'a misspelt bound of gradients': (
+        options('optim_wrapper.clip_grad.max_nrm=3'), 'mean .max_norm.'),
+    'an infinite learning rate': (
+        options('optim_wrapper.optimizer.lr=inf'), 'must be a number above 0'),
+    'to resume and not': (
+        ['train.py', QUICK, '--resume', '--no-resume'], 'contradict'),
+    'a checkpoint over itself': (
+        ['convert.py', 'export', '{tmp}/a.pth', '{tmp}/photos/../a.pth',
+         '--config', QUICK, '--to', 'timm'], 'would be overwritten'),
+    'no neighbours': (
+        ['eval_knn.py', 'random', QUICK, '--ks', '0'], '--ks must be 1 or'),
+    'images that are none': (
+        options('train_dataloader.dataset.data_root={tmp}/none_is_one',
+                'train_dataloader.dataset.pipeline.1.max_failures=3'),
+        '3 images in a row could not be decoded'),
     'nothing to test': (
         ['test.py', QUICK, 'none.pth'], 'has no test_dataloader'),
     'nothing to evaluate on': (
@@ -136,6 +165,11 @@ def results(tmp_path_factory):
     (tmp / 'argument.py').write_text(
         f'{base}model = dict(target=dict(momentun=0.9))\n')
     (tmp / 'empty').mkdir()
+    (tmp / 'hook.py').write_text(
+        f"{base}default_hooks = dict(chekpoint=dict(interval=3))\n")
+    (tmp / 'none_is_one').mkdir()
+    for i in range(4):
+        (tmp / f'none_is_one/{i}.jpg').touch()
     os.symlink(tmp / 'loop', tmp / 'loop')
     write_images(tmp / 'ring/a', 2)
     os.symlink(tmp / 'ring', tmp / 'ring/again')
@@ -176,7 +210,8 @@ def test_a_users_own_keys_are_kept(tmp_path, capsys):
     """Of own hooks or of other code: no slip, no word."""
     config = tmp_path / 'own.py'
     config.write_text(f"_base_ = '{ROOT / QUICK}'\nmy_hook_setting = 3\n"
-                      'train_cfg_short = dict(max_iters=1)\n')
+                      'train_cfg_short = dict(max_iters=1)\n'
+                      'models = custom_hook = train_pipeline1 = 1\n')
     cfg = load_config(str(config))
     assert cfg.my_hook_setting == 3
     assert not capsys.readouterr().err
@@ -194,7 +229,7 @@ def test_every_shipped_config_passes_the_checks():
             load_config(str(path))
 
 
-@given(st.sampled_from([k for k in known_keys() if len(k) > 7]), st.data())
+@given(st.sampled_from(SETTINGS), st.data())
 def test_swapped_letters_of_a_key_are_found(key, data):
     place = data.draw(st.integers(0, len(key) - 2))
     letters = list(key)
@@ -231,3 +266,16 @@ def test_configs_are_found_by_name():
     # one name in two folders
     with pytest.raises(FileNotFoundError, match='pt300e'):
         find_config('vit-b_pt300e')
+
+
+def test_the_ecosystems_configs_pass_the_checks():
+    """No name that mmpretrain's own configs have is taken for a slip."""
+    import mmpretrain
+    folder = Path(mmpretrain.__file__).parent / '.mim/configs'
+    names = {
+        name
+        for path in folder.rglob('*.py')
+        for name in re.findall(r'^([a-z]\w*) = ', path.read_text(), re.M)
+    }
+    assert len(names) > 30
+    check_keys(Config(dict.fromkeys(names - {'device'}, 1)), {})

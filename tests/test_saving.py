@@ -398,6 +398,28 @@ def test_a_finished_run_says_so_and_ends(length, setting, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob('*.pth')}
 
 
+def test_shorter_epochs_do_not_finish_a_run(tmp_path):
+    """Twice the batch: as many iterations as all of the new epochs have."""
+    tiny_runner(tmp_path, epochs=2).train()
+    runner = tiny_runner(tmp_path, epochs=4, batch_size=8)
+    runner.train()
+    assert 'This run is finished' not in log(tmp_path)
+    assert runner.epoch == 4 and runner.iter == 8
+    assert (tmp_path / 'epoch_4.pth').exists()
+
+
+def test_another_optimizer_setting_is_said(tmp_path):
+    tiny_runner(tmp_path, iters=2).train()
+    tiny_runner(tmp_path, iters=3).train()
+    assert 'keeps the optimizer settings' not in log(tmp_path)
+    tiny_runner(
+        tmp_path, iters=4, optim_wrapper=dict(
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=0.9, momentum=0.9))).train()
+    assert 'keeps the optimizer settings' in log(tmp_path)
+    assert 'config has 0.9' in log(tmp_path)
+
+
 def test_another_batch_is_said(tmp_path):
     tiny_runner(tmp_path, iters=2).train()
     tiny_runner(tmp_path, iters=3).train()

@@ -13,6 +13,7 @@ checked against it. `export --to timm` takes a fine-tuning config as well.
 import first_import  # noqa: F401
 # isort: on
 import argparse
+import os
 from typing import Any, Dict
 
 import torch
@@ -22,6 +23,7 @@ from mmpretrain.registry import MODELS
 
 from cmae_mm.checkpoints import (
     EXPORTS,
+    CheckpointError,
     export_classifier,
     export_cmae,
     export_encoder,
@@ -89,6 +91,13 @@ def describe(args: argparse.Namespace, meta: Dict[str, Any]) -> Dict[str, Any]:
 def convert() -> None:
     """Run one command."""
     args = parse_args()
+    if os.path.realpath(args.source) == os.path.realpath(args.out):
+        raise CheckpointError(
+            f'{args.out} is the checkpoint that is read, and would be '
+            'overwritten; write to another file')
+    if getattr(args, 'img_size', None) is not None and args.img_size < 1:
+        raise CheckpointError(
+            f'--img-size must be 1 pixel or more, but got {args.img_size}')
     model = build_model(args)
     state, meta = read_checkpoint(args.source)
     noted = describe(args, meta)

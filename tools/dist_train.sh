@@ -7,6 +7,10 @@ usage='usage: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]'
 CONFIG=${1:?$usage}
 GPUS=${2:?$usage}
 shift 2
+case $GPUS in
+    '' | *[!0-9]* | 0) echo "$0: the number of GPUs must be 1 or more, but got" \
+        "'$GPUS'; $usage" >&2; exit 1 ;;
+esac
 
 NNODES=${NNODES:-1}
 NODE_RANK=${NODE_RANK:-0}

@@ -22,6 +22,10 @@ from cmae_mm.evaluation.report import report_sweep
 
 def evaluate(args: argparse.Namespace) -> Dict[str, Any]:
     """Extract, classify, print."""
+    if min(args.ks) < 1 or args.temperature <= 0:
+        raise ValueError(
+            '--ks must be 1 or more and --temperature above 0, but got '
+            f'{args.ks} and {args.temperature}')
     train, val, _ = extract_for(args)
     predicted = knn_predict(*train, val.features, args.ks, args.temperature)
     print(f'k-NN, {len(train.labels)} training and {len(val.labels)} test '

@@ -78,6 +78,9 @@ def apply_args(cfg: Config, args: argparse.Namespace) -> Config:
                 'for; add it or leave the option out')
         cfg.auto_scale_lr.enable = True
 
+    if args.no_resume and args.resume is not None:
+        raise ConfigError('--resume and --no-resume contradict each other; '
+                          'leave one of them out')
     if args.no_resume:
         cfg.resume = False
     elif args.resume == 'auto':

@@ -120,12 +120,23 @@ def write_checkpoint(path: str, state: StateDict,
             holds strings.
 
     Raises:
-        CheckpointError: If the file's ending is neither of these.
+        CheckpointError: If the file's ending is neither of these, or it cannot
+            be written.
     """
     file = Path(path).expanduser()
     if file.suffix not in ('.safetensors', '.pth'):
         raise CheckpointError(
             f'{file}: checkpoints are written as .safetensors or .pth')
+    try:
+        _write(file, state, meta)
+    # torch and safetensors have errors of their own for what cannot be written
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f'{file} could not be written: {reason}'
+                              ) from error
+
+
+def _write(file: Path, state: StateDict, meta: Dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     partial = file.with_name(file.name + '.partial')

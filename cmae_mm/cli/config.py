@@ -2,12 +2,14 @@
 import argparse
 import difflib
 import inspect
+import math
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import ConfigParsingError
 from mmengine.runner import Runner
 
 from ..packaged import find_config
@@ -25,8 +27,22 @@ _VARIABLES = {
     'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline',
     'val_pipeline'
 }
+# Names below a key where an unknown one would have no effect.
+_NESTED = {
+    'optim_wrapper.paramwise_cfg': (
+        'base_total_layers', 'bias_decay_mult', 'bias_lr_mult',
+        'bypass_duplicate', 'custom_keys', 'dcn_offset_lr_mult', 'decay_mult',
+        'decay_rate', 'decay_type', 'dwconv_decay_mult', 'flat_decay_mult',
+        'layer_decay_rate', 'lr_mult', 'norm_decay_mult', 'num_layers'),
+    'optim_wrapper.clip_grad': (
+        'clip_value', 'error_if_nonfinite', 'foreach', 'max_norm',
+        'norm_type', 'type'),
+    'default_hooks': (
+        'checkpoint', 'logger', 'param_scheduler', 'runtime_info',
+        'sampler_seed', 'step_seed', 'timer', 'visualization'),
+}
 # As near as this is a slip, or of the same letters: train_cfgs, trian_cfg.
-_SLIP = 0.88
+_SLIP = 0.86
 
 # What must be a number: a pattern of the key, whether it is whole, its least
 # value, and whether that itself is allowed.
@@ -35,6 +51,9 @@ _NUMBERS: List[Tuple[str, bool, float, bool]] = [
     (r'(train|val|test)_dataloader\.batch_size', True, 1, True),
     (r'(train|val|test)_dataloader\.num_workers', True, 0, True),
     (r'default_hooks\.logger\.interval', True, 1, True),
+    (r'default_hooks\.checkpoint\.interval', True, -1, True),
+    (r'randomness\.seed', True, 0, True),
+    (r'model\.backbone\.mask_ratio', False, 0, False),
     (r'optim_wrapper\.accumulative_counts', True, 1, True),
     (r'optim_wrapper\.optimizer\.lr', False, 0, False),
     (r'optim_wrapper\.optimizer\.(weight_decay|momentum)', False, 0, True),
@@ -99,8 +118,9 @@ def load_config(name: str, options: Optional[Dict[str, Any]] = None) -> Config:
     path = find_config(name)
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, NameError, AttributeError, TypeError, KeyError,
-            ImportError, OSError, ValueError, AssertionError) as error:
+    except (ConfigParsingError, SyntaxError, NameError, AttributeError,
+            TypeError, KeyError, ImportError, OSError, ValueError,
+            AssertionError) as error:
         reason = f'{type(error).__name__}: {error}'
         raise ConfigError(f'{path} cannot be read: {reason}') from error
     options = options or {}
@@ -113,6 +133,7 @@ def load_config(name: str, options: Optional[Dict[str, Any]] = None) -> Config:
                 f'--cfg-options {key} does not fit into {path}: {error}'
             ) from error
     check_keys(cfg, options)
+    check_nested_keys(cfg, options)
     check_numbers(cfg, options)
     return cfg
 
@@ -137,10 +158,8 @@ def check_keys(cfg: Config, options: Dict[str, Any]) -> None:
     for key in cfg:
         if key in known:
             continue
-        near = [k for k in known if sorted(k) == sorted(key)]
-        near += difflib.get_close_matches(key, known, n=1, cutoff=_SLIP)
-        # train_cfg_long is a variable made of train_cfg, no slip of it.
-        if near and not key.startswith(near[0] + '_'):
+        near = slips_of(key, set(known) - _VARIABLES)
+        if near:
             raise ConfigError(f'{where(cfg, options, key)}: there is no '
                               f'setting {key!r}; did you mean {near[0]!r}?')
     read = set(known) - _VARIABLES
@@ -161,6 +180,35 @@ def check_keys(cfg: Config, options: Dict[str, Any]) -> None:
             'CUDA_VISIBLE_DEVICES')
 
 
+def check_nested_keys(cfg: Config, options: Dict[str, Any]) -> None:
+    """Look for slips where mmengine takes any name without a word.
+
+    Raises:
+        ConfigError: If a key is a slip of one that is read.
+    """
+    for prefix, known in _NESTED.items():
+        node = cfg
+        for part in prefix.split('.'):
+            node = node.get(part) if hasattr(node, 'get') else None
+        for key in node if isinstance(node, dict) else ():
+            near = slips_of(key, known)
+            if key not in known and near:
+                raise ConfigError(
+                    f'{where(cfg, options, f"{prefix}.{key}")}: {prefix} has '
+                    f'no setting {key!r}; did you mean {near[0]!r}?')
+
+
+def slips_of(key: str, known: Iterable[str]) -> List[str]:
+    """Give the names that a name is a slip of, the nearest first.
+
+    One that holds another or is held by it is no slip: train_pipeline1,
+    models, custom_hook are variables that people have.
+    """
+    near = [k for k in known if sorted(k) == sorted(key)]
+    near += difflib.get_close_matches(key, list(known), n=3, cutoff=_SLIP)
+    return [k for k in near if k not in key and key not in k]
+
+
 def check_numbers(cfg: Config, options: Dict[str, Any]) -> None:
     """Check the settings that must be numbers.
 
@@ -172,7 +220,8 @@ def check_numbers(cfg: Config, options: Dict[str, Any]) -> None:
             if not re.fullmatch(pattern, key) or value is None:
                 continue
             kinds = (int, ) if whole else (int, float)
-            right = isinstance(value, kinds) and not isinstance(value, bool)
+            right = isinstance(value, kinds) and not isinstance(
+                value, bool) and math.isfinite(value)
             if right and (value > least or (allowed and value == least)):
                 continue
             kind = 'a whole number' if whole else 'a number'

@@ -57,7 +57,7 @@ class _Resumable:
                 one is of a run that has ended.
         """
         due = done < end and _validation_due(self.runner, done)
-        self.runner.message_hub.update_info('validation_due', due)
+        self.runner.message_hub.update_info('due_validation', due)
 
 
 @LOOPS.register_module()

@@ -180,7 +180,9 @@ class ResumableRunner(Runner):
                 self.logger.info(f'load_from={self._load_from} is what this '
                                  'run began with; it goes on from its own '
                                  'checkpoint')
+            wanted = self._optimizer_settings()
             self.resume(source)
+            self._say_what_is_kept(wanted)
             self._end_if_finished(source)
         else:
             self._resume = False
@@ -258,6 +260,22 @@ class ResumableRunner(Runner):
              f'Loaded {filename}.', *lines]))
         return checkpoint
 
+    def _optimizer_settings(self) -> Dict[str, Any]:
+        groups = getattr(self.optim_wrapper, 'param_groups', None) or [{}]
+        first = groups[0]
+        settings = {k: first.get(k) for k in ('weight_decay', 'betas')}
+        return dict(lr=first.get('initial_lr', first.get('lr')), **settings)
+
+    def _say_what_is_kept(self, wanted: Dict[str, Any]) -> None:
+        kept = self._optimizer_settings()
+        differ = [f'{k}={kept[k]} (the config has {v})'
+                  for k, v in wanted.items() if kept[k] != v]
+        if differ:
+            self.logger.warning(
+                'A run that goes on keeps the optimizer settings it was '
+                f'started with: {", ".join(differ)}. For other ones start a '
+                'new run, with load_from for its weights.')
+
     def _find_newest(self) -> Optional[str]:
         hook = self._hook(CheckpointHook)
         options = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
@@ -277,9 +295,15 @@ class ResumableRunner(Runner):
 
     def _end_if_finished(self, source: str) -> None:
         by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
-        done = self.iter >= self.max_iters or (
-            by_epoch and self.epoch >= self.max_epochs)
-        if done and not self.message_hub.get_info('validation_due', False):
+        done = self.iter >= self.max_iters
+        if by_epoch:
+            # An epoch may have had another length, by another batch.
+            info = self.message_hub.runtime_info
+            former = (info.get('max_iters') or self.max_iters) // (
+                info.get('max_epochs') or self.max_epochs)
+            done = self.epoch >= self.max_epochs or (
+                self.iter >= self.max_epochs * former)
+        if done and not self.message_hub.get_info('due_validation', False):
             total = (f'{self.max_epochs} epochs'
                      if by_epoch else f'{self.max_iters} iterations')
             longer = 'max_epochs' if by_epoch else 'max_iters'

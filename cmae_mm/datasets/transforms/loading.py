@@ -9,6 +9,10 @@ from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 
 
+class BrokenImagesError(RuntimeError):
+    """Image after image that cannot be decoded; the message names one."""
+
+
 class SkipBroken(BaseTransform):
     """A transform that skips what it cannot load, with a warning.
 
@@ -37,7 +41,7 @@ class SkipBroken(BaseTransform):
             dict | None: With ``img``, or None for a file that is skipped.
 
         Raises:
-            RuntimeError: If ``max_failures`` files in a row failed.
+            BrokenImagesError: If ``max_failures`` files in a row failed.
         """
         path = results['img_path']
         try:
@@ -47,9 +51,10 @@ class SkipBroken(BaseTransform):
         # Decoders raise all sorts of errors on broken files.
         except Exception as error:
             self._failures += 1
-            reason = f'{type(error).__name__}: {error}'
+            text = ' '.join(str(error).split())
+            reason = f'{type(error).__name__}: {text}'
         if self._failures >= self.max_failures:
-            raise RuntimeError(
+            raise BrokenImagesError(
                 f'{self._failures} images in a row could not be decoded, the '
                 f'last one {path} ({reason}); check the data folder')
         # Loggers of ranks other than 0 print errors alone.

@@ -1,4 +1,5 @@
 """Checkpoints of which the last whole one is never lost."""
+import inspect
 from collections import deque
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,12 @@ class AtomicCheckpointHook(CheckpointHook):
                  async_save: bool = True,
                  on_error: str = 'stop',
                  **kwargs) -> None:
+        unknown = set(kwargs) - set(
+            inspect.signature(CheckpointHook.__init__).parameters)
+        if unknown:  # mmengine finds them at the first save
+            name = sorted(unknown)[0]
+            raise TypeError(f'{type(self).__name__}.__init__() got an '
+                            f'unexpected keyword argument {name!r}')
         super().__init__(*args, **kwargs)
         if on_error not in ('stop', 'continue'):
             raise ValueError("on_error must be 'stop' or 'continue', but got "
@@ -240,7 +247,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner, metrics) -> None:
         """Save the best checkpoint, of what is validated now."""
-        runner.message_hub.update_info('validation_due', False)
+        runner.message_hub.update_info('due_validation', False)
         super().after_val_epoch(runner, metrics)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
@@ -312,4 +319,4 @@ class AtomicCheckpointHook(CheckpointHook):
 
 def _validation_due(runner) -> bool:
     """Say whether a checkpoint of now asks for validation."""
-    return bool(runner.message_hub.get_info('validation_due', False))
+    return bool(runner.message_hub.get_info('due_validation', False))

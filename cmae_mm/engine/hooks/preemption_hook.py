@@ -46,8 +46,8 @@ class PreemptionHook(Hook):
             # On CPUs, so that no rank waits for its accelerator.
             self._group = torch_dist.new_group(backend='gloo')
         hub = runner.message_hub
-        if hub.get_info('validation_due', False):
-            hub.update_info('validation_due', False)
+        if hub.get_info('due_validation', False):
+            hub.update_info('due_validation', False)
             if runner.val_loop is not None:
                 runner.val_loop.run()
 
@@ -123,7 +123,7 @@ class PreemptionHook(Hook):
             None)
         saved = None
         if hook is not None:
-            runner.message_hub.update_info('validation_due', validation_due)
+            runner.message_hub.update_info('due_validation', validation_due)
             saved = hook.save_now(runner, epoch, iteration, within_epoch)
         name = signal.Signals(self._agreed).name
         if saved is None:

@@ -29,6 +29,12 @@ class TransferCheckHook(Hook):
         model = unwrapped_model(runner)
         for name, dataset in splits.items():
             self._check_labels(name, dataset, model.head.num_classes)
+        prepared = getattr(model.data_preprocessor, 'num_classes', None)
+        if prepared not in (None, model.head.num_classes):
+            raise ValueError(
+                f'data_preprocessor.num_classes={prepared}, but the head has '
+                f'num_classes={model.head.num_classes}; set both to the '
+                "data's number of classes")
         check_one_batch(runner.train_dataloader)
 
     @staticmethod

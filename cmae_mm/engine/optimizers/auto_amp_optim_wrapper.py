@@ -173,7 +173,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         if self.grad_name != 'grad_norm':
             self._clip_grad()
             return
-        share = self.clip_grad_kwargs['max_norm'] / (norm + 1e-6)
+        share = float(self.clip_grad_kwargs['max_norm']) / (norm + 1e-6)
         if share < 1:
             torch._foreach_mul_(grads, share)
         self.message_hub.update_scalar('train/grad_norm', norm)

@@ -103,6 +103,8 @@ MISTAKES = {
         'no images below .*empty'),
     'a checkpoint that is not there': (
         options('load_from={tmp}/none.pth'), 'there is no .*none.pth'),
+    'a folder as a checkpoint': (
+        options('load_from={tmp}/empty'), 'empty is a folder'),
     'more memory than there is': (
         options('model.backbone.img_size=819200'),
         'ran out of memory, with train_dataloader.batch_size=4 .*halve it'),

@@ -26,6 +26,13 @@ class Checkpoint(NamedTuple):
     meta: Dict[str, Any]
 
 
+def _no_file(path: Path) -> str:
+    """Say why a path is no checkpoint."""
+    if path.is_dir():
+        return f'{path} is a folder, where a checkpoint file is to be named'
+    return f'there is no checkpoint {path}'
+
+
 def read_checkpoint(path: str) -> Checkpoint:
     """Read a ``.safetensors`` or pickled file, or a Hugging Face folder.
 
@@ -46,7 +53,7 @@ def read_checkpoint(path: str) -> Checkpoint:
     if file.is_dir():
         file = file / 'model.safetensors'
     if not file.is_file():
-        raise CheckpointError(f'there is no checkpoint {file}')
+        raise CheckpointError(_no_file(file))
     if file.suffix == '.safetensors':
         state, meta = _read_safetensors(file)
     else:
@@ -72,7 +79,7 @@ def check_whole(path: str) -> None:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise CheckpointError(f'there is no checkpoint {file}')
+        raise CheckpointError(_no_file(file))
     if file.suffix == '.safetensors':
         _read_safetensors(file)
         return
@@ -185,7 +192,7 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     """
     file = Path(filename).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f'there is no checkpoint {filename}')
+        raise FileNotFoundError(_no_file(file))
     return ready_to_resume(load_file(file, map_location))
 
 

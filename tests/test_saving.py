@@ -57,7 +57,10 @@ def test_a_whole_checkpoint_is_there_whenever_the_process_is_killed(tmp_path):
             lambda: tiny_runner(
                 tmp_path, iters=10**6, width=20000,
                 checkpoint=dict(max_keep_ckpts=1)).train())
-        time.sleep(0.3 + draw.random() * 0.7)
+        before, deadline = names(tmp_path), time.monotonic() + 60
+        while names(tmp_path) == before and time.monotonic() < deadline:
+            time.sleep(0.01)  # until it has got anywhere
+        time.sleep(draw.random() * 0.5)
         os.kill(pid, signal.SIGKILL)
         assert end_fork(pid) == -signal.SIGKILL
         torn += len(names(tmp_path, '.saving-*'))
@@ -71,7 +74,7 @@ def test_a_whole_checkpoint_is_there_whenever_the_process_is_killed(tmp_path):
             reached = done
         assert not names(tmp_path, '*.damaged')
         assert len(names(tmp_path)) <= 2
-    assert reached > 25 and torn > 0
+    assert reached >= 25 and torn > 0
     # what the killed ones left is cleaned up, and one file is kept
     tiny_runner(tmp_path, iters=reached + 1, width=20000,
                 checkpoint=dict(max_keep_ckpts=1)).train()

@@ -54,16 +54,11 @@ def explain(error: BaseException) -> Optional[str]:
     if isinstance(error, OSError) and error.filename:
         return f'{error.filename}: {error.strerror}'
     if isinstance(error, (ValueError, OSError, ImportError)):
-        return _one_line(text)
+        return text.strip()
     # Classes of this project that say what is wrong.
     if type(error).__module__.startswith('cmae_mm.'):
-        return _one_line(text)
+        return text.strip()
     return None
-
-
-def _one_line(text: str) -> str:
-    # Lists of keys stay lists: they are read line by line.
-    return text.strip()
 
 
 def _last_cause(text: str) -> str:
@@ -220,7 +215,5 @@ def _arguments(kind: Any) -> List[str]:
 
 
 def _wrong_value(error: BaseException, text: str) -> Optional[str]:
-    """Explain errors of types and assertions by a config value they name."""
-    if isinstance(error, AssertionError) and text:
-        return _one_line(text)
-    return None
+    """Explain assertions, by which the libraries check values."""
+    return text.strip() if isinstance(error, AssertionError) else None

@@ -1,7 +1,6 @@
 """What must hold before the first step, whatever a run trains."""
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -38,8 +37,8 @@ def check_target_moves(runner: Runner) -> None:
     """
     # Hooks import what imports this.
     from .hooks.target_update_hook import TargetUpdateHook
-    model = runner.model
-    model = model.module if is_model_wrapper(model) else model
+    from .hooks.unwrap import unwrapped_model
+    model = unwrapped_model(runner)
     target = getattr(model, 'target', None)
     if target is None or not hasattr(model, 'update_target'):
         return

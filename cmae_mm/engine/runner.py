@@ -2,7 +2,7 @@
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from mmengine.hooks import CheckpointHook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -111,9 +111,7 @@ class ResumableRunner(Runner):
         # What mmengine's train() would turn on next.
         modules = self.cfg.pop('activation_checkpointing', None)
         if modules:
-            model = self.model
-            checkpoint_activations(
-                model.module if is_model_wrapper(model) else model, modules)
+            checkpoint_activations(unwrapped_model(self), modules)
             self.logger.info(f'Activations of {modules} are computed again in '
                              'the backward pass, to save memory.')
 

@@ -1,8 +1,5 @@
-"""Small real models and image folders for the tests."""
-import itertools
+"""What every test begins with, and data that several share."""
 import os
-import socket
-import sys
 from pathlib import Path
 
 # Before torch is imported: tests fork, which threads of OpenMP do not outlive,
@@ -12,39 +9,13 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, build, write_images
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
-from mmpretrain.registry import MODELS
-from PIL import Image
 
 import cmae_mm  # noqa: F401  registers the plugin
 
-ROOT = Path(__file__).resolve().parents[1]
-# Commands are run in this process, too, and find what is beside them.
-sys.path.append(str(ROOT / 'tools'))
-# Material that developers have beside the project and users have not.
-SHARED = Path(os.environ.get('CMAE_SHARED', ROOT.parent / 'shared'))
-COCO = SHARED / 'data/coco_mini'
-needs_coco = pytest.mark.skipif(
-    not COCO.is_dir(), reason='the COCO images are not here')
-
-
 init_default_scope('mmpretrain')
-
-
-def free_port() -> int:
-    """Give a port that is free here, for ranks to meet at."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-
-def require_dense(name: str) -> None:
-    """Skip a module of tests without a library or mmcv's operators."""
-    pytest.importorskip('mmcv.ops', reason='mmcv has no compiled operators',
-                        exc_type=ImportError)
-    pytest.importorskip(name, reason=f'{name} is not installed')
-
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -53,62 +24,10 @@ def seed():
     np.random.seed(0)
 
 
-def model_cfg(width=48,
-              depth=2,
-              img_size=32,
-              patch_size=4,
-              contrastive=True,
-              **overrides) -> Config:
-    """Give the config of a small CMAE; overrides are dotted keys."""
-    decoder = dict(
-        decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
-    norm_cfg = dict(type='BN1d', eps=1e-6)
-    cfg = Config(
-        dict(
-            model=dict(
-                type='CMAE',
-                backbone=dict(
-                    type='CMAEViT',
-                    arch=dict(
-                        embed_dims=width,
-                        num_layers=depth,
-                        num_heads=4,
-                        feedforward_channels=2 * width),
-                    img_size=img_size,
-                    patch_size=patch_size),
-                neck=dict(
-                    pixel_decoder=decoder,
-                    feature_decoder=decoder,
-                    projector=dict(
-                        type='NonLinearNeck',
-                        hid_channels=24,
-                        out_channels=16,
-                        with_bias=True,
-                        with_last_bn=False,
-                        with_avg_pool=False,
-                        norm_cfg=norm_cfg)),
-                head=dict(
-                    contrastive=dict(predictor=dict(
-                        hid_channels=24)) if contrastive else None))))
-    cfg.merge_from_dict({f'model.{k}': v for k, v in overrides.items()})
-    return cfg.model
 
 
-def build(cfg) -> torch.nn.Module:
-    """Build and initialise a model, in training mode."""
-    model = MODELS.build(cfg)
-    model.init_weights()
-    return model.train()
 
 
-def write_images(folder: Path, count: int, size: int = 48, seed: int = 0):
-    """Write JPEG images with some structure in them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    for i in range(count):
-        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((size, size)).save(
-            folder / f'{i:03d}.jpg')
 
 
 @pytest.fixture(scope='session')
@@ -121,30 +40,8 @@ def image_root(tmp_path_factory) -> Path:
     return root
 
 
-_number = itertools.count()
 
 
-def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
-    """Give a config that trains a small model on image files."""
-    cfg = Config.fromfile(ROOT / 'configs/quickstart/cmae_vit-mini_tiles.py')
-    cfg.merge_from_dict({
-        'train_dataloader.dataset.data_root': str(data_root),
-        'train_dataloader.dataset.pipeline.2.scale': 40,
-        'train_dataloader.dataset.pipeline.4.size': 32,
-        'train_dataloader.dataset.pipeline.4.canvas_size': 40,
-        'train_dataloader.batch_size': 4,
-        'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False,
-        'train_cfg.max_iters': 2,
-        'default_hooks.logger.interval': 1,
-    })
-    cfg.model = model or model_cfg()
-    cfg.param_scheduler = []
-    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
-    # mmengine keeps logs by name and second: each run shall have its own.
-    cfg.experiment_name = f'run{next(_number)}'
-    cfg.merge_from_dict(overrides)
-    return cfg
 
 
 @pytest.fixture(scope='session')

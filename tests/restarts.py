@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import ROOT, free_port, model_cfg, runner_cfg
+from helpers import ROOT, free_port, model_cfg, runner_cfg
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook

@@ -9,7 +9,7 @@ if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; the
     echo "check_gpu.sh: torch finds no CUDA device here, so that there is nothing to check" >&2
     exit 2
 fi
-export PYTHONPATH="$PWD:$PWD/tests/gpu${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD:$PWD/tests:$PWD/tests/gpu${PYTHONPATH:+:$PYTHONPATH}"
 status=0
 python -m pytest -p result_table tests/gpu "$@" || status=$?
 exit $((status != 0))

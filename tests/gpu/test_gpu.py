@@ -11,13 +11,12 @@ import warnings
 
 import pytest
 import torch
-from conftest import ROOT, require_dense, runner_cfg
+from helpers import ROOT, require_dense, run_tool, runner_cfg
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
-from test_autocast import shrunken
-from test_training import run_tool
+from shrunken import shrunken
 
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.hooks.prefetch_hook import DevicePrefetcher

@@ -1,0 +1,383 @@
+"""Converted checkpoints, verified by features in the real libraries."""
+import pickle
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+import transformers
+from helpers import ROOT, build, model_cfg, runner_cfg
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from plain_reference import make_trace
+from timm.layers import resample_abs_pos_embed
+
+from cmae_mm.checkpoints import (
+    CheckpointError,
+    export_cmae,
+    export_encoder,
+    import_cmae,
+    import_mae,
+    load_state,
+    read_checkpoint,
+    resample_pos_embed,
+    write_checkpoint,
+)
+
+# width, depth, heads, image, patch
+ARCHS = [(48, 2, 4, 32, 4), (64, 3, 4, 48, 8), (32, 1, 4, 64, 16)]
+
+
+def make_model(width, depth, heads, img, patch):
+    model = build(
+        model_cfg(width, depth, img, patch, **{'backbone.mask_block': 1}))
+    with torch.no_grad():  # no weight at a value that hides a mistake
+        for p in model.parameters():
+            p.add_(torch.randn_like(p), alpha=0.05)
+    model.eval()
+    return model
+
+
+def our_tokens(model, image, encoder):
+    with torch.no_grad():
+        return model.extract_feat(image, pool='none', encoder=encoder)
+
+
+def assert_same(theirs, ours):
+    assert theirs.shape == ours.shape
+    assert (theirs - ours).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('encoder', ['online', 'target'])
+@pytest.mark.parametrize('arch', ARCHS)
+class TestExports:
+
+    @pytest.fixture
+    def setup(self, arch, encoder, tmp_path):
+        model = make_model(*arch)
+        image = torch.randn(2, 3, arch[3], arch[3])
+        return model, image, our_tokens(model, image, encoder), tmp_path
+
+    def test_timm(self, arch, encoder, setup):
+        model, image, ours, tmp_path = setup
+        width, depth, heads, img, patch = arch
+        path = tmp_path / 'vit.safetensors'
+        export_encoder(model, str(path), 'timm', encoder)
+        vit = timm.models.VisionTransformer(
+            img_size=img,
+            patch_size=patch,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=2,
+            num_classes=0,
+            final_norm=encoder == 'online')
+        vit.load_state_dict(read_checkpoint(str(path)).state, strict=True)
+        vit.eval()
+        with torch.no_grad():
+            assert_same(vit.forward_features(image), ours)
+
+    @pytest.mark.parametrize('to, cls', [('hf_vit', 'ViTModel'),
+                                         ('hf_vitmae', 'ViTMAEModel')])
+    def test_transformers(self, arch, encoder, setup, to, cls):
+        model, image, ours, tmp_path = setup
+        export_encoder(model, str(tmp_path / 'hf'), to, encoder)
+        options = dict(add_pooling_layer=False) if to == 'hf_vit' else {}
+        vit, info = getattr(transformers, cls).from_pretrained(
+            tmp_path / 'hf', output_loading_info=True, **options)
+        assert not info['missing_keys'] and not info['unexpected_keys']
+        vit.eval()
+        options = {}
+        if to == 'hf_vitmae':
+            # its own random mask, switched off; and patches put in order
+            vit.config.mask_ratio = 0.
+            noise = torch.arange(ours.shape[1] - 1.).expand(2, -1)
+            options = dict(noise=noise)
+        with torch.no_grad():
+            out = vit(image, output_hidden_states=True, **options)
+        assert_same(
+            out.last_hidden_state
+            if encoder == 'online' else out.hidden_states[-1], ours)
+
+    @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+    def test_mmpretrain(self, arch, encoder, setup, suffix):
+        model, image, ours, tmp_path = setup
+        path = str(tmp_path / f'vit{suffix}')
+        export_encoder(model, path, 'mmpretrain', encoder)
+        width, depth, heads, img, patch = arch
+        vit = MODELS.build(
+            dict(
+                type='VisionTransformer',
+                arch=model.backbone.arch_settings,
+                img_size=img,
+                patch_size=patch,
+                out_type='raw',
+                final_norm=encoder == 'online',
+                init_cfg=dict(
+                    type='Pretrained', checkpoint=path, prefix='backbone.')))
+        vit.init_weights()
+        vit.eval()
+        with torch.no_grad():
+            assert_same(vit(image)[-1], ours)
+
+    def test_mmseg(self, arch, encoder, setup):
+        """Feature maps after any block, as a segmentor takes them."""
+        model, image, ours, tmp_path = setup
+        path = str(tmp_path / 'vit.safetensors')
+        export_encoder(model, path, 'mmseg', encoder)
+        width, depth, heads, img, patch = arch
+        vit = MODELS.build(
+            dict(
+                type='VisionTransformer',
+                arch=model.backbone.arch_settings,
+                img_size=img,
+                patch_size=patch,
+                out_type='featmap',
+                out_indices=[depth - 1],
+                final_norm=encoder == 'online',
+                init_cfg=dict(
+                    type='Pretrained', checkpoint=path, prefix='backbone.')))
+        vit.init_weights()
+        vit.eval()
+        with torch.no_grad():
+            feature = vit(image)[-1]
+        assert_same(feature.flatten(2).transpose(1, 2), ours[:, 1:])
+
+    def test_mmdet(self, arch, encoder, setup):
+        """ViTSAM has no class token and no final norm, nor has ours here."""
+        model, image, _, tmp_path = setup
+        path = str(tmp_path / 'vit.safetensors')
+        export_encoder(model, path, 'mmdet', encoder)
+        width, depth, heads, img, patch = arch
+        vit = MODELS.build(
+            dict(
+                type='ViTSAM',
+                arch=dict(
+                    model.backbone.arch_settings,
+                    global_attn_indexes=list(range(depth))),
+                img_size=img,
+                patch_size=patch,
+                out_channels=0,
+                use_rel_pos=False,
+                out_type='featmap',
+                init_cfg=dict(
+                    type='Pretrained', checkpoint=path, prefix='backbone.')))
+        vit.init_weights()
+        vit.eval()
+        source = model.backbone if encoder == 'online' else (
+            model.target.encoder)
+        with torch.no_grad():
+            tokens = source.embed(image)[:, 1:]
+            for layer in source.layers:
+                tokens = layer(tokens)
+            assert_same(vit(image)[-1].flatten(2).transpose(1, 2), tokens)
+
+
+@pytest.mark.parametrize('img', [16, 48, 80])
+def test_positions_are_resampled_as_timm_does(img):
+    pos = torch.randn(1, 1 + 64, 24)
+    ours = resample_pos_embed(pos, img // 4)
+    theirs = resample_abs_pos_embed(pos, [img // 4, img // 4])
+    torch.testing.assert_close(ours, theirs)
+    assert torch.equal(ours[:, :1], pos[:, :1])
+
+
+def test_export_for_another_image_size(tmp_path):
+    model = make_model(*ARCHS[0])
+    path = str(tmp_path / 'vit.safetensors')
+    export_encoder(model, path, 'timm', img_size=48)
+    state = read_checkpoint(path).state
+    theirs = resample_abs_pos_embed(model.backbone.pos_embed, [12, 12])
+    torch.testing.assert_close(state['pos_embed'], theirs.detach())
+    with pytest.raises(CheckpointError, match='do not divide images of 50'):
+        export_encoder(model, path, 'timm', img_size=50)
+
+
+def test_import_export_import_is_bit_for_bit(tmp_path):
+    _, tensors = make_trace(str(tmp_path / 'trace.safetensors'))
+    official = {
+        k.removeprefix('final.'): v
+        for k, v in tensors.items() if k.startswith('final.')
+    }
+    # as mmengine's runner would have saved it
+    torch.save(
+        dict(state_dict=official, meta=dict(epoch=7), optimizer={}),
+        tmp_path / 'official.pth')
+    cfg = model_cfg(img_size=16, **{
+        'backbone.arch.num_heads': 3,
+        'neck.pixel_decoder.mlp_ratio': 2.,
+        'neck.feature_decoder.mlp_ratio': 2.
+    })
+    first, second = build(cfg), build(cfg)
+    state, meta = read_checkpoint(str(tmp_path / 'official.pth'))
+    assert meta['epoch'] == 7
+    report = import_cmae(first, state)
+    assert report.fits and len(report.matched) == len(official)
+    for suffix in ('safetensors', 'pth'):
+        path = str(tmp_path / f'again.{suffix}')
+        export_cmae(first, path)
+        again = read_checkpoint(path).state
+        assert set(again) == set(official)
+        assert all(torch.equal(again[k], v) for k, v in official.items())
+        import_cmae(second, again)
+        for name, value in first.state_dict().items():
+            assert torch.equal(second.state_dict()[name], value), name
+
+
+def test_fair_mae_becomes_the_encoder():
+    vit = timm.models.VisionTransformer(
+        img_size=32,
+        patch_size=4,
+        embed_dim=48,
+        depth=2,
+        num_heads=4,
+        mlp_ratio=2,
+        num_classes=0)
+    state = dict(vit.state_dict())
+    state.update(
+        mask_token=torch.zeros(1, 1, 32),
+        decoder_pos_embed=torch.zeros(1, 65, 32))
+    state['decoder_blocks.0.norm1.weight'] = torch.zeros(32)
+    state['decoder_pred.weight'] = torch.zeros(48, 32)
+    model = build(model_cfg()).eval()
+    assert import_mae(model.backbone, state).fits
+    vit.eval()
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert_same(our_tokens(model, image, 'online'),
+                    vit.forward_features(image))
+
+
+def test_what_does_not_fit_is_listed_in_full():
+    model = build(model_cfg())
+    state = dict(model.state_dict())
+    del state['backbone.cls_token'], state['neck.projector.fc1.weight']
+    state['strange.one'] = torch.zeros(1)
+    state['backbone.ln1.bias'] = torch.zeros(7)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        load_state(model, state)
+    text = str(error.value)
+    for part in ('2 missing', 'backbone.cls_token',
+                 'neck.projector.fc1.weight', '1 unexpected', 'strange.one',
+                 '1 misshapen', 'backbone.ln1.bias: (7,)', '(48,)',
+                 '--allow-partial'):
+        assert part in text, text
+    report = load_state(model, state, allow_partial=True)
+    assert not report.fits and len(report.matched) == len(before) - 3
+    with pytest.raises(CheckpointError, match='nothing in the checkpoint'):
+        load_state(model, dict(other=torch.zeros(1)), allow_partial=True)
+
+
+def test_positions_of_another_image_size_are_reported():
+    small, large = build(model_cfg()), build(model_cfg(img_size=48))
+    report = load_state(large, small.state_dict())
+    assert 'backbone.pos_embed: 8x8 to 12x12' in report.resampled
+    assert len(report.resampled) == 4  # both encoders and both decoders
+    torch.testing.assert_close(
+        large.backbone.pos_embed,
+        resample_abs_pos_embed(small.backbone.pos_embed, [12, 12]))
+
+
+class Bomb:
+
+    def __reduce__(self):
+        return (print, ('the file ran code', ))
+
+
+def test_files_that_could_run_code_are_refused(tmp_path, capsys):
+    path = tmp_path / 'bomb.pth'
+    torch.save(dict(state_dict=dict(a=torch.zeros(1)), meta=Bomb()), path)
+    with pytest.raises(CheckpointError, match='could run code.*weights_only'):
+        read_checkpoint(str(path))
+    assert 'ran code' not in capsys.readouterr().out
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    for name, content in (('text.pth', b'text'), ('empty.pth', b''),
+                          ('list.pth', pickle.dumps([1])),
+                          ('text.safetensors', b'text')):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=name):
+            read_checkpoint(str(tmp_path / name))
+    with pytest.raises(CheckpointError, match='no checkpoint .*none.pth'):
+        read_checkpoint(str(tmp_path / 'none.pth'))
+    with pytest.raises(CheckpointError, match='.safetensors or .pth'):
+        write_checkpoint(str(tmp_path / 'a.bin'), dict(a=torch.ones(1)), {})
+
+
+def test_metadata_says_where_it_comes_from(tmp_path):
+    path = str(tmp_path / 'vit.safetensors')
+    export_encoder(make_model(*ARCHS[0]), path, 'timm', 'target', epoch=12)
+    meta = read_checkpoint(path).meta
+    assert meta['source'] == 'cmae_mm' and meta['encoder'] == 'target'
+    assert meta['epoch'] == '12' and meta['final_norm'] == 'False'
+
+
+def test_bad_exports():
+    mae = build(model_cfg(contrastive=False))
+    for kwargs, named in ((dict(to='keras'), 'keras'),
+                          (dict(encoder='target'), 'no target encoder'),
+                          (dict(encoder='best'), "got 'best'")):
+        with pytest.raises(CheckpointError, match=named):
+            export_encoder(mae, 'x.safetensors', **kwargs)
+
+
+def convert(*args):
+    return subprocess.run(
+        [sys.executable, 'tools/convert.py', *map(str, args)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True)
+
+
+def test_commands(tmp_path):
+    """There and back on the command line, and an error that says why."""
+    Config(dict(model=model_cfg())).dump(str(tmp_path / 'cfg.py'))
+    model = make_model(*ARCHS[0])
+    torch.save(model.state_dict(), tmp_path / 'epoch_1.pth')
+    config = ('--config', tmp_path / 'cfg.py')
+    done = convert('export-cmae', tmp_path / 'epoch_1.pth',
+                   tmp_path / 'official.safetensors', *config)
+    assert done.returncode == 0, done.stderr
+    done = convert('import-cmae', tmp_path / 'official.safetensors',
+                   tmp_path / 'back.pth', *config)
+    assert done.returncode == 0, done.stderr
+    back = read_checkpoint(str(tmp_path / 'back.pth')).state
+    for name, value in model.state_dict().items():
+        assert torch.equal(back[name], value), name
+
+    done = convert('export', tmp_path / 'back.pth', tmp_path / 'hf', '--to',
+                   'hf_vit', *config)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'hf/config.json').exists()
+    done = convert('export', tmp_path / 'back.pth', tmp_path / 'timm.pth',
+                   '--to', 'timm', *config)
+    assert done.returncode == 0, done.stderr
+    done = convert('import-mae', tmp_path / 'timm.pth',
+                   tmp_path / 'init.safetensors', *config)
+    assert done.returncode == 0, done.stderr
+    init = read_checkpoint(str(tmp_path / 'init.safetensors')).state
+    assert torch.equal(init['backbone.cls_token'], model.backbone.cls_token)
+
+    done = convert('import-cmae', tmp_path / 'timm.pth', tmp_path / 'x.pth',
+                   *config)
+    assert done.returncode != 0 and not (tmp_path / 'x.pth').exists()
+    assert 'nothing in the checkpoint fits' in done.stderr
+    assert 'missing:' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_runners_own_checkpoint_is_exported(image_root, tmp_path):
+    """With optimizer state and log history in it, as training leaves it."""
+    runner = Runner.from_cfg(runner_cfg(image_root, tmp_path))
+    runner.train()
+    Config(dict(model=model_cfg())).dump(str(tmp_path / 'cfg.py'))
+    done = convert('export', tmp_path / 'iter_2.pth',
+                   tmp_path / 'vit.safetensors', '--to', 'timm', '--config',
+                   tmp_path / 'cfg.py')
+    assert done.returncode == 0, done.stderr
+    state, meta = read_checkpoint(str(tmp_path / 'vit.safetensors'))
+    assert torch.equal(state['norm.weight'], runner.model.backbone.ln1.weight)
+    assert meta['iter'] == '2' and meta['recipe'].endswith('cfg.py')

@@ -1,0 +1,283 @@
+"""A mistake ends in one sentence that says what to change."""
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, write_images
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.config import Config
+
+from cmae_mm.cli.config import (
+    _VARIABLES,
+    ConfigError,
+    Options,
+    check_keys,
+    known_keys,
+    load_config,
+)
+from cmae_mm.packaged import find_config
+
+QUICK = 'configs/quickstart/cmae_vit-mini_tiles.py'
+LOADER = ['train_dataloader.num_workers=0', 'train_dataloader.batch_size=4',
+          'train_dataloader.persistent_workers=False',
+          'train_cfg.max_iters=1']
+
+
+def options(*pairs):
+    return ['train.py', QUICK, '--cfg-options', *LOADER, *pairs]
+
+
+SETTINGS = sorted(set(known_keys()) - _VARIABLES)
+# A command, and what its sentence says.
+MISTAKES = {
+    'no such config': (
+        ['train.py', 'cmae_vit-b_400e'],
+        'no config .cmae_vit-b_400e.*near to it are .*cmae_vit-b_300e'),
+    'a misspelt key of a file': (
+        ['train.py', '{tmp}/misspelt.py'],
+        r'misspelt\.py: there is no setting .trian_cfg.; did you mean '
+        '.train_cfg.'),
+    'a config with an error in it': (
+        ['train.py', '{tmp}/broken.py'], r'broken\.py cannot be read.*nope'),
+    'a misspelt key on the command line': (
+        options('trian_cfg.max_iters=2'),
+        '--cfg-options: .*trian_cfg.*did you mean .train_cfg.'),
+    'a misspelt argument of a class': (
+        options('model.backbone.mask_rato=0.5'),
+        '--cfg-options: model.backbone.mask_rato: CMAEViT has no argument '
+        ".mask_rato.; did you mean 'mask_ratio'"),
+    'a misspelt argument in a file': (
+        ['train.py', '{tmp}/argument.py'],
+        r'argument\.py: model.target.momentun: .*did you mean .momentum.'),
+    'a misspelt type': (
+        options('model.backbone.type=CMAEVit'),
+        'model.backbone.type: there is no .CMAEVit.; did you mean .CMAEViT.'),
+    'a misspelt hook': (
+        options('custom_hooks.1.type=TargetUpdatHook'),
+        'custom_hooks.1.type: .*did you mean .TargetUpdateHook.'),
+    'an unknown optimizer': (
+        options('optim_wrapper.optimizer.type=AdamWW'),
+        'optim_wrapper.optimizer.type: .*did you mean .AdamW.'),
+    'a learning rate in words': (
+        options('optim_wrapper.optimizer.lr=fast'),
+        'optimizer.lr must be a number above 0, but got .fast.'),
+    'epochs in words': (
+        ['train.py', 'cmae_vit-s_300e', '--cfg-options',
+         'train_cfg.max_epochs=ten'],
+        'max_epochs must be a whole number of 1 or more, but got .ten.'),
+    'no epochs': (
+        ['train.py', 'cmae_vit-s_300e', '--cfg-options',
+         'train_cfg.max_epochs=0'], 'max_epochs must be .* 1 or more'),
+    'a device': (options('device=cuda'), 'device=.cuda. is no setting.*CUDA_'),
+    'an override without =': (
+        options('train_cfg'), 'takes KEY=VALUE, but got .train_cfg.'),
+    'an override with a dict': (
+        options('model=dict(type=CMAE)'),
+        r'cannot take a dict.*with dots: model\.KEY=VALUE'),
+    'brackets that do not match': (
+        options('model.backbone.arch=(1'), 'brackets of .* do not match'),
+    'an override through a number': (
+        options('train_cfg.max_iters.x=1'), 'max_iters.x does not fit into'),
+    'an index beyond the list': (
+        options('custom_hooks.9.type=X'), 'custom_hooks.9.type does not fit'),
+    'a data folder that is not there': (
+        options('train_dataloader.dataset.data_root={tmp}/none'),
+        'data folder .*none. does not exist; set .*DATA_ROOT'),
+    'a data folder that is a file': (
+        options('train_dataloader.dataset.data_root={tmp}/broken.py'),
+        r'broken\.py. is a file.*folder of images'),
+    'a data folder that is a link to itself': (
+        options('train_dataloader.dataset.data_root={tmp}/loop'),
+        'loop. is a symbolic link that leads nowhere or in a circle'),
+    'a data folder that holds itself': (
+        options('train_dataloader.dataset.data_root={tmp}/ring'),
+        r'below .*ring.* leads in a circle \(.*ring/again\)'),
+    'a data folder without images': (
+        options('train_dataloader.dataset.data_root={tmp}/empty'),
+        'no images below .*empty'),
+    'a checkpoint that is not there': (
+        options('load_from={tmp}/none.pth'), 'there is no .*none.pth'),
+    'a folder as a checkpoint': (
+        options('load_from={tmp}/empty'), 'empty is a folder'),
+    'more memory than there is': (
+        options('model.backbone.img_size=819200'),
+        'ran out of memory, with train_dataloader.batch_size=4 .*halve it'),
+    'too large a batch for the data': (
+        ['train.py', 'cmae_vit-s_300e', '--cfg-options',
+         'train_dataloader.num_workers=0',
+         'train_dataloader.persistent_workers=False'],
+        '6 images.*512.*batch_size'),
+    'heads that do not divide the width': (
+        options('model.backbone.arch.num_heads=3'), 'num_heads.*128'),
+    'another image size than the views have': (
+        options('model.backbone.img_size=128'), '64.*128|128.*64'),
+    'a misspelt checkpoint setting': (
+        options('default_hooks.checkpoint.max_keep_ckpt=3'),
+        'AtomicCheckpointHook has no argument .max_keep_ckpt.; did you mean '
+        '.max_keep_ckpts.'),
+    'a misspelt default hook': (
+        ['train.py', '{tmp}/hook.py'],
+        r'hook\.py: default_hooks has no setting .chekpoint.; did you mean '
+        '.checkpoint.'),
+    'a misspelt multiplier': (
+        options('optim_wrapper.paramwise_cfg.nrom_decay_mult=0.1'),
+        'no setting .nrom_decay_mult.; did you mean .norm_decay_mult.'),
+    'a misspelt bound of gradients': (
+        options('optim_wrapper.clip_grad.max_nrm=3'), 'mean .max_norm.'),
+    'an infinite learning rate': (
+        options('optim_wrapper.optimizer.lr=inf'), 'must be a number above 0'),
+    'to resume and not': (
+        ['train.py', QUICK, '--resume', '--no-resume'], 'contradict'),
+    'a checkpoint over itself': (
+        ['convert.py', 'export', '{tmp}/a.pth', '{tmp}/photos/../a.pth',
+         '--config', QUICK, '--to', 'timm'], 'would be overwritten'),
+    'no neighbours': (
+        ['eval_knn.py', 'random', QUICK, '--ks', '0'], '--ks must be 1 or'),
+    'images that are none': (
+        options('train_dataloader.dataset.data_root={tmp}/none_is_one',
+                'train_dataloader.dataset.pipeline.1.max_failures=3'),
+        '3 images in a row could not be decoded'),
+    'nothing to test': (
+        ['test.py', QUICK, 'none.pth'], 'has no test_dataloader'),
+    'nothing to evaluate on': (
+        ['eval_knn.py', 'random', QUICK], 'no labelled images'),
+    'no such folder for shares': (
+        ['make_splits.py', '{tmp}/none'], 'there is no folder .*none/train'),
+    'a text as a checkpoint': (
+        ['convert.py', 'export', '{tmp}/broken.py', '{tmp}/out.pth',
+         '--config', QUICK, '--to', 'timm'], r'broken\.py'),
+    'a text as a trace': (
+        ['verify_reference.py', '{tmp}/broken.py'], r'broken\.py'),
+}
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """Run all of them as a user would, in one process."""
+    tmp = tmp_path_factory.mktemp('mistakes')
+    base = f"_base_ = '{ROOT / QUICK}'\n"
+    (tmp / 'misspelt.py').write_text(f'{base}trian_cfg = dict(max_iters=3)\n')
+    (tmp / 'broken.py').write_text(f'{base}model = nope\n')
+    (tmp / 'argument.py').write_text(
+        f'{base}model = dict(target=dict(momentun=0.9))\n')
+    (tmp / 'empty').mkdir()
+    (tmp / 'hook.py').write_text(
+        f"{base}default_hooks = dict(chekpoint=dict(interval=3))\n")
+    (tmp / 'none_is_one').mkdir()
+    for i in range(4):
+        (tmp / f'none_is_one/{i}.jpg').touch()
+    os.symlink(tmp / 'loop', tmp / 'loop')
+    write_images(tmp / 'ring/a', 2)
+    os.symlink(tmp / 'ring', tmp / 'ring/again')
+    write_images(tmp / 'photos', 6)
+    commands = [[str(a).format(tmp=tmp) for a in command]
+                for command, _ in MISTAKES.values()]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tests/run_commands.py')],
+        input=json.dumps(commands), capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, 'DATA_ROOT': str(tmp / 'photos'),
+             'OMP_NUM_THREADS': '1'}, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(MISTAKES, json.loads(done.stdout.splitlines()[-1])))
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_a_mistake_is_one_sentence(name, results):
+    command, said = MISTAKES[name]
+    code, output = results[name]
+    told = code if isinstance(code, str) else output.strip().splitlines()[-1]
+    assert re.search(said, told), (code, output[-2000:])
+    assert told.startswith(f'{command[0]}: ')
+    assert 'Traceback' not in output
+    assert '\n' not in told.strip()
+
+
+def test_debug_shows_the_traceback_and_the_status_is_1(tmp_path):
+    done = subprocess.run(
+        [sys.executable, 'tools/train.py', QUICK, '--debug', '--cfg-options',
+         'optim_wrapper.optimizer.lr=fast'],
+        capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert 'Traceback' in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith('train.py: ')
+
+
+def test_a_users_own_keys_are_kept(tmp_path, capsys):
+    """Of own hooks or of other code: no slip, no word."""
+    config = tmp_path / 'own.py'
+    config.write_text(f"_base_ = '{ROOT / QUICK}'\nmy_hook_setting = 3\n"
+                      'train_cfg_short = dict(max_iters=1)\n'
+                      'models = custom_hook = train_pipeline1 = 1\n')
+    cfg = load_config(str(config))
+    assert cfg.my_hook_setting == 3
+    assert not capsys.readouterr().err
+    load_config(str(config), {'my_own_key': 3})
+    assert 'warning: --cfg-options my_own_key' in capsys.readouterr().err
+
+
+def test_every_shipped_config_passes_the_checks():
+    names = [p for p in (ROOT / 'configs').rglob('*.py')
+             if '_base_' not in p.parts]
+    assert len(names) > 25
+    for path in names:
+        if path.parent.name not in ('detection', 'segmentation') or (
+                'cmae_vit' in path.name):
+            load_config(str(path))
+
+
+@given(st.sampled_from(SETTINGS), st.data())
+def test_swapped_letters_of_a_key_are_found(key, data):
+    place = data.draw(st.integers(0, len(key) - 2))
+    letters = list(key)
+    letters[place:place + 2] = reversed(letters[place:place + 2])
+    slip = ''.join(letters)
+    cfg = Config({slip: 1})
+    if slip in known_keys():
+        check_keys(cfg, {})
+        return
+    with pytest.raises(ConfigError, match=f'no setting {slip!r}'):
+        check_keys(cfg, {})
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), max_size=3))
+def test_any_override_is_taken_or_refused_in_a_sentence(pairs):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='*', action=Options)
+    action = next(a for a in parser._actions if a.dest == 'cfg_options')
+    namespace = argparse.Namespace()
+    try:
+        action(parser, namespace, pairs, '--cfg-options')
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert len(namespace.cfg_options) <= len(pairs)
+
+
+def test_configs_are_found_by_name():
+    assert find_config(QUICK) == QUICK
+    for name in ('cmae_vit-b_300e', 'cmae_vit-b_300e.py',
+                 'configs/cmae_vit-b_300e.py'):
+        assert find_config(name).endswith('configs/cmae_vit-b_300e.py')
+    assert find_config('cmae_vit-mini_tiles').endswith('mini_tiles.py')
+    # one name in two folders
+    with pytest.raises(FileNotFoundError, match='pt300e'):
+        find_config('vit-b_pt300e')
+
+
+def test_the_ecosystems_configs_pass_the_checks():
+    """No name that mmpretrain's own configs have is taken for a slip."""
+    import mmpretrain
+    folder = Path(mmpretrain.__file__).parent / '.mim/configs'
+    names = {
+        name
+        for path in folder.rglob('*.py')
+        for name in re.findall(r'^([a-z]\w*) = ', path.read_text(), re.M)
+    }
+    assert len(names) > 30
+    check_keys(Config(dict.fromkeys(names - {'device'}, 1)), {})

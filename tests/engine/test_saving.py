@@ -1,0 +1,474 @@
+"""Saving, finding and keeping checkpoints, under faults that are real."""
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from tiny_training import (
+    AtIteration,
+    end_fork,
+    on_ranks,
+    start_fork,
+    tiny_runner,
+)
+
+from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.engine import AtomicCheckpointHook, atomic_files
+from cmae_mm.engine import runner as runner_module
+from cmae_mm.engine.checkpoint_folder import (
+    find_newest_whole,
+    list_checkpoints,
+)
+
+
+def names(folder, pattern='*.pth*'):
+    return sorted(
+        p.name for p in Path(folder).glob(pattern)
+        if pattern[0] == '.' or p.name[0] != '.')
+
+
+def content(path):
+    return torch.load(path, weights_only=False)
+
+
+def newest(folder):
+    return find_newest_whole(list_checkpoints(str(folder)))
+
+
+def log(folder):
+    """All that runs in a folder have logged."""
+    return '\n'.join(p.read_text() for p in Path(folder).glob('*/*.log'))
+
+
+def test_a_whole_checkpoint_is_there_whenever_the_process_is_killed(tmp_path):
+    """Kill -9 at random moments of a run that saves without a pause."""
+    draw, reached, torn = random.Random(0), 0, 0
+    for _ in range(25):
+        pid = start_fork(
+            lambda: tiny_runner(
+                tmp_path, iters=10**6, width=20000,
+                checkpoint=dict(max_keep_ckpts=1)).train())
+        before, deadline = names(tmp_path), time.monotonic() + 60
+        while names(tmp_path) == before and time.monotonic() < deadline:
+            time.sleep(0.01)  # until it has got anywhere
+        time.sleep(draw.random() * 0.5)
+        os.kill(pid, signal.SIGKILL)
+        assert end_fork(pid) == -signal.SIGKILL
+        torn += len(names(tmp_path, '.saving-*'))
+        found = newest(tmp_path)
+        if reached:
+            assert found is not None
+        if found is not None:
+            # no step of an earlier life is lost, and none was damaged
+            done = content(found)['meta']['iter']
+            assert done >= reached
+            reached = done
+        assert not names(tmp_path, '*.damaged')
+        assert len(names(tmp_path)) <= 2
+    assert reached >= 25 and torn > 0
+    # what the killed ones left is cleaned up, and one file is kept
+    tiny_runner(tmp_path, iters=reached + 1, width=20000,
+                checkpoint=dict(max_keep_ckpts=1)).train()
+    assert names(tmp_path) == [f'iter_{reached + 1}.pth']
+    assert not names(tmp_path, '.saving-*')
+
+
+FAULTS = {
+    'truncated': lambda data: data[:len(data) // 2],
+    'emptied': lambda data: b'',
+    'zero-filled': lambda data: bytes(len(data)),
+    '4 KB zeroed': lambda data: data[:8192] + bytes(4096) + data[12288:],
+    'one bit': lambda data: data[:9000] + bytes([data[9000] ^ 1]) +
+    data[9001:],
+}
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_the_checkpoint_before_a_damaged_one_is_taken(fault, tmp_path):
+    tiny_runner(tmp_path, iters=3, width=2000).train()
+    whole = (tmp_path / 'iter_3.pth').read_bytes()
+    (tmp_path / 'iter_3.pth').write_bytes(FAULTS[fault](whole))
+    runner = tiny_runner(tmp_path, iters=4, width=2000)
+    runner.train()
+    assert f'Going on from {tmp_path}/iter_2.pth' in log(tmp_path)
+    assert 'is now iter_3.pth.damaged' in log(tmp_path)
+    assert names(tmp_path) == [
+        'iter_1.pth', 'iter_2.pth', 'iter_3.pth', 'iter_3.pth.damaged',
+        'iter_4.pth'
+    ]
+    # made again, from where it was
+    again = content(tmp_path / 'iter_3.pth')
+    assert again['meta']['iter'] == 3 and runner.iter == 4
+
+
+def test_nothing_but_damaged_checkpoints_is_said(tmp_path):
+    tiny_runner(tmp_path, iters=2).train()
+    for path in tmp_path.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(CheckpointError, match='2 are there, all damaged.*no-'):
+        tiny_runner(tmp_path, iters=3).train()
+    assert names(tmp_path) == ['iter_1.pth', 'iter_2.pth']
+
+
+def test_a_file_that_is_named_must_be_whole(tmp_path):
+    tiny_runner(tmp_path, iters=3).train()
+    bad = tmp_path / 'iter_3.pth'
+    bad.write_bytes(bad.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match='beside it is .*iter_2.pth'):
+        tiny_runner(tmp_path, iters=4, resume_from=str(bad)).train()
+    assert bad.exists()
+    with pytest.raises(CheckpointError, match='no checkpoint .*none.pth'):
+        tiny_runner(tmp_path, iters=4, resume_from='none.pth').train()
+
+
+@pytest.mark.parametrize('pointer', [None, '', '/nowhere/iter_9.pth'])
+def test_last_checkpoint_is_not_needed(pointer, tmp_path):
+    tiny_runner(tmp_path, iters=2).train()
+    last = tmp_path / 'last_checkpoint'
+    assert last.read_text() == 'iter_2.pth'
+    last.unlink() if pointer is None else last.write_text(pointer)
+    before = (tmp_path / 'iter_1.pth').stat().st_mtime_ns
+    runner = tiny_runner(tmp_path, iters=3)
+    runner.train()
+    assert runner.iter == 3 and last.read_text() == 'iter_3.pth'
+    assert (tmp_path / 'iter_1.pth').stat().st_mtime_ns == before
+
+
+class Score(Hook):
+    """Stands in for an evaluator: better with each iteration."""
+
+    priority = 'LOW'
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        hook = runner._hook(AtomicCheckpointHook)
+        runner.train_loop._iter += 1  # validation is after the iteration
+        hook.after_val_epoch(runner, dict(acc=float(runner.iter)))
+        runner.train_loop._iter -= 1
+
+
+def test_a_moved_work_folder_goes_on(tmp_path):
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    options = dict(max_keep_ckpts=2, save_best='acc')
+    tiny_runner(old, iters=3, checkpoint=options, hooks=[Score()]).train()
+    assert names(old) == ['best_acc_iter_3.pth', 'iter_2.pth', 'iter_3.pth']
+    old.rename(new)
+    runner = tiny_runner(new, iters=5, checkpoint=options, hooks=[Score()])
+    runner.train()
+    # what was kept and best in the old place is known in the new one
+    assert names(new) == ['best_acc_iter_5.pth', 'iter_4.pth', 'iter_5.pth']
+    assert not old.exists()
+    info = content(new / 'iter_5.pth')['message_hub']['runtime_info']
+    assert info['last_ckpt'] == 'iter_5.pth'
+    assert info['best_ckpt'] == 'best_acc_iter_5.pth'
+
+
+def test_a_folder_for_checkpoints_alone(tmp_path):
+    options = dict(out_dir=str(tmp_path / 'big'))
+    tiny_runner(tmp_path / 'run', iters=2, checkpoint=options).train()
+    assert names(tmp_path / 'big/run') == ['iter_1.pth', 'iter_2.pth']
+    runner = tiny_runner(tmp_path / 'run', iters=3, checkpoint=options)
+    runner.train()
+    assert 'run/iter_2.pth' in log(tmp_path / 'run') and runner.iter == 3
+    with pytest.raises(ValueError, match='local folders'):
+        AtomicCheckpointHook(out_dir='s3://bucket')
+    with pytest.raises(ValueError, match="'stop' or 'continue', but got 'g"):
+        AtomicCheckpointHook(on_error='go')
+
+
+def test_a_new_run_never_overwrites_an_old_one(tmp_path):
+    options = dict(max_keep_ckpts=1, save_best='acc')
+
+    def start():
+        tiny_runner(tmp_path, iters=2, checkpoint=options, resume=False,
+                    hooks=[Score()]).train()
+
+    start()
+    first = (tmp_path / 'iter_2.pth').read_bytes()
+    saved = ['best_acc_iter_2.pth', 'iter_2.pth']
+    start()
+    start()
+    assert (tmp_path / 'previous_1/iter_2.pth').read_bytes() == first
+    for folder in ('', 'previous_1', 'previous_2'):
+        assert names(tmp_path / folder) == saved
+    assert 'earlier run are now in' in log(tmp_path)
+
+
+def test_going_back_keeps_what_came_after(tmp_path):
+    tiny_runner(tmp_path, iters=5).train()
+    runner = tiny_runner(
+        tmp_path, iters=4, resume_from=str(tmp_path / 'iter_2.pth'))
+    runner.train()
+    assert names(tmp_path) == [f'iter_{i}.pth' for i in range(1, 5)]
+    assert names(tmp_path / 'previous_1') == [
+        f'iter_{i}.pth' for i in range(3, 6)]
+
+
+class SlowDisk:
+    """Makes each fsync of this process wait; what a slow disk does."""
+
+    def __init__(self, monkeypatch):
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        fsync = os.fsync
+
+        def slow(file):
+            self.reached.set()
+            assert self.go_on.wait(60)
+            fsync(file)
+
+        monkeypatch.setattr(atomic_files.os, 'fsync', slow)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+        tmp_path, monkeypatch):
+    options = dict(interval=3, max_keep_ckpts=1)
+    disk, seen = SlowDisk(monkeypatch), []
+    disk.go_on.set()
+
+    def block(runner):
+        atomic_files.WRITER.wait()
+        disk.go_on.clear()
+        disk.reached.clear()
+
+    def look(runner):
+        assert disk.reached.wait(60)
+        seen.append((runner.iter + 1, names(tmp_path)))
+        # released in a while: the save at 9 must wait for the one at 6
+        threading.Timer(0.5, disk.go_on.set).start()
+
+    tiny_runner(
+        tmp_path, iters=9, checkpoint=options, hooks=[
+            AtIteration(6, block), AtIteration(8, look)]).train()
+    # two steps later the old one is there, and the new one not yet
+    assert seen == [(8, ['iter_3.pth'])]
+    assert names(tmp_path) == ['iter_9.pth']
+    assert content(tmp_path / 'iter_9.pth')['meta']['iter'] == 9
+
+
+def test_the_best_checkpoint_goes_after_the_better_one_is_written(
+        tmp_path, monkeypatch):
+    disk, seen = SlowDisk(monkeypatch), []
+    disk.go_on.set()
+    hook = Score()
+    scored = hook.after_train_iter
+
+    def at_second(runner, *args, **kwargs):
+        if runner.iter == 1:
+            atomic_files.WRITER.wait()
+            disk.go_on.clear()
+            disk.reached.clear()
+
+            def look():
+                assert disk.reached.wait(60)
+                seen.extend(names(tmp_path, 'best*'))
+                disk.go_on.set()
+
+            threading.Thread(target=look).start()
+        scored(runner)
+
+    hook.after_train_iter = at_second
+    tiny_runner(
+        tmp_path, iters=2, hooks=[hook],
+        checkpoint=dict(interval=100, save_best='acc')).train()
+    assert seen == ['best_acc_iter_1.pth']
+    assert names(tmp_path, 'best*') == ['best_acc_iter_2.pth']
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of 1 MB."""
+    folder = tmp_path / 'small'
+    folder.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1M', 'tmpfs', str(folder)]
+    if shutil.which('mount') is None or subprocess.run(
+            mount, capture_output=True).returncode:
+        pytest.skip('a small file system cannot be mounted here')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def fill(folder):
+    """Leave no room for another checkpoint."""
+    def action(runner):
+        atomic_files.WRITER.wait()
+        (folder / 'filling').write_bytes(
+            bytes(shutil.disk_usage(folder).free - 65536))
+    return action
+
+
+@pytest.mark.parametrize('async_save', [True, False])
+def test_a_full_disk_stops_training_with_one_sentence(
+        async_save, full_disk, tmp_path):
+    options = dict(async_save=async_save, out_dir=str(full_disk))
+    runner = tiny_runner(
+        tmp_path / 'run', iters=9, width=2000, checkpoint=options,
+        hooks=[AtIteration(3, fill(full_disk))])
+    with pytest.raises(CheckpointError) as error:
+        runner.train()
+    assert runner.iter <= 3 + async_save
+    said = str(error.value)
+    assert 'iter_3.pth could not be saved (No space left' in said
+    assert 'MB or more on the disk of' in said and 'are intact' in said
+    assert '\n' not in said
+    saved = full_disk / 'run'
+    assert names(saved) == ['iter_1.pth', 'iter_2.pth']
+    assert not names(saved, '.saving*')
+    assert newest(saved).name == 'iter_2.pth'
+    # with room again, the same command goes on
+    (full_disk / 'filling').unlink()
+    runner = tiny_runner(
+        tmp_path / 'run', iters=4, width=2000, checkpoint=options)
+    runner.train()
+    assert newest(saved).name == 'iter_4.pth'
+
+
+def test_training_can_go_on_without_the_checkpoint(full_disk, tmp_path):
+    options = dict(
+        on_error='continue', max_keep_ckpts=1, out_dir=str(full_disk))
+
+    def free(runner):
+        assert names(full_disk / 'run') == ['iter_2.pth']
+        (full_disk / 'filling').unlink()
+
+    tiny_runner(
+        tmp_path / 'run', iters=7, width=2000, checkpoint=options,
+        hooks=[AtIteration(3, fill(full_disk)), AtIteration(6, free)]).train()
+    assert log(tmp_path / 'run').count('training goes on without it') >= 2
+    # what is kept was not forgotten while saving failed
+    assert names(full_disk / 'run') == ['iter_7.pth']
+
+
+def test_saves_are_between_optimizer_steps(tmp_path):
+    tiny_runner(tmp_path / 'iter', iters=8, accumulate=3).train()
+    assert names(tmp_path / 'iter') == [
+        'iter_3.pth', 'iter_6.pth', 'iter_8.pth']
+    # 4 iterations an epoch: the step that the end of epoch 1 waits for
+    tiny_runner(tmp_path / 'epoch', epochs=2, accumulate=3).train()
+    assert names(tmp_path / 'epoch') == ['epoch_1.pth', 'epoch_2.pth']
+    meta = content(tmp_path / 'epoch/epoch_1.pth')['meta']
+    assert (meta['epoch'], meta['iter']) == (1, 6)
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    def spoil(runner):
+        runner.model.layer.weight.data[0, 0] = float('nan')
+
+    tiny_runner(
+        tmp_path, iters=6, hooks=[AtIteration(4, spoil), Score()],
+        checkpoint=dict(max_keep_ckpts=1, save_best='acc')).train()
+    assert names(tmp_path) == ['best_acc_iter_3.pth', 'iter_3.pth']
+    assert torch.isfinite(
+        content(tmp_path / 'iter_3.pth')['state_dict']['layer.weight']).all()
+    assert log(tmp_path).count('Parameters are not finite') == 1
+
+
+def test_load_from_starts_a_new_run(tmp_path):
+    tiny_runner(tmp_path / 'a', iters=3).train()
+    weights = str(tmp_path / 'a/iter_3.pth')
+    starts = []
+    watch = AtIteration(1, lambda r: starts.append(r.iter))
+    runner = tiny_runner(
+        tmp_path / 'b', iters=2, load_from=weights, hooks=[watch])
+    runner.train()
+    assert starts == [0] and runner.iter == 2
+    # interrupted, it goes on from its own checkpoint
+    runner = tiny_runner(
+        tmp_path / 'b', iters=4, load_from=weights, hooks=[watch])
+    runner.train()
+    assert starts == [0] and runner.iter == 4
+    assert 'is what this run began with' in log(tmp_path / 'b')
+
+
+@pytest.mark.parametrize('length, setting', [
+    (dict(iters=3), 'max_iters'), (dict(epochs=2), 'max_epochs')])
+def test_a_finished_run_says_so_and_ends(length, setting, tmp_path):
+    tiny_runner(tmp_path, **length).train()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob('*.pth')}
+    steps = []
+    runner = tiny_runner(tmp_path, **length, hooks=[
+        AtIteration(i, lambda r: steps.append(r.iter)) for i in range(20)])
+    runner.train()
+    assert not steps and 'This run is finished' in log(tmp_path)
+    assert setting in log(tmp_path)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob('*.pth')}
+
+
+def test_shorter_epochs_do_not_finish_a_run(tmp_path):
+    """Twice the batch: as many iterations as all of the new epochs have."""
+    tiny_runner(tmp_path, epochs=2).train()
+    runner = tiny_runner(tmp_path, epochs=4, batch_size=8)
+    runner.train()
+    assert 'This run is finished' not in log(tmp_path)
+    assert runner.epoch == 4 and runner.iter == 8
+    assert (tmp_path / 'epoch_4.pth').exists()
+
+
+def test_another_optimizer_setting_is_said(tmp_path):
+    tiny_runner(tmp_path, iters=2).train()
+    tiny_runner(tmp_path, iters=3).train()
+    assert 'keeps the optimizer settings' not in log(tmp_path)
+    tiny_runner(
+        tmp_path, iters=4, optim_wrapper=dict(
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=0.9, momentum=0.9))).train()
+    assert 'keeps the optimizer settings' in log(tmp_path)
+    assert 'config has 0.9' in log(tmp_path)
+
+
+def test_another_batch_is_said(tmp_path):
+    tiny_runner(tmp_path, iters=2).train()
+    tiny_runner(tmp_path, iters=3).train()
+    assert 'another batch' not in log(tmp_path)
+    tiny_runner(tmp_path, iters=4, batch_size=2).train()
+    assert 'another batch (batch_size 4 -> 2)' in log(tmp_path)
+
+
+def test_ranks_agree_on_what_is_there_and_what_failed(full_disk, tmp_path):
+    options = dict(
+        launcher='pytorch', model_wrapper_cfg=dict(
+            type='MMDistributedDataParallel', device_ids=None))
+    work = tmp_path / 'run'
+
+    def train(number, iters, hooks=()):
+        if number == 1:  # as on a network disk whose listing lags
+            runner_module.list_checkpoints = lambda *args: []
+        runner = tiny_runner(
+            work, iters=iters, width=2000, hooks=hooks,
+            checkpoint=dict(out_dir=str(full_disk)), **options)
+        try:
+            runner.train()
+            (tmp_path / f'end_{number}').write_text(str(runner.iter))
+        except CheckpointError as error:
+            (tmp_path / f'end_{number}').write_text(str(error))
+            raise SystemExit(1) from None
+
+    def ends():
+        return [(tmp_path / f'end_{n}').read_text() for n in range(2)]
+
+    assert on_ranks(lambda n: train(n, 3), tmp_path) == [0, 0]
+    bad = full_disk / 'run/iter_3.pth'
+    bad.write_bytes(bad.read_bytes()[:-1000])
+    assert on_ranks(lambda n: train(n, 4), tmp_path) == [0, 0]
+    assert ends() == ['4', '4']
+    assert names(full_disk / 'run', '*.damaged') == ['iter_3.pth.damaged']
+    # only rank 0 writes and fails, and both end with its sentence
+    hook = [AtIteration(5, fill(full_disk))]
+    assert on_ranks(
+        lambda n: train(n, 9, hook if n == 0 else ()), tmp_path) == [1, 1]
+    assert ends()[0] == ends()[1] and 'iter_5.pth could not' in ends()[0]
+
+
+def test_all_configs_save_like_this():
+    for path in (ROOT / 'configs').rglob('*.py'):
+        if '_base_' not in path.parts:
+            hook = Config.fromfile(path, import_custom_modules=False)
+            assert hook.default_hooks.checkpoint.type.endswith(
+                'AtomicCheckpointHook'), path

@@ -1,0 +1,129 @@
+"""The same numbers as the recorded trace, and as a plain implementation."""
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import ROOT, SHARED
+from plain_reference import make_trace, sincos
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import verify_reference  # noqa: E402
+
+TRACE = SHARED / 'reference/cmae_reference.safetensors'
+
+
+def verify(path, *args):
+    """Run the tool, and give its exit status and lines."""
+    done = subprocess.run(
+        [sys.executable, 'tools/verify_reference.py',
+         str(path), *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True)
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def max_error(path):
+    rows = list(
+        verify_reference.replay(verify_reference.read_trace(str(path))))
+    return max(row.error for row in rows), rows
+
+
+@pytest.mark.skipif(not TRACE.exists(), reason=f'{TRACE} is not here')
+def test_the_recorded_trace():
+    status, lines, _ = verify(TRACE)
+    assert status == 0
+    name, value = lines[-1].split('=')
+    assert name == 'max_rel_err' and float(value) < 1e-4
+    table = {line.split()[0] for line in lines[:-1] if line.strip()}
+    recorded = [k for k in load_file(TRACE)
+                if k.startswith('final.') or '.grad.' in k
+                or k.split('.')[-1] in ('latent_s', 'latent_t', 'pred_pixel',
+                                        'pred_feature', 'proj_s', 'proj_t',
+                                        'pred_s')]
+    assert set(recorded) <= table
+    assert {f'step{n}.loss_{x}' for n in range(5) for x in ('ct', 'rc')
+            } <= table
+    # a tolerance below what float32 gives is exceeded, and said so
+    assert verify(TRACE, '--tolerance', '1e-9')[0] == 1
+
+
+ARCH = dict(embed_dims=192, num_layers=1, num_heads=6,
+            feedforward_channels=100)
+VARIANTS = {
+    'as recorded': {},
+    'patch 8': dict(img_size=32, patch_size=8, arch=ARCH),
+    'single patches': dict(block=1, mask_ratio=0.75),
+    'target without class token': dict(target_cls=False),
+    'temperature and weight': dict(temperature=0.3, ct_weight=0.4),
+    'momentum': dict(momentum=0.5),
+    'depths': dict(
+        decoder=dict(
+            dim=16, pixel_depth=3, feature_depth=2, heads=2, mlp_ratio=4.)),
+    'odd grid': dict(img_size=20, block=1, steps=1),
+}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_traces_of_a_plain_implementation(name, tmp_path):
+    path = tmp_path / 'trace.safetensors'
+    make_trace(str(path), **VARIANTS[name])
+    worst, rows = max_error(path)
+    assert worst < 1e-4, [r for r in rows if r.error >= 1e-4]
+    assert len(rows) > 50
+
+
+def test_target_without_any_slot_of_a_class_token(tmp_path):
+    path = tmp_path / 'trace.safetensors'
+    meta, tensors = make_trace(str(path), target_cls=False)
+    for prefix in ('state_dict', 'final'):
+        del tensors[f'{prefix}.target_backbone.cls_token']
+        key = f'{prefix}.target_backbone.pos_embed'
+        tensors[key] = tensors[key][:, 1:].contiguous()
+    save_file(tensors, path, dict(meta=json.dumps(meta)))
+    assert max_error(path)[0] < 1e-4
+
+
+@pytest.mark.parametrize('key', [
+    'step0.latent_s', 'step0.latent_t', 'step0.pred_feature', 'step0.proj_t',
+    'step0.grad.backbone.cls_token', 'final.target_projector.fc0.weight',
+    'final.head.predictor.bn0.running_var', 'step1.loss_ct'
+])
+def test_any_difference_is_found(key, tmp_path):
+    path = tmp_path / 'trace.safetensors'
+    meta, tensors = make_trace(str(path))
+    if 'loss' in key:
+        meta['loss'][1]['loss_ct'] *= 1.01
+    else:
+        value = tensors[key].flatten().clone()
+        value[0] += 0.01 * value.abs().max()
+        tensors[key] = value.view_as(tensors[key])
+    save_file(tensors, path, dict(meta=json.dumps(meta)))
+    worst, rows = max_error(path)
+    assert worst > 5e-3
+    assert max(rows, key=lambda r: r.error).name == key
+
+
+def test_unreadable_files(tmp_path):
+    text = tmp_path / 'text.safetensors'
+    text.write_text('no trace')
+    bare = tmp_path / 'bare.safetensors'
+    save_file(dict(a=torch.zeros(1)), bare)
+    short = tmp_path / 'short.safetensors'
+    save_file(dict(a=torch.zeros(1)), short, dict(meta='{"steps": 1}'))
+    for path, reason in ((text, 'not a safetensors file'),
+                         (bare, "metadata key 'meta'"),
+                         (short, 'lacks img_size'),
+                         (tmp_path / 'none.safetensors', 'no checkpoint')):
+        status, _, error = verify(path)
+        assert status == 2 and reason in error, error
+
+
+def test_positions_of_the_plain_implementation_are_mmpretrains():
+    from mmpretrain.models.utils import build_2d_sincos_position_embedding
+    torch.testing.assert_close(
+        sincos(3, 16),
+        build_2d_sincos_position_embedding(3, 16, cls_token=True))

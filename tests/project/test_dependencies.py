@@ -1,0 +1,135 @@
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+from helpers import ROOT
+
+from cmae_mm.dependencies import check_dependencies, check_transformers
+
+GOOD = dict(torch='2.12.1+cu130', mmengine='0.10.12', mmcv='2.3.6',
+            mmpretrain='1.3.6')
+
+
+def check(**changes):
+    versions = {**GOOD, **changes}
+
+    def version_of(name):
+        if versions[name] is None:
+            raise ModuleNotFoundError(f'No module {name}', name=name)
+        return versions[name]
+
+    check_dependencies(version_of)
+
+
+def test_both_distributions_are_supported():
+    check()
+    check(mmengine='0.10.7', mmcv='2.1.0', mmpretrain='1.2.0')
+
+
+@pytest.mark.parametrize('name', GOOD)
+def test_a_missing_one_is_named_with_its_command(name):
+    with pytest.raises(ImportError) as error:
+        check(**{name: None})
+    text = str(error.value)
+    assert f'cmae_mm needs {name}>=' in text
+    assert f'{name} is not installed' in text and 'pip install' in text
+    assert text.count('. ') == 0  # one sentence
+
+
+@pytest.mark.parametrize('name, version', [
+    ('torch', '2.0.1'),
+    ('mmengine', '0.9.1'),
+    ('mmcv', '2.4.0'),
+    ('mmpretrain', '1.1.0rc1'),
+])
+def test_an_unsupported_one_is_named(name, version):
+    with pytest.raises(ImportError, match=f'{name}>=.*but {version} is inst'):
+        check(**{name: version})
+
+
+def test_custom_imports_register_everything():
+    """As another OpenMMLab project would add the plugin."""
+    code = '''
+from mmengine.utils import import_modules_from_strings
+from mmpretrain import registry as r
+import_modules_from_strings(["cmae_mm"])
+assert r.MODELS.get("CMAE") and r.MODELS.get("CMAEViT")
+assert r.MODELS.get("CMAENeck") and r.MODELS.get("CMAEHead")
+assert r.TRANSFORMS.get("PixelShift") and r.HOOKS.get("TargetUpdateHook")
+'''
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_the_readme_lists_what_is_registered():
+    import mmpretrain.registry as registries
+    registered = {
+        name
+        for registry in vars(registries).values()
+        if isinstance(registry, registries.Registry)
+        for name, kind in registry.module_dict.items()
+        if kind.__module__.startswith('cmae_mm.')
+    }
+    text = (ROOT / 'README.md').read_text()
+    table = text[text.index('registers with MMPretrain'):]
+    table = table[:table.index('mmdetection and mmsegmentation find')]
+    assert set(re.findall('`(\\w+)`', table)) == registered
+
+
+@pytest.mark.parametrize('versions,wrong', [
+    (dict(), False),
+    (dict(transformers='5.2.0'), False),
+    (dict(pycocotools='2.0.11', transformers='4.57.6'), False),
+    (dict(pycocotools='2.0.11', transformers='5.0.0'), True),
+])
+def test_the_transformers_that_mmpretrain_cannot_have(versions, wrong):
+
+    def version_of(name):
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    if not wrong:
+        check_transformers(version_of)
+        return
+    with pytest.raises(ImportError, match='5.0.0 is.*pip install'):
+        check_transformers(version_of)
+
+
+def test_import_does_not_need_the_dense_libraries():
+    """Neither mmdet nor mmseg nor compiled operators.
+
+    mmpretrain imports them where they are: so they are made to be missing.
+    """
+    code = ('import sys\n'
+            "for name in ('mmdet', 'mmseg', 'mmcv.ops'):\n"
+            '    sys.modules[name] = None\n'
+            'import cmae_mm')
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('config,missing,command', [
+    ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmdet', '.[det]'),
+    ('segmentation/upernet-mini_coco.py', 'mmseg', '.[seg]'),
+    ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmcv.ops',
+     'tools/install_ops.sh'),
+])
+def test_what_a_dense_config_lacks_is_one_sentence(config, missing, command,
+                                                   tmp_path):
+    """Of the command, where the library cannot be found."""
+    # Found before the real ones; `mmcv.ops` is not to be had otherwise.
+    code = ('import sys\n'
+            f'sys.modules[{missing!r}] = None\n'
+            "if 'mmcv.ops' not in sys.modules:\n"
+            "    sys.modules['mmcv.ops'] = type(sys)('mmcv.ops')\n"
+            "sys.path.insert(0, 'tools')\n"
+            f"sys.argv = ['train.py', 'configs/{config}']\n"
+            "import runpy; runpy.run_path('tools/train.py', "
+            "run_name='__main__')")
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('train.py: ') and command in last, done.stderr
+    assert 'Traceback' not in done.stderr

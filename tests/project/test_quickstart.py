@@ -1,0 +1,110 @@
+import json
+import sys
+
+import numpy as np
+import torch
+from helpers import (
+    ROOT,
+    build,
+    model_cfg,
+    run_tool,
+    write_images,
+)
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+from cmae_mm.checkpoints import export_encoder
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import make_tiles  # noqa: E402
+
+
+def test_tiles(tmp_path):
+    assert make_tiles.make_tiles(tmp_path, train=43, val=20, size=16) == 63
+    for split, count in (('train', 43), ('val', 20)):
+        files = list((tmp_path / split).glob('*/*.jpg'))
+        assert len(files) == count
+        assert len({f.parent.name for f in files}) == 20
+        assert Image.open(files[0]).size == (16, 16)
+    stamp = (tmp_path / 'train/coffee/0000.jpg').stat().st_mtime_ns
+    make_tiles.make_tiles(tmp_path, train=43, val=20, size=16)
+    assert (tmp_path / 'train/coffee/0000.jpg').stat().st_mtime_ns == stamp
+
+
+def test_halves_share_no_pixel():
+    for shape in ((7, 10), (10, 7)):
+        numbered = np.arange(70, dtype=np.uint8).reshape(shape)
+        parts = make_tiles.halves(Image.fromarray(numbered))
+        train, val = (set(np.asarray(parts[s]).ravel().tolist())
+                      for s in ('train', 'val'))
+        assert not train & val and train | val == set(range(70))
+
+
+def test_quickstart_end_to_end(image_root, tmp_path):
+    """The whole command on labelled images, cut short."""
+    run_tool(sys.executable, 'tools/quickstart.py', '--data', image_root,
+             '--work-dir', tmp_path, '--max-iters', 4)
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert set(summary) == {
+        'knn_top1', 'knn_top1_random_init', 'loss_first', 'loss_last',
+        'images', 'minutes'
+    }
+    assert summary['images'] == 24
+    assert 0 <= summary['knn_top1'] <= 100
+    for name in ('reconstruction.png', 'loss.png'):
+        picture = np.asarray(Image.open(tmp_path / name).convert('RGB'))
+        assert picture.std() > 10, name
+    backbone = MODELS.build(
+        dict(
+            type='VisionTransformer',
+            arch=dict(
+                embed_dims=128,
+                num_layers=4,
+                num_heads=4,
+                feedforward_channels=512),
+            img_size=64,
+            patch_size=8,
+            init_cfg=dict(
+                type='Pretrained',
+                checkpoint=str(tmp_path / 'backbone.pth'),
+                prefix='backbone.')))
+    backbone.init_weights()
+    saved = torch.load(
+        tmp_path / 'backbone.pth', weights_only=True)['state_dict']
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(saved[f'backbone.{name}'], value), name
+
+
+def test_quickstart_takes_a_plain_folder(tmp_path):
+    write_images(tmp_path / 'photos', 5)
+    shown = run_tool(sys.executable, 'tools/quickstart.py', '--data',
+                     tmp_path / 'photos', '--work-dir', tmp_path / 'out',
+                     '--max-iters', 2)
+    # No line that a newcomer must wonder about: these are in output.txt.
+    assert 'step 2 of 2, loss' in shown and 's left' in shown
+    for noise in ('Warning', 'WARNING', 'mmengine', 'OneDL', 'deprecat'):
+        assert noise not in shown
+    assert 'mmengine - INFO' in (tmp_path / 'out/output.txt').read_text()
+    summary = json.loads((tmp_path / 'out/summary.json').read_text())
+    assert summary['knn_top1'] is None and summary['images'] == 5
+
+
+def test_exported_encoder_gives_the_same_tokens(tmp_path):
+    model = build(model_cfg()).eval()
+    export_encoder(model, str(tmp_path / 'vit.pth'), epoch=3)
+    vit = MODELS.build(
+        dict(
+            type='VisionTransformer',
+            arch=model_cfg().backbone.arch,
+            img_size=32,
+            patch_size=4,
+            out_type='raw',
+            init_cfg=dict(
+                type='Pretrained',
+                checkpoint=str(tmp_path / 'vit.pth'),
+                prefix='backbone.')))
+    vit.init_weights()
+    vit.eval()
+    image = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(
+        vit(image)[-1], model.extract_feat(image, pool='none'))

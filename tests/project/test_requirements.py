@@ -1,0 +1,170 @@
+"""What the code imports is in the list of what is installed."""
+import ast
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from cmae_mm.dependencies import REQUIREMENTS
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import missing_requirements  # noqa: E402
+
+EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'quickstart', 'tests', 'dev')
+# Two distributions, or one under another name, own these modules.
+OWNERS = {
+    'mmengine': {'onedl-mmengine', 'mmengine'},
+    'mmcv': {'onedl-mmcv', 'mmcv-lite'},
+    'mmpretrain': {'onedl-mmpretrain', 'mmpretrain'},
+    'mmdet': {'onedl-mmdetection'},
+    'mmseg': {'onedl-mmsegmentation'},
+    'cv2': {'opencv-python'},
+    'PIL': {'pillow'},
+    'yaml': {'pyyaml'},
+    'sklearn': {'scikit-learn'},
+    'skimage': {'scikit-image'},
+}
+FRAMEWORK = ('mmengine', 'mmcv', 'mmpretrain')
+
+
+def names_of(*extras):
+    needs = missing_requirements.read_requirements(list(extras))
+    return {canonicalize_name(n.name) for n in needs}
+
+
+def third_party_imports(path):
+    """Yield every imported module that is neither Python's nor ours."""
+    own = {p.stem for p in (ROOT / 'tools').rglob('*.py')} | {'cmae_mm'}
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        for name in names:
+            top = name.split('.')[0]
+            if top not in sys.stdlib_module_names and top not in own:
+                yield top
+
+
+def announced_extras(path):
+    """Give the extras that a file, or the room it is in, tells people of."""
+    texts = [path.read_text()]
+    for room in path.relative_to(ROOT).parents:
+        init = ROOT / room / '__init__.py'
+        if init.is_file() and room != Path('cmae_mm'):
+            texts.append(init.read_text())
+    if path.parent == ROOT / 'tools':  # the script that starts it
+        shell = path.with_name(path.stem.split('_steps')[0] + '.sh')
+        if shell.is_file():
+            texts += re.findall(r'^ensure_environment (.*)$',
+                                shell.read_text(), re.M)
+            return set(' '.join(texts[1:]).split())
+    return set(re.findall(r"extra='(\w+)'", ' '.join(texts))) & set(EXTRAS)
+
+
+def missing_from_the_lists(path):
+    always = names_of()
+    for module in sorted(set(third_party_imports(path))):
+        owners = OWNERS.get(module, {canonicalize_name(module)})
+        if module in FRAMEWORK:
+            # whichever distribution is chosen
+            if owners <= names_of('onedl') | names_of('openmmlab'):
+                continue
+        elif owners & (always | names_of(*announced_extras(path))):
+            continue
+        yield f'{path.relative_to(ROOT)} imports {module}'
+
+
+CODE = sorted((ROOT / 'cmae_mm').rglob('*.py')) + sorted(
+    (ROOT / 'tools').rglob('*.py'))
+
+
+def test_every_import_is_in_a_list():
+    assert len(CODE) > 50
+    found = [line for path in CODE for line in missing_from_the_lists(path)]
+    assert not found
+
+
+@pytest.mark.parametrize('text', [
+    'import safetensors_of_nobody',
+    'def f():\n    from nothing_listed import x',
+    'import mmdet',  # in an extra that nobody announces
+])
+def test_an_import_without_a_list_is_found(text, monkeypatch):
+    path = ROOT / 'cmae_mm/models/made_up.py'
+    real = Path.read_text
+    monkeypatch.setattr(
+        Path, 'read_text',
+        lambda self: text if self == path else real(self))
+    assert list(missing_from_the_lists(path))
+
+
+def test_constraints_fit_the_ranges():
+    """Each exact version is within the range of the list it is in."""
+    pins = {
+        canonicalize_name(r.name): next(iter(r.specifier)).version
+        for r in map(Requirement, [
+            line for line in
+            (ROOT / 'requirements/constraints.txt').read_text().splitlines()
+            if line and not line.startswith('#')
+        ])
+    }
+    others = [e for e in EXTRAS if e != 'openmmlab']
+    for need in missing_requirements.read_requirements(others):
+        pin = pins.get(canonicalize_name(need.name))
+        if pin is not None:
+            assert need.specifier.contains(pin), need
+    for need in missing_requirements.read_requirements(['openmmlab']):
+        if need.name.startswith('mm'):
+            assert need.specifier.contains(pins[need.name]), need
+
+
+def test_the_lists_ask_for_what_the_import_checks():
+    pins = (ROOT / 'requirements/constraints.txt').read_text()
+    for module, supported in REQUIREMENTS.items():
+        for name in OWNERS.get(module, {module}):
+            version = re.search(rf'^{name}==(\S+)$', pins, re.M).group(1)
+            assert (Version(supported.minimum) <= Version(version) <
+                    Version(supported.below)), name
+
+
+def test_missing_requirements_are_found(monkeypatch):
+    assert not [
+        line for line in missing_requirements.find_missing(['tests'])
+        if 'cmae_mm' not in line
+    ]
+    real = metadata.version
+
+    def version(name):
+        if name == 'safetensors':
+            raise metadata.PackageNotFoundError(name)
+        return '0.0.1' if name == 'pytest' else real(name)
+
+    monkeypatch.setattr(missing_requirements.metadata, 'version', version)
+    found = '\n'.join(missing_requirements.find_missing(['tests']))
+    assert re.search(r'pytest.*0\.0\.1 is installed', found)
+    assert re.search(r'safetensors.* is not installed', found)
+
+
+def test_what_is_installed_and_fits_is_not_pinned(monkeypatch):
+    """A person's own torch is left as it is."""
+    real = metadata.version
+
+    def version(name):
+        if name in ('scikit-image', 'tqdm'):
+            raise metadata.PackageNotFoundError(name)
+        return '2.3.1' if name == 'torch' else real(name)
+
+    monkeypatch.setattr(missing_requirements.metadata, 'version', version)
+    lines = list(
+        missing_requirements.remaining_constraints(['onedl', 'quickstart']))
+    text = '\n'.join(lines)
+    assert 'torch==' not in text and 'torchvision==' not in text
+    assert 'tqdm==' in text and 'scikit-image==' in text

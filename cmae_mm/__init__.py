@@ -1,14 +1,27 @@
 """Contrastive Masked Autoencoders for the OpenMMLab libraries.
 
 Importing this package registers its classes in MMPretrain's registries, so
-``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project.
+``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project. (The
+command ``cmae`` does so later, when it has understood its arguments.)
 """
-from .dependencies import check_dependencies, check_transformers
+from .entry import is_command
+from .version import __version__
 
-check_dependencies()
-check_transformers()
+__all__ = ['__version__', 'register']
 
-from . import checkpoints, datasets, engine, models  # noqa: E402
-from .version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'checkpoints', 'datasets', 'engine', 'models']
+def register() -> None:
+    """Register all classes; does nothing the second time.
+
+    Raises:
+        ImportError: If a library is missing or of a version that does not
+            work; one sentence with the command that installs it.
+    """
+    from .dependencies import check_dependencies, check_transformers
+    check_dependencies()
+    check_transformers()
+    from . import checkpoints, datasets, engine, models  # noqa: F401
+
+
+if not is_command():
+    register()

@@ -6,7 +6,7 @@ from .convert import (
     import_cmae,
     import_mae,
 )
-from .encoder import find_encoder, load_encoder
+from .encoder import find_encoder, load_encoder_into
 from .errors import CheckpointError
 from .files import check_whole, read_checkpoint, write_checkpoint
 from .fitting import KeyReport, load_state
@@ -18,6 +18,6 @@ __all__ = [
     'CheckpointError', 'EXPORTS', 'KeyReport', 'check_whole',
     'export_classifier', 'export_cmae', 'export_encoder', 'find_encoder',
     'import_cmae',
-    'import_mae', 'load_encoder', 'load_only_safely', 'load_state',
+    'import_mae', 'load_encoder_into', 'load_only_safely', 'load_state',
     'read_checkpoint', 'resample_pos_embed', 'to_plain', 'write_checkpoint'
 ]

@@ -85,7 +85,7 @@ def find_encoder(state: StateDict,
         }, kind)
 
 
-def load_encoder(module: nn.Module,
+def load_encoder_into(module: nn.Module,
                  checkpoint: str,
                  encoder: str = 'online',
                  adapt: Optional[Callable[[StateDict], StateDict]] = None,
@@ -144,7 +144,7 @@ def load_encoder(module: nn.Module,
 
 
 def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
-    """Give the arguments of :func:`load_encoder` that an init_cfg holds.
+    """Give the arguments of :func:`load_encoder_into` that an init_cfg holds.
 
     Args:
         init_cfg (dict | list | None): A module's.

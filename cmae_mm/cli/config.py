@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import ConfigParsingError
@@ -65,48 +65,41 @@ class ConfigError(ValueError):
     """A config that cannot be meant so; the message says what to change."""
 
 
-class Options(DictAction):
-    """mmengine's ``--cfg-options``, with errors for people."""
+def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
+    """Read ``--cfg-options`` as mmengine does, with errors for people.
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        """Take ``KEY=VALUE`` pairs."""
-        for pair in values or []:
-            key, equals, value = pair.partition('=')
-            if not equals or not key:
-                raise ConfigError(f'{option_string} takes KEY=VALUE, but got '
-                                  f'{pair!r}')
-            if re.match(r'(dict\(|\{)', value.strip('\'" ')):
-                raise ConfigError(
-                    f'{option_string} cannot take a dict, as in {pair!r}; '
-                    f'write its keys with dots: {key}.KEY=VALUE')
-            if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
-                raise ConfigError(f'{option_string}: the brackets of {pair!r} '
-                                  'do not match')
-        super().__call__(parser, namespace, values, option_string)
+    Args:
+        pairs (Sequence[str]): ``KEY=VALUE`` each.
 
+    Returns:
+        Dict[str, Any]: Values by dotted key.
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options`` and ``--debug``, which every command has."""
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
-        help='override settings of the config; nested keys with dots')
-    add_debug_option(parser)
-
-
-def add_debug_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--debug``."""
-    parser.add_argument(
-        '--debug', action='store_true',
-        help='show where an error comes from (CMAE_DEBUG=1 does the same)')
+    Raises:
+        ConfigError: If one is none, or holds what cannot be given so.
+    """
+    for pair in pairs:
+        key, equals, value = pair.partition('=')
+        if not equals or not key:
+            raise ConfigError(f'--cfg-options takes KEY=VALUE, but got '
+                              f'{pair!r}')
+        if re.match(r'(dict\(|\{)', value.strip('\'" ')):
+            raise ConfigError(
+                f'--cfg-options cannot take a dict, as in {pair!r}; '
+                f'write its keys with dots: {key}.KEY=VALUE')
+        if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
+            raise ConfigError(f'--cfg-options: the brackets of {pair!r} '
+                              'do not match')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='*', action=DictAction)
+    return parser.parse_args(['--cfg-options', *pairs]).cfg_options or {}
 
 
-def load_config(name: str, options: Optional[Dict[str, Any]] = None) -> Config:
+def load_config(name: str, pairs: Sequence[str] = ()) -> Config:
     """Read a config, apply overrides, and look for slips.
 
     Args:
         name (str): A file, or a packaged config's name.
-        options (Dict[str, Any], optional): Overrides by dotted key. Defaults
-            to none.
+        pairs (Sequence[str]): Overrides, ``KEY=VALUE`` each. Defaults to none.
 
     Returns:
         Config: The config.
@@ -115,6 +108,7 @@ def load_config(name: str, options: Optional[Dict[str, Any]] = None) -> Config:
         FileNotFoundError: If there is no such config.
         ConfigError: If it cannot be read, or a setting cannot be meant so.
     """
+    options = parse_options(pairs)
     path = find_config(name)
     try:
         cfg = Config.fromfile(path)
@@ -123,7 +117,6 @@ def load_config(name: str, options: Optional[Dict[str, Any]] = None) -> Config:
             AssertionError) as error:
         reason = f'{type(error).__name__}: {error}'
         raise ConfigError(f'{path} cannot be read: {reason}') from error
-    options = options or {}
     for key, value in options.items():
         try:
             cfg.merge_from_dict({key: value})

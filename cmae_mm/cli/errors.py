@@ -5,22 +5,22 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Dict, List, NoReturn, Optional
-
-from .config import walk, where
+from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
 # What a command can tell more about an error with.
 _context: Dict[str, Any] = {}
 
 
-def remember(cfg, options: Optional[Dict[str, Any]] = None) -> None:
+def remember(cfg, pairs: Sequence[str] = ()) -> None:
     """Let later errors be explained by a config.
 
     Args:
         cfg (Config): What the command runs.
-        options (Dict[str, Any], optional): Overrides of the command line.
+        pairs (Sequence[str]): Overrides of the command line, ``KEY=VALUE``
+            each. Defaults to none.
     """
-    _context.update(cfg=cfg, options=options or {})
+    _context.update(
+        cfg=cfg, options={pair.partition('=')[0]: None for pair in pairs})
 
 
 def fail(error: Exception) -> NoReturn:
@@ -37,7 +37,7 @@ def fail(error: Exception) -> NoReturn:
         traceback.print_exc()
     sys.stdout.flush()
     text = sentence or f'{type(error).__name__}: {error}'
-    prog = os.path.basename(sys.argv[0])
+    prog = ' '.join(['cmae', *sys.argv[1:2]])
     rank = os.environ.get('RANK', '0')
     name = prog if rank == '0' else f'{prog} (rank {rank})'
     sys.exit(f'{name}: {text}')
@@ -123,6 +123,7 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
 
 def _unknown_optimizer(error: BaseException, text: str) -> Optional[str]:
     # What mmengine says of a type that it does not find among optimizers.
+    from .config import walk
     cfg = _context.get('cfg')
     if 'None is not a callable object' not in text or cfg is None:
         return None
@@ -150,6 +151,7 @@ def _registered(kind: Optional[str] = None) -> List[str]:
 
 def _place(value: Any) -> str:
     """Say where in the config a value stands, as far as that is certain."""
+    from .config import walk, where
     cfg = _context.get('cfg')
     if cfg is None:
         return ''
@@ -163,6 +165,7 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     if not isinstance(error, TypeError):
         return None
     match = re.search(r"unexpected keyword argument '(\w+)'", text)
+    from .config import walk, where
     cfg = _context.get('cfg')
     if not match or cfg is None:
         return None

@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..checkpoints.encoder import RANDOM, load_encoder
+from ..checkpoints.encoder import RANDOM, load_encoder_into
 from .data import build_eval_dataset, check_same_classes, eval_dataset_cfgs
 from .features import FeatureSet, eval_preprocessor, extract_features
 
@@ -67,7 +67,7 @@ def build_frozen_model(cfg: Config,
 
     Args:
         cfg (Config): A runner's config.
-        checkpoint (str): A file that ``load_encoder`` takes, or 'random' for
+        checkpoint (str): A file that ``load_encoder_into`` takes, or 'random' for
             random initialisation by the config's seed.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
 
@@ -93,5 +93,5 @@ def build_frozen_model(cfg: Config,
         raise ValueError("this config's model has no target encoder, since "
                          'head.contrastive is None; take the online one')
     part = model.target.encoder if encoder == 'target' else model.backbone
-    load_encoder(part, checkpoint, encoder)
+    load_encoder_into(part, checkpoint, encoder)
     return model.eval()

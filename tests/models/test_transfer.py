@@ -18,7 +18,7 @@ from cmae_mm.checkpoints import (
     export_classifier,
     export_cmae,
     export_encoder,
-    load_encoder,
+    load_encoder_into,
     read_checkpoint,
 )
 from cmae_mm.models import TransferViT
@@ -87,7 +87,7 @@ def test_the_target_encoder_too(pretrained):
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(vit(images)[0], model.target.encode(images))
     with pytest.raises(CheckpointError, match='which has no target encoder'):
-        load_encoder(vit, str(folder / 'exported.safetensors'), 'target')
+        load_encoder_into(vit, str(folder / 'exported.safetensors'), 'target')
 
 
 def test_positions_are_resampled_and_what_is_new_is_said(pretrained,
@@ -142,7 +142,7 @@ def test_a_random_start(init_cfg, monkeypatch):
 def test_a_file_without_encoder(tmp_path):
     save_file({'conv1.weight': torch.zeros(1)}, tmp_path / 'x.safetensors')
     with pytest.raises(CheckpointError, match='no encoder .* conv1.weight'):
-        load_encoder(transfer_vit(), str(tmp_path / 'x.safetensors'))
+        load_encoder_into(transfer_vit(), str(tmp_path / 'x.safetensors'))
 
 
 def test_parameter_groups_are_timms():

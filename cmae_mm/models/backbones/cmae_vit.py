@@ -7,7 +7,7 @@ from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...checkpoints.encoder import load_encoder, pretrained_cfg
+from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
 from .drop_rates import use_plain_drop_rates
 
 MAE_INIT = [
@@ -194,7 +194,7 @@ class CMAEViT(VisionTransformer):
         """
         pretrained = pretrained_cfg(self.init_cfg)
         if pretrained is not None:
-            load_encoder(self, **pretrained)
+            load_encoder_into(self, **pretrained)
             self._is_init = True
             return
         if isinstance(self.init_cfg, dict) and (

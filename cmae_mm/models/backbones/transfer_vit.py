@@ -5,7 +5,7 @@ from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...checkpoints.encoder import load_encoder, pretrained_cfg
+from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
 from .drop_rates import use_plain_drop_rates
 
 
@@ -19,7 +19,7 @@ class TransferViT(VisionTransformer):
 
     takes a pre-training checkpoint, an exported backbone, a fine-tuned model,
     a released CMAE checkpoint or an MAE encoder as it is, says which it took,
-    and loads every key or none, see :func:`cmae_mm.checkpoints.load_encoder`.
+    and loads every key or none, see :func:`cmae_mm.checkpoints.load_encoder_into`.
     With ``checkpoint='random'`` or ``init_cfg=None`` it starts from random
     weights.
 
@@ -50,5 +50,5 @@ class TransferViT(VisionTransformer):
             super().init_weights()
             return
         # The norm of pooled features is the classifier's own.
-        load_encoder(self, new=r'^ln2\.', **pretrained)
+        load_encoder_into(self, new=r'^ln2\.', **pretrained)
         self._is_init = True

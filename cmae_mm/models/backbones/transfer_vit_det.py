@@ -5,7 +5,7 @@ from mmpretrain.models import ViTSAM
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...checkpoints.encoder import load_encoder, pretrained_cfg
+from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
 from ...checkpoints.names import to_vit_sam
 from .drop_rates import use_plain_drop_rates
 
@@ -47,6 +47,6 @@ class TransferViTDet(ViTSAM):
             self.init_cfg = None
             super().init_weights()
             return
-        load_encoder(
+        load_encoder_into(
             self, adapt=to_vit_sam, new=r'\.rel_pos_[hw]$', **pretrained)
         self._is_init = True

@@ -1,0 +1,4 @@
+"""``python -m cmae_mm`` is the command ``cmae``."""
+from .cli.main import main
+
+main()

@@ -1,0 +1,13 @@
+"""How the package has been entered: by the command, or by an import."""
+import sys
+from pathlib import PurePath
+
+
+def is_command() -> bool:
+    """Say whether this process is the command ``cmae``.
+
+    It answers ``--help`` and mistakes within a second, and so imports torch
+    and the libraries, by ``cmae_mm.register()``, only when it needs them.
+    """
+    name = PurePath(next(iter(getattr(sys, 'argv', [])), '')).name
+    return name in ('cmae', 'cmae.exe', 'cmae-script.py')

@@ -154,7 +154,7 @@ class CMAEContrastiveHead(BaseModule):
         """
         with torch.autocast(proj_s.device.type, enabled=False):
             # y_s^p, (N, E)
-            pred_s = F.normalize(self.predictor([proj_s.float()])[0], dim=1)
+            pred_s = F.normalize(self.predictor((proj_s.float(), ))[0], dim=1)
             proj_t = F.normalize(proj_t.detach().float(), dim=1)
             # (M, E), M = images on all GPUs
             proj_t = torch.cat(all_gather(proj_t), dim=0)

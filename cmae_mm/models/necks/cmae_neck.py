@@ -162,7 +162,7 @@ class CMAENeck(BaseModule):
         if self.projector is None:
             return pred_pixel, None
         feature = self.pool_feature(tokens, ids_restore)
-        return pred_pixel, self.projector([feature])[0]
+        return pred_pixel, self.projector((feature, ))[0]
 
     def pool_feature(self, tokens: torch.Tensor,
                      ids_restore: torch.Tensor) -> torch.Tensor:

@@ -376,7 +376,7 @@ class MomentumTarget(nn.Module):
             # z_t = mean_j F_t(x_t)_j, (N, D)
             tokens = self.encode(images, ids_keep)
             z_t = tokens[:, self.num_extra_tokens:].mean(dim=1)
-            return self.projector([z_t])[0]
+            return self.projector((z_t, ))[0]
 
     def encode(self,
                images: torch.Tensor,

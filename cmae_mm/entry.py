@@ -9,5 +9,9 @@ def is_command() -> bool:
     It answers ``--help`` and mistakes within a second, and so imports torch
     and the libraries, by ``cmae_mm.register()``, only when it needs them.
     """
-    name = PurePath(next(iter(getattr(sys, 'argv', [])), '')).name
+    argv = getattr(sys, 'argv', [])
+    name = PurePath(next(iter(argv), '')).name
+    if name == '-m':  # while ``python -m cmae_mm`` looks for it
+        name = sys.orig_argv[len(sys.orig_argv) - len(argv)]
+        return name == 'cmae_mm'
     return name in ('cmae', 'cmae.exe', 'cmae-script.py')

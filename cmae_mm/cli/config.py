@@ -117,18 +117,32 @@ def load_config(name: str, pairs: Sequence[str] = ()) -> Config:
             AssertionError) as error:
         reason = f'{type(error).__name__}: {error}'
         raise ConfigError(f'{path} cannot be read: {reason}') from error
+    apply_options(cfg, options)
+    return cfg
+
+
+def apply_options(cfg: Config, options: Dict[str, Any]) -> None:
+    """Apply overrides to a config, in place, and look for slips.
+
+    Args:
+        cfg (Config): The config.
+        options (Dict[str, Any]): Values by dotted key.
+
+    Raises:
+        ConfigError: If an override does not fit into the config, or a setting
+            cannot be meant so.
+    """
     for key, value in options.items():
         try:
             cfg.merge_from_dict({key: value})
         except (TypeError, KeyError, ValueError, AttributeError,
                 IndexError) as error:
             raise ConfigError(
-                f'--cfg-options {key} does not fit into {path}: {error}'
-            ) from error
+                f'--cfg-options {key} does not fit into {cfg.filename}: '
+                f'{error}') from error
     check_keys(cfg, options)
     check_nested_keys(cfg, options)
     check_numbers(cfg, options)
-    return cfg
 
 
 def known_keys() -> List[str]:

@@ -3,12 +3,15 @@ import argparse
 import sys
 from typing import List, NoReturn, Optional
 
-from . import train
+from . import doctor, embed, pretrain, train
 from .command import Command, run
 from .parser import Parser
 
 COMMANDS: List[Command] = [
+    *pretrain.COMMANDS,
     *train.COMMANDS,
+    *embed.COMMANDS,
+    *doctor.COMMANDS,
 ]
 
 

@@ -166,10 +166,8 @@ def plan_pretraining(data: PathLike,
                      processes: int = 1) -> Plan:
     """Make the config of a pre-training, without running it.
 
-    Args:
-        processes (int): How many train together. Defaults to 1.
-
-    See :func:`pretrain` for the others.
+    Its arguments are those of :func:`pretrain`; ``processes`` is how many
+    train together.
 
     Returns:
         Plan: The config, a summary for people, and its facts by name.

@@ -1,11 +1,13 @@
 """Pre-training on a folder of images, from Python."""
 import json
+import os
 import shutil
 
 import pytest
 import torch
 from helpers import write_images
 from mmengine.config import Config
+from tiny_training import on_ranks
 
 import cmae_mm
 from cmae_mm.api.checks import MODELS, ArgumentError
@@ -113,6 +115,25 @@ def test_a_given_learning_rate_is_taken_as_it_is(photos):
 def test_processes_are_counted_as_launchers_say_them(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '4')
     assert [count_processes(x) for x in ('none', 'pytorch')] == [1, 4]
+
+
+def test_ranks_share_the_images_and_one_writes_the_config(
+        photos, smaller, tmp_path):
+    def rank(number):
+        os.environ['WORLD_SIZE'] = '2'
+        done = cmae_mm.pretrain(
+            photos, 'mini', epochs=2, batch_size=2, num_workers=0,
+            out=tmp_path / 'out', cfg_options=smaller, launcher='pytorch')
+        assert done.checkpoint.name == 'epoch_2.pth'
+
+    assert on_ranks(rank, tmp_path) == [0, 0]
+    saved = torch.load(tmp_path / 'out/epoch_2.pth', weights_only=False)
+    assert saved['meta']['world_size'] == 2
+    assert saved['meta']['iter'] == 4
+    text = (tmp_path / 'out/config.py').read_text()
+    assert '# batch          2 on 2 process(es): 2 steps an epoch' in text
+    # synchronised where there are GPUs, whatever this machine has
+    assert Config.fromfile(str(tmp_path / 'out/config.py')).sync_bn == 'torch'
 
 
 MISTAKES = {

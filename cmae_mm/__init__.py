@@ -4,7 +4,7 @@ Importing this package registers its classes in MMPretrain's registries, so
 ``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project. (The
 command ``cmae`` does so later, when it has understood its arguments.)
 """
-from .entry import is_command
+from .entry import is_command, quiet_imports
 from .version import __version__
 
 __all__ = ['__version__', 'register']
@@ -18,7 +18,8 @@ def register() -> None:
             work; one sentence with the command that installs it.
     """
     from .dependencies import check_dependencies, check_transformers
-    check_dependencies()
+    with quiet_imports():
+        check_dependencies()
     check_transformers()
     from . import checkpoints, datasets, engine, models  # noqa: F401
 

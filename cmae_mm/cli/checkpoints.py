@@ -178,7 +178,7 @@ def import_(args: argparse.Namespace) -> Result:
 COMMANDS = [
     Command(
         name='export',
-        help='write an encoder for timm, Hugging Face, mmdetection...',
+        help='write an encoder for timm, Hugging Face and others',
         description="Every key is checked against the config's model.",
         example='cmae export cmae_vit-b_300e epoch_300.pth vit.safetensors '
         '--to timm',
@@ -189,7 +189,7 @@ COMMANDS = [
         name='import',
         help='read a released CMAE checkpoint or an MAE encoder',
         description='Which of them it is, is found by the names in it. Every '
-        "key is checked against the config's\nmodel.",
+        "key is checked against the config's model.",
         example='cmae import cmae_vit-b_300e official.pth cmae.pth\n'
         'cmae import cmae_vit-b_300e mae_pretrain_vit_base.pth '
         'init.safetensors',

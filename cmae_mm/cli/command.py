@@ -4,8 +4,17 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import threading
-from typing import Any, Callable, Dict, NamedTuple, NoReturn, Optional
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    NoReturn,
+    Optional,
+)
 
 from .arguments import check_inputs
 from .errors import fail
@@ -50,11 +59,13 @@ class Command(NamedTuple):
         title = self.help[0].upper() + self.help[1:] + '.'
         examples = '\n'.join(
             f'  {line}' for line in self.example.strip().splitlines())
+        more = textwrap.fill(self.description, 79, break_long_words=False)
         parser = parts.add_parser(
             self.name,
-            description=f'{title}\n\n{self.description}'.strip(),
+            description=f'{title}\n\n{more}'.strip(),
             epilog=f'for example:\n{examples}')
         self.add_arguments(parser)
+        parser.usage = ' '.join([parser.prog, *needed(parser), '[OPTIONS]'])
         group = parser.add_argument_group('output')
         group.add_argument(
             '--json', action='store_true',
@@ -64,6 +75,14 @@ class Command(NamedTuple):
             help='show where an error comes from (CMAE_DEBUG=1 does the '
             'same)')
         parser.set_defaults(chosen=self)
+
+
+def needed(parser: argparse.ArgumentParser) -> List[str]:
+    """List what a command line must have, in the order to write it in."""
+    actions = [a for a in parser._actions if a.required]
+    return [a.metavar or a.dest for a in actions if not a.option_strings] + [
+        f'{a.option_strings[0]} {a.metavar or a.dest.upper()}'
+        for a in actions if a.option_strings]
 
 
 def run(args: argparse.Namespace) -> NoReturn:

@@ -101,8 +101,8 @@ COMMANDS = [
         name='compare',
         help='fine-tune from a checkpoint and from random weights',
         description='Trains CONFIG from CHECKPOINT and from random weights, '
-        'once for each seed, and prints the mean\nand the spread of the last '
-        'losses and of every metric of the last validation. Interrupted, the\n'
+        'once for each seed, and prints the mean and the spread of the last '
+        'losses and of every metric of the last validation. Interrupted, the '
         'same command goes on where it stopped.',
         example='cmae compare segmentation/upernet-mini_coco epoch_300.pth '
         '--seeds 0 1 2',

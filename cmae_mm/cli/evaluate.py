@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KS = (5, 10, 20, 50, 100)
 LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
 DATA = ("The labelled images are those of the config: its `evaluation`, or "
-        'class folders in its data\nroot, train/<class>/* and val/<class>/* '
+        'class folders in its data root, train/<class>/* and val/<class>/* '
         '(or test/<class>/*).')
 
 

@@ -55,17 +55,15 @@ def build_parser() -> argparse.ArgumentParser:
         prog='cmae',
         usage='cmae COMMAND ...',
         description='Contrastive Masked Autoencoders: pre-training, transfer '
-        f'and evaluation of vision\ntransformers.\n{list_commands()}',
+        f'and evaluation of\nvision transformers.\n{list_commands()}',
         epilog='`cmae COMMAND --help` shows a command with an example. Configs'
-        ' are files, or packaged\nones by their name: cmae train '
+        ' are files, or\npackaged ones by their name: cmae train '
         'cmae_vit-s_300e')
     parser.add_argument(
         '--version', action='version', version=f'cmae_mm {__version__}')
     parts = parser.add_subparsers(
-        dest='command', metavar='COMMAND', required=True,
+        dest='command', metavar='COMMAND', prog=parser.prog, required=True,
         help=argparse.SUPPRESS)
-    # Made by hand above, since argparse knows no groups of commands.
-    parts.prog = parser.prog
     for command in COMMANDS:
         command.add_to(parts)
     return parser

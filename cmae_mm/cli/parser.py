@@ -14,7 +14,7 @@ def near(word: str, known: Iterable[str]) -> str:
     Returns:
         str: '; did you mean --epochs?', or '' where nothing is near.
     """
-    found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.7)
     return f'; did you mean {" or ".join(found)}?' if found else ''
 
 

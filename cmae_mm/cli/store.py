@@ -41,7 +41,7 @@ COMMANDS = [
         name='store',
         help='put a folder of images into one LMDB file, for network disks',
         description='DATA_ROOT may then name the store in place of the folder.'
-        ' Interrupted, the same command goes\non where it stopped; what was '
+        ' Interrupted, the same command goes on where it stopped; what was '
         'written is verified.',
         example='cmae store /data/imagenet/train /data/imagenet.lmdb '
         '--short-side 320',

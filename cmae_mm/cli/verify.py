@@ -44,9 +44,9 @@ COMMANDS = [
         name='verify',
         help='compare the numbers with a recorded trace of the released code',
         description='Replays every step of the trace and prints the largest '
-        'relative error of each recorded tensor\n(relative to its largest '
+        'relative error of each recorded tensor (relative to its largest '
         'magnitude). Exit status: 0 within the tolerance, 1 outside, 2 for a '
-        'file\nthat cannot be read.',
+        'file that cannot be read.',
         example='cmae verify cmae_reference.safetensors --tolerance 1e-4',
         add_arguments=add_arguments,
         check=check,

@@ -27,6 +27,6 @@ __all__ = [
     'bootstrap_interval', 'build_eval_dataset', 'build_frozen_model',
     'check_same_classes', 'draw_share', 'draw_shots', 'eval_dataset_cfgs',
     'eval_preprocessor', 'extract_features', 'fit_logistic_regression',
-    'hold_out', 'knn_accuracy', 'knn_predict', 'linear_sweep', 'low_shot', 'score',
-    'with_pipeline'
+    'hold_out', 'knn_accuracy', 'knn_predict', 'linear_sweep', 'low_shot',
+    'score', 'with_pipeline'
 ]

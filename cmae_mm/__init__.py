@@ -20,8 +20,8 @@ def register() -> None:
     from .dependencies import check_dependencies, check_transformers
     with quiet_imports():
         check_dependencies()
-    check_transformers()
-    from . import checkpoints, datasets, engine, models  # noqa: F401
+        check_transformers()
+        from . import checkpoints, datasets, engine, models  # noqa: F401
 
 
 if not is_command():

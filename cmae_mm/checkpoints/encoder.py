@@ -72,7 +72,7 @@ def find_encoder(state: StateDict,
         some = ', '.join(sorted(state)[:3])
         raise CheckpointError(
             f'no encoder was found in it (its first keys: {some}); needed is '
-            f'{_ALLOWED}; others are converted by `cmae import`')
+            f'{_ALLOWED}')
     if encoder == 'target':
         prefix = _TARGET
         if not any(k.startswith(prefix) for k in state):

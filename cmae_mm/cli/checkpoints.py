@@ -153,7 +153,10 @@ def import_(args: argparse.Namespace) -> Result:
     model = build_model(args)
     require_cmae(model, args)
     state, meta = read_checkpoint(args.checkpoint)
-    kind = find_encoder(state).kind
+    try:
+        kind = find_encoder(state).kind
+    except CheckpointError as error:
+        raise CheckpointError(f'{args.checkpoint}: {error}') from None
     if kind == RELEASED:
         report = import_cmae(model, state, args.allow_partial)
         imported = model.state_dict()

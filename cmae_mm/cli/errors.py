@@ -87,7 +87,8 @@ def _not_installed(error: BaseException, text: str) -> Optional[str]:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
     # Of ours, or said by a sentence of ours.
-    if error.name.startswith('cmae_mm') or not text.startswith('No module '):
+    if error.name.startswith('cmae_mm') or not text.startswith(
+            ('No module ', 'import of ')):
         return None
     return (f'{error.name.partition(".")[0]} is not installed; install what '
             f'cmae_mm needs with `{install_command("onedl")}`')

@@ -322,7 +322,8 @@ def test_bad_input_is_one_sentence(pretraining, change, options, message,
     done = subprocess.run(
         [sys.executable, '-m', 'cmae_mm', 'knn', str(config),
          str(checkpoint), '--work-dir', str(tmp_path / 'work'),
-         '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}', *options],
+         '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}',
+         *options],
         cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert 'Traceback' not in done.stderr, done.stderr

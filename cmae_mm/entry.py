@@ -1,9 +1,8 @@
 """How the package has been entered: by the command, or by an import."""
-import io
 import sys
 from contextlib import contextmanager, redirect_stdout
 from pathlib import PurePath
-from typing import Iterator
+from typing import Any, Iterator, TextIO, cast
 
 _NAMES = ('cmae', 'cmae.exe', 'cmae-script.py')
 # mmpretrain prints it for debugging when it is imported.
@@ -26,14 +25,28 @@ def is_command() -> bool:
     return PurePath(started).name in _NAMES
 
 
+class _WithoutNoise:
+    """A stream that leaves one line out.
+
+    Loggers that are made meanwhile may keep it: it hands on all else.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._after_noise = False
+
+    def write(self, text: str) -> int:
+        # print() writes the end of a line by itself.
+        left_out = text == _NOISE or (self._after_noise and text == '\n')
+        self._after_noise = text == _NOISE
+        return len(text) if left_out else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def quiet_imports() -> Iterator[None]:
     """Leave out what mmpretrain prints for its developers at import."""
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            yield
-    finally:
-        for line in printed.getvalue().splitlines():
-            if line != _NOISE:
-                print(line)
+    with redirect_stdout(cast(TextIO, _WithoutNoise(sys.stdout))):
+        yield

@@ -1,5 +1,6 @@
 """The command ``cmae``: its parts, and how they are found."""
 import argparse
+import os
 import sys
 from typing import Dict, List, NoReturn, Optional, Tuple
 
@@ -87,12 +88,10 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Complete what a shell asks for, where argcomplete is installed."""
-    try:
+    """Complete a line for a shell that argcomplete has been set up in."""
+    if '_ARGCOMPLETE' in os.environ:
         import argcomplete
-    except ImportError:
-        return
-    argcomplete.autocomplete(parser)
+        argcomplete.autocomplete(parser)
 
 
 def main(arguments: Optional[List[str]] = None) -> NoReturn:

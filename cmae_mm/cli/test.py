@@ -1,6 +1,5 @@
 """Testing a checkpoint with the evaluators of its config."""
 import argparse
-from typing import Any, Dict
 
 from .arguments import (
     add_cfg_options,
@@ -11,7 +10,7 @@ from .arguments import (
     note_local_rank,
     set_work_dir,
 )
-from .command import Command
+from .command import Command, Result
 from .config import ConfigError, load_config
 from .errors import remember
 
@@ -43,7 +42,7 @@ def check(args: argparse.Namespace) -> None:
                               f'{name!r}')
 
 
-def test(args: argparse.Namespace) -> Dict[str, Any]:
+def test(args: argparse.Namespace) -> Result:
     """Build the runner and test; give the metrics."""
     import mmengine
     from mmengine.evaluator import DumpResults

@@ -10,7 +10,7 @@ from .arguments import (
     note_local_rank,
     set_work_dir,
 )
-from .command import Command
+from .command import Command, Result
 from .config import ConfigError, load_config
 from .errors import remember
 
@@ -75,8 +75,8 @@ def apply_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
         cfg.resume, cfg.resume_from = True, args.resume
 
 
-def train(args: argparse.Namespace) -> None:
-    """Build the runner and train."""
+def train(args: argparse.Namespace) -> Result:
+    """Build the runner and train; say how far and where."""
     from mmengine.registry import RUNNERS
 
     from ..engine import ResumableRunner
@@ -91,6 +91,8 @@ def train(args: argparse.Namespace) -> None:
     else:
         runner = ResumableRunner.from_cfg(cfg)
     runner.train()
+    return dict(work_dir=runner.work_dir, epochs=runner.epoch,
+                iterations=runner.iter)
 
 
 COMMANDS = [

@@ -235,3 +235,17 @@ def test_a_module_and_a_worker_of_its_own_are_told_apart():
             [sys.executable, '-c', code.format(orig, argv)], cwd=ROOT,
             capture_output=True, text=True, check=True)
         assert done.stdout.split() == [str(registers)]
+
+
+def test_a_shell_completes_commands_and_options():
+    pytest.importorskip('argcomplete')
+    for line, completed in (('cmae lo', 'low-shot'),
+                            ('cmae knn --enc', '--encoder'),
+                            ('cmae export a b c --to hf', 'hf_vit')):
+        # As argcomplete's shell function asks: the answer comes on stream 8.
+        done = subprocess.run(
+            ['bash', '-c', f'{sys.executable} -m cmae_mm 8>&1 9>/dev/null '
+             '>/dev/null'], cwd=ROOT, capture_output=True, text=True,
+            env={**os.environ, '_ARGCOMPLETE': '1', 'COMP_LINE': line,
+                 'COMP_POINT': str(len(line)), '_ARGCOMPLETE_IFS': ' '})
+        assert completed in done.stdout.split(), done

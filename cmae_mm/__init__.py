@@ -7,7 +7,7 @@ command ``cmae`` does so later, when it has understood its arguments.)
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .entry import is_command
+from .entry import is_command, quiet_imports
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ def register() -> None:
             work; one sentence with the command that installs it.
     """
     from .dependencies import check_dependencies, check_transformers
-    check_dependencies()
-    check_transformers()
-    from . import checkpoints, datasets, engine, models  # noqa: F401
+    with quiet_imports():
+        check_dependencies()
+        check_transformers()
+        from . import checkpoints, datasets, engine, models  # noqa: F401
 
 
 if not is_command():

@@ -310,7 +310,7 @@ COMMANDS = [
         help='say what this machine has, and what is missing',
         example='cmae doctor\ncmae doctor --json',
         description='Versions, devices, operators, memory, and the command '
-        'that installs what is missing.\nThe exit status is 0 if pre-training '
+        'that installs what is missing. The exit status is 0 if pre-training '
         'can run here, and 1 otherwise.',
         add_arguments=lambda parser: None,
         run=doctor,

@@ -1,25 +1,22 @@
 """Features of a folder of images."""
 import argparse
+from typing import Any, Dict
 
-from ..api.checks import DTYPES, ENCODERS, POOLS, check_embedding
+from ..api.checks import DTYPES, POOLS, check_embedding
+from .arguments import add_checkpoint, add_data, add_encoder
 from .command import Command, Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        'data', metavar='DATA',
-        help='folder of images, with sub-folders or none, or a store')
-    parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT',
-        help='pre-training checkpoint, exported backbone, fine-tuned '
+    add_data(parser, 'folder of images, with sub-folders or none, or a store')
+    add_checkpoint(
+        parser, 'pre-training checkpoint, exported backbone, fine-tuned '
         'classifier, or released CMAE or MAE checkpoint')
     parser.add_argument(
         '--out', metavar='FILE', required=True,
         help='file to write, .npz or .parquet')
-    parser.add_argument(
-        '--encoder', choices=ENCODERS, default='online',
-        help='default: online')
+    add_encoder(parser)
     parser.add_argument(
         '--pool', choices=POOLS, default='mean',
         help='mean of the patch tokens (default), class token, or all patch '
@@ -42,20 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='features are kept in (default: float32)')
 
 
-def embed(args: argparse.Namespace) -> Result:
-    """Compute features and write them."""
-    options = dict(
+def options_of(args: argparse.Namespace) -> Dict[str, Any]:
+    """Give the options as arguments of the function."""
+    return dict(
         encoder=args.encoder, pool=args.pool, batch_size=args.batch_size,
         num_workers=args.num_workers, img_size=args.img_size,
         dtype=args.dtype)
-    check_embedding(args.data, args.checkpoint, args.out, **options)
-    import cmae_mm
 
-    from ..checkpoints import load_only_safely
-    cmae_mm.register()
-    load_only_safely()
+
+def check(args: argparse.Namespace) -> None:
+    """Check the arguments before anything is loaded."""
+    check_embedding(args.data, args.checkpoint, args.out, **options_of(args))
+
+
+def embed(args: argparse.Namespace) -> Result:
+    """Compute features and write them."""
+    import cmae_mm
     found = cmae_mm.embed(args.data, args.checkpoint, args.out,
-                          num_heads=args.num_heads, **options)
+                          num_heads=args.num_heads, **options_of(args))
     shape = 'x'.join(str(n) for n in found.shape[1:])
     print(f'{found.shape[0]:,} images, {shape} numbers each, in {found.out}')
     for path, reason in list(found.skipped.items())[:5]:
@@ -75,9 +76,9 @@ COMMANDS = [
         example='cmae embed photos work_dirs/vit-s_photos/epoch_100.pth --out '
         'features.npz',
         description='No labels and no config are needed. Features are those '
-        'of `cmae knn`. Interrupted,\nthe same command goes on. Images that '
+        'of `cmae knn`. Interrupted, the same command goes on. Images that '
         'cannot be read are left out and listed.',
         add_arguments=add_arguments,
-        run=embed,
-        registers=False),
+        check=check,
+        run=embed),
 ]

@@ -2,15 +2,20 @@
 import argparse
 
 from ..api.checks import MODELS, check_pretraining
-from .arguments import add_cfg_options, add_launcher, note_local_rank
+from .arguments import (
+    add_cfg_options,
+    add_data,
+    add_launcher,
+    note_local_rank,
+)
 from .command import Command, Result
+from .config import parse_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        'data', metavar='DATA',
-        help='folder of images, with class folders or none (of DATA/train '
+    add_data(
+        parser, 'folder of images, with class folders or none (of DATA/train '
         'where there is one), or a store')
     parser.add_argument(
         '--model', default='vit-b', metavar='|'.join(MODELS),
@@ -40,16 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_launcher(parser)
 
 
-def pretrain(args: argparse.Namespace) -> Result:
-    """Make the config and train."""
+def check(args: argparse.Namespace) -> None:
+    """Check the arguments before anything is loaded."""
     check_pretraining(args.data, args.model, args.epochs, args.batch_size,
                       args.num_workers, args.out)
-    import cmae_mm
 
-    from ..checkpoints import load_only_safely
-    cmae_mm.register()
-    load_only_safely()
-    from .config import parse_options
+
+def pretrain(args: argparse.Namespace) -> Result:
+    """Make the config and train."""
+    import cmae_mm
     note_local_rank(args)
     done = cmae_mm.pretrain(
         args.data,
@@ -73,13 +77,12 @@ COMMANDS = [
         'pytorch\n'
         'tools/dist_train.sh work_dirs/vit-b_photos/config.py 8',
         description='A packaged recipe is fitted to the images and the '
-        'machine. The command says which\nconfig it made and writes it to '
-        'config.py in the folder, which `cmae train` and\n'
-        'tools/dist_train.sh take as well. The learning rate is scaled to '
-        'the batch, unless\n--cfg-options gives one; warm-up takes 40 of 300 '
-        'epochs and never more than 40.\nThe same command again goes on where '
-        'it stopped.',
+        'machine. The command says which config it made and writes it to '
+        'config.py in the folder, which `cmae train` and tools/dist_train.sh '
+        'take as well. The learning rate is scaled to the batch, unless '
+        '--cfg-options gives one; warm-up takes 40 of 300 epochs and never '
+        'more than 40. The same command again goes on where it stopped.',
         add_arguments=add_arguments,
-        run=pretrain,
-        registers=False),
+        check=check,
+        run=pretrain),
 ]

@@ -6,7 +6,12 @@ from .data import (
     with_pipeline,
 )
 from .evaluator import FrozenFeatures, build_frozen_model
-from .features import FeatureSet, eval_preprocessor, extract_features
+from .features import (
+    FeatureSet,
+    eval_preprocessor,
+    extract_features,
+    hold_out,
+)
 from .knn import knn_accuracy, knn_predict
 from .linear import linear_sweep
 from .low_shot import (
@@ -22,6 +27,6 @@ __all__ = [
     'bootstrap_interval', 'build_eval_dataset', 'build_frozen_model',
     'check_same_classes', 'draw_share', 'draw_shots', 'eval_dataset_cfgs',
     'eval_preprocessor', 'extract_features', 'fit_logistic_regression',
-    'knn_accuracy', 'knn_predict', 'linear_sweep', 'low_shot', 'score',
-    'with_pipeline'
+    'hold_out', 'knn_accuracy', 'knn_predict', 'linear_sweep', 'low_shot',
+    'score', 'with_pipeline'
 ]

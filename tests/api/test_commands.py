@@ -9,9 +9,8 @@ import pytest
 from helpers import ROOT, run_tool
 
 import cmae_mm
-from cmae_mm.api.checks import ArgumentError
-from cmae_mm.cli import doctor
-from cmae_mm.cli.main import build_parser
+from cmae_mm.cli import command, doctor
+from cmae_mm.cli.main import build_parser, main
 
 # Several command lines in one process, which imports the libraries once.
 RUN = """
@@ -49,19 +48,23 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
 
 
 @pytest.mark.parametrize('line, said', [
-    (['pretrain', 'none'], "the data folder 'none' does not exist"),
+    (['pretrain', 'none'], "none"),
     (['pretrain', '.', '--model', 'vit-g'], 'model must be one of'),
+    (['pretrain', '.', '--epochs', '0'], 'epochs must be'),
     (['embed', '.', 'none.pth', '--out', 'f.npz'],
      'there is no checkpoint none.pth'),
-    (['embed', '.', 'none.pth', '--out', 'f.txt'], 'written as .npz or'),
+    (['embed', '.', 'setup.cfg', '--out', 'f.txt'], 'written as .npz or'),
 ])
 def test_a_mistake_is_found_before_the_libraries_are_loaded(
-        line, said, monkeypatch):
-    monkeypatch.setattr(cmae_mm, 'register', None)
-    args = build_parser().parse_args(line)
-    assert not args.chosen.registers
-    with pytest.raises(ArgumentError, match=said):
-        args.chosen.run(args)
+        line, said, monkeypatch, capsys):
+    monkeypatch.setattr(command, 'load_libraries', None)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert end.value.code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and said in told[0]
+    assert told[0].startswith(f'cmae {line[0]}: ')
 
 
 def test_the_commands_arguments_are_those_of_the_functions():

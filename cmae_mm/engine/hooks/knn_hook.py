@@ -12,7 +12,7 @@ from .unwrap import unwrapped_model
 class KNNHook(Hook):
     """Evaluate the encoder by k-NN every few epochs.
 
-    Labelled images are those of the config, see ``tools/eval_knn.py``.
+    Labelled images are those of the config, see ``cmae knn``.
     Features are kept in half precision. The training is as without the hook:
     no random number of it is used up.
 

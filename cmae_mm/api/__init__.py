@@ -3,5 +3,5 @@
 ``cmae_mm.pretrain``, ``cmae_mm.load_encoder`` and ``cmae_mm.embed`` are
 imported from here when they are first used, so that the command ``cmae``
 answers before torch is loaded. ``checks`` looks at arguments, and imports
-nothing heavy.
+nothing heavy. Parquet files are written by pyarrow (extra='embed').
 """

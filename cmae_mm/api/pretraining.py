@@ -10,6 +10,7 @@ from mmengine.dist import is_main_process
 from mmpretrain.registry import DATASETS
 
 from ..cli.config import apply_options, load_config, walk
+from ..cli.errors import remember
 from ..datasets.image_store import is_store
 from ..engine import ResumableRunner
 from ..engine.atomic_files import write_atomically
@@ -139,6 +140,7 @@ def pretrain(data: PathLike,
         data, model, epochs=epochs, batch_size=batch_size, out=out,
         num_workers=num_workers, cfg_options=cfg_options,
         processes=count_processes(launcher))
+    remember(cfg, [f'{key}=' for key in cfg_options or {}])
     cfg.resume, cfg.launcher = resume, launcher
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME

@@ -98,14 +98,16 @@ def examine() -> Result:
 
 def _list_problems(libraries: Dict[str, Library]) -> List[str]:
     """Give a sentence for each command that repairs something."""
-    sentences = []
-    for command in dict.fromkeys(x.command for x in libraries.values()):
-        wrong = [f'{name} {x.problem}' for name, x in libraries.items()
-                 if x.problem and x.command == command]
-        if wrong:
-            sentences.append(f'{", ".join(wrong)}; repair it with '
-                             f'`{command}`')
-    return sentences
+    repairs: Dict[str, Dict[str, List[str]]] = {}
+    for name, found in libraries.items():
+        if found.problem:
+            wrong = repairs.setdefault(found.command, {})
+            wrong.setdefault(found.problem, []).append(name)
+    return [
+        '; '.join(f'{", ".join(names)}: {problem}'
+                  for problem, names in wrong.items()) +
+        f'; repair it with `{command}`' for command, wrong in repairs.items()
+    ]
 
 
 def read_requirements() -> Dict[str, str]:
@@ -160,7 +162,7 @@ def _import(module: str, distribution: Optional[str] = None) -> Library:
     said = io.StringIO()
     try:
         if version is None and importlib.util.find_spec(module) is None:
-            return Library(None, problem='is not installed')
+            return Library(None, problem='not installed')
         with contextlib.redirect_stdout(said), \
                 contextlib.redirect_stderr(said):
             imported = importlib.import_module(module)
@@ -180,7 +182,7 @@ def _outside(version: Optional[str], needed: str) -> str:
         return ''
     if version is None or SpecifierSet(needed).contains(version, True):
         return ''
-    return f'{version} is installed, needed is {needed}'
+    return f'{version} installed, needed is {needed}'
 
 
 def _try_to_register() -> List[str]:
@@ -222,14 +224,11 @@ def _list_devices() -> List[str]:
 
 
 def _examine_machine() -> Dict[str, Any]:
-    threads = None
-    torch = sys.modules.get('torch')
-    if hasattr(torch, 'get_num_threads'):
-        threads = torch.get_num_threads()
+    count = getattr(sys.modules.get('torch'), 'get_num_threads', None)
     shared = Path('/dev/shm')
     return dict(
         cores=len(os.sched_getaffinity(0)),
-        torch_threads=threads,
+        torch_threads=count() if count is not None else None,
         omp_num_threads=os.environ.get('OMP_NUM_THREADS'),
         memory_gb=_read_memory(),
         shared_memory_gb=_round(shutil.disk_usage(shared).total)
@@ -290,7 +289,7 @@ def doctor(args: argparse.Namespace) -> Result:
           'no GPU: training runs on the CPU')
     machine = found['machine']
     print(f'  processor        {machine["cores"]} cores, '
-          f'{machine["torch_threads"]} threads of torch, '
+          f'{machine["torch_threads"] or "no"} threads of torch, '
           f'OMP_NUM_THREADS={machine["omp_num_threads"] or ""}')
     print(f'  memory           {machine["memory_gb"]} GB, '
           f'{machine["shared_memory_gb"]} GB shared; disk here '

@@ -67,6 +67,24 @@ def test_a_mistake_is_found_before_the_libraries_are_loaded(
     assert told[0].startswith(f'cmae {line[0]}: ')
 
 
+@pytest.mark.parametrize('pair, said', [
+    ('model.backbone.mask_rato=0.5', "did you mean 'mask_ratio'"),
+    ('trian_cfg.val_interval=1', "did you mean 'train_cfg'"),
+    ('train_cfg.max_epochs=3', 'is set by the argument epochs'),
+])
+def test_an_override_that_cannot_be_meant_is_one_sentence(
+        pair, said, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, 'load_libraries', lambda: None)
+    with pytest.raises(SystemExit) as end:
+        main(['pretrain', str(photos), '--model', 'mini', '--out',
+              str(tmp_path / 'out'), '--cfg-options', pair])
+    assert end.value.code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert said in told[-1] and told[-1].startswith('cmae pretrain: ')
+    assert not any('Traceback' in line for line in told)
+    assert not (tmp_path / 'out/config.py').exists()
+
+
 def test_the_commands_arguments_are_those_of_the_functions():
     """With the same defaults, as far as those are plain values."""
     for name, line in (('pretrain', ['data']),
@@ -101,8 +119,8 @@ def test_the_doctor_names_what_is_broken_and_the_command(monkeypatch):
     found = doctor.examine()
     assert found['exit_status'] == 1
     assert len(found['problems']) == 1  # repaired by one command
-    assert 'kornia cannot be imported' in found['problems'][0]
-    assert 'mmpretrain 1.' in found['problems'][0]
+    assert 'kornia: cannot be imported' in found['problems'][0]
+    assert 'mmpretrain: 1.' in found['problems'][0]
     assert '[onedl]' in found['problems'][0]
 
 
@@ -115,7 +133,7 @@ def test_the_doctor_answers_where_no_library_is():
     assert lines[-2] == 'pre-training cannot run here'
     found = json.loads(lines[-1])
     assert found['libraries']['torch'] == dict(
-        version=None, needed='>=2.1,<3', problem='is not installed',
+        version=None, needed='>=2.1,<3', problem='not installed',
         command='pip install torch torchvision')
     assert [p.split('`')[1] for p in found['problems']] == [
         'pip install torch torchvision',

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT, SHARED
+from helpers import ROOT, SHARED, run_commands
 from plain_reference import make_trace, sincos
 from safetensors.torch import load_file, save_file
 
@@ -15,19 +15,9 @@ TRACE = SHARED / 'reference/cmae_reference.safetensors'
 
 
 def verify(*lines):
-    """Run `cmae verify` several times in one process.
-
-    Gives the exit status of each, and the lines of its output.
-    """
-    done = subprocess.run(
-        [sys.executable, 'tests/run_commands.py'],
-        input=json.dumps([['verify', *map(str, line)] for line in lines]),
-        cwd=ROOT,
-        capture_output=True,
-        text=True)
-    assert done.returncode == 0, done.stderr
-    return [(status, output.splitlines())
-            for status, output in json.loads(done.stdout.splitlines()[-1])]
+    """Run `cmae verify` several times; give the statuses and the lines."""
+    return [(status, output.splitlines()) for status, output in run_commands(
+        *(['verify', *line] for line in lines))]
 
 
 def max_error(path):

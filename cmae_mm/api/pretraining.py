@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmpretrain.registry import DATASETS
 
+from ..checkpoints import CheckpointError
 from ..cli.config import apply_options, load_config, walk
 from ..cli.errors import remember
 from ..datasets.image_store import is_store
@@ -42,7 +43,7 @@ _GPU_MEMORY = 80e9
 _CPU_BATCH = 16
 # Fewer steps than these in an epoch, and the batch is made smaller.
 _LEAST_STEPS = 4
-# At least so many steps lie between two checkpoints of a long training.
+# So many steps lie between two checkpoints where epochs are shorter.
 _STEPS_BETWEEN_CHECKPOINTS = 500
 # What decides how a training goes on: not to be changed within one.
 _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
@@ -93,7 +94,8 @@ def pretrain(data: PathLike,
       processes; one that is given in ``cfg_options`` is taken as it is.
     - The warm-up is the recipe's 40 of 300 epochs, in proportion and never
       longer than 40, followed by a cosine to 0.
-    - Checkpoints are at least 500 steps apart, but there are ten of them.
+    - Checkpoints are an epoch apart; where epochs are short, 500 steps or a
+      tenth of the training, whichever is shorter.
 
     Called again with the same arguments it goes on from the last checkpoint
     in ``out``, exactly where it stopped.
@@ -135,6 +137,8 @@ def pretrain(data: PathLike,
             too few images for the batch, or ``out`` holds a training with
             other settings.
         ConfigError: If an override cannot be meant so.
+        CheckpointError: If nothing could be saved, as where no parameter is
+            finite.
     """
     cfg, summary, _ = plan_pretraining(
         data, model, epochs=epochs, batch_size=batch_size, out=out,
@@ -154,6 +158,9 @@ def pretrain(data: PathLike,
         print(summary, flush=True)
     runner.train()
     saved = list_checkpoints(str(folder))
+    if not saved:
+        raise CheckpointError(
+            f'no checkpoint was saved in {folder}; the log there says why')
     return Pretrained(saved[0].path, config, folder)
 
 
@@ -190,6 +197,10 @@ def plan_pretraining(data: PathLike,
     cfg = load_config(MODELS[model])
     cfg.train_dataloader.dataset.data_root = str(root)
     images = _count_images(cfg, root, model)
+    if images < 2 * processes:
+        raise ArgumentError(
+            f'{root} has {images} image(s), and each of {processes} '
+            'process(es) needs two or more to contrast')
 
     most_workers = cfg.train_dataloader.num_workers
     if batch_size is None:

@@ -7,8 +7,9 @@ from typing import Any, Callable, Dict, List, NamedTuple
 import torch
 from mmengine.dist import is_main_process
 
+from ..engine import build_frozen_model
 from ..engine.device import adapt_to_device
-from ..evaluation.evaluator import FrozenFeatures, build_frozen_model
+from ..evaluation import FrozenFeatures
 from ..evaluation.features import FeatureSet
 from ..evaluation.report import print_json
 from .command import run

@@ -12,7 +12,7 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader, IterableDataset
 
-from .hooks.preemption_hook import _validation_due
+from .pending_validation import note_pending_validation, validation_follows
 from .skipping import index_sampler, skip_batches
 
 
@@ -56,8 +56,8 @@ class _Resumable:
             end (int): So many make the training. What is saved after the last
                 one is of a run that has ended.
         """
-        due = done < end and _validation_due(self.runner, done)
-        self.runner.message_hub.update_info('due_validation', due)
+        note_pending_validation(
+            self.runner, done < end and validation_follows(self.runner, done))
 
 
 @LOOPS.register_module()

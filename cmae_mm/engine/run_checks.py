@@ -4,6 +4,8 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from .device import unwrapped_model
+
 
 def check_one_batch(loader: DataLoader) -> None:
     """Check that the training data fill at least one batch.
@@ -37,7 +39,6 @@ def check_target_moves(runner: Runner) -> None:
     """
     # Hooks import what imports this.
     from .hooks.target_update_hook import TargetUpdateHook
-    from .hooks.unwrap import unwrapped_model
     model = unwrapped_model(runner)
     target = getattr(model, 'target', None)
     if target is None or not hasattr(model, 'update_target'):

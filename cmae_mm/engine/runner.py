@@ -19,15 +19,16 @@ from .checkpoint_folder import (
     list_checkpoints,
     on_main_process,
 )
+from .device import unwrapped_model
 from .hooks import (
     AtomicCheckpointHook,
     PreemptionHook,
     SkippedStepHook,
     StepSeedHook,
 )
-from .hooks.unwrap import unwrapped_model
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable
+from .pending_validation import validation_pending
 from .run_checks import check_one_batch, check_target_moves
 from .stop_signals import shield_workers
 
@@ -301,7 +302,7 @@ class ResumableRunner(Runner):
                 info.get('max_epochs') or self.max_epochs)
             done = self.epoch >= self.max_epochs or (
                 self.iter >= self.max_epochs * former)
-        if done and not self.message_hub.get_info('due_validation', False):
+        if done and not validation_pending(self):
             total = (f'{self.max_epochs} epochs'
                      if by_epoch else f'{self.max_iters} iterations')
             longer = 'max_epochs' if by_epoch else 'max_iters'

@@ -18,8 +18,12 @@ from ..atomic_files import (
     write_atomically,
 )
 from ..checkpoint_folder import list_checkpoints, move_aside
+from ..device import unwrapped_model
+from ..pending_validation import (
+    note_pending_validation,
+    validation_pending,
+)
 from .step_state import all_finite, at_optimizer_step, describe_batch
-from .unwrap import unwrapped_model
 
 # What the message hub knows of files, besides keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
@@ -189,7 +193,7 @@ class AtomicCheckpointHook(CheckpointHook):
         Returns:
             str: The file; None if it was not saved, which has been said.
         """
-        if self._saved != (iteration, _validation_due(runner)):
+        if self._saved != (iteration, validation_pending(runner)):
             step = epoch if self.by_epoch else iteration
             if self.by_epoch and within_epoch:
                 step = f'{epoch}_iter_{iteration}'
@@ -220,7 +224,7 @@ class AtomicCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
         hub.update_info('last_ckpt', self.last_ckpt)
-        self._saved = meta['iter'], _validation_due(runner)
+        self._saved = meta['iter'], validation_pending(runner)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -247,7 +251,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner, metrics) -> None:
         """Save the best checkpoint, of what is validated now."""
-        runner.message_hub.update_info('due_validation', False)
+        note_pending_validation(runner, False)
         super().after_val_epoch(runner, metrics)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
@@ -315,8 +319,3 @@ class AtomicCheckpointHook(CheckpointHook):
                 'are not saved, and the checkpoints before them are kept.')
         self._finite = answer[0]
         return self._finite
-
-
-def _validation_due(runner) -> bool:
-    """Say whether a checkpoint of now asks for validation."""
-    return bool(runner.message_hub.get_info('due_validation', False))

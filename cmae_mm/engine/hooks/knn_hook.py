@@ -5,7 +5,8 @@ import torch
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from .unwrap import unwrapped_model
+from ...evaluation import FrozenFeatures, knn_accuracy
+from ..device import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -55,8 +56,6 @@ class KNNHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find the labelled images."""
-        # evaluation builds on the models, which must not need it.
-        from ...evaluation import FrozenFeatures
         model = unwrapped_model(runner)
         self.source = FrozenFeatures(model, runner.cfg, **self.options)
 
@@ -78,7 +77,6 @@ class KNNHook(Hook):
             self._evaluate(runner, runner.iter + 1)
 
     def _evaluate(self, runner, step: int) -> None:
-        from ...evaluation import knn_accuracy
         accuracy = knn_accuracy(
             *self.source.extract('train'),
             *self.source.extract('val'),

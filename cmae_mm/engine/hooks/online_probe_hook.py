@@ -9,7 +9,7 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
 from ...datasets.labelled_dataset import count_classes
-from .unwrap import unwrapped_model
+from ..device import unwrapped_model
 
 
 @HOOKS.register_module()

@@ -7,7 +7,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from .unwrap import unwrapped_model
+from ..device import unwrapped_model
 
 
 class DevicePrefetcher:

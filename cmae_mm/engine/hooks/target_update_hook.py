@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
 from ...models.utils.momentum_target import check_momentum
-from .unwrap import unwrapped_model
+from ..device import unwrapped_model
 
 
 @HOOKS.register_module()

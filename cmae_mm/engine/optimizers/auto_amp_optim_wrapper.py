@@ -4,26 +4,15 @@ from typing import List, Tuple, Union
 
 import torch
 import torch.distributed as dist
-from mmengine.device import (
-    is_cuda_available,
-    is_mlu_available,
-    is_musa_available,
-    is_npu_available,
-)
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
+from ..device import has_accelerator
 from .step_guard import StepGuard, grad_norm
 
 DTYPES = ('bfloat16', 'float16', 'float32')
-
-
-def has_accelerator() -> bool:
-    """Say whether there is a device that mmengine can autocast on."""
-    return (is_cuda_available() or is_npu_available() or is_mlu_available()
-            or is_musa_available())
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -6,8 +6,8 @@ from mmcv.transforms import Compose
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from ..engine.hooks.dense_checks import check_heads, datasets_of
-from ..engine.hooks.unwrap import unwrapped_model
+from ...engine.device import unwrapped_model
+from ..checks import check_heads, datasets_of
 
 
 @HOOKS.register_module()

@@ -7,9 +7,9 @@ from typing import List, NamedTuple, Optional, Sequence
 import torch
 from torch import nn
 
-from . import names
 from .errors import CheckpointError
 from .files import StateDict
+from .positions import resample_to
 
 KINDS = ('missing', 'unexpected', 'misshapen')
 
@@ -78,7 +78,7 @@ def compare(model: nn.Module,
         Fitting: With positions of another grid resampled.
     """
     expected = model.state_dict()
-    state, resampled = names.resample_to(state, expected)
+    state, resampled = resample_to(state, expected)
     misshapen = [
         f'{k}: {tuple(v.shape)} in the checkpoint, {tuple(expected[k].shape)} '
         'in the model' for k, v in state.items()

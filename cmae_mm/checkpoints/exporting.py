@@ -1,77 +1,13 @@
-"""Checkpoints from elsewhere, and for elsewhere."""
-import json
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+"""Encoders, classifiers and whole models, written for other libraries."""
+from typing import Any, Callable, Mapping, Optional
 
-import torch
 from torch import nn
 
 from ..version import __version__
-from . import names
+from . import hugging_face, names
 from .errors import CheckpointError
 from .files import StateDict, write_checkpoint
-from .fitting import KeyReport, load_state
-
-
-def import_cmae(model: nn.Module,
-                state: StateDict,
-                allow_partial: bool = False) -> KeyReport:
-    """Load a released CMAE checkpoint, the whole pre-training state.
-
-    Args:
-        model (CMAE): Built for the checkpoint's sizes.
-        state (StateDict): Under the released code's names.
-        allow_partial (bool): See :func:`load_state`.
-
-    Returns:
-        KeyReport: What matched and what did not.
-    """
-    state, optional = from_released(model, state)
-    return load_state(model, state, allow_partial, optional)
-
-
-def from_released(model: nn.Module,
-                  state: StateDict) -> Tuple[StateDict, List[str]]:
-    """Rename a released CMAE checkpoint for a model.
-
-    Args:
-        model (CMAE): Built for the checkpoint's sizes.
-        state (StateDict): Under the released code's names.
-
-    Returns:
-        Tuple[StateDict, List[str]]: Under the model's names, and those that
-        need not be there.
-    """
-    state = names.from_cmae(state)
-    target = getattr(model, 'target', None)
-    encoder = 'target.module.encoder.'
-    optional = []
-    if target is not None and not target.with_cls_token:
-        # A target that has no class token may come with or without its slot.
-        positions = state.get(f'{encoder}pos_embed')
-        side = model.backbone.pos_embed.shape[1]
-        if positions is not None and positions.shape[1] == side - 1:
-            state[f'{encoder}pos_embed'] = torch.cat(
-                [torch.zeros_like(positions[:, :1]), positions], dim=1)
-        optional.append(f'{encoder}cls_token')
-    return state, optional
-
-
-def import_mae(encoder: nn.Module,
-               state: StateDict,
-               allow_partial: bool = False) -> KeyReport:
-    """Load the encoder of an MAE checkpoint (FAIR's or timm's names).
-
-    Args:
-        encoder (CMAEViT): The encoder.
-        state (StateDict): FAIR's pre-training or fine-tuning state.
-        allow_partial (bool): See :func:`load_state`.
-
-    Returns:
-        KeyReport: What matched; MAE's decoder and a classifier's head are not
-        looked at.
-    """
-    return load_state(encoder, names.from_mae(state), allow_partial)
+from .positions import resample_pos_embed
 
 
 def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
@@ -103,7 +39,7 @@ def _resized(vit: nn.Module, img_size: Optional[int]) -> StateDict:
             raise CheckpointError(
                 f'patches of {vit.patch_size} pixels do not divide images of '
                 f'{img_size}')
-        state['pos_embed'] = names.resample_pos_embed(
+        state['pos_embed'] = resample_pos_embed(
             state['pos_embed'], img_size // vit.patch_size)
     return state
 
@@ -116,48 +52,14 @@ def _to_mmdet(state: StateDict) -> StateDict:
     return _with_prefix(names.to_vit_sam(state))
 
 
-def _hf_state(state: StateDict) -> StateDict:
-    if 'ln1.weight' not in state:
-        # ViTModel cannot leave its final norm out: this one only
-        # normalises, and the tokens before it are hidden_states[-1].
-        width = state['pos_embed'].shape[2]
-        state = dict(state)
-        state['ln1.weight'] = torch.ones(width)
-        state['ln1.bias'] = torch.zeros(width)
-    return names.to_hf(state)
-
-
 # What is written for whom.
 EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     mmpretrain=_with_prefix,
     mmdet=_to_mmdet,
     mmseg=_with_prefix,
     timm=names.to_timm,
-    hf_vit=_hf_state,
-    hf_vitmae=_hf_state)
-
-HF_CLASSES = dict(hf_vit=('vit', 'ViTModel'), hf_vitmae=('vit_mae',
-                                                         'ViTMAEModel'))
-
-
-def _hf_config(vit: nn.Module, to: str, img_size: int) -> Dict[str, Any]:
-    """Give the ``config.json`` that belongs to an exported encoder."""
-    model_type, architecture = HF_CLASSES[to]
-    return dict(
-        architectures=[architecture],
-        model_type=model_type,
-        hidden_size=vit.embed_dims,
-        num_hidden_layers=vit.num_layers,
-        num_attention_heads=vit.arch_settings['num_heads'],
-        intermediate_size=vit.arch_settings['feedforward_channels'],
-        hidden_act='gelu',
-        layer_norm_eps=1e-6,
-        image_size=img_size,
-        patch_size=vit.patch_size,
-        num_channels=3,
-        qkv_bias=True,
-        hidden_dropout_prob=0.,
-        attention_probs_dropout_prob=0.)
+    hf_vit=hugging_face.to_hf,
+    hf_vitmae=hugging_face.to_hf)
 
 
 def export_encoder(model: nn.Module,
@@ -196,18 +98,11 @@ def export_encoder(model: nn.Module,
         format=to,
         final_norm=vit.final_norm,
         **meta)
-    if to not in HF_CLASSES:
+    if to not in hugging_face.CLASSES:
         write_checkpoint(path, state, meta)
         return
-    folder = Path(path)
-    if folder.suffix:
-        raise CheckpointError(
-            f'for Hugging Face name a folder, not a file like {path}')
-    # transformers asks for the framework's name.
-    write_checkpoint(
-        str(folder / 'model.safetensors'), state, dict(meta, format='pt'))
-    config = _hf_config(vit, to, img_size or vit.img_size[0])
-    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    config = hugging_face.model_config(vit, to, img_size or vit.img_size[0])
+    hugging_face.write_folder(path, state, config, meta)
 
 
 def export_classifier(model: nn.Module, path: str, to: str = 'timm',

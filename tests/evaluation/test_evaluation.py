@@ -134,12 +134,14 @@ def test_training_features_come_in_chunks_too(monkeypatch):
         assert (labels == train.labels[index]).all()
 
 
-def test_linear_sweep_is_plain_sgd():
+@pytest.mark.parametrize('weight_decay', [0., 0.1])
+def test_linear_sweep_is_plain_sgd(weight_decay):
     """Each classifier of the sweep is what torch's SGD trains alone."""
     train, test = blobs(), blobs(200, seed=1)
     lrs = (0.01, 0.1, 1.)
     swept = linear_sweep(
-        *train, test.features, lrs, epochs=5, batch_size=64)
+        *train, test.features, lrs, epochs=5, batch_size=64,
+        weight_decay=weight_decay)
     mean = train.features.mean(dim=0)
     std = train.features.std(dim=0, correction=0)
     x, x_test = ((f - mean) / std for f in (train.features, test.features))
@@ -148,7 +150,8 @@ def test_linear_sweep_is_plain_sgd():
         for p in model.parameters():
             torch.nn.init.zeros_(p)
         optimizer = torch.optim.SGD(
-            model.parameters(), lr * 64 / 256, momentum=0.9)
+            [dict(params=[model.weight], weight_decay=weight_decay),
+             dict(params=[model.bias])], lr * 64 / 256, momentum=0.9)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, 5 * 7)
         generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,13 @@ from .positions import resample_pos_embed
 def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
     """Take the online or the target encoder of a model.
 
+    Args:
+        model (CMAE): The model.
+        encoder (str): 'online' or 'target'.
+
+    Returns:
+        CMAEViT: The encoder.
+
     Raises:
         CheckpointError: If the model has no such encoder.
     """
@@ -52,7 +59,7 @@ def _to_mmdet(state: StateDict) -> StateDict:
     return _with_prefix(names.to_vit_sam(state))
 
 
-# What is written for whom.
+# Target libraries, and what renames an encoder for each.
 EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     mmpretrain=_with_prefix,
     mmdet=_to_mmdet,
@@ -72,18 +79,18 @@ def export_encoder(model: nn.Module,
 
     Args:
         model (CMAE): The pre-trained model.
-        path (str): ``.safetensors`` or ``.pth``; for Hugging Face a folder,
-            which gets ``model.safetensors`` and ``config.json``.
+        path (str): The file, ``.safetensors`` or ``.pth``; for Hugging Face a
+            folder, which gets ``model.safetensors`` and ``config.json``.
         to (str): One of :data:`EXPORTS`. Defaults to 'mmpretrain'.
         encoder (str): 'online' or 'target'. The released recipe's target has
             no final norm. Defaults to 'online'.
-        img_size (int, optional): Side of the images in pixels that positions
-            are resampled to. Defaults to the model's.
-        **meta: What else the file says about itself: epoch, recipe...
+        img_size (int, optional): Side of the images in pixels that position
+            embeddings are resampled for. Defaults to the model's.
+        **meta: Further facts that the file states: epoch, recipe...
 
     Raises:
-        CheckpointError: If the model has no such encoder, or an argument is
-            none of what is allowed.
+        CheckpointError: If the model has no such encoder, an argument is not
+            allowed, or the file cannot be written.
     """
     if to not in EXPORTS:
         raise CheckpointError(
@@ -115,12 +122,12 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
     Args:
         model (ImageClassifier): ``TransferViT`` with pooled patch tokens, and
             a ``LinearClsHead``.
-        path (str): ``.safetensors`` or ``.pth``.
+        path (str): The file, ``.safetensors`` or ``.pth``.
         to (str): 'timm', the only one.
-        **meta: What else the file says about itself.
+        **meta: Further facts that the file states.
 
     Raises:
-        CheckpointError: If the classifier is built otherwise.
+        CheckpointError: If the classifier has other parts.
     """
     if to != 'timm':
         raise CheckpointError(
@@ -148,8 +155,8 @@ def export_cmae(model: nn.Module, path: str, **meta: Any) -> None:
 
     Args:
         model (CMAE): The model.
-        path (str): ``.safetensors`` or ``.pth``.
-        **meta: What else the file says about itself.
+        path (str): The file, ``.safetensors`` or ``.pth``.
+        **meta: Further facts that the file states.
     """
     write_checkpoint(
         path, names.to_cmae(model.state_dict()),

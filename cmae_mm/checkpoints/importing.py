@@ -15,8 +15,8 @@ def import_cmae(model: nn.Module,
     """Load a released CMAE checkpoint, the whole pre-training state.
 
     Args:
-        model (CMAE): Built for the checkpoint's sizes.
-        state (StateDict): Under the released code's names.
+        model (CMAE): The model, built for the checkpoint's sizes.
+        state (StateDict): The state dict under the released code's names.
         allow_partial (bool): See :func:`load_state`.
 
     Returns:
@@ -31,12 +31,12 @@ def from_released(model: nn.Module,
     """Rename a released CMAE checkpoint for a model.
 
     Args:
-        model (CMAE): Built for the checkpoint's sizes.
-        state (StateDict): Under the released code's names.
+        model (CMAE): The model, built for the checkpoint's sizes.
+        state (StateDict): The state dict under the released code's names.
 
     Returns:
-        Tuple[StateDict, List[str]]: Under the model's names, and those that
-        need not be there.
+        Tuple[StateDict, List[str]]: The state dict under the model's names,
+        and the names that need not be in it.
     """
     state = names.from_cmae(state)
     target = getattr(model, 'target', None)
@@ -60,7 +60,7 @@ def import_mae(encoder: nn.Module,
 
     Args:
         encoder (CMAEViT): The encoder.
-        state (StateDict): FAIR's pre-training or fine-tuning state.
+        state (StateDict): State dict of FAIR's pre-training or fine-tuning.
         allow_partial (bool): See :func:`load_state`.
 
     Returns:

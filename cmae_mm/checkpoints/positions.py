@@ -18,12 +18,15 @@ def resample_pos_embed(pos_embed: torch.Tensor, grid: int,
     token's) are kept. This is the one place where checkpoints are resampled.
 
     Args:
-        pos_embed (torch.Tensor): (1, prefix + L, D), L a square number.
+        pos_embed (torch.Tensor): Position embeddings, (1, prefix + L, D), L a
+            square number.
         grid (int): Side of the new grid, in patches.
-        num_prefix (int): Positions before the patches'. Defaults to 1.
+        num_prefix (int): Number of positions before those of the patches.
+            Defaults to 1.
 
     Returns:
-        torch.Tensor: (1, prefix + grid * grid, D), of the same dtype.
+        torch.Tensor: Position embeddings, (1, prefix + grid * grid, D), of
+        the same dtype.
     """
     side = round((pos_embed.shape[1] - num_prefix)**.5)
     if side == grid:
@@ -41,7 +44,7 @@ def resample_to(state: StateDict, expected: Dict[str, torch.Tensor]
     """Resample those position embeddings that fit a model but for their grid.
 
     Args:
-        state (StateDict): Under the model's names.
+        state (StateDict): A state dict under the model's names.
         expected (Dict[str, torch.Tensor]): The model's state dict.
 
     Returns:

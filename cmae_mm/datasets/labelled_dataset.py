@@ -12,8 +12,9 @@ def count_classes(dataset: BaseDataset) -> int:
     """Count the classes of a labelled data set.
 
     Args:
-        dataset (BaseDataset): From class folders, whose number is known, or
-            from an annotation file, whose labels are all looked at.
+        dataset (BaseDataset): A data set from class folders, whose number is
+            known, or from an annotation file, all labels of which are looked
+            at.
 
     Returns:
         int: The number of classes, or the largest label plus one.

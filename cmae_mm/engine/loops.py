@@ -52,9 +52,9 @@ class _Resumable:
         the best checkpoint is known; ``PreemptionHook`` sees to that.
 
         Args:
-            done (int): Epochs or iterations that are done.
-            end (int): So many make the training. What is saved after the last
-                one is of a run that has ended.
+            done (int): Number of finished epochs or iterations.
+            end (int): Number of epochs or iterations of the whole training.
+                What is saved after the last one is of a run that has ended.
         """
         note_pending_validation(
             self.runner, done < end and validation_follows(self.runner, done))
@@ -165,7 +165,7 @@ class _ResumedBatches(_InfiniteDataloaderIterator):
     """mmengine's endless batches, after those of a stopped run.
 
     Args:
-        loader (DataLoader): Gives the batches.
+        loader (DataLoader): The data loader that gives the batches.
         trained (int): Number of batches to leave out.
         to_count (int): Number of calls with which the loop counts them off;
             mmengine 0.10.7 makes one for each of its iterations.
@@ -252,7 +252,7 @@ def resumable(loop: Any) -> Any:
         loop (dict | BaseLoop): ``train_cfg`` of a runner's config.
 
     Returns:
-        dict | BaseLoop: The same if it is of another type.
+        dict | BaseLoop: The same for a loop of another type.
     """
     if not isinstance(loop, dict):
         return loop

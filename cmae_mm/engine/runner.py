@@ -90,7 +90,8 @@ class ResumableRunner(Runner):
         mmengine's leaves gradient accumulation out.
 
         Args:
-            optim_wrapper (OptimWrapper): Its parameter groups are changed.
+            optim_wrapper (OptimWrapper): The optimizer wrapper, whose
+                parameter groups are changed.
             auto_scale_lr (dict, optional): ``base_batch_size``, the batch
                 that the rate is for, and ``enable``. Defaults to None.
         """
@@ -211,11 +212,11 @@ class ResumableRunner(Runner):
         branch, and the log says what is new.
 
         Args:
-            filename (str): A file, or what mmengine's ``CheckpointLoader``
-                takes.
+            filename (str): A file, or anything that mmengine's
+                ``CheckpointLoader`` takes.
             map_location (str | Callable): See ``torch.load``. Defaults to
                 'cpu'.
-            strict (bool): Not used: it always is.
+            strict (bool): Not used: loading is always strict.
             revise_keys (Sequence[Tuple[str, str]]): Patterns that are
                 replaced in names. Defaults to taking off ``module.``.
 

@@ -24,7 +24,8 @@ class SeedDraws(BaseTransform):
 
     **Required Keys:**
 
-    - sample_idx (optional): As mmengine's data sets set it.
+    - sample_idx (optional): Index of the sample, which mmengine's data sets
+      set.
     """
 
     _found_one = False

@@ -15,8 +15,8 @@ class SegmentationCheckHook(Hook):
     """Check images, maps and classes before a segmentor is trained.
 
     Args:
-        max_maps (int): So many maps of each data set are looked at, evenly
-            spaced. Defaults to 500.
+        max_maps (int): Number of maps of each data set that are looked at,
+            evenly spaced. Defaults to 500.
 
     Raises:
         FileNotFoundError: If a data set names files that are not there.

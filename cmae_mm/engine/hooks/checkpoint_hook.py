@@ -47,10 +47,10 @@ class AtomicCheckpointHook(CheckpointHook):
       its folder, which may be moved.
 
     Args:
-        async_save (bool): Write in a thread. Rank 0's memory holds one
-            serialised checkpoint meanwhile. Defaults to True.
-        on_error (str): When a file cannot be written, as on a full disk,
-            'stop' the training with one sentence, or warn and 'continue'
+        async_save (bool): Whether to write in a thread, for which the memory
+            of rank 0 holds one serialised checkpoint. Defaults to True.
+        on_error (str): What to do when a file cannot be written, as on a full
+            disk: 'stop' the training with one sentence, or warn and 'continue'
             without this checkpoint. Defaults to 'stop'.
         **kwargs: Arguments of ``CheckpointHook``.
 
@@ -183,15 +183,15 @@ class AtomicCheckpointHook(CheckpointHook):
         """Save at once, and wait until it is on disk.
 
         Args:
-            runner (Runner): What is training.
-            epoch (int): Whole epochs that are done.
-            iteration (int): Iterations that are done.
-            within_epoch (bool): Whether some of them are of the next epoch:
-                its file is ``epoch_<epoch>_iter_<iteration>.pth``. Defaults
-                to False.
+            runner (Runner): The runner, in training.
+            epoch (int): Number of finished epochs.
+            iteration (int): Number of finished iterations.
+            within_epoch (bool): Whether some of these iterations belong to the
+                next epoch; the file is then
+                ``epoch_<epoch>_iter_<iteration>.pth``. Defaults to False.
 
         Returns:
-            str: The file; None if it was not saved, which has been said.
+            str: The file; None if it was not saved, which the log says.
         """
         if self._saved != (iteration, validation_pending(runner)):
             step = epoch if self.by_epoch else iteration

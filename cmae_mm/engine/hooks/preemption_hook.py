@@ -96,7 +96,8 @@ class PreemptionHook(Hook):
         """Learn what any rank has been told, at the latest a step later.
 
         Args:
-            wait (bool): For this step's answer, not the last one's.
+            wait (bool): Whether to wait for this step's answer instead of
+                taking the last step's. Defaults to False.
         """
         if self._agreed:
             return

@@ -211,7 +211,7 @@ def encode(image, kind='JPEG', **kwargs):
 
 def test_canvas_is_as_sharp_as_pillows_bicubic(tmp_path):
     """The same crops, resized by Pillow: pixels, and energy of gradients."""
-    from conftest import SHARED
+    from helpers import SHARED
     folder = SHARED / 'data/imagenet_samples'
     if not folder.exists():
         pytest.skip(f'{folder} is not here')

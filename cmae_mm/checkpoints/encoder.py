@@ -11,7 +11,7 @@ from .errors import CheckpointError
 from .files import StateDict, read_checkpoint
 from .fitting import KeyReport, load_state
 
-_TARGET = 'target.module.encoder.'
+_TARGET = 'target.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
             ' exported for mmpretrain, a fine-tuned classifier, a released '
             "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")

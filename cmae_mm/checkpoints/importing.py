@@ -40,7 +40,7 @@ def from_released(model: nn.Module,
     """
     state = names.from_cmae(state)
     target = getattr(model, 'target', None)
-    encoder = 'target.module.encoder.'
+    encoder = 'target.encoder.'
     optional = []
     if target is not None and not target.with_cls_token:
         # A target that has no class token may come with or without its slot.

@@ -9,8 +9,8 @@ from .files import StateDict
 
 # The released CMAE code, prefix by prefix.
 _CMAE = (
-    ('target_backbone.', 'target.module.encoder.'),
-    ('target_projector.', 'target.module.projector.'),
+    ('target_backbone.', 'target.encoder.'),
+    ('target_projector.', 'target.projector.'),
     ('backbone.', 'backbone.'),
     ('pixel_decoder.', 'neck.pixel_decoder.'),
     ('feature_decoder.', 'neck.feature_decoder.'),

@@ -253,7 +253,7 @@ class ResumableRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model.load_state_dict(checkpoint['state_dict'], strict=False)
         if copy_target:
-            model.target.copy_from(model.online)
+            model.reset_target()
         self._has_loaded = True
         self.logger.info('\n'.join(
             [f'Every key of {filename} was loaded.' if purpose != START else

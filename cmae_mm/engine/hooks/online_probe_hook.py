@@ -76,7 +76,8 @@ class OnlineProbeHook(Hook):
         else:
             self._handle = model.backbone.register_forward_hook(
                 lambda module, args, out: self._take(
-                    module, out[0][:, 1:].mean(dim=1)))
+                    module, out[0][:, model.backbone.num_extra_tokens:].mean(
+                        dim=1)))
 
     def _check_labels(self, dataset) -> None:
         try:

@@ -22,6 +22,7 @@ RANDOM = 'random'
 # Kinds of checkpoints that hold more than an encoder.
 RELEASED = 'a released CMAE checkpoint'
 PRETRAINING = 'a pre-training checkpoint'
+FOREIGN_ENCODER = 'an MAE or timm encoder'
 
 
 class FoundEncoder(NamedTuple):
@@ -63,7 +64,7 @@ def find_encoder(state: StateDict,
     elif holds('backbone.'):
         kind = 'an exported backbone'
     elif holds('blocks.'):
-        kind, prefix = 'an MAE or timm encoder', ''
+        kind, prefix = FOREIGN_ENCODER, ''
         state = names.from_mae(state)
     elif holds('layers.') and 'pos_embed' in state:
         kind, prefix = 'a bare encoder', ''
@@ -71,7 +72,7 @@ def find_encoder(state: StateDict,
         some = ', '.join(sorted(state)[:3])
         raise CheckpointError(
             f'no encoder was found in it (its first keys: {some}); needed is '
-            f'{_ALLOWED}; others are converted by tools/convert.py')
+            f'{_ALLOWED}')
     if encoder == 'target':
         prefix = _TARGET
         if not any(k.startswith(prefix) for k in state):

@@ -5,6 +5,7 @@ from torch import nn
 
 from ..version import __version__
 from . import hugging_face, names
+from .encoder_facts import encoder_facts
 from .errors import CheckpointError
 from .files import StateDict, write_checkpoint
 from .positions import resample_pos_embed
@@ -104,6 +105,7 @@ def export_encoder(model: nn.Module,
         encoder=encoder,
         format=to,
         final_norm=vit.final_norm,
+        **encoder_facts(model),
         **meta)
     if to not in hugging_face.CLASSES:
         write_checkpoint(path, state, meta)
@@ -160,4 +162,9 @@ def export_cmae(model: nn.Module, path: str, **meta: Any) -> None:
     """
     write_checkpoint(
         path, names.to_cmae(model.state_dict()),
-        dict(source='cmae_mm', version=__version__, format='cmae', **meta))
+        dict(
+            source='cmae_mm',
+            version=__version__,
+            format='cmae',
+            **encoder_facts(model),
+            **meta))

@@ -6,13 +6,21 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
-
-from mmengine.config import Config, DictAction
-from mmengine.config.utils import ConfigParsingError
-from mmengine.runner import Runner
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Sequence,
+    Tuple,
+)
 
 from ..packaged import find_config
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 # Top-level keys that mmengine, its sister libraries and this project read
 # beside the runner's own arguments.
@@ -65,14 +73,11 @@ class ConfigError(ValueError):
     """A config that cannot be meant so; the message says what to change."""
 
 
-def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
-    """Read ``--cfg-options`` as mmengine does, with errors for people.
+def check_pairs(pairs: Sequence[str]) -> None:
+    """Check the form of ``--cfg-options``; needs no library.
 
     Args:
         pairs (Sequence[str]): ``KEY=VALUE`` each.
-
-    Returns:
-        Dict[str, Any]: Values by dotted key.
 
     Raises:
         ConfigError: If one is none, or holds what cannot be given so.
@@ -89,12 +94,28 @@ def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
         if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
             raise ConfigError(f'--cfg-options: the brackets of {pair!r} '
                               'do not match')
+
+
+def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
+    """Read ``--cfg-options`` as mmengine does, with errors for people.
+
+    Args:
+        pairs (Sequence[str]): ``KEY=VALUE`` each.
+
+    Returns:
+        Dict[str, Any]: Values by dotted key.
+
+    Raises:
+        ConfigError: If one is none, or holds what cannot be given so.
+    """
+    from mmengine.config import DictAction
+    check_pairs(pairs)
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='*', action=DictAction)
     return parser.parse_args(['--cfg-options', *pairs]).cfg_options or {}
 
 
-def load_config(name: str, pairs: Sequence[str] = ()) -> Config:
+def load_config(name: str, pairs: Sequence[str] = ()) -> 'Config':
     """Read a config, apply overrides, and look for slips.
 
     Args:
@@ -108,6 +129,8 @@ def load_config(name: str, pairs: Sequence[str] = ()) -> Config:
         FileNotFoundError: If there is no such config.
         ConfigError: If it cannot be read, or a setting cannot be meant so.
     """
+    from mmengine.config import Config
+    from mmengine.config.utils import ConfigParsingError
     options = parse_options(pairs)
     path = find_config(name)
     try:
@@ -117,27 +140,42 @@ def load_config(name: str, pairs: Sequence[str] = ()) -> Config:
             AssertionError) as error:
         reason = f'{type(error).__name__}: {error}'
         raise ConfigError(f'{path} cannot be read: {reason}') from error
+    apply_options(cfg, options)
+    return cfg
+
+
+def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
+    """Apply overrides to a config, in place, and look for slips.
+
+    Args:
+        cfg (Config): The config.
+        options (Dict[str, Any]): Values by dotted key.
+
+    Raises:
+        ConfigError: If an override does not fit into the config, or a setting
+            cannot be meant so.
+    """
     for key, value in options.items():
         try:
             cfg.merge_from_dict({key: value})
         except (TypeError, KeyError, ValueError, AttributeError,
                 IndexError) as error:
             raise ConfigError(
-                f'--cfg-options {key} does not fit into {path}: {error}'
-            ) from error
+                f'--cfg-options {key} does not fit into {cfg.filename}: '
+                f'{error}') from error
     check_keys(cfg, options)
     check_nested_keys(cfg, options)
     check_numbers(cfg, options)
-    return cfg
 
 
 def known_keys() -> List[str]:
     """List the top-level keys that are no slips of others."""
+    from mmengine.runner import Runner
     runner = set(inspect.signature(Runner.__init__).parameters) - {'self'}
     return sorted(runner | _OTHER_KEYS | _VARIABLES)
 
 
-def check_keys(cfg: Config, options: Dict[str, Any]) -> None:
+def check_keys(cfg: 'Config', options: Dict[str, Any]) -> None:
     """Look for misspelt top-level keys.
 
     A key that nothing here reads may be a variable of the file, or read by
@@ -173,7 +211,7 @@ def check_keys(cfg: Config, options: Dict[str, Any]) -> None:
             'CUDA_VISIBLE_DEVICES')
 
 
-def check_nested_keys(cfg: Config, options: Dict[str, Any]) -> None:
+def check_nested_keys(cfg: 'Config', options: Dict[str, Any]) -> None:
     """Look for slips where mmengine takes any name without a word.
 
     Raises:
@@ -202,7 +240,7 @@ def slips_of(key: str, known: Iterable[str]) -> List[str]:
     return [k for k in near if k not in key and key not in k]
 
 
-def check_numbers(cfg: Config, options: Dict[str, Any]) -> None:
+def check_numbers(cfg: 'Config', options: Dict[str, Any]) -> None:
     """Check the settings that must be numbers.
 
     Raises:
@@ -237,7 +275,7 @@ def walk(node: Any, prefix: str = '') -> Iterator[Tuple[str, Any]]:
         yield from walk(value, f'{path}.')
 
 
-def where(cfg: Config, options: Dict[str, Any], key: str,
+def where(cfg: 'Config', options: Dict[str, Any], key: str,
           value: Any = None) -> str:
     """Say which file, or the command line, a dotted key comes from.
 

@@ -77,7 +77,7 @@ class LabelledDataset(CustomDataset):
         if self.ann_file and not os.path.isfile(self.ann_file):
             raise FileNotFoundError(
                 f'there is no annotation file {self.ann_file!r}; shares of the'
-                ' labels are drawn by tools/make_splits.py')
+                ' labels are drawn by `cmae splits`')
         try:
             data_list = super().load_data_list()
         except ValueError as error:

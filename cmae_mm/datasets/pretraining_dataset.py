@@ -24,7 +24,7 @@ class PretrainingDataset(CustomDataset):
     mmpretrain's ``CustomDataset``, without labels unless asked for, that
     takes ImageNet's layout (``DATA_ROOT/train/<class>/*.jpg``), any number of
     class folders, a plain folder of images, an annotation file, or an LMDB
-    store that ``tools/convert_dataset.py`` wrote.
+    store that ``cmae store`` wrote.
 
     Args:
         data_root (str): The data folder.

@@ -6,7 +6,12 @@ from .data import (
     with_pipeline,
 )
 from .evaluator import FrozenFeatures, load_frozen
-from .features import FeatureSet, eval_preprocessor, extract_features
+from .features import (
+    FeatureSet,
+    eval_preprocessor,
+    extract_features,
+    hold_out,
+)
 from .knn import knn_accuracy, knn_predict
 from .linear import linear_sweep
 from .low_shot import (
@@ -21,7 +26,7 @@ __all__ = [
     'EvaluationDataError', 'FeatureSet', 'FrozenFeatures', 'Score',
     'bootstrap_interval', 'build_eval_dataset', 'check_same_classes',
     'draw_share', 'draw_shots', 'eval_dataset_cfgs', 'eval_preprocessor',
-    'extract_features', 'fit_logistic_regression',
+    'extract_features', 'fit_logistic_regression', 'hold_out',
     'knn_accuracy', 'knn_predict', 'linear_sweep', 'load_frozen', 'low_shot',
     'score', 'with_pipeline'
 ]

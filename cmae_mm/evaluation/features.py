@@ -1,5 +1,5 @@
 """Features of a frozen model on a data set."""
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Tuple
 
 import torch
 from mmengine.config import Config
@@ -87,3 +87,19 @@ def extract_features(model: nn.Module,
 def _gather(values: Tensor, count: int) -> Tensor:
     """Put the values of all processes in the data set's order."""
     return torch.stack(all_gather(values), dim=1).flatten(0, 1)[:count]
+
+
+def hold_out(data: FeatureSet,
+             every: int = 5) -> Tuple[FeatureSet, FeatureSet]:
+    """Split one data set's features into training and validation ones.
+
+    Args:
+        data (FeatureSet): All features.
+        every (int): Each n-th image is held out for validation. Defaults to 5.
+
+    Returns:
+        Tuple[FeatureSet, FeatureSet]: Those to train on, and those held out.
+    """
+    held_out = torch.arange(len(data.labels)) % every == 0
+    return (FeatureSet(data.features[~held_out], data.labels[~held_out]),
+            FeatureSet(data.features[held_out], data.labels[held_out]))

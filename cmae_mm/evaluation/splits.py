@@ -55,7 +55,7 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
     file = Path(path)
     if not file.is_file():
         raise EvaluationDataError(
-            f'there is no split file {path}; tools/make_splits.py writes them')
+            f'there is no split file {path}; `cmae splits` writes them')
     names = [line.rsplit(' ', 1)[0] for line in file.read_text().splitlines()]
     if not names:
         raise EvaluationDataError(f'the split file {path} is empty')

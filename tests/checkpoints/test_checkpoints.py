@@ -1,4 +1,5 @@
 """Converted checkpoints, verified by features in the real libraries."""
+import json
 import pickle
 import subprocess
 import sys
@@ -325,9 +326,9 @@ def test_bad_exports():
             export_encoder(mae, 'x.safetensors', **kwargs)
 
 
-def convert(*args):
+def cmae(*args):
     return subprocess.run(
-        [sys.executable, 'tools/convert.py', *map(str, args)],
+        [sys.executable, '-m', 'cmae_mm', *map(str, args)],
         cwd=ROOT,
         capture_output=True,
         text=True)
@@ -335,38 +336,42 @@ def convert(*args):
 
 def test_commands(tmp_path):
     """There and back on the command line, and an error that says why."""
-    Config(dict(model=model_cfg())).dump(str(tmp_path / 'cfg.py'))
+    config = tmp_path / 'cfg.py'
+    Config(dict(model=model_cfg())).dump(str(config))
     model = make_model(*ARCHS[0])
     torch.save(model.state_dict(), tmp_path / 'epoch_1.pth')
-    config = ('--config', tmp_path / 'cfg.py')
-    done = convert('export-cmae', tmp_path / 'epoch_1.pth',
-                   tmp_path / 'official.safetensors', *config)
+    done = cmae('export', config, tmp_path / 'epoch_1.pth',
+                tmp_path / 'official.safetensors', '--to', 'cmae')
     assert done.returncode == 0, done.stderr
-    done = convert('import-cmae', tmp_path / 'official.safetensors',
-                   tmp_path / 'back.pth', *config)
+    done = cmae('import', config, tmp_path / 'official.safetensors',
+                tmp_path / 'back.pth')
     assert done.returncode == 0, done.stderr
+    assert 'is a released CMAE checkpoint' in done.stdout
     back = read_checkpoint(str(tmp_path / 'back.pth')).state
     for name, value in model.state_dict().items():
         assert torch.equal(back[name], value), name
 
-    done = convert('export', tmp_path / 'back.pth', tmp_path / 'hf', '--to',
-                   'hf_vit', *config)
+    done = cmae('export', config, tmp_path / 'back.pth', tmp_path / 'hf',
+                '--to', 'hf_vit')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'hf/config.json').exists()
-    done = convert('export', tmp_path / 'back.pth', tmp_path / 'timm.pth',
-                   '--to', 'timm', *config)
+    done = cmae('export', config, tmp_path / 'back.pth',
+                tmp_path / 'timm.pth', '--to', 'timm')
     assert done.returncode == 0, done.stderr
-    done = convert('import-mae', tmp_path / 'timm.pth',
-                   tmp_path / 'init.safetensors', *config)
+    done = cmae('import', config, tmp_path / 'timm.pth',
+                tmp_path / 'init.safetensors', '--json')
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])['kind'] == (
+        'an MAE or timm encoder')
     init = read_checkpoint(str(tmp_path / 'init.safetensors')).state
     assert torch.equal(init['backbone.cls_token'], model.backbone.cls_token)
 
-    done = convert('import-cmae', tmp_path / 'timm.pth', tmp_path / 'x.pth',
-                   *config)
-    assert done.returncode != 0 and not (tmp_path / 'x.pth').exists()
-    assert 'nothing in the checkpoint fits' in done.stderr
-    assert 'missing:' in done.stderr and 'Traceback' not in done.stderr
+    torch.save({f'some.{i}': torch.ones(1) for i in range(3)},
+               tmp_path / 'other.pth')
+    done = cmae('import', config, tmp_path / 'other.pth', tmp_path / 'x.pth')
+    assert done.returncode == 1 and not (tmp_path / 'x.pth').exists()
+    assert 'no encoder was found in it' in done.stderr
+    assert 'other.pth' in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_a_runners_own_checkpoint_is_exported(image_root, tmp_path):
@@ -374,9 +379,8 @@ def test_a_runners_own_checkpoint_is_exported(image_root, tmp_path):
     runner = Runner.from_cfg(runner_cfg(image_root, tmp_path))
     runner.train()
     Config(dict(model=model_cfg())).dump(str(tmp_path / 'cfg.py'))
-    done = convert('export', tmp_path / 'iter_2.pth',
-                   tmp_path / 'vit.safetensors', '--to', 'timm', '--config',
-                   tmp_path / 'cfg.py')
+    done = cmae('export', tmp_path / 'cfg.py', tmp_path / 'iter_2.pth',
+                tmp_path / 'vit.safetensors', '--to', 'timm')
     assert done.returncode == 0, done.stderr
     state, meta = read_checkpoint(str(tmp_path / 'vit.safetensors'))
     assert torch.equal(state['norm.weight'], runner.model.backbone.ln1.weight)

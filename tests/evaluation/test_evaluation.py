@@ -266,37 +266,36 @@ def last_json(output: str) -> dict:
 def test_the_commands(pretraining, image_root, tmp_path):
     config, checkpoint = pretraining
     common = ['--json', '--num-workers', 0, '--work-dir', tmp_path / 'work']
-    out = run_tool(sys.executable, 'tools/eval_knn.py', checkpoint, config,
-                   *common, '--encoder', 'target', '--dtype', 'float16')
+    out = run_tool('cmae', 'knn', config, checkpoint, *common,
+                   '--encoder', 'target', '--dtype', 'float16')
     result = last_json(out)
     assert {'top1', 'best_k', '5', '10', '20'} <= result.keys()
     assert result['top1'] == max(result[k] for k in ('5', '10', '20'))
     low, high = result['interval']  # 8 images
     assert 0 <= low <= result['top1'] <= high <= 100
 
-    out = run_tool(sys.executable, 'tools/eval_linear.py', 'random', config,
-                   *common, '--epochs', 5, '--lrs', 0.1, 1)
+    out = run_tool('cmae', 'linear', config, 'random', *common,
+                   '--epochs', 5, '--lrs', 0.1, 1)
     assert last_json(out)['top1'] == max(last_json(out)[k]
                                          for k in ('0.1', '1'))
 
-    run_tool(sys.executable, 'tools/make_splits.py', image_root, '--percent',
-             50, '--out', tmp_path)
-    out = run_tool(sys.executable, 'tools/eval_low_shot.py', checkpoint,
-                   config, *common, '--trials', 2, '--shots', 1, 5,
+    run_tool('cmae', 'splits', image_root, '--percent', 50, '--out',
+             tmp_path)
+    out = run_tool('cmae', 'low-shot', config, checkpoint, *common,
+                   '--trials', 2, '--shots', 1, 5,
                    '--splits', tmp_path / '50pct_seed0.txt')
     assert {'1', '1_std', '5', '50pct_seed0'} <= last_json(out).keys()
 
 
 def test_distributed_features_are_the_same(pretraining, tmp_path):
     config, checkpoint = pretraining
-    args = [checkpoint, config, '--json', '--num-workers', 0, '--work-dir',
-            tmp_path]
-    alone = last_json(
-        run_tool(sys.executable, 'tools/eval_knn.py', *args))
+    args = ['knn', config, checkpoint, '--json', '--num-workers', 0,
+            '--work-dir', tmp_path]
+    alone = last_json(run_tool('cmae', *args))
     ranks = last_json(
         run_tool(sys.executable, '-m', 'torch.distributed.run',
                  '--nproc_per_node=2', f'--master_port={free_port()}',
-                 'tools/eval_knn.py', *args, '--launcher', 'pytorch'))
+                 '-m', 'cmae_mm', *args, '--launcher', 'pytorch'))
     assert ranks == alone
 
 
@@ -324,13 +323,14 @@ def test_bad_input_is_one_sentence(pretraining, change, options, message,
         change(tmp_path)
     config, checkpoint = pretraining
     done = subprocess.run(
-        [sys.executable, 'tools/eval_knn.py', str(checkpoint), str(config),
-         '--work-dir', str(tmp_path / 'work'), '--cfg-options',
-         f'train_dataloader.dataset.data_root={tmp_path}', *options],
+        [sys.executable, '-m', 'cmae_mm', 'knn', str(config),
+         str(checkpoint), '--work-dir', str(tmp_path / 'work'),
+         '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}',
+         *options],
         cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert 'Traceback' not in done.stderr, done.stderr
-    last = done.stderr[done.stderr.index('eval_knn.py: '):]
+    last = done.stderr[done.stderr.index('cmae knn: '):]
     assert __import__('re').search(message, last), last
 
 
@@ -411,7 +411,7 @@ def test_cifar10_as_class_folders(tmp_path, monkeypatch):
     import pickle
 
     from mmpretrain.datasets import CIFAR10
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/datasets'))
     import make_cifar10
     rng = np.random.default_rng(0)
     data = rng.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)

@@ -9,8 +9,7 @@ from helpers import ROOT, SHARED
 from plain_reference import make_trace, sincos
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(ROOT / 'tools'))
-import verify_reference  # noqa: E402
+from cmae_mm.engine.replay import verify_trace
 
 TRACE = SHARED / 'reference/cmae_reference.safetensors'
 
@@ -27,8 +26,7 @@ def verify(path, *args):
 
 
 def max_error(path):
-    rows = list(
-        verify_reference.replay(verify_reference.read_trace(str(path))))
+    rows = verify_trace(str(path))
     return max(row.error for row in rows), rows
 
 
@@ -117,7 +115,7 @@ def test_unreadable_files(tmp_path):
     for path, reason in ((text, 'not a safetensors file'),
                          (bare, "metadata key 'meta'"),
                          (short, 'lacks img_size'),
-                         (tmp_path / 'none.safetensors', 'no checkpoint')):
+                         (tmp_path / 'none.safetensors', 'there is no trace')):
         status, _, error = verify(path)
         assert status == 2 and reason in error, error
 

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ...checkpoints import CheckpointError, to_plain
+from ...checkpoints.encoder_facts import encoder_facts
 from ..atomic_files import (
     WRITER,
     CheckpointBackend,
@@ -137,7 +138,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Store how training is set up, names of files, and plain values."""
-        checkpoint['meta'].update(describe_batch(runner))
+        checkpoint['meta'].update(
+            describe_batch(runner), **encoder_facts(unwrapped_model(runner)))
         info = checkpoint['message_hub']['runtime_info']
         for key, value in info.items():
             if key.startswith(_PATHS) and isinstance(value, str):

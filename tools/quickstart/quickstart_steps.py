@@ -1,7 +1,4 @@
 """What the quickstart does: data, k-NN, pre-training, k-NN, pictures."""
-# isort: off
-import first_import  # noqa: F401
-# isort: on
 import argparse
 import json
 import os
@@ -14,21 +11,13 @@ import torch
 from make_tiles import make_tiles
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmpretrain.registry import MODELS
 
 from cmae_mm.checkpoints import export_encoder
 from cmae_mm.cli.config import load_config
 from cmae_mm.cli.errors import remember
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.evaluation import (
-    build_eval_dataset,
-    check_same_classes,
-    eval_preprocessor,
-    extract_features,
-    knn_accuracy,
-    with_pipeline,
-)
+from cmae_mm.evaluation import FrozenFeatures, hold_out, knn_accuracy
 from cmae_mm.visualization import (
     read_scalars,
     reconstruction_columns,
@@ -71,32 +60,26 @@ def find_labels(data: Path) -> Optional[Labels]:
     return Labels('', None) if has_class_folders(data) else None
 
 
-def measure_knn(model, cfg: Config, data: Path, labels: Labels) -> float:
+def evaluation_cfg(data: Path, labels: Labels) -> Dict[str, dict]:
+    """Say in a config where the labelled images are."""
+    val = labels.train if labels.val is None else labels.val
+    return {
+        split: dict(type='LabelledDataset', data_root=str(data),
+                    data_prefix=folder)
+        for split, folder in (('train', labels.train), ('val', val))
+    }
+
+
+def measure_knn(model, cfg: Config, labels: Labels) -> float:
     """Measure k-NN top-1 in percent with the online encoder."""
-    preprocessor = MODELS.build(eval_preprocessor(cfg))
-    size = model.backbone.img_size[0]
-
-    def build(split: str):
-        return build_eval_dataset(
-            with_pipeline(
-                dict(
-                    type='LabelledDataset',
-                    data_root=str(data),
-                    data_prefix=split), size))
-
-    train = build(labels.train)
-    features, targets = extract_features(model, preprocessor, train)
-    if labels.val is not None:
-        val = build(labels.val)
-        check_same_classes(train, val)
-        queries = extract_features(model, preprocessor, val)
+    source = FrozenFeatures(model, cfg)
+    train = source.extract('train')
+    if labels.val is None:
+        train, val = hold_out(train)
     else:
-        held_out = torch.arange(len(features)) % 5 == 0
-        queries = features[held_out], targets[held_out]
-        features, targets = features[~held_out], targets[~held_out]
-    k = min(KNN_K, len(features))
-    accuracy = knn_accuracy(features, targets, *queries, ks=(k, ))[k]
-    return round(float(accuracy), 2)
+        val = source.extract('val')
+    k = min(KNN_K, len(train.labels))
+    return round(knn_accuracy(*train, *val, ks=(k, ))[k], 2)
 
 
 def show_views(model, dataset, path: Path, count: int = 12) -> None:
@@ -150,10 +133,13 @@ def describe_seconds(seconds: float) -> str:
     return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'
 
 
-def build_config(args: argparse.Namespace, data: Path) -> Config:
+def build_config(args: argparse.Namespace, data: Path,
+                 labels: Optional[Labels]) -> Config:
     """Load the config and apply the command line."""
     os.environ['DATA_ROOT'] = str(data)
     cfg = load_config(CONFIG)
+    if labels is not None:
+        cfg.evaluation = evaluation_cfg(data, labels)
     cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
     if args.max_iters is not None:
         warmup = min(cfg.param_scheduler[0].end, args.max_iters // 4)
@@ -192,7 +178,7 @@ def run_steps(args: argparse.Namespace, say: Callable[[str], None],
     labels = find_labels(data)
 
     step(2, 'Features at random initialisation')
-    cfg = build_config(args, data)
+    cfg = build_config(args, data, labels)
     remember(cfg)
     runner = ResumableRunner.from_cfg(cfg)
     runner.register_hook(ProgressHook(say))
@@ -204,7 +190,7 @@ def run_steps(args: argparse.Namespace, say: Callable[[str], None],
         say('The data has no class folders: k-NN is left out.')
     else:
         summary['knn_top1_random_init'] = measure_knn(
-            model, runner.cfg, data, labels)
+            model, runner.cfg, labels)
         say(f"k-NN top-1: {summary['knn_top1_random_init']:.1f} %")
 
     step(3, 'Pre-training')
@@ -212,7 +198,7 @@ def run_steps(args: argparse.Namespace, say: Callable[[str], None],
 
     step(4, 'Features after pre-training')
     if labels is not None:
-        summary['knn_top1'] = measure_knn(model, runner.cfg, data, labels)
+        summary['knn_top1'] = measure_knn(model, runner.cfg, labels)
         say(f"k-NN top-1: {summary['knn_top1']:.1f} %")
 
     step(5, 'Backbone, pictures, summary')
@@ -231,4 +217,4 @@ def run_steps(args: argparse.Namespace, say: Callable[[str], None],
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     say(json.dumps(summary, indent=2))
     say(f'In {out}: backbone.pth (for fine-tuning), reconstruction.png, '
-          'loss.png, summary.json')
+        'loss.png, summary.json')

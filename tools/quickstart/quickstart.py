@@ -83,13 +83,16 @@ def main() -> None:
     try:
         with quiet(log) as say:
             say('Loading the libraries (10 to 20 seconds)')
+            from cmae_mm.cli.command import load_libraries
+            load_libraries()
             from quickstart_steps import run_steps
             run_steps(args, say, start)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
-        # A library that is missing has ended the command before this.
         from cmae_mm.cli.errors import fail
         print(f'All output is in {log}', file=sys.stderr)
-        fail(error)
+        fail(error, 'quickstart.sh', args.debug)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import QUICK, ROOT, SMALL, write_images
+from helpers import QUICK, ROOT, SMALL, run_commands, write_images
 
 from cmae_mm.checkpoints import EXPORTS
 from cmae_mm.checkpoints.encoder import RANDOM
@@ -166,14 +166,8 @@ def test_it_works_from_any_folder(tmp_path):
         ['low-shot', config, 'init.pth', '--shots', '1', '--splits',
          'data/splits/50pct_seed0.txt', '--num-workers', '0', *own, '--json'],
     ]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / 'tests/run_commands.py')],
-        input=json.dumps(commands), capture_output=True, text=True,
-        cwd=tmp_path, timeout=400,
-        env={**os.environ, 'DATA_ROOT': str(tmp_path / 'data'),
-             'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'})
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    results = run_commands(
+        *commands, cwd=tmp_path, DATA_ROOT=str(tmp_path / 'data'))
     for command, (code, output) in zip(commands, results):
         assert code == 0, (command, output[-3000:])
         assert 'Could not import OneDL' not in output

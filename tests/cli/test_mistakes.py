@@ -1,5 +1,4 @@
 """A mistake ends in one sentence that says what to change."""
-import json
 import os
 import re
 import subprocess
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, write_images
+from helpers import ROOT, run_commands, write_images
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -194,13 +193,8 @@ def results(tmp_path_factory):
                tmp / 'encoder.pth')
     commands = [[str(a).format(tmp=tmp) for a in command]
                 for command, _ in MISTAKES.values()]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / 'tests/run_commands.py')],
-        input=json.dumps(commands), capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, 'DATA_ROOT': str(tmp / 'photos'),
-             'OMP_NUM_THREADS': '1'}, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(MISTAKES, json.loads(done.stdout.splitlines()[-1])))
+    return dict(zip(MISTAKES, run_commands(
+        *commands, DATA_ROOT=str(tmp / 'photos'))))
 
 
 @pytest.mark.parametrize('name', MISTAKES)

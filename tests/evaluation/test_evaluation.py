@@ -1,5 +1,5 @@
 import json
-import subprocess
+import re
 import sys
 
 import numpy as np
@@ -10,6 +10,7 @@ from helpers import (
     build,
     free_port,
     model_cfg,
+    run_commands,
     run_tool,
     runner_cfg,
     write_images,
@@ -305,33 +306,41 @@ def _remove_val(root):
     (root / 'val').rmdir()
 
 
-@pytest.mark.parametrize('change,options,message', [
+def _other_class(root):
+    write_images(root / 'val/other', 1)
+
+
+# What is changed in the data, overrides, and what the sentence says.
+BAD_INPUT = [
     (_remove_val, [], 'has no folder val or test'),
-    (lambda root: write_images(root / 'val/other', 1), [],
+    (_other_class, [],
      "'other' in the validation data and not in the training data"),
     (None, ['model.backbone.patch_size=8'], 'patch_embed'),
     (None, ['model.backbone.arch.embed_dims=64'], 'misshapen'),
     (None, ['evaluation.valid=1'], "got .*'valid'"),
     (None, ['model.type=MAE'], 'must be one of pre-training'),
-])
-def test_bad_input_is_one_sentence(pretraining, change, options, message,
-                                   tmp_path):
-    for split in ('train', 'val'):
-        for c in range(2):
-            write_images(tmp_path / split / f'class{c}', 6)
-    if change is not None:
-        change(tmp_path)
+]
+
+
+def test_bad_input_is_one_sentence(pretraining, tmp_path):
     config, checkpoint = pretraining
-    done = subprocess.run(
-        [sys.executable, '-m', 'cmae_mm', 'knn', str(config),
-         str(checkpoint), '--work-dir', str(tmp_path / 'work'),
-         '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}',
-         *options],
-        cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert 'Traceback' not in done.stderr, done.stderr
-    last = done.stderr[done.stderr.index('cmae knn: '):]
-    assert __import__('re').search(message, last), last
+    commands = []
+    for number, (change, options, _) in enumerate(BAD_INPUT):
+        root = tmp_path / str(number)
+        for split in ('train', 'val'):
+            for c in range(2):
+                write_images(root / split / f'class{c}', 6)
+        if change is not None:
+            change(root)
+        commands.append(
+            ['knn', config, checkpoint, '--work-dir', tmp_path / 'work',
+             '--cfg-options',
+             f'train_dataloader.dataset.data_root={root}', *options])
+    results = run_commands(*commands)
+    for (_, _, message), (status, output) in zip(BAD_INPUT, results):
+        assert status == 1
+        assert 'Traceback' not in output, output
+        assert re.search(message, output[output.index('cmae knn: '):]), output
 
 
 def trajectory(image_root, work_dir, hooks, **overrides):

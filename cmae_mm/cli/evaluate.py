@@ -62,8 +62,8 @@ def extract_for(args: argparse.Namespace) -> Extracted:
     """Extract the features that a command line asks for."""
     import torch
 
-    from ..engine.device import adapt_to_device
     from ..engine import build_frozen_model
+    from ..engine.device import adapt_to_device
     from ..evaluation import FrozenFeatures
     note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)

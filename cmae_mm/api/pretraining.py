@@ -9,8 +9,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmpretrain.registry import DATASETS
 
-from ..cli.config import apply_options, load_config, walk
-from ..cli.errors import remember
+from ..config import apply_options, load_config, remember, walk
 from ..datasets.image_store import is_store
 from ..engine import ResumableRunner
 from ..engine.atomic_files import write_atomically

@@ -3,6 +3,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple
 
+from ..config import load_config, remember
 from .arguments import (
     add_cfg_options,
     add_checkpoint,
@@ -16,8 +17,6 @@ from .arguments import (
     work_dir_of,
 )
 from .command import Command, Result
-from .config import load_config
-from .errors import remember
 from .parser import above_zero, at_least
 
 if TYPE_CHECKING:

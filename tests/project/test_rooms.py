@@ -14,7 +14,7 @@ LEVELS = (
     ('engine', ),
     ('models', 'evaluation'),
     ('checkpoints', ),
-    ('datasets', 'visualization'),
+    ('datasets', 'visualization', 'config'),
     # What the package knows of itself and of the libraries below it.
     ('dependencies', 'packaged', 'entry', 'version'),
 )

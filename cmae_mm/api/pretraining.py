@@ -6,8 +6,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ..checkpoints import CheckpointError
-from ..cli.config import walk
-from ..cli.errors import remember
+from ..config import remember, walk
 from ..engine import ResumableRunner
 from ..engine.atomic_files import write_atomically
 from ..engine.checkpoint_folder import list_checkpoints

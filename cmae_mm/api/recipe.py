@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
-from ..cli.config import apply_options, load_config
+from ..config import apply_options, load_config
 from ..datasets.image_store import is_store
 from ..engine.device import has_accelerator
 from .checks import (

@@ -11,7 +11,7 @@ from .errors import CheckpointError
 from .files import StateDict, read_checkpoint
 from .fitting import KeyReport, load_state
 
-_TARGET = 'target.module.encoder.'
+_TARGET = 'target.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
             ' exported for mmpretrain, a fine-tuned classifier, a released '
             "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")
@@ -87,10 +87,11 @@ def find_encoder(state: StateDict,
 
 
 def load_encoder_into(module: nn.Module,
-                 checkpoint: str,
-                 encoder: str = 'online',
-                 adapt: Optional[Callable[[StateDict], StateDict]] = None,
-                 new: Optional[str] = None) -> KeyReport:
+                      checkpoint: str,
+                      encoder: str = 'online',
+                      adapt: Optional[Callable[[StateDict],
+                                               StateDict]] = None,
+                      new: Optional[str] = None) -> KeyReport:
     """Load a pre-trained encoder into a backbone, every key or nothing.
 
     The log says what was taken and that all keys matched. Positions of
@@ -99,10 +100,10 @@ def load_encoder_into(module: nn.Module,
 
     Args:
         module (nn.Module): A backbone with ``VisionTransformer``'s names.
-        checkpoint (str): A file, see :func:`find_encoder`.
+        checkpoint (str): The file, see :func:`find_encoder`.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        adapt (Callable, optional): Renames the encoder for other backbones.
-            Defaults to None.
+        adapt (Callable, optional): Function that renames the encoder for other
+            backbones. Defaults to None.
         new (str, optional): Regular expression of the names of what no
             encoder has and the backbone learns anew. Defaults to None.
 
@@ -148,7 +149,7 @@ def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
     """Give the arguments of :func:`load_encoder_into` that an init_cfg holds.
 
     Args:
-        init_cfg (dict | list | None): A module's.
+        init_cfg (dict | list | None): ``init_cfg`` of a module.
 
     Returns:
         dict | None: ``checkpoint`` and, where given, ``encoder``, of

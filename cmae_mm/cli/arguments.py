@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config import check_pairs
 from ..packaged import find_config
-from .config import check_pairs
 from .parser import at_least
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any, Dict
 
+from ..config import ConfigError, load_config, remember
 from .arguments import (
     add_cfg_options,
     add_checkpoint,
@@ -11,8 +12,6 @@ from .arguments import (
     add_out,
 )
 from .command import Command, Result
-from .config import ConfigError, load_config
-from .errors import remember
 from .parser import at_least
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List
 
+from ..config import ConfigError
 from .arguments import (
     RANDOM,
     add_cfg_options,
@@ -16,7 +17,6 @@ from .arguments import (
     work_dir_of,
 )
 from .command import Command, Result
-from .config import ConfigError
 from .parser import at_least
 
 STARTS = (RANDOM, 'pretrained')

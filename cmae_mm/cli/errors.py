@@ -5,25 +5,10 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, List, NoReturn, Optional
 
+from ..config import remembered, walk, where
 from ..packaged import install_command
-from .config import walk, where
-
-# What a command can tell more about an error with.
-_context: Dict[str, Any] = {}
-
-
-def remember(cfg, pairs: Sequence[str] = ()) -> None:
-    """Let later errors be explained by a config.
-
-    Args:
-        cfg (Config): What the command runs.
-        pairs (Sequence[str]): Overrides of the command line, ``KEY=VALUE``
-            each. Defaults to none.
-    """
-    _context.update(
-        cfg=cfg, options={pair.partition('=')[0]: None for pair in pairs})
 
 
 def fail(error: Exception, prog: str, debug: bool = False,
@@ -101,7 +86,7 @@ def _memory(error: BaseException, text: str) -> Optional[str]:
     host = isinstance(error, MemoryError) or "can't allocate memory" in text
     if not device and not host:
         return None
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     loader = cfg.get('train_dataloader') if cfg is not None else None
     what = 'the device ran' if device else 'this machine ran'
     sentence = f'{what} out of memory'
@@ -144,7 +129,7 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
 
 def _unknown_optimizer(error: BaseException, text: str) -> Optional[str]:
     # What mmengine says of a type that it does not find among optimizers.
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     if 'None is not a callable object' not in text or cfg is None:
         return None
     for key, value in walk(cfg.get('optim_wrapper') or {}, 'optim_wrapper.'):
@@ -171,20 +156,20 @@ def _registered(kind: Optional[str] = None) -> List[str]:
 
 def _place(value: Any) -> str:
     """Say where in the config a value stands, as far as that is certain."""
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     if cfg is None:
         return ''
     keys = [k for k, v in walk(cfg) if type(v) is type(value) and v == value]
     if not keys:
         return ''
-    return f'{where(cfg, _context["options"], keys[0], value)}: {keys[0]}: '
+    return f'{where(cfg, remembered["options"], keys[0], value)}: {keys[0]}: '
 
 
 def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     if not isinstance(error, TypeError):
         return None
     match = re.search(r"unexpected keyword argument '(\w+)'", text)
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     if not match or cfg is None:
         return None
     name = match.group(1)
@@ -200,8 +185,8 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     near = difflib.get_close_matches(name, _arguments(kind), n=1, cutoff=0.5)
     hint = f'; did you mean {near[0]!r}?' if near else ''
     of = kind if isinstance(kind, str) else getattr(kind, '__name__', parent)
-    return (f'{where(cfg, _context["options"], keys[0])}: {keys[0]}: {of} has '
-            f'no argument {name!r}{hint}')
+    return (f'{where(cfg, remembered["options"], keys[0])}: {keys[0]}: {of} '
+            f'has no argument {name!r}{hint}')
 
 
 def _find_class(name: str) -> Any:

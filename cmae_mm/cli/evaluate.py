@@ -3,6 +3,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple
 
+from ..config import load_config, remember
 from .arguments import (
     add_cfg_options,
     add_checkpoint,
@@ -16,8 +17,6 @@ from .arguments import (
     work_dir_of,
 )
 from .command import Command, Result
-from .config import load_config
-from .errors import remember
 from .parser import above_zero, at_least
 
 if TYPE_CHECKING:
@@ -62,8 +61,9 @@ def extract_for(args: argparse.Namespace) -> Extracted:
     """Extract the features that a command line asks for."""
     import torch
 
+    from ..engine import build_frozen_model
     from ..engine.device import adapt_to_device
-    from ..evaluation import FrozenFeatures, build_frozen_model
+    from ..evaluation import FrozenFeatures
     note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)

@@ -2,6 +2,7 @@
 import argparse
 
 from ..api.checks import MODELS, check_pretraining
+from ..config import parse_options
 from .arguments import (
     add_cfg_options,
     add_data,
@@ -9,7 +10,6 @@ from .arguments import (
     note_local_rank,
 )
 from .command import Command, Result
-from .config import parse_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """Testing a checkpoint with the evaluators of its config."""
 import argparse
 
+from ..config import ConfigError, load_config, remember
 from .arguments import (
     add_cfg_options,
     add_checkpoint,
@@ -11,8 +12,6 @@ from .arguments import (
     set_work_dir,
 )
 from .command import Command, Result
-from .config import ConfigError, load_config
-from .errors import remember
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from ..config import ConfigError, load_config, remember
 from .arguments import (
     add_cfg_options,
     add_config,
@@ -11,8 +12,6 @@ from .arguments import (
     set_work_dir,
 )
 from .command import Command, Result
-from .config import ConfigError, load_config
-from .errors import remember
 
 if TYPE_CHECKING:
     from mmengine.config import Config

@@ -17,7 +17,14 @@ class FeatureSet(NamedTuple):
 
 
 def eval_preprocessor(cfg: Config) -> dict:
-    """Give the plain normalisation that belongs to a training config."""
+    """Give the plain normalisation that belongs to a training config.
+
+    Args:
+        cfg (Config): A pre-training config.
+
+    Returns:
+        dict: Config of a data preprocessor.
+    """
     keep = ('mean', 'std', 'to_rgb')
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
     return dict(
@@ -39,16 +46,20 @@ def extract_features(model: nn.Module,
     No random number of a training that goes on is used up.
 
     Args:
-        model (CMAE): Anything with ``extract_feat(images, **kwargs)``.
-        preprocessor (nn.Module): Normalises images.
+        model (CMAE): A model with ``extract_feat(images, **kwargs)``.
+        preprocessor (nn.Module): The data preprocessor, which normalises
+            images.
         dataset (BaseDataset): A labelled data set.
-        batch_size (int): Of each process. Defaults to 256.
-        num_workers (int): Of each process. Defaults to 2.
-        dtype (torch.dtype): Features are kept in it. Defaults to float32.
-        **kwargs: Passed to ``extract_feat``: ``pool`` and ``encoder``.
+        batch_size (int): Images in a batch of each process. Defaults to 256.
+        num_workers (int): Data workers of each process. Defaults to 2.
+        dtype (torch.dtype): The type in which features are kept. Defaults to
+            float32.
+        **kwargs: Further arguments of ``extract_feat``: ``pool`` and
+            ``encoder``.
 
     Returns:
-        FeatureSet: Of all images on each process, on the model's device.
+        FeatureSet: Features and labels of all images, on each process and
+        on the model's device.
     """
     training = model.training
     model.eval()

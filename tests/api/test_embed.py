@@ -12,7 +12,8 @@ from cmae_mm.api import embedding
 from cmae_mm.api.checks import ArgumentError
 from cmae_mm.api.feature_files import FeatureFile, FeatureFileError
 from cmae_mm.datasets.image_store import write_store
-from cmae_mm.evaluation import FrozenFeatures, build_frozen_model
+from cmae_mm.engine import build_frozen_model
+from cmae_mm.evaluation import FrozenFeatures
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from cmae_mm.cli.config import (
+from cmae_mm.config import (
     _VARIABLES,
     ConfigError,
     check_keys,

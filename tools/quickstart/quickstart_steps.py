@@ -13,8 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from cmae_mm.checkpoints import export_encoder
-from cmae_mm.cli.config import load_config
-from cmae_mm.cli.errors import remember
+from cmae_mm.config import load_config, remember
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation import FrozenFeatures, hold_out, knn_accuracy

@@ -67,14 +67,14 @@ class CategoryMapDataset(BaseSegDataset):
 class LoadCategoryMap(BaseTransform):
     """Load a PNG of category ids as a map of class numbers.
 
-    **Required Keys:** seg_map_path and category_ids, but for inference, where
-    there are neither.
+    **Required Keys:** seg_map_path and category_ids; in inference there are
+    neither.
 
     **Added Keys:** gt_seg_map (np.uint8, (H, W); 255 is unlabelled)
 
     Args:
-        backend_args (dict, optional): Of mmengine's file backend. Defaults to
-            None.
+        backend_args (dict, optional): Arguments of mmengine's file backend.
+            Defaults to None.
 
     Raises:
         ValueError: If a map is not of one channel, or has other values.

@@ -6,8 +6,8 @@ from mmcv.transforms import Compose
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from ..engine.hooks.dense_checks import check_heads, datasets_of
-from ..engine.hooks.unwrap import unwrapped_model
+from ...engine.device import unwrapped_model
+from ..checks import check_heads, datasets_of
 
 
 @HOOKS.register_module()
@@ -15,8 +15,8 @@ class SegmentationCheckHook(Hook):
     """Check images, maps and classes before a segmentor is trained.
 
     Args:
-        max_maps (int): So many maps of each data set are looked at, evenly
-            spaced. Defaults to 500.
+        max_maps (int): Number of maps of each data set that are looked at,
+            evenly spaced. Defaults to 500.
 
     Raises:
         FileNotFoundError: If a data set names files that are not there.

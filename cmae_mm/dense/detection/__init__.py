@@ -1,9 +1,9 @@
 """What transfer to detection needs beside mmdetection.
 
 Not part of ``import cmae_mm``: configs import it, by ``custom_imports =
-dict(imports=['cmae_mm.detection'])``.
+dict(imports=['cmae_mm.dense.detection'])``.
 """
-from ..dependencies import require_dense
+from ...dependencies import require_dense
 
 require_dense('mmdet', extra='det')
 

@@ -17,7 +17,7 @@ from typing import (
     Tuple,
 )
 
-from ..packaged import find_config
+from .packaged import find_config
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -67,6 +67,22 @@ _NUMBERS: List[Tuple[str, bool, float, bool]] = [
     (r'optim_wrapper\.optimizer\.(weight_decay|momentum)', False, 0, True),
     (r'auto_scale_lr\.base_batch_size', True, 1, True),
 ]
+
+
+# What later errors are explained with, see :func:`remember`.
+remembered: Dict[str, Any] = {}
+
+
+def remember(cfg: 'Config', pairs: Sequence[str] = ()) -> None:
+    """Let later errors be explained by a config.
+
+    Args:
+        cfg (Config): The config that the process works with.
+        pairs (Sequence[str]): Overrides of the command line, ``KEY=VALUE``
+            each. Defaults to none.
+    """
+    remembered.update(
+        cfg=cfg, options={pair.partition('=')[0]: None for pair in pairs})
 
 
 class ConfigError(ValueError):

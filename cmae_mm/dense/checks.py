@@ -21,14 +21,14 @@ def check_heads(name: str, dataset: BaseDataset, owner: Any,
     """Check that heads have a data set's number of classes.
 
     Args:
-        name (str): Of the data set.
-        dataset (BaseDataset): Its classes count.
-        owner (nn.Module): What has the heads.
-        parts (Sequence[str]): Names of the heads; each one head, several, or
-            none.
+        name (str): Name of the split, for the error.
+        dataset (BaseDataset): The data set, whose classes are counted.
+        owner (nn.Module): The module that has the heads.
+        parts (Sequence[str]): Attributes that hold heads: one head each,
+            several, or none.
 
     Raises:
-        ValueError: If a head has another number.
+        ValueError: If a head has another number of classes.
     """
     count = len(dataset.metainfo['classes'])
     for part in parts:

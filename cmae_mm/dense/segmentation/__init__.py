@@ -1,9 +1,9 @@
 """What transfer to semantic segmentation needs beside mmsegmentation.
 
 Not part of ``import cmae_mm``: configs import it, by ``custom_imports =
-dict(imports=['cmae_mm.segmentation'])``.
+dict(imports=['cmae_mm.dense.segmentation'])``.
 """
-from ..dependencies import require_dense
+from ...dependencies import require_dense
 
 require_dense('mmseg', extra='seg')
 

@@ -7,8 +7,8 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 
-from ..engine.hooks.dense_checks import check_heads, datasets_of
-from ..engine.hooks.unwrap import unwrapped_model
+from ...engine.device import unwrapped_model
+from ..checks import check_heads, datasets_of
 
 
 @HOOKS.register_module()

@@ -5,7 +5,6 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from torch import Tensor, nn
 
-from ..checkpoints.convert import from_released
 from ..checkpoints.encoder import PRETRAINING, RELEASED, find_encoder
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import StateDict
@@ -14,6 +13,7 @@ from ..checkpoints.fitting import (
     describe_sizes,
     fits_once_converted,
 )
+from ..checkpoints.importing import from_released
 from ..models import CMAE
 
 RESUME, START, TEST = 'resume', 'load_from', 'test'

@@ -5,8 +5,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..models import CMAE
+from .device import unwrapped_model
 from .hooks.target_update_hook import TargetUpdateHook
-from .hooks.unwrap import unwrapped_model
 
 
 def check_one_batch(loader: DataLoader) -> None:

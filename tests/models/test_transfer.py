@@ -33,9 +33,9 @@ def test_a_fine_tuned_network_gives_the_same_logits_in_timm(
     assert not torch.equal(moved, start['backbone.layers.0.attn.qkv.weight'])
 
     (tmp_path / 'config.py').write_text(cfg.pretty_text)
-    run_tool('python', 'tools/convert.py', 'export', tmp_path / 'epoch_1.pth',
-             tmp_path / 'timm.safetensors', '--config', tmp_path / 'config.py',
-             '--to', 'timm')
+    run_tool('cmae', 'export', tmp_path / 'config.py',
+             tmp_path / 'epoch_1.pth', tmp_path / 'timm.safetensors', '--to',
+             'timm')
     theirs = timm.models.VisionTransformer(
         img_size=32, patch_size=4, embed_dim=48, depth=2, num_heads=4,
         mlp_ratio=2, num_classes=2, global_pool='avg', norm_layer=None)

@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...models import CMAE
 from ...models.utils import check_momentum
-from .unwrap import unwrapped_model
+from ..device import unwrapped_model
 
 
 @HOOKS.register_module()

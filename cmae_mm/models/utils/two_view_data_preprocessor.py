@@ -13,7 +13,7 @@ from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ...datasets.samplers import mix
+from ...datasets.seeding import mix
 from ...datasets.transforms.pixel_shift import check_canvas
 
 # Shares of red, green and blue in grey (ITU-R BT.601).

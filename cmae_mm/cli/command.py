@@ -33,7 +33,7 @@ class Command(NamedTuple):
     description: str = ''
     registers: bool = True
 
-    def add_to(self, parts) -> None:
+    def add_to(self, parts: Any) -> None:
         """Add it to the subparsers of the whole command."""
         title = self.help[0].upper() + self.help[1:] + '.'
         examples = '\n'.join(

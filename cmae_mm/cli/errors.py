@@ -5,13 +5,24 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Dict, List, NoReturn, Optional, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    NoReturn,
+    Optional,
+    Sequence,
+)
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 # What a command can tell more about an error with.
 _context: Dict[str, Any] = {}
 
 
-def remember(cfg, pairs: Sequence[str] = ()) -> None:
+def remember(cfg: 'Config', pairs: Sequence[str] = ()) -> None:
     """Let later errors be explained by a config.
 
     Args:
@@ -207,7 +218,8 @@ def _arguments(kind: Any) -> List[str]:
     if kind is None:
         return []
     bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
-    makers = [b.__init__ for b in bases if '__init__' in vars(b)] or [kind]
+    makers = [vars(b)['__init__'] for b in bases if '__init__' in vars(b)
+              ] or [kind]
     names: List[str] = []
     for maker in makers:
         try:

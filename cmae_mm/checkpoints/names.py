@@ -4,13 +4,11 @@ The names in the middle are those of mmpretrain's ``VisionTransformer``, which
 are ``CMAEViT``'s.
 """
 import re
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Tuple
 
 import torch
 
 from .files import StateDict
-
-Pairs = Sequence[Tuple[str, str]]
 
 # The released CMAE code, prefix by prefix.
 _CMAE = (
@@ -64,14 +62,14 @@ def to_cmae(state: StateDict) -> StateDict:
     }
 
 
-def _replace_prefix(name: str, pairs: Pairs) -> str:
+def _replace_prefix(name: str, pairs) -> str:
     for old, new in pairs:
         if name.startswith(old):
             return new + name[len(old):]
     return name
 
 
-def _rename(name: str, final_norm: str, pairs: Pairs) -> str:
+def _rename(name: str, final_norm: str, pairs) -> str:
     """Rename an encoder's parameter; the final norm is the bare ``ln1``."""
     name = re.sub(r'^ln1\.', f'{final_norm}.', name)
     for ours, theirs in pairs:

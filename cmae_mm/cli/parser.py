@@ -1,12 +1,12 @@
 """Command lines as people write them, whatever the command."""
 import argparse
-from typing import Any, NoReturn
+from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
     """argparse's, without abbreviations: ``--enc`` is a mistake."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs) -> None:
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False, **kwargs)

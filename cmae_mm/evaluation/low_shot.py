@@ -1,5 +1,5 @@
 """Few labels: which images keep theirs, and what can be learnt from them."""
-from typing import Callable, Dict, List, Sequence
+from typing import Dict, List, Sequence
 
 import numpy as np
 import torch
@@ -53,13 +53,12 @@ def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
     return _draw(labels, seed, lambda size: shots)
 
 
-def _draw(labels: Sequence[int], seed: int,
-          how_many: Callable[[int], int]) -> List[int]:
-    classes = np.asarray(labels)
+def _draw(labels: Sequence[int], seed: int, how_many) -> List[int]:
+    labels = np.asarray(labels)
     rng = np.random.default_rng(seed)
     drawn: List[int] = []
-    for label in np.unique(classes):
-        members = np.flatnonzero(classes == label)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
         size = how_many(len(members))
         drawn += rng.choice(members, size, replace=False).tolist()
     return sorted(drawn)
@@ -118,7 +117,7 @@ def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
     for count in shots:
         accuracies[count] = []
         for seed in range(trials):
-            few = draw_shots(train.labels.tolist(), count, seed)
+            few = draw_shots(train.labels.cpu().numpy(), count, seed)
             predicted = fit_logistic_regression(
                 FeatureSet(train.features[few], train.labels[few]), test,
                 inverse_penalty)

@@ -12,13 +12,16 @@ DOCUMENTS = sorted([
     *ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md'),
     *(ROOT / '.github').rglob('*.md')
 ])
-OTHERS = {'work_dirs', 'data', '.venv', 'build', 'dist'}
+OTHERS = {'.git', '.venv', 'work_dirs', 'data', 'build', 'dist'}
 FILES = sorted(
-    str(p.relative_to(ROOT)) for p in ROOT.rglob('*')
-    if p.is_file() and p.relative_to(ROOT).parts[0] not in OTHERS)
+    str(p.relative_to(ROOT)) for top in ROOT.iterdir()
+    if top.name not in OTHERS for p in [top, *top.rglob('*')] if p.is_file())
 # What commands write, and what stands for a reader's own file.
 WRITTEN = {'config.py', 'CONFIG.py'}
-_PATH = re.compile(r'[\w.{},*/\[\]-]+\.(?:py|sh|md|cfg|toml|yml|txt|png|cff)\b')
+# What has a placeholder in it, or is another package's.
+_NOT_OURS = re.compile(r'\S*<[^<>\s]+>\S*|\w+::\S+|\.mim/\S+')
+_PATH = re.compile(r'[\w.{},*/-]+\.(?:py|sh|md|cfg|toml|yml|cff)\b|'
+                   r'(?:requirements|\.ci)/\w[\w.]*')
 _FOLDER = re.compile(r'\b(?:cmae_mm|configs|docs|examples|requirements|tests|'
                      r'tools)/[\w.{},*/-]*\w/(?=[`\s:;,)])')
 _CONFIG = re.compile(r'\bc?mae_vit-\w[\w-]*')
@@ -33,15 +36,16 @@ def expand(text):
 
 def missing_files(text, files=FILES):
     """Yield each path in a text that no file or folder has."""
+    text = _NOT_OURS.sub(' ', text)
     for found in _PATH.findall(text) + _FOLDER.findall(text):
         for path in expand(found):
             if '..' in path or path.startswith(('/', 'work_dirs/', 'data/')):
                 continue
             if path.endswith('/'):
                 path += '*'
-            pattern = path.replace('**', '*').lstrip('./')
+            pattern = path.replace('**', '*').removeprefix('./')
             if Path(path).name in WRITTEN or any(
-                    Path('/' + file).match(f'{pattern}') for file in files):
+                    Path('/' + file).match(pattern) for file in files):
                 continue
             yield path
 
@@ -92,7 +96,7 @@ def test_commands_that_a_document_names_exist(path):
 @pytest.mark.parametrize('text', [
     'see `cmae_mm/models/of_nobody.py`', 'configs/finetune/vit-{s,xxl}_*.py',
     'python tools/of_nobody.py', 'the rooms `cmae_mm/nothing/` and others',
-    'tests/of_nobody/test_*.py'
+    'tests/of_nobody/test_*.py', 'requirements/of_nobody.txt'
 ])
 def test_a_file_that_is_not_there_is_found(text):
     assert list(missing_files(text))
@@ -100,5 +104,5 @@ def test_a_file_that_is_not_there_is_found(text):
 
 def test_files_that_are_there_are_not_reported():
     text = ('`configs/cmae_vit-b_{100,300}e.py`, `configs/finetune/*.py`, '
-            '`README.md`, `cmae_mm/cli/`, `models/__init__.py`')
+            '`README.md`, `cmae_mm/cli/`, `models/__init__.py`, `.ci/run`')
     assert not list(missing_files(text))

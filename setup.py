@@ -14,7 +14,8 @@ CARRIED = ('configs', 'tools', 'model-index.yml')
 # What only a clone can do.
 LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', 'run_tests.sh',
                                   'environment.sh', 'missing_requirements.py',
-                                  'quickstart.sh', 'check_gpu.sh')
+                                  'quickstart', 'quickstart.sh',
+                                  'check_gpu.sh')
 
 
 class BuildWithMim(build_py):

@@ -46,8 +46,7 @@ cmae --help >/dev/null
 cmae train cmae_vit-mini_tiles --work-dir out --cfg-options "${short[@]}" \
     >train.log 2>&1 || { tail -30 train.log >&2; exit 1; }
 grep -q 'Iter(train) \[2/2\]' train.log
-cmae convert export out/iter_2.pth encoder.safetensors \
-    --config cmae_vit-mini_tiles --to timm
+cmae export cmae_vit-mini_tiles out/iter_2.pth encoder.safetensors --to timm
 test -s encoder.safetensors
 
 # The ecosystem's own command, on a packaged config.

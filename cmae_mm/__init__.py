@@ -4,10 +4,31 @@ Importing this package registers its classes in MMPretrain's registries, so
 ``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project. (The
 command ``cmae`` does so later, when it has understood its arguments.)
 """
-from .entry import is_command
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .entry import is_command, quiet_imports
 from .version import __version__
 
-__all__ = ['__version__', 'register']
+if TYPE_CHECKING:
+    from .api.embedding import embed
+    from .api.encoder import load_encoder
+    from .api.pretraining import pretrain
+
+__all__ = ['__version__', 'embed', 'load_encoder', 'pretrain', 'register']
+
+# Where the functions for people are; imported when they are first used.
+_FUNCTIONS = dict(
+    embed='.api.embedding',
+    load_encoder='.api.encoder',
+    pretrain='.api.pretraining')
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        module = importlib.import_module(_FUNCTIONS[name], __name__)
+        return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def register() -> None:
@@ -18,9 +39,10 @@ def register() -> None:
             work; one sentence with the command that installs it.
     """
     from .dependencies import check_dependencies, check_transformers
-    check_dependencies()
-    check_transformers()
-    from . import checkpoints, datasets, engine, models  # noqa: F401
+    with quiet_imports():
+        check_dependencies()
+        check_transformers()
+        from . import checkpoints, datasets, engine, models  # noqa: F401
 
 
 if not is_command():

@@ -1,5 +1,6 @@
 """Small real models, image folders and commands for the tests."""
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -155,3 +156,21 @@ def run_tool(*command, **env):
         timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def run_commands(*lines, cwd=ROOT, **env):
+    """Run command lines of `cmae` in one process, which imports once.
+
+    Gives the exit status and the output of each.
+    """
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tests/run_commands.py')],
+        input=json.dumps([[str(word) for word in line] for line in lines]),
+        cwd=cwd,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT),
+             **env},
+        capture_output=True,
+        text=True,
+        timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [tuple(one) for one in json.loads(done.stdout.splitlines()[-1])]

@@ -1,28 +1,24 @@
-"""Runs several command lines in one process, which imports once.
+"""Runs several command lines of ``cmae`` in one process, which imports once.
 
-Reads a JSON list of commands, each a list of arguments that begins with a
-script in tools/; writes a JSON list of ``[exit status or message, output]``.
+Reads a JSON list of commands, each a list of arguments that begins with the
+command's name; writes a JSON list of ``[exit status, output]``.
 """
 import io
 import json
-import runpy
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_one(command):
-    """Run a command as ``python tools/...`` would."""
+    """Run a command as a shell would; give its status and what it said."""
+    from cmae_mm.cli.main import main
     output = io.StringIO()
-    sys.argv = command
+    sys.argv = ['cmae', *command]
     code = 0
     with redirect_stdout(output), redirect_stderr(output):
         try:
-            runpy.run_path(
-                str(ROOT / 'tools' / command[0]), run_name='__main__')
+            main()
         except SystemExit as error:
             code = error.code or 0
         except BaseException:
@@ -32,5 +28,5 @@ def run_one(command):
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(ROOT / 'tools'))
+    sys.argv = ['cmae']  # before the package is imported, as in a shell
     print(json.dumps([run_one(c) for c in json.load(sys.stdin)]))

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]
+# Usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of cmae test]
 # Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
-usage='usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]'
+usage='usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of cmae test]'
 CONFIG=${1:?$usage}
 CHECKPOINT=${2:?$usage}
 GPUS=${3:?$usage}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Usage: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
+# Usage: tools/dist_train.sh CONFIG GPUS [options of cmae train]
 # SIGTERM and Ctrl-C end it with a checkpoint, and with status 75 and 130.
 # Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
-usage='usage: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]'
+usage='usage: tools/dist_train.sh CONFIG GPUS [options of cmae train]'
 CONFIG=${1:?$usage}
 GPUS=${2:?$usage}
 shift 2

@@ -8,4 +8,4 @@ here=$PWD
 cd "$(dirname "$0")/.."
 . tools/environment.sh
 ensure_environment onedl quickstart
-exec python tools/quickstart.py --from-folder "$here" "$@"
+exec python tools/quickstart/quickstart.py --from-folder "$here" "$@"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Usage: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=...] \
-#        tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
+#        tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of cmae train]
 # Training that is told to end (SIGTERM: preemption, or sbatch's
 # --signal=TERM@120 before the time limit) saves and ends with status 75. In a
 # job of sbatch the job is then requeued, and goes on from there; otherwise the
 # command that goes on is said.
 set -euo pipefail
-usage='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]'
+usage='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of cmae train]'
 PARTITION=${1:?$usage}
 JOB_NAME=${2:?$usage}
 CONFIG=${3:?$usage}

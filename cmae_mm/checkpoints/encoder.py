@@ -11,7 +11,7 @@ from .errors import CheckpointError
 from .files import StateDict, read_checkpoint
 from .fitting import KeyReport, load_state
 
-_TARGET = 'target.module.encoder.'
+_TARGET = 'target.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
             ' exported for mmpretrain, a fine-tuned classifier, a released '
             "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")
@@ -22,6 +22,7 @@ RANDOM = 'random'
 # Kinds of checkpoints that hold more than an encoder.
 RELEASED = 'a released CMAE checkpoint'
 PRETRAINING = 'a pre-training checkpoint'
+FOREIGN_ENCODER = 'an MAE or timm encoder'
 
 
 class FoundEncoder(NamedTuple):
@@ -63,7 +64,7 @@ def find_encoder(state: StateDict,
     elif holds('backbone.'):
         kind = 'an exported backbone'
     elif holds('blocks.'):
-        kind, prefix = 'an MAE or timm encoder', ''
+        kind, prefix = FOREIGN_ENCODER, ''
         state = names.from_mae(state)
     elif holds('layers.') and 'pos_embed' in state:
         kind, prefix = 'a bare encoder', ''
@@ -71,7 +72,7 @@ def find_encoder(state: StateDict,
         some = ', '.join(sorted(state)[:3])
         raise CheckpointError(
             f'no encoder was found in it (its first keys: {some}); needed is '
-            f'{_ALLOWED}; others are converted by tools/convert.py')
+            f'{_ALLOWED}')
     if encoder == 'target':
         prefix = _TARGET
         if not any(k.startswith(prefix) for k in state):
@@ -86,10 +87,11 @@ def find_encoder(state: StateDict,
 
 
 def load_encoder_into(module: nn.Module,
-                 checkpoint: str,
-                 encoder: str = 'online',
-                 adapt: Optional[Callable[[StateDict], StateDict]] = None,
-                 new: Optional[str] = None) -> KeyReport:
+                      checkpoint: str,
+                      encoder: str = 'online',
+                      adapt: Optional[Callable[[StateDict],
+                                               StateDict]] = None,
+                      new: Optional[str] = None) -> KeyReport:
     """Load a pre-trained encoder into a backbone, every key or nothing.
 
     The log says what was taken and that all keys matched. Positions of
@@ -98,10 +100,10 @@ def load_encoder_into(module: nn.Module,
 
     Args:
         module (nn.Module): A backbone with ``VisionTransformer``'s names.
-        checkpoint (str): A file, see :func:`find_encoder`.
+        checkpoint (str): The file, see :func:`find_encoder`.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        adapt (Callable, optional): Renames the encoder for other backbones.
-            Defaults to None.
+        adapt (Callable, optional): Function that renames the encoder for other
+            backbones. Defaults to None.
         new (str, optional): Regular expression of the names of what no
             encoder has and the backbone learns anew. Defaults to None.
 
@@ -147,7 +149,7 @@ def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
     """Give the arguments of :func:`load_encoder_into` that an init_cfg holds.
 
     Args:
-        init_cfg (dict | list | None): A module's.
+        init_cfg (dict | list | None): ``init_cfg`` of a module.
 
     Returns:
         dict | None: ``checkpoint`` and, where given, ``encoder``, of

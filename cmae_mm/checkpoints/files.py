@@ -124,7 +124,7 @@ def write_checkpoint(path: str, state: StateDict,
             ``state_dict`` and ``meta``.
         state (StateDict): The tensors.
         meta (Dict[str, Any]): What the file says about itself; safetensors
-            holds strings.
+            holds strings alone.
 
     Raises:
         CheckpointError: If the file's ending is neither of these, or it cannot
@@ -166,7 +166,7 @@ def load_from_safetensors(filename: str,
         map_location (str, optional): See ``torch.load``.
 
     Returns:
-        dict: With ``state_dict`` and ``meta``, as mmengine's own files.
+        dict: ``state_dict`` and ``meta``, as in mmengine's own files.
     """
     state, meta = read_checkpoint(filename)
     if map_location is not None and isinstance(map_location,
@@ -204,10 +204,10 @@ def ready_to_resume(content: Any) -> Any:
     writes) is left out.
 
     Args:
-        content (Any): What a file holds.
+        content (Any): The content of a file.
 
     Returns:
-        Any: The same, changed where it is a runner's checkpoint.
+        Any: The same, modified where it is a runner's checkpoint.
     """
     if isinstance(content, dict):
         if isinstance(content.get('message_hub'), dict):

@@ -7,9 +7,9 @@ from typing import List, NamedTuple, Optional, Sequence
 import torch
 from torch import nn
 
-from . import names
 from .errors import CheckpointError
 from .files import StateDict
+from .positions import resample_to
 
 KINDS = ('missing', 'unexpected', 'misshapen')
 
@@ -35,10 +35,11 @@ class KeyReport(NamedTuple):
         """List the keys, a line each.
 
         Args:
-            most (int, optional): How many of each kind. Defaults to all.
+            most (int, optional): Number of keys of each kind that are listed.
+                Defaults to all.
 
         Returns:
-            str: Counts, and the keys of all kinds but those that matched.
+            str: Counts, and all keys except those that matched.
         """
         lines = [f'{len(self.matched)} keys matched']
         for kind in ('resampled', *KINDS):
@@ -70,15 +71,16 @@ def compare(model: nn.Module,
 
     Args:
         model (nn.Module): The model.
-        state (StateDict): Under the model's names.
+        state (StateDict): A state dict under the model's names.
         optional (Sequence[str]): Names that need not be there, beside the
             target's count of steps. Defaults to none.
 
     Returns:
-        Fitting: With positions of another grid resampled.
+        Fitting: What fits, with positions of another grid resampled, and the
+        report.
     """
     expected = model.state_dict()
-    state, resampled = names.resample_to(state, expected)
+    state, resampled = resample_to(state, expected)
     misshapen = [
         f'{k}: {tuple(v.shape)} in the checkpoint, {tuple(expected[k].shape)} '
         'in the model' for k, v in state.items()
@@ -112,15 +114,15 @@ def load_state(model: nn.Module,
 
     Args:
         model (nn.Module): The model.
-        state (StateDict): Under the model's names.
-        allow_partial (bool): Load what fits although some does not. Defaults
-            to False.
+        state (StateDict): A state dict under the model's names.
+        allow_partial (bool): Whether to load what fits although some does not.
+            Defaults to False.
         optional (Sequence[str]): Names that need not be there, beside the
             target's count of steps. Defaults to none.
         advice (str): What to do about a misfit, for the error. Defaults to
-            allowing it.
-        most_listed (int, optional): How many keys of a kind the error lists.
-            Defaults to all.
+            allowing it by ``--allow-partial``.
+        most_listed (int, optional): Number of keys of each kind that the error
+            lists. Defaults to all.
 
     Returns:
         KeyReport: What matched and what did not.
@@ -149,7 +151,8 @@ def fits_once_converted(model: nn.Module, state: StateDict) -> bool:
 
     Args:
         model (nn.Module): The model, which is not touched.
-        state (StateDict): Under the names of some version of the model.
+        state (StateDict): A state dict under the names of any version of the
+            model.
 
     Returns:
         bool: Whether loading it leaves nothing out.
@@ -180,10 +183,10 @@ def describe_sizes(state: StateDict) -> str:
     """Say how wide and deep the transformer in a state dict is.
 
     Args:
-        state (StateDict): Under mmpretrain's names.
+        state (StateDict): A state dict under mmpretrain's names.
 
     Returns:
-        str: In words, empty if there is none.
+        str: A description in words, empty if there is none.
     """
     positions = state.get('backbone.pos_embed')
     layers = [int(found[1]) for found in (

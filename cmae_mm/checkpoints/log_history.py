@@ -18,12 +18,13 @@ def fill_log_history(buffer: HistoryBuffer, state: Dict[str, Any]) -> None:
     The statistics that the file names are left out: a buffer has its own.
 
     Args:
-        buffer (HistoryBuffer): As new.
-        state (Dict[str, Any]): ``_log_history`` and ``_count_history``, 1-d
-            arrays of the same length, and ``max_length``.
+        buffer (HistoryBuffer): A new log history, filled in place.
+        state (Dict[str, Any]): Its state in the file: ``_log_history`` and
+            ``_count_history``, 1-d arrays of the same length, and
+            ``max_length``.
 
     Raises:
-        ValueError: If they are something else.
+        ValueError: If the state holds something else.
     """
     arrays = [state['_log_history'], state['_count_history']]
     for array in arrays:
@@ -41,7 +42,7 @@ def to_plain(value: Any) -> Any:
     """Make what a message hub holds readable without its classes.
 
     Args:
-        value (Any): A checkpoint's ``message_hub`` or ``meta``.
+        value (Any): ``message_hub`` or ``meta`` of a checkpoint.
 
     Returns:
         Any: The same, with log histories as dicts of tensors, and numpy's
@@ -70,10 +71,12 @@ def from_plain(hub: Dict[str, Any]) -> Dict[str, Any]:
     """Rebuild the log histories of a checkpoint's ``message_hub``.
 
     Args:
-        hub (Dict[str, Any]): As :func:`to_plain` or mmengine made it.
+        hub (Dict[str, Any]): The message hub as :func:`to_plain` or mmengine
+            wrote it.
 
     Returns:
-        Dict[str, Any]: As mmengine's ``MessageHub`` loads it.
+        Dict[str, Any]: The message hub in the form that mmengine's
+        ``MessageHub`` loads.
     """
     scalars = {
         name: _rebuild(value) if isinstance(value, dict)

@@ -4,16 +4,13 @@ The names in the middle are those of mmpretrain's ``VisionTransformer``, which
 are ``CMAEViT``'s.
 """
 import re
-from typing import Dict, List, Tuple
-
-import torch
 
 from .files import StateDict
 
 # The released CMAE code, prefix by prefix.
 _CMAE = (
-    ('target_backbone.', 'target.module.encoder.'),
-    ('target_projector.', 'target.module.projector.'),
+    ('target_backbone.', 'target.encoder.'),
+    ('target_projector.', 'target.projector.'),
     ('backbone.', 'backbone.'),
     ('pixel_decoder.', 'neck.pixel_decoder.'),
     ('feature_decoder.', 'neck.feature_decoder.'),
@@ -31,20 +28,6 @@ _TIMM = (
     ('.ln1.', '.norm1.'),
     ('.ln2.', '.norm2.'),
 )
-
-# Hugging Face's ViTModel and ViTMAEModel, under the names of their hub files.
-_HF = (
-    ('.ffn.layers.0.0.', '.intermediate.dense.'),
-    ('.ffn.layers.1.', '.output.dense.'),
-    ('.attn.proj.', '.attention.output.dense.'),
-    ('cls_token', 'embeddings.cls_token'),
-    ('pos_embed', 'embeddings.position_embeddings'),
-    ('patch_embed.projection.', 'embeddings.patch_embeddings.projection.'),
-    ('layers.', 'encoder.layer.'),
-    ('.ln1.', '.layernorm_before.'),
-    ('.ln2.', '.layernorm_after.'),
-)
-_HF_QKV = tuple(f'attention.attention.{n}' for n in ('query', 'key', 'value'))
 
 
 def from_cmae(state: StateDict) -> StateDict:
@@ -69,8 +52,19 @@ def _replace_prefix(name: str, pairs) -> str:
     return name
 
 
-def _rename(name: str, final_norm: str, pairs) -> str:
-    """Rename an encoder's parameter; the final norm is the bare ``ln1``."""
+def rename(name: str, final_norm: str, pairs) -> str:
+    """Rename a parameter of an encoder.
+
+    Args:
+        name (str): The parameter's name, without prefix.
+        final_norm (str): The other library's name of the final norm, which is
+            the bare ``ln1``.
+        pairs (Sequence[Tuple[str, str]]): Parts of names, ours and theirs, in
+            the order in which they are replaced.
+
+    Returns:
+        str: The other library's name.
+    """
     name = re.sub(r'^ln1\.', f'{final_norm}.', name)
     for ours, theirs in pairs:
         name = name.replace(ours, theirs)
@@ -81,7 +75,7 @@ def to_timm(state: StateDict) -> StateDict:
     """Rename an encoder to timm's names."""
     renamed = {}
     for name, value in state.items():
-        renamed[_rename(name, 'norm', _TIMM)] = value
+        renamed[rename(name, 'norm', _TIMM)] = value
     return renamed
 
 
@@ -105,19 +99,6 @@ def from_mae(state: StateDict) -> StateDict:
          for k, v in state.items() if not k.startswith(other)})
 
 
-def to_hf(state: StateDict) -> StateDict:
-    """Rename to Hugging Face's names: queries, keys and values apart."""
-    renamed = {}
-    for name, value in state.items():
-        name = _rename(name, 'layernorm', _HF)
-        if '.attn.qkv.' in name:
-            for part, chunk in zip(_HF_QKV, value.chunk(3)):
-                renamed[name.replace('attn.qkv', part)] = chunk
-        else:
-            renamed[name] = value
-    return renamed
-
-
 def to_vit_sam(state: StateDict) -> StateDict:
     """Rename to mmpretrain's ``ViTSAM``, the detection backbone.
 
@@ -133,71 +114,3 @@ def to_vit_sam(state: StateDict) -> StateDict:
             value = value[:, 1:].reshape(1, side, side, -1)
         renamed[name] = value
     return renamed
-
-
-def resample_pos_embed(pos_embed: torch.Tensor, grid: int,
-                       num_prefix: int = 1) -> torch.Tensor:
-    """Resample position embeddings to another square grid of patches.
-
-    Bicubic with anti-aliasing, as timm does it. Prefix positions (the class
-    token's) are kept. This is the one place where checkpoints are resampled.
-
-    Args:
-        pos_embed (torch.Tensor): (1, prefix + L, D), L a square number.
-        grid (int): Side of the new grid, in patches.
-        num_prefix (int): Positions before the patches'. Defaults to 1.
-
-    Returns:
-        torch.Tensor: (1, prefix + grid * grid, D), of the same dtype.
-    """
-    side = round((pos_embed.shape[1] - num_prefix)**.5)
-    if side == grid:
-        return pos_embed
-    prefix, patches = pos_embed[:, :num_prefix], pos_embed[:, num_prefix:]
-    patches = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    patches = torch.nn.functional.interpolate(
-        patches, size=(grid, grid), mode='bicubic', antialias=True)
-    patches = patches.permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.cat([prefix, patches.to(pos_embed.dtype)], dim=1)
-
-
-def resample_to(state: StateDict, expected: Dict[str, torch.Tensor]
-                ) -> Tuple[StateDict, List[str]]:
-    """Resample those position embeddings that fit a model but for their grid.
-
-    Args:
-        state (StateDict): Under the model's names.
-        expected (Dict[str, torch.Tensor]): The model's state dict.
-
-    Returns:
-        Tuple[StateDict, List[str]]: The state, and a line for each that was
-        resampled.
-    """
-    state, lines = dict(state), []
-    for name, value in state.items():
-        wanted = expected.get(name)
-        if wanted is None or not name.endswith('pos_embed'):
-            continue
-        if value.dim() == 4 and wanted.dim() == 4:  # ViTSAM's map
-            sides = [value.shape[1], wanted.shape[1]]
-            if (sides[0] != sides[1]
-                    and value.shape[1] == value.shape[2]
-                    and wanted.shape[1] == wanted.shape[2]):
-                tokens = resample_pos_embed(value.flatten(1, 2), sides[1], 0)
-                state[name] = tokens.view(1, sides[1], sides[1], -1)
-                lines.append(_resampled(name, *sides))
-            continue
-        lengths = [x.shape[1] for x in (value, wanted)]
-        if (value.dim() != 3 or lengths[0] == lengths[1]
-                or value.shape[2] != wanted.shape[2]):
-            continue
-        sides = [round((n - 1)**.5) for n in lengths]
-        if any(s * s + 1 != n for s, n in zip(sides, lengths)):
-            continue
-        state[name] = resample_pos_embed(value, sides[1])
-        lines.append(_resampled(name, *sides))
-    return state, lines
-
-
-def _resampled(name: str, old: int, new: int) -> str:
-    return f'{name}: {old}x{old} to {new}x{new}'

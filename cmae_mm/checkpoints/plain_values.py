@@ -71,8 +71,9 @@ def check_plain(value: Any, refuse: Callable[[Any], None]) -> None:
     """Check that a value is made of known things, and is a finite tree.
 
     Args:
-        value (Any): What was read; a storage may stand alone.
-        refuse (Callable): Raises an error that names what stands in it.
+        value (Any): A value that was read; a storage may stand alone.
+        refuse (Callable): Function that raises an error which names what it is
+            given.
 
     Raises:
         ValueError: If it holds itself, or holds the same so often that

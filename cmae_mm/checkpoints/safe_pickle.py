@@ -48,15 +48,15 @@ def read_pickle(source: BinaryIO,
     numbers, mmengine's log history.
 
     Args:
-        source (BinaryIO): Has ``read``, ``readline`` and ``tell``, and never
-            returns more than there is.
-        name (str): What errors call the file.
-        size (int): Of the source in bytes; bounds what is built.
-        storage (Callable, optional): Gives the storage that a persistent id
-            names. Defaults to None, there are none.
+        source (BinaryIO): The file, which has ``read``, ``readline`` and
+            ``tell``, and never returns more than there is.
+        name (str): Name of the file, for errors.
+        size (int): Size of the source in bytes, which bounds what is built.
+        storage (Callable, optional): Function that gives the storage named by
+            a persistent id. Defaults to None, no storages are allowed.
 
     Returns:
-        Any: The value.
+        Any: The value of the pickle.
 
     Raises:
         CheckpointError: If the file names anything else, or is damaged.

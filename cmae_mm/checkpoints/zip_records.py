@@ -18,7 +18,7 @@ def damaged_if_unreadable(name: str) -> Iterator[None]:
     """Say of any error that reading a broken file makes that it is broken.
 
     Args:
-        name (str): What the error calls the file.
+        name (str): Name of the file, for the error.
 
     Raises:
         CheckpointError: Instead of the errors of readers.
@@ -44,7 +44,7 @@ class ZipRecords:
 
     Args:
         file (BinaryIO): The opened file.
-        name (str): What errors call it.
+        name (str): Name of the file, for errors.
 
     Raises:
         CheckpointError: If it is damaged, or no such file.

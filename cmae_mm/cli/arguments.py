@@ -2,15 +2,90 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import check_pairs
+from ..packaged import find_config
+from .parser import at_least
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# In the place of CHECKPOINT, where random weights are of use.
+RANDOM = 'random'
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add DATA, a folder."""
+    parser.add_argument('data', metavar='DATA', help=help)
+
+
+def add_config(parser: argparse.ArgumentParser,
+               what: str = 'config file') -> None:
     """Add CONFIG."""
     parser.add_argument(
         'config', metavar='CONFIG',
-        help='config file, or the name of a packaged one')
+        help=f'{what}, or the name of a packaged one')
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, help: str,
+                   random: bool = False) -> None:
+    """Add CHECKPOINT.
+
+    Args:
+        parser (argparse.ArgumentParser): A command's.
+        help (str): Which checkpoints are taken.
+        random (bool): Whether the word 'random' stands for random weights.
+            Defaults to False.
+    """
+    if random:
+        help += f'; or the word {RANDOM!r} for random weights'
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=help)
+    parser.set_defaults(takes_random=random)
+
+
+def add_out(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add OUT."""
+    parser.add_argument('out', metavar='OUT', help=help)
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Look for DATA, CONFIG and CHECKPOINT before anything is imported.
+
+    The form of ``--cfg-options`` is looked at too.
+
+    Raises:
+        FileNotFoundError: If one is not there.
+        NotADirectoryError: If DATA is a file.
+        ConfigError: If an override is none.
+    """
+    given = vars(args)
+    if 'config' in given:
+        find_config(args.config)
+    check_pairs(given.get('cfg_options') or [])
+    if given.get('data') is not None:
+        check_folder(args.data)
+    checkpoint = given.get('checkpoint')
+    if checkpoint is None or '://' in checkpoint or (
+            checkpoint == RANDOM and given.get('takes_random')):
+        return
+    if not Path(checkpoint).expanduser().exists():
+        raise FileNotFoundError(f'there is no checkpoint {checkpoint}')
+
+
+def check_folder(name: str) -> None:
+    """Check that a folder is there.
+
+    Raises:
+        FileNotFoundError: If it is not.
+        NotADirectoryError: If it is a file.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise NotADirectoryError(f'{name} is a file, and a folder is needed')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'there is no folder {name}')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -21,17 +96,24 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config; nested keys with dots')
 
 
-def add_work_dir(parser: argparse.ArgumentParser) -> None:
+def add_work_dir(parser: argparse.ArgumentParser, suffix: str = '') -> None:
     """Add ``--work-dir``; see :func:`work_dir_of`."""
     parser.add_argument(
         '--work-dir', metavar='DIR',
-        help='folder of logs and checkpoints (default: work_dirs/<config>)')
+        help='folder of logs and whatever is saved (default: '
+        f'work_dirs/<config>{suffix})')
 
 
 def work_dir_of(args: argparse.Namespace, suffix: str = '') -> str:
     """Give the work folder of a command line, by default the config's name."""
     return args.work_dir or str(
         Path('work_dirs') / f'{Path(args.config).stem}{suffix}')
+
+
+def set_work_dir(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Set a runner's work folder: the command line's, then the config's."""
+    if args.work_dir is not None or cfg.get('work_dir') is None:
+        cfg.work_dir = work_dir_of(args)
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
@@ -48,3 +130,29 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 def note_local_rank(args: argparse.Namespace) -> None:
     """Say the rank where torch looks for it."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add ``--encoder``."""
+    parser.add_argument(
+        '--encoder', choices=['online', 'target'], default='online',
+        help='the trained encoder (default), or the one that follows it')
+
+
+def add_pool(parser: argparse.ArgumentParser) -> None:
+    """Add ``--pool``, an image's feature."""
+    parser.add_argument(
+        '--pool', choices=['mean', 'cls'], default='mean',
+        help='mean of the patch tokens (default), or the class token')
+
+
+def add_loader(parser: argparse.ArgumentParser, batch_size: int = 256,
+               num_workers: int = 2) -> None:
+    """Add ``--batch-size`` and ``--num-workers``, both of each process."""
+    parser.add_argument(
+        '--batch-size', type=at_least(1), default=batch_size, metavar='N',
+        help=f'images at once on each process (default: {batch_size})')
+    parser.add_argument(
+        '--num-workers', type=at_least(0), default=num_workers, metavar='N',
+        help='processes that read images, for each process (default: '
+        f'{num_workers})')

@@ -1,8 +1,23 @@
 """What a command is, and how every one begins and ends."""
 import argparse
 import json
+import os
+import signal
 import sys
-from typing import Any, Callable, Dict, NamedTuple, NoReturn, Optional
+import textwrap
+import threading
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    NoReturn,
+    Optional,
+)
+
+from .arguments import check_inputs
+from .errors import fail
 
 # What a command has found out, by name: printed with ``--json``.
 Result = Dict[str, Any]
@@ -21,8 +36,12 @@ class Command(NamedTuple):
         run (Callable): Takes the parsed arguments; gives a result, or None.
             It imports what is heavy by itself.
         description (str): What else the help says. Defaults to ''.
+        check (Callable, optional): Raises for mistakes that can be found
+            before anything is imported. That DATA, CONFIG and CHECKPOINT are
+            there is looked at anyway. Defaults to None.
         registers (bool): Whether the plugin and the libraries below are
             needed. Defaults to True.
+        error_status (int): Exit status of a mistake. Defaults to 1.
     """
 
     name: str
@@ -31,19 +50,22 @@ class Command(NamedTuple):
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Optional[Result]]
     description: str = ''
+    check: Optional[Callable[[argparse.Namespace], None]] = None
     registers: bool = True
+    error_status: int = 1
 
     def add_to(self, parts: Any) -> None:
         """Add it to the subparsers of the whole command."""
         title = self.help[0].upper() + self.help[1:] + '.'
         examples = '\n'.join(
             f'  {line}' for line in self.example.strip().splitlines())
+        more = textwrap.fill(self.description, 79, break_long_words=False)
         parser = parts.add_parser(
             self.name,
-            help=self.help,
-            description=f'{title}\n\n{self.description}'.strip(),
+            description=f'{title}\n\n{more}'.strip(),
             epilog=f'for example:\n{examples}')
         self.add_arguments(parser)
+        parser.usage = ' '.join([parser.prog, *needed(parser), '[OPTIONS]'])
         group = parser.add_argument_group('output')
         group.add_argument(
             '--json', action='store_true',
@@ -53,6 +75,14 @@ class Command(NamedTuple):
             help='show where an error comes from (CMAE_DEBUG=1 does the '
             'same)')
         parser.set_defaults(chosen=self)
+
+
+def needed(parser: argparse.ArgumentParser) -> List[str]:
+    """List what a command line must have, in the order to write it in."""
+    actions = [a for a in parser._actions if a.required]
+    return [a.metavar or a.dest for a in actions if not a.option_strings] + [
+        f'{a.option_strings[0]} {a.metavar or a.dest.upper()}'
+        for a in actions if a.option_strings]
 
 
 def run(args: argparse.Namespace) -> NoReturn:
@@ -67,25 +97,50 @@ def run(args: argparse.Namespace) -> NoReturn:
         args (argparse.Namespace): With ``chosen``, the command. Its result's
             ``exit_status``, if there is one, is the process's.
     """
-    from .errors import fail
     command: Command = args.chosen
     status = 0
     try:
+        check_inputs(args)
+        if command.check is not None:
+            command.check(args)
         if command.registers:
-            import cmae_mm
-            from cmae_mm.checkpoints import load_only_safely
-            cmae_mm.register()
-            load_only_safely()
-        result = command.run(args) or {}
+            load_libraries()
+        result = dict(command.run(args) or {})
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
-            print(json.dumps(result), flush=True)
+            print(json.dumps(result, default=_plain), flush=True)
     except KeyboardInterrupt:
         # Pressed twice, or before there was anything to save.
         sys.exit(130)
     except Exception as error:
-        fail(error)
+        fail(error, f'cmae {command.name}', args.debug, command.error_status)
     sys.exit(status)
+
+
+def load_libraries() -> None:
+    """Import and register everything, and read files only safely from now on.
+
+    Ctrl-C ends the process at once meanwhile: there is nothing to save, and
+    libraries that are being imported do not let an exception through cleanly.
+    """
+    interruptible = (threading.current_thread() is threading.main_thread() and
+                     signal.getsignal(signal.SIGINT)
+                     is signal.default_int_handler)
+    if interruptible:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    try:
+        import cmae_mm
+        cmae_mm.register()
+        from cmae_mm.checkpoints import load_only_safely
+        load_only_safely()
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _plain(value: Any) -> Any:
+    """Give JSON what arrays and scalars of numpy and torch hold."""
+    return value.tolist() if hasattr(value, 'tolist') else str(value)
 
 
 def _is_first_rank() -> bool:

@@ -5,60 +5,43 @@ import os
 import re
 import sys
 import traceback
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    List,
-    NoReturn,
-    Optional,
-    Sequence,
-)
+from typing import Any, List, NoReturn, Optional
 
-if TYPE_CHECKING:
-    from mmengine.config import Config
-
-# What a command can tell more about an error with.
-_context: Dict[str, Any] = {}
+from ..config import remembered, walk, where
+from ..packaged import install_command
 
 
-def remember(cfg: 'Config', pairs: Sequence[str] = ()) -> None:
-    """Let later errors be explained by a config.
-
-    Args:
-        cfg (Config): What the command runs.
-        pairs (Sequence[str]): Overrides of the command line, ``KEY=VALUE``
-            each. Defaults to none.
-    """
-    _context.update(
-        cfg=cfg, options={pair.partition('=')[0]: None for pair in pairs})
-
-
-def fail(error: Exception) -> NoReturn:
+def fail(error: Exception, prog: str, debug: bool = False,
+         status: int = 1) -> NoReturn:
     """End the process for an error that is being handled.
 
     Mistakes of input, data, files, libraries and devices end in one sentence
-    on standard error and exit status 1. What looks like a fault of the
-    program is shown in full, as is everything with ``--debug`` or with
-    ``CMAE_DEBUG=1``.
+    on standard error. What looks like a fault of the program is shown in
+    full, as is everything where that is asked for.
+
+    Args:
+        error (Exception): The error.
+        prog (str): What the sentence begins with, for example 'cmae train'.
+        debug (bool): Whether to show where it comes from; the environment
+            variable ``CMAE_DEBUG`` does the same. Defaults to False.
+        status (int): The exit status. Defaults to 1.
     """
-    debug = '--debug' in sys.argv or os.environ.get('CMAE_DEBUG')
     sentence = explain(error)
-    if sentence is None or debug:
+    if sentence is None or debug or os.environ.get('CMAE_DEBUG'):
         traceback.print_exc()
     sys.stdout.flush()
     text = sentence or f'{type(error).__name__}: {error}'
-    prog = ' '.join(['cmae', *sys.argv[1:2]])
     rank = os.environ.get('RANK', '0')
     name = prog if rank == '0' else f'{prog} (rank {rank})'
-    sys.exit(f'{name}: {text}')
+    print(f'{name}: {text}', file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def explain(error: BaseException) -> Optional[str]:
     """Give the sentence for an error; None for a fault of the program."""
     text = _last_cause(str(error))
-    for explain_one in (_memory, _worker, _unknown_type, _unknown_optimizer,
-                        _unknown_argument, _wrong_value):
+    for explain_one in (_not_installed, _memory, _worker, _unknown_type,
+                        _unknown_optimizer, _unknown_argument, _wrong_value):
         sentence = explain_one(error, text)
         if sentence:
             return sentence
@@ -85,13 +68,25 @@ def _last_cause(text: str) -> str:
     return text
 
 
+def _not_installed(error: BaseException, text: str) -> Optional[str]:
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    # Of ours, or said by a sentence of ours.
+    if error.name.startswith('cmae_mm') or not text.startswith(
+            ('No module ', 'import of ')):
+        return None
+    return (f'{error.name.partition(".")[0]} is not installed; install what '
+            f'cmae_mm needs with `{install_command("onedl")}`')
+
+
 def _memory(error: BaseException, text: str) -> Optional[str]:
-    import torch
-    device = isinstance(error, torch.cuda.OutOfMemoryError)
+    torch = sys.modules.get('torch')
+    device = torch is not None and isinstance(
+        error, torch.cuda.OutOfMemoryError)
     host = isinstance(error, MemoryError) or "can't allocate memory" in text
     if not device and not host:
         return None
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     loader = cfg.get('train_dataloader') if cfg is not None else None
     what = 'the device ran' if device else 'this machine ran'
     sentence = f'{what} out of memory'
@@ -134,8 +129,7 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
 
 def _unknown_optimizer(error: BaseException, text: str) -> Optional[str]:
     # What mmengine says of a type that it does not find among optimizers.
-    from .config import walk
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     if 'None is not a callable object' not in text or cfg is None:
         return None
     for key, value in walk(cfg.get('optim_wrapper') or {}, 'optim_wrapper.'):
@@ -162,22 +156,20 @@ def _registered(kind: Optional[str] = None) -> List[str]:
 
 def _place(value: Any) -> str:
     """Say where in the config a value stands, as far as that is certain."""
-    from .config import walk, where
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     if cfg is None:
         return ''
     keys = [k for k, v in walk(cfg) if type(v) is type(value) and v == value]
     if not keys:
         return ''
-    return f'{where(cfg, _context["options"], keys[0], value)}: {keys[0]}: '
+    return f'{where(cfg, remembered["options"], keys[0], value)}: {keys[0]}: '
 
 
 def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     if not isinstance(error, TypeError):
         return None
     match = re.search(r"unexpected keyword argument '(\w+)'", text)
-    from .config import walk, where
-    cfg = _context.get('cfg')
+    cfg = remembered.get('cfg')
     if not match or cfg is None:
         return None
     name = match.group(1)
@@ -193,8 +185,8 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     near = difflib.get_close_matches(name, _arguments(kind), n=1, cutoff=0.5)
     hint = f'; did you mean {near[0]!r}?' if near else ''
     of = kind if isinstance(kind, str) else getattr(kind, '__name__', parent)
-    return (f'{where(cfg, _context["options"], keys[0])}: {keys[0]}: {of} has '
-            f'no argument {name!r}{hint}')
+    return (f'{where(cfg, remembered["options"], keys[0])}: {keys[0]}: {of} '
+            f'has no argument {name!r}{hint}')
 
 
 def _find_class(name: str) -> Any:
@@ -218,8 +210,7 @@ def _arguments(kind: Any) -> List[str]:
     if kind is None:
         return []
     bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
-    makers = [vars(b)['__init__'] for b in bases if '__init__' in vars(b)
-              ] or [kind]
+    makers = [b.__init__ for b in bases if '__init__' in vars(b)] or [kind]
     names: List[str] = []
     for maker in makers:
         try:

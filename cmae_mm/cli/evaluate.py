@@ -1,101 +1,211 @@
-"""What the evaluation commands have in common."""
+"""Evaluating a frozen encoder: k-NN, linear probe, few labels."""
 import argparse
-import os
-import os.path as osp
-from typing import Any, Callable, Dict, List, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple
 
-import torch
-from mmengine.dist import is_main_process
+from ..config import load_config, remember
+from .arguments import (
+    add_cfg_options,
+    add_checkpoint,
+    add_config,
+    add_encoder,
+    add_launcher,
+    add_loader,
+    add_pool,
+    add_work_dir,
+    note_local_rank,
+    work_dir_of,
+)
+from .command import Command, Result
+from .parser import above_zero, at_least
 
-from ..engine.device import adapt_to_device
-from ..evaluation.evaluator import FrozenFeatures, build_frozen_model
-from ..evaluation.features import FeatureSet
-from ..evaluation.report import print_json
-from .command import run
-from .config import add_config_options, load_config
-from .errors import remember
+if TYPE_CHECKING:
+    from ..evaluation import FeatureSet
 
-_DTYPES = dict(float32=torch.float32, float16=torch.float16)
+# Both as in the evaluation room, which a test checks: it is not imported for
+# --help.
+KS = (5, 10, 20, 50, 100)
+LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
+DATA = ("The labelled images are those of the config: its `evaluation`, or "
+        'class folders in its data root, train/<class>/* and val/<class>/* '
+        '(or test/<class>/*).')
 
 
-def evaluation_parser(description: str) -> argparse.ArgumentParser:
-    """Make a parser with the arguments of all evaluations."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of all evaluations."""
+    add_config(parser, 'pre-training config: model, data, normalisation; a '
+               'file')
+    add_checkpoint(
+        parser, 'a pre-training checkpoint, an exported backbone, or a '
+        'released CMAE or MAE checkpoint', random=True)
+    add_encoder(parser)
+    add_pool(parser)
+    add_loader(parser)
     parser.add_argument(
-        'checkpoint', help="a pre-training checkpoint, an exported backbone, "
-        "a released CMAE or MAE checkpoint; or 'random', random weights")
-    parser.add_argument(
-        'config', help='pre-training config, a file or a packaged one by name:'
-        ' model, data, normalisation')
-    parser.add_argument(
-        '--json', action='store_true',
-        help='print the result as JSON, in the last line')
-    parser.add_argument(
-        '--encoder', choices=['online', 'target'], default='online')
-    parser.add_argument(
-        '--pool', choices=['mean', 'cls'], default='mean',
-        help='mean of the patch tokens (default), or the class token')
-    parser.add_argument(
-        '--batch-size', type=int, default=256, help='default: 256')
-    parser.add_argument(
-        '--num-workers', type=int, default=2, help='default: 2')
-    parser.add_argument(
-        '--dtype', choices=sorted(_DTYPES), default='float32',
-        help='features are kept in (default: float32)')
-    parser.add_argument(
-        '--work-dir', help='folder of logs (default: work_dirs/<config>_eval)')
-    add_config_options(parser)
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    return parser
+        '--dtype', choices=['float16', 'float32'], default='float32',
+        help='precision that features are kept in (default: float32)')
+    add_work_dir(parser, '_eval')
+    add_cfg_options(parser)
+    add_launcher(parser)
 
 
 class Extracted(NamedTuple):
     """Features of training and validation images; the former's files."""
 
-    train: FeatureSet
-    val: FeatureSet
+    train: 'FeatureSet'
+    val: 'FeatureSet'
     train_paths: List[str]
 
 
 def extract_for(args: argparse.Namespace) -> Extracted:
     """Extract the features that a command line asks for."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    import torch
+
+    from ..engine import build_frozen_model
+    from ..engine.device import adapt_to_device
+    from ..evaluation import FrozenFeatures
+    note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)
-    name = osp.splitext(osp.basename(args.config))[0]
-    cfg.work_dir = args.work_dir or osp.join('work_dirs', f'{name}_eval')
+    cfg.work_dir = work_dir_of(args, '_eval')
     cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
     adapt_to_device(cfg)
     model = build_frozen_model(cfg, args.checkpoint, args.encoder)
     source = FrozenFeatures(
         model, cfg, args.encoder, args.pool, args.batch_size,
-        args.num_workers, _DTYPES[args.dtype])
+        args.num_workers, getattr(torch, args.dtype))
     train = source.datasets['train']
     paths = [train.get_data_info(i).get('img_path', '')
              for i in range(len(train))]
     return Extracted(source.extract('train'), source.extract('val'), paths)
 
 
-def run_command(parser: argparse.ArgumentParser,
-                evaluate: Callable[[argparse.Namespace], Dict[str, Any]]
-                ) -> None:
-    """Run an evaluation; say in one line what is wrong with its input.
+def run_evaluation(evaluate: Callable[[argparse.Namespace, Extracted], Result],
+                   args: argparse.Namespace) -> Result:
+    """Extract features, evaluate them, and note what was evaluated."""
+    result = evaluate(args, extract_for(args))
+    return dict(checkpoint=args.checkpoint, encoder=args.encoder,
+                pool=args.pool, **result)
 
-    Args:
-        parser (argparse.ArgumentParser): The command's arguments.
-        evaluate (Callable): Prints a table and returns the result.
-    """
-    def main() -> None:
-        args = parser.parse_args()
-        result = evaluate(args)
-        if args.json and is_main_process():
-            print_json(dict(
-                checkpoint=args.checkpoint, encoder=args.encoder,
-                pool=args.pool, **result))
 
-    run(main)
+def add_knn(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of k-NN."""
+    add_arguments(parser)
+    parser.add_argument(
+        '--ks', type=at_least(1), nargs='+', default=KS, metavar='K',
+        help=f'numbers of neighbours (default: {" ".join(map(str, KS))})')
+    parser.add_argument(
+        '--temperature', type=above_zero, default=0.07, metavar='T',
+        help='temperature of the votes (default: 0.07)')
+
+
+def knn(args: argparse.Namespace, features: Extracted) -> Result:
+    """Classify by the nearest neighbours and print the table."""
+    from ..evaluation import knn_predict
+    from ..evaluation.report import report_sweep
+    train, val, _ = features
+    predicted = knn_predict(*train, val.features, args.ks, args.temperature)
+    print(f'k-NN, {len(train.labels)} training and {len(val.labels)} test '
+          'images')
+    return report_sweep('k', predicted, val.labels)
+
+
+def add_linear(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the linear probe."""
+    add_arguments(parser)
+    parser.add_argument(
+        '--lrs', type=above_zero, nargs='+', default=LRS, metavar='LR',
+        help='learning rates for a batch of 256, all tried side by side '
+        f'(default: {" ".join(f"{lr:g}" for lr in LRS)})')
+    parser.add_argument(
+        '--epochs', type=at_least(1), default=100, metavar='N',
+        help='passes over the training features (default: 100)')
+
+
+def linear(args: argparse.Namespace, features: Extracted) -> Result:
+    """Train linear classifiers and print the table."""
+    from ..evaluation import linear_sweep
+    from ..evaluation.report import report_sweep
+    train, val, _ = features
+    predicted = linear_sweep(*train, val.features, args.lrs, args.epochs)
+    print(f'linear probe, {len(train.labels)} training and '
+          f'{len(val.labels)} test images')
+    return report_sweep('lr', predicted, val.labels)
+
+
+def add_low_shot(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of few-label evaluation."""
+    add_arguments(parser)
+    parser.add_argument(
+        '--shots', type=at_least(1), nargs='*', default=[1, 5, 10],
+        metavar='N', help='labelled images a class (default: 1 5 10)')
+    parser.add_argument(
+        '--trials', type=at_least(1), default=5, metavar='N',
+        help='draws of each number (default: 5)')
+    parser.add_argument(
+        '--splits', nargs='*', default=[], metavar='FILE',
+        help='split files of the training images, see `cmae splits`')
+    parser.add_argument(
+        '--inverse-penalty', type=above_zero, default=1., metavar='C',
+        help="scikit-learn's C (default: 1)")
+
+
+def low_shot(args: argparse.Namespace, features: Extracted) -> Result:
+    """Fit logistic regressions to a few labels and print the table."""
+    import statistics
+    from pathlib import Path
+
+    from ..evaluation import FeatureSet, fit_logistic_regression, score
+    from ..evaluation import low_shot as measure_low_shot
+    from ..evaluation.report import print_table
+    from ..evaluation.splits import read_split
+    train, val, paths = features
+    result: Dict[str, Any] = {}
+    rows = []
+    drawn = measure_low_shot(train, val, args.shots, args.trials,
+                             args.inverse_penalty)
+    for shots, accuracies in drawn.items():
+        mean = statistics.mean(accuracies)
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.
+        rows.append([f'{shots} a class', f'{mean:.2f} +- {spread:.2f}'])
+        result[str(shots)] = mean
+        result[f'{shots}_std'] = spread
+    for split in args.splits:
+        index = read_split(split, paths)
+        few = FeatureSet(train.features[index], train.labels[index])
+        predicted = fit_logistic_regression(few, val, args.inverse_penalty)
+        scored = score(predicted, val.labels)
+        rows.append([Path(split).stem, scored])
+        result[Path(split).stem] = scored.top1
+    print(f'logistic regression, {args.trials} draws (mean and standard '
+          f'deviation), {len(val.labels)} test images')
+    print_table(['labels', 'top-1 %'], rows)
+    return result
+
+
+COMMANDS = [
+    Command(
+        name='knn',
+        help='classify by the nearest neighbours of frozen features',
+        description=f'Nothing is trained. {DATA}',
+        example='cmae knn cmae_vit-b_300e '
+        'work_dirs/cmae_vit-b_300e/epoch_300.pth --json',
+        add_arguments=add_knn,
+        run=partial(run_evaluation, knn)),
+    Command(
+        name='linear',
+        help='train a linear classifier on frozen features',
+        description=DATA,
+        example='cmae linear cmae_vit-b_300e '
+        'work_dirs/cmae_vit-b_300e/epoch_300.pth --json',
+        add_arguments=add_linear,
+        run=partial(run_evaluation, linear)),
+    Command(
+        name='low-shot',
+        help='fit a logistic regression to a few labels a class',
+        description=DATA,
+        example='cmae low-shot cmae_vit-b_300e '
+        'work_dirs/cmae_vit-b_300e/epoch_300.pth --shots 1 5',
+        add_arguments=add_low_shot,
+        run=partial(run_evaluation, low_shot)),
+]

@@ -1,30 +1,103 @@
 """The command ``cmae``: its parts, and how they are found."""
 import argparse
+import os
 import sys
-from typing import List, NoReturn, Optional
+from typing import Dict, List, NoReturn, Optional, Tuple
 
-from . import train
+from ..version import __version__
+from . import (
+    checkpoints,
+    compare,
+    doctor,
+    embed,
+    evaluate,
+    pretrain,
+    splits,
+    store,
+    test,
+    train,
+    verify,
+)
 from .command import Command, run
-from .parser import Parser
+from .parser import Parser, near
 
 COMMANDS: List[Command] = [
+    *pretrain.COMMANDS,
     *train.COMMANDS,
+    *test.COMMANDS,
+    *evaluate.COMMANDS,
+    *embed.COMMANDS,
+    *compare.COMMANDS,
+    *checkpoints.COMMANDS,
+    *store.COMMANDS,
+    *splits.COMMANDS,
+    *verify.COMMANDS,
+    *doctor.COMMANDS,
 ]
+# How the help lists them: what one does first stands first.
+GROUPS: Dict[str, Tuple[str, ...]] = {
+    'pre-train and fine-tune': ('pretrain', 'train', 'test'),
+    'evaluate': ('knn', 'linear', 'low-shot', 'embed', 'compare'),
+    'checkpoints': ('export', 'import'),
+    'data': ('store', 'splits'),
+    'check': ('doctor', 'verify'),
+}
+
+
+def list_commands() -> str:
+    """List all commands in their groups, a line each."""
+    helps = {command.name: command.help for command in COMMANDS}
+    width = max(map(len, helps))
+    lines: List[str] = []
+    for heading, names in GROUPS.items():
+        lines += ['', f'{heading}:']
+        lines += [f'  {name:<{width}}  {helps[name]}' for name in names
+                  if name in helps]
+    return '\n'.join(lines)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command and all of its parts."""
     parser = Parser(
         prog='cmae',
+        usage='cmae COMMAND ...',
         description='Contrastive Masked Autoencoders: pre-training, transfer '
-        'and evaluation of vision transformers.',
-        epilog='Configs are files, or packaged ones by their name: '
-        'cmae train cmae_vit-s_300e')
+        f'and evaluation of\nvision transformers.\n{list_commands()}',
+        epilog='`cmae COMMAND --help` shows a command with an example. Configs'
+        ' are files, or\npackaged ones by their name: cmae train '
+        'cmae_vit-s_300e')
+    parser.add_argument(
+        '--version', action='version', version=f'cmae_mm {__version__}')
     parts = parser.add_subparsers(
-        dest='command', metavar='COMMAND', required=True)
+        dest='command', metavar='COMMAND', prog=parser.prog, required=True,
+        help=argparse.SUPPRESS)
     for command in COMMANDS:
         command.add_to(parts)
     return parser
+
+
+def parse(arguments: List[str]) -> argparse.Namespace:
+    """Parse a command line; ends the process where it is a mistake."""
+    parser = build_parser()
+    complete(parser)
+    if not arguments:
+        parser.print_help()
+        sys.exit(2)
+    names = [command.name for command in COMMANDS]
+    # No option of the whole command takes a value.
+    word = next((a for a in arguments if not a.startswith('-')), None)
+    if word is not None and word not in names:
+        parser.error(
+            f'there is no command {word!r}'
+            f'{near(word, names) or "; there are " + ", ".join(names)}')
+    return parser.parse_args(arguments)
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Complete a line for a shell that argcomplete has been set up in."""
+    if '_ARGCOMPLETE' in os.environ:
+        import argcomplete
+        argcomplete.autocomplete(parser)
 
 
 def main(arguments: Optional[List[str]] = None) -> NoReturn:
@@ -34,6 +107,4 @@ def main(arguments: Optional[List[str]] = None) -> NoReturn:
         arguments (List[str], optional): What follows ``cmae``. Defaults to
             the process's.
     """
-    args = build_parser().parse_args(
-        sys.argv[1:] if arguments is None else arguments)
-    run(args)
+    run(parse(sys.argv[1:] if arguments is None else arguments))

@@ -2,15 +2,16 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from ..config import ConfigError, load_config, remember
 from .arguments import (
     add_cfg_options,
     add_config,
     add_launcher,
     add_work_dir,
     note_local_rank,
-    work_dir_of,
+    set_work_dir,
 )
-from .command import Command
+from .command import Command, Result
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -36,12 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_launcher(parser)
 
 
+def check(args: argparse.Namespace) -> None:
+    """Find contradictions.
+
+    Raises:
+        ConfigError: If there are any.
+    """
+    if args.no_resume and args.resume is not None:
+        raise ConfigError('--resume and --no-resume contradict each other; '
+                          'leave one of them out')
+
+
 def apply_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
     """Merge the command line into a config, in place."""
-    from .config import ConfigError
     cfg.launcher = args.launcher
-    if args.work_dir is not None or cfg.get('work_dir') is None:
-        cfg.work_dir = work_dir_of(args)
+    set_work_dir(cfg, args)
     if cfg.get('train_dataloader') is None or cfg.get('optim_wrapper') is None:
         raise ConfigError(
             f'{args.config} has nothing to train: it needs train_dataloader, '
@@ -56,9 +66,6 @@ def apply_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
                 'dict(base_batch_size=...), the batch its learning rate is '
                 'for; add it or leave the option out')
         cfg.auto_scale_lr.enable = True
-    if args.no_resume and args.resume is not None:
-        raise ConfigError('--resume and --no-resume contradict each other; '
-                          'leave one of them out')
     if args.no_resume:
         cfg.resume = False
     elif args.resume == 'auto':
@@ -67,14 +74,12 @@ def apply_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
         cfg.resume, cfg.resume_from = True, args.resume
 
 
-def train(args: argparse.Namespace) -> None:
-    """Build the runner and train."""
+def train(args: argparse.Namespace) -> Result:
+    """Build the runner and train; say how far and where."""
     from mmengine.registry import RUNNERS
 
     from ..engine import ResumableRunner
     from ..engine.device import adapt_to_device
-    from .config import load_config
-    from .errors import remember
     note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)
     apply_arguments(cfg, args)
@@ -85,6 +90,8 @@ def train(args: argparse.Namespace) -> None:
     else:
         runner = ResumableRunner.from_cfg(cfg)
     runner.train()
+    return dict(work_dir=runner.work_dir, epochs=runner.epoch,
+                iterations=runner.iter)
 
 
 COMMANDS = [
@@ -94,5 +101,6 @@ COMMANDS = [
         example='cmae train cmae_vit-s_300e --work-dir work_dirs/mine\n'
         'tools/dist_train.sh configs/cmae_vit-b_800e.py 8',
         add_arguments=add_arguments,
+        check=check,
         run=train),
 ]

@@ -65,8 +65,9 @@ def shrink(data: bytes, short_side: Optional[int], name: str) -> bytes:
 
     Args:
         data (bytes): The file.
-        short_side (int, optional): In pixels; None keeps all.
-        name (str): For the warning.
+        short_side (int, optional): Length in pixels that the shorter side of
+            larger images is reduced to; None keeps all as they are.
+        name (str): Name of the image, for the warning.
 
     Returns:
         bytes: A JPEG of quality 92, or the data themselves.

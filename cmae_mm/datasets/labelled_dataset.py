@@ -5,15 +5,16 @@ from mmengine.dataset import BaseDataset
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
-from .pretraining_dataset import IMG_EXTENSIONS
+from .image_folder import IMG_EXTENSIONS, circular_links_explained
 
 
 def count_classes(dataset: BaseDataset) -> int:
     """Count the classes of a labelled data set.
 
     Args:
-        dataset (BaseDataset): From class folders, whose number is known, or
-            from an annotation file, whose labels are all looked at.
+        dataset (BaseDataset): A data set from class folders, whose number is
+            known, or from an annotation file, all labels of which are looked
+            at.
 
     Returns:
         int: The number of classes, or the largest label plus one.
@@ -60,7 +61,8 @@ class LabelledDataset(CustomDataset):
                 f'there is no folder {self.img_prefix!r}; set the environment '
                 'variable DATA_ROOT to a folder that has it')
         try:
-            return super()._find_samples()
+            with circular_links_explained(self.img_prefix):
+                return super()._find_samples()
         except (RuntimeError, FileNotFoundError) as error:
             loose = sum(
                 self.is_valid_file(f.name) for f in os.scandir(self.img_prefix)
@@ -75,7 +77,7 @@ class LabelledDataset(CustomDataset):
         if self.ann_file and not os.path.isfile(self.ann_file):
             raise FileNotFoundError(
                 f'there is no annotation file {self.ann_file!r}; shares of the'
-                ' labels are drawn by tools/make_splits.py')
+                ' labels are drawn by `cmae splits`')
         try:
             data_list = super().load_data_list()
         except ValueError as error:

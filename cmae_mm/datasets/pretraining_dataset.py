@@ -1,7 +1,5 @@
 """Images without labels, from any folder."""
-import errno
 import os
-from pathlib import Path
 from typing import Any, Sequence, Union
 
 import numpy as np
@@ -10,25 +8,13 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from .image_folder import (
+    IMG_EXTENSIONS,
+    circular_links_explained,
+    why_no_folder,
+)
 from .image_store import is_store, key_of, read_list
 from .samplers import SeededIndex
-
-IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif',
-                  '.tiff', '.webp')
-
-
-def _what_it_is(path: str) -> str:
-    """Say why a path is no folder."""
-    if os.path.islink(path) and not os.path.exists(path):
-        return 'is a symbolic link that leads nowhere or in a circle'
-    return 'is a file' if os.path.exists(path) else 'does not exist'
-
-
-def _shortest_circle(path: Any) -> str:
-    """Find the link that a path has followed again and again."""
-    place = Path(str(path))
-    links = [p for p in (*reversed(place.parents), place) if p.is_symlink()]
-    return str(links[0]) if links else str(path)
 
 
 @DATASETS.register_module()
@@ -38,7 +24,7 @@ class PretrainingDataset(CustomDataset):
     mmpretrain's ``CustomDataset``, without labels unless asked for, that
     takes ImageNet's layout (``DATA_ROOT/train/<class>/*.jpg``), any number of
     class folders, a plain folder of images, an annotation file, or an LMDB
-    store that ``tools/convert_dataset.py`` wrote.
+    store that ``cmae store`` wrote.
 
     Args:
         data_root (str): The data folder.
@@ -75,9 +61,10 @@ class PretrainingDataset(CustomDataset):
         if not self.in_store and not data_prefix and not ann_file:
             if not fileio.isdir(data_root):
                 raise FileNotFoundError(
-                    f'the data folder {data_root!r} {_what_it_is(data_root)}; '
-                    'set the environment variable DATA_ROOT to a folder of '
-                    'images, with or without class folders')
+                    f'the data folder {data_root!r} '
+                    f'{why_no_folder(data_root)}; set the environment '
+                    'variable DATA_ROOT to a folder of images, with or '
+                    'without class folders')
             if split and fileio.isdir(fileio.join_path(data_root, split)):
                 data_prefix = split
             else:
@@ -113,31 +100,40 @@ class PretrainingDataset(CustomDataset):
     def _find_samples(self):
         """Find samples, and say clearly when there are none."""
         try:
-            return super()._find_samples()
+            with circular_links_explained(self.img_prefix):
+                return super()._find_samples()
         except RuntimeError as error:
             raise ValueError(
                 f'no images below {self.img_prefix!r}; set the environment '
                 'variable DATA_ROOT to a folder of images (endings: '
                 f'{", ".join(sorted(self.extensions))})') from error
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise ValueError(
-                f'a symbolic link below {self.img_prefix!r} leads in a circle '
-                f'({_shortest_circle(error.filename)}); remove it') from None
 
     def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline on a sample, with the seed that its index has."""
+        """Run the pipeline on a sample, with the seed that its index has.
+
+        What takes the place of a sample that cannot be loaded follows from
+        that sample's seed. (An index without seed is left to mmengine, which
+        draws another one from numpy's generator.)
+
+        Args:
+            idx (int): The sample; a ``SeededIndex`` has a seed.
+
+        Returns:
+            Any: What the pipeline makes of it; None if it cannot be loaded.
+        """
+        if not isinstance(idx, SeededIndex) or self.test_mode:
+            return self._run_pipeline(idx)
+        for _ in range(self.max_refetch + 1):
+            sample = self._run_pipeline(idx)
+            if sample is not None:
+                return sample
+            rng = np.random.default_rng(idx.seed)
+            idx = SeededIndex(
+                int(rng.integers(len(self))), int(rng.integers(2**63)))
+        return None
+
+    def _run_pipeline(self, idx: int) -> Any:
         data_info = self.get_data_info(idx)
-        self._drawn = idx
         if isinstance(idx, SeededIndex):
             data_info['view_seed'] = idx.seed
         return self.pipeline(data_info)
-
-    def _rand_another(self) -> int:
-        """Draw a sample in place of one that cannot be loaded."""
-        if not isinstance(self._drawn, SeededIndex):
-            return super()._rand_another()
-        rng = np.random.default_rng(self._drawn.seed)
-        return SeededIndex(
-            int(rng.integers(len(self))), int(rng.integers(2**63)))

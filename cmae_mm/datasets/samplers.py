@@ -5,16 +5,7 @@ from typing import Iterator
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmpretrain.registry import DATA_SAMPLERS
 
-_MASK = (1 << 63) - 1
-
-
-def mix(*numbers: int) -> int:
-    """Mix whole numbers into one of 63 bits, much as a hash does."""
-    state = 0x9E3779B97F4A7C15
-    for number in numbers:
-        state = ((state ^ number) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-        state ^= state >> 31
-    return state & _MASK
+from .seeding import mix
 
 
 class SeededIndex(int):
@@ -70,7 +61,8 @@ class SeededInfiniteSampler(InfiniteSampler):
         """Begin after samples that a stopped run has trained on.
 
         Args:
-            num_samples (int): Of this process, counted from the start.
+            num_samples (int): Number of samples of this process, counted
+                from the start.
         """
         self._start = num_samples
 

@@ -1,3 +1,4 @@
+from .frozen_model import build_frozen_model
 from .hooks import (
     AtomicCheckpointHook,
     KNNHook,
@@ -25,5 +26,5 @@ __all__ = [
     'KNNHook', 'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook',
     'PrefetchHook', 'PretrainCheckHook', 'ResumableEpochLoop',
     'ResumableIterLoop', 'ResumableRunner', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook'
+    'TargetUpdateHook', 'TransferCheckHook', 'build_frozen_model'
 ]

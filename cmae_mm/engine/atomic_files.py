@@ -8,7 +8,7 @@ from typing import Callable, List, Optional
 
 from mmengine.fileio import LocalBackend, register_backend
 
-# Of no checkpoint's name: what a killed process leaves behind.
+# Names that no checkpoint has, of what a killed process leaves behind.
 _PREFIX, _SUFFIX = '.saving-', '.tmp'
 
 
@@ -20,7 +20,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Args:
         path (Path): The file; its folder is made where it is missing.
-        data (bytes): Its content.
+        data (bytes): The content of the file.
 
     Raises:
         OSError: If it cannot be written. The temporary file is gone then.
@@ -55,7 +55,7 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what processes that were killed while writing left behind.
 
     Args:
-        folder (Path): May be missing.
+        folder (Path): The folder, which may be missing.
     """
     for left in Path(folder).glob(f'{_PREFIX}*{_SUFFIX}'):
         left.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ class FileWriter:
 
         Args:
             path (Path): The file.
-            data (bytes): Its content.
+            data (bytes): The content of the file.
         """
         self.wait()  # not two copies in memory either
         self.then(partial(write_atomically, path, data), path, len(data))
@@ -91,9 +91,10 @@ class FileWriter:
         """Do something after all that was asked for before has succeeded.
 
         Args:
-            action (Callable): What to do.
-            path (Path, optional): The file it is about, for messages.
-            size (int): Of that file, in bytes.
+            action (Callable): The function to call.
+            path (Path, optional): The file that the action is about, for
+                messages.
+            size (int): Size of that file in bytes.
         """
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, 'checkpoint')
@@ -121,7 +122,7 @@ class FileWriter:
         """Wait, and give the sentence on what failed, once.
 
         Returns:
-            str: None where nothing failed.
+            str: The sentence, or None where nothing failed.
         """
         self.wait()
         problem, self._problem = self._problem, None
@@ -132,12 +133,13 @@ def describe_failure(error: OSError, path: Optional[Path], size: int) -> str:
     """Put a failed write into a sentence.
 
     Args:
-        error (OSError): What the system said.
-        path (Path, optional): The file; else what the error names.
-        size (int): Of the file, in bytes.
+        error (OSError): The error of the operating system.
+        path (Path, optional): The file; by default the one that the error
+            names.
+        size (int): Size of the file in bytes.
 
     Returns:
-        str: What failed, what to do, and that the others are intact.
+        str: What failed, what to do, and that earlier checkpoints are intact.
     """
     file = Path(path or error.filename or '.')
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -30,13 +30,15 @@ def list_checkpoints(folder: str,
     and by iteration, the time of writing does.
 
     Args:
-        folder (str): May be missing.
-        template (str, optional): A checkpoint hook's ``filename_tmpl``,
-            besides ``epoch_{}.pth`` and ``iter_{}.pth``.
-        by_epoch (bool): What the template's number counts.
+        folder (str): The folder, which may be missing.
+        template (str, optional): ``filename_tmpl`` of a checkpoint hook, which
+            is looked for besides ``epoch_{}.pth`` and ``iter_{}.pth``.
+            Defaults to None.
+        by_epoch (bool): Whether the template's number counts epochs. Defaults
+            to True.
 
     Returns:
-        List[SavedStep]: Without looking into them.
+        List[SavedStep]: The checkpoints, which have not been looked into.
     """
     kinds = {TEMPLATES[0]: True, TEMPLATES[1]: False}
     if template is not None:
@@ -61,10 +63,10 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
     """Find the newest whole checkpoint, and set aside damaged newer ones.
 
     Args:
-        checkpoints (Sequence[SavedStep]): Newest first.
+        checkpoints (Sequence[SavedStep]): The checkpoints, newest first.
 
     Returns:
-        Path: None where there are no checkpoints.
+        Path: The checkpoint, or None where there are none.
 
     Raises:
         CheckpointError: If there are some and all are damaged.
@@ -98,7 +100,7 @@ def check_named(file: str) -> None:
     """Check a file that a person wants to go on from.
 
     Args:
-        file (str): Not looked at where it is remote.
+        file (str): The file; a remote one is not looked at.
 
     Raises:
         CheckpointError: If it is not whole; names the newest one beside it
@@ -123,10 +125,10 @@ def move_aside(paths: Sequence[Path]) -> Path:
     """Move checkpoints of an earlier run out of the way of the next one.
 
     Args:
-        paths (Sequence[Path]): In one folder.
+        paths (Sequence[Path]): The checkpoints, in one folder.
 
     Returns:
-        Path: Where they are now: ``previous_<N>`` in that folder.
+        Path: The folder that they are in now: ``previous_<N>``.
     """
     folder, number = paths[0].parent, 1
     while (folder / f'previous_{number}').exists():
@@ -142,11 +144,11 @@ def on_main_process(function: Callable, *args):
     """Let one rank look and decide for all of them.
 
     Args:
-        function (Callable): Called on rank 0 alone.
+        function (Callable): The function that is called on rank 0 alone.
         *args: Its arguments.
 
     Returns:
-        What it gives, on each rank.
+        Any: The value that the function returns, on each rank.
 
     Raises:
         CheckpointError: On each rank, if it is raised on rank 0.

@@ -1,12 +1,31 @@
-"""Fitting a config to the machine it runs on."""
+"""Fitting a run to its machine: accelerators, processes, the wrapped model."""
 import os
 import subprocess
 
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.device import (
+    is_cuda_available,
+    is_mlu_available,
+    is_musa_available,
+    is_npu_available,
+)
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
 
-from .optimizers.auto_amp_optim_wrapper import has_accelerator
+
+def has_accelerator() -> bool:
+    """Say whether there is a device that mmengine can autocast on."""
+    return (is_cuda_available() or is_npu_available() or is_mlu_available()
+            or is_musa_available())
+
+
+def unwrapped_model(runner: Runner) -> nn.Module:
+    """Give a runner's model without its distributed wrapper."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
 
 
 def adapt_to_device(cfg: Config) -> None:
@@ -16,11 +35,11 @@ def adapt_to_device(cfg: Config) -> None:
     synchronised between them: each rank normalises over its own batch.
 
     Args:
-        cfg (Config): A runner's config.
+        cfg (Config): The config of a runner.
 
     Raises:
-        ValueError: If CPU ranks are asked of a launcher other than pytorch and
-            slurm.
+        ValueError: If a launcher other than pytorch and slurm is to start
+            ranks on CPUs.
     """
     if has_accelerator():
         return

@@ -5,7 +5,6 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from torch import Tensor, nn
 
-from ..checkpoints.convert import from_released
 from ..checkpoints.encoder import PRETRAINING, RELEASED, find_encoder
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import StateDict
@@ -14,6 +13,8 @@ from ..checkpoints.fitting import (
     describe_sizes,
     fits_once_converted,
 )
+from ..checkpoints.importing import from_released
+from ..models import CMAE
 
 RESUME, START, TEST = 'resume', 'load_from', 'test'
 # What an MAE lacks of a CMAE, and a start from it makes new; each is there
@@ -42,6 +43,9 @@ class Loadable(NamedTuple):
 def check_training_state(checkpoint: Any) -> None:
     """Check that a run can go on from a checkpoint.
 
+    Args:
+        checkpoint (Any): Content of a file.
+
     Raises:
         CheckpointError: If it holds weights alone.
     """
@@ -65,8 +69,8 @@ def fit(model: nn.Module,
     """Make a checkpoint's state dict fit a model, before it is loaded.
 
     Args:
-        model (nn.Module): Without distributed wrapper.
-        checkpoint (Any): What a file holds.
+        model (nn.Module): A model without its distributed wrapper.
+        checkpoint (Any): Content of a file.
         purpose (str): 'resume', 'load_from' or 'test'. A CMAE may start from
             an encoder or an MAE; all else must fit.
         revise_keys (Sequence[Tuple[str, str]]): Patterns that are replaced in
@@ -83,7 +87,7 @@ def fit(model: nn.Module,
     metadata = getattr(state, '_metadata', None)
     optional: List[str] = []
     lines: List[str] = []
-    is_cmae = hasattr(model, 'online') and hasattr(model, 'target')
+    is_cmae = isinstance(model, CMAE)
     if is_cmae and purpose == START:
         state, optional, lines = _start_of_cmae(model, state)
     # As mmengine does it: BatchNorm counts came late to torch.
@@ -145,7 +149,7 @@ def _state_dict(checkpoint: Any,
 
 def _start_of_cmae(model: nn.Module, state: StateDict
                    ) -> Tuple[StateDict, List[str], List[str]]:
-    """Say what a CMAE starts from: names, what may lack, what to log."""
+    """Give what a CMAE starts from: state, optional names, log lines."""
     found, kind = find_encoder(state)
     if kind == RELEASED:
         state, optional = from_released(model, state)

@@ -12,7 +12,7 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader, IterableDataset
 
-from .hooks.preemption_hook import _validation_due
+from .pending_validation import note_pending_validation, validation_follows
 from .skipping import index_sampler, skip_batches
 
 
@@ -52,12 +52,12 @@ class _Resumable:
         the best checkpoint is known; ``PreemptionHook`` sees to that.
 
         Args:
-            done (int): Epochs or iterations that are done.
-            end (int): So many make the training. What is saved after the last
-                one is of a run that has ended.
+            done (int): Number of finished epochs or iterations.
+            end (int): Number of epochs or iterations of the whole training.
+                What is saved after the last one is of a run that has ended.
         """
-        due = done < end and _validation_due(self.runner, done)
-        self.runner.message_hub.update_info('due_validation', due)
+        note_pending_validation(
+            self.runner, done < end and validation_follows(self.runner, done))
 
 
 @LOOPS.register_module()
@@ -165,7 +165,7 @@ class _ResumedBatches(_InfiniteDataloaderIterator):
     """mmengine's endless batches, after those of a stopped run.
 
     Args:
-        loader (DataLoader): Gives the batches.
+        loader (DataLoader): The data loader that gives the batches.
         trained (int): Number of batches to leave out.
         to_count (int): Number of calls with which the loop counts them off;
             mmengine 0.10.7 makes one for each of its iterations.
@@ -252,7 +252,7 @@ def resumable(loop: Any) -> Any:
         loop (dict | BaseLoop): ``train_cfg`` of a runner's config.
 
     Returns:
-        dict | BaseLoop: The same if it is of another type.
+        dict | BaseLoop: The same for a loop of another type.
     """
     if not isinstance(loop, dict):
         return loop

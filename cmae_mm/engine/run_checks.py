@@ -4,12 +4,16 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..models import CMAE
+from .device import unwrapped_model
+from .hooks.target_update_hook import TargetUpdateHook
+
 
 def check_one_batch(loader: DataLoader) -> None:
     """Check that the training data fill at least one batch.
 
     Args:
-        loader (DataLoader): Of the training.
+        loader (DataLoader): The training's data loader.
 
     Raises:
         ValueError: If they do not.
@@ -29,27 +33,24 @@ def check_target_moves(runner: Runner) -> None:
     """Check that something moves the target of a CMAE.
 
     Args:
-        runner (Runner): Before training.
+        runner (Runner): A runner before its training.
 
     Raises:
         ValueError: If nothing does, and ``model.target.fixed`` is not set; or
             if it is set and something does.
     """
-    # Hooks import what imports this.
-    from .hooks.target_update_hook import TargetUpdateHook
-    from .hooks.unwrap import unwrapped_model
     model = unwrapped_model(runner)
-    target = getattr(model, 'target', None)
-    if target is None or not hasattr(model, 'update_target'):
+    if not isinstance(model, CMAE) or model.target is None:
         return
-    moved = model.target_is_driven or any(
+    # The hook may begin only after this check.
+    moved = model.target.is_following or any(
         isinstance(hook, TargetUpdateHook) for hook in runner.hooks)
-    if not moved and not target.fixed:
+    if not moved and not model.target.fixed:
         raise ValueError(
             'nothing would move the target: add '
             "dict(type='TargetUpdateHook') to custom_hooks, or set "
             'model.target.fixed=True if it shall stay as it starts')
-    if moved and target.fixed:
+    if moved and model.target.fixed:
         raise ValueError(
             'model.target.fixed=True and TargetUpdateHook contradict each '
             'other; leave one of them out')

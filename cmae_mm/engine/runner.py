@@ -19,15 +19,16 @@ from .checkpoint_folder import (
     list_checkpoints,
     on_main_process,
 )
+from .device import unwrapped_model
 from .hooks import (
     AtomicCheckpointHook,
     PreemptionHook,
     SkippedStepHook,
     StepSeedHook,
 )
-from .hooks.unwrap import unwrapped_model
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable
+from .pending_validation import validation_pending
 from .run_checks import check_one_batch, check_target_moves
 from .stop_signals import shield_workers
 
@@ -89,7 +90,8 @@ class ResumableRunner(Runner):
         mmengine's leaves gradient accumulation out.
 
         Args:
-            optim_wrapper (OptimWrapper): Its parameter groups are changed.
+            optim_wrapper (OptimWrapper): The optimizer wrapper, whose
+                parameter groups are changed.
             auto_scale_lr (dict, optional): ``base_batch_size``, the batch
                 that the rate is for, and ``enable``. Defaults to None.
         """
@@ -210,11 +212,11 @@ class ResumableRunner(Runner):
         branch, and the log says what is new.
 
         Args:
-            filename (str): A file, or what mmengine's ``CheckpointLoader``
-                takes.
+            filename (str): A file, or anything that mmengine's
+                ``CheckpointLoader`` takes.
             map_location (str | Callable): See ``torch.load``. Defaults to
                 'cpu'.
-            strict (bool): Not used: it always is.
+            strict (bool): Not used: loading is always strict.
             revise_keys (Sequence[Tuple[str, str]]): Patterns that are
                 replaced in names. Defaults to taking off ``module.``.
 
@@ -251,7 +253,7 @@ class ResumableRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model.load_state_dict(checkpoint['state_dict'], strict=False)
         if copy_target:
-            model.target.copy_from(model.online)
+            model.reset_target()
         self._has_loaded = True
         self.logger.info('\n'.join(
             [f'Every key of {filename} was loaded.' if purpose != START else
@@ -301,7 +303,7 @@ class ResumableRunner(Runner):
                 info.get('max_epochs') or self.max_epochs)
             done = self.epoch >= self.max_epochs or (
                 self.iter >= self.max_epochs * former)
-        if done and not self.message_hub.get_info('due_validation', False):
+        if done and not validation_pending(self):
             total = (f'{self.max_epochs} epochs'
                      if by_epoch else f'{self.max_iters} iterations')
             longer = 'max_epochs' if by_epoch else 'max_iters'

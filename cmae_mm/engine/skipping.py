@@ -9,8 +9,9 @@ class _SkipOnce:
     """Lists of indices, without the first ones the first time.
 
     Args:
-        batches (Sampler): Gives the lists, or single indices.
-        count (int): So many are left out, once.
+        batches (Sampler): The sampler, which gives lists of indices, or single
+            ones.
+        count (int): Number of the first ones that are left out, once.
     """
 
     def __init__(self, batches: Sampler, count: int) -> None:
@@ -38,7 +39,7 @@ def skip_batches(loader: DataLoader, count: int) -> bool:
     that those after them are the same.
 
     Args:
-        loader (DataLoader): Changed in place.
+        loader (DataLoader): The data loader, modified in place.
         count (int): Number of batches to leave out.
 
     Returns:

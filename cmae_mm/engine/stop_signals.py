@@ -17,7 +17,7 @@ class TrainingStopped(SystemExit):
     """Training that ended because it was asked to, with an exit status.
 
     Args:
-        status (int): Of the process.
+        status (int): Exit status of the process.
     """
 
 
@@ -71,7 +71,8 @@ def shield_workers(loader: DataLoader) -> None:
     needs its workers to finish the step.
 
     Args:
-        loader (DataLoader): Before its workers start; in place.
+        loader (DataLoader): The data loader, modified in place before its
+            workers start.
     """
     inner = loader.worker_init_fn
     if loader.num_workers > 0 and getattr(inner, 'func', None) is not _start:

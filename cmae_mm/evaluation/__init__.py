@@ -5,8 +5,13 @@ from .data import (
     eval_dataset_cfgs,
     with_pipeline,
 )
-from .evaluator import FrozenFeatures, build_frozen_model
-from .features import FeatureSet, eval_preprocessor, extract_features
+from .evaluator import FrozenFeatures, load_frozen
+from .features import (
+    FeatureSet,
+    eval_preprocessor,
+    extract_features,
+    hold_out,
+)
 from .knn import knn_accuracy, knn_predict
 from .linear import linear_sweep
 from .low_shot import (
@@ -19,9 +24,9 @@ from .report import Score, bootstrap_interval, score
 
 __all__ = [
     'EvaluationDataError', 'FeatureSet', 'FrozenFeatures', 'Score',
-    'bootstrap_interval', 'build_eval_dataset', 'build_frozen_model',
-    'check_same_classes', 'draw_share', 'draw_shots', 'eval_dataset_cfgs',
-    'eval_preprocessor', 'extract_features', 'fit_logistic_regression',
-    'knn_accuracy', 'knn_predict', 'linear_sweep', 'low_shot', 'score',
-    'with_pipeline'
+    'bootstrap_interval', 'build_eval_dataset', 'check_same_classes',
+    'draw_share', 'draw_shots', 'eval_dataset_cfgs', 'eval_preprocessor',
+    'extract_features', 'fit_logistic_regression', 'hold_out',
+    'knn_accuracy', 'knn_predict', 'linear_sweep', 'load_frozen', 'low_shot',
+    'score', 'with_pipeline'
 ]

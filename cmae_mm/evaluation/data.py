@@ -17,12 +17,13 @@ class EvaluationDataError(ValueError):
 
 
 def eval_pipeline(img_size: int, short_side: Optional[int] = None) -> list:
-    """Give the usual transforms of evaluation: resize, centre crop.
+    """Give the usual transforms of evaluation: resizing and a centre crop.
 
     Args:
         img_size (int): Side of the centre crop in pixels.
-        short_side (int, optional): What the image's short side is resized to
-            before. Defaults to 256/224 of the crop.
+        short_side (int, optional): Length in pixels that the image's shorter
+            side is resized to before the crop. Defaults to 256/224 of the
+            crop.
 
     Returns:
         list: Configs of transforms.
@@ -43,10 +44,10 @@ def eval_pipeline(img_size: int, short_side: Optional[int] = None) -> list:
 def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
     """Give the labelled data sets that belong to a pre-training config.
 
-    Those of its ``evaluation=dict(train=..., val=..., short_side=...)``, each
-    the config of a data set; otherwise class folders in the training data's
-    ``data_root``: ``train``, and ``val`` or ``test``. Data sets without a
-    pipeline get :func:`eval_pipeline`.
+    They are those of its ``evaluation=dict(train=..., val=...,
+    short_side=...)``, each the config of a data set; otherwise class folders
+    in the training data's ``data_root``: ``train``, and ``val`` or ``test``.
+    Data sets without a pipeline get :func:`eval_pipeline`.
 
     Args:
         cfg (Config): A pre-training config.
@@ -77,7 +78,17 @@ def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
 
 def with_pipeline(dataset: dict, img_size: int,
                   short_side: Optional[int] = None) -> dict:
-    """Give a data set without pipeline that of evaluation."""
+    """Give a data set the pipeline of evaluation, unless it has its own.
+
+    Args:
+        dataset (dict): Config of a data set.
+        img_size (int): Side of the centre crop in pixels.
+        short_side (int, optional): See :func:`eval_pipeline`. Defaults to
+            None.
+
+    Returns:
+        dict: The config with a pipeline.
+    """
     if 'pipeline' in dataset:
         return dict(dataset)
     return dict(
@@ -102,6 +113,12 @@ def _class_folders(root: str, split: str, folders: Tuple[str, ...]) -> dict:
 def build_eval_dataset(dataset: Dict[str, Any]) -> BaseDataset:
     """Build a labelled data set.
 
+    Args:
+        dataset (dict): Its config.
+
+    Returns:
+        BaseDataset: The data set.
+
     Raises:
         EvaluationDataError: If it has no labels or no images.
     """
@@ -116,8 +133,12 @@ def build_eval_dataset(dataset: Dict[str, Any]) -> BaseDataset:
 def check_same_classes(train: BaseDataset, val: BaseDataset) -> None:
     """Check that labels mean the same in both data sets.
 
-    Class folders are numbered in each by themselves, so that one more or less
+    Each data set numbers its own class folders, so that one more or less
     would silently shift all others.
+
+    Args:
+        train (BaseDataset): The training data.
+        val (BaseDataset): The validation data.
 
     Raises:
         EvaluationDataError: If the classes differ.

@@ -3,8 +3,6 @@ from typing import Any, Dict
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -17,15 +15,17 @@ class FrozenFeatures:
     """Extracts features of labelled training and validation images.
 
     Args:
-        model (CMAE): The model; its weights are not touched.
+        model (CMAE): The model, without distributed wrapper; its weights
+            are not touched.
         cfg (Config): Its pre-training config: says where the labelled images
             are, see ``eval_dataset_cfgs``, and how they are normalised.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         pool (str): 'mean' of the patch tokens, or 'cls', the class token.
             Defaults to 'mean'.
-        batch_size (int): Of each process. Defaults to 256.
-        num_workers (int): Of each process. Defaults to 2.
-        dtype (torch.dtype): Features are kept in it. Defaults to float32.
+        batch_size (int): Images in a batch of each process. Defaults to 256.
+        num_workers (int): Data workers of each process. Defaults to 2.
+        dtype (torch.dtype): The type in which features are kept. Defaults to
+            float32.
 
     Raises:
         EvaluationDataError: If images or labels are missing, or training and
@@ -60,32 +60,26 @@ class FrozenFeatures:
                                 self.datasets[split], **self.options)
 
 
-def build_frozen_model(cfg: Config,
-                       checkpoint: str,
-                       encoder: str = 'online') -> nn.Module:
-    """Build a pre-training config's model with a checkpoint's encoder.
+def load_frozen(model: nn.Module,
+                checkpoint: str,
+                encoder: str = 'online') -> nn.Module:
+    """Load a checkpoint's encoder into a pre-training model, for evaluation.
 
     Args:
-        cfg (Config): A runner's config.
-        checkpoint (str): A file that ``load_encoder_into`` takes, or 'random' for
-            random initialisation by the config's seed.
+        model (CMAE): The model, without distributed wrapper; modified in
+            place.
+        checkpoint (str): A file that
+            :func:`~cmae_mm.checkpoints.load_encoder_into` takes, or 'random'
+            for random initialisation.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
 
     Returns:
-        CMAE: In evaluation mode, on the device there is.
+        CMAE: The same model, in evaluation mode.
 
     Raises:
-        ValueError: If the config is none of pre-training.
+        ValueError: If the model has no such encoder.
         CheckpointError: If the checkpoint cannot be used.
     """
-    if cfg.model.get('type') != 'CMAE':
-        raise ValueError(
-            'the config must be one of pre-training, with a model of type '
-            f"'CMAE', but its model is of type {cfg.model.get('type')!r}")
-    runner = Runner.from_cfg(cfg)
-    model = runner.model
-    if is_model_wrapper(model):
-        model = model.module
     if checkpoint == RANDOM:
         model.init_weights()
         return model.eval()

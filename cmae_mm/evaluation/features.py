@@ -1,5 +1,5 @@
 """Features of a frozen model on a data set."""
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Tuple
 
 import torch
 from mmengine.config import Config
@@ -17,7 +17,14 @@ class FeatureSet(NamedTuple):
 
 
 def eval_preprocessor(cfg: Config) -> dict:
-    """Give the plain normalisation that belongs to a training config."""
+    """Give the plain normalisation that belongs to a training config.
+
+    Args:
+        cfg (Config): A pre-training config.
+
+    Returns:
+        dict: Config of a data preprocessor.
+    """
     keep = ('mean', 'std', 'to_rgb')
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
     return dict(
@@ -39,16 +46,20 @@ def extract_features(model: nn.Module,
     No random number of a training that goes on is used up.
 
     Args:
-        model (CMAE): Anything with ``extract_feat(images, **kwargs)``.
-        preprocessor (nn.Module): Normalises images.
+        model (CMAE): A model with ``extract_feat(images, **kwargs)``.
+        preprocessor (nn.Module): The data preprocessor, which normalises
+            images.
         dataset (BaseDataset): A labelled data set.
-        batch_size (int): Of each process. Defaults to 256.
-        num_workers (int): Of each process. Defaults to 2.
-        dtype (torch.dtype): Features are kept in it. Defaults to float32.
-        **kwargs: Passed to ``extract_feat``: ``pool`` and ``encoder``.
+        batch_size (int): Images in a batch of each process. Defaults to 256.
+        num_workers (int): Data workers of each process. Defaults to 2.
+        dtype (torch.dtype): The type in which features are kept. Defaults to
+            float32.
+        **kwargs: Further arguments of ``extract_feat``: ``pool`` and
+            ``encoder``.
 
     Returns:
-        FeatureSet: Of all images on each process, on the model's device.
+        FeatureSet: Features and labels of all images, on each process and
+        on the model's device.
     """
     training = model.training
     model.eval()
@@ -76,3 +87,19 @@ def extract_features(model: nn.Module,
 def _gather(values: Tensor, count: int) -> Tensor:
     """Put the values of all processes in the data set's order."""
     return torch.stack(all_gather(values), dim=1).flatten(0, 1)[:count]
+
+
+def hold_out(data: FeatureSet,
+             every: int = 5) -> Tuple[FeatureSet, FeatureSet]:
+    """Split one data set's features into training and validation ones.
+
+    Args:
+        data (FeatureSet): All features.
+        every (int): Each n-th image is held out for validation. Defaults to 5.
+
+    Returns:
+        Tuple[FeatureSet, FeatureSet]: Those to train on, and those held out.
+    """
+    held_out = torch.arange(len(data.labels)) % every == 0
+    return (FeatureSet(data.features[~held_out], data.labels[~held_out]),
+            FeatureSet(data.features[held_out], data.labels[held_out]))

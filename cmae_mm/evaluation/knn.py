@@ -22,14 +22,14 @@ def knn_predict(train_features: Tensor,
     features may be kept in half precision.
 
     Args:
-        train_features (Tensor): (M, D).
-        train_labels (Tensor): Classes from 0, (M, ).
-        test_features (Tensor): (N, D).
+        train_features (Tensor): Training features, (M, D).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        test_features (Tensor): Features to classify, (N, D).
         ks (Sequence[int]): Numbers of neighbours; those above M are left out.
             Defaults to (5, 10, 20, 50, 100).
-        temperature (float): Defaults to 0.07.
-        chunk_size (int): Test features looked at at once, beside 64 times as
-            many training features. Defaults to 1024.
+        temperature (float): Temperature of the votes. Defaults to 0.07.
+        chunk_size (int): Number of test features that are compared at once,
+            with 64 times as many training features. Defaults to 1024.
 
     Returns:
         Dict[int, Tensor]: Predicted classes, (N, ), by k.
@@ -78,7 +78,18 @@ def _nearest(queries: Tensor, features: Tensor, labels: Tensor, k: int,
 def knn_accuracy(train_features: Tensor, train_labels: Tensor,
                  test_features: Tensor, test_labels: Tensor,
                  **kwargs) -> Dict[int, float]:
-    """Give the top-1 accuracy of :func:`knn_predict` in percent, by k."""
+    """Measure the top-1 accuracy of :func:`knn_predict`.
+
+    Args:
+        train_features (Tensor): Training features, (M, D).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        test_features (Tensor): Features to classify, (N, D).
+        test_labels (Tensor): Their classes, (N, ).
+        **kwargs: Other arguments of :func:`knn_predict`.
+
+    Returns:
+        Dict[int, float]: Accuracy in percent, by k.
+    """
     predicted = knn_predict(train_features, train_labels, test_features,
                             **kwargs)
     return {

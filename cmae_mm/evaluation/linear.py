@@ -1,25 +1,33 @@
 """Linear classification of frozen features, many learning rates at once."""
 import math
-from typing import Dict, Sequence
+from typing import Dict, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-# For a batch of 256.
+# Learning rates for a batch of 256.
 LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
 
 
-def standardise(train: Tensor, test: Tensor) -> Sequence[Tensor]:
+def standardise(train: Tensor, test: Tensor) -> Tuple[Tensor, Tensor]:
     """Normalise features by the training features' mean and variance.
 
-    What a BatchNorm without affine parameters comes to, exactly.
+    This is what a BatchNorm without affine parameters computes.
+
+    Args:
+        train (Tensor): Training features, (M, D).
+        test (Tensor): Test features, (N, D).
+
+    Returns:
+        Tuple[Tensor, Tensor]: Both, normalised.
     """
     mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
     std = std.clamp_min(1e-6)
     return (train - mean) / std, (test - mean) / std
 
 
+@torch.enable_grad()
 def linear_sweep(train_features: Tensor,
                  train_labels: Tensor,
                  test_features: Tensor,
@@ -35,16 +43,18 @@ def linear_sweep(train_features: Tensor,
     classifiers see the same batches and do not influence each other.
 
     Args:
-        train_features (Tensor): (M, D).
-        train_labels (Tensor): Classes from 0, (M, ).
-        test_features (Tensor): (N, D).
+        train_features (Tensor): Training features, (M, D).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        test_features (Tensor): Test features, (N, D).
         lrs (Sequence[float]): Learning rates for a batch of 256; they are
             scaled to ``batch_size``. Defaults to ten from 1e-4 to 3.
-        epochs (int): Defaults to 100.
-        batch_size (int): Defaults to 1024.
-        momentum (float): Defaults to 0.9.
-        weight_decay (float): Defaults to 0.
-        seed (int): Of the order of images. Defaults to 0.
+        epochs (int): Number of passes over the training features. Defaults to
+            100.
+        batch_size (int): Number of features in a batch. Defaults to 1024.
+        momentum (float): Momentum of SGD. Defaults to 0.9.
+        weight_decay (float): Weight decay, of weights and not of biases.
+            Defaults to 0.
+        seed (int): Seed of the order of images. Defaults to 0.
 
     Returns:
         Dict[float, Tensor]: Predicted classes, (N, ), by learning rate.
@@ -64,29 +74,43 @@ def linear_sweep(train_features: Tensor,
     num_classes = int(train_labels.max()) + 1
     batch_size = min(batch_size, count)
     steps = epochs * math.ceil(count / batch_size)
-    base = torch.tensor(lrs, device=device) * batch_size / 256
-    # (R, D, C): R classifiers; at zero each class is as likely.
-    weight = torch.zeros(len(lrs), dims, num_classes, device=device)
-    bias = torch.zeros(len(lrs), 1, num_classes, device=device)
-    velocity = [torch.zeros_like(p) for p in (weight, bias)]
+    # One classifier per learning rate; at zero each class is as likely.
+    weights = [
+        nn.Parameter(torch.zeros(num_classes, dims, device=device))
+        for _ in lrs
+    ]
+    biases = [
+        nn.Parameter(torch.zeros(num_classes, device=device)) for _ in lrs
+    ]
+    groups = []
+    for lr, weight, bias in zip(lrs, weights, biases):
+        lr = lr * batch_size / 256
+        groups += [
+            dict(params=[weight], lr=lr, weight_decay=weight_decay),
+            dict(params=[bias], lr=lr)
+        ]
+    optimizer = torch.optim.SGD(groups, lrs[0], momentum=momentum)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
-    step = 0
     for _ in range(epochs):
         order = torch.randperm(count, generator=generator).to(device)
         for index in order.split(batch_size):
-            x = train_features[index]
-            target = F.one_hot(train_labels[index], num_classes)
-            # The cross-entropy's gradient, for all classifiers.
-            error = ((x @ weight + bias).softmax(dim=-1) - target) / len(x)
-            gradients = (x.t() @ error + weight_decay * weight,
-                         error.sum(dim=1, keepdim=True))
-            lr = base * 0.5 * (1 + math.cos(math.pi * step / steps))
-            for p, v, g in zip((weight, bias), velocity, gradients):
-                v.mul_(momentum).add_(g)
-                p.sub_(lr[:, None, None] * v)
-            step += 1
+            x, labels = train_features[index], train_labels[index]
+            # One product for all classifiers: (B, R * C), R of C classes.
+            logits = F.linear(x, torch.cat(weights), torch.cat(biases))
+            # Each classifier's loss is the mean over the batch.
+            loss = F.cross_entropy(
+                logits.view(-1, num_classes),
+                labels.repeat_interleave(len(lrs)),
+                reduction='sum') / len(x)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
     return {
-        lr: torch.cat([(x @ w + b).argmax(dim=1)
-                       for x in test_features.split(65536)])
-        for lr, w, b in zip(lrs, weight, bias)
+        lr: torch.cat([
+            F.linear(x, weight, bias).argmax(dim=1)
+            for x in test_features.split(65536)
+        ])
+        for lr, weight, bias in zip(lrs, weights, biases)
     }

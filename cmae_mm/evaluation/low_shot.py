@@ -1,4 +1,4 @@
-"""Few labels: which images keep theirs, and what can be learnt from them."""
+"""Evaluation with few labels: drawing them, and logistic regression."""
 from typing import Dict, List, Sequence
 
 import numpy as np
@@ -11,13 +11,13 @@ def draw_share(labels: Sequence[int], percent: float, seed: int) -> List[int]:
     """Draw a share of a data set with the balance of its classes.
 
     Args:
-        labels (Sequence[int]): Of all images.
-        percent (float): In (0, 100]; each class keeps this share of its
-            images, rounded, at least one.
-        seed (int): The same one draws the same images.
+        labels (Sequence[int]): Class of each image.
+        percent (float): Share of each class that is kept, in (0, 100], rounded
+            to whole images, at least one.
+        seed (int): Seed of the draw: the same one draws the same images.
 
     Returns:
-        List[int]: Indices, sorted.
+        List[int]: Sorted indices of the drawn images.
 
     Raises:
         ValueError: If the share is out of range.
@@ -33,12 +33,12 @@ def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
     """Draw the same number of images of each class.
 
     Args:
-        labels (Sequence[int]): Of all images.
-        shots (int): Images a class, 1 or more.
-        seed (int): The same one draws the same images.
+        labels (Sequence[int]): Class of each image.
+        shots (int): Number of images of each class, 1 or more.
+        seed (int): Seed of the draw: the same one draws the same images.
 
     Returns:
-        List[int]: Indices, sorted.
+        List[int]: Sorted indices of the drawn images.
 
     Raises:
         ValueError: If a class has fewer images.
@@ -71,9 +71,10 @@ def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
     Features are standardised by the training features first.
 
     Args:
-        train (FeatureSet): Few labelled images.
-        test (FeatureSet): What to classify.
-        inverse_penalty (float): scikit-learn's ``C``. Defaults to 1.
+        train (FeatureSet): Features of a few labelled images.
+        test (FeatureSet): Features to classify.
+        inverse_penalty (float): Inverse of the L2 penalty's strength,
+            scikit-learn's ``C``. Defaults to 1.
 
     Returns:
         torch.Tensor: Predicted classes, (N, ).
@@ -100,18 +101,19 @@ def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
 def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
              trials: int = 5,
              inverse_penalty: float = 1.) -> Dict[int, List[float]]:
-    """Measure logistic regression on a few images a class.
+    """Measure logistic regression on a few images of each class.
 
     Args:
-        train (FeatureSet): What the images are drawn from.
-        test (FeatureSet): What is classified.
-        shots (Sequence[int]): Images a class.
-        trials (int): Draws, with seeds from 0. Defaults to 5.
-        inverse_penalty (float): scikit-learn's ``C``. Defaults to 1.
+        train (FeatureSet): Features that the few images are drawn from.
+        test (FeatureSet): Features to classify.
+        shots (Sequence[int]): Numbers of images of each class.
+        trials (int): Number of draws, with seeds from 0. Defaults to 5.
+        inverse_penalty (float): Inverse of the L2 penalty's strength,
+            scikit-learn's ``C``. Defaults to 1.
 
     Returns:
         Dict[int, List[float]]: Top-1 accuracies in percent, one for each
-        draw, by images a class.
+        draw, by number of images of each class.
     """
     accuracies: Dict[int, List[float]] = {}
     for count in shots:

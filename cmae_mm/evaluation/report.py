@@ -1,11 +1,11 @@
-"""Accuracies, how sure they are, and how they are printed."""
+"""Accuracies, their confidence intervals, and how they are printed."""
 import json
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from torch import Tensor
 
-# From here on an interval says little that the accuracy does not.
+# On larger test sets the interval is too narrow to matter.
 LARGE_TEST_SET = 10_000
 
 
@@ -26,11 +26,12 @@ def score(predicted: Tensor, labels: Tensor) -> Score:
     """Score predictions.
 
     Args:
-        predicted (Tensor): Classes, (N, ).
-        labels (Tensor): Classes, (N, ).
+        predicted (Tensor): Predicted classes, (N, ).
+        labels (Tensor): True classes, (N, ).
 
     Returns:
-        Score: With an interval if there are fewer than 10,000 images.
+        Score: The accuracy, with an interval if there are fewer than 10,000
+        images.
     """
     correct = (predicted == labels).cpu().numpy()
     top1 = 100 * correct.mean()
@@ -46,13 +47,14 @@ def bootstrap_interval(correct: np.ndarray,
     """Give the percentile bootstrap interval of an accuracy.
 
     Args:
-        correct (np.ndarray): Bool, (N, ): which images are classified right.
-        confidence (float): Defaults to 0.95.
-        resamples (int): Defaults to 10,000.
-        seed (int): Defaults to 0.
+        correct (np.ndarray): Whether each image is classified correctly, bool,
+            (N, ).
+        confidence (float): Confidence level of the interval. Defaults to 0.95.
+        resamples (int): Number of bootstrap resamples. Defaults to 10,000.
+        seed (int): Seed of the resampling. Defaults to 0.
 
     Returns:
-        Tuple[float, float]: Its ends, in percent.
+        Tuple[float, float]: Lower and upper end, in percent.
     """
     count = len(correct)
     # Hits among N images drawn with replacement are binomial.
@@ -78,9 +80,10 @@ def report_sweep(name: str, predicted: Dict[float, Tensor],
     """Print the accuracy for each value of a setting; give all of them.
 
     Args:
-        name (str): Of the setting.
-        predicted (Dict[float, Tensor]): Classes, (N, ), by its value.
-        labels (Tensor): Classes, (N, ).
+        name (str): Name of the setting.
+        predicted (Dict[float, Tensor]): Predicted classes, (N, ), by value of
+            the setting.
+        labels (Tensor): True classes, (N, ).
 
     Returns:
         Dict[str, Any]: ``top1`` of the best value, that value as

@@ -1,4 +1,4 @@
-"""Files that name a share of the training images, for few-label training."""
+"""Split files: a share of the training images, for few-label training."""
 import os
 from pathlib import Path
 from typing import List, Sequence
@@ -18,12 +18,13 @@ def write_split(dataset: BaseDataset, percent: float, seed: int,
 
     Args:
         dataset (LabelledDataset): All labelled images.
-        percent (float): In (0, 100], of each class, at least one image.
-        seed (int): The same one draws the same images.
+        percent (float): Share of each class in percent, in (0, 100]; at least
+            one image of each is taken.
+        seed (int): Seed of the draw: the same one draws the same images.
         path (str): The file to write.
 
     Returns:
-        int: The number of images.
+        int: Number of images in the split.
     """
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     drawn = draw_share([i['gt_label'] for i in infos], percent, seed)
@@ -41,11 +42,11 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
     """Find the images of a split file.
 
     Args:
-        path (str): The file.
-        img_paths (Sequence[str]): Of all images.
+        path (str): The split file.
+        img_paths (Sequence[str]): Paths of all images.
 
     Returns:
-        List[int]: Their indices.
+        List[int]: Indices of the images that the file names.
 
     Raises:
         EvaluationDataError: If the file is missing or empty, or names images
@@ -54,11 +55,11 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
     file = Path(path)
     if not file.is_file():
         raise EvaluationDataError(
-            f'there is no split file {path}; tools/make_splits.py writes them')
+            f'there is no split file {path}; `cmae splits` writes them')
     names = [line.rsplit(' ', 1)[0] for line in file.read_text().splitlines()]
     if not names:
         raise EvaluationDataError(f'the split file {path} is empty')
-    # Below whatever folder: the last two parts, class folder and file.
+    # Paths may be below another folder: as many last parts count as it has.
     depth = names[0].count('/') + 1
     index = {
         '/'.join(p.replace(os.sep, '/').split('/')[-depth:]): i

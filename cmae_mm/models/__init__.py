@@ -1,11 +1,17 @@
-from .backbones import CMAEViT, TransferViT, TransferViTDet
+from .backbones import TransferViT, TransferViTDet
 from .heads import CMAEContrastiveHead, CMAEHead
 from .necks import CMAENeck, SimpleFPN
-from .selfsup import CMAE
-from .utils import MomentumTarget, TwoViewDataPreprocessor
+from .selfsup import (
+    CMAE,
+    BlockMasking,
+    CMAEViT,
+    MomentumTarget,
+    split_by_mask,
+)
+from .utils import TwoViewDataPreprocessor
 
 __all__ = [
-    'CMAE', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck', 'CMAEViT',
-    'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
-    'TwoViewDataPreprocessor'
+    'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck',
+    'CMAEViT', 'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
+    'TwoViewDataPreprocessor', 'split_by_mask'
 ]

@@ -1,5 +1,5 @@
 """Pictures of what a pre-training model sees and makes."""
-from typing import Dict, Sequence
+from typing import Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -14,15 +14,53 @@ def to_rgb(images: torch.Tensor, preprocessor: BaseDataPreprocessor,
     """Undo the normalisation.
 
     Args:
-        images (torch.Tensor): (N, 3, H, W), normalised RGB.
-        preprocessor (BaseDataPreprocessor): Has ``mean`` and ``std``.
+        images (torch.Tensor): Normalised RGB images, (N, 3, H, W).
+        preprocessor (BaseDataPreprocessor): The model's, with ``mean`` and
+            ``std``.
 
     Returns:
-        np.ndarray: uint8, (N, H, W, 3).
+        np.ndarray: uint8 images, (N, H, W, 3).
     """
     images = images * preprocessor.std + preprocessor.mean
     images = images.round().clamp(0, 255).to(torch.uint8)
     return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def reconstruct(model: nn.Module,
+                images: torch.Tensor,
+                mask: Optional[torch.Tensor] = None
+                ) -> Dict[str, torch.Tensor]:
+    """Reconstruct removed patches.
+
+    Args:
+        model (CMAE): The model.
+        images (torch.Tensor): Normalised images, (N, C, H, W).
+        mask (torch.Tensor, optional): Bool, (N, L), True = removed. Defaults
+            to None, a random one.
+
+    Returns:
+        Dict[str, torch.Tensor]: ``mask`` (N, L), and images (N, C, H, W) in
+        the input's normalisation: ``masked``, with zeros for removed patches,
+        and ``reconstruction``, with predictions there. Where the loss
+        normalises patches, each prediction is given the mean and variance of
+        its own patch.
+    """
+    if mask is None:
+        mask = model.backbone.generate_mask(len(images), images.device)
+    tokens, ids_restore = model.backbone(images, mask)
+    pred = model.neck.pixel_decoder(tokens, ids_restore).float()
+    head = model.head.reconstruction
+    patches = head.patchify(images)
+    if head.norm_pix:
+        mean = patches.mean(dim=-1, keepdim=True)
+        var = patches.var(dim=-1, keepdim=True)
+        pred = pred * (var + 1e-6)**.5 + mean
+    removed = mask.unsqueeze(-1)
+    return dict(
+        mask=mask,
+        masked=head.unpatchify(patches.masked_fill(removed, 0)),
+        reconstruction=head.unpatchify(torch.where(removed, pred, patches)))
 
 
 @torch.no_grad()
@@ -33,15 +71,15 @@ def reconstruction_columns(
 
     Args:
         model (CMAE): The model.
-        views (Sequence[torch.Tensor]): Online and target view, (N, 3, H, W)
-            each, normalised. The same one twice for MAE.
+        views (Sequence[torch.Tensor]): Normalised online and target view,
+            (N, 3, H, W) each. The same one twice for MAE.
 
     Returns:
         Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column.
     """
     training = model.training
     model.eval()
-    made = model.reconstruct(views[0])
+    made = reconstruct(model, views[0])
     model.train(training)
     preprocessor = model.data_preprocessor
     grey = made['masked'].clone()
@@ -64,10 +102,11 @@ def save_reconstructions(path: str, columns: Dict[str, np.ndarray],
     """Save the pictures as one PNG, a titled column each.
 
     Args:
-        path (str): The PNG.
-        columns (Dict[str, np.ndarray]): See :func:`reconstruction_columns`.
-        scale (int): Whole number to enlarge by. Defaults to 1.
-        per_row (int): Images side by side in a row. Defaults to 1.
+        path (str): Path of the PNG.
+        columns (Dict[str, np.ndarray]): Pictures by column, see
+            :func:`reconstruction_columns`.
+        scale (int): Whole number that pictures are enlarged by. Defaults to 1.
+        per_row (int): Number of images side by side. Defaults to 1.
     """
     from PIL import Image, ImageDraw, ImageFont
 

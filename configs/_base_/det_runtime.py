@@ -1,6 +1,6 @@
 # What every detection transfer shares: logging, checks, resuming.
 custom_imports = dict(
-    imports=['cmae_mm', 'cmae_mm.detection'], allow_failed_imports=False)
+    imports=['cmae_mm', 'cmae_mm.dense.detection'], allow_failed_imports=False)
 default_scope = 'mmdet'
 
 # Also where other tools than this project's start it.

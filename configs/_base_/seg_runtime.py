@@ -1,6 +1,7 @@
 # What every segmentation transfer shares: logging, checks, resuming.
 custom_imports = dict(
-    imports=['cmae_mm', 'cmae_mm.segmentation'], allow_failed_imports=False)
+    imports=['cmae_mm', 'cmae_mm.dense.segmentation'],
+    allow_failed_imports=False)
 default_scope = 'mmseg'
 
 # Also where other tools than this project's start it.

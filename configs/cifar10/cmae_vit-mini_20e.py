@@ -73,5 +73,5 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
 
-# Labelled images for tools/eval_*.py are $DATA_ROOT/{train,test}, as they are.
+# Labelled images for `cmae knn` etc. are $DATA_ROOT/{train,test}, as they are.
 evaluation = dict(short_side=32)

@@ -1,4 +1,4 @@
 # Fine-tuning of a ViT-B/16 with 10% of the labels:
-# `python tools/make_splits.py $DATA_ROOT` draws them.
+# `cmae splits $DATA_ROOT` draws them.
 _base_ = '../finetune/vit-b_pt300e_100e_in1k.py'
 train_dataloader = dict(dataset=dict(ann_file='splits/10pct_seed0.txt'))

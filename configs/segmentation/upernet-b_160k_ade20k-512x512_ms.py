@@ -1,4 +1,4 @@
-# UPerNet, ViT-B, ADE20K, tested at six sizes and flipped: for tools/test.py
+# UPerNet, ViT-B, ADE20K, tested at six sizes and flipped: for `cmae test`
 # with a checkpoint of upernet-b_160k_ade20k-512x512.py.
 _base_ = './upernet-b_160k_ade20k-512x512.py'
 

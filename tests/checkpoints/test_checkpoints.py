@@ -1,13 +1,12 @@
 """Converted checkpoints, verified by features in the real libraries."""
+import json
 import pickle
-import subprocess
-import sys
 
 import pytest
 import timm
 import torch
 import transformers
-from helpers import ROOT, build, model_cfg, runner_cfg
+from helpers import build, model_cfg, run_commands, run_tool, runner_cfg
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -325,48 +324,35 @@ def test_bad_exports():
             export_encoder(mae, 'x.safetensors', **kwargs)
 
 
-def convert(*args):
-    return subprocess.run(
-        [sys.executable, 'tools/convert.py', *map(str, args)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True)
-
-
 def test_commands(tmp_path):
     """There and back on the command line, and an error that says why."""
-    Config(dict(model=model_cfg())).dump(str(tmp_path / 'cfg.py'))
+    config = tmp_path / 'cfg.py'
+    Config(dict(model=model_cfg())).dump(str(config))
     model = make_model(*ARCHS[0])
     torch.save(model.state_dict(), tmp_path / 'epoch_1.pth')
-    config = ('--config', tmp_path / 'cfg.py')
-    done = convert('export-cmae', tmp_path / 'epoch_1.pth',
-                   tmp_path / 'official.safetensors', *config)
-    assert done.returncode == 0, done.stderr
-    done = convert('import-cmae', tmp_path / 'official.safetensors',
-                   tmp_path / 'back.pth', *config)
-    assert done.returncode == 0, done.stderr
+    torch.save({f'some.{i}': torch.ones(1) for i in range(3)},
+               tmp_path / 'other.pth')
+    results = run_commands(
+        ['export', config, 'epoch_1.pth', 'official.safetensors', '--to',
+         'cmae'],
+        ['import', config, 'official.safetensors', 'back.pth'],
+        ['export', config, 'back.pth', 'hf', '--to', 'hf_vit'],
+        ['export', config, 'back.pth', 'timm.pth', '--to', 'timm'],
+        ['import', config, 'timm.pth', 'init.safetensors', '--json'],
+        ['import', config, 'other.pth', 'x.pth'], cwd=tmp_path)
+    assert [status for status, _ in results] == [0, 0, 0, 0, 0, 1], results
+    assert 'is a released CMAE checkpoint' in results[1][1]
     back = read_checkpoint(str(tmp_path / 'back.pth')).state
     for name, value in model.state_dict().items():
         assert torch.equal(back[name], value), name
-
-    done = convert('export', tmp_path / 'back.pth', tmp_path / 'hf', '--to',
-                   'hf_vit', *config)
-    assert done.returncode == 0, done.stderr
     assert (tmp_path / 'hf/config.json').exists()
-    done = convert('export', tmp_path / 'back.pth', tmp_path / 'timm.pth',
-                   '--to', 'timm', *config)
-    assert done.returncode == 0, done.stderr
-    done = convert('import-mae', tmp_path / 'timm.pth',
-                   tmp_path / 'init.safetensors', *config)
-    assert done.returncode == 0, done.stderr
+    assert json.loads(results[4][1].splitlines()[-1])['kind'] == (
+        'an MAE or timm encoder')
     init = read_checkpoint(str(tmp_path / 'init.safetensors')).state
     assert torch.equal(init['backbone.cls_token'], model.backbone.cls_token)
-
-    done = convert('import-cmae', tmp_path / 'timm.pth', tmp_path / 'x.pth',
-                   *config)
-    assert done.returncode != 0 and not (tmp_path / 'x.pth').exists()
-    assert 'nothing in the checkpoint fits' in done.stderr
-    assert 'missing:' in done.stderr and 'Traceback' not in done.stderr
+    said = results[5][1]
+    assert 'other.pth: no encoder was found in it' in said
+    assert 'Traceback' not in said and not (tmp_path / 'x.pth').exists()
 
 
 def test_a_runners_own_checkpoint_is_exported(image_root, tmp_path):
@@ -374,10 +360,8 @@ def test_a_runners_own_checkpoint_is_exported(image_root, tmp_path):
     runner = Runner.from_cfg(runner_cfg(image_root, tmp_path))
     runner.train()
     Config(dict(model=model_cfg())).dump(str(tmp_path / 'cfg.py'))
-    done = convert('export', tmp_path / 'iter_2.pth',
-                   tmp_path / 'vit.safetensors', '--to', 'timm', '--config',
-                   tmp_path / 'cfg.py')
-    assert done.returncode == 0, done.stderr
+    run_tool('cmae', 'export', tmp_path / 'cfg.py', tmp_path / 'iter_2.pth',
+             tmp_path / 'vit.safetensors', '--to', 'timm')
     state, meta = read_checkpoint(str(tmp_path / 'vit.safetensors'))
     assert torch.equal(state['norm.weight'], runner.model.backbone.ln1.weight)
     assert meta['iter'] == '2' and meta['recipe'].endswith('cfg.py')

@@ -3,7 +3,6 @@ import io
 import os
 import pickle
 import pickletools
-import runpy
 import subprocess
 import sys
 import threading
@@ -41,6 +40,7 @@ from cmae_mm.checkpoints import (
 )
 from cmae_mm.checkpoints.safe_pickle import read_pickle
 from cmae_mm.checkpoints.torch_files import load_file
+from cmae_mm.cli.main import main
 from cmae_mm.engine import ResumableRunner
 
 
@@ -151,28 +151,25 @@ def configs(image_root, tmp_path_factory):
     return folder
 
 
-TRAIN, TEST = ['train.py', 'pretrain.py'], ['test.py', 'classify.py']
+TRAIN, TEST = ['train', 'pretrain.py'], ['test', 'classify.py']
 INIT = 'model.backbone.init_cfg.checkpoint=FILE'
 PRETRAINED = 'model.backbone.init_cfg.type=Pretrained'
-# The words after tools/; FILE, OUT and the configs are filled in.
+# The words after cmae; FILE, OUT and the configs are filled in.
 COMMANDS = {
     'resume': [*TRAIN, '--resume', 'FILE'],
     'load_from': [*TRAIN, '--cfg-options', 'load_from=FILE', 'resume=False'],
     'init_cfg of pre-training': [
         *TRAIN, '--cfg-options', PRETRAINED, INIT, 'resume=False'],
     'init_cfg of fine-tuning': [
-        'train.py', 'classify.py', '--cfg-options', PRETRAINED, INIT],
+        'train', 'classify.py', '--cfg-options', PRETRAINED, INIT],
     'test': [*TEST, 'FILE'],
-    'k-NN': ['eval_knn.py', 'FILE', 'pretrain.py'],
-    'linear': ['eval_linear.py', 'FILE', 'pretrain.py'],
-    'few labels': ['eval_low_shot.py', 'FILE', 'pretrain.py'],
-    **{
-        name: ['convert.py', name, 'FILE', 'OUT', '--config', 'pretrain.py',
-               *more]
-        for name, more in (('import-cmae', []), ('import-mae', []),
-                           ('export', ['--to', 'timm']), ('export-cmae', []))
-    },
-    'verify_reference': ['verify_reference.py', 'FILE'],
+    'k-NN': ['knn', 'pretrain.py', 'FILE'],
+    'linear': ['linear', 'pretrain.py', 'FILE'],
+    'few labels': ['low-shot', 'pretrain.py', 'FILE'],
+    'import': ['import', 'pretrain.py', 'FILE', 'OUT'],
+    'export': ['export', 'pretrain.py', 'FILE', 'OUT', '--to', 'timm'],
+    'export of all': ['export', 'pretrain.py', 'FILE', 'OUT', '--to', 'cmae'],
+    'verify': ['verify', 'FILE'],
 }
 
 
@@ -185,23 +182,19 @@ def fill(words, file, configs, work):
         if word in ('pretrain.py', 'classify.py'):
             word = str(configs / word)
         filled.append(word)
-    script = filled[0]
-    if script.startswith(('train', 'test', 'eval')):
-        filled[1:1] = ['--work-dir', str(work)]
-    return script, filled[1:]
+    if filled[0] in ('train', 'test', 'knn', 'linear', 'low-shot'):
+        filled += ['--work-dir', str(work)]
+    return filled
 
 
-def run_here(script, arguments, monkeypatch, capsys) -> str:
+def run_here(words, monkeypatch, capsys) -> str:
     """Run a command in this process; give what it said in the end."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, 'argv', [script, *arguments])
     # sets the environment of distributed training for those after it
     monkeypatch.setenv('LOCAL_RANK', '0')
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
-    assert stopped.value.code not in (0, None)
-    if isinstance(stopped.value.code, str):
-        return stopped.value.code
+        main(words)
+    assert stopped.value.code in (1, 2)
     return capsys.readouterr().err
 
 
@@ -211,7 +204,7 @@ def test_no_command_runs_a_file(name, kind, configs, marker, tmp_path,
                                 safe_process, monkeypatch, capsys):
     file = tmp_path / 'stranger.pth'
     write_zip(file, body(kind(marker)))
-    said = run_here(*fill(COMMANDS[name], file, configs, tmp_path / 'work'),
+    said = run_here(fill(COMMANDS[name], file, configs, tmp_path / 'work'),
                     monkeypatch, capsys)
     assert 'could run code' in said and 'stranger.pth' in said
     assert 'Traceback' not in said and not has_run(marker)
@@ -225,7 +218,7 @@ def test_a_strangers_file_in_the_work_folder_is_not_run(
     work.mkdir()
     write_zip(work / 'iter_1.pth', body(kind(marker)))
     (work / 'last_checkpoint').write_text(str(work / 'iter_1.pth'))
-    said = run_here(*fill([*TRAIN, '--resume'], '', configs, work),
+    said = run_here(fill([*TRAIN, '--resume'], '', configs, work),
                     monkeypatch, capsys)
     assert 'could run code' in said and not has_run(marker)
 
@@ -239,13 +232,12 @@ def test_as_a_user_runs_it(configs, marker, tmp_path):
     done.parent.mkdir(parents=True)
     done.write_text('{"loss": 1}')
     for words in (COMMANDS['resume'],
-                  ['compare_starts.py', str(configs / 'classify.py'),
-                   str(file), '--seeds', '0', '--work-dir',
-                   str(tmp_path / 'compare'), '--cfg-options', PRETRAINED,
-                   'train_cfg.max_epochs=1']):
-        script, arguments = fill(words, file, configs, tmp_path / 'work')
+                  ['compare', 'classify.py', 'FILE', '--seeds', '0',
+                   '--work-dir', str(tmp_path / 'compare'), '--cfg-options',
+                   PRETRAINED, 'train_cfg.max_epochs=1']):
         done = subprocess.run(
-            [sys.executable, f'tools/{script}', *arguments],
+            [sys.executable, '-m', 'cmae_mm',
+             *fill(words, file, configs, tmp_path / 'work')],
             cwd=ROOT,
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
             capture_output=True,

@@ -211,7 +211,7 @@ def encode(image, kind='JPEG', **kwargs):
 
 def test_canvas_is_as_sharp_as_pillows_bicubic(tmp_path):
     """The same crops, resized by Pillow: pixels, and energy of gradients."""
-    from conftest import SHARED
+    from helpers import SHARED
     folder = SHARED / 'data/imagenet_samples'
     if not folder.exists():
         pytest.skip(f'{folder} is not here')
@@ -413,9 +413,9 @@ def test_the_benchmark_reports_every_key(tmp_path):
     assert '(b) / (c)' in done.stdout and Path(out).exists()
 
 
-def convert_dataset(*args):
+def cmae_store(*args):
     return subprocess.run(
-        [sys.executable, 'tools/convert_dataset.py', *map(str, args)],
+        [sys.executable, '-m', 'cmae_mm', 'store', *map(str, args)],
         cwd=ROOT, capture_output=True, text=True)
 
 
@@ -423,7 +423,7 @@ def test_a_store_gives_the_same_canvases(tmp_path):
     source, store = tmp_path / 'images', tmp_path / 'store'
     write_images(source / 'a', 3)
     write_images(source / 'ü b', 2, seed=1)
-    done = convert_dataset(source, store)
+    done = cmae_store(source, store)
     assert done.returncode == 0 and '5 images' in done.stdout, done.stderr
     pipeline = [dict(type='LoadCanvas', size=32)]
     folder, stored = (
@@ -436,7 +436,7 @@ def test_a_store_gives_the_same_canvases(tmp_path):
         assert (a['img'] == b['img']).all()
         assert a['img_path'].endswith(b['img_path'])
     # written in full: not written again
-    again = convert_dataset(source, store)
+    again = cmae_store(source, store)
     assert again.returncode != 0 and 'whole store already' in again.stderr
 
 
@@ -480,7 +480,7 @@ def test_a_store_of_smaller_images(tmp_path):
     write_images(source, 2, size=60)
     write_images(source / 'small', 1, size=20)
     (source / 'text.jpg').write_text('no image')
-    done = convert_dataset(source, store, '--short-side', 30)
+    done = cmae_store(source, store, '--short-side', 30)
     assert done.returncode == 0, done.stderr
     assert 'text.jpg cannot be decoded' in done.stdout + done.stderr
     dataset = PretrainingDataset(data_root=str(store))

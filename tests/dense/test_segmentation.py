@@ -24,7 +24,7 @@ require_dense('mmseg')
 
 from mmseg.registry import DATASETS, MODELS  # noqa: E402
 
-from cmae_mm.segmentation import LoadCategoryMap  # noqa: E402
+from cmae_mm.dense.segmentation import LoadCategoryMap  # noqa: E402
 
 CONFIGS = sorted((ROOT / 'configs/segmentation').glob('*.py'))
 MINI = ROOT / 'configs/segmentation/upernet-mini_coco.py'

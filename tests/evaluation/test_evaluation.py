@@ -1,5 +1,5 @@
 import json
-import subprocess
+import re
 import sys
 
 import numpy as np
@@ -10,6 +10,7 @@ from helpers import (
     build,
     free_port,
     model_cfg,
+    run_commands,
     run_tool,
     runner_cfg,
     write_images,
@@ -134,12 +135,14 @@ def test_training_features_come_in_chunks_too(monkeypatch):
         assert (labels == train.labels[index]).all()
 
 
-def test_linear_sweep_is_plain_sgd():
+@pytest.mark.parametrize('weight_decay', [0., 0.1])
+def test_linear_sweep_is_plain_sgd(weight_decay):
     """Each classifier of the sweep is what torch's SGD trains alone."""
     train, test = blobs(), blobs(200, seed=1)
     lrs = (0.01, 0.1, 1.)
     swept = linear_sweep(
-        *train, test.features, lrs, epochs=5, batch_size=64)
+        *train, test.features, lrs, epochs=5, batch_size=64,
+        weight_decay=weight_decay)
     mean = train.features.mean(dim=0)
     std = train.features.std(dim=0, correction=0)
     x, x_test = ((f - mean) / std for f in (train.features, test.features))
@@ -148,7 +151,8 @@ def test_linear_sweep_is_plain_sgd():
         for p in model.parameters():
             torch.nn.init.zeros_(p)
         optimizer = torch.optim.SGD(
-            model.parameters(), lr * 64 / 256, momentum=0.9)
+            [dict(params=[model.weight], weight_decay=weight_decay),
+             dict(params=[model.bias])], lr * 64 / 256, momentum=0.9)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, 5 * 7)
         generator = torch.Generator().manual_seed(0)
@@ -263,37 +267,36 @@ def last_json(output: str) -> dict:
 def test_the_commands(pretraining, image_root, tmp_path):
     config, checkpoint = pretraining
     common = ['--json', '--num-workers', 0, '--work-dir', tmp_path / 'work']
-    out = run_tool(sys.executable, 'tools/eval_knn.py', checkpoint, config,
-                   *common, '--encoder', 'target', '--dtype', 'float16')
+    out = run_tool('cmae', 'knn', config, checkpoint, *common,
+                   '--encoder', 'target', '--dtype', 'float16')
     result = last_json(out)
     assert {'top1', 'best_k', '5', '10', '20'} <= result.keys()
     assert result['top1'] == max(result[k] for k in ('5', '10', '20'))
     low, high = result['interval']  # 8 images
     assert 0 <= low <= result['top1'] <= high <= 100
 
-    out = run_tool(sys.executable, 'tools/eval_linear.py', 'random', config,
-                   *common, '--epochs', 5, '--lrs', 0.1, 1)
+    out = run_tool('cmae', 'linear', config, 'random', *common,
+                   '--epochs', 5, '--lrs', 0.1, 1)
     assert last_json(out)['top1'] == max(last_json(out)[k]
                                          for k in ('0.1', '1'))
 
-    run_tool(sys.executable, 'tools/make_splits.py', image_root, '--percent',
-             50, '--out', tmp_path)
-    out = run_tool(sys.executable, 'tools/eval_low_shot.py', checkpoint,
-                   config, *common, '--trials', 2, '--shots', 1, 5,
+    run_tool('cmae', 'splits', image_root, '--percent', 50, '--out',
+             tmp_path)
+    out = run_tool('cmae', 'low-shot', config, checkpoint, *common,
+                   '--trials', 2, '--shots', 1, 5,
                    '--splits', tmp_path / '50pct_seed0.txt')
     assert {'1', '1_std', '5', '50pct_seed0'} <= last_json(out).keys()
 
 
 def test_distributed_features_are_the_same(pretraining, tmp_path):
     config, checkpoint = pretraining
-    args = [checkpoint, config, '--json', '--num-workers', 0, '--work-dir',
-            tmp_path]
-    alone = last_json(
-        run_tool(sys.executable, 'tools/eval_knn.py', *args))
+    args = ['knn', config, checkpoint, '--json', '--num-workers', 0,
+            '--work-dir', tmp_path]
+    alone = last_json(run_tool('cmae', *args))
     ranks = last_json(
         run_tool(sys.executable, '-m', 'torch.distributed.run',
                  '--nproc_per_node=2', f'--master_port={free_port()}',
-                 'tools/eval_knn.py', *args, '--launcher', 'pytorch'))
+                 '-m', 'cmae_mm', *args, '--launcher', 'pytorch'))
     assert ranks == alone
 
 
@@ -303,32 +306,41 @@ def _remove_val(root):
     (root / 'val').rmdir()
 
 
-@pytest.mark.parametrize('change,options,message', [
+def _other_class(root):
+    write_images(root / 'val/other', 1)
+
+
+# What is changed in the data, overrides, and what the sentence says.
+BAD_INPUT = [
     (_remove_val, [], 'has no folder val or test'),
-    (lambda root: write_images(root / 'val/other', 1), [],
+    (_other_class, [],
      "'other' in the validation data and not in the training data"),
     (None, ['model.backbone.patch_size=8'], 'patch_embed'),
     (None, ['model.backbone.arch.embed_dims=64'], 'misshapen'),
     (None, ['evaluation.valid=1'], "got .*'valid'"),
     (None, ['model.type=MAE'], 'must be one of pre-training'),
-])
-def test_bad_input_is_one_sentence(pretraining, change, options, message,
-                                   tmp_path):
-    for split in ('train', 'val'):
-        for c in range(2):
-            write_images(tmp_path / split / f'class{c}', 6)
-    if change is not None:
-        change(tmp_path)
+]
+
+
+def test_bad_input_is_one_sentence(pretraining, tmp_path):
     config, checkpoint = pretraining
-    done = subprocess.run(
-        [sys.executable, 'tools/eval_knn.py', str(checkpoint), str(config),
-         '--work-dir', str(tmp_path / 'work'), '--cfg-options',
-         f'train_dataloader.dataset.data_root={tmp_path}', *options],
-        cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert 'Traceback' not in done.stderr, done.stderr
-    last = done.stderr[done.stderr.index('eval_knn.py: '):]
-    assert __import__('re').search(message, last), last
+    commands = []
+    for number, (change, options, _) in enumerate(BAD_INPUT):
+        root = tmp_path / str(number)
+        for split in ('train', 'val'):
+            for c in range(2):
+                write_images(root / split / f'class{c}', 6)
+        if change is not None:
+            change(root)
+        commands.append(
+            ['knn', config, checkpoint, '--work-dir', tmp_path / 'work',
+             '--cfg-options',
+             f'train_dataloader.dataset.data_root={root}', *options])
+    results = run_commands(*commands)
+    for (_, _, message), (status, output) in zip(BAD_INPUT, results):
+        assert status == 1
+        assert 'Traceback' not in output, output
+        assert re.search(message, output[output.index('cmae knn: '):]), output
 
 
 def trajectory(image_root, work_dir, hooks, **overrides):
@@ -408,7 +420,7 @@ def test_cifar10_as_class_folders(tmp_path, monkeypatch):
     import pickle
 
     from mmpretrain.datasets import CIFAR10
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/datasets'))
     import make_cifar10
     rng = np.random.default_rng(0)
     data = rng.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)

@@ -236,14 +236,13 @@ def test_evaluation_commands(image_root, tmp_path):
     ResumableRunner.from_cfg(cfg).train()
     checkpoint = tmp_path / 'work/iter_2.pth'
     (tmp_path / 'config.py').write_text(cfg.pretty_text)
-    common = [checkpoint, tmp_path / 'config.py', '--json', '--num-workers',
+    common = [tmp_path / 'config.py', checkpoint, '--json', '--num-workers',
               0, '--work-dir', tmp_path / 'evaluation']
-    for tool, extra in (('knn', ['--k', 3]), ('linear', ['--epochs', 2]),
-                        ('low_shot', ['--shots', 2])):
-        out = run_tool(sys.executable, f'tools/eval_{tool}.py', *common,
-                       *extra)
+    for command, extra in (('knn', ['--ks', 3]), ('linear', ['--epochs', 2]),
+                           ('low-shot', ['--shots', 2])):
+        out = run_tool('cmae', command, *common, *extra)
         line = [s for s in out.splitlines() if s.startswith('{"checkpoint')]
-        assert json.loads(line[-1]), tool
+        assert json.loads(line[-1]), command
 
 
 def test_training_and_testing_a_classifier_by_command(image_root, tmp_path):

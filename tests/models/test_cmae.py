@@ -1,8 +1,12 @@
+"""The whole model: losses, ablations, the target, features."""
 import pytest
 import torch
 from helpers import build, model_cfg
-from mmpretrain.models import MAE  # noqa: F401
+from mmpretrain.models import MAE, MAEPretrainDecoder  # noqa: F401
 from mmpretrain.registry import MODELS
+
+from cmae_mm.models import CMAENeck
+from cmae_mm.visualization import reconstruct
 
 SIZES = [
     # width, depth, image, patch
@@ -22,7 +26,7 @@ def total(losses):
 
 
 @pytest.mark.parametrize('width, depth, size, patch', SIZES)
-def test_shapes_and_gradients(width, depth, size, patch):
+def test_every_size_has_its_shapes_and_gradients(width, depth, size, patch):
     model = build(
         model_cfg(width, depth, size, patch, **{
             'backbone.mask_block': 1,
@@ -48,8 +52,8 @@ def test_shapes_and_gradients(width, depth, size, patch):
     assert model.extract_feat(views(size=size)).shape == (4, width)
 
 
-@pytest.mark.parametrize('arch, patch', [('s', 16), ('b', 16), ('l', 16),
-                                         ('h', 14)])
+@pytest.mark.parametrize('arch, patch', [
+    ('mini', 16), ('deit-small', 16), ('b', 16), ('l', 16), ('h', 14)])
 def test_standard_sizes_build(arch, patch):
     with torch.device('meta'):
         model = MODELS.build(
@@ -95,7 +99,7 @@ def test_every_ablation_is_a_config_value(name):
     assert all(p.grad is not None for p in model.parameters()
                if p.requires_grad)
     optimizer.step()
-    model.update_target()
+    model.target.update(model.backbone, model.neck.projector)
     assert total(losses).isfinite()
     assert any(not torch.equal(a, b)
                for a, b in zip(before, model.target.parameters()))
@@ -122,11 +126,17 @@ def test_masked_target_sees_fewer_tokens():
 @pytest.mark.parametrize('final_norm', [True, False])
 def test_target_starts_as_the_online_branch(final_norm):
     model = build(model_cfg(**{'target.final_norm': final_norm}))
-    online = model.online.state_dict()
-    target = model.target.module.state_dict()
-    norm = {'encoder.ln1.weight', 'encoder.ln1.bias'}
-    assert set(online) - set(target) == (set() if final_norm else norm)
-    assert all(torch.equal(v, online[k]) for k, v in target.items())
+    norm = {'ln1.weight', 'ln1.bias'}
+    for own, online, lacks in (
+            (model.target.encoder, model.backbone,
+             set() if final_norm else norm),
+            (model.target.projector, model.neck.projector, set())):
+        own, online = own.state_dict(), online.state_dict()
+        assert set(online) - set(own) == lacks and own
+        assert all(torch.equal(v, online[k]) for k, v in own.items())
+    # and is saved under these names, beside its count of updates
+    assert {k.split('.')[1] for k in model.state_dict()
+            if k.startswith('target.')} == {'encoder', 'projector', 'steps'}
 
 
 def test_target_without_class_token_attends_to_patches_alone():
@@ -184,13 +194,44 @@ def test_mae_is_mmpretrains_mae():
 def test_reconstruction_puts_predictions_in_removed_patches_alone():
     model = build(model_cfg())
     image = views()[0]
-    made = model.reconstruct(image)
+    made = reconstruct(model, image)
     removed = model.head.reconstruction.unpatchify(
         made['mask'][..., None].float().expand(-1, -1, 48)) > 0
     for picture in (made['masked'], made['reconstruction']):
         assert torch.equal(picture[~removed], image[~removed])
     assert (made['masked'][removed] == 0).all()
     assert not torch.allclose(made['reconstruction'][removed], image[removed])
+
+
+def test_the_decoder_is_mmpretrains_where_there_is_a_class_token():
+    sizes = dict(
+        num_patches=64, patch_size=4, embed_dim=48, decoder_embed_dim=32,
+        decoder_depth=2, decoder_num_heads=4)
+    theirs = MAEPretrainDecoder(**sizes)
+    theirs.init_weights()
+    neck = CMAENeck(48, 64, 4, pixel_decoder=dict(
+        decoder_embed_dim=32, decoder_depth=2, decoder_num_heads=4))
+    ours = neck.pixel_decoder
+    ours.load_state_dict(theirs.state_dict())
+    tokens, mask = torch.randn(3, 21, 48), torch.rand(3, 64).argsort(1) >= 20
+    ids = mask.int().argsort(dim=1, stable=True).argsort(dim=1)
+    assert torch.equal(ours(tokens, ids), theirs(tokens, ids))
+
+
+def test_the_decoder_without_a_class_token_sees_patches_alone():
+    neck = CMAENeck(
+        48, 64, 4, num_extra_tokens=0, feature_decoder=None,
+        pixel_decoder=dict(
+            decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4))
+    neck.init_weights()
+    decoder, tokens = neck.pixel_decoder, torch.randn(2, 64, 48)
+    # All visible, in order: the blocks see positions 1 to 64 and no others.
+    x = decoder.decoder_embed(tokens) + decoder.decoder_pos_embed[:, 1:]
+    expected = decoder.decoder_pred(decoder.ln1(decoder.decoder_blocks[0](x)))
+    made = decoder(tokens, torch.arange(64).expand(2, 64))
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(
+        neck.pool_feature(tokens, None), tokens.mean(1))
 
 
 def test_features_for_evaluation():

@@ -1,10 +1,10 @@
+"""The encoder: its masks, its masked forward pass, its sizes."""
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmae_mm.models import CMAEViT
-from cmae_mm.models.backbones.cmae_vit import split_by_mask
+from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet, split_by_mask
 
 ARCH = dict(
     embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -115,10 +115,28 @@ def test_bad_masks_are_refused(mask, named):
         split_by_mask(mask.float())
 
 
-def test_small_is_the_vit_s_of_the_literature():
-    assert CMAEViT.arch_zoo['s']['embed_dims'] == 384
-    # mmpretrain's own zoo is left as it is
+@pytest.mark.parametrize('arch, named', [
+    ('s', "backbone.arch='s' has two meanings: say 'deit-small'"),
+    ('Small', "backbone.arch='Small' has two meanings"),
+    ('vit-b', "must be one of b, base, .* but got 'vit-b'"),
+    (dict(embed_dims=48, num_layers=2), 'lacks num_heads, feedforward'),
+])
+def test_an_arch_means_the_same_in_pre_training_and_transfer(arch, named):
+    for vit in (CMAEViT, TransferViT, TransferViTDet):
+        if isinstance(arch, dict) or vit is not TransferViTDet:
+            with pytest.raises(ValueError, match=named):
+                vit(arch=arch)
+    with pytest.raises(ValueError, match='deit-small'):
+        TransferViTDet(arch='small')
+    for name in ('mini', 'deit-small', 'base'):
+        assert CMAEViT.arch_zoo[name] == TransferViT.arch_zoo[name]
+    mini = CMAEViT.arch_zoo['mini']
+    assert mini == dict(
+        embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512)
+    assert mini.items() < TransferViTDet.arch_zoo['mini'].items()
+    # mmpretrain's own names are left as they are
     assert super(CMAEViT, CMAEViT).arch_zoo['s']['embed_dims'] == 768
+    assert 'mini' not in super(CMAEViT, CMAEViT).arch_zoo
 
 
 def test_pretrained_weights_survive_init_weights(tmp_path):

@@ -5,37 +5,32 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT, SHARED
+from helpers import ROOT, SHARED, run_commands
 from plain_reference import make_trace, sincos
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(ROOT / 'tools'))
-import verify_reference  # noqa: E402
+from cmae_mm.engine.replay import verify_trace
 
 TRACE = SHARED / 'reference/cmae_reference.safetensors'
 
 
-def verify(path, *args):
-    """Run the tool, and give its exit status and lines."""
-    done = subprocess.run(
-        [sys.executable, 'tools/verify_reference.py',
-         str(path), *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True)
-    return done.returncode, done.stdout.splitlines(), done.stderr
+def verify(*lines):
+    """Run `cmae verify` several times; give the statuses and the lines."""
+    return [(status, output.splitlines()) for status, output in run_commands(
+        *(['verify', *line] for line in lines))]
 
 
 def max_error(path):
-    rows = list(
-        verify_reference.replay(verify_reference.read_trace(str(path))))
+    rows = verify_trace(str(path))
     return max(row.error for row in rows), rows
 
 
 @pytest.mark.skipif(not TRACE.exists(), reason=f'{TRACE} is not here')
 def test_the_recorded_trace():
-    status, lines, _ = verify(TRACE)
-    assert status == 0
+    # a tolerance below what float32 gives is exceeded, and said so
+    (status, lines), (exceeded, _) = verify([TRACE],
+                                            [TRACE, '--tolerance', '1e-9'])
+    assert status == 0 and exceeded == 1
     name, value = lines[-1].split('=')
     assert name == 'max_rel_err' and float(value) < 1e-4
     table = {line.split()[0] for line in lines[:-1] if line.strip()}
@@ -47,8 +42,6 @@ def test_the_recorded_trace():
     assert set(recorded) <= table
     assert {f'step{n}.loss_{x}' for n in range(5) for x in ('ct', 'rc')
             } <= table
-    # a tolerance below what float32 gives is exceeded, and said so
-    assert verify(TRACE, '--tolerance', '1e-9')[0] == 1
 
 
 ARCH = dict(embed_dims=192, num_layers=1, num_heads=6,
@@ -114,12 +107,19 @@ def test_unreadable_files(tmp_path):
     save_file(dict(a=torch.zeros(1)), bare)
     short = tmp_path / 'short.safetensors'
     save_file(dict(a=torch.zeros(1)), short, dict(meta='{"steps": 1}'))
-    for path, reason in ((text, 'not a safetensors file'),
-                         (bare, "metadata key 'meta'"),
-                         (short, 'lacks img_size'),
-                         (tmp_path / 'none.safetensors', 'no checkpoint')):
-        status, _, error = verify(path)
-        assert status == 2 and reason in error, error
+    reasons = {
+        text: 'not a safetensors file',
+        bare: "metadata key 'meta'",
+        short: 'lacks img_size',
+    }
+    said = verify(*([path] for path in reasons))
+    for (status, lines), reason in zip(said, reasons.values()):
+        assert status == 2 and reason in lines[-1], lines
+    # The script that was there before the command.
+    done = subprocess.run(
+        [sys.executable, 'tools/verify_reference.py', str(tmp_path / 'none')],
+        cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and 'there is no trace' in done.stderr
 
 
 def test_positions_of_the_plain_implementation_are_mmpretrains():

@@ -6,13 +6,13 @@ import pytest
 import torch
 from helpers import build, model_cfg, runner_cfg, write_images
 from mmengine.config import Config
-from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from cmae_mm.engine import ResumableRunner, TargetUpdateHook
 from cmae_mm.models import CMAE, MomentumTarget, TwoViewDataPreprocessor
+from cmae_mm.visualization import reconstruct
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -25,7 +25,7 @@ def test_images_of_any_channels_are_learnt_and_reconstructed(channels):
     (losses['loss_rc'] + losses['loss_ct']).backward()
     assert all(p.grad is not None for n, p in model.named_parameters()
                if p.requires_grad and not n.startswith('target.'))
-    made = model.reconstruct(views[0])
+    made = reconstruct(model, views[0])
     assert made['reconstruction'].shape == (4, channels, 32, 32)
     # what is visible stays as it was, each channel in its place
     visible = (made['masked'] != 0)
@@ -43,6 +43,10 @@ def test_images_of_any_channels_are_learnt_and_reconstructed(channels):
     ({'head.contrastive.predictor.out_channels': 5},
      'head.contrastive.predictor.out_channels=5'),
     ({'neck.projector': None}, 'neck.projector=None .* head.contrastive'),
+    ({'neck.num_extra_tokens': 0}, 'neck.num_extra_tokens=0'),
+    ({'neck.num_patches': 49}, 'neck.num_patches=49 .* num_patches=64'),
+    ({'head.contrastive.predictor.in_channels': 5},
+     'head.contrastive.predictor.in_channels=5'),
     ({'backbone.out_type': 'avg_featmap'}, "backbone.out_type='avg_featmap'"),
     ({'backbone.arch.num_heads': 5}, 'backbone.arch.num_heads=5 .* 48'),
     ({'backbone.arch.embed_dims': 46, 'backbone.arch.num_heads': 2},
@@ -53,6 +57,31 @@ def test_images_of_any_channels_are_learnt_and_reconstructed(channels):
 def test_what_contradicts_the_encoder_is_refused(changes, named):
     with pytest.raises(ValueError, match=named):
         MODELS.build(model_cfg(**changes))
+
+
+def test_a_projector_of_another_kind_has_defaults_of_its_own():
+    cfg = model_cfg()
+    cfg.neck.projector = dict(type='LinearNeck')
+    with pytest.raises(ValueError, match='neck.projector is a LinearNeck.* '
+                       'set neck.projector.out_channels'):
+        MODELS.build(cfg)
+    cfg.neck.projector.out_channels = 20
+    model = build(cfg)
+    assert model.neck.projector.fc.in_features == 48
+    assert model.head.contrastive.predictor.fc0.in_features == 20
+    losses = model.loss([torch.randn(4, 3, 32, 32)] * 2)
+    assert losses['loss_ct'].isfinite()
+
+
+def test_one_switch_makes_an_mae_whatever_else_is_set():
+    projector = dict(hid_channels=24, out_channels=16)
+    cfg = model_cfg(contrastive=False, **{'neck.projector': projector})
+    cfg.target = dict(momentum=0.9)
+    model = build(cfg)
+    assert model.target is None and model.neck.projector is None
+    assert model.neck.feature_decoder is None
+    assert not any('target' in k or 'projector' in k or 'feature' in k
+                   for k in model.state_dict())
 
 
 def test_views_of_another_size_than_the_models():
@@ -298,5 +327,4 @@ def test_a_new_style_config_of_another_project(tmp_path):
         runner.train()
     assert isinstance(runner.model, CMAE)
     assert isinstance(runner.model.target, MomentumTarget)
-    assert isinstance(runner.model.target, ExponentialMovingAverage)
     assert runner.model.target.steps == 1

@@ -1,4 +1,7 @@
+"""The target: a moving average that follows an optimizer."""
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -8,9 +11,17 @@ from cmae_mm.engine import TargetUpdateHook
 from cmae_mm.models import MomentumTarget
 
 
-def snapshot(module):
-    return {k: v.detach().double().clone() for k, v in
-            module.named_parameters()}
+def parts(model):
+    """The online parts that the target averages."""
+    return model.backbone, model.neck.projector
+
+
+def snapshot(encoder, projector):
+    return {
+        f'{part}.{name}': p.detach().double().clone()
+        for part, module in (('encoder', encoder), ('projector', projector))
+        for name, p in module.named_parameters()
+    }
 
 
 def perturb(model):
@@ -18,6 +29,11 @@ def perturb(model):
         for p in model.parameters():
             if p.requires_grad:
                 p.add_(torch.randn_like(p), alpha=0.1)
+
+
+def sgd(model, lr=0.):
+    return torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=lr)
 
 
 def reference_update(target, online, mu):
@@ -28,32 +44,35 @@ def reference_update(target, online, mu):
 @pytest.mark.parametrize('mu', [0.5, 0.996])
 def test_ema_against_a_float64_loop(mu):
     model = build(model_cfg(**{'target.momentum': mu}))
-    expected = snapshot(model.target.module)
+    target = model.target
+    assert target.momentum == mu
+    expected = snapshot(target.encoder, target.projector)
     for _ in range(5):
         perturb(model)
-        expected = reference_update(expected, snapshot(model.online), mu)
-        model.update_target()
-    for name, value in model.target.module.named_parameters():
+        expected = reference_update(expected, snapshot(*parts(model)), mu)
+        target.update(*parts(model))
+    made = snapshot(target.encoder, target.projector)
+    assert made.keys() == expected.keys()
+    for name, value in made.items():
         torch.testing.assert_close(
-            value.double(), expected[name], rtol=1e-5, atol=1e-6)
-    assert model.target.steps == 5
+            value, expected[name], rtol=1e-5, atol=1e-6)
+    assert target.steps == 5
 
 
 def test_batch_statistics_stay_the_targets_own():
     model = build(model_cfg())
     model.loss([torch.randn(4, 3, 32, 32), 5 + torch.randn(4, 3, 32, 32)])
     own = model.target.projector.bn0.running_mean.clone()
-    model.update_target()
+    model.target.update(*parts(model))
     assert torch.equal(model.target.projector.bn0.running_mean, own)
     assert not torch.allclose(model.neck.projector.bn0.running_mean, own)
 
 
-def test_the_hook_follows_the_optimizer_and_skipped_steps():
+def test_the_target_follows_the_optimizer_but_for_skipped_steps():
     model = build(model_cfg())
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=0.1)
-    hook = TargetUpdateHook()
-    hook.attach(model, optimizer, num_steps=10)
+    optimizer = sgd(model, lr=0.1)
+    parameters = optimizer.param_groups[0]['params']
+    handle = model.target.follow(optimizer, *parts(model))
     scaler = torch.amp.GradScaler('cpu', init_scale=4.)
     for finite in (True, False, True):
         loss = sum(p.sum() for p in parameters)
@@ -64,21 +83,46 @@ def test_the_hook_follows_the_optimizer_and_skipped_steps():
         scaler.update()
         optimizer.zero_grad()
     assert model.target.steps == 2
-    hook.detach()
+    handle.remove()
     optimizer.step()
     assert model.target.steps == 2
 
 
+def test_a_target_says_whether_it_follows():
+    model = build(model_cfg())
+    target, first, second = model.target, sgd(model), sgd(model)
+    assert not target.is_following
+    handle = target.follow(first, *parts(model))
+    assert target.is_following
+    # copies and pickles have an optimizer of their own to follow, or none
+    assert not copy.deepcopy(target).is_following
+    assert not pickle.loads(pickle.dumps(target)).is_following
+    # the latest optimizer is followed, and no other
+    target.follow(second, *parts(model))
+    first.step()
+    assert target.steps == 0
+    handle.remove()
+    assert target.is_following
+    second.step()
+    assert target.steps == 1
+    del second
+    assert not target.is_following
+    hook = TargetUpdateHook()
+    hook.attach(model, first, num_steps=3)
+    assert target.is_following
+    hook.detach()
+    assert not target.is_following
+
+
 def test_cosine_momentum_ends_at_its_end():
     model = build(model_cfg())
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=0.)
+    optimizer = sgd(model)
     hook = TargetUpdateHook(momentum=0.9, end_momentum=1.0)
     hook.attach(model, optimizer, num_steps=5)
     seen = []
     for _ in range(5):
         optimizer.step()
-        seen.append(1 - model.target.momentum)
+        seen.append(model.target.momentum)
     expected = [
         1 - 0.1 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)
     ]
@@ -88,28 +132,38 @@ def test_cosine_momentum_ends_at_its_end():
 
 def test_constant_momentum_is_the_models():
     model = build(model_cfg(**{'target.momentum': 0.75}))
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=0.)
+    optimizer = sgd(model)
     TargetUpdateHook().attach(model, optimizer, num_steps=3)
     optimizer.step()
-    assert model.target.momentum == pytest.approx(0.25)
+    assert model.target.momentum == 0.75 and model.target.steps == 1
 
 
 @pytest.mark.parametrize('momentum', [0., 1., -0.1, 2.])
 def test_bad_momentum_is_named(momentum):
     with pytest.raises(ValueError, match=f'but got {momentum}'):
         TargetUpdateHook(momentum=momentum)
-    vit = build(model_cfg())
     with pytest.raises(ValueError, match=f'but got {momentum}'):
-        MomentumTarget(vit.backbone, vit.neck.projector, momentum=momentum)
+        MomentumTarget(*parts(build(model_cfg())), momentum=momentum)
 
 
 def test_a_target_that_stands_still_is_warned_of(monkeypatch):
     said = []
     monkeypatch.setattr('cmae_mm.models.selfsup.cmae.print_log',
                         lambda text, **kwargs: said.append(text))
-    model = build(model_cfg())
     batch = [torch.randn(4, 3, 32, 32)] * 2
-    model.loss(batch)
-    model.loss(batch)
-    assert len(said) == 1 and 'TargetUpdateHook' in said[0]
+    still, fixed, by_hand, followed, evaluated = (
+        build(model_cfg(**{'target.fixed': i == 1})) for i in range(5))
+    optimizer = sgd(followed)
+    followed.target.follow(optimizer, *parts(followed))
+    for _ in range(4):
+        fixed.loss(batch)
+        followed.loss(batch)
+        by_hand.loss(batch)
+        by_hand.target.update(*parts(by_hand))
+        with torch.no_grad():
+            evaluated.loss(batch)
+    assert said == []
+    for _ in range(4):
+        still.loss(batch)
+    assert len(said) == 1
+    assert 'TargetUpdateHook' in said[0] and 'target.follow(' in said[0]

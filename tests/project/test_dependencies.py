@@ -109,6 +109,30 @@ def test_import_does_not_need_the_dense_libraries():
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
+@pytest.mark.parametrize('missing,said', [
+    ('torch', 'cmae_mm needs torch>=2.1,<3, but torch is not installed: '
+     'install it with `pip install torch torchvision`.'),
+    ('safetensors', 'safetensors is not installed; install what cmae_mm needs '
+     "with `pip install -e '.[onedl]'`"),
+])
+def test_a_library_that_a_command_lacks_is_one_sentence(missing, said):
+    code = ('import sys\n'
+            'class Missing:\n'
+            '    def find_spec(self, name, path=None, target=None):\n'
+            f'        if name.split(".")[0] == {missing!r}:\n'
+            '            raise ModuleNotFoundError(\n'
+            '                f"No module named {name!r}", name=name)\n'
+            'sys.meta_path.insert(0, Missing())\n'
+            'sys.argv = ["cmae"]\n'
+            'from cmae_mm.cli.main import main\n'
+            'main(["knn", "cmae_vit-mini_tiles", "random"])')
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == f'cmae knn: {said}'
+    assert 'Traceback' not in done.stderr and not done.stdout
+
+
 @pytest.mark.parametrize('config,missing,command', [
     ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmdet', '.[det]'),
     ('segmentation/upernet-mini_coco.py', 'mmseg', '.[seg]'),
@@ -125,11 +149,10 @@ def test_what_a_dense_config_lacks_is_one_sentence(config, missing, command,
             "    sys.modules['mmcv.ops'] = type(sys)('mmcv.ops')\n"
             "sys.path.insert(0, 'tools')\n"
             f"sys.argv = ['train.py', 'configs/{config}']\n"
-            "import runpy; runpy.run_path('tools/train.py', "
-            "run_name='__main__')")
+            'import train')
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith('train.py: ') and command in last, done.stderr
+    assert last.startswith('cmae train: ') and command in last, done.stderr
     assert 'Traceback' not in done.stderr

@@ -15,8 +15,10 @@ from PIL import Image
 
 from cmae_mm.checkpoints import export_encoder
 
-sys.path.insert(0, str(ROOT / 'tools'))
+sys.path.insert(0, str(ROOT / 'tools/quickstart'))
 import make_tiles  # noqa: E402
+
+QUICKSTART = 'tools/quickstart/quickstart.py'
 
 
 def test_tiles(tmp_path):
@@ -42,8 +44,8 @@ def test_halves_share_no_pixel():
 
 def test_quickstart_end_to_end(image_root, tmp_path):
     """The whole command on labelled images, cut short."""
-    run_tool(sys.executable, 'tools/quickstart.py', '--data', image_root,
-             '--work-dir', tmp_path, '--max-iters', 4)
+    run_tool(sys.executable, QUICKSTART, '--data', image_root, '--work-dir',
+             tmp_path, '--max-iters', 4)
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert set(summary) == {
         'knn_top1', 'knn_top1_random_init', 'loss_first', 'loss_last',
@@ -77,7 +79,7 @@ def test_quickstart_end_to_end(image_root, tmp_path):
 
 def test_quickstart_takes_a_plain_folder(tmp_path):
     write_images(tmp_path / 'photos', 5)
-    shown = run_tool(sys.executable, 'tools/quickstart.py', '--data',
+    shown = run_tool(sys.executable, QUICKSTART, '--data',
                      tmp_path / 'photos', '--work-dir', tmp_path / 'out',
                      '--max-iters', 2)
     # No line that a newcomer must wonder about: these are in output.txt.

@@ -24,8 +24,9 @@ class LoadCanvas(SkipBroken):
     **Required Keys:**
 
     - img_path
-    - img_key, backend_args (optional): Of an image in a store.
-    - view_seed (optional): Of the random numbers, see ``SeededSampler``.
+    - img_key, backend_args (optional): Where an image in a store is.
+    - view_seed (optional): Seed of the crop and the flip, see
+      ``SeededSampler``.
 
     **Added Keys:**
 
@@ -34,15 +35,15 @@ class LoadCanvas(SkipBroken):
 
     Args:
         size (int): S, side of the canvas in pixels.
-        crop_ratio_range (Sequence[float]): Range of the crop's share of the
-            image's area. Defaults to (0.2, 1.0).
-        aspect_ratio_range (Sequence[float]): Range of the crop's width over
-            height. Defaults to (3 / 4, 4 / 3).
-        flip_prob (float): Of a horizontal flip. Defaults to 0.5.
-        max_failures (int): So many files in a row that cannot be decoded are
-            an error. Defaults to 100.
-        backend_args (dict, optional): Of mmengine's file backend. Defaults to
-            None.
+        crop_ratio_range (Sequence[float]): Range of the share of the image's
+            area that the crop takes. Defaults to (0.2, 1.0).
+        aspect_ratio_range (Sequence[float]): Range of the crop's aspect ratio,
+            width over height. Defaults to (3 / 4, 4 / 3).
+        flip_prob (float): Probability of a horizontal flip. Defaults to 0.5.
+        max_failures (int): Number of files in a row that cannot be decoded
+            after which loading fails. Defaults to 100.
+        backend_args (dict, optional): Arguments of mmengine's file backend.
+            Defaults to None.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -100,9 +101,9 @@ class LoadCanvas(SkipBroken):
         """Draw a crop as torchvision's ``RandomResizedCrop`` does.
 
         Args:
-            height (int): Of the image, in pixels.
-            width (int): Of the image, in pixels.
-            rng (np.random.Generator): Random numbers.
+            height (int): Height of the image in pixels.
+            width (int): Width of the image in pixels.
+            rng (np.random.Generator): Generator that the crop is drawn from.
 
         Returns:
             tuple: ``(y, x, height, width)`` of the crop, in pixels.

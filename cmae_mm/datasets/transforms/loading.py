@@ -20,8 +20,8 @@ class SkipBroken(BaseTransform):
     place (mmengine's ``BaseDataset`` does so where a pipeline gives None).
 
     Args:
-        max_failures (int): So many files in a row that cannot be loaded are
-            an error. Defaults to 100.
+        max_failures (int): Number of files in a row that cannot be loaded
+            after which loading fails. Defaults to 100.
     """
 
     max_failures: int = 100
@@ -35,10 +35,10 @@ class SkipBroken(BaseTransform):
         """Load the image at ``img_path``.
 
         Args:
-            results (dict): With ``img_path``.
+            results (dict): The sample, with ``img_path``.
 
         Returns:
-            dict | None: With ``img``, or None for a file that is skipped.
+            dict | None: The sample with ``img``, or None for a skipped file.
 
         Raises:
             BrokenImagesError: If ``max_failures`` files in a row failed.
@@ -71,8 +71,8 @@ class LoadImageOrSkip(SkipBroken):
     """mmcv's ``LoadImageFromFile``, skipping what cannot be decoded.
 
     Args:
-        max_failures (int): So many files in a row that cannot be decoded are
-            an error. Defaults to 100.
+        max_failures (int): Number of files in a row that cannot be decoded
+            after which loading fails. Defaults to 100.
         **kwargs: Arguments of ``LoadImageFromFile``.
     """
 

@@ -9,8 +9,13 @@ from mmpretrain.registry import TRANSFORMS
 def check_canvas(canvas_size: int, size: int, max_shift: int) -> None:
     """Check that both windows fit into the canvas.
 
+    Args:
+        canvas_size (int): Side of the canvas in pixels.
+        size (int): Side of both windows in pixels.
+        max_shift (int): Bound of the shift in pixels; the shift is below it.
+
     Raises:
-        ValueError: If they do not.
+        ValueError: If they do not fit.
     """
     if canvas_size < size + max_shift:
         raise ValueError(
@@ -43,11 +48,11 @@ class PixelShift(BaseTransform):
 
     Args:
         size (int): S, side of both windows in pixels.
-        max_shift (int): p, in pixels; the shift is below it. 0 switches the
-            shift off. Defaults to 32.
-        canvas_size (int, optional): Side of the canvas that the transforms
-            before make, so that one too small is found when the pipeline is
-            built. Defaults to None, checked at each image alone.
+        max_shift (int): Bound of the shift in pixels (p in the paper); the
+            shift is below it, and 0 switches it off. Defaults to 32.
+        canvas_size (int, optional): Side of the canvas in pixels that the
+            transforms before make, so that one too small is found when the
+            pipeline is built. Defaults to None: only each image is checked.
         target_pipeline (List[dict]): Transforms of the target view. Defaults
             to an empty list, no augmentation.
 
@@ -84,10 +89,10 @@ class PixelShift(BaseTransform):
         """Cut both views.
 
         Args:
-            results (dict): With the canvas as ``img``.
+            results (dict): The sample, with the canvas as ``img``.
 
         Returns:
-            dict: With the list of both views as ``img``.
+            dict: The sample, with both views as the list ``img``.
         """
         canvas = results['img']
         check_canvas(min(canvas.shape[:2]), self.size, self.max_shift)

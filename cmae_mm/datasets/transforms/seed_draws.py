@@ -1,23 +1,11 @@
 """Random transforms that draw the same for a sample wherever it is made."""
 import logging
-import random
 
-import numpy as np
-import torch
 from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 
-
-def seed_generators(seed: int) -> None:
-    """Seed what transforms draw from on the CPU.
-
-    Args:
-        seed (int): Of any size, 0 or more.
-    """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
+from ..seeding import seed_generators
 
 
 @TRANSFORMS.register_module()
@@ -36,7 +24,8 @@ class SeedDraws(BaseTransform):
 
     **Required Keys:**
 
-    - sample_idx (optional): As mmengine's data sets set it.
+    - sample_idx (optional): Index of the sample, which mmengine's data sets
+      set.
     """
 
     _found_one = False
@@ -45,10 +34,10 @@ class SeedDraws(BaseTransform):
         """Seed the process's generators.
 
         Args:
-            results (dict): Is left as it is.
+            results (dict): The sample, which is left as it is.
 
         Returns:
-            dict: The same.
+            dict: The same sample.
         """
         seed = getattr(results.get('sample_idx'), 'seed', None)
         if seed is not None:

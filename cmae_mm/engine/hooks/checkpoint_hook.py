@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ...checkpoints import CheckpointError, to_plain
+from ...checkpoints.encoder_facts import encoder_facts
 from ..atomic_files import (
     WRITER,
     CheckpointBackend,
@@ -18,8 +19,12 @@ from ..atomic_files import (
     write_atomically,
 )
 from ..checkpoint_folder import list_checkpoints, move_aside
+from ..device import unwrapped_model
+from ..pending_validation import (
+    note_pending_validation,
+    validation_pending,
+)
 from .step_state import all_finite, at_optimizer_step, describe_batch
-from .unwrap import unwrapped_model
 
 # What the message hub knows of files, besides keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
@@ -43,10 +48,10 @@ class AtomicCheckpointHook(CheckpointHook):
       its folder, which may be moved.
 
     Args:
-        async_save (bool): Write in a thread. Rank 0's memory holds one
-            serialised checkpoint meanwhile. Defaults to True.
-        on_error (str): When a file cannot be written, as on a full disk,
-            'stop' the training with one sentence, or warn and 'continue'
+        async_save (bool): Whether to write in a thread, for which the memory
+            of rank 0 holds one serialised checkpoint. Defaults to True.
+        on_error (str): What to do when a file cannot be written, as on a full
+            disk: 'stop' the training with one sentence, or warn and 'continue'
             without this checkpoint. Defaults to 'stop'.
         **kwargs: Arguments of ``CheckpointHook``.
 
@@ -133,7 +138,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Store how training is set up, names of files, and plain values."""
-        checkpoint['meta'].update(describe_batch(runner))
+        checkpoint['meta'].update(
+            describe_batch(runner), **encoder_facts(unwrapped_model(runner)))
         info = checkpoint['message_hub']['runtime_info']
         for key, value in info.items():
             if key.startswith(_PATHS) and isinstance(value, str):
@@ -179,17 +185,17 @@ class AtomicCheckpointHook(CheckpointHook):
         """Save at once, and wait until it is on disk.
 
         Args:
-            runner (Runner): What is training.
-            epoch (int): Whole epochs that are done.
-            iteration (int): Iterations that are done.
-            within_epoch (bool): Whether some of them are of the next epoch:
-                its file is ``epoch_<epoch>_iter_<iteration>.pth``. Defaults
-                to False.
+            runner (Runner): The runner, in training.
+            epoch (int): Number of finished epochs.
+            iteration (int): Number of finished iterations.
+            within_epoch (bool): Whether some of these iterations belong to the
+                next epoch; the file is then
+                ``epoch_<epoch>_iter_<iteration>.pth``. Defaults to False.
 
         Returns:
-            str: The file; None if it was not saved, which has been said.
+            str: The file; None if it was not saved, which the log says.
         """
-        if self._saved != (iteration, _validation_due(runner)):
+        if self._saved != (iteration, validation_pending(runner)):
             step = epoch if self.by_epoch else iteration
             if self.by_epoch and within_epoch:
                 step = f'{epoch}_iter_{iteration}'
@@ -220,7 +226,7 @@ class AtomicCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
         hub.update_info('last_ckpt', self.last_ckpt)
-        self._saved = meta['iter'], _validation_due(runner)
+        self._saved = meta['iter'], validation_pending(runner)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -247,7 +253,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner, metrics) -> None:
         """Save the best checkpoint, of what is validated now."""
-        runner.message_hub.update_info('due_validation', False)
+        note_pending_validation(runner, False)
         super().after_val_epoch(runner, metrics)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
@@ -315,8 +321,3 @@ class AtomicCheckpointHook(CheckpointHook):
                 'are not saved, and the checkpoints before them are kept.')
         self._finite = answer[0]
         return self._finite
-
-
-def _validation_due(runner) -> bool:
-    """Say whether a checkpoint of now asks for validation."""
-    return bool(runner.message_hub.get_info('due_validation', False))

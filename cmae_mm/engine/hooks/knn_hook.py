@@ -5,26 +5,30 @@ import torch
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from .unwrap import unwrapped_model
+from ...evaluation import FrozenFeatures, knn_accuracy
+from ..device import unwrapped_model
 
 
 @HOOKS.register_module()
 class KNNHook(Hook):
     """Evaluate the encoder by k-NN every few epochs.
 
-    Labelled images are those of the config, see ``tools/eval_knn.py``.
-    Features are kept in half precision. The training is as without the hook:
-    no random number of it is used up.
+    Labelled images are those of the config, see
+    :func:`~cmae_mm.evaluation.eval_dataset_cfgs`. Features are kept in half
+    precision. The hook does not change the training: it uses up none of its
+    random numbers.
 
     Args:
-        interval (int): In epochs, or in iterations without ``by_epoch``; the
-            last one counts always. Defaults to 10.
-        by_epoch (bool): Defaults to True.
+        interval (int): Number of epochs between evaluations, or of iterations
+            without ``by_epoch``; there is always one at the end. Defaults to
+            10.
+        by_epoch (bool): Whether the interval counts epochs. Defaults to True.
         ks (Sequence[int]): Numbers of neighbours. Defaults to (20, ).
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        pool (str): 'mean' or 'cls'. Defaults to 'mean'.
-        batch_size (int): Of each process. Defaults to 256.
-        num_workers (int): Of each process. Defaults to 2.
+        pool (str): 'mean' of the patch tokens, or 'cls', the class token.
+            Defaults to 'mean'.
+        batch_size (int): Images in a batch of each process. Defaults to 256.
+        num_workers (int): Data workers of each process. Defaults to 2.
 
     Raises:
         ValueError: If the interval is not positive; before the first step,
@@ -55,8 +59,6 @@ class KNNHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find the labelled images."""
-        # evaluation builds on the models, which must not need it.
-        from ...evaluation import FrozenFeatures
         model = unwrapped_model(runner)
         self.source = FrozenFeatures(model, runner.cfg, **self.options)
 
@@ -78,7 +80,6 @@ class KNNHook(Hook):
             self._evaluate(runner, runner.iter + 1)
 
     def _evaluate(self, runner, step: int) -> None:
-        from ...evaluation import knn_accuracy
         accuracy = knn_accuracy(
             *self.source.extract('train'),
             *self.source.extract('val'),

@@ -9,7 +9,7 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
 from ...datasets.labelled_dataset import count_classes
-from .unwrap import unwrapped_model
+from ..device import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -26,10 +26,10 @@ class OnlineProbeHook(Hook):
     ``train_dataloader.dataset.with_label=True``.
 
     Args:
-        num_classes (int): C.
-        lr (float): Of SGD, for a batch of 256 over all processes. Defaults to
-            0.1.
-        momentum (float): Defaults to 0.9.
+        num_classes (int): Number of classes.
+        lr (float): Learning rate of SGD, for a batch of 256 over all
+            processes. Defaults to 0.1.
+        momentum (float): Momentum of SGD. Defaults to 0.9.
 
     Raises:
         ValueError: Before the first step, if the data has no labels, or
@@ -76,7 +76,8 @@ class OnlineProbeHook(Hook):
         else:
             self._handle = model.backbone.register_forward_hook(
                 lambda module, args, out: self._take(
-                    module, out[0][:, 1:].mean(dim=1)))
+                    module, out[0][:, model.backbone.num_extra_tokens:].mean(
+                        dim=1)))
 
     def _check_labels(self, dataset) -> None:
         try:

@@ -9,6 +9,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
+from ..pending_validation import (
+    note_pending_validation,
+    validation_follows,
+    validation_pending,
+)
 from ..stop_signals import EXIT_STATUS, StopSignals, TrainingStopped
 from .checkpoint_hook import AtomicCheckpointHook
 from .step_state import at_optimizer_step
@@ -45,9 +50,8 @@ class PreemptionHook(Hook):
         if get_world_size() > 1 and self._group is None:
             # On CPUs, so that no rank waits for its accelerator.
             self._group = torch_dist.new_group(backend='gloo')
-        hub = runner.message_hub
-        if hub.get_info('due_validation', False):
-            hub.update_info('due_validation', False)
+        if validation_pending(runner):
+            note_pending_validation(runner, False)
             if runner.val_loop is not None:
                 runner.val_loop.run()
 
@@ -71,7 +75,7 @@ class PreemptionHook(Hook):
             runner,
             runner.epoch,
             done,
-            not by_epoch and _validation_due(runner, done),
+            not by_epoch and validation_follows(runner, done),
             within_epoch=True)
 
     def after_train_epoch(self, runner) -> None:
@@ -80,7 +84,7 @@ class PreemptionHook(Hook):
             self._ask(wait=True)
             done = runner.epoch + 1
             self._stop_if_agreed(runner, done, runner.iter,
-                                 _validation_due(runner, done))
+                                 validation_follows(runner, done))
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         """Stop after validation, if a rank has been asked to."""
@@ -92,7 +96,8 @@ class PreemptionHook(Hook):
         """Learn what any rank has been told, at the latest a step later.
 
         Args:
-            wait (bool): For this step's answer, not the last one's.
+            wait (bool): Whether to wait for this step's answer instead of
+                taking the last step's. Defaults to False.
         """
         if self._agreed:
             return
@@ -112,18 +117,18 @@ class PreemptionHook(Hook):
                         runner,
                         epoch: int,
                         iteration: int,
-                        validation_due: bool,
+                        validation_next: bool,
                         within_epoch: bool = False) -> None:
         if not self._agreed or not at_optimizer_step(runner):
             return
-        if iteration >= runner.max_iters and not validation_due:
+        if iteration >= runner.max_iters and not validation_next:
             return  # the end is here anyway
         hook = next(
             (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook)),
             None)
         saved = None
         if hook is not None:
-            runner.message_hub.update_info('due_validation', validation_due)
+            note_pending_validation(runner, validation_next)
             saved = hook.save_now(runner, epoch, iteration, within_epoch)
         name = signal.Signals(self._agreed).name
         if saved is None:
@@ -139,13 +144,3 @@ class PreemptionHook(Hook):
                 f'{runner.max_iters}, saved in {saved}; {how} goes on from '
                 'there.')
         raise TrainingStopped(EXIT_STATUS[self._agreed])
-
-
-def _validation_due(runner, done: int) -> bool:
-    """Say whether validation follows this many epochs or iterations."""
-    loop = runner.train_loop
-    if runner.val_loop is None or done < loop.val_begin:
-        return False
-    last = (loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else
-            loop.max_iters)
-    return done % loop.val_interval == 0 or done == last

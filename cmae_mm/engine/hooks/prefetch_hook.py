@@ -7,7 +7,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from .unwrap import unwrapped_model
+from ..device import unwrapped_model
 
 
 class DevicePrefetcher:
@@ -17,8 +17,9 @@ class DevicePrefetcher:
     the batch before it: it costs no time where batches are pinned.
 
     Args:
-        loader (DataLoader): Gives dicts; tensors in them are copied.
-        device (torch.device): Where to.
+        loader (DataLoader): The data loader, which gives dicts; tensors in
+            them are copied.
+        device (torch.device): The device to copy to.
     """
 
     def __init__(self, loader: DataLoader, device: torch.device) -> None:

@@ -5,9 +5,9 @@ from mmpretrain.registry import HOOKS
 from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..device import unwrapped_model
 from ..run_checks import check_one_batch, check_target_moves
 from .step_seed_hook import StepSeedHook
-from .unwrap import unwrapped_model
 
 
 @HOOKS.register_module()

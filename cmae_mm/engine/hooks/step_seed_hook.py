@@ -6,8 +6,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from ...datasets.samplers import mix
-from ...datasets.transforms.seed_draws import seed_generators
+from ...datasets.seeding import mix, seed_generators
 
 
 @HOOKS.register_module()

@@ -20,7 +20,7 @@ def all_finite(model: nn.Module) -> bool:
 
 
 def describe_batch(runner) -> Dict[str, int]:
-    """Give what a batch of all processes is made of."""
+    """Give the number of processes and the batch size of each."""
     return dict(
         world_size=get_world_size(),
         batch_size=runner.train_dataloader.batch_size)

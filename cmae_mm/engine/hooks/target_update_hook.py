@@ -4,9 +4,12 @@ from typing import Optional
 
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from ...models.utils.momentum_target import check_momentum
-from .unwrap import unwrapped_model
+from ...models import CMAE
+from ...models.utils import check_momentum
+from ..device import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -19,19 +22,21 @@ class TargetUpdateHook(Hook):
     The cosine goes on where a resumed run stood, and begins anew in a run that
     merely starts from loaded weights.
 
-    It listens to the optimizer itself, so that the target stands still while
-    gradients accumulate and when the loss scaler skips a step.
+    The target follows the optimizer itself, see ``MomentumTarget.follow``: it
+    stands still while gradients accumulate and when the loss scaler skips a
+    step.
 
     Args:
-        momentum (float, optional): mu, the share of the old target that is
-            kept, in (0, 1). Defaults to None, the model's own (0.996).
-        end_momentum (float, optional): Where a cosine over the training's
-            optimizer steps takes mu, for instance 1.0. Defaults to None,
-            constant.
+        momentum (float, optional): Momentum mu, the share of the old target
+            that an update keeps, in (0, 1). Defaults to None, the model's own
+            (0.996).
+        end_momentum (float, optional): End of a cosine schedule of mu over
+            the training's optimizer steps, in (0, 1]. Defaults to None, mu
+            stays constant.
 
     Raises:
-        ValueError: If a momentum is outside what is allowed, or, before
-            training, if the model has no target.
+        ValueError: If a momentum is out of range, or, before training, if the
+            model has no target.
     """
 
     def __init__(self,
@@ -44,10 +49,10 @@ class TargetUpdateHook(Hook):
                              f'got {end_momentum}')
         self.momentum = momentum
         self.end_momentum = end_momentum
-        self._handle = None
+        self._handle: Optional[RemovableHandle] = None
 
     def before_train(self, runner) -> None:
-        """Attach to the optimizer."""
+        """Let the target follow the optimizer."""
         model = unwrapped_model(runner)
         if getattr(model, 'target', None) is None:
             raise ValueError(
@@ -65,46 +70,35 @@ class TargetUpdateHook(Hook):
             num_steps=math.ceil(runner.max_iters / accumulate))
 
     def after_train(self, runner) -> None:
-        """Detach from the optimizer."""
+        """End it."""
         self.detach()
 
-    def attach(self, model, optimizer, num_steps: int) -> None:
-        """Move the model's target after each step of the optimizer.
+    def attach(self, model: CMAE, optimizer: Optimizer,
+               num_steps: int) -> None:
+        """Let the model's target follow the optimizer.
 
         The cosine begins at the target's own count of steps.
 
         Args:
             model (CMAE): A model with a target.
-            optimizer (torch.optim.Optimizer): What trains it.
-            num_steps (int): K, optimizer steps of the whole training, the
-                period of the cosine.
+            optimizer (Optimizer): The optimizer that trains it.
+            num_steps (int): Number of optimizer steps of the whole training,
+                over which the cosine goes.
         """
-        self.detach()
-        target = model.target
-        start = 1 - target.momentum if self.momentum is None else self.momentum
-        done = int(target.steps)
-
-        def move_target(optimizer, args, kwargs) -> None:
-            nonlocal done
-            # Fused optimizers are called, and do nothing, on inf gradients.
-            found_inf = getattr(optimizer, 'found_inf', None)
-            if found_inf is not None and found_inf.item():
-                return
-            target.momentum = 1 - self._momentum_at(start, done, num_steps)
-            model.update_target()
-            done += 1
-
-        self._handle = optimizer.register_step_post_hook(move_target)
-        model.mark_target_driven()
+        start = (
+            model.target.momentum if self.momentum is None else self.momentum)
+        self._handle = model.target.follow(
+            optimizer, model.backbone, model.neck.projector,
+            lambda step: self._momentum_at(start, step, num_steps))
 
     def detach(self) -> None:
-        """Stop listening to the optimizer."""
+        """Let the target stand still."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
     def _momentum_at(self, start: float, step: int, num_steps: int) -> float:
-        """Give mu at an optimizer step, counted from 0."""
+        """Give mu at an optimizer step, the first of which is 0."""
         if self.end_momentum is None:
             return start
         progress = min(step / max(num_steps - 1, 1), 1.)

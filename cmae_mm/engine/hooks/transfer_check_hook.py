@@ -3,8 +3,9 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
 from ...datasets.labelled_dataset import count_classes
+from ...evaluation import check_same_classes
+from ..device import unwrapped_model
 from ..run_checks import check_one_batch
-from .unwrap import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -19,8 +20,6 @@ class TransferCheckHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check training and validation data against the head."""
-        # evaluation builds on the models, which must not need it.
-        from ...evaluation import check_same_classes
         train = runner.train_dataloader.dataset
         splits = dict(train=train)
         if runner.val_loop is not None:

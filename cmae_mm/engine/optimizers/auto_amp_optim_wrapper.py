@@ -4,26 +4,15 @@ from typing import List, Tuple, Union
 
 import torch
 import torch.distributed as dist
-from mmengine.device import (
-    is_cuda_available,
-    is_mlu_available,
-    is_musa_available,
-    is_npu_available,
-)
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
+from ..device import has_accelerator
 from .step_guard import StepGuard, grad_norm
 
 DTYPES = ('bfloat16', 'float16', 'float32')
-
-
-def has_accelerator() -> bool:
-    """Say whether there is a device that mmengine can autocast on."""
-    return (is_cuda_available() or is_npu_available() or is_mlu_available()
-            or is_musa_available())
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -49,10 +38,10 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
     Args:
         dtype (str): 'bfloat16', 'float16' or 'float32'. Defaults to
             'bfloat16'.
-        loss_scale (str | float | dict): For float16, see ``AmpOptimWrapper``.
-            Defaults to 'dynamic'.
-        max_skipped (int): So many steps one after another that are not finite
-            stop the training with a report. Defaults to 10.
+        loss_scale (str | float | dict): Loss scale for float16, see
+            ``AmpOptimWrapper``. Defaults to 'dynamic'.
+        max_skipped (int): Number of steps in a row that are not finite after
+            which training stops with a report. Defaults to 10.
         **kwargs: Arguments of ``OptimWrapper``.
 
     Raises:
@@ -104,21 +93,21 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         """Compute gradients, and keep the loss for the decision.
 
         Args:
-            loss (Tensor): Of an iteration.
-            **kwargs: Of ``Tensor.backward``.
+            loss (Tensor): Loss of an iteration.
+            **kwargs: Arguments of ``Tensor.backward``.
         """
         self._losses.append(loss.detach())
         super().backward(loss, **kwargs)
 
     @torch.compiler.disable
     def step(self, **kwargs) -> None:
-        """Clip gradients and update parameters, unless something is amiss.
+        """Clip gradients and update parameters, unless the step is not finite.
 
         Args:
-            **kwargs: Of the optimizer's ``step``.
+            **kwargs: Arguments of the optimizer's ``step``.
 
         Raises:
-            NonFiniteError: After ``max_skipped`` steps that were skipped.
+            NonFiniteError: After ``max_skipped`` skipped steps in a row.
         """
         scaler = self.loss_scaler
         scaler.unscale_(self.optimizer)

@@ -30,9 +30,10 @@ class BackboneLayerDecayConstructor(LearningRateDecayOptimWrapperConstructor):
         Args:
             params (List[dict]): The groups, modified in place.
             module (nn.Module): The model.
-            prefix (str): Present in the recursion alone.
-            get_layer_depth (Callable, optional): Likewise.
-            **kwargs: Likewise.
+            prefix (str): Prefix of names, in the recursion alone.
+            get_layer_depth (Callable, optional): Depth of a parameter by its
+                name, in the recursion alone.
+            **kwargs: Further arguments of the recursion.
         """
         if get_layer_depth is None:
             backbone = getattr(module, 'backbone', None)

@@ -18,7 +18,7 @@ def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
     """Compute the norm over all gradients, in few kernels.
 
     Args:
-        grads (Sequence[Tensor]): On one device.
+        grads (Sequence[Tensor]): Gradients, on one device.
         norm_type (float): p of the p-norm. Defaults to 2.
 
     Returns:
@@ -33,7 +33,8 @@ def part_of(name: str) -> str:
     """Name the part of a model that a parameter belongs to.
 
     Args:
-        name (str): For instance 'neck.pixel_decoder.blocks.0.weight'.
+        name (str): Name of the parameter, for instance
+            'neck.pixel_decoder.blocks.0.weight'.
 
     Returns:
         str: One name, or two inside of necks and heads.
@@ -49,7 +50,7 @@ class StepGuard:
     """Undoes, counts and reports steps that are not finite.
 
     Args:
-        max_skipped (int): So many skipped steps one after another stop the
+        max_skipped (int): Number of skipped steps in a row that stops the
             training.
 
     Raises:
@@ -76,7 +77,7 @@ class StepGuard:
         """Copy a model's buffers, such as BatchNorm statistics.
 
         Args:
-            model (nn.Module): As it is before a step.
+            model (nn.Module): The model, as it is before a step.
         """
         self.model = model
         buffers = list(model.buffers())
@@ -105,14 +106,16 @@ class StepGuard:
         """Count a step that is left out, warn, and stop after too many.
 
         Args:
-            optimizer (torch.optim.Optimizer): With the step's gradients.
-            loss (float): Of the step; nan or inf if it is at fault.
-            norm (float): Of all gradients.
-            hub (MessageHub): Where it is counted.
-            scaled (bool): Whether it is a float16 loss scale being lowered.
+            optimizer (torch.optim.Optimizer): The optimizer, with the step's
+                gradients.
+            loss (float): Loss of the step; nan or inf if it is at fault.
+            norm (float): Norm over all gradients.
+            hub (MessageHub): The message hub, which keeps the count.
+            scaled (bool): Whether the step is left out because the loss scale
+                of float16 is being lowered.
 
         Raises:
-            NonFiniteError: After ``max_skipped`` of them.
+            NonFiniteError: After ``max_skipped`` of them in a row.
         """
         self.in_a_row += 1
         name = 'scaler_steps' if scaled else 'skipped_steps'

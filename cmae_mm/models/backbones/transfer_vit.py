@@ -1,12 +1,12 @@
 """The pre-trained encoder as the backbone of a classifier or segmenter."""
-from typing import Any
+from typing import Any, Union
 
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import nn
 
 from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
-from .drop_rates import use_plain_drop_rates
+from ..utils import check_arch, use_plain_drop_rates, with_mini
 
 
 @MODELS.register_module()
@@ -19,24 +19,30 @@ class TransferViT(VisionTransformer):
 
     takes a pre-training checkpoint, an exported backbone, a fine-tuned model,
     a released CMAE checkpoint or an MAE encoder as it is, says which it took,
-    and loads every key or none, see :func:`cmae_mm.checkpoints.load_encoder_into`.
-    With ``checkpoint='random'`` or ``init_cfg=None`` it starts from random
-    weights.
+    and loads every key or none, see
+    :func:`cmae_mm.checkpoints.load_encoder_into`. With ``checkpoint='random'``
+    or ``init_cfg=None`` it starts from random weights.
 
     Args:
-        **kwargs: Arguments of ``VisionTransformer``.
+        arch (str | dict): As ``CMAEViT``'s: mmpretrain's names but for
+            'small', and 'mini'. Defaults to 'base'.
+        **kwargs: Other arguments of ``VisionTransformer``.
 
     Raises:
+        ValueError: If ``arch`` is not known.
         CheckpointError: When weights are initialised, if the checkpoint is
             missing or does not fit.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    arch_zoo = with_mini(VisionTransformer.arch_zoo)
+
+    def __init__(self, arch: Union[str, dict] = 'base', **kwargs: Any) -> None:
+        check_arch(arch, self.arch_zoo)
+        super().__init__(arch=arch, **kwargs)
         use_plain_drop_rates(self)
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode, but for what is frozen: dropping is training, too."""
+        """Set the mode, but for frozen stages, where nothing is dropped."""
         super().train(mode)
         if self.frozen_stages > 0:
             self._freeze_stages()

@@ -1,5 +1,5 @@
 """The pre-trained encoder as the backbone of a detector (ViTDet)."""
-from typing import Any
+from typing import Any, Union
 
 from mmpretrain.models import ViTSAM
 from mmpretrain.registry import MODELS
@@ -7,7 +7,7 @@ from torch import nn
 
 from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
 from ...checkpoints.names import to_vit_sam
-from .drop_rates import use_plain_drop_rates
+from ..utils import check_arch, use_plain_drop_rates, with_mini
 
 
 @MODELS.register_module()
@@ -21,20 +21,25 @@ class TransferViTDet(ViTSAM):
     paths of the MLPs, not of the attention.
 
     Args:
-        **kwargs: Arguments of ``ViTSAM`` but ``out_channels``: features keep
-            the encoder's width.
+        arch (str | dict): As ``ViTSAM``'s, and 'mini'. Defaults to 'base'.
+        **kwargs: Other arguments of ``ViTSAM`` but ``out_channels``: features
+            keep the encoder's width.
 
     Raises:
+        ValueError: If ``arch`` is not known.
         CheckpointError: When weights are initialised, if the checkpoint is
             missing or does not fit.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(out_channels=0, **kwargs)
+    arch_zoo = with_mini(ViTSAM.arch_zoo, global_attn_indexes=[1, 3])
+
+    def __init__(self, arch: Union[str, dict] = 'base', **kwargs: Any) -> None:
+        check_arch(arch, self.arch_zoo)
+        super().__init__(arch=arch, out_channels=0, **kwargs)
         use_plain_drop_rates(self)
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode, but for what is frozen: dropping is training, too."""
+        """Set the mode, but for frozen stages, where nothing is dropped."""
         super().train(mode)
         if self.frozen_stages > 0:
             self._freeze_stages()

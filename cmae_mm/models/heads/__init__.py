@@ -1,4 +1,3 @@
-from .cmae_head import CMAEHead
-from .contrastive_head import CMAEContrastiveHead
+from .cmae_head import CMAEContrastiveHead, CMAEHead
 
 __all__ = ['CMAEContrastiveHead', 'CMAEHead']

@@ -1,51 +1,90 @@
-"""What stands between the online encoder and the losses."""
-from typing import Optional, Tuple
+"""The two decoders and the projector of the online branch."""
+from typing import Any, Optional, Tuple
 
 import torch
 from mmengine.model import BaseModule
+from mmpretrain.models import MAEPretrainDecoder
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..backbones.cmae_vit import check_width
-from ..utils import fill_in, mlp_cfg
+from ..utils import MAE_INIT, check_width, fill_in, mlp_cfg
 
-_XAVIER = [
-    dict(type='Xavier', distribution='uniform', layer='Linear'),
-    dict(type='Constant', val=1, bias=0, layer='LayerNorm')
-]
+
+class CMAEDecoder(MAEPretrainDecoder):
+    """mmpretrain's ``MAEPretrainDecoder``, with or without a class token.
+
+    Args:
+        num_extra_tokens (int): Number K of tokens before the patches', 1 for
+            a class token, 0 for none. Defaults to 1.
+        **kwargs: Arguments of ``MAEPretrainDecoder``.
+    """
+
+    def __init__(self, num_extra_tokens: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_extra_tokens = num_extra_tokens
+
+    def forward(self, x: torch.Tensor,
+                ids_restore: torch.Tensor) -> torch.Tensor:
+        """Fill mask tokens in, and predict something of every patch.
+
+        Args:
+            x (torch.Tensor): Visible tokens z_v, (N, K + V, D).
+            ids_restore (torch.Tensor): Places of the patches, (N, L), see
+                ``split_by_mask``.
+
+        Returns:
+            torch.Tensor: Predictions of all patches, (N, L, out).
+        """
+        x = self.decoder_embed(x)
+        extra, visible = x.tensor_split([self.num_extra_tokens], dim=1)
+        # Mask tokens take the places of the removed patches: (N, L, d).
+        hidden = ids_restore.shape[1] - visible.shape[1]
+        x = torch.cat(
+            [visible, self.mask_token.expand(len(x), hidden, -1)], dim=1)
+        x = x.gather(1, ids_restore[..., None].expand(-1, -1, x.shape[-1]))
+        x = torch.cat([extra, x], dim=1)
+        # The first position is the class token's.
+        x = x + self.decoder_pos_embed[:, 1 - self.num_extra_tokens:]
+        for block in self.decoder_blocks:
+            x = block(x)
+        x = self.decoder_pred(self.decoder_norm(x))
+        return x[:, self.num_extra_tokens:]
 
 
 @MODELS.register_module()
 class CMAENeck(BaseModule):
-    """Pixel decoder, feature decoder and projector of the online branch.
+    """Pixel decoder G_p, feature decoder G_f and projector.
 
-    Both decoders are mmpretrain's ``MAEPretrainDecoder`` with weights of
-    their own: the pixel decoder G_p gives ``y' = G_p(z_v, mask
-    tokens)``, the feature decoder G_f completes the features of the removed
-    patches, and their mean ``y_s = mean_i G_f(z_v, mask tokens)_i`` is
-    projected. Sizes that follow from the encoder are filled in by ``CMAE``
-    and need not stand in a config.
+    The decoders have weights of their own. The pixel decoder gives the
+    reconstruction ``y' = G_p(z_v, mask tokens)``. The feature decoder
+    completes the features of the removed patches, and their mean ``y_s =
+    mean_i G_f(z_v, mask tokens)_i`` is projected. Sizes that follow from the
+    encoder are filled in by ``CMAE`` and need not stand in a config.
 
     Args:
-        embed_dims (int): D, the encoder's width. ``CMAE`` fills it in.
-        num_patches (int): L, patches per image. ``CMAE`` fills it in.
-        patch_size (int): p, side of a patch in pixels. ``CMAE`` fills it in.
-        in_channels (int): Image channels. ``CMAE`` fills it in. Defaults to
-            3.
-        pixel_decoder (dict): Arguments of ``MAEPretrainDecoder``
+        embed_dims (int): Width D of the encoder. ``CMAE`` fills it in.
+        num_patches (int): Number L of patches of an image. ``CMAE`` fills it
+            in.
+        patch_size (int): Side P of a patch in pixels. ``CMAE`` fills it in.
+        in_channels (int): Number C of image channels. ``CMAE`` fills it in.
+            Defaults to 3.
+        num_extra_tokens (int): Number K of tokens before the patches', 1 for
+            a class token. ``CMAE`` fills it in. Defaults to 1.
+        pixel_decoder (dict): Arguments of ``CMAEDecoder``
             (``decoder_embed_dim``, ``decoder_depth``, ``decoder_num_heads``,
-            ``mlp_ratio``). Defaults to MAE's, 8 layers of 512.
+            ``mlp_ratio``). Defaults to MAE's, 8 layers of width 512.
         feature_decoder (dict, optional): The same for the feature decoder,
-            and ``out_dims``, the width of its output, by default the
-            encoder's. Depth 0 leaves its layers out; None leaves the whole
-            decoder out, so that the mean of the visible tokens is projected
-            (the paper's ablation). Defaults to 2 layers of 512.
-        projector (dict, optional): A registered neck, by default 2 layers
-            D-1536-256 with BatchNorm in the middle. None switches the
-            contrastive branch off. A projector must take the encoder's width,
-            since the target's projector is its moving average; where
-            ``out_dims`` differs from D, a linear layer that belongs to the
-            online branch alone leads from one to the other.
+            and ``out_dims``, the width of its output, by default D. Depth 0
+            leaves its layers out; None leaves the whole decoder out, so that
+            the mean of the visible tokens is projected (the paper's
+            ablation). Defaults to 2 layers of width 512.
+        projector (dict, optional): Config of a registered neck. Defaults to
+            2 layers, D-1536-256, with BatchNorm in the middle. With None
+            there is neither feature decoder nor projector, as in MAE, for
+            which ``CMAE`` sets it where ``head.contrastive`` is None. A
+            projector takes the width D, since the target's projector is its
+            moving average; where ``out_dims`` differs from D, a linear layer
+            of the online branch alone leads from one to the other.
         init_cfg (dict | list, optional): Defaults to None.
 
     Raises:
@@ -58,6 +97,7 @@ class CMAENeck(BaseModule):
                  num_patches: int,
                  patch_size: int,
                  in_channels: int = 3,
+                 num_extra_tokens: int = 1,
                  pixel_decoder: dict = dict(
                      decoder_embed_dim=512,
                      decoder_depth=8,
@@ -70,22 +110,19 @@ class CMAENeck(BaseModule):
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
 
-        def build_decoder(name: str, cfg: dict, **sizes) -> nn.Module:
+        def build_decoder(name: str, cfg: dict, **sizes: Any) -> nn.Module:
             cfg = fill_in(
-                cfg,
+                dict(type=CMAEDecoder, init_cfg=MAE_INIT) | dict(cfg),
                 f'neck.{name}',
-                num_patches=num_patches,
-                patch_size=patch_size,
-                in_chans=in_channels,
-                embed_dim=embed_dims,
-                **sizes)
+                num_patches=num_patches, patch_size=patch_size,
+                in_chans=in_channels, embed_dim=embed_dims,
+                num_extra_tokens=num_extra_tokens, **sizes)
             check_width(
                 cfg.get('decoder_embed_dim', 512),
                 cfg.get('decoder_num_heads', 16), f'neck.{name}.decoder_')
-            return MODELS.build(
-                dict(type='mmpretrain.MAEPretrainDecoder', init_cfg=_XAVIER)
-                | cfg)
+            return MODELS.build(cfg)
 
+        self.num_extra_tokens = num_extra_tokens
         self.pixel_decoder = build_decoder('pixel_decoder', pixel_decoder)
         self.feature_decoder = None
         self.feature_adapter = nn.Identity()
@@ -96,8 +133,7 @@ class CMAENeck(BaseModule):
             feature_decoder = dict(feature_decoder)
             out_dims = feature_decoder.pop('out_dims', None) or embed_dims
             self.feature_decoder = build_decoder(
-                'feature_decoder',
-                feature_decoder,
+                'feature_decoder', feature_decoder,
                 predict_feature_dim=out_dims)
             if out_dims != embed_dims:
                 self.feature_adapter = nn.Linear(
@@ -111,36 +147,36 @@ class CMAENeck(BaseModule):
         """Decode pixels, and project the image's feature.
 
         Args:
-            tokens (torch.Tensor): Encoder output, (N, 1 + V, D), class token
-                first.
-            ids_restore (torch.Tensor): (N, L), see ``split_by_mask``.
+            tokens (torch.Tensor): Visible tokens z_v, (N, K + V, D).
+            ids_restore (torch.Tensor): Places of the patches, (N, L), see
+                ``split_by_mask``.
 
         Returns:
             Tuple[torch.Tensor, torch.Tensor | None]:
 
-            - ``pred_pixel`` (N, L, p*p*C): y', the reconstruction.
-            - ``proj_s`` (N, P): the online projection, or None without a
+            - ``pred_pixel`` (N, L, P*P*C): the reconstruction y'.
+            - ``proj_s`` (N, E): the online projection, or None without a
               contrastive branch.
         """
         pred_pixel = self.pixel_decoder(tokens, ids_restore)
         if self.projector is None:
             return pred_pixel, None
         feature = self.pool_feature(tokens, ids_restore)
-        return pred_pixel, self.projector([feature])[0]
+        return pred_pixel, self.projector((feature, ))[0]
 
     def pool_feature(self, tokens: torch.Tensor,
                      ids_restore: torch.Tensor) -> torch.Tensor:
         """Make the whole image's feature y_s from the visible tokens.
 
         Args:
-            tokens (torch.Tensor): (N, 1 + V, D), class token first.
-            ids_restore (torch.Tensor): (N, L).
+            tokens (torch.Tensor): Visible tokens z_v, (N, K + V, D).
+            ids_restore (torch.Tensor): Places of the patches, (N, L).
 
         Returns:
-            torch.Tensor: y_s, (N, D).
+            torch.Tensor: The feature y_s, (N, D).
         """
         if self.feature_decoder is None:
-            return tokens[:, 1:].mean(dim=1)
+            return tokens[:, self.num_extra_tokens:].mean(dim=1)
         # pred_feature: (N, L, out_dims)
         pred_feature = self.feature_decoder(tokens, ids_restore)
         return self.feature_adapter(pred_feature.mean(dim=1))

@@ -15,13 +15,13 @@ class SimpleFPN(BaseModule):
     2P, each by its own layers; further levels are subsampled from the last.
 
     Args:
-        in_channels (int): D, the encoder's width; a multiple of 4.
-        out_channels (int): Of each level. Defaults to 256.
-        num_outs (int): Levels, 4 or more. Defaults to 5.
+        in_channels (int): Width D of the encoder, a multiple of 4.
+        out_channels (int): Number of channels of each level. Defaults to 256.
+        num_outs (int): Number of levels, 4 or more. Defaults to 5.
         init_cfg (dict, optional): Defaults to None.
 
     Raises:
-        ValueError: If ``in_channels`` or ``num_outs`` is none of these.
+        ValueError: If ``in_channels`` or ``num_outs`` is out of range.
     """
 
     def __init__(self,
@@ -59,11 +59,12 @@ class SimpleFPN(BaseModule):
         """Make the levels.
 
         Args:
-            inputs (Sequence[Tensor]): The last one is used, (N, D, H, W).
+            inputs (Sequence[Tensor]): Feature maps, (N, D, H, W), of which the
+                last one is used.
 
         Returns:
-            Tuple[Tensor, ...]: (N, C, 4H, 4W), (N, C, 2H, 2W), (N, C, H, W),
-            (N, C, H/2, W/2)..., in float32.
+            Tuple[Tensor, ...]: The levels, (N, C, 4H, 4W), (N, C, 2H, 2W),
+            (N, C, H, W), (N, C, H/2, W/2)..., in float32.
         """
         # Boxes are cast to the features' type, and would be rounded to whole
         # pixels and more in bfloat16.

@@ -1,3 +1,5 @@
-from .cmae import CMAE
+from .cmae import CMAE, BlockMasking, CMAEViT, MomentumTarget, split_by_mask
 
-__all__ = ['CMAE']
+__all__ = [
+    'CMAE', 'BlockMasking', 'CMAEViT', 'MomentumTarget', 'split_by_mask'
+]

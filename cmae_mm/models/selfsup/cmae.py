@@ -1,25 +1,495 @@
-"""The algorithm, in the order in which the paper tells it."""
-from typing import Dict, List, Optional, Sequence, Union
+"""Contrastive Masked Autoencoders, in the order in which the paper tells it.
+
+- Views: ``TwoViewDataPreprocessor`` cuts both from one canvas, before
+  :meth:`CMAE.loss` gets them.
+- Masking: :class:`BlockMasking`, :func:`split_by_mask`.
+- Online encoder F_s: :class:`CMAEViT`. Its decoders G_p and G_f and the
+  projector are ``CMAENeck``, in ``necks/cmae_neck.py``.
+- Target encoder F_t and its projector: :class:`MomentumTarget`.
+- Losses: :meth:`CMAE.loss` puts it all together; predictor, L_r and L_c are
+  ``CMAEHead``, in ``heads/cmae_head.py``.
+
+Shapes: N images of C channels, L patches of P x P pixels, V of them visible;
+D is the encoder's width, E that of projections, K the number of class tokens.
+"""
+import logging
+from copy import deepcopy
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
-from mmpretrain.models import BaseSelfSupervisor
+from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from ..utils import MomentumTarget, fill_in, mlp_cfg
+from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
+from ..utils import (
+    MAE_INIT,
+    check_arch,
+    check_choice,
+    check_gradient,
+    check_grid,
+    check_images,
+    check_momentum,
+    check_width,
+    complete_parts,
+    count_visible,
+    preprocessor_cfg,
+    use_plain_drop_rates,
+    with_mini,
+)
 
 POOLS = ('mean', 'cls', 'none')
 ENCODERS = ('online', 'target')
 
 
-def _with_type(data_preprocessor):
-    """Name the default's scope, as a project's own may be another."""
-    if data_preprocessor is None or isinstance(data_preprocessor, dict):
-        return dict(type='mmpretrain.SelfSupDataPreprocessor') | dict(
-            data_preprocessor or {})
-    return data_preprocessor
+class BlockMasking:
+    """Random masking of an encoder's patches, in blocks.
+
+    A mixin for encoders with a square grid of patches, which set ``grid`` and
+    ``mask_block`` and call :meth:`set_mask_ratio`.
+
+    Attributes:
+        grid (int): Side of the grid in patches.
+        mask_block (int): Side of a masking block in patches.
+        mask_ratio (float): Share of the patches that is removed.
+    """
+
+    grid: int
+    mask_block: int
+    mask_ratio: float
+
+    def set_mask_ratio(self, mask_ratio: float) -> None:
+        """Choose the share of the patches that is removed.
+
+        Args:
+            mask_ratio (float): Share of removed patches, in (0, 1).
+
+        Raises:
+            ValueError: If it leaves nothing visible or nothing masked.
+        """
+        num_blocks = (self.grid // self.mask_block)**2
+        # 1e-6 so that a ratio of 0.9 keeps 10 of 100 and not 9.
+        num_keep = int(num_blocks * (1 - mask_ratio) + 1e-6)
+        if not 0 < mask_ratio < 1 or not 0 < num_keep < num_blocks:
+            raise ValueError(
+                f'mask_ratio={mask_ratio} keeps {num_keep} of {num_blocks} '
+                f'masking units ({self.mask_block}x{self.mask_block} patches '
+                'each); at least one must stay visible and at least one be '
+                'removed')
+        self.mask_ratio = mask_ratio
+        self._num_blocks_kept = num_keep
+
+    def generate_mask(self, num_images: int,
+                      device: Union[str, torch.device]) -> torch.Tensor:
+        """Draw which patches are removed; override to mask differently.
+
+        Blocks of ``mask_block x mask_block`` patches are kept at random,
+        ``int(blocks * (1 - mask_ratio))`` of them in every image.
+
+        Args:
+            num_images (int): Number N of images.
+            device (str | torch.device): Where the mask is needed.
+
+        Returns:
+            torch.Tensor: Bool, (N, L), row-major over the patch grid,
+            True = removed, the same number of visible patches in every row.
+        """
+        side = self.grid // self.mask_block
+        noise = torch.rand(num_images, side * side, device=device)
+        keep = noise.argsort(dim=1)[:, :self._num_blocks_kept]
+        mask = torch.ones_like(noise, dtype=torch.bool)
+        mask.scatter_(1, keep, False)
+        mask = mask.view(num_images, side, side)
+        for dim in (1, 2):
+            mask = mask.repeat_interleave(self.mask_block, dim=dim)
+        return mask.flatten(1)
+
+
+def split_by_mask(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Turn a mask into the token orders that encoder and decoders use.
+
+    Args:
+        mask (torch.Tensor): Bool, (N, L), True = removed. Every row must keep
+            the same number V of visible tokens.
+
+    Returns:
+        Tuple[torch.Tensor, torch.Tensor]:
+
+        - ``ids_keep`` (N, V): the visible patches, in row-major order.
+        - ``ids_restore`` (N, L): where each patch stands in the sequence
+          "visible tokens, then mask tokens".
+
+    Raises:
+        TypeError: If the mask is not a bool tensor.
+        ValueError: If rows differ in their number of visible tokens, or if
+            nothing is visible or nothing is masked.
+    """
+    num_visible = count_visible(mask)
+    ids_shuffle = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    return ids_shuffle[:, :num_visible], ids_restore
+
+
+@MODELS.register_module()
+class CMAEViT(BlockMasking, VisionTransformer):
+    """Vision transformer that encodes the visible patches only.
+
+    This is the online encoder F_s: patch embedding, fixed 2-D sine-cosine
+    positions, then the transformer over a class token and the visible
+    patches, ``z_v = F_s(x_v + p_v)``. Without a mask it is mmpretrain's
+    ``VisionTransformer``, with the same parameter names.
+
+    Args:
+        arch (str | dict): As mmpretrain's ``VisionTransformer``, and 'mini',
+            128 wide with 4 layers. The ViT-S of the literature is
+            'deit-small'. Defaults to 'base'.
+        img_size (int): Side of the square input in pixels; ``patch_size``
+            must divide it. Defaults to 224.
+        patch_size (int): Side P of a patch in pixels. Defaults to 16.
+        mask_ratio (float): Share of the patches that is removed, in (0, 1).
+            Defaults to 0.65, the released code's.
+        mask_block (int): Side of a masking block in patches: 1 masks single
+            patches (the paper's text), 2 blocks of 2x2 (the released code).
+            Must divide the patch grid. Defaults to 2.
+        out_type (str): What ``forward`` returns without a mask, see
+            ``VisionTransformer``. Defaults to 'raw', all tokens, class token
+            first.
+        init_cfg (dict | list, optional): Defaults to MAE's initialisation:
+            Xavier-uniform linear layers, LayerNorm at one. A
+            ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
+        **kwargs: Other arguments of ``VisionTransformer``, but for
+            ``with_cls_token``: there always is a class token.
+
+    Raises:
+        ValueError: If ``arch`` is not known, the image is not square, the
+            patch does not divide it, the block does not divide the grid, the
+            ratio leaves nothing visible or nothing masked, or the width is no
+            multiple of 4 and of the number of heads.
+    """
+
+    arch_zoo = with_mini(VisionTransformer.arch_zoo)
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'base',
+                 img_size: int = 224,
+                 patch_size: int = 16,
+                 mask_ratio: float = 0.65,
+                 mask_block: int = 2,
+                 out_type: str = 'raw',
+                 init_cfg: Optional[Union[dict, List[dict]]] = None,
+                 **kwargs) -> None:
+        check_arch(arch, self.arch_zoo)
+        grid = check_grid(img_size, patch_size, mask_block)
+        super().__init__(
+            arch=arch,
+            img_size=img_size,
+            patch_size=patch_size,
+            out_type=out_type,
+            with_cls_token=True,
+            init_cfg=MAE_INIT if init_cfg is None else init_cfg,
+            **kwargs)
+        check_width(self.embed_dims, self.arch_settings['num_heads'],
+                    'backbone.arch.')
+        use_plain_drop_rates(self)
+        self.patch_size = patch_size
+        self.in_channels = self.patch_embed.projection.in_channels
+        self.grid = grid
+        self.num_patches = grid**2
+        self.mask_block = mask_block
+        self.set_mask_ratio(mask_ratio)
+        # Sine-cosine positions are not learnt.
+        self.pos_embed.requires_grad = False
+
+    def init_weights(self) -> None:
+        """Initialise as MAE does, or load an encoder, every key or none.
+
+        ``dict(type='Pretrained', checkpoint=..., encoder='online')`` takes
+        what ``TransferViT`` takes.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        pretrained = pretrained_cfg(self.init_cfg)
+        if pretrained is not None:
+            load_encoder_into(self, **pretrained)
+            self._is_init = True
+            return
+        if isinstance(self.init_cfg, dict) and (
+                self.init_cfg['type'] == 'Pretrained'):  # the word 'random'
+            self.init_cfg = MAE_INIT
+        super().init_weights()
+        self.pos_embed.data.copy_(
+            build_2d_sincos_position_embedding(
+                self.grid, self.embed_dims, cls_token=True))
+        weight = self.patch_embed.projection.weight
+        nn.init.xavier_uniform_(weight.data.flatten(1))
+        nn.init.normal_(self.cls_token, std=.02)
+
+    def forward(self,
+                x: torch.Tensor,
+                mask: Optional[torch.Tensor] = None
+                ) -> Tuple[torch.Tensor, ...]:
+        """Encode whole images, or their visible patches.
+
+        Args:
+            x (torch.Tensor): Images, (N, C, H, W), normalised.
+            mask (torch.Tensor, optional): Bool, (N, L), True = removed, see
+                :meth:`generate_mask`. Defaults to None, the whole image.
+
+        Returns:
+            tuple: Without a mask, what ``VisionTransformer`` returns for
+            ``out_indices`` and ``out_type``. With one,
+
+            - ``z_v`` (N, 1 + V, D): class token and visible patches, after
+              the final norm (where there is one).
+            - ``ids_restore`` (N, L): see :func:`split_by_mask`.
+        """
+        if mask is None:
+            return super().forward(x)
+        ids_keep, ids_restore = split_by_mask(mask)
+        return self.encode(self.embed(x, ids_keep)), ids_restore
+
+    def embed(self,
+              x: torch.Tensor,
+              ids_keep: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Embed patches and add positions: x_v + p_v.
+
+        Args:
+            x (torch.Tensor): Images, (N, C, H, W).
+            ids_keep (torch.Tensor, optional): The visible patches, (N, V).
+                Defaults to None, all.
+
+        Returns:
+            torch.Tensor: Embedded tokens, (N, 1 + V, D), class token first.
+
+        Raises:
+            ValueError: If the images are not of the model's size or channels.
+        """
+        check_images(x, self.in_channels, self.img_size)
+        # x: (N, L, D) with positions, the class token's left out
+        x = self.patch_embed(x)[0]
+        x = x + self.pos_embed[:, 1:]
+        if ids_keep is not None:
+            x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        return torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Run the transformer over embedded tokens, (N, T, D) to (N, T, D)."""
+        x = self.pre_norm(self.drop_after_pos(tokens))
+        for layer in self.layers:
+            x = layer(x)
+        if self.final_norm:
+            x = self.ln1(x)
+        return x
+
+    def remove_final_norm(self) -> None:
+        """Leave the final norm out from now on."""
+        if self.final_norm:
+            self.final_norm = False
+            del self.ln1
+
+
+class MomentumTarget(nn.Module):
+    r"""Target encoder F_t and target projector, averages of the online ones.
+
+    .. math::
+        \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
+
+    after each optimizer step, see :meth:`follow`. BatchNorm statistics are
+    not averaged: the target runs in training mode and has its own, since it
+    sees other images than the online branch.
+
+    Args:
+        encoder (nn.Module): The online encoder, of which a copy is made.
+        projector (nn.Module): The online projector, of which a copy is made.
+        momentum (float): Momentum mu, the share of the old target that an
+            update keeps, in (0, 1). Defaults to 0.996.
+        with_cls_token (bool): Whether the encoder's class token takes part in
+            the target's attention; pooling leaves it out either way. Defaults
+            to True, as in the released code.
+        final_norm (bool): Whether the target encoder ends in the LayerNorm
+            that the online encoder has. Defaults to False, as in the released
+            code.
+        mask_ratio (float): Share of patches removed from the target's input,
+            drawn as the online branch's. Defaults to 0, the whole image.
+        fixed (bool): Whether the target is meant to stay what it starts as,
+            so that nothing need move it. Defaults to False.
+
+    Attributes:
+        momentum (float): Momentum mu of the latest or the next update.
+        steps (torch.Tensor): Number of updates so far, kept in checkpoints.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self,
+                 encoder: nn.Module,
+                 projector: nn.Module,
+                 momentum: float = 0.996,
+                 with_cls_token: bool = True,
+                 final_norm: bool = False,
+                 mask_ratio: float = 0.,
+                 fixed: bool = False) -> None:
+        super().__init__()
+        check_momentum(momentum)
+        self.encoder = deepcopy(encoder).requires_grad_(False)
+        self.projector = deepcopy(projector).requires_grad_(False)
+        self.register_buffer('steps', torch.tensor(0))
+        self.momentum = momentum
+        self.with_cls_token = with_cls_token
+        if not final_norm:
+            self.encoder.remove_final_norm()
+        self.mask_ratio = mask_ratio
+        if mask_ratio:
+            self.encoder.set_mask_ratio(mask_ratio)
+        self.fixed = fixed
+        self._handle: Optional[RemovableHandle] = None
+        self._batches_at_rest = 0
+
+    @property
+    def num_extra_tokens(self) -> int:
+        """Number K of tokens before the patches' tokens."""
+        return self.encoder.num_extra_tokens if self.with_cls_token else 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Project whole images.
+
+        Args:
+            images (torch.Tensor): The target view, (N, C, H, W).
+
+        Returns:
+            torch.Tensor: Target projections z_t^p, (N, E), without gradient.
+        """
+        if self.training and torch.is_grad_enabled():
+            self._warn_if_at_rest()
+        with torch.no_grad():
+            ids_keep = None
+            if self.mask_ratio:
+                mask = self.encoder.generate_mask(len(images), images.device)
+                ids_keep = split_by_mask(mask)[0]
+            # z_t = mean_j F_t(x_t)_j, (N, D)
+            tokens = self.encode(images, ids_keep)
+            z_t = tokens[:, self.num_extra_tokens:].mean(dim=1)
+            return self.projector((z_t, ))[0]
+
+    def encode(self,
+               images: torch.Tensor,
+               ids_keep: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Encode images, ``F_t(x_t)``.
+
+        Args:
+            images (torch.Tensor): Images, (N, C, H, W).
+            ids_keep (torch.Tensor, optional): The visible patches, (N, V).
+                Defaults to None, all.
+
+        Returns:
+            torch.Tensor: Tokens, (N, K + V, D), class token first if it takes
+            part.
+        """
+        tokens = self.encoder.embed(images, ids_keep)
+        left_out = self.encoder.num_extra_tokens - self.num_extra_tokens
+        return self.encoder.encode(tokens[:, left_out:])
+
+    def copy_from(self, encoder: nn.Module, projector: nn.Module) -> None:
+        """Make every parameter and buffer equal to the online branch's.
+
+        Args:
+            encoder (nn.Module): The online encoder.
+            projector (nn.Module): The online projector.
+        """
+        # The target may lack the final norm, and nothing else.
+        self.encoder.load_state_dict(encoder.state_dict(), strict=False)
+        self.projector.load_state_dict(projector.state_dict())
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module, projector: nn.Module) -> None:
+        """Move towards the online branch by one step of the moving average.
+
+        Args:
+            encoder (nn.Module): The online encoder.
+            projector (nn.Module): The online projector.
+        """
+        averages, sources = [], []
+        for own, online in ((self.encoder, encoder),
+                            (self.projector, projector)):
+            source = dict(online.named_parameters())
+            for name, average in own.named_parameters():
+                # Fixed positions are equal in both branches and stay so.
+                if source[name].requires_grad:
+                    averages.append(average)
+                    sources.append(source[name])
+        torch._foreach_lerp_(averages, sources, 1 - self.momentum)
+        self.steps += 1
+        self._batches_at_rest = 0
+
+    def follow(self,
+               optimizer: torch.optim.Optimizer,
+               encoder: nn.Module,
+               projector: nn.Module,
+               momentum: Optional[Callable[[int], float]] = None
+               ) -> RemovableHandle:
+        """Move after each step of the optimizer of the online branch.
+
+        The target stands still while gradients accumulate and when a loss
+        scaler skips a step. It follows one optimizer, the latest.
+
+        Args:
+            optimizer (torch.optim.Optimizer): What trains the online branch.
+            encoder (nn.Module): The online encoder.
+            projector (nn.Module): The online projector.
+            momentum (Callable, optional): Gives mu for the number of updates
+                so far. Defaults to None, :attr:`momentum` throughout.
+
+        Returns:
+            RemovableHandle: Its ``remove()`` ends it.
+        """
+        if self._handle is not None:
+            self._handle.remove()
+        done = int(self.steps)
+
+        def move(optimizer, args, kwargs) -> None:
+            nonlocal done
+            # Fused optimizers are called, and do nothing, on inf gradients.
+            found_inf = getattr(optimizer, 'found_inf', None)
+            if found_inf is not None and found_inf.item():
+                return
+            if momentum is not None:
+                self.momentum = momentum(done)
+            self.update(encoder, projector)
+            done += 1
+
+        self._handle = optimizer.register_step_post_hook(move)
+        return self._handle
+
+    @property
+    def is_following(self) -> bool:
+        """Whether an optimizer's steps move the target."""
+        if self._handle is None:
+            return False
+        return self._handle.id in (self._handle.hooks_dict_ref() or {})
+
+    def __getstate__(self) -> dict:
+        # A copy does not follow what the original follows.
+        return dict(self.__dict__, _handle=None)
+
+    def _warn_if_at_rest(self) -> None:
+        if self.fixed or self.is_following:
+            return
+        self._batches_at_rest += 1
+        if self._batches_at_rest == 2:
+            print_log(
+                'CMAE trains, but nothing moves its target: add '
+                "custom_hooks=[dict(type='TargetUpdateHook')] to the config, "
+                'or call model.target.follow(optimizer, model.backbone, '
+                'model.neck.projector) once.',
+                logger='current',
+                level=logging.WARNING)
 
 
 @MODELS.register_module()
@@ -31,29 +501,29 @@ class CMAE(BaseSelfSupervisor):
     target branch, a moving average of the online encoder and projector, sees
     the whole of a second view. :meth:`loss` is the paper's Fig. 2 read from
     left to right. The target is moved by ``TargetUpdateHook`` after each
-    optimizer step, see :meth:`update_target`.
+    optimizer step, or by :meth:`MomentumTarget.follow`.
 
-    With ``head.contrastive=None`` the contrastive branch is left out
-    altogether and this is MAE.
+    ``head.contrastive=None`` is the one switch that makes this an MAE: target,
+    feature decoder and projector are left out, whatever is set for them.
 
     Args:
         backbone (dict | nn.Module): The online encoder, ``CMAEViT``.
-        neck (dict): ``CMAENeck``'s arguments; what follows from the encoder
+        neck (dict): Arguments of ``CMAENeck``. What follows from the encoder
             (``embed_dims``, ``num_patches``, ``patch_size``,
-            ``in_channels``) is filled in.
-        head (dict): ``CMAEHead``'s arguments; ``patch_size``, ``in_channels``
-            and the predictor's width are filled in.
-        target (dict): ``MomentumTarget``'s arguments: ``momentum`` (0.996),
-            ``with_cls_token`` (True), ``final_norm`` (False), ``mask_ratio``
-            (0, the target sees whole images), ``fixed`` (False). Defaults to
-            the released code's.
+            ``in_channels``...) is filled in, and must not be set otherwise.
+        head (dict): Arguments of ``CMAEHead``. ``patch_size``,
+            ``in_channels`` and the predictor's width are filled in likewise.
+        target (dict): Arguments of :class:`MomentumTarget`: ``momentum``
+            (0.996), ``with_cls_token`` (True), ``final_norm`` (False),
+            ``mask_ratio`` (0), ``fixed`` (False). Defaults to the released
+            code's.
         data_preprocessor (dict | nn.Module, optional): Defaults to
             mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg (dict | list, optional): Defaults to None.
 
     Raises:
-        ValueError: If neck or head contradict the encoder, or the encoder is
-            set up for something else than pre-training.
+        ValueError: If neck or head contradict the encoder or each other, or
+            the encoder is set up for something else than pre-training.
     """
 
     def __init__(self,
@@ -65,82 +535,27 @@ class CMAE(BaseSelfSupervisor):
                  init_cfg: Optional[dict] = None) -> None:
         if not isinstance(backbone, nn.Module):
             backbone = MODELS.build(backbone)
-        if getattr(backbone, 'out_type', 'raw') != 'raw':
-            raise ValueError(
-                f'backbone.out_type={backbone.out_type!r} is for classifiers '
-                'and dense tasks; pre-training decodes all tokens: leave '
-                'out_type out')
-        head = self._complete_head(head, backbone, neck)
-        neck = self._complete_neck(neck, backbone, head)
+        neck, head = complete_parts(backbone, neck, head)
         super().__init__(
             backbone=backbone,
             neck=neck,
             head=head,
-            data_preprocessor=_with_type(data_preprocessor),
+            data_preprocessor=preprocessor_cfg(data_preprocessor),
             init_cfg=init_cfg)
         self.target: Optional[MomentumTarget] = None
-        if self.with_contrast:
-            self.target = MomentumTarget(
-                encoder=self.backbone,
-                projector=self.neck.projector,
-                **target)
-        self.target_is_driven = False
-
-    @staticmethod
-    def _complete_head(head: dict, backbone: nn.Module, neck: dict) -> dict:
-        """Fill in the sizes that follow from the encoder and the projector."""
-        head = fill_in(
-            dict(type='mmpretrain.CMAEHead') | dict(head),
-            'head',
-            patch_size=backbone.patch_size,
-            in_channels=backbone.patch_embed.projection.in_channels)
-        if head.get('contrastive') is not None:
-            projector = neck.get('projector', {})
-            if projector is None:
-                raise ValueError(
-                    'neck.projector=None leaves the contrastive branch '
-                    'without a projector; set head.contrastive=None as well, '
-                    'for MAE, or leave neck.projector out')
-            width = mlp_cfg(projector, 'neck.projector')['out_channels']
-            contrastive = dict(head['contrastive'])
-            contrastive['predictor'] = mlp_cfg(
-                contrastive.get('predictor', {}),
-                'head.contrastive.predictor',
-                in_channels=width,
-                out_channels=width)
-            head['contrastive'] = contrastive
-        return head
-
-    @staticmethod
-    def _complete_neck(neck: dict, backbone: nn.Module, head: dict) -> dict:
-        """Fill in the sizes that follow from the encoder."""
-        neck = fill_in(
-            dict(type='mmpretrain.CMAENeck') | dict(neck),
-            'neck',
-            embed_dims=backbone.embed_dims,
-            num_patches=backbone.num_patches,
-            patch_size=backbone.patch_size,
-            in_channels=backbone.patch_embed.projection.in_channels)
-        if head.get('contrastive') is None:
-            neck['projector'] = None
-        return neck
-
-    @property
-    def with_contrast(self) -> bool:
-        """Whether there is a contrastive branch (otherwise this is MAE)."""
-        return self.head.contrastive is not None
-
-    @property
-    def online(self) -> nn.ModuleDict:
-        """The part of the online branch that the target averages."""
-        return nn.ModuleDict(
-            dict(encoder=self.backbone, projector=self.neck.projector))
+        if self.head.contrastive is not None:
+            self.target = MomentumTarget(self.backbone, self.neck.projector,
+                                         **target)
 
     def init_weights(self) -> None:
         """Initialise the online branch and start the target as its copy."""
         super().init_weights()
+        self.reset_target()
+
+    def reset_target(self) -> None:
+        """Make the target, if there is one, a copy of the online branch."""
         if self.target is not None:
-            self.target.copy_from(self.online)
+            self.target.copy_from(self.backbone, self.neck.projector)
 
     def loss(self,
              inputs: Sequence[torch.Tensor],
@@ -166,98 +581,33 @@ class CMAE(BaseSelfSupervisor):
         """
         x_s, x_t = self._split_views(inputs)
 
-        # z_v = F_s(x_v + p_v), (N, 1 + V, D)
+        # z_v = F_s(x_v + p_v), (N, K + V, D)
         mask = self.backbone.generate_mask(len(x_s), x_s.device)
         z_v, ids_restore = self.backbone(x_s, mask)
-        self._check_gradient(z_v)
+        check_gradient(z_v, self.backbone)
         # y' = G_p(z_v, mask tokens); y_s = mean_i G_f(z_v, mask tokens)_i,
         # projected
         pred_pixel, proj_s = self.neck(z_v, ids_restore)
 
         proj_t = None
         if self.target is not None:
-            self._warn_if_target_stands_still()
             # z_t^p: the whole second view, without gradient
             proj_t = self.target(x_t)
 
+        # L = L_r + lambda_c * L_c
         return self.head.loss(pred_pixel, x_s, mask, proj_s, proj_t)
 
-    def _split_views(self, inputs):
+    def _split_views(
+        self, inputs: Union[torch.Tensor, Sequence[torch.Tensor]]
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
         views = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
-        needed = 2 if self.with_contrast else 1
+        needed = 1 if self.target is None else 2
         if len(views) < needed:
             raise ValueError(
                 'CMAE needs two views of each image, the online and the '
                 f'target one, but got {len(views)}; use the PixelShift '
                 'transform, or MultiView for two independent crops')
         return views[0], views[-1]
-
-    def _check_gradient(self, tokens: torch.Tensor) -> None:
-        if not torch.is_grad_enabled() or tokens.requires_grad:
-            return
-        if any(p.requires_grad for p in self.backbone.parameters()):
-            raise RuntimeError(
-                'no gradient reaches the encoder, as with the reentrant '
-                "activation checkpointing of mmengine's own Runner: train "
-                'with ResumableRunner, or leave activation_checkpointing out')
-
-    def update_target(self) -> None:
-        """Move the target by one EMA step; call it after optimizer steps."""
-        self.target.update_parameters(self.online)
-
-    def mark_target_driven(self) -> None:
-        """Say that something calls :meth:`update_target` after each step."""
-        self.target_is_driven = True
-
-    def _warn_if_target_stands_still(self) -> None:
-        if self.target_is_driven or self.target.fixed or not (self.training
-                                          and torch.is_grad_enabled()):
-            return
-        self.target_is_driven = True  # once is enough
-        print_log(
-            'CMAE trains, but nothing moves its target: add '
-            "custom_hooks=[dict(type='TargetUpdateHook')] to the config, or "
-            'call update_target() after each optimizer step and '
-            'mark_target_driven() once.',
-            logger='current',
-            level=30)
-
-    @torch.no_grad()
-    def reconstruct(
-        self,
-        images: torch.Tensor,
-        mask: Optional[torch.Tensor] = None
-    ) -> Dict[str, torch.Tensor]:
-        """Reconstruct removed patches, to look at.
-
-        Args:
-            images (torch.Tensor): (N, C, H, W), normalised.
-            mask (torch.Tensor, optional): Bool, (N, L), True = removed.
-                Defaults to a random one.
-
-        Returns:
-            Dict[str, torch.Tensor]: ``mask`` (N, L), and images (N, C, H, W)
-            in the input's normalisation: ``masked``, with zeros for removed
-            patches, and ``reconstruction``, with predictions there. Where the
-            loss normalises patches, each is given back its own mean and
-            variance.
-        """
-        if mask is None:
-            mask = self.backbone.generate_mask(len(images), images.device)
-        tokens, ids_restore = self.backbone(images, mask)
-        pred = self.neck.pixel_decoder(tokens, ids_restore).float()
-        head = self.head.reconstruction
-        patches = head.patchify(images)
-        if head.norm_pix:
-            mean = patches.mean(dim=-1, keepdim=True)
-            var = patches.var(dim=-1, keepdim=True)
-            pred = pred * (var + 1e-6)**.5 + mean
-        removed = mask.unsqueeze(-1)
-        return dict(
-            mask=mask,
-            masked=head.unpatchify(patches.masked_fill(removed, 0)),
-            reconstruction=head.unpatchify(
-                torch.where(removed, pred, patches)))
 
     def extract_feat(self,
                      inputs: Union[torch.Tensor, Sequence[torch.Tensor]],
@@ -266,37 +616,39 @@ class CMAE(BaseSelfSupervisor):
         """Extract features of whole images, for evaluation.
 
         Args:
-            inputs (torch.Tensor | Sequence[torch.Tensor]): (N, C, H, W),
-                normalised; of several views the first is taken.
+            inputs (torch.Tensor | Sequence[torch.Tensor]): Images,
+                (N, C, H, W), normalised; of several views the first is taken.
             pool (str): 'mean' (of the patch tokens), 'cls', or 'none' (all
                 tokens, class token first). Defaults to 'mean'.
             encoder (str): 'online' or 'target'. Defaults to 'online'.
 
         Returns:
-            torch.Tensor: (N, D), or (N, 1 + L, D) for ``pool='none'``.
+            torch.Tensor: Features, (N, D), or (N, K + L, D) for
+            ``pool='none'``.
 
         Raises:
             ValueError: If ``pool`` or ``encoder`` is none of these, or the
                 model has no such part.
         """
-        if pool not in POOLS or encoder not in ENCODERS:
-            raise ValueError(f'pool must be one of {POOLS} and encoder one of '
-                             f'{ENCODERS}, but got {pool!r} and {encoder!r}')
+        check_choice('pool', pool, POOLS)
+        check_choice('encoder', encoder, ENCODERS)
         if encoder == 'target' and self.target is None:
             raise ValueError('this model has no target encoder, since '
                              'head.contrastive is None')
         if not isinstance(inputs, torch.Tensor):
             inputs = inputs[0]
         if encoder == 'online':
-            tokens, with_cls_token = self.backbone(inputs)[-1], True
+            tokens = self.backbone(inputs)[-1]
+            num_extra = self.backbone.num_extra_tokens
         else:
             tokens = self.target.encode(inputs)
-            with_cls_token = self.target.with_cls_token
+            num_extra = self.target.num_extra_tokens
         if pool == 'none':
             return tokens
         if pool == 'mean':
-            return tokens[:, int(with_cls_token):].mean(dim=1)
-        if not with_cls_token:
-            raise ValueError('the class token takes no part in the target '
-                             "encoder; use pool='mean'")
+            return tokens[:, num_extra:].mean(dim=1)
+        if not num_extra:
+            raise ValueError(
+                f'the class token takes no part in the {encoder} encoder; use '
+                "pool='mean'")
         return tokens[:, 0]

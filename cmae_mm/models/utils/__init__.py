@@ -1,8 +1,21 @@
-from .fill_in import fill_in
-from .mlp import mlp_cfg
-from .momentum_target import MomentumTarget
+from .archs import check_arch, with_mini
+from .checks import (
+    check_choice,
+    check_gradient,
+    check_grid,
+    check_images,
+    check_momentum,
+    check_width,
+    count_visible,
+)
+from .completion import complete_parts, fill_in, mlp_cfg, preprocessor_cfg
+from .drop_rates import use_plain_drop_rates
+from .initialisation import MAE_INIT
 from .two_view_data_preprocessor import TwoViewDataPreprocessor
 
 __all__ = [
-    'MomentumTarget', 'TwoViewDataPreprocessor', 'fill_in', 'mlp_cfg'
+    'MAE_INIT', 'TwoViewDataPreprocessor', 'check_arch', 'check_choice',
+    'check_gradient', 'check_grid', 'check_images', 'check_momentum',
+    'check_width', 'complete_parts', 'count_visible', 'fill_in', 'mlp_cfg',
+    'preprocessor_cfg', 'use_plain_drop_rates', 'with_mini'
 ]

@@ -13,7 +13,7 @@ from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ...datasets.samplers import mix
+from ...datasets.seeding import mix
 from ...datasets.transforms.pixel_shift import check_canvas
 
 # Shares of red, green and blue in grey (ITU-R BT.601).
@@ -27,13 +27,18 @@ def _describe(inputs) -> str:
 
 
 class ViewParams(NamedTuple):
-    """What is drawn for each of N images, on the CPU.
+    """Random parameters of N images, on the CPU.
 
-    ``shift`` (N, 2): ``(r_y, r_x)`` in pixels. ``jitter`` (N, ) bool: whether
-    colours are jittered; ``order`` (N, 4): in which order brightness,
-    contrast, saturation and hue are; ``factors`` (N, 4): by how much (hue in
-    turns).
-    ``grey``, ``blur`` (N, ) bool. ``sigma`` (N, ): of the blur, in pixels.
+    Attributes:
+        shift (Tensor): Shift ``(r_y, r_x)`` of the target window in pixels,
+            (N, 2).
+        jitter (Tensor): Whether colours are jittered, bool, (N, ).
+        order (Tensor): Order in which brightness, contrast, saturation and
+            hue are changed, (N, 4).
+        factors (Tensor): Factors of these four, (N, 4), hue in turns.
+        grey (Tensor): Whether the image is turned grey, bool, (N, ).
+        blur (Tensor): Whether the image is blurred, bool, (N, ).
+        sigma (Tensor): Standard deviation of the blur in pixels, (N, ).
     """
 
     shift: Tensor
@@ -56,24 +61,28 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
     ``[online, target]``; otherwise it only normalises.
 
     Args:
-        size (int): S, side of both windows in pixels.
-        max_shift (int): p, in pixels; the shift is below it, 0 switches it
-            off. Defaults to 32.
-        canvas_size (int, optional): Side of the canvases, so that one too
-            small is found when the model is built. Defaults to None, checked
-            at each batch alone.
-        jitter (Sequence[float]): Strengths of brightness, contrast,
-            saturation and hue. Defaults to (0.4, 0.4, 0.4, 0.1).
-        jitter_prob (float): Defaults to 0.8.
-        grey_prob (float): Defaults to 0.2.
-        blur_sigma (Sequence[float]): Range of the Gaussian blur's sigma, in
-            pixels. Defaults to (0.1, 2.0).
-        blur_prob (float): Defaults to 0.5.
+        size (int): Side S of both windows in pixels.
+        max_shift (int): Bound p of the shift in pixels, which is below it; 0
+            switches the shift off. Defaults to 32.
+        canvas_size (int, optional): Side of the canvases in pixels, so that
+            one too small is found when the model is built. Defaults to None,
+            checked at each batch alone.
+        jitter (Sequence[float]): Strengths of the jitter of brightness,
+            contrast, saturation and hue. Defaults to (0.4, 0.4, 0.4, 0.1).
+        jitter_prob (float): Probability of colour jitter. Defaults to 0.8.
+        grey_prob (float): Probability of turning the image grey. Defaults to
+            0.2.
+        blur_sigma (Sequence[float]): Range of the Gaussian blur's standard
+            deviation in pixels. Defaults to (0.1, 2.0).
+        blur_prob (float): Probability of a blur. Defaults to 0.5.
         target_view (bool): Whether the target view is made. MAE, which has
             no target, needs the online view alone. Defaults to True.
-        mean (Sequence[float]): Of each colour, in 0 to 255. Must be given.
-        std (Sequence[float]): Likewise.
-        **kwargs: ``to_rgb``... of ``SelfSupDataPreprocessor``.
+        mean (Sequence[float]): Mean of each colour, on the scale of 0 to 255.
+            Must be given.
+        std (Sequence[float]): Standard deviation of each colour, on the same
+            scale. Must be given.
+        **kwargs: Other arguments of ``SelfSupDataPreprocessor``, as
+            ``to_rgb``.
 
     Raises:
         ValueError: If an argument is out of range, the canvas is smaller than
@@ -131,8 +140,9 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         """Make both views, or normalise.
 
         Args:
-            data (dict): ``inputs``, uint8 (N, 3, H, W), and ``data_samples``.
-            training (bool): Whether to make views. Defaults to False.
+            data (dict): ``inputs``, canvases, uint8, (N, 3, H, W), and
+                ``data_samples``.
+            training (bool): Whether views are made. Defaults to False.
 
         Returns:
             dict: ``inputs``, ``[online, target]``, float (N, 3, S, S) each
@@ -184,13 +194,14 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         """Draw the random parameters of a batch.
 
         Args:
-            count (int): N, number of images.
-            seeds (Sequence[int], optional): One for each image; the same ones
-                give the same parameters. Defaults to None, torch's global
-                generator, which ``StepSeedHook`` seeds for step and rank.
+            count (int): Number N of images.
+            seeds (Sequence[int], optional): A seed for each image; the same
+                ones give the same parameters. Defaults to None, torch's
+                global generator, which ``StepSeedHook`` seeds for step and
+                rank.
 
         Returns:
-            ViewParams: On the CPU.
+            ViewParams: The parameters, on the CPU.
         """
         generator = None
         if seeds is not None:
@@ -217,8 +228,8 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         """Cut both windows and augment the target's.
 
         Args:
-            canvas (Tensor): uint8, (N, 3, H, W), RGB.
-            params (ViewParams): What to do to each.
+            canvas (Tensor): RGB canvases, uint8, (N, 3, H, W).
+            params (ViewParams): Random parameters of each image.
 
         Returns:
             List[Tensor]: Online and target view, float in [0, 1],

@@ -1,0 +1,172 @@
+"""Arguments, looked at before anything is loaded."""
+import difflib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any, Iterable, Optional, Union
+
+from ..packaged import install_command
+
+PathLike = Union[str, 'os.PathLike[str]']
+
+# Models by the name that pretrain takes, and the packaged config of each.
+MODELS = {
+    'vit-s': 'cmae_vit-s_300e',
+    'vit-b': 'cmae_vit-b_300e',
+    'vit-l': 'cmae_vit-l_800e',
+    'vit-h': 'cmae_vit-h_800e',
+    'mini': 'quickstart/cmae_vit-mini_tiles',
+}
+ENCODERS = ('online', 'target')
+POOLS = ('mean', 'cls', 'patch')
+DTYPES = ('float32', 'float16')
+ENDINGS = ('.npz', '.parquet')
+
+
+class ArgumentError(ValueError):
+    """An argument that cannot be meant so; the message says what can."""
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Check that a value is one of those allowed.
+
+    Raises:
+        ArgumentError: If it is not; the message names the nearest.
+    """
+    allowed = list(allowed)
+    if value in allowed:
+        return
+    near = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise ArgumentError(
+        f'{name} must be one of {", ".join(allowed)}, but got {value!r}{hint}')
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """Check that a value is a whole number, or None.
+
+    Raises:
+        ArgumentError: If it is neither, or less than allowed.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ArgumentError(
+            f'{name} must be a whole number of {least} or more, but got '
+            f'{value!r}')
+
+
+def check_data(data: PathLike) -> Path:
+    """Check that there is a folder of images.
+
+    Args:
+        data (str | PathLike): A folder.
+
+    Returns:
+        Path: The folder, absolute.
+
+    Raises:
+        ArgumentError: If there is none.
+    """
+    folder = Path(data).expanduser()
+    if folder.is_dir():
+        return Path(os.path.abspath(folder))
+    what = 'is a file' if folder.exists() else 'does not exist'
+    raise ArgumentError(f'the data folder {str(data)!r} {what}; name a folder '
+                        'of images, with or without class folders')
+
+
+def check_out_folder(out: Optional[PathLike]) -> None:
+    """Check that a name can be that of a work folder.
+
+    Raises:
+        ArgumentError: If it is that of a file.
+    """
+    if out is not None and Path(out).expanduser().is_file():
+        raise ArgumentError(f'out must be a folder, but {str(out)!r} is a '
+                            'file')
+
+
+def check_out_file(out: Optional[PathLike]) -> None:
+    """Check that a file can be written by its ending.
+
+    Raises:
+        ArgumentError: If the ending is of no known format, or the file is
+            in the way of nothing that could be written.
+        ImportError: If the library of the format is missing.
+    """
+    if out is None:
+        return
+    file = Path(out).expanduser()
+    if file.suffix not in ENDINGS:
+        raise ArgumentError(
+            f'features are written as {" or ".join(ENDINGS)}, but out is '
+            f'{str(out)!r}')
+    if file.is_dir():
+        raise ArgumentError(f'out must be a file, but {str(out)!r} is a '
+                            'folder')
+    if file.suffix == '.parquet' and not importlib.util.find_spec('pyarrow'):
+        raise ImportError(
+            'parquet files are written by pyarrow, which is not installed: '
+            f'install it with `{install_command("embed")}`, or name a file '
+            'that ends in .npz')
+
+
+def check_pretraining(data: PathLike,
+                      model: str = 'vit-b',
+                      epochs: Optional[int] = None,
+                      batch_size: Optional[int] = None,
+                      num_workers: Optional[int] = None,
+                      out: Optional[PathLike] = None) -> None:
+    """Check the arguments of :func:`cmae_mm.pretrain`.
+
+    Raises:
+        ArgumentError: If one is none of what is allowed.
+    """
+    check_choice('model', model, MODELS)
+    check_whole_number('epochs', epochs, 1)
+    # InfoNCE needs negatives, and BatchNorm something to normalise over.
+    check_whole_number('batch_size', batch_size, 2)
+    check_whole_number('num_workers', num_workers, 0)
+    check_out_folder(out)
+    check_data(data)
+
+
+def check_checkpoint(checkpoint: PathLike) -> None:
+    """Check that there is a checkpoint.
+
+    Raises:
+        ArgumentError: If there is no such file.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.is_dir() and not (path / 'model.safetensors').is_file():
+        raise ArgumentError(f'{checkpoint} is a folder, where a checkpoint '
+                            'file is to be named')
+    if not path.exists():
+        raise ArgumentError(f'there is no checkpoint {checkpoint}')
+
+
+def check_embedding(data: PathLike,
+                    checkpoint: PathLike,
+                    out: Optional[PathLike] = None,
+                    encoder: str = 'online',
+                    pool: str = 'mean',
+                    batch_size: Optional[int] = None,
+                    num_workers: Optional[int] = None,
+                    img_size: Optional[int] = None,
+                    dtype: str = 'float32') -> None:
+    """Check the arguments of :func:`cmae_mm.embed`.
+
+    Raises:
+        ArgumentError: If one is none of what is allowed.
+        ImportError: If ``out`` is a parquet file and pyarrow is missing.
+    """
+    check_choice('encoder', encoder, ENCODERS)
+    check_choice('pool', pool, POOLS)
+    check_choice('dtype', dtype, DTYPES)
+    check_whole_number('batch_size', batch_size, 1)
+    check_whole_number('num_workers', num_workers, 0)
+    check_whole_number('img_size', img_size, 1)
+    check_out_file(out)
+    check_checkpoint(checkpoint)
+    check_data(data)

@@ -1,0 +1,234 @@
+"""Features of any folder of images."""
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.device import get_device
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ..datasets.image_store import find_images, is_store, key_of, read_list
+from ..datasets.pretraining_dataset import IMG_EXTENSIONS
+from .checks import PathLike, check_data, check_embedding
+from .encoder import PretrainedEncoder, decode, load_encoder
+from .feature_files import FeatureFile, Part, describe_none, read_whole
+
+# A part is written at the latest after so many bytes, or seconds.
+_PART_BYTES = 64 * 2**20
+_PART_SECONDS = 30.
+
+
+class Embeddings(NamedTuple):
+    """Features of a folder's images.
+
+    Args:
+        paths (List[str]): The images, relative to the folder.
+        features (np.ndarray | None): In their order, (N, D), or (N, L, D) of
+            patch tokens; None where they were written to a file.
+        shape (Tuple[int, ...]): Shape of all features.
+        skipped (Dict[str, str]): Images that could not be read, and why.
+        out (Path | None): The file, where one was written.
+    """
+
+    paths: List[str]
+    features: Optional[np.ndarray]
+    shape: Tuple[int, ...]
+    skipped: Dict[str, str]
+    out: Optional[Path] = None
+
+
+class _Images(Dataset):
+    """Images of a folder or store, cropped; or why one cannot be read."""
+
+    def __init__(self, root: Path, paths: List[str],
+                 encoder: PretrainedEncoder, start: int) -> None:
+        self.root, self.paths, self.start = root, paths, start
+        self.crop = encoder.crop
+        self.backend_args = dict(
+            backend='lmdb', db_path=str(root)) if is_store(str(root)) else None
+
+    def __len__(self) -> int:
+        return len(self.paths) - self.start
+
+    def __getitem__(self, index: int) -> Tuple[str, Optional[Tensor], str]:
+        index += self.start
+        path = self.paths[index]
+        place = str(self.root / path)
+        if self.backend_args is not None:
+            place = key_of(index)
+        try:
+            data = fileio.get(place, backend_args=self.backend_args)
+            return path, self.crop(decode(data, path)), ''
+        # Decoders raise all sorts of errors on broken files.
+        except Exception as error:
+            return path, None, ' '.join(str(error).split())
+
+
+def embed(data: PathLike,
+          checkpoint: PathLike,
+          out: Optional[PathLike] = None,
+          *,
+          encoder: str = 'online',
+          pool: str = 'mean',
+          batch_size: int = 64,
+          num_workers: Optional[int] = None,
+          img_size: Optional[int] = None,
+          dtype: str = 'float32',
+          num_heads: Optional[int] = None) -> Embeddings:
+    """Compute features of all images below a folder; no labels are needed.
+
+    Images are resized, cropped and normalised as in every evaluation, so that
+    features are those of ``cmae knn``. Those that cannot be read are left out
+    and listed. An accelerator is used where there is one.
+
+    With ``out``, parts are written every half minute: interrupted and called
+    again with the same arguments, it continues. ``np.load`` of an ``.npz``
+    file gives ``paths``, ``features``, ``skipped``, ``reasons`` and
+    ``settings``; a ``.parquet`` file has the columns ``path`` and
+    ``feature``.
+
+    Example::
+
+        import cmae_mm
+        paths, features, *_ = cmae_mm.embed('photos', 'epoch_300.pth')
+
+    Args:
+        data (str | PathLike): Folder of images, or a store.
+        checkpoint (str | PathLike): See :func:`load_encoder`.
+        out (str | PathLike, optional): File to write, ``.npz`` or
+            ``.parquet``. Defaults to None: features are returned alone.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        pool (str): 'mean' of the patch tokens, 'cls', the class token, or
+            'patch', all patch tokens. Defaults to 'mean'.
+        batch_size (int): Images at a time. Defaults to 64.
+        num_workers (int, optional): Processes that read images. Defaults to
+            one for each processor core, at most 8.
+        img_size (int, optional): Side of the images in pixels. Defaults to
+            the checkpoint's.
+        dtype (str): 'float32' or 'float16', which features are kept in.
+            Defaults to 'float32'.
+        num_heads (int, optional): See :func:`load_encoder`.
+
+    Returns:
+        Embeddings: Names and features.
+
+    Raises:
+        ArgumentError: If an argument is none of what is allowed.
+        CheckpointError: If the checkpoint cannot be used.
+        FeatureFileError: If ``out`` was begun or written with other
+            arguments.
+        ValueError: If there are no images, or none that can be read.
+    """
+    check_embedding(data, checkpoint, out, encoder, pool, batch_size,
+                    num_workers, img_size, dtype)
+    root = check_data(data)
+    paths = read_list(str(root)) if is_store(str(root)) else find_images(
+        root, IMG_EXTENSIONS)
+    file = None
+    if out is not None:
+        file = FeatureFile(
+            Path(out).expanduser(),
+            _settings(root, paths, Path(checkpoint).expanduser(), encoder,
+                      pool, img_size, dtype))
+        if file.is_whole:
+            found, shape, skipped = read_whole(file.path)
+            return Embeddings(found, None, shape, skipped, file.path)
+    model = load_encoder(checkpoint, encoder, pool=pool, img_size=img_size,
+                         num_heads=num_heads).to(get_device())
+    parts = _compute(model, root, paths, file.count_done() if file else 0,
+                     batch_size, num_workers, dtype, file is not None)
+    if file is not None:
+        for part in parts:
+            file.add(part)
+        found, shape, skipped = file.finish()
+        return Embeddings(found, None, shape, skipped, file.path)
+    whole = next(parts)
+    if not whole.paths:
+        raise ValueError(describe_none(whole.skipped))
+    return Embeddings(whole.paths, whole.features, whole.features.shape,
+                      whole.skipped)
+
+
+def _settings(root: Path, paths: List[str], checkpoint: Path, encoder: str,
+              pool: str, img_size: Optional[int], dtype: str
+              ) -> Dict[str, Any]:
+    """Give what features depend on, as plain values."""
+    file = checkpoint
+    if file.is_dir():
+        file = file / 'model.safetensors'
+    stat = file.stat()
+    names = hashlib.sha256('\n'.join(paths).encode(
+        'utf-8', 'surrogateescape')).hexdigest()
+    return dict(
+        data=str(root),
+        images=len(paths),
+        names=names[:16],
+        checkpoint=os.path.abspath(checkpoint),
+        checkpoint_bytes=stat.st_size,
+        checkpoint_written=stat.st_mtime_ns,
+        encoder=encoder,
+        pool=pool,
+        img_size=img_size,
+        dtype=dtype)
+
+
+def _compute(model: PretrainedEncoder, root: Path, paths: List[str],
+             start: int, batch_size: int, num_workers: Optional[int],
+             dtype: str, in_parts: bool) -> Iterator[Part]:
+    """Yield parts, or all in one, from image ``start`` on."""
+    if num_workers is None:
+        num_workers = min(8, len(os.sched_getaffinity(0)))
+    loader = DataLoader(
+        _Images(root, paths, model, start),
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=list)
+    names: List[str] = []
+    features: List[np.ndarray] = []
+    skipped: Dict[str, str] = {}
+    begun = time.monotonic()
+    stop = start
+
+    def take() -> Part:
+        nonlocal begun, start
+        kept = np.concatenate(features) if features else np.zeros((0, ), dtype)
+        part = Part(start, stop, list(names), kept, dict(skipped))
+        names.clear()
+        features.clear()
+        skipped.clear()
+        begun, start = time.monotonic(), stop
+        return part
+
+    # disable=None: shown where a person watches
+    with tqdm(total=len(paths), initial=start, unit='image',
+              disable=None) as progress:
+        for batch in loader:
+            images = [image for _, image, _ in batch if image is not None]
+            if images:
+                features.append(_features(model, images, dtype))
+            for path, image, reason in batch:
+                if image is None:
+                    skipped[path] = reason
+                else:
+                    names.append(path)
+            stop += len(batch)
+            progress.update(len(batch))
+            size = sum(f.nbytes for f in features)
+            if in_parts and (size >= _PART_BYTES or
+                             time.monotonic() - begun >= _PART_SECONDS):
+                yield take()
+    if stop > start or not in_parts:
+        yield take()
+
+
+@torch.no_grad()
+def _features(model: PretrainedEncoder, images: List[Tensor],
+              dtype: str) -> np.ndarray:
+    batch = torch.stack(images).to(model.mean.device)
+    return model(model.normalize(batch)).cpu().numpy().astype(dtype)

@@ -1,0 +1,338 @@
+"""Pre-trained encoders as modules, from a checkpoint alone."""
+import re
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
+
+import mmcv
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.logging import print_log
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+from torch import Tensor, nn
+
+from ..checkpoints import CheckpointError, load_state, read_checkpoint
+from ..checkpoints.encoder import find_encoder
+from ..checkpoints.encoder_facts import read_encoder_facts
+from ..evaluation.data import eval_pipeline
+from ..models import TransferViT
+from .checks import (
+    ENCODERS,
+    POOLS,
+    PathLike,
+    check_checkpoint,
+    check_choice,
+    check_whole_number,
+)
+
+# ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class EncoderSizes(NamedTuple):
+    """Sizes of a vision transformer, as its tensors say them."""
+
+    embed_dims: int
+    num_layers: int
+    feedforward_channels: int
+    patch_size: int
+    in_channels: int
+    grid: int
+
+
+class PretrainedEncoder(nn.Module):
+    """A vision transformer that turns images into features.
+
+    What :func:`load_encoder` returns. The transformer itself is
+    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT`; a state dict of
+    this module is an exported backbone, which every config takes.
+
+    Args:
+        backbone (TransferViT): With ``out_type='raw'``.
+        pool (str): What ``forward`` gives: 'mean' of the patch tokens, 'cls',
+            the class token, or 'patch', all patch tokens. Defaults to 'mean'.
+        mean (Sequence[float]): Mean of each colour, RGB in 0 to 255. Defaults
+            to ImageNet's.
+        std (Sequence[float]): Standard deviation of each colour, likewise.
+
+    Attributes:
+        embed_dims (int): D, the width of features.
+        img_size (int): Side of the square images in pixels.
+        patch_size (int): Side of a patch in pixels.
+        mean (torch.Tensor): (3, 1, 1).
+        std (torch.Tensor): (3, 1, 1).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self,
+                 backbone: Any,
+                 pool: str = 'mean',
+                 mean: Sequence[float] = MEAN,
+                 std: Sequence[float] = STD) -> None:
+        super().__init__()
+        check_choice('pool', pool, POOLS)
+        if pool == 'cls' and not backbone.with_cls_token:
+            raise CheckpointError(
+                'the class token takes no part in this target encoder; take '
+                "pool='mean' or the online encoder")
+        self.backbone = backbone
+        self.pool = pool
+        self.embed_dims: int = backbone.embed_dims
+        self.img_size: int = backbone.img_size[0]
+        self.patch_size: int = backbone.patch_embed.projection.kernel_size[0]
+        for name, value in (('mean', mean), ('std', std)):
+            self.register_buffer(
+                name, torch.tensor(value).view(-1, 1, 1), persistent=False)
+        self._transforms = [
+            TRANSFORMS.build(t) for t in eval_pipeline(self.img_size)[1:]
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features.
+
+        Args:
+            images (torch.Tensor): (N, C, H, W), RGB, normalised as by
+                :meth:`preprocess` or :meth:`normalize`.
+
+        Returns:
+            torch.Tensor: (N, D); for ``pool='patch'`` (N, L, D), row-major
+            over the grid of patches. A fine-tuned classifier's mean goes
+            through the norm that it was trained with.
+        """
+        tokens = self.tokens(images)
+        if self.pool == 'cls':
+            return tokens[:, 0]
+        patches = tokens[:, self.backbone.num_extra_tokens:]
+        if self.pool == 'patch':
+            return patches
+        norm = getattr(self.backbone, 'ln2', None)
+        pooled = patches.mean(dim=1)
+        return pooled if norm is None else norm(pooled)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Give all tokens of the last layer, class token first.
+
+        Args:
+            images (torch.Tensor): (N, C, H, W), RGB, normalised.
+
+        Returns:
+            torch.Tensor: (N, 1 + L, D), after the final norm where there is
+            one (target encoders of the released recipe have none).
+        """
+        return self.backbone(images)[-1]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalise images as in pre-training.
+
+        Args:
+            images (torch.Tensor): (..., C, H, W), RGB in 0 to 255, of any
+                dtype.
+
+        Returns:
+            torch.Tensor: Of the same shape, float32.
+        """
+        return (images.float() - self.mean) / self.std
+
+    def preprocess(self, image: Union[PathLike, Image.Image]) -> Tensor:
+        """Turn an image into what ``forward`` takes a batch of.
+
+        As every evaluation does: the short side is resized to 256/224 of the
+        image size, the centre is cropped, and colours are normalised.
+
+        Args:
+            image (str | PathLike | PIL.Image.Image): A file, or an image.
+
+        Returns:
+            torch.Tensor: (C, H, W), normalised, on the encoder's device.
+
+        Raises:
+            ValueError: If the file cannot be decoded.
+        """
+        if isinstance(image, Image.Image):
+            array = np.ascontiguousarray(
+                np.asarray(image.convert('RGB'))[..., ::-1])
+        else:
+            array = decode(fileio.get(str(image)), str(image))
+        return self.normalize(self.crop(array).to(self.mean.device))
+
+    def crop(self, image: np.ndarray) -> Tensor:
+        """Resize and crop an image as every evaluation does.
+
+        Args:
+            image (np.ndarray): (H, W, 3), BGR, uint8.
+
+        Returns:
+            torch.Tensor: (3, S, S), RGB, uint8; S is the image size.
+        """
+        results: Dict[str, Any] = dict(
+            img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+        for transform in self._transforms:
+            results = transform(results)
+        return results['inputs'][[2, 1, 0]]
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Decode an image file as mmcv's ``LoadImageFromFile`` does.
+
+    Args:
+        data (bytes): The file.
+        name (str): For the error.
+
+    Returns:
+        np.ndarray: (H, W, 3), BGR, uint8.
+
+    Raises:
+        ValueError: If it is empty or cannot be decoded.
+    """
+    image = mmcv.imfrombytes(data) if data else None
+    if image is None:
+        raise ValueError(f'{name} cannot be decoded')
+    return image
+
+
+def load_encoder(checkpoint: PathLike,
+                 encoder: str = 'online',
+                 *,
+                 pool: str = 'mean',
+                 img_size: Optional[int] = None,
+                 num_heads: Optional[int] = None) -> PretrainedEncoder:
+    """Load a pre-trained encoder; no config is needed.
+
+    Example::
+
+        import cmae_mm
+        encoder = cmae_mm.load_encoder('epoch_300.pth')
+        image = encoder.preprocess('photo.jpg')   # (3, 224, 224), normalised
+        feature = encoder(image[None])            # (1, 768)
+
+    Sizes are read from the tensors. Heads and normalisation are read from
+    what the checkpoint says about itself; where it says nothing, the heads
+    are those of the named architecture of the same sizes, and images are
+    normalised by ImageNet's mean and deviation.
+
+    Args:
+        checkpoint (str | PathLike): A pre-training checkpoint or an exported
+            backbone of this project, a fine-tuned classifier, a released CMAE
+            checkpoint, or an MAE encoder under FAIR's or timm's names.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        pool (str): What the encoder gives for an image: 'mean' of its patch
+            tokens, 'cls', the class token, or 'patch', all patch tokens.
+            Defaults to 'mean'.
+        img_size (int, optional): Side of the images in pixels that the
+            positions are resampled to. Defaults to the checkpoint's.
+        num_heads (int, optional): Number of attention heads, for a checkpoint
+            that does not say it and is of no named architecture.
+
+    Returns:
+        PretrainedEncoder: In evaluation mode, on the CPU.
+
+    Raises:
+        ArgumentError: If an argument is none of what is allowed.
+        CheckpointError: If the file cannot be read, or holds no such encoder.
+    """
+    check_choice('encoder', encoder, ENCODERS)
+    check_choice('pool', pool, POOLS)
+    check_whole_number('img_size', img_size, 1)
+    check_whole_number('num_heads', num_heads, 1)
+    check_checkpoint(checkpoint)
+    try:
+        return _load(str(checkpoint), encoder, pool, img_size, num_heads)
+    except CheckpointError as error:
+        raise CheckpointError(f'{checkpoint}: {error}') from error
+
+
+def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
+          num_heads: Optional[int]) -> PretrainedEncoder:
+    state, meta = read_checkpoint(checkpoint)
+    state, kind = find_encoder(state, encoder)
+    facts = read_encoder_facts(meta)
+    sizes = _read_sizes(state)
+    with_cls_token = (
+        encoder == 'online' or facts.get('target_with_cls_token', True))
+    if not with_cls_token:
+        state = dict(state, pos_embed=state['pos_embed'][:, 1:])
+        state.pop('cls_token', None)
+    side = img_size or sizes.grid * sizes.patch_size
+    if side % sizes.patch_size:
+        raise CheckpointError(
+            f'patches of {sizes.patch_size} pixels do not divide images of '
+            f'{side}; choose a multiple of {sizes.patch_size}')
+    backbone = TransferViT(
+        arch=dict(
+            embed_dims=sizes.embed_dims,
+            num_layers=sizes.num_layers,
+            num_heads=_find_heads(sizes, num_heads, facts),
+            feedforward_channels=sizes.feedforward_channels),
+        img_size=side,
+        patch_size=sizes.patch_size,
+        in_channels=sizes.in_channels,
+        qkv_bias='layers.0.attn.qkv.bias' in state,
+        final_norm='ln1.weight' in state,
+        with_cls_token=with_cls_token,
+        # with the norm of pooled features that a classifier has
+        out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
+    backbone.out_type = 'raw'
+    load_state(
+        backbone, state, advice='it is no plain vision transformer',
+        most_listed=10)
+    print_log(f'{checkpoint} is {kind}; its {encoder} encoder was loaded, '
+              'every key matched', logger='current')
+    normalisation = {k: facts[k] for k in ('mean', 'std') if k in facts}
+    return PretrainedEncoder(backbone, pool, **normalisation).eval()
+
+
+def _read_sizes(state: Dict[str, Tensor]) -> EncoderSizes:
+    """Read an encoder's sizes from its tensors."""
+    positions = state.get('pos_embed')
+    patches = state.get('patch_embed.projection.weight')
+    hidden = state.get('layers.0.ffn.layers.0.0.weight')
+    if (positions is None or patches is None or hidden is None
+            or positions.dim() != 3 or patches.dim() != 4):
+        raise CheckpointError(
+            'its encoder is no plain vision transformer with a class token; '
+            'build it by its config')
+    grid = round((positions.shape[1] - 1)**.5)
+    if grid * grid + 1 != positions.shape[1]:
+        raise CheckpointError(
+            f'its {positions.shape[1]} positions are not those of a class '
+            'token and a square grid of patches')
+    layers = {int(m[1]) for m in (re.match(r'layers\.(\d+)\.', k)
+                                  for k in state) if m}
+    return EncoderSizes(
+        embed_dims=patches.shape[0],
+        num_layers=1 + max(layers),
+        feedforward_channels=hidden.shape[0],
+        patch_size=patches.shape[-1],
+        in_channels=patches.shape[1],
+        grid=grid)
+
+
+def _find_heads(sizes: EncoderSizes, given: Optional[int],
+                facts: Dict[str, Any]) -> int:
+    """Find the number of heads, which no tensor's shape tells."""
+    noted = facts.get('num_heads')
+    if given is not None and noted is not None and given != noted:
+        raise CheckpointError(
+            f'it says that it has {noted} heads, but num_heads={given} was '
+            'given; leave num_heads out')
+    heads = given if given is not None else noted
+    if heads is None:
+        known = {
+            arch['num_heads']
+            for arch in TransferViT.arch_zoo.values()
+            if sizes[:3] == (arch['embed_dims'], arch['num_layers'],
+                             arch['feedforward_channels'])
+        }
+        heads = known.pop() if len(known) == 1 else None
+    if heads is None:
+        raise CheckpointError(
+            f'it does not say how many attention heads its encoder has '
+            f'({sizes.embed_dims} wide, {sizes.num_layers} layers), and no '
+            'named architecture has these sizes; give num_heads=')
+    if sizes.embed_dims % heads:
+        raise CheckpointError(f'num_heads={heads} does not divide the width '
+                              f'of {sizes.embed_dims}')
+    return heads

@@ -1,0 +1,201 @@
+"""Exporting encoders to other libraries, importing from them."""
+import argparse
+import os
+from typing import TYPE_CHECKING, Any, Dict
+
+from ..config import ConfigError, load_config, remember
+from .arguments import (
+    add_cfg_options,
+    add_checkpoint,
+    add_config,
+    add_encoder,
+    add_out,
+)
+from .command import Command, Result
+from .parser import at_least
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# `EXPORTS` of the checkpoints' room, which a test checks: it is not imported
+# for --help. And the whole state, under the released code's names.
+ENCODERS = ('hf_vit', 'hf_vitmae', 'mmdet', 'mmpretrain', 'mmseg', 'timm')
+WHOLE = 'cmae'
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what both commands have behind their positional arguments."""
+    parser.add_argument(
+        '--allow-partial', action='store_true',
+        help='go on although keys are missing, unexpected or misshapen')
+    add_cfg_options(parser)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of exporting."""
+    add_config(parser, 'pre-training config, or with --to timm a fine-tuning '
+               'one: its model gives the sizes; a file')
+    add_checkpoint(parser, "a checkpoint of the config's model")
+    add_out(parser, '.safetensors or .pth file to write; for Hugging Face a '
+            'folder')
+    parser.add_argument(
+        '--to', choices=(WHOLE, *ENCODERS), required=True,
+        help='the library that the encoder is for; cmae: the whole state '
+        "under the released code's names")
+    add_encoder(parser)
+    parser.add_argument(
+        '--img-size', type=at_least(1), metavar='PIXELS',
+        help='resample the positions to images of this side')
+    add_common(parser)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of importing."""
+    add_config(parser, 'pre-training config: its model gives the sizes; a '
+               'file')
+    add_checkpoint(
+        parser, "a released CMAE checkpoint, or an MAE encoder under FAIR's "
+        'or timm\'s names')
+    add_out(parser, '.safetensors or .pth file to write')
+    add_common(parser)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Find contradictions.
+
+    Raises:
+        ConfigError: If the checkpoint would be overwritten, or an option is
+            of no use.
+    """
+    if os.path.realpath(args.checkpoint) == os.path.realpath(args.out):
+        raise ConfigError(
+            f'{args.out} is the checkpoint that is read, and would be '
+            'overwritten; write to another file')
+    if getattr(args, 'to', None) == WHOLE and (
+            args.img_size is not None or args.encoder != 'online'):
+        raise ConfigError('--to cmae exports the whole state, with both '
+                          'encoders as they are: leave --encoder and '
+                          '--img-size out')
+
+
+def build_model(args: argparse.Namespace) -> 'nn.Module':
+    """Build the config's model."""
+    from mmengine.registry import init_default_scope
+    from mmpretrain.registry import MODELS
+    cfg = load_config(args.config, args.cfg_options)
+    remember(cfg, args.cfg_options)
+    init_default_scope('mmpretrain')
+    return MODELS.build(cfg.model)
+
+
+def require_cmae(model: 'nn.Module', args: argparse.Namespace) -> None:
+    """Check that a config is one of pre-training.
+
+    Raises:
+        ConfigError: If its model is no CMAE.
+    """
+    from ..models import CMAE
+    if not isinstance(model, CMAE):
+        raise ConfigError(
+            'the config must be one of pre-training, with a model of type '
+            f"'CMAE', but the model of {args.config} is a "
+            f'{type(model).__name__}')
+
+
+def describe(args: argparse.Namespace, meta: Dict[str, Any]) -> Dict[str, Any]:
+    """Say where a converted checkpoint comes from."""
+    noted = {k: meta[k] for k in ('epoch', 'iter') if k in meta}
+    return dict(recipe=args.config, converted_from=args.checkpoint, **noted)
+
+
+def export(args: argparse.Namespace) -> Result:
+    """Load the whole checkpoint, and write what was asked for."""
+    from mmpretrain.models import ImageClassifier
+
+    from ..checkpoints import (
+        export_classifier,
+        export_cmae,
+        export_encoder,
+        load_state,
+        read_checkpoint,
+    )
+    model = build_model(args)
+    is_classifier = isinstance(model, ImageClassifier) and args.to != WHOLE
+    if not is_classifier:
+        require_cmae(model, args)
+    state, meta = read_checkpoint(args.checkpoint)
+    noted = describe(args, meta)
+    report = load_state(model, state, args.allow_partial)
+    if is_classifier:
+        export_classifier(model, args.out, args.to, **noted)
+    elif args.to == WHOLE:
+        export_cmae(model, args.out, **noted)
+    else:
+        export_encoder(model, args.out, args.to, args.encoder, args.img_size,
+                       **noted)
+    print(f'{args.checkpoint}: {report}')
+    print(f'Wrote {args.out}')
+    return dict(checkpoint=args.checkpoint, to=args.to, out=args.out)
+
+
+def import_(args: argparse.Namespace) -> Result:
+    """Find out what the checkpoint is, and write it under our names."""
+    from ..checkpoints import (
+        CheckpointError,
+        find_encoder,
+        import_cmae,
+        import_mae,
+        read_checkpoint,
+        write_checkpoint,
+    )
+    from ..checkpoints.encoder import FOREIGN_ENCODER, RELEASED
+    model = build_model(args)
+    require_cmae(model, args)
+    state, meta = read_checkpoint(args.checkpoint)
+    try:
+        kind = find_encoder(state).kind
+    except CheckpointError as error:
+        raise CheckpointError(f'{args.checkpoint}: {error}') from None
+    if kind == RELEASED:
+        report = import_cmae(model, state, args.allow_partial)
+        imported = model.state_dict()
+        use = 'the whole pre-training state, for load_from'
+    elif kind == FOREIGN_ENCODER:
+        report = import_mae(model.backbone, state, args.allow_partial)
+        imported = {
+            f'backbone.{k}': v
+            for k, v in model.backbone.state_dict().items()
+        }
+        use = 'an encoder, for init_cfg'
+    else:
+        raise CheckpointError(
+            f'{args.checkpoint} is {kind} under the names of this project '
+            'already, and is used as it is')
+    write_checkpoint(args.out, imported, describe(args, meta))
+    print(f'{args.checkpoint} is {kind}: {report}')
+    print(f'Wrote {args.out}, {use}')
+    return dict(checkpoint=args.checkpoint, kind=kind, out=args.out)
+
+
+COMMANDS = [
+    Command(
+        name='export',
+        help='write an encoder for timm, Hugging Face and others',
+        description="Every key is checked against the config's model.",
+        example='cmae export cmae_vit-b_300e epoch_300.pth vit.safetensors '
+        '--to timm',
+        add_arguments=add_export,
+        check=check,
+        run=export),
+    Command(
+        name='import',
+        help='read a released CMAE checkpoint or an MAE encoder',
+        description='Which of them it is, is found by the names in it. Every '
+        "key is checked against the config's model.",
+        example='cmae import cmae_vit-b_300e official.pth cmae.pth\n'
+        'cmae import cmae_vit-b_300e mae_pretrain_vit_base.pth '
+        'init.safetensors',
+        add_arguments=add_import,
+        check=check,
+        run=import_),
+]

@@ -1,0 +1,50 @@
+"""Putting a folder of images into one file, for network disks."""
+import argparse
+import sys
+from pathlib import Path
+
+from .arguments import add_data, add_out
+from .command import Command, Result
+from .parser import at_least
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_data(parser, 'folder of images, e.g. imagenet/train')
+    add_out(parser, 'store to write, a folder')
+    parser.add_argument(
+        '--short-side', type=at_least(1), metavar='PIXELS',
+        help='make the shorter side of larger images this long (re-encoded as '
+        'JPEG; default: files are copied bit by bit)')
+
+
+def store(args: argparse.Namespace) -> Result:
+    """Write the store, with progress."""
+    from tqdm import tqdm
+
+    from ..datasets.image_store import write_store
+    from ..datasets.pretraining_dataset import IMG_EXTENSIONS
+    total = 0
+    with tqdm(unit='image', desc='write, then verify',
+              file=sys.stderr) as progress:
+        for done, total in write_store(
+                Path(args.data), Path(args.out), IMG_EXTENSIONS,
+                args.short_side):
+            progress.total = total
+            progress.update(done - progress.n)
+    print(f'{total // 2} images in {args.out}')
+    return dict(images=total // 2, out=args.out)
+
+
+COMMANDS = [
+    Command(
+        name='store',
+        help='put a folder of images into one LMDB file, for network disks',
+        description='DATA_ROOT may then name the store in place of the folder.'
+        ' Interrupted, the same command goes on where it stopped; what was '
+        'written is verified.',
+        example='cmae store /data/imagenet/train /data/imagenet.lmdb '
+        '--short-side 320',
+        add_arguments=add_arguments,
+        run=store),
+]

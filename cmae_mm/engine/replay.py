@@ -1,0 +1,264 @@
+"""Replaying a recorded trace of the method's released code.
+
+Every step of the trace goes through ``CMAE.loss``, the optimizer wrapper and
+``TargetUpdateHook``, as in training.
+"""
+import json
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ..checkpoints import CheckpointError, import_cmae, read_checkpoint
+from ..checkpoints.names import from_cmae
+from .hooks import TargetUpdateHook
+
+
+class Row(NamedTuple):
+    """One recorded value and how far ours is from it."""
+
+    name: str
+    error: float
+
+
+class Trace(NamedTuple):
+    """A recorded trace, its tensors by key."""
+
+    meta: Dict[str, Any]
+    tensors: Dict[str, Tensor]
+
+    def under(self, prefix: str) -> Dict[str, Tensor]:
+        """Give the tensors whose key starts with a prefix, without it."""
+        return {
+            k[len(prefix):]: v
+            for k, v in self.tensors.items() if k.startswith(prefix)
+        }
+
+    def step(self, number: int, key: str) -> Tensor:
+        """Give a recorded tensor of a step."""
+        return self.tensors[f'step{number}.{key}']
+
+
+def read_trace(path: str) -> Trace:
+    """Read a trace.
+
+    Raises:
+        CheckpointError: If the file is not a trace.
+    """
+    tensors, metadata = read_checkpoint(path)
+    try:
+        meta = json.loads(metadata['meta'])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has no JSON under the metadata key "
+                              "'meta'") from error
+    needed = ('img_size', 'patch_size', 'arch', 'decoder', 'mask_ratio',
+              'block', 'temperature', 'ct_weight', 'momentum', 'target_cls',
+              'sgd_lr', 'steps', 'loss')
+    missing = [k for k in needed if k not in meta]
+    missing += [
+        f'step{n}.{k}' for n in range(meta.get('steps', 0))
+        for k in ('img', 'img_t', 'mask') if f'step{n}.{k}' not in tensors
+    ]
+    if missing:
+        raise CheckpointError(f'{path} lacks {", ".join(missing)}')
+    return Trace(meta, tensors)
+
+
+def build_model(trace: Trace) -> nn.Module:
+    """Build the trace's model and load its first weights."""
+    meta, decoder = trace.meta, trace.meta['decoder']
+    weights = trace.under('state_dict.')
+
+    def decoder_cfg(depth: int) -> Dict[str, Any]:
+        return dict(
+            decoder_embed_dim=decoder['dim'],
+            decoder_depth=depth,
+            decoder_num_heads=decoder['heads'],
+            mlp_ratio=decoder['mlp_ratio'])
+
+    def hidden(name: str) -> int:
+        return weights[f'{name}.fc0.weight'].shape[0]
+
+    model = MODELS.build(
+        dict(
+            type='CMAE',
+            backbone=dict(
+                type='CMAEViT',
+                arch=meta['arch'],
+                img_size=meta['img_size'],
+                patch_size=meta['patch_size'],
+                mask_ratio=meta['mask_ratio'],
+                mask_block=meta['block']),
+            neck=dict(
+                pixel_decoder=decoder_cfg(decoder['pixel_depth']),
+                feature_decoder=decoder_cfg(decoder['feature_depth']),
+                projector=dict(
+                    type='NonLinearNeck',
+                    hid_channels=hidden('projector'),
+                    out_channels=weights['projector.fc1.weight'].shape[0],
+                    with_bias=True,
+                    with_last_bn=False,
+                    with_avg_pool=False,
+                    norm_cfg=dict(type='BN1d', eps=1e-6))),
+            head=dict(
+                contrastive=dict(
+                    predictor=dict(hid_channels=hidden('head.predictor')),
+                    temperature=meta['temperature'],
+                    loss_weight=meta['ct_weight'],
+                    scale_by_temperature=True)),
+            target=dict(
+                momentum=meta['momentum'],
+                with_cls_token=meta['target_cls'])))
+    import_cmae(model, weights)
+    return model.train()
+
+
+def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
+    """Make the model leave its intermediates in a dict.
+
+    Returns:
+        List[Callable]: Calls that stop it.
+    """
+
+    def keep(name: str) -> Callable:
+
+        def hook(module, args, output) -> None:
+            seen[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    modules = dict(
+        latent_s=model.backbone,
+        pred_pixel=model.neck.pixel_decoder,
+        pred_feature=model.neck.feature_decoder,
+        proj_s=model.neck.projector,
+        proj_t=model.target.projector,
+        pred_s=model.head.contrastive.predictor)
+    stops = [
+        module.register_forward_hook(keep(name)).remove
+        for name, module in modules.items()
+    ]
+    # The target's tokens are the output of its last layer: no norm follows.
+    last = model.target.encoder.layers[-1]
+    stops.append(last.register_forward_hook(keep('latent_t')).remove)
+    return stops
+
+
+def relative_error(ours: Tensor, recorded: Tensor) -> float:
+    """Largest error over the recorded tensor's largest magnitude."""
+    ours, recorded = ours.detach().double(), recorded.double()
+    if ours.shape != recorded.shape:
+        return float('inf')
+    error = (ours - recorded).abs().max().item()
+    scale = recorded.abs().max().item() or 1.
+    # nan is the worst error, and compares with nothing
+    return error / scale if error == error else float('inf')
+
+
+def reference_order(latent: Tensor, mask: Tensor,
+                    ids_restore: Tensor) -> Tensor:
+    """Put our visible tokens, row-major, into the reference's order."""
+    num_visible = latent.shape[1] - 1
+    patches = (~mask).nonzero()[:, 1].view(-1, num_visible)
+    place = ids_restore.gather(1, patches)  # of our i-th token in theirs
+    ordered = torch.empty_like(latent[:, 1:])
+    ordered.scatter_(1, place[..., None].expand_as(ordered), latent[:, 1:])
+    return torch.cat([latent[:, :1], ordered], dim=1)
+
+
+def compare_intermediates(trace: Trace, number: int, seen: Dict[str, Tensor],
+                          mask: Tensor) -> Iterator[Row]:
+    """Compare what a step recorded of the forward pass."""
+    for name, ours in seen.items():
+        recorded = trace.tensors.get(f'step{number}.{name}')
+        if recorded is None:
+            continue
+        ours = ours.detach()
+        if name == 'latent_s':
+            ours = reference_order(ours, mask,
+                                   trace.step(number, 'ids_restore'))
+        elif name in ('proj_s', 'proj_t', 'pred_s'):
+            ours = ours.view_as(recorded)
+        yield Row(f'step{number}.{name}', relative_error(ours, recorded))
+
+
+def find_ours(ours: Dict[str, Tensor], theirs: Dict[str, Tensor],
+              what: str) -> Iterator[Tuple[str, Tensor, Tensor]]:
+    """Pair recorded tensors with ours by name."""
+    for name, recorded in theirs.items():
+        renamed = next(iter(from_cmae({name: recorded})))
+        if renamed not in ours:
+            raise CheckpointError(
+                f'the trace records {what} of {name}, which this model has '
+                'not')
+        yield name, ours[renamed], recorded
+
+
+def replay(trace: Trace) -> Iterator[Row]:
+    """Run every step of the trace and compare with it."""
+    meta = trace.meta
+    model = build_model(trace)
+    optim_wrapper = OptimWrapper(
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad],
+                        lr=meta['sgd_lr']))
+    hook = TargetUpdateHook()
+    hook.attach(model, optim_wrapper.optimizer, num_steps=meta['steps'])
+    # update_params clears gradients after the step; look before.
+    grads: Dict[str, Tensor] = {}
+    optim_wrapper.optimizer.register_step_pre_hook(
+        lambda *args: grads.update((n, p.grad.clone()) for n, p in model.
+                                   named_parameters() if p.grad is not None))
+    seen: Dict[str, Tensor] = {}
+    record(model, seen)
+
+    for number in range(meta['steps']):
+        mask = trace.step(number, 'mask').bool()
+        model.backbone.generate_mask = lambda n, device, mask=mask: mask
+        losses = model.loss(
+            [trace.step(number, 'img'),
+             trace.step(number, 'img_t')])
+        yield from compare_intermediates(trace, number, seen, mask)
+        for name, value in meta['loss'][number].items():
+            yield Row(f'step{number}.{name}',
+                      relative_error(losses[name], torch.tensor(value)))
+        optim_wrapper.update_params(model.parse_losses(losses)[0])
+        for name, ours, recorded in find_ours(
+                grads, trace.under(f'step{number}.grad.'), 'a gradient'):
+            yield Row(f'step{number}.grad.{name}',
+                      relative_error(ours, recorded))
+
+    for name, ours, recorded in find_ours(
+            model.state_dict(), trace.under('final.'), 'a final value'):
+        if (name == 'target_backbone.pos_embed'
+                and recorded.shape[1] == ours.shape[1] - 1):
+            ours = ours[:, 1:]  # a target without the class token's slot
+        yield Row(f'final.{name}', relative_error(ours, recorded))
+
+
+def verify_trace(path: str) -> List[Row]:
+    """Compare this plugin with a recorded trace.
+
+    Args:
+        path (str): The ``.safetensors`` file.
+
+    Returns:
+        List[Row]: The largest error of each recorded tensor, relative to its
+        largest magnitude.
+
+    Raises:
+        CheckpointError: If the file is no trace, or contradicts itself.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            return list(replay(read_trace(path)))
+    except CheckpointError:
+        raise
+    except (KeyError, ValueError, TypeError, RuntimeError,
+            AssertionError) as error:
+        # Sizes in the metadata that contradict each other or the tensors.
+        raise CheckpointError(
+            f'{path} is not a consistent trace: {type(error).__name__}: '
+            f'{error}') from error

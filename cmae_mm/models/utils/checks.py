@@ -1,0 +1,157 @@
+"""Checks of arguments and inputs, each with a sentence for people."""
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+
+
+def check_grid(img_size: int, patch_size: int, mask_block: int) -> int:
+    """Check that patches divide the image and masking blocks the patches.
+
+    Args:
+        img_size (int): Side of the square image in pixels.
+        patch_size (int): Side of a patch in pixels.
+        mask_block (int): Side of a masking block in patches.
+
+    Returns:
+        int: Side of the grid of patches.
+
+    Raises:
+        ValueError: If a side is not a positive int or does not divide.
+    """
+    for name, value in (('img_size', img_size), ('patch_size', patch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f'{name} must be a positive int, the side of a square in '
+                f'pixels, but got {value!r}')
+    if img_size % patch_size:
+        raise ValueError(
+            f'patch_size={patch_size} does not divide img_size={img_size}'
+            '; choose an image size that is a multiple of the patch size')
+    grid = img_size // patch_size
+    if mask_block < 1 or grid % mask_block:
+        raise ValueError(
+            f'mask_block={mask_block} does not divide the {grid}x{grid} '
+            f'grid of patches (img_size={img_size}, patch_size='
+            f'{patch_size}); use mask_block=1, or an image size that is a '
+            f'multiple of {patch_size * max(mask_block, 1)}')
+    return grid
+
+
+def check_width(width: int, num_heads: int, name: str) -> None:
+    """Check a transformer's width.
+
+    Args:
+        width (int): Width D of the transformer.
+        num_heads (int): Number of attention heads.
+        name (str): Prefix of the setting's name, for the error.
+
+    Raises:
+        ValueError: If the heads do not divide the width, or it is no multiple
+            of 4, as 2-D sine-cosine positions need it.
+    """
+    if width % 4 or num_heads < 1 or width % num_heads:
+        raise ValueError(
+            f'{name}num_heads={num_heads} must divide the width, {width}, '
+            'which must be a multiple of 4 besides, for sine-cosine '
+            'positions; change one of the two')
+
+
+def check_momentum(momentum: float) -> None:
+    """Check the momentum mu of a moving average.
+
+    Args:
+        momentum (float): Share of the old average that an update keeps.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 < momentum < 1:
+        raise ValueError(
+            'momentum is the share of the old target that an update keeps'
+            f' and must be between 0 and 1, but got {momentum}')
+
+
+def check_images(images: Tensor, channels: int,
+                 size: Tuple[int, int]) -> None:
+    """Check that images are of the size that an encoder is built for.
+
+    Args:
+        images (Tensor): Images, (N, C, H, W).
+        channels (int): Number of channels C of the encoder.
+        size (Tuple[int, int]): Height and width of the encoder's images.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if images.shape[1:] != (channels, *size):
+        raise ValueError(
+            f'the encoder is built for images of {channels} channels and '
+            f'{size[0]}x{size[1]} pixels, but got {tuple(images.shape)}; set '
+            'backbone.in_channels and backbone.img_size to what the views '
+            'are, or the size of the views to the other')
+
+
+def count_visible(mask: Tensor) -> int:
+    """Count the visible patches of a row, and check the mask.
+
+    Args:
+        mask (Tensor): Bool, (N, L), True = removed.
+
+    Returns:
+        int: The number V of visible patches, the same in every row.
+
+    Raises:
+        TypeError: If the mask is not a bool tensor.
+        ValueError: If rows differ in their number of visible patches, or if
+            nothing is visible or nothing is masked.
+    """
+    if mask.dtype != torch.bool or mask.dim() != 2:
+        raise TypeError(
+            'the mask must be a bool tensor of shape (N, L), True = removed, '
+            f'but got {mask.dtype} of shape {tuple(mask.shape)}')
+    least, most = torch.stack((~mask).sum(dim=1).aminmax()).tolist()
+    if least != most:
+        raise ValueError(
+            'every row of the mask must keep the same number of patches, '
+            f'but the rows keep {least} to {most}')
+    if not 0 < least < mask.shape[1]:
+        raise ValueError(
+            f'the mask keeps {least} of {mask.shape[1]} patches; at least one '
+            'must be visible and at least one removed')
+    return least
+
+
+def check_gradient(tokens: Tensor, encoder: nn.Module) -> None:
+    """Check that training reaches the encoder.
+
+    Args:
+        tokens (Tensor): Output of the encoder.
+        encoder (nn.Module): The online encoder.
+
+    Raises:
+        RuntimeError: If gradients are wanted and do not reach it.
+    """
+    if not torch.is_grad_enabled() or tokens.requires_grad:
+        return
+    if any(p.requires_grad for p in encoder.parameters()):
+        raise RuntimeError(
+            'no gradient reaches the encoder, as with the reentrant '
+            "activation checkpointing of mmengine's own Runner: train "
+            'with ResumableRunner, or leave activation_checkpointing out')
+
+
+def check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+    """Check that an argument is one of its choices.
+
+    Args:
+        name (str): Name of the argument.
+        value (str): The value that was given.
+        choices (Tuple[str, ...]): The values that are allowed.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(
+            f'{name} must be one of {choices}, but got {value!r}')

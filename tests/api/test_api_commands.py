@@ -1,0 +1,146 @@
+"""The commands pretrain, embed and doctor, as they are typed."""
+import inspect
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT, run_tool
+
+import cmae_mm
+from cmae_mm.cli import command, doctor
+from cmae_mm.cli.main import build_parser, main
+
+# Several command lines in one process, which imports the libraries once.
+RUN = """
+import json, sys
+from cmae_mm.cli.main import main
+for line in json.loads(sys.argv[1]):
+    try:
+        main(line)
+    except SystemExit as end:
+        assert end.code == 0, end.code
+"""
+
+
+def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
+    out, features = tmp_path / 'out', tmp_path / 'features.npz'
+    lines = [
+        ['pretrain', photos, '--model', 'mini', '--epochs', 1, '--batch-size',
+         4, '--num-workers', 0, '--out', out, '--json', '--cfg-options',
+         'model.neck.projector.hid_channels=64'],
+        ['embed', photos, out / 'epoch_1.pth', '--out', features,
+         '--num-workers', 0, '--json'],
+    ]
+    said = run_tool(sys.executable, '-c', RUN,
+                    json.dumps([[str(x) for x in line] for line in lines]))
+    assert 'images         8 of' in said
+    assert 'batch          4 on 1 process(es): 2 steps an epoch' in said
+    trained, embedded = (json.loads(line) for line in said.splitlines()
+                         if line.startswith('{'))
+    assert trained == dict(checkpoint=str(out / 'epoch_1.pth'),
+                           config=str(out / 'config.py'), out=str(out))
+    assert embedded == dict(out=str(features), shape=[8, 128], skipped=0,
+                            encoder='online', pool='mean')
+    with np.load(features) as written:
+        assert written['features'].shape == (8, 128)
+
+
+@pytest.mark.parametrize('line, said', [
+    (['pretrain', 'none'], "none"),
+    (['pretrain', '.', '--model', 'vit-g'], 'model must be one of'),
+    (['pretrain', '.', '--epochs', '0'], 'epochs must be'),
+    (['embed', '.', 'none.pth', '--out', 'f.npz'],
+     'there is no checkpoint none.pth'),
+    (['embed', '.', 'setup.cfg', '--out', 'f.txt'], 'written as .npz or'),
+])
+def test_a_mistake_is_found_before_the_libraries_are_loaded(
+        line, said, monkeypatch, capsys):
+    monkeypatch.setattr(command, 'load_libraries', None)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert end.value.code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and said in told[0]
+    assert told[0].startswith(f'cmae {line[0]}: ')
+
+
+@pytest.mark.parametrize('pair, said', [
+    ('model.backbone.mask_rato=0.5', "did you mean 'mask_ratio'"),
+    ('trian_cfg.val_interval=1', "did you mean 'train_cfg'"),
+    ('train_cfg.max_epochs=3', 'is set by the argument epochs'),
+])
+def test_an_override_that_cannot_be_meant_is_one_sentence(
+        pair, said, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, 'load_libraries', lambda: None)
+    monkeypatch.setattr('traceback.print_exc', None)  # is not called
+    with pytest.raises(SystemExit) as end:
+        main(['pretrain', str(photos), '--model', 'mini', '--out',
+              str(tmp_path / 'out'), '--cfg-options', pair])
+    assert end.value.code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert said in told[-1] and told[-1].startswith('cmae pretrain: ')
+    assert not (tmp_path / 'out/config.py').exists()
+
+
+def test_the_commands_arguments_are_those_of_the_functions():
+    """With the same defaults, as far as those are plain values."""
+    for name, line in (('pretrain', ['data']),
+                       ('embed', ['data', 'checkpoint', '--out', 'f.npz'])):
+        args = vars(build_parser().parse_args([name, *line]))
+        for key, parameter in inspect.signature(
+                getattr(cmae_mm, name)).parameters.items():
+            if key == 'resume':
+                assert not args['no_resume']
+            elif key == 'cfg_options':
+                assert args['cfg_options'] == []
+            elif parameter.default is not inspect.Parameter.empty and (
+                    key != 'out'):
+                assert args[key] == parameter.default, (name, key)
+            else:
+                assert key in args, (name, key)
+
+
+def test_the_doctor_finds_nothing_wrong_where_the_tests_run(capsys):
+    found = doctor.examine()
+    assert found['problems'] == [] and found['exit_status'] == 0
+    assert found['libraries']['torch']['version']
+    json.dumps(found)
+    args = build_parser().parse_args(['doctor'])
+    args.chosen.run(args)
+    assert 'pre-training can run here' in capsys.readouterr().out
+
+
+def test_the_doctor_names_what_is_broken_and_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'kornia', None)
+    monkeypatch.setattr(doctor, '_framework_range', lambda name: '>=9')
+    found = doctor.examine()
+    assert found['exit_status'] == 1
+    assert len(found['problems']) == 1  # repaired by one command
+    assert 'kornia: cannot be imported' in found['problems'][0]
+    assert 'mmpretrain: 1.' in found['problems'][0]
+    assert '[onedl]' in found['problems'][0]
+
+
+def test_the_doctor_answers_where_no_library_is():
+    done = subprocess.run(
+        [sys.executable, '-S', '-m', 'cmae_mm', 'doctor', '--json'],
+        capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-2] == 'pre-training cannot run here'
+    found = json.loads(lines[-1])
+    assert found['libraries']['torch'] == dict(
+        version=None, needed='>=2.1,<3', problem='not installed',
+        command='pip install torch torchvision')
+    assert [p.split('`')[1] for p in found['problems']] == [
+        'pip install torch torchvision',
+        found['libraries']['mmpretrain']['command']]
+
+
+def test_the_doctor_warns_of_too_little_shared_memory():
+    machine = dict(shared_memory_gb=.1, disk_free_gb=100.)
+    assert '--shm-size' in doctor._warn(machine)[0]
+    assert doctor._warn(dict(shared_memory_gb=8., disk_free_gb=100.)) == []

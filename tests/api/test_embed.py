@@ -1,0 +1,189 @@
+"""Features of folders of images."""
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import write_images
+from mmengine.config import Config
+
+import cmae_mm
+from cmae_mm.api import embedding
+from cmae_mm.api.checks import ArgumentError
+from cmae_mm.api.feature_files import FeatureFile, FeatureFileError
+from cmae_mm.datasets.image_store import write_store
+from cmae_mm.engine import build_frozen_model
+from cmae_mm.evaluation import FrozenFeatures
+
+
+@pytest.fixture(scope='module')
+def labelled(tmp_path_factory):
+    root = tmp_path_factory.mktemp('labelled')
+    for split in ('train', 'val'):
+        for label in range(2):
+            write_images(root / split / f'class{label}', 3, size=90,
+                         seed=label)
+    return root
+
+
+@pytest.fixture
+def folder(photos, tmp_path) -> Path:
+    """The photographs, and two files that are none."""
+    shutil.copytree(photos, tmp_path / 'photos')
+    (tmp_path / 'photos/a/broken.jpg').write_bytes(b'\xff\xd8 no image')
+    (tmp_path / 'photos/empty.png').touch()
+    return tmp_path / 'photos'
+
+
+@pytest.mark.parametrize('pool, encoder', [
+    ('mean', 'online'), ('cls', 'online'), ('mean', 'target')])
+def test_features_are_those_of_the_evaluation(
+        pretrained, labelled, pool, encoder, tmp_path):
+    cfg = Config.fromfile(str(pretrained.config))
+    cfg.train_dataloader.dataset.data_root = str(labelled)
+    cfg.work_dir = str(tmp_path)
+    model = build_frozen_model(cfg, str(pretrained.checkpoint), encoder)
+    features, labels = FrozenFeatures(
+        model, cfg, encoder, pool, 4, 0).extract('train')
+    found = cmae_mm.embed(labelled / 'train', pretrained.checkpoint,
+                          pool=pool, encoder=encoder, batch_size=4,
+                          num_workers=0)
+    assert [int(p[5]) for p in found.paths] == labels.tolist()
+    assert np.array_equal(found.features, features.numpy())
+
+
+def test_what_cannot_be_read_is_left_out_and_listed(
+        pretrained, folder, photos, tmp_path):
+    found = cmae_mm.embed(folder, pretrained.checkpoint, tmp_path / 'f.npz',
+                          num_workers=1, batch_size=3)
+    assert set(found.skipped) == {'a/broken.jpg', 'empty.png'}
+    assert 'a/broken.jpg cannot be decoded' in found.skipped['a/broken.jpg']
+    listed = (tmp_path / 'f.npz.skipped.txt').read_text().splitlines()
+    assert [line.split('\t')[0] for line in listed] == list(found.skipped)
+    whole = cmae_mm.embed(photos, pretrained.checkpoint, num_workers=0)
+    with np.load(tmp_path / 'f.npz') as written:
+        assert written['paths'].tolist() == found.paths == whole.paths
+        assert written['skipped'].tolist() == list(found.skipped)
+        np.testing.assert_allclose(
+            written['features'], whole.features, atol=1e-5)
+    for path in folder.rglob('0*.jpg'):
+        path.unlink()
+    with pytest.raises(ValueError, match='none of the 2 images could be read'):
+        cmae_mm.embed(folder, pretrained.checkpoint, num_workers=0)
+    with pytest.raises(ValueError, match='none of the 2 images could be read'):
+        cmae_mm.embed(folder, pretrained.checkpoint, tmp_path / 'g.npz',
+                      num_workers=0)
+
+
+def test_interrupted_it_goes_on_where_it_stopped(
+        pretrained, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, '_PART_SECONDS', 0.)
+    compute, seen = embedding._features, []
+
+    def interrupted(model, images, dtype):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return compute(model, images, dtype)
+
+    options = dict(batch_size=3, num_workers=0, dtype='float16')
+    once = cmae_mm.embed(folder, pretrained.checkpoint, tmp_path / 'once.npz',
+                         **options)
+    monkeypatch.setattr(embedding, '_features', interrupted)
+    out = tmp_path / 'f.npz'
+    with pytest.raises(KeyboardInterrupt):
+        cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
+    assert not out.exists()
+    with pytest.raises(FeatureFileError, match="begun with pool 'mean' instead"
+                       " of 'cls'; name another file, or delete .*f.npz.part"):
+        cmae_mm.embed(folder, pretrained.checkpoint, out, pool='cls',
+                      **options)
+    counted = []
+    monkeypatch.setattr(
+        embedding, '_features',
+        lambda *args: counted.append(len(args[1])) or compute(*args))
+    again = cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
+    assert sum(seen) + sum(counted) == 8
+    assert again.paths == once.paths and again.skipped == once.skipped
+    with np.load(out) as a, np.load(tmp_path / 'once.npz') as b:
+        assert a['features'].dtype == np.float16
+        assert np.array_equal(a['features'], b['features'])
+    assert not list(tmp_path.glob('*.parts'))
+
+
+def test_a_whole_file_is_kept_and_never_replaced_by_another(
+        pretrained, photos, tmp_path, monkeypatch):
+    out = tmp_path / 'f.npz'
+    options = dict(batch_size=4, num_workers=0, pool='patch')
+    first = cmae_mm.embed(photos, pretrained.checkpoint, out, **options)
+    assert first.shape == (8, 64, 48)
+    before = out.read_bytes()
+    monkeypatch.setattr(embedding, 'load_encoder', None)  # is not needed
+    assert cmae_mm.embed(
+        photos, pretrained.checkpoint, out, **options) == first
+    with pytest.raises(FeatureFileError, match="written with encoder 'online'"
+                       " instead of 'target'; name another file"):
+        cmae_mm.embed(photos, pretrained.checkpoint, out, encoder='target',
+                      **options)
+    assert out.read_bytes() == before
+    (tmp_path / 'other.npz').write_text('notes')
+    with pytest.raises(FeatureFileError, match='no file of features'):
+        cmae_mm.embed(photos, pretrained.checkpoint, tmp_path / 'other.npz')
+
+
+def test_a_part_that_was_not_written_whole_is_not_counted(tmp_path):
+    file = FeatureFile(tmp_path / 'f.npz', dict(dtype='float32'))
+    file.folder.mkdir()
+    (file.folder / '.saving-part_0000000000_0000000004.npz-1.tmp').touch()
+    assert file.count_done() == 0
+
+
+def test_a_store_gives_the_features_of_its_images(
+        pretrained, photos, tmp_path):
+    for _ in write_store(photos, tmp_path / 'store', ('.jpg', )):
+        pass
+    a, b = (cmae_mm.embed(data, pretrained.checkpoint, num_workers=0)
+            for data in (photos, tmp_path / 'store'))
+    assert a.paths == b.paths
+    assert np.array_equal(a.features, b.features)
+
+
+def test_parquet_holds_the_same(pretrained, photos, tmp_path):
+    parquet = pytest.importorskip('pyarrow.parquet')
+    options = dict(batch_size=4, num_workers=0)
+    found = cmae_mm.embed(photos, pretrained.checkpoint,
+                          tmp_path / 'f.parquet', **options)
+    expected = cmae_mm.embed(photos, pretrained.checkpoint, **options)
+    table = parquet.read_table(tmp_path / 'f.parquet')
+    assert table['path'].to_pylist() == expected.paths
+    assert np.array_equal(
+        np.array(table['feature'].to_pylist(), 'float32'), expected.features)
+    again = cmae_mm.embed(photos, pretrained.checkpoint,
+                          tmp_path / 'f.parquet', **options)
+    assert again == found
+
+
+MISTAKES = {
+    'a folder that is not there': (dict(data='none'), 'does not exist'),
+    'a checkpoint that is not there': (
+        dict(checkpoint='none.pth'), 'there is no checkpoint none.pth'),
+    'an ending of no format': (
+        dict(out='f.csv'), r"\.npz or \.parquet, but out is 'f.csv'"),
+    'a folder as the file': (dict(out='.npz/../x.npz'), 'is a folder'),
+    'an unknown pool': (dict(pool='patches'), "did you mean 'patch'"),
+    'an empty batch': (dict(batch_size=0), 'batch_size must be .* 1 or more'),
+    'a text as a dtype': (dict(dtype='bfloat16'), 'dtype must be one of'),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_a_mistake_is_refused_before_anything_is_loaded(
+        name, pretrained, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, 'load_encoder', None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / '.npz').mkdir()
+    (tmp_path / 'x.npz').mkdir()
+    given, said = MISTAKES[name]
+    call = dict(dict(data=photos, checkpoint=pretrained.checkpoint), **given)
+    with pytest.raises(ArgumentError, match=said):
+        cmae_mm.embed(**call)

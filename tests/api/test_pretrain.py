@@ -1,0 +1,174 @@
+"""Pre-training on a folder of images, from Python."""
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from helpers import write_images
+from mmengine.config import Config
+from tiny_training import on_ranks
+
+import cmae_mm
+from cmae_mm.api.checks import MODELS, ArgumentError
+from cmae_mm.api.pretraining import count_processes, plan_pretraining
+from cmae_mm.cli.main import build_parser
+from cmae_mm.config import ConfigError
+
+
+def weights(path) -> dict:
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def test_a_folder_of_images_is_all_that_is_needed(pretrained, photos):
+    assert pretrained.checkpoint.name == 'epoch_2.pth'
+    assert all(torch.isfinite(v).all()
+               for v in weights(pretrained.checkpoint).values()
+               if v.is_floating_point())
+    cfg = Config.fromfile(str(pretrained.config))
+    assert cfg.train_dataloader.dataset.data_root == str(photos)
+    log = next(pretrained.out.glob('*/vis_data/scalars.json')).read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [line['step'] for line in lines] == [1, 2, 3, 4]
+    # 2e-3 for a batch of 128 is scaled to one of 4; no warm-up in 4 steps
+    assert lines[0]['lr'] == pytest.approx(2e-3 * 4 / 128)
+    assert lines[-1]['lr'] < lines[0]['lr'] / 2
+
+
+def test_the_written_config_gives_the_same_run(pretrained, tmp_path):
+    args = build_parser().parse_args(
+        ['train', str(pretrained.config), '--work-dir', str(tmp_path)])
+    args.chosen.run(args)
+    again = weights(tmp_path / 'epoch_2.pth')
+    for name, value in weights(pretrained.checkpoint).items():
+        assert torch.equal(value, again[name]), name
+
+
+def test_the_same_call_goes_on_and_another_is_refused(
+        pretrained, photos, smaller, tmp_path):
+    shutil.copytree(pretrained.out, tmp_path / 'mine')
+    options = dict(batch_size=4, num_workers=0, out=tmp_path / 'mine')
+    same = cmae_mm.pretrain(photos, 'mini', epochs=2, cfg_options=smaller,
+                            **options)
+    assert same.checkpoint.name == 'epoch_2.pth'
+    assert not list((tmp_path / 'mine').glob('previous_*'))
+    with pytest.raises(ArgumentError,
+                       match=r'other settings \(.*max_epochs 2 -> 3'):
+        cmae_mm.pretrain(photos, 'mini', epochs=3, cfg_options=smaller,
+                         **options)
+    anew = cmae_mm.pretrain(photos, 'mini', epochs=1, cfg_options=smaller,
+                            resume=False, **options)
+    assert anew.checkpoint.name == 'epoch_1.pth'
+    assert (tmp_path / 'mine/previous_1/epoch_2.pth').is_file()
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_every_model_gives_a_config_of_the_recipe(model, photos, tmp_path):
+    cfg, summary, facts = plan_pretraining(
+        photos, model, epochs=150, batch_size=2, out=tmp_path / 'out',
+        processes=2)
+    assert facts['steps_per_epoch'] == 2
+    assert facts['warm_up_epochs'] == 20
+    linear, cosine = cfg.param_scheduler
+    assert (linear['end'], cosine['begin'], cosine['end']) == (20, 20, 150)
+    assert cfg.auto_scale_lr.enable
+    base = 128 if model == 'mini' else 4096
+    assert facts['learning_rate'] == pytest.approx(
+        cfg.optim_wrapper.optimizer.lr * 4 / base)
+    assert f'{facts["learning_rate"]:.4g}' in summary
+    # saved ten times, since 500 steps are more than the whole
+    assert cfg.default_hooks.checkpoint.interval == 15
+    path = tmp_path / 'config.py'
+    path.write_text(cfg.pretty_text)
+    assert Config.fromfile(str(path)).to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('epochs, warm_up', [
+    (1, 0), (4, .533), (8, 1), (100, 13), (300, 40), (1600, 40)])
+def test_warm_up_keeps_its_share_of_the_epochs(epochs, warm_up, photos):
+    facts = plan_pretraining(photos, 'vit-s', epochs=epochs,
+                             batch_size=2).facts
+    assert facts['warm_up_epochs'] == warm_up
+
+
+def test_defaults_fit_the_images_and_the_machine(photos, tmp_path):
+    facts = plan_pretraining(photos, 'mini').facts
+    # 4 steps of 2 images; as many epochs as make 300 steps
+    assert (facts['batch_size'], facts['steps_per_epoch']) == (2, 4)
+    assert facts['epochs'] == 75
+    assert facts['out'] == 'work_dirs/mini_photos'
+    write_images(tmp_path / 'train/class', 20, size=16)
+    write_images(tmp_path / 'val/class', 4, size=16)
+    facts = plan_pretraining(tmp_path).facts
+    assert (facts['images'], facts['batch_size']) == (20, 4)
+    assert (facts['epochs'], facts['warm_up_epochs']) == (300, 40)
+
+
+def test_a_given_learning_rate_is_taken_as_it_is(photos):
+    cfg, summary, facts = plan_pretraining(
+        photos, 'mini', cfg_options={'optim_wrapper.optimizer.lr': 1e-3})
+    assert not cfg.auto_scale_lr.enable
+    assert facts['learning_rate'] == 1e-3
+    assert 'scaled' not in summary
+
+
+def test_processes_are_counted_as_launchers_say_them(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    assert [count_processes(x) for x in ('none', 'pytorch')] == [1, 4]
+
+
+def test_ranks_share_the_images_and_one_writes_the_config(
+        photos, smaller, tmp_path):
+    def rank(number):
+        os.environ['WORLD_SIZE'] = '2'
+        done = cmae_mm.pretrain(
+            photos, 'mini', epochs=2, batch_size=2, num_workers=0,
+            out=tmp_path / 'out', cfg_options=smaller, launcher='pytorch')
+        assert done.checkpoint.name == 'epoch_2.pth'
+
+    assert on_ranks(rank, tmp_path) == [0, 0]
+    saved = torch.load(tmp_path / 'out/epoch_2.pth', weights_only=False)
+    assert saved['meta']['world_size'] == 2
+    assert saved['meta']['iter'] == 4
+    text = (tmp_path / 'out/config.py').read_text()
+    assert '# batch          2 on 2 process(es): 2 steps an epoch' in text
+    # synchronised where there are GPUs, whatever this machine has
+    assert Config.fromfile(str(tmp_path / 'out/config.py')).sync_bn == 'torch'
+
+
+MISTAKES = {
+    'an unknown model': (
+        dict(model='vit_b'), "one of vit-s, .*; did you mean 'vit-b'"),
+    'no epochs': (dict(epochs=0), 'epochs must be .* 1 or more.*got 0'),
+    'one image a batch': (dict(batch_size=1), 'batch_size must be .* 2 or'),
+    'a text as a number': (dict(num_workers='2'), "num_workers .*got '2'"),
+    'no such folder': (dict(data='none'), "data folder 'none' does not exist"),
+    'a batch larger than the data': (
+        dict(batch_size=16), '8 images, fewer than one batch of 16.*choose a '
+        'batch size of 8 or less'),
+    'epochs as an override': (
+        dict(cfg_options={'train_cfg.max_epochs': 3}),
+        'max_epochs is set by the argument epochs'),
+    'a folder without images': (
+        {}, 'no images below'),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_a_mistake_is_refused_before_anything_is_written(
+        name, photos, tmp_path):
+    given, said = MISTAKES[name]
+    call = dict(dict(data=photos, model='mini', out=tmp_path / 'out'), **given)
+    if name == 'a folder without images':
+        (tmp_path / 'empty').mkdir()
+        call['data'] = tmp_path / 'empty'
+    with pytest.raises(ArgumentError, match=said):
+        cmae_mm.pretrain(**call)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_misspelt_override_is_refused(photos, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'train_cfg'"):
+        cmae_mm.pretrain(photos, 'mini', out=tmp_path / 'out',
+                         cfg_options={'trian_cfg.val_interval': 3})
+    assert not (tmp_path / 'out').exists()

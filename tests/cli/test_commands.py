@@ -1,0 +1,245 @@
+"""One command: what its help says, where it runs, how it ends."""
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+from helpers import QUICK, ROOT, SMALL, run_commands, write_images
+
+from cmae_mm.checkpoints import EXPORTS
+from cmae_mm.checkpoints.encoder import RANDOM
+from cmae_mm.cli import arguments, checkpoints, evaluate
+from cmae_mm.cli.main import COMMANDS, GROUPS, build_parser, parse
+from cmae_mm.evaluation.knn import KS
+from cmae_mm.evaluation.linear import LRS
+
+ORDER = ['DATA', 'CONFIG', 'CHECKPOINT', 'TRACE', 'OUT']
+NAMES = [command.name for command in COMMANDS]
+
+
+def parser_of(name):
+    action = next(a for a in build_parser()._actions
+                  if isinstance(a, argparse._SubParsersAction))
+    return action.choices[name]
+
+
+@pytest.mark.parametrize('command', COMMANDS, ids=NAMES)
+def test_a_commands_help_has_an_example_that_is_right(command):
+    text = parser_of(command.name).format_help()
+    assert text.startswith(f'usage: cmae {command.name} ')
+    examples = [line.strip() for line in text.partition(
+        '\nfor example:\n')[2].splitlines()]
+    own = [line for line in examples if line.startswith('cmae ')]
+    assert own
+    for line in own:
+        assert parse(shlex.split(line)[1:]).chosen is command
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_arguments_have_one_order_and_flags_one_spelling(name):
+    actions = parser_of(name)._actions
+    places = [ORDER.index(a.metavar) for a in actions if not a.option_strings]
+    assert places == sorted(places)
+    for flag in ('--json', '--debug'):
+        assert [a.nargs for a in actions if flag in a.option_strings] == [0]
+    for action in actions:
+        for option in action.option_strings:
+            # torch.distributed.launch passes it
+            assert '_' not in option or option == '--local_rank'
+
+
+def test_the_help_of_all_lists_each_command_once():
+    text = build_parser().format_help()
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    for command in COMMANDS:
+        assert command.name in grouped
+        assert text.count(f' {command.help}\n') == 1
+    for heading in GROUPS:
+        assert f'\n{heading}:\n' in text
+
+
+def test_what_the_help_says_without_the_libraries_is_theirs():
+    assert sorted(checkpoints.ENCODERS) == sorted(EXPORTS)
+    assert tuple(evaluate.KS) == tuple(KS)
+    assert tuple(evaluate.LRS) == tuple(LRS)
+    assert arguments.RANDOM == RANDOM
+
+
+# A command line, what it says, its exit status. None needs a library.
+LIGHT = {
+    'help': (['--help'], 'cmae COMMAND --help', 0),
+    "a command's help": (['knn', '--help'], 'for example:', 0),
+    'version': (['--version'], 'cmae_mm 0.', 0),
+    'nothing': ([], 'usage: cmae COMMAND', 2),
+    'a command that is none': (
+        ['lineer'], "there is no command 'lineer'; did you mean linear?", 2),
+    'an option that is none': (
+        ['linear', QUICK, 'random', '--epoch', '3'],
+        'cmae linear: there is no option --epoch; did you mean --epochs?', 2),
+    'a part of an option': (
+        ['linear', QUICK, 'random', '--epo', '3'], 'no option --epo', 2),
+    'a choice that is none': (
+        ['knn', QUICK, 'random', '--encoder', 'best'],
+        "cmae knn: --encoder: invalid choice: 'best'", 2),
+    'one argument too many': (
+        ['train', QUICK, 'a.pth'], "one argument too many: 'a.pth'", 2),
+    'one argument too few': (['knn', QUICK], 'required: CHECKPOINT', 2),
+    'no such config': (
+        ['knn', 'cmae_vit-b_400e', 'random'],
+        "cmae knn: there is no config 'cmae_vit-b_400e'", 1),
+    'no such checkpoint': (
+        ['export', QUICK, 'none.pth', 'out.pth', '--to', 'timm'],
+        'cmae export: there is no checkpoint none.pth', 1),
+    'no random weights to export': (
+        ['export', QUICK, 'random', 'out.pth', '--to', 'timm'],
+        'there is no checkpoint random', 1),
+    'no such folder': (
+        ['store', 'none', 'out'], 'cmae store: there is no folder none', 1),
+    'a file as a folder': (
+        ['splits', 'setup.cfg'],
+        'cmae splits: setup.cfg is a file, and a folder is needed', 1),
+    'no such trace': (['verify', 'none'], 'there is no trace none', 2),
+    'a broken override': (
+        ['train', QUICK, '--cfg-options', 'lr'], 'takes KEY=VALUE', 1),
+    'to resume and not': (
+        ['train', QUICK, '--resume', '--no-resume'], 'contradict', 1),
+    'an option of no use': (
+        ['export', QUICK, 'setup.cfg', 'out.pth', '--to', 'cmae', '--encoder',
+         'target'], 'leave --encoder and --img-size out', 1),
+    'metrics that are no JSON': (
+        ['test', QUICK, 'setup.cfg', '--out', 'metrics.txt'],
+        "--out must name a .json file, but got 'metrics.txt'", 1),
+}
+
+
+@pytest.fixture(scope='module')
+def light():
+    """Run all of them in one process; say what it had imported by then."""
+    code = ('import json, sys\n'
+            'sys.argv = ["cmae"]\n'
+            'from run_commands import run_one\n'
+            'done = [run_one(c) for c in json.load(sys.stdin)]\n'
+            'heavy = {"torch", "numpy", "mmengine"} & set(sys.modules)\n'
+            'print(json.dumps([done, sorted(heavy)]))')
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+        input=json.dumps([command for command, _, _ in LIGHT.values()]),
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(
+            [str(ROOT), str(ROOT / 'tests')])}, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results, heavy = json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(LIGHT, results)), heavy
+
+
+@pytest.mark.parametrize('name', LIGHT)
+def test_it_answers_without_loading_a_library(name, light):
+    results, heavy = light
+    _, said, status = LIGHT[name]
+    code, output = results[name]
+    assert not heavy
+    assert code == status and said in output, output
+    assert 'Traceback' not in output
+    if status and name != 'nothing':
+        assert len(output.strip().splitlines()) == 1
+
+
+def test_it_works_from_any_folder(tmp_path):
+    """From images to an exported and evaluated encoder, configs by name."""
+    for split in ('train', 'val'):
+        for c in range(2):
+            write_images(tmp_path / f'data/{split}/class{c}', 6, seed=c)
+    config, options = 'cmae_vit-mini_tiles', SMALL[1:]
+    own = ['--cfg-options', options[-1]]
+    commands = [
+        ['store', 'data/train', 'train.lmdb', '--json'],
+        ['splits', 'data', '--percent', '50', '--json'],
+        ['train', config, '--cfg-options', *options, '--work-dir', 'out'],
+        ['export', config, 'out/iter_2.pth', 'timm.safetensors', '--to',
+         'timm', *own, '--json'],
+        ['import', config, 'timm.safetensors', 'init.pth', *own, '--json'],
+        ['knn', config, 'init.pth', '--ks', '3', '--num-workers', '0', *own,
+         '--json'],
+        ['low-shot', config, 'init.pth', '--shots', '1', '--splits',
+         'data/splits/50pct_seed0.txt', '--num-workers', '0', *own, '--json'],
+    ]
+    results = run_commands(
+        *commands, cwd=tmp_path, DATA_ROOT=str(tmp_path / 'data'))
+    for command, (code, output) in zip(commands, results):
+        assert code == 0, (command, output[-3000:])
+        assert 'Could not import OneDL' not in output
+    said = [json.loads(output.strip().splitlines()[-1])
+            for command, (_, output) in zip(commands, results)
+            if '--json' in command]
+    store, splits, exported, imported, knn, low_shot = said
+    assert store['images'] == 12
+    assert splits['files'] == {'data/splits/50pct_seed0.txt': 6}
+    assert exported['to'] == 'timm'
+    assert imported['kind'] == 'an MAE or timm encoder'
+    assert knn['checkpoint'] == 'init.pth' and 0 <= knn['top1'] <= 100
+    assert {'1', '1_std', '50pct_seed0'} <= low_shot.keys()
+
+
+# Sends SIGINT to itself when the libraries are imported, or later when the
+# runner is built.
+INTERRUPTED = {
+    'while the libraries load': '''
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mmengine':
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+''',
+    'while the runner is built': '''
+from cmae_mm.cli.command import load_libraries
+load_libraries()
+from cmae_mm.engine import ResumableRunner
+ResumableRunner.from_cfg = lambda cfg: os.kill(os.getpid(), signal.SIGINT)
+''',
+}
+
+
+@pytest.mark.parametrize('when', INTERRUPTED)
+def test_ctrl_c_before_training_ends_without_a_word(when, tmp_path):
+    code = ('import os, signal, sys\nsys.argv = ["cmae"]\n'
+            f'{INTERRUPTED[when]}\n'
+            'from cmae_mm.cli.main import main\n'
+            f'main(["train", {QUICK!r}, "--work-dir", {str(tmp_path)!r}])')
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+        timeout=120)
+    assert done.returncode == 130, done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_module_and_a_worker_of_its_own_are_told_apart():
+    """``python -m cmae_mm`` is the command; what it spawns is none."""
+    code = ('import sys\n'
+            'sys.orig_argv = {}\nsys.argv = {}\n'
+            'import cmae_mm\n'
+            'print("mmengine" in sys.modules)')
+    for orig, argv, registers in (
+            (['python', '-m', 'cmae_mm', 'knn'], ['-m', 'knn'], False),
+            (['python', '-m', 'pytest'], ['-m'], True),
+            (['python', '-c', 'x', '--multiprocessing-fork'], ['cmae'], True)):
+        done = subprocess.run(
+            [sys.executable, '-c', code.format(orig, argv)], cwd=ROOT,
+            capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [str(registers)]
+
+
+def test_a_shell_completes_commands_and_options():
+    pytest.importorskip('argcomplete')
+    for line, completed in (('cmae lo', 'low-shot'),
+                            ('cmae knn --enc', '--encoder'),
+                            ('cmae export a b c --to hf', 'hf_vit')):
+        # As argcomplete's shell function asks: the answer comes on stream 8.
+        done = subprocess.run(
+            ['bash', '-c', f'{sys.executable} -m cmae_mm 8>&1 9>/dev/null '
+             '>/dev/null'], cwd=ROOT, capture_output=True, text=True,
+            env={**os.environ, '_ARGCOMPLETE': '1', 'COMP_LINE': line,
+                 'COMP_POINT': str(len(line)), '_ARGCOMPLETE_IFS': ' '})
+        assert completed in done.stdout.split(), done

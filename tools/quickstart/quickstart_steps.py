@@ -1,0 +1,219 @@
+"""What the quickstart does: data, k-NN, pre-training, k-NN, pictures."""
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Callable, Dict, NamedTuple, Optional
+
+import numpy as np
+import torch
+from make_tiles import make_tiles
+from mmengine.config import Config
+from mmengine.hooks import Hook
+
+from cmae_mm.checkpoints import export_encoder
+from cmae_mm.config import load_config, remember
+from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
+from cmae_mm.engine import ResumableRunner
+from cmae_mm.evaluation import FrozenFeatures, hold_out, knn_accuracy
+from cmae_mm.visualization import (
+    read_scalars,
+    reconstruction_columns,
+    save_loss_curve,
+    save_reconstructions,
+)
+
+CONFIG = 'quickstart/cmae_vit-mini_tiles'
+KNN_K = 20
+
+
+class Labels(NamedTuple):
+    """Where k-NN finds labelled images; ``val`` is None for a held-out fifth.
+
+    ``train`` and ``val`` are sub-folders of the data folder with one folder
+    per class.
+    """
+
+    train: str
+    val: Optional[str]
+
+
+def has_class_folders(folder: Path) -> bool:
+    """Say whether a folder holds two or more folders of images."""
+    if not folder.is_dir():
+        return False
+    classes = [
+        d for d in folder.iterdir() if d.is_dir() and any(
+            f.suffix.lower() in IMG_EXTENSIONS for f in d.iterdir())
+    ]
+    return len(classes) >= 2
+
+
+def find_labels(data: Path) -> Optional[Labels]:
+    """Find class folders in the data; None where there are none."""
+    if has_class_folders(data / 'train'):
+        same = has_class_folders(data / 'val') and set(
+            os.listdir(data / 'val')) == set(os.listdir(data / 'train'))
+        return Labels('train', 'val' if same else None)
+    return Labels('', None) if has_class_folders(data) else None
+
+
+def evaluation_cfg(data: Path, labels: Labels) -> Dict[str, dict]:
+    """Say in a config where the labelled images are."""
+    val = labels.train if labels.val is None else labels.val
+    return {
+        split: dict(type='LabelledDataset', data_root=str(data),
+                    data_prefix=folder)
+        for split, folder in (('train', labels.train), ('val', val))
+    }
+
+
+def measure_knn(model, cfg: Config, labels: Labels) -> float:
+    """Measure k-NN top-1 in percent with the online encoder."""
+    source = FrozenFeatures(model, cfg)
+    train = source.extract('train')
+    if labels.val is None:
+        train, val = hold_out(train)
+    else:
+        val = source.extract('val')
+    k = min(KNN_K, len(train.labels))
+    return round(knn_accuracy(*train, *val, ks=(k, ))[k], 2)
+
+
+def show_views(model, dataset, path: Path, count: int = 12) -> None:
+    """Save reconstruction pictures of training images."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    picked = np.linspace(0, len(dataset) - 1, min(count, len(dataset)))
+    samples = [dataset[int(i)] for i in picked]
+    batch = dict(
+        inputs=[
+            torch.stack([s['inputs'][view] for s in samples])
+            for view in range(2)
+        ],
+        data_samples=[s['data_samples'] for s in samples])
+    views = model.data_preprocessor(batch)['inputs']
+    save_reconstructions(
+        str(path), reconstruction_columns(model, views), scale=2, per_row=2)
+
+
+class ProgressHook(Hook):
+    """Says a line of progress every few steps, with the time left.
+
+    Args:
+        say (Callable): Prints a line.
+        interval (int): In steps. Defaults to 20.
+    """
+
+    def __init__(self, say: Callable[[str], None], interval: int = 20) -> None:
+        self.say = say
+        self.interval = interval
+
+    def before_train(self, runner) -> None:
+        """Start the clock."""
+        self.start = time.time()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None) -> None:
+        """Say how far it is."""
+        done, total = runner.iter + 1, runner.max_iters
+        if done % self.interval and done != total:
+            return
+        left = (time.time() - self.start) / done * (total - done)
+        loss = float(outputs['loss'])
+        self.say(f'  step {done} of {total}, loss {loss:.3f}, '
+                 f'{describe_seconds(left)} left')
+
+
+def describe_seconds(seconds: float) -> str:
+    """Write a time for people: '1 min 20 s'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'
+
+
+def build_config(args: argparse.Namespace, data: Path,
+                 labels: Optional[Labels]) -> Config:
+    """Load the config and apply the command line."""
+    os.environ['DATA_ROOT'] = str(data)
+    cfg = load_config(CONFIG)
+    if labels is not None:
+        cfg.evaluation = evaluation_cfg(data, labels)
+    cfg.work_dir, cfg.launcher = str(args.work_dir), 'none'
+    if args.max_iters is not None:
+        warmup = min(cfg.param_scheduler[0].end, args.max_iters // 4)
+        cfg.merge_from_dict({
+            'train_cfg.max_iters': args.max_iters,
+            'default_hooks.logger.interval': min(20, args.max_iters),
+            'param_scheduler.0.end': warmup,
+            'param_scheduler.1.begin': warmup,
+            'param_scheduler.1.end': args.max_iters,
+            'param_scheduler.1.T_max': args.max_iters - warmup,
+        })
+        if warmup == 0:
+            cfg.param_scheduler = cfg.param_scheduler[1:]
+    return cfg
+
+
+def run_steps(args: argparse.Namespace, say: Callable[[str], None],
+              start: float) -> None:
+    """Run all steps.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        say (Callable): Prints a line on the console.
+        start (float): When the command was started, in seconds.
+    """
+
+    def step(number: int, text: str) -> None:
+        taken = describe_seconds(time.time() - start)
+        say(f'\n== {number}/5 {text} [{taken}]')
+
+    step(1, 'Data')
+    data = args.data
+    if data is None:
+        data = Path('data/tiles').resolve()
+        say(f'{make_tiles(data)} tiles of photographs in data/tiles')
+    labels = find_labels(data)
+
+    step(2, 'Features at random initialisation')
+    cfg = build_config(args, data, labels)
+    remember(cfg)
+    runner = ResumableRunner.from_cfg(cfg)
+    runner.register_hook(ProgressHook(say))
+    model = runner.model
+    model.init_weights()
+    summary: Dict[str, Optional[float]] = dict(
+        knn_top1=None, knn_top1_random_init=None)
+    if labels is None:
+        say('The data has no class folders: k-NN is left out.')
+    else:
+        summary['knn_top1_random_init'] = measure_knn(
+            model, runner.cfg, labels)
+        say(f"k-NN top-1: {summary['knn_top1_random_init']:.1f} %")
+
+    step(3, 'Pre-training')
+    runner.train()
+
+    step(4, 'Features after pre-training')
+    if labels is not None:
+        summary['knn_top1'] = measure_knn(model, runner.cfg, labels)
+        say(f"k-NN top-1: {summary['knn_top1']:.1f} %")
+
+    step(5, 'Backbone, pictures, summary')
+    out = args.work_dir
+    export_encoder(model, str(out / 'backbone.pth'), recipe=CONFIG,
+                   iterations=runner.iter)
+    dataset = runner.train_dataloader.dataset
+    show_views(model, dataset, out / 'reconstruction.png')
+    scalars = read_scalars(str(out))
+    save_loss_curve(str(out / 'loss.png'), scalars)
+    summary.update(
+        loss_first=round(scalars[0]['loss'], 4),
+        loss_last=round(scalars[-1]['loss'], 4),
+        images=len(dataset),
+        minutes=round((time.time() - start) / 60, 2))
+    (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    say(json.dumps(summary, indent=2))
+    say(f'In {out}: backbone.pth (for fine-tuning), reconstruction.png, '
+        'loss.png, summary.json')

@@ -113,6 +113,11 @@ class CMAEViT(VisionTransformer):
         **VisionTransformer.arch_zoo,
         **dict.fromkeys(['s', 'small'],
                         VisionTransformer.arch_zoo['deit-small']),
+        'mini': dict(
+            embed_dims=128,
+            num_layers=4,
+            num_heads=4,
+            feedforward_channels=512),
     }
 
     def __init__(self,

@@ -46,8 +46,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1, ))
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(
-    optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.8))
+# ImageNet's rate, which is that of a batch of 1024.
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.8))
 auto_scale_lr = dict(base_batch_size=256)
 train_cfg = dict(max_epochs=10)
 param_scheduler = _base_.param_scheduler

@@ -1,6 +1,6 @@
-# ViTDet, Mask R-CNN on the small ViT of cmae_vit-mini_coco.py: 40 epochs, batch
-# 4, on 2 CPU cores and few images; shows the whole path from the encoder to
-# predictions. From random weights unless a checkpoint is named.
+# ViTDet, Mask R-CNN on the small ViT of cmae_vit-mini_coco.py: 40 epochs,
+# batch 4, on 2 CPU cores and few images; shows the whole path from the encoder
+# to predictions. From random weights unless a checkpoint is named.
 # Data: $DATA_ROOT/annotations/instances_{train,val}2017.json,
 # $DATA_ROOT/images/{train,val}2017
 # cmae train configs/detection/vitdet-mini_mask-rcnn_coco.py --cfg-options \
@@ -60,12 +60,11 @@ test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = image_size  # Resize
 test_pipeline[2].size = image_size  # Pad
 train_dataloader = dict(
-    batch_size=4,
     num_workers=1,
     dataset=dict(
         data_root=data_root,
         data_prefix=dict(img='images/train2017/'),
-        filter_cfg=dict(filter_empty_gt=True, min_size=1),
+        filter_cfg=dict(min_size=1),
         pipeline=train_pipeline))
 val_dataloader = dict(
     num_workers=1,

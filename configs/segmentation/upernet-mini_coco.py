@@ -14,7 +14,7 @@ _base_ = [
 
 data_root = '{{$DATA_ROOT:data/coco_mini}}'
 crop_size = (160, 160)
-norm_cfg = dict(type='BN', requires_grad=True)
+norm_cfg = dict(type='BN')
 
 model = dict(
     data_preprocessor=dict(size=crop_size),

@@ -2,9 +2,11 @@ import copy
 import math
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import ROOT, write_images
 from mmengine.config import Config
 from mmengine.dataset import default_collate
@@ -228,3 +230,18 @@ def test_only_detection_needs_another_librarys_configs():
     inherits = [p.name for p in FOLDER.rglob('*.py')
                 if re.search(r'\w::\w', p.read_text())]
     assert inherits == ['mask-rcnn_vitdet-b.py']
+
+
+def test_what_mim_lists_is_true():
+    """Of each model in configs/metafile.yml: its config, epochs and batch."""
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert index['Import'] == ['configs/metafile.yml']
+    models = yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
+    assert {m['Config'] for m in models} == {
+        f'configs/{p.name}' for p in FOLDER.glob('cmae_*.py')}
+    for model in models:
+        cfg = Config.fromfile(ROOT / model['Config'])
+        assert Path(model['Config']).stem == model['Name']
+        told = model['Metadata']
+        assert cfg.train_cfg.max_epochs == told['Epochs']
+        assert cfg.auto_scale_lr.base_batch_size == told['Batch Size']

@@ -1,7 +1,8 @@
 # What every detection transfer shares.
 _base_ = './default_runtime.py'
 custom_imports = dict(
-    imports=['cmae_mm', 'cmae_mm.detection'], allow_failed_imports=False)
+    imports=['cmae_mm', 'cmae_mm.dense.detection'],
+    allow_failed_imports=False)
 default_scope = 'mmdet'
 
 default_hooks = dict(

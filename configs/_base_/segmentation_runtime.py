@@ -1,7 +1,8 @@
 # What every segmentation transfer shares.
 _base_ = './default_runtime.py'
 custom_imports = dict(
-    imports=['cmae_mm', 'cmae_mm.segmentation'], allow_failed_imports=False)
+    imports=['cmae_mm', 'cmae_mm.dense.segmentation'],
+    allow_failed_imports=False)
 default_scope = 'mmseg'
 
 default_hooks = dict(

@@ -46,10 +46,11 @@ def test_config_builds_its_model_and_its_pipeline(path, photos, monkeypatch):
     preprocessor = MODELS.build(cfg.data_preprocessor)
     views = preprocessor(batch, training=True)['inputs']
     size = model.backbone.img_size[0]
-    count = 2 if model.with_contrast else 1
+    contrastive = model.target is not None
+    count = 2 if contrastive else 1
     assert [v.shape for v in views] == [(2, 3, size, size)] * count
     hooks = [h['type'] for h in cfg.custom_hooks]
-    assert ('TargetUpdateHook' in hooks) == model.with_contrast
+    assert ('TargetUpdateHook' in hooks) == contrastive
     assert {'PretrainCheckHook', 'PrefetchHook'} <= set(hooks)
 
 

@@ -80,7 +80,8 @@ class Command(NamedTuple):
 def needed(parser: argparse.ArgumentParser) -> List[str]:
     """List what a command line must have, in the order to write it in."""
     actions = [a for a in parser._actions if a.required]
-    return [a.metavar or a.dest for a in actions if not a.option_strings] + [
+    return [str(a.metavar or a.dest) for a in actions if not a.option_strings
+            ] + [
         f'{a.option_strings[0]} {a.metavar or a.dest.upper()}'
         for a in actions if a.option_strings]
 

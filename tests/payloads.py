@@ -8,6 +8,12 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from cmae_mm.checkpoints.safe_pickle import read_pickle
+
 MAGIC, VERSION = 0x1950a86a20f9469cfc6c, 1001
 HISTORY = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
 
@@ -119,3 +125,41 @@ def write_bare(path: Path, pickled: bytes) -> None:
 
 
 CONTAINERS = (write_zip, write_legacy, write_bare)
+
+
+def read_bytes(content: bytes):
+    return read_pickle(io.BytesIO(content), 'a file', len(content))
+
+
+def has_run(marker: Path) -> bool:
+    return marker.exists() or hasattr(torch.load, 'marked')
+
+
+def assert_same(theirs, ours, where='') -> None:
+    if isinstance(theirs, HistoryBuffer):
+        assert type(ours) is HistoryBuffer
+        assert ours.max_length == theirs.max_length
+        assert_same(theirs.data, ours.data, where)
+        assert ours.mean() == theirs.mean()
+        return
+    assert type(theirs) is type(ours), where
+    if isinstance(theirs, torch.Tensor):
+        assert (theirs.dtype, theirs.shape, theirs.stride()) == (
+            ours.dtype, ours.shape, ours.stride()), where
+        assert theirs.requires_grad == ours.requires_grad, where
+        one, other = (t.detach().clone().contiguous().flatten().view(
+            torch.uint8) if t.dim() else t.detach() for t in (theirs, ours))
+        assert torch.equal(one, other), where
+    elif isinstance(theirs, np.ndarray):
+        assert theirs.dtype == ours.dtype, where
+        np.testing.assert_array_equal(theirs, ours)
+    elif isinstance(theirs, dict):
+        assert list(theirs) == list(ours), where
+        for key in theirs:
+            assert_same(theirs[key], ours[key], f'{where}/{key}')
+    elif isinstance(theirs, (list, tuple)):
+        assert len(theirs) == len(ours), where
+        for i, (one, other) in enumerate(zip(theirs, ours)):
+            assert_same(one, other, f'{where}/{i}')
+    else:
+        assert theirs == ours, where

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..datasets.image_folder import IMG_EXTENSIONS
 from ..datasets.image_store import find_images, is_store, key_of, read_list
-from ..datasets.pretraining_dataset import IMG_EXTENSIONS
 from .checks import PathLike, check_data, check_embedding
-from .encoder import PretrainedEncoder, decode, load_encoder
+from .encoder import load_encoder
 from .feature_files import FeatureFile, Part, describe_none, read_whole
+from .pretrained_encoder import PretrainedEncoder, decode
 
 # A part is written at the latest after so many bytes, or seconds.
 _PART_BYTES = 64 * 2**20

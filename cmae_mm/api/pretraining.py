@@ -1,48 +1,19 @@
 """Pre-training on a folder of images, from a packaged recipe."""
-import math
-import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmpretrain.registry import DATASETS
 
-from ..config import apply_options, load_config, remember, walk
-from ..datasets.image_store import is_store
+from ..checkpoints import CheckpointError
+from ..config import remember, walk
 from ..engine import ResumableRunner
 from ..engine.atomic_files import write_atomically
 from ..engine.checkpoint_folder import list_checkpoints
-from ..engine.device import adapt_to_device, has_accelerator
-from .checks import (
-    MODELS,
-    ArgumentError,
-    PathLike,
-    check_data,
-    check_pretraining,
-)
+from ..engine.device import adapt_to_device
+from .checks import ArgumentError, PathLike
+from .recipe import CONFIG_NAME, count_processes, plan_pretraining
 
-CONFIG_NAME = 'config.py'
-
-# Settings that have an argument of their own, so that both cannot differ.
-_ARGUMENTS = {
-    'train_cfg.max_epochs': 'epochs',
-    'train_cfg.max_iters': 'epochs',
-    'train_dataloader.batch_size': 'batch_size',
-    'train_dataloader.num_workers': 'num_workers',
-    'train_dataloader.dataset.data_root': 'data',
-    'work_dir': 'out',
-}
-# The recipe's warm-up: 40 of 300 epochs, and never more than 40.
-_WARM_UP_EPOCHS, _WARM_UP_SHARE = 40, 40 / 300
-# The batch sizes of the configs are for GPUs of so much memory, in bytes.
-_GPU_MEMORY = 80e9
-_CPU_BATCH = 16
-# Fewer steps than these in an epoch, and the batch is made smaller.
-_LEAST_STEPS = 4
-# At least so many steps lie between two checkpoints of a long training.
-_STEPS_BETWEEN_CHECKPOINTS = 500
 # What decides how a training goes on: not to be changed within one.
 _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
             'param_scheduler', 'auto_scale_lr', 'train_dataloader.batch_size',
@@ -62,14 +33,6 @@ class Pretrained(NamedTuple):
     checkpoint: Path
     config: Path
     out: Path
-
-
-class Plan(NamedTuple):
-    """A config made for a folder of images, and how it was made."""
-
-    cfg: Config
-    summary: str
-    facts: Dict[str, Any]
 
 
 def pretrain(data: PathLike,
@@ -92,7 +55,8 @@ def pretrain(data: PathLike,
       processes; one that is given in ``cfg_options`` is taken as it is.
     - The warm-up is the recipe's 40 of 300 epochs, in proportion and never
       longer than 40, followed by a cosine to 0.
-    - Checkpoints are at least 500 steps apart, but there are ten of them.
+    - Checkpoints are an epoch apart; where epochs are short, 500 steps or a
+      tenth of the training, whichever is shorter.
 
     Called again with the same arguments it goes on from the last checkpoint
     in ``out``, exactly where it stopped.
@@ -134,6 +98,8 @@ def pretrain(data: PathLike,
             too few images for the batch, or ``out`` holds a training with
             other settings.
         ConfigError: If an override cannot be meant so.
+        CheckpointError: If nothing could be saved, as where no parameter is
+            finite.
     """
     cfg, summary, _ = plan_pretraining(
         data, model, epochs=epochs, batch_size=batch_size, out=out,
@@ -153,195 +119,10 @@ def pretrain(data: PathLike,
         print(summary, flush=True)
     runner.train()
     saved = list_checkpoints(str(folder))
+    if not saved:
+        raise CheckpointError(
+            f'no checkpoint was saved in {folder}; the log there says why')
     return Pretrained(saved[0].path, config, folder)
-
-
-def plan_pretraining(data: PathLike,
-                     model: str = 'vit-b',
-                     *,
-                     epochs: Optional[int] = None,
-                     batch_size: Optional[int] = None,
-                     out: Optional[PathLike] = None,
-                     num_workers: Optional[int] = None,
-                     cfg_options: Optional[Mapping[str, Any]] = None,
-                     processes: int = 1) -> Plan:
-    """Make the config of a pre-training, without running it.
-
-    Its arguments are those of :func:`pretrain`; ``processes`` is how many
-    train together.
-
-    Returns:
-        Plan: The config, a summary for people, and its facts by name.
-
-    Raises:
-        ArgumentError: If an argument is none of what is allowed, or there are
-            too few images for the batch.
-        ConfigError: If an override cannot be meant so.
-    """
-    check_pretraining(data, model, epochs, batch_size, num_workers, out)
-    options = dict(cfg_options or {})
-    for key, argument in _ARGUMENTS.items():
-        if key in options:
-            raise ArgumentError(
-                f'{key} is set by the argument {argument} here, by which '
-                'others are chosen, too; leave it out of cfg_options')
-    root = check_data(data)
-    cfg = load_config(MODELS[model])
-    cfg.train_dataloader.dataset.data_root = str(root)
-    images = _count_images(cfg, root, model)
-
-    most_workers = cfg.train_dataloader.num_workers
-    if batch_size is None:
-        batch_size = _choose_batch(
-            cfg.train_dataloader.batch_size, model, images, processes)
-    steps = math.ceil(images / processes) // batch_size
-    if steps < 1:
-        raise ArgumentError(
-            f'{root} has {images} images, fewer than one batch of '
-            f'{batch_size} on {processes} process(es); choose a batch size of '
-            f'{images // processes} or less')
-    if epochs is None:
-        # a recipe by iterations: as many epochs as they take
-        epochs = cfg.train_cfg.get('max_epochs') or math.ceil(
-            cfg.train_cfg.max_iters / steps)
-    if num_workers is None:
-        local = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-        cores = len(os.sched_getaffinity(0))
-        num_workers = min(most_workers, max(cores // local, 1))
-
-    warm_up = _warm_up(epochs, steps)
-    _fit(cfg, epochs, steps, batch_size, num_workers, warm_up)
-    cfg.work_dir = str(
-        Path(out).expanduser() if out is not None
-        else Path('work_dirs') / f'{model}_{root.name}')
-    # mmengine tells the logs of two trainings in a process apart by it
-    cfg.experiment_name = Path(cfg.work_dir).name
-    if any(key.startswith('optim_wrapper.optimizer') and (
-            key.endswith('.lr') or 'lr' in _keys(value))
-           for key, value in options.items()):
-        cfg.auto_scale_lr.enable = False
-    apply_options(cfg, options)
-
-    rate = cfg.optim_wrapper.optimizer.lr
-    accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
-    total = batch_size * processes * accumulated
-    scaled = cfg.auto_scale_lr.enable
-    if scaled:
-        rate *= total / cfg.auto_scale_lr.base_batch_size
-    facts = dict(
-        model=model, base=MODELS[model], images=images,
-        batch_size=batch_size, processes=processes, steps_per_epoch=steps,
-        epochs=epochs, warm_up_epochs=warm_up, learning_rate=rate,
-        num_workers=num_workers, out=cfg.work_dir)
-    return Plan(cfg, _summarize(cfg, facts, root, scaled, total), facts)
-
-
-def count_processes(launcher: str) -> int:
-    """Give how many processes a launcher has started, by its variables."""
-    names = dict(
-        pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
-    return int(os.environ.get(names.get(launcher, ''), 1))
-
-
-def _count_images(cfg: Config, root: Path, model: str) -> int:
-    dataset = cfg.train_dataloader.dataset
-    reads_stores = dataset.pipeline[0].type == 'LoadCanvas'
-    if is_store(str(root)) and not reads_stores:
-        raise ArgumentError(
-            f'{root} is a store, which the model {model!r} is not trained '
-            'from; name the folder of images, or choose another model')
-    try:
-        return len(DATASETS.build(dict(dataset, pipeline=[])))
-    except ValueError as error:
-        raise ArgumentError(str(error).split(';')[0]) from error
-
-
-def _choose_batch(recipe: int, model: str, images: int,
-                  processes: int) -> int:
-    """Choose a batch that fits into memory, and often into the images."""
-    if not has_accelerator():
-        most = recipe if model == 'mini' else _CPU_BATCH
-    elif torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory
-        most = int(recipe * min(memory / (0.95 * _GPU_MEMORY), 1.))
-    else:
-        most = recipe
-    most = min(most, images // (processes * _LEAST_STEPS))
-    # a power of two, and at least 2: contrast needs a negative
-    return 2**int(math.log2(max(most, 2)))
-
-
-def _warm_up(epochs: int, steps: int) -> float:
-    """Give the epochs of warm-up; below one, a fraction, or none at all."""
-    share = min(epochs * _WARM_UP_SHARE, _WARM_UP_EPOCHS)
-    if share >= 1:
-        return round(share)
-    # of two steps or more
-    return round(share, 3) if int(round(share, 3) * steps) > 1 else 0
-
-
-def _fit(cfg: Config, epochs: int, steps: int, batch_size: int,
-         num_workers: int, warm_up: float) -> None:
-    """Fit a recipe to epochs, batch and machine, in place."""
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
-    cfg.param_scheduler = _schedule(epochs, warm_up)
-    cfg.auto_scale_lr.enable = True
-    cfg.train_dataloader.update(
-        batch_size=batch_size,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        sampler=dict(type='SeededSampler', shuffle=True))
-    interval = min(
-        math.ceil(_STEPS_BETWEEN_CHECKPOINTS / steps), epochs // 10)
-    cfg.default_hooks.checkpoint.update(
-        by_epoch=True, interval=max(interval, 1))
-    cfg.log_processor.by_epoch = True
-
-
-def _schedule(epochs: int, warm_up: float) -> List[Dict[str, Any]]:
-    cosine = dict(
-        type='CosineAnnealingLR',
-        T_max=epochs - warm_up,
-        by_epoch=True,
-        begin=warm_up,
-        end=epochs,
-        convert_to_iter_based=True)
-    if not warm_up:
-        return [cosine]
-    linear = dict(
-        type='LinearLR',
-        start_factor=1e-4,
-        by_epoch=True,
-        begin=0,
-        end=warm_up,
-        convert_to_iter_based=True)
-    return [linear, cosine]
-
-
-def _keys(value: Any) -> List[str]:
-    return list(value) if isinstance(value, Mapping) else []
-
-
-def _summarize(cfg: Config, facts: Dict[str, Any], root: Path, scaled: bool,
-               total: int) -> str:
-    """Say which config was made, in a few lines."""
-    steps, epochs = facts['steps_per_epoch'], facts['epochs']
-    rate = f'{facts["learning_rate"]:.4g}'
-    if scaled:
-        rate += (f', {cfg.optim_wrapper.optimizer.lr:g} for a batch of '
-                 f'{cfg.auto_scale_lr.base_batch_size} scaled to {total}')
-    return '\n'.join([
-        f'CMAE, {facts["model"]}, after the config {facts["base"]}',
-        f'images         {facts["images"]:,} of {root}',
-        f'batch          {facts["batch_size"]} on {facts["processes"]} '
-        f'process(es): {steps:,} steps an epoch',
-        f'epochs         {epochs:,}, of these '
-        f'{facts["warm_up_epochs"]:g} of warm-up: {epochs * steps:,} steps',
-        f'learning rate  {rate}',
-        f'checkpoints    every {cfg.default_hooks.checkpoint.interval} '
-        'epoch(s)',
-        f'folder         {facts["out"]}, with this config as {CONFIG_NAME}',
-    ])
 
 
 def _as_comment(summary: str) -> str:

@@ -11,7 +11,7 @@ from tiny_training import on_ranks
 
 import cmae_mm
 from cmae_mm.api.checks import MODELS, ArgumentError
-from cmae_mm.api.pretraining import count_processes, plan_pretraining
+from cmae_mm.api.recipe import count_processes, plan_pretraining
 from cmae_mm.cli.main import build_parser
 from cmae_mm.config import ConfigError
 
@@ -149,6 +149,8 @@ MISTAKES = {
     'epochs as an override': (
         dict(cfg_options={'train_cfg.max_epochs': 3}),
         'max_epochs is set by the argument epochs'),
+    'more processes than pairs of images': (
+        dict(launcher='pytorch'), '8 image.*each of 5 process.*two or more'),
     'a folder without images': (
         {}, 'no images below'),
 }
@@ -156,7 +158,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize('name', MISTAKES)
 def test_a_mistake_is_refused_before_anything_is_written(
-        name, photos, tmp_path):
+        name, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '5')  # of those with a launcher alone
     given, said = MISTAKES[name]
     call = dict(dict(data=photos, model='mini', out=tmp_path / 'out'), **given)
     if name == 'a folder without images':

@@ -1,0 +1,151 @@
+"""Windows, colour and normalisation of whole batches."""
+import mmcv
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from images import photo, preprocessor
+from PIL import Image, ImageFilter
+
+from cmae_mm.datasets import PixelShift
+
+
+def to_batch(*images):
+    return torch.stack(
+        [torch.from_numpy(i.copy()).permute(2, 0, 1) for i in images])
+
+
+def still(module, count):
+    """Parameters that change nothing."""
+    params = module.draw_params(count)
+    off = torch.zeros(count, dtype=torch.bool)
+    return params._replace(jitter=off, grey=off, blur=off)
+
+
+def as_image(view):
+    return (view * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+@given(seed=st.integers(0, 999), max_shift=st.integers(0, 8))
+@settings(max_examples=25, deadline=None)
+def test_windows_are_pixel_shifts(seed, max_shift):
+    """Identical windows for identical offsets, on both paths."""
+    module = preprocessor(max_shift=max_shift)
+    images = [photo(seed=s) for s in (1, 2, 3)]
+    params = still(module, 3)._replace(
+        shift=module.draw_params(3, [seed] * 3).shift)
+    online, target = module.make_views(to_batch(*images), params)
+    for n, image in enumerate(images):
+        transform = PixelShift(size=24, max_shift=max_shift)
+        transform.draw_shift = lambda n=n: tuple(params.shift[n].tolist())
+        expected = transform(dict(img=image))['img']
+        assert (as_image(online[n]) == expected[0]).all()
+        assert (as_image(target[n]) == expected[1]).all()
+
+
+MMCV = (mmcv.adjust_brightness, mmcv.adjust_contrast,
+        lambda img, f, backend: mmcv.adjust_color(img, f, backend=backend),
+        mmcv.adjust_hue)
+
+
+@pytest.mark.parametrize('order', [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+@pytest.mark.parametrize('only', [0, 1, 2, 3, None])
+def test_jitter_is_mmcvs_within_rounding(order, only):
+    module = preprocessor(size=32, max_shift=0)
+    factors = torch.tensor([[1.3, 0.7, 1.4, 0.07], [0.65, 1.35, 0.6, -0.1]])
+    if only is not None:
+        neutral = torch.tensor([1., 1., 1., 0.])
+        neutral = neutral.expand(2, -1).clone()
+        neutral[:, only] = factors[:, only]
+        factors = neutral
+    images = [photo(seed=4), photo(seed=5)]
+    params = still(module, 2)._replace(
+        jitter=torch.ones(2, dtype=torch.bool),
+        order=torch.tensor([order, order]),
+        factors=factors)
+    _, target = module.make_views(to_batch(*images), params)
+    for n, image in enumerate(images):
+        image = image[..., ::-1]  # mmcv works on BGR
+        for op in order:
+            if only is None or op == only:
+                image = MMCV[op](
+                    image, float(factors[n, op]), backend='pillow')
+        image = image[..., ::-1]
+        difference = np.abs(
+            as_image(target[n]).astype(int) - image.astype(int))
+        # Pillow rounds to whole levels after each step, hue to 256 turns.
+        assert difference.max() <= (1 if only in (0, 2) else 16)
+        assert difference.mean() < (1 if only in (0, 1, 2) else 3)
+
+
+def test_grey_and_blur_are_pillows_within_rounding():
+    module = preprocessor(size=32, max_shift=0)
+    images = [photo(seed=s) for s in range(4)]
+    on, off = torch.tensor(True), torch.tensor(False)
+    params = still(module, 4)._replace(
+        grey=torch.stack([on, off, off, off]),
+        blur=torch.stack([off, on, on, off]),
+        sigma=torch.tensor([9., 0.5, 1.7, 9.]))
+    _, target = module.make_views(to_batch(*images), params)
+    views = [as_image(t).astype(int) for t in target]
+    grey = np.asarray(Image.fromarray(images[0]).convert('L')).astype(int)
+    assert np.abs(views[0] - grey[..., None]).max() <= 1
+    for n, sigma in ((1, 0.5), (2, 1.7)):
+        blurred = Image.fromarray(images[n]).filter(
+            ImageFilter.GaussianBlur(sigma))
+        difference = np.abs(views[n] - np.asarray(blurred).astype(int))
+        # Pillow approximates the Gaussian by boxes.
+        assert difference.max() <= 6 and difference.mean() < 1
+        assert np.abs(views[n] - images[n].astype(int)).max() > 0
+    assert (views[3] == images[3]).all()
+
+
+def test_parameters_have_the_recipes_distributions():
+    module = preprocessor()
+    p = module.draw_params(20000)
+    for share, expected in ((p.jitter, 0.8), (p.grey, 0.2), (p.blur, 0.5)):
+        error = (expected * (1 - expected) / 20000)**.5
+        assert abs(share.float().mean() - expected) < 5 * error
+    ranges = ((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.1, 0.1))
+    for column, (low, high) in zip(p.factors.t(), ranges):
+        assert low <= column.min() and column.max() <= high
+        assert column.mean() == pytest.approx((low + high) / 2, abs=0.01)
+        assert column.std() == pytest.approx((high - low) / 12**.5, rel=0.03)
+    assert p.sigma.min() >= 0.1 and p.sigma.max() <= 2.
+    # all orders and all shifts are equally frequent
+    for codes, number in ((p.order @ torch.tensor([64, 16, 4, 1]), 24),
+                          (p.shift @ torch.tensor([8, 1]), 64)):
+        counts = codes.unique(return_counts=True)[1].double()
+        assert len(counts) == number
+        expected = 20000 / number
+        chi2 = ((counts - expected)**2 / expected).sum()
+        assert chi2 < number + 5 * (2 * number)**.5
+
+
+def test_views_are_normalised_and_in_rgb():
+    module = preprocessor(jitter_prob=0, grey_prob=0, blur_prob=0)
+    image = photo()
+    data = dict(
+        inputs=to_batch(image[..., ::-1], image[..., ::-1]), data_samples=None)
+    views = module(data, training=True)['inputs']
+    mean, std = (torch.tensor(v).view(3, 1, 1)
+                 for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    expected = (to_batch(image)[0, :, :24, :24].float() - mean) / std
+    torch.testing.assert_close(views[0][1], expected)
+    # without training it only normalises
+    plain = module(dict(data, inputs=data['inputs'].float()))['inputs']
+    torch.testing.assert_close(plain[0, :, :24, :24], expected)
+
+
+@pytest.mark.parametrize('kwargs, named', [
+    (dict(canvas_size=31), 'canvas of 31 pixels .* must be 32'),
+    (dict(size=0), 'size must be .* got 0'),
+    (dict(grey_prob=1.5), 'grey_prob .* got 1.5'),
+])
+def test_bad_arguments_are_named(kwargs, named):
+    with pytest.raises(ValueError, match=named):
+        preprocessor(**kwargs)
+    with pytest.raises(ValueError, match='canvas of 30 pixels'):
+        preprocessor().make_views(
+            torch.zeros(1, 3, 30, 40, dtype=torch.uint8), None)

@@ -64,7 +64,6 @@ def model_cfg(width=48,
     """Give the config of a small CMAE; overrides are dotted keys."""
     decoder = dict(
         decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
-    norm_cfg = dict(type='BN1d', eps=1e-6)
     cfg = Config(
         dict(
             model=dict(
@@ -81,14 +80,7 @@ def model_cfg(width=48,
                 neck=dict(
                     pixel_decoder=decoder,
                     feature_decoder=decoder,
-                    projector=dict(
-                        type='NonLinearNeck',
-                        hid_channels=24,
-                        out_channels=16,
-                        with_bias=True,
-                        with_last_bn=False,
-                        with_avg_pool=False,
-                        norm_cfg=norm_cfg)),
+                    projector=dict(hid_channels=24, out_channels=16)),
                 head=dict(
                     contrastive=dict(predictor=dict(
                         hid_channels=24)) if contrastive else None))))

@@ -167,3 +167,13 @@ def test_a_target_that_stands_still_is_warned_of(monkeypatch):
         still.loss(batch)
     assert len(said) == 1
     assert 'TargetUpdateHook' in said[0] and 'target.follow(' in said[0]
+
+
+def test_looking_whether_it_moves_does_not_break_a_compiled_graph():
+    model = build(model_cfg())
+    optimizer = sgd(model)
+    model.target.follow(optimizer, *parts(model))
+    images = torch.randn(4, 3, 32, 32)
+    explained = torch._dynamo.explain(model.target)(images)
+    torch._dynamo.reset()
+    assert explained.graph_break_count == 0, explained.break_reasons

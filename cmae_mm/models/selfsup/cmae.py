@@ -42,9 +42,6 @@ from ..utils import (
     with_mini,
 )
 
-POOLS = ('mean', 'cls', 'none')
-ENCODERS = ('online', 'target')
-
 
 class BlockMasking:
     """Random masking of an encoder's patches, in blocks.
@@ -350,6 +347,8 @@ class MomentumTarget(nn.Module):
             self.encoder.set_mask_ratio(mask_ratio)
         self.fixed = fixed
         self._handle: Optional[RemovableHandle] = None
+        # Plain values: torch.compile guards on them.
+        self._watched = not fixed
         self._batches_at_rest = 0
 
     @property
@@ -366,7 +365,7 @@ class MomentumTarget(nn.Module):
         Returns:
             torch.Tensor: Target projections z_t^p, (N, E), without gradient.
         """
-        if self.training and torch.is_grad_enabled():
+        if self._watched and self.training and torch.is_grad_enabled():
             self._warn_if_at_rest()
         with torch.no_grad():
             ids_keep = None
@@ -426,7 +425,7 @@ class MomentumTarget(nn.Module):
                     sources.append(source[name])
         torch._foreach_lerp_(averages, sources, 1 - self.momentum)
         self.steps += 1
-        self._batches_at_rest = 0
+        self._watched = False
 
     def follow(self,
                optimizer: torch.optim.Optimizer,
@@ -465,6 +464,7 @@ class MomentumTarget(nn.Module):
             done += 1
 
         self._handle = optimizer.register_step_post_hook(move)
+        self._watched = False
         return self._handle
 
     @property
@@ -479,10 +479,9 @@ class MomentumTarget(nn.Module):
         return dict(self.__dict__, _handle=None)
 
     def _warn_if_at_rest(self) -> None:
-        if self.fixed or self.is_following:
-            return
         self._batches_at_rest += 1
-        if self._batches_at_rest == 2:
+        self._watched = self._batches_at_rest < 2
+        if not self._watched:
             print_log(
                 'CMAE trains, but nothing moves its target: add '
                 "custom_hooks=[dict(type='TargetUpdateHook')] to the config, "
@@ -630,8 +629,8 @@ class CMAE(BaseSelfSupervisor):
             ValueError: If ``pool`` or ``encoder`` is none of these, or the
                 model has no such part.
         """
-        check_choice('pool', pool, POOLS)
-        check_choice('encoder', encoder, ENCODERS)
+        check_choice('pool', pool, ('mean', 'cls', 'none'))
+        check_choice('encoder', encoder, ('online', 'target'))
         if encoder == 'target' and self.target is None:
             raise ValueError('this model has no target encoder, since '
                              'head.contrastive is None')

@@ -7,7 +7,6 @@ Arch = Dict[str, Any]
 _MINI = dict(
     embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512)
 _AMBIGUOUS = ('s', 'small')
-_NEEDED = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
 
 
 def with_mini(zoo: Dict[str, Arch], **more: Any) -> Dict[str, Arch]:
@@ -38,7 +37,7 @@ def check_arch(arch: Union[str, Arch], zoo: Dict[str, Arch]) -> None:
         ValueError: If the name is not known, or a size is missing.
     """
     if isinstance(arch, str):
-        if arch.lower() in _AMBIGUOUS:
+        if arch.lower() in _AMBIGUOUS and 'deit-small' in zoo:
             raise ValueError(
                 f"backbone.arch={arch!r} has two meanings: say 'deit-small' "
                 'for the ViT-S of the literature, 384 wide with 12 layers; '
@@ -49,8 +48,9 @@ def check_arch(arch: Union[str, Arch], zoo: Dict[str, Arch]) -> None:
                 f'backbone.arch must be one of {", ".join(sorted(zoo))}, or a '
                 f'dict of sizes, but got {arch!r}')
         return
-    missing = [k for k in _NEEDED if k not in arch]
+    needed = list(next(iter(zoo.values())))
+    missing = [k for k in needed if k not in arch]
     if missing:
         raise ValueError(
             f'backbone.arch lacks {", ".join(missing)}; give all of '
-            f'{", ".join(_NEEDED)}, or a name, for instance \'base\'')
+            f'{", ".join(needed)}, or a name, for instance \'base\'')

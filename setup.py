@@ -11,11 +11,12 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CARRIED = ('configs', 'tools', 'model-index.yml')
+COMPILED = ('__pycache__', '*.pyc')
 # What only a clone can do.
-LEFT_OUT = shutil.ignore_patterns('__pycache__', '*.pyc', 'run_tests.sh',
-                                  'environment.sh', 'missing_requirements.py',
-                                  'quickstart', 'quickstart.sh',
-                                  'check_gpu.sh')
+LEFT_OUT = {
+    'tools': ('run_tests.sh', 'environment.sh', 'missing_requirements.py',
+              'quickstart', 'quickstart.sh', 'check_gpu.sh'),
+}
 
 
 class BuildWithMim(build_py):
@@ -32,7 +33,9 @@ class BuildWithMim(build_py):
         for name in CARRIED:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, mim / name, ignore=LEFT_OUT)
+                ignored = COMPILED + LEFT_OUT.get(name, ())
+                shutil.copytree(source, mim / name,
+                                ignore=shutil.ignore_patterns(*ignored))
             else:
                 shutil.copy2(source, mim / name)
 

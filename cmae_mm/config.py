@@ -17,6 +17,7 @@ from typing import (
     Tuple,
 )
 
+from .dependencies import require_dense
 from .packaged import find_config
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def load_config(name: str, pairs: Sequence[str] = ()) -> 'Config':
     Raises:
         FileNotFoundError: If there is no such config.
         ConfigError: If it cannot be read, or a setting cannot be meant so.
+        MissingLibrary: If it inherits a config of a library that is not
+            installed.
     """
     from mmengine.config import Config
     from mmengine.config.utils import ConfigParsingError
@@ -151,6 +154,12 @@ def load_config(name: str, pairs: Sequence[str] = ()) -> 'Config':
     path = find_config(name)
     try:
         cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        # Of `_base_ = 'mmdet::...'`, which comes before custom_imports.
+        for library, extra in (('mmdet', 'det'), ('mmseg', 'seg')):
+            if library in str(error):
+                require_dense(library, extra)
+        raise ConfigError(f'{path} cannot be read: {error}') from error
     except (ConfigParsingError, SyntaxError, NameError, AttributeError,
             TypeError, KeyError, ImportError, OSError, ValueError,
             AssertionError) as error:

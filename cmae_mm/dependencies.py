@@ -1,4 +1,4 @@
-"""Which versions of the libraries below this plugin it works with.
+"""Supported versions of the libraries that the plugin builds on.
 
 Two distributions own the import names ``mmengine``, ``mmcv`` and
 ``mmpretrain``: the maintained OneDL ones and the original OpenMMLab ones.
@@ -38,12 +38,12 @@ def check_transformers(
     """Check for the one combination that mmpretrain cannot be imported with.
 
     Args:
-        version_of (Callable): Gives a distribution's version. Defaults to the
-            installed one's.
+        version_of (Callable): Function that returns the version of a
+            distribution, by its name. Defaults to the installed version.
 
     Raises:
-        ImportError: If transformers 5 or newer is beside pycocotools, which
-            mmdetection needs.
+        ImportError: If transformers 5 or newer is installed beside
+            pycocotools, which mmdetection needs.
     """
     try:
         version_of('pycocotools')
@@ -58,7 +58,7 @@ def check_transformers(
 
 
 class MissingLibrary(RuntimeError):
-    """An optional library that a config needs is not there.
+    """An optional library that a config needs is not installed.
 
     Not an ``ImportError``: mmengine replaces those by one of its own, which
     does not say what is missing.
@@ -66,17 +66,17 @@ class MissingLibrary(RuntimeError):
 
 
 def ops_command() -> str:
-    """Give the command that installs mmcv's operators."""
+    """Give the command that installs mmcv's compiled operators."""
     script = 'tools/install_ops.sh'
     return f'bash {script if in_clone() else packaged_root() / script}'
 
 
 def require_dense(name: str, extra: str) -> None:
-    """Check what detection or segmentation needs.
+    """Check that the libraries for detection or segmentation are there.
 
     Args:
-        name (str): 'mmdet' or 'mmseg'.
-        extra (str): What installs it, an extra of setup.cfg.
+        name (str): Import name of the library, 'mmdet' or 'mmseg'.
+        extra (str): The extra of setup.cfg that installs it.
 
     Raises:
         MissingLibrary: If it is missing, or mmcv has no compiled operators.
@@ -110,9 +110,9 @@ def check_dependencies(
     """Check torch, mmengine, mmcv and mmpretrain.
 
     Args:
-        version_of (Callable): Gives a module's version by its import name and
-            raises ``ImportError`` where there is none. Defaults to importing
-            it.
+        version_of (Callable): Function that returns the version of a module,
+            by its import name, and raises ``ImportError`` where there is
+            none. Defaults to importing the module.
 
     Raises:
         ImportError: If one is missing or outside the supported range. The

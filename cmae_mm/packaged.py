@@ -1,11 +1,14 @@
-"""Where configs and tools are: in a clone, or in the installed package."""
+"""Locations of configs and tools, in a clone or in the installed package."""
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 
 
 def packaged_root() -> Path:
-    """Give the folder that holds ``configs`` and ``tools``.
+    """Find the folder that holds ``configs`` and ``tools``.
+
+    Returns:
+        Path: The package's ``.mim``, or the clone's root.
 
     Raises:
         FileNotFoundError: If neither the package nor a clone around it has
@@ -28,10 +31,11 @@ def install_command(extra: str) -> str:
     """Give the command that installs an extra of setup.cfg.
 
     Args:
-        extra (str): For example 'det'.
+        extra (str): Name of the extra, for example 'det'.
 
     Returns:
-        str: For the clone that the package is used from, or for pip.
+        str: The pip command, for a clone or for an installed package,
+        whichever is in use.
     """
     what = f"-e '.[{extra}]'" if in_clone() else f"'cmae_mm[{extra}]'"
     return f'pip install {what}'
@@ -41,16 +45,16 @@ def find_config(name: str) -> str:
     """Find a config by its path, or a packaged one by its name.
 
     Args:
-        name (str): A file; or the name of one below ``configs``, with or
-            without folder, ``configs/`` and ``.py``:
+        name (str): Path of a file, or name of a config below ``configs``,
+            with or without its folder, ``configs/`` and ``.py``, for example
             'finetune/vit-b_pt300e_100e_in1k'.
 
     Returns:
-        str: The file's path.
+        str: Path of the file.
 
     Raises:
-        FileNotFoundError: If there is none, with the nearest names; or if a
-            name without folder is that of several.
+        FileNotFoundError: If there is no such config, or several folders
+            hold one of that name; the message lists the nearest names.
     """
     import difflib
 

@@ -1,8 +1,10 @@
-# CMAE, ViT-B/16, released-code recipe, 800 epochs, batch 4096 (8 GPUs).
+# CMAE, ViT-B/16: the released code's recipe, 800 epochs, batch 4096.
+# Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
+# tools/dist_train.sh configs/cmae_vit-b_800e.py 8
 _base_ = [
-    '_base_/cmae_vit-b.py',
-    '_base_/imagenet_224.py',
-    '_base_/adamw_4096.py',
-    '_base_/schedule_800e.py',
-    '_base_/default_runtime.py',
+    '_base_/models/cmae_vit-b16.py',
+    '_base_/datasets/imagenet_pretrain.py',
+    '_base_/schedules/adamw_bs4096.py',
+    '_base_/schedules/cosine_800e.py',
+    '_base_/pretrain_runtime.py',
 ]

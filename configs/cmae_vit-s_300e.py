@@ -1,11 +1,7 @@
-# CMAE, ViT-S/16 (384 wide), released-code recipe, 300 epochs.
-_base_ = [
-    '_base_/cmae_vit-b.py',
-    '_base_/imagenet_224.py',
-    '_base_/adamw_4096.py',
-    '_base_/schedule_300e.py',
-    '_base_/default_runtime.py',
-]
+# CMAE, ViT-S/16: the released code's recipe, 300 epochs, batch 4096.
+# Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
+# tools/dist_train.sh configs/cmae_vit-s_300e.py 8
+_base_ = './cmae_vit-b_300e.py'
 
-# mmpretrain calls this ViT-S 'deit-small'; its own 'small' is 768 wide.
+# 384 wide; mmpretrain's 'small' is 768 wide.
 model = dict(backbone=dict(arch='deit-small'))

@@ -47,7 +47,7 @@ def image_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def mini_encoder(tmp_path_factory):
     """A checkpoint of detection's and segmentation's small encoder."""
-    cfg = Config.fromfile(ROOT / 'configs/detection/cmae_vit-mini_coco.py')
+    cfg = Config.fromfile(ROOT / 'configs/coco_mini/cmae_vit-mini_coco.py')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         torch.manual_seed(0)
         model = build(cfg.model)

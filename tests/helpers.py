@@ -26,7 +26,7 @@ SMALL = [
     '--cfg-options', 'train_dataloader.batch_size=4',
     'train_dataloader.num_workers=0',
     'train_dataloader.persistent_workers=False', 'train_cfg.max_iters=2',
-    'default_hooks.logger.interval=1', 'model.backbone.arch.num_layers=1'
+    'default_hooks.logger.interval=1'
 ]
 CLASSIFIER = dict(
     type='ImageClassifier',

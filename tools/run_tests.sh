@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests, in an environment with everything they need.
+# Run ruff, mypy and the tests, in an environment with everything they need.
 # Usage: bash tools/run_tests.sh [arguments of pytest]
 # NO_OPS=1 leaves mmcv's operators out, whose build takes 10 to 30 minutes the
 # first time: the tests of detection and segmentation are then skipped.
@@ -16,6 +16,7 @@ if [ -z "${NO_INSTALL:-}" ]; then
     fi
 fi
 ruff check .
+mypy
 cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)))')
 jobs=${JOBS:-$((cores < 4 ? cores : 4))}
 # Several trainings with several threads each slow each other down.

@@ -134,7 +134,8 @@ def fill_array(machine: Any, value: np.ndarray, state: Any) -> None:
     _, shape, dtype, fortran, data = state
     shape = _ints(shape)
     data = _array_data(machine, data, dtype, int(np.prod(shape, dtype=object)))
-    value.__setstate__((1, shape, dtype.value, fortran is True, data))
+    filled: Any = (1, shape, dtype.value, fortran is True, data)
+    value.__setstate__(filled)
 
 
 def array_from_buffer(machine: Any, data: Any, dtype: Any, shape: Any,

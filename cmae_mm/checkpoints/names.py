@@ -4,8 +4,12 @@ The names in the middle are those of mmpretrain's ``VisionTransformer``, which
 are ``CMAEViT``'s.
 """
 import re
+from typing import Sequence, Tuple
 
 from .files import StateDict
+
+# Our names, or the beginnings of names, and those of others.
+Pairs = Sequence[Tuple[str, str]]
 
 # The released CMAE code, prefix by prefix.
 _CMAE = (
@@ -45,14 +49,14 @@ def to_cmae(state: StateDict) -> StateDict:
     }
 
 
-def _replace_prefix(name: str, pairs) -> str:
+def _replace_prefix(name: str, pairs: Pairs) -> str:
     for old, new in pairs:
         if name.startswith(old):
             return new + name[len(old):]
     return name
 
 
-def rename(name: str, final_norm: str, pairs) -> str:
+def rename(name: str, final_norm: str, pairs: Pairs) -> str:
     """Rename a parameter of an encoder.
 
     Args:

@@ -1,7 +1,16 @@
 """Reads pickles without running them: names in a file stay names."""
 import pickletools
 from collections import OrderedDict
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Set
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    Dict,
+    List,
+    NoReturn,
+    Optional,
+    Set,
+)
 
 from .builders import CALLS, CONSTANTS, NEW, STATES
 from .errors import CheckpointError
@@ -97,7 +106,7 @@ class _Machine:
             raise ValueError('it ends in the middle of a value')
         return self.stack[0]
 
-    def refuse(self, what: Any) -> None:
+    def refuse(self, what: Any) -> NoReturn:
         """Refuse what is no plain value.
 
         Raises:

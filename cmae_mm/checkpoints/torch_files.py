@@ -88,7 +88,7 @@ class _ReadOnly:
         self.file = file
         self.mapped: Optional[mmap.mmap] = None
 
-    def __enter__(self) -> BinaryIO:
+    def __enter__(self) -> Any:
         if isinstance(self.file, io.BytesIO):
             return self.file
         try:

@@ -3,7 +3,7 @@ import struct
 import zipfile
 import zlib
 from contextlib import contextmanager
-from typing import BinaryIO, Iterator
+from typing import Any, BinaryIO, Iterator
 
 import torch
 
@@ -52,7 +52,7 @@ class ZipRecords:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.name = name
-        self._file = file
+        self._file: Any = file  # BinaryIO lacks readinto
         with damaged_if_unreadable(name):
             self._archive = zipfile.ZipFile(file)
             infos = self._archive.infolist()

@@ -104,7 +104,9 @@ def require_cmae(model: 'nn.Module', args: argparse.Namespace) -> None:
 
 def describe(args: argparse.Namespace, meta: Dict[str, Any]) -> Dict[str, Any]:
     """Say where a converted checkpoint comes from."""
-    noted = {k: meta[k] for k in ('epoch', 'iter') if k in meta}
+    noted: Dict[str, Any] = {
+        k: meta[k] for k in ('epoch', 'iter') if k in meta
+    }
     return dict(recipe=args.config, converted_from=args.checkpoint, **noted)
 
 

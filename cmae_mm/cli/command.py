@@ -54,7 +54,7 @@ class Command(NamedTuple):
     registers: bool = True
     error_status: int = 1
 
-    def add_to(self, parts) -> None:
+    def add_to(self, parts: Any) -> None:
         """Add it to the subparsers of the whole command."""
         title = self.help[0].upper() + self.help[1:] + '.'
         examples = '\n'.join(
@@ -80,7 +80,8 @@ class Command(NamedTuple):
 def needed(parser: argparse.ArgumentParser) -> List[str]:
     """List what a command line must have, in the order to write it in."""
     actions = [a for a in parser._actions if a.required]
-    return [a.metavar or a.dest for a in actions if not a.option_strings] + [
+    return [str(a.metavar or a.dest) for a in actions if not a.option_strings
+            ] + [
         f'{a.option_strings[0]} {a.metavar or a.dest.upper()}'
         for a in actions if a.option_strings]
 

@@ -210,7 +210,8 @@ def _arguments(kind: Any) -> List[str]:
     if kind is None:
         return []
     bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
-    makers = [b.__init__ for b in bases if '__init__' in vars(b)] or [kind]
+    makers = [vars(b)['__init__'] for b in bases if '__init__' in vars(b)
+              ] or [kind]
     names: List[str] = []
     for maker in makers:
         try:

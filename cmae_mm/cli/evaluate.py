@@ -175,7 +175,7 @@ def low_shot(args: argparse.Namespace, features: Extracted) -> Result:
         few = FeatureSet(train.features[index], train.labels[index])
         predicted = fit_logistic_regression(few, val, args.inverse_penalty)
         scored = score(predicted, val.labels)
-        rows.append([Path(split).stem, scored])
+        rows.append([Path(split).stem, str(scored)])
         result[Path(split).stem] = scored.top1
     print(f'logistic regression, {args.trials} draws (mean and standard '
           f'deviation), {len(val.labels)} test images')

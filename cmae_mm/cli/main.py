@@ -94,7 +94,10 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Complete a line for a shell that argcomplete has been set up in."""
+    """Complete a line for a shell that argcomplete has been set up in.
+
+    It comes with an extra of setup.cfg, extra='completion'.
+    """
     if '_ARGCOMPLETE' in os.environ:
         import argcomplete
         argcomplete.autocomplete(parser)

@@ -1,7 +1,7 @@
 """Command lines as people write them, whatever the command."""
 import argparse
 import difflib
-from typing import Callable, Iterable, List, NoReturn
+from typing import Any, Callable, Iterable, List, NoReturn
 
 
 def near(word: str, known: Iterable[str]) -> str:
@@ -21,12 +21,14 @@ def near(word: str, known: Iterable[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """argparse's, without abbreviations: ``--enc`` is a mistake."""
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False, **kwargs)
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self,
+                         args: Any = None,
+                         namespace: Any = None) -> Any:
         """Parse, and refuse what is unknown by its name and neighbours."""
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:

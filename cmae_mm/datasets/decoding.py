@@ -87,9 +87,9 @@ def _check_pixels(height: int, width: int) -> None:
 
 
 def _decode_other(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        _check_pixels(image.height, image.width)
-        image = ImageOps.exif_transpose(image)
+    with Image.open(io.BytesIO(data)) as file:
+        _check_pixels(file.height, file.width)
+        image: Image.Image = ImageOps.exif_transpose(file)
         if image.mode.startswith('I') or image.mode == 'F':
             array = np.asarray(image)
             if image.mode != 'F' and (array.max(initial=0) > 255):

@@ -1,5 +1,5 @@
 """Weighted k-nearest-neighbour classification of frozen features."""
-from typing import Dict, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def knn_predict(train_features: Tensor,
             f'{len(train_features)} and {len(test_features)}')
     ks = sorted(k for k in set(ks) if k <= len(train_features))
     num_classes = int(train_labels.max()) + 1
-    predicted = {k: [] for k in ks}
+    predicted: Dict[int, List[Tensor]] = {k: [] for k in ks}
     for queries in test_features.split(chunk_size):
         queries = F.normalize(queries.float(), dim=1)
         similarity, labels = _nearest(queries, train_features, train_labels,
@@ -77,7 +77,7 @@ def _nearest(queries: Tensor, features: Tensor, labels: Tensor, k: int,
 
 def knn_accuracy(train_features: Tensor, train_labels: Tensor,
                  test_features: Tensor, test_labels: Tensor,
-                 **kwargs) -> Dict[int, float]:
+                 **kwargs: Any) -> Dict[int, float]:
     """Measure the top-1 accuracy of :func:`knn_predict`.
 
     Args:

@@ -1,5 +1,5 @@
 """Evaluation with few labels: drawing them, and logistic regression."""
-from typing import Dict, List, Sequence
+from typing import Callable, Dict, List, Sequence
 
 import numpy as np
 import torch
@@ -53,12 +53,13 @@ def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
     return _draw(labels, seed, lambda size: shots)
 
 
-def _draw(labels: Sequence[int], seed: int, how_many) -> List[int]:
-    labels = np.asarray(labels)
+def _draw(labels: Sequence[int], seed: int,
+          how_many: Callable[[int], int]) -> List[int]:
+    classes = np.asarray(labels)
     rng = np.random.default_rng(seed)
     drawn: List[int] = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
         size = how_many(len(members))
         drawn += rng.choice(members, size, replace=False).tolist()
     return sorted(drawn)

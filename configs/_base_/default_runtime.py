@@ -1,8 +1,7 @@
-# What every pre-training config shares: logging, checkpoints, resuming.
-custom_imports = dict(imports=['cmae_mm'], allow_failed_imports=False)
-default_scope = 'mmpretrain'
-
-# Also where other tools than this project's start it.
+# What every config shares: the runner, logging, saving and resuming. The
+# prefix says where this project's classes are registered, for mmdetection and
+# mmsegmentation.
+# Named here, so that mmengine's and mim's commands take it too.
 runner_type = 'mmpretrain.ResumableRunner'
 
 default_hooks = dict(
@@ -10,16 +9,11 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(
+        type='mmpretrain.AtomicCheckpointHook', interval=1, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    step_seed=dict(type='StepSeedHook'),
-    skipped_step=dict(type='SkippedStepHook'))
-
-custom_hooks = [
-    dict(type='PretrainCheckHook'),
-    dict(type='TargetUpdateHook'),
-    dict(type='PrefetchHook'),
-]
+    step_seed=dict(type='mmpretrain.StepSeedHook'),
+    skipped_step=dict(type='mmpretrain.SkippedStepHook'))
 
 env_cfg = dict(
     cudnn_benchmark=True,
@@ -27,13 +21,8 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'))
 
 vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
-log_processor = dict(window_size=10)
 log_level = 'INFO'
-
-# Projector and predictor normalise over the batch of all GPUs.
-sync_bn = 'torch'
 randomness = dict(seed=0)
-# Training goes on from the work folder's last checkpoint, if there is one.
 load_from = None
+# Training goes on from the work folder's last checkpoint, if there is one.
 resume = True

@@ -1,6 +1,9 @@
-# Linear probe of cmae_vit-mini_20e.py's encoder, 10 epochs, on patch tokens
-# pooled, then normalised; of random weights unless
-# model.backbone.init_cfg.checkpoint says otherwise.
+# Linear probe of cmae_vit-mini_20e.py's encoder on CIFAR-10, on patch tokens
+# pooled, then normalised: 10 epochs, batch 256, on 2 CPU cores; of random
+# weights unless a checkpoint is named.
+# Data: $DATA_ROOT/{train,test}/<class>/*.jpg
+# cmae train configs/cifar10/linear_vit-mini_10e.py --cfg-options \
+#     model.backbone.init_cfg.checkpoint=...
 _base_ = './finetune_vit-mini_10e.py'
 
 data_preprocessor = dict(to_onehot=False)
@@ -9,7 +12,7 @@ model = dict(
     neck=dict(type='ClsBatchNormNeck', input_features=96),
     head=dict(
         loss=dict(_delete_=True, type='CrossEntropyLoss'),
-        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01)))
+        init_cfg=dict(std=0.01)))
 
 optim_wrapper = dict(
     _delete_=True,

@@ -1,10 +1,14 @@
 # Linear probe of a ViT-B/16, as MAE's: a BatchNorm without affine parameters
 # and a linear layer on the frozen encoder's class token, after its norm; LARS,
-# batch 16384. Patch tokens pooled, then normalised, in place of the class
-# token: model.backbone.out_type=avg_featmap model.backbone.final_norm=False.
+# 90 epochs, batch 16384. Patch tokens pooled, then normalised, in place of the
+# class token: model.backbone.out_type=avg_featmap
+# model.backbone.final_norm=False.
+# Data: $DATA_ROOT/{train,val}/<class>/*.jpg
+# tools/dist_train.sh configs/linear/vit-b_90e_in1k.py 8 \
+#     --cfg-options model.backbone.init_cfg.checkpoint=...
 _base_ = [
-    '../_base_/finetune_vit-b.py',
-    '../_base_/finetune_imagenet.py',
+    '../_base_/models/vit-b16_classifier.py',
+    '../_base_/datasets/imagenet_finetune.py',
     '../_base_/transfer_runtime.py',
 ]
 
@@ -18,20 +22,11 @@ model = dict(
     neck=dict(type='ClsBatchNormNeck', input_features=768),
     head=dict(
         loss=dict(_delete_=True, type='CrossEntropyLoss'),
-        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01)),
+        init_cfg=dict(std=0.01)),
     train_cfg=None)
 
-train_pipeline = [
-    dict(type='SeedDraws'),
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        backend='pillow',
-        interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInputs'),
-]
+# Crop and flip alone.
+train_pipeline = [*_base_.train_pipeline[:4], dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=2048,  # per GPU; 8 GPUs make the recipe's 16384
     dataset=dict(pipeline=train_pipeline))

@@ -1,9 +1,11 @@
-# UPerNet, ViT-B, ADE20K, tested at six sizes and flipped: for `cmae test`
-# with a checkpoint of upernet-b_160k_ade20k-512x512.py.
+# UPerNet, ViT-B, ADE20K, tested at six sizes and flipped, with a checkpoint of
+# upernet-b_160k_ade20k-512x512.py.
+# Data: $DATA_ROOT/{images,annotations}/validation
+# tools/dist_test.sh configs/segmentation/upernet-b_160k_ade20k-512x512_ms.py \
+#     CHECKPOINT 8
 _base_ = './upernet-b_160k_ade20k-512x512.py'
 
-model = dict(
-    _delete_=True, type='SegTTAModel', module={{_base_.model}})
+model = dict(_delete_=True, type='SegTTAModel', module=_base_.model)
 
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,4 +1,9 @@
-# UPerNet, ViT-B, ADE20K, with relative positions that start at zero.
+# UPerNet, ViT-B, ADE20K, with relative positions that start at zero beside the
+# absolute ones: crops of 512 pixels, 160,000 iterations, batch 16.
+# Data: $DATA_ROOT/{images,annotations}/{training,validation}
+# tools/dist_train.sh \
+#     configs/segmentation/upernet-b_rel-pos_160k_ade20k-512x512.py 8 \
+#     --cfg-options model.backbone.init_cfg.checkpoint=...
 _base_ = './upernet-b_160k_ade20k-512x512.py'
 model = dict(
     backbone=dict(

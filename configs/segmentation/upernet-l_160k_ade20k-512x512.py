@@ -1,4 +1,8 @@
-# UPerNet, ViT-L, ADE20K: features after blocks 7, 11, 15, 23.
+# UPerNet, ViT-L, ADE20K, on features after blocks 7, 11, 15, 23: crops of 512
+# pixels, 160,000 iterations, batch 16.
+# Data: $DATA_ROOT/{images,annotations}/{training,validation}
+# tools/dist_train.sh configs/segmentation/upernet-l_160k_ade20k-512x512.py 8 \
+#     --cfg-options model.backbone.init_cfg.checkpoint=...
 _base_ = './upernet-b_160k_ade20k-512x512.py'
 model = dict(
     backbone=dict(

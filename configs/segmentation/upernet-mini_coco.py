@@ -1,34 +1,32 @@
-# UPerNet, a small ViT, for 2 CPU cores and few images: shows the whole path
-# from cmae_vit-mini_coco.py's encoder to predictions. From random weights
-# unless model.backbone.init_cfg.checkpoint says otherwise.
+# UPerNet on the small ViT of cmae_vit-mini_coco.py: 40 epochs, batch 4, on 2
+# CPU cores and few images; shows the whole path from the encoder to
+# predictions. From random weights unless a checkpoint is named.
 # Data: $DATA_ROOT/{images,semantic}/{train,val}2017, maps of category ids, and
 # $DATA_ROOT/semantic/classes.json with their names.
+# cmae train configs/segmentation/upernet-mini_coco.py --cfg-options \
+#     model.backbone.init_cfg.checkpoint=...
 _base_ = [
-    '../_base_/upernet_vit-b.py',
-    '../_base_/seg_adamw_160k.py',
-    '../_base_/seg_runtime.py',
+    '../_base_/models/upernet_vit-b16.py',
+    '../_base_/models/vit-mini_96.py',
+    '../_base_/schedules/upernet_160k.py',
+    '../_base_/segmentation_runtime.py',
 ]
 
 data_root = '{{$DATA_ROOT:data/coco_mini}}'
 crop_size = (160, 160)
-_norm = dict(type='BN', requires_grad=True)
+norm_cfg = dict(type='BN')
 
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
-        arch=dict(
-            _delete_=True,
-            embed_dims=96,
-            num_layers=4,
-            num_heads=3,
-            feedforward_channels=384),
+        arch=dict(_delete_=True, **_base_.vit_mini_96),
         img_size=160,
         drop_path_rate=0.,
         init_cfg=dict(checkpoint='random'),
         out_indices=[0, 1, 2, 3]),
-    neck=dict(embed_dim=96, norm_cfg=_norm),
+    neck=dict(embed_dim=96, norm_cfg=norm_cfg),
     decode_head=dict(
-        in_channels=[96] * 4, channels=64, num_classes=129, norm_cfg=_norm),
+        in_channels=[96] * 4, channels=64, num_classes=129, norm_cfg=norm_cfg),
     auxiliary_head=None,
     test_cfg=dict(crop_size=crop_size, stride=(120, 120)))
 

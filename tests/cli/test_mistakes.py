@@ -113,7 +113,8 @@ MISTAKES = {
          'train_dataloader.persistent_workers=False'],
         '6 images.*512.*batch_size'),
     'heads that do not divide the width': (
-        options('model.backbone.arch.num_heads=3'), 'num_heads.*128'),
+        options('model.neck.pixel_decoder.decoder_num_heads=3'),
+        'num_heads.*64'),
     'another image size than the views have': (
         options('model.backbone.img_size=128'), '64.*128|128.*64'),
     'a misspelt checkpoint setting': (

@@ -152,7 +152,7 @@ def test_mixed_precision_on_a_gpu(dtype, scales):
 
 def test_merged_groups_have_mmengines_settings():
     """The same settings per parameter, in few groups."""
-    cfg = Config.fromfile(ROOT / 'configs/_base_/adamw_4096.py')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/schedules/adamw_bs4096.py')
     model = build(model_cfg())
     settings = {}
     for cls in (DefaultOptimWrapperConstructor,

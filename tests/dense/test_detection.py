@@ -70,7 +70,7 @@ def test_configs_build(path):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
         pretraining = 'cmae_vit-l_800e' if 'vitdet-l' in path.stem else (
-            'detection/cmae_vit-mini_coco' if 'mini' in path.stem else
+            'coco_mini/cmae_vit-mini_coco' if 'mini' in path.stem else
             'cmae_vit-b_300e')
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             vit = PRETRAIN_MODELS.build(

@@ -11,7 +11,7 @@ from shrunken import shrunken
 KINDS = dict(
     pretraining='cmae_vit-b_300e',
     mae='mae_vit-b_300e',
-    iterations='detection/cmae_vit-mini_coco',
+    iterations='coco_mini/cmae_vit-mini_coco',
     cpu_views='quickstart/cmae_vit-mini_tiles',
     finetuning='finetune/vit-b_pt300e_100e_in1k',
     linear='linear/vit-b_90e_in1k',

@@ -218,7 +218,7 @@ QUICK = 'configs/quickstart/cmae_vit-mini_tiles.py'
 SMALL = [
     '--resume', '--cfg-options', 'train_dataloader.batch_size=4',
     'train_dataloader.num_workers=1', 'default_hooks.logger.interval=1',
-    'model.backbone.arch.num_layers=1', 'default_hooks.checkpoint.interval=999'
+    'default_hooks.checkpoint.interval=999'
 ]
 
 

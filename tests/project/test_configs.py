@@ -1,18 +1,29 @@
 import copy
 import math
+import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import ROOT, write_images
 from mmengine.config import Config
 from mmengine.dataset import default_collate
-from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, MODELS
 
+FOLDER = ROOT / 'configs'
+ALL = sorted(p for p in FOLDER.rglob('*.py') if '_base_' not in p.parts)
 # Of pre-training; the others are built in the tests of their tasks.
-CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py')
-                 if p.name.startswith(('cmae_', 'mae_'))
-                 and '_base_' not in p.parts)
+CONFIGS = [p for p in ALL if p.name.startswith(('cmae_', 'mae_'))]
+
+
+def read(name: str) -> Config:
+    if name.startswith('detection/') and not find_spec('mmdet'):
+        pytest.skip("inherits a config of mmdetection's")
+    # The modules of detection and segmentation need their libraries.
+    return Config.fromfile(
+        FOLDER / f'{name}.py', import_custom_modules=False)
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +34,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    'path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'configs')))
+    'path', CONFIGS, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_config_builds_its_model_and_its_pipeline(path, photos, monkeypatch):
     monkeypatch.setenv('DATA_ROOT', str(photos))
     cfg = Config.fromfile(path)
@@ -37,10 +48,11 @@ def test_config_builds_its_model_and_its_pipeline(path, photos, monkeypatch):
     preprocessor = MODELS.build(cfg.data_preprocessor)
     views = preprocessor(batch, training=True)['inputs']
     size = model.backbone.img_size[0]
-    count = 2 if model.with_contrast else 1
+    contrastive = model.target is not None
+    count = 2 if contrastive else 1
     assert [v.shape for v in views] == [(2, 3, size, size)] * count
     hooks = [h['type'] for h in cfg.custom_hooks]
-    assert ('TargetUpdateHook' in hooks) == model.with_contrast
+    assert ('TargetUpdateHook' in hooks) == contrastive
     assert {'PretrainCheckHook', 'PrefetchHook'} <= set(hooks)
 
 
@@ -106,7 +118,7 @@ def test_two_independent_crops_in_place_of_pixel_shift(photos):
     """The paper's ablation, with mmpretrain's MultiView."""
     crop = dict(
         type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0))
-    cfg = Config.fromfile(ROOT / 'configs/_base_/imagenet_224_cpu.py')
+    cfg = read('_base_/datasets/imagenet_pretrain_cpu')
     pipeline = [
         cfg.train_pipeline[1],
         dict(
@@ -135,7 +147,104 @@ def test_data_root_comes_from_the_environment(monkeypatch):
     assert cfg.train_dataloader.dataset.data_root == '/some/where'
 
 
-def test_base_parts_need_no_other_package():
-    for path in (ROOT / 'configs').rglob('*.py'):
-        assert '::' not in path.read_text(), path
-    assert Runner is not None
+# What docs/transfer.md tells: learning rate, decay, layer decay, epochs or
+# iterations, batch.
+TRANSFER = {
+    'finetune/vit-s_pt300e_100e_in1k': (2e-3, 0.05, 0.65, 100, 1024),
+    'finetune/vit-b_pt300e_100e_in1k': (2e-3, 0.05, 0.65, 100, 1024),
+    'finetune/vit-b_pt1600e_100e_in1k': (1e-3, 0.05, 0.65, 100, 1024),
+    'finetune/vit-l_pt800e_50e_in1k': (4e-3, 0.05, 0.75, 50, 1024),
+    'finetune/vit-h_pt800e_50e_in1k': (4e-3, 0.05, 0.75, 50, 1024),
+    'linear/vit-b_90e_in1k': (6.4, 0., None, 90, 16384),
+    'detection/vitdet-b_mask-rcnn_100e_coco': (1e-4, 0.1, 0.7, 100, 64),
+    'detection/vitdet-l_mask-rcnn_100e_coco': (1e-4, 0.1, 0.8, 100, 64),
+    'detection/vitdet-b_mask-rcnn_1x_coco': (1e-4, 0.1, 0.7, 12, 16),
+    'segmentation/upernet-b_160k_ade20k-512x512':
+    (1e-4, 0.05, 0.65, 160000, 16),
+    'segmentation/upernet-l_160k_ade20k-512x512':
+    (1e-4, 0.05, 0.75, 160000, 16),
+}
+
+
+@pytest.mark.parametrize('name', TRANSFER)
+def test_the_recipes_of_transfer(name):
+    cfg = read(name)
+    wrapper, length = cfg.optim_wrapper, cfg.train_cfg
+    assert (wrapper.optimizer.lr, wrapper.optimizer.weight_decay,
+            wrapper.paramwise_cfg.get('layer_decay_rate'),
+            length.get('max_epochs') or length.max_iters,
+            cfg.auto_scale_lr.base_batch_size) == TRANSFER[name]
+    assert cfg.param_scheduler[-1].end == TRANSFER[name][3]
+
+
+def test_the_detector_inherits_maskrcnns_usual_settings():
+    """They come from mmdetection; another version's must be the same."""
+    model = read('detection/vitdet-b_mask-rcnn_100e_coco').model
+    assert model.type == 'MaskRCNN' and 'depth' not in model.backbone
+    head = model.roi_head
+    assert (head.bbox_roi_extractor.roi_layer.output_size,
+            head.mask_roi_extractor.roi_layer.output_size) == (7, 14)
+    assert head.bbox_head.loss_bbox.type == 'L1Loss'
+    assert head.mask_head.num_convs == 4
+    anchors = model.rpn_head.anchor_generator
+    assert anchors.scales == [8] and anchors.ratios == [0.5, 1.0, 2.0]
+    train, test = model.train_cfg, model.test_cfg
+    assert (train.rpn.sampler.num, train.rcnn.sampler.num) == (256, 512)
+    assert (train.rpn_proposal.nms_pre, train.rpn_proposal.max_per_img,
+            test.rpn.nms_pre, test.rpn.max_per_img) == (2000, 1000, 1000, 1000)
+    assert (test.rcnn.score_thr, test.rcnn.nms.iou_threshold,
+            test.rcnn.max_per_img) == (0.05, 0.5, 100)
+    cascade = read('detection/vitdet-b_cascade-mask-rcnn_100e_coco').model
+    assert [h.bbox_coder.target_stds[2] for h in cascade.roi_head.bbox_head
+            ] == [0.2, 0.1, 0.067]
+    stages = [s.assigner for s in cascade.train_cfg.rcnn]
+    assert [s.pos_iou_thr for s in stages] == [0.5, 0.6, 0.7]
+    assert not any(s.match_low_quality for s in stages)
+
+
+@pytest.mark.parametrize(
+    'name', [str(p.relative_to(FOLDER).with_suffix('')) for p in ALL])
+def test_what_a_config_begins_with_is_true(name):
+    """The recipe's length and batch, the data, and the command."""
+    lines = (FOLDER / f'{name}.py').read_text().splitlines()
+    count = next(
+        i for i, line in enumerate(lines) if not line.startswith('#'))
+    text = ' '.join(line.lstrip('# ') for line in lines[:count])
+    assert 'Data: $DATA_ROOT' in text
+    command = re.search(r'(cmae train|dist_train.sh|dist_test.sh)[ \\]+'
+                        rf'configs/{re.escape(name)}\.py', text)
+    assert command, text
+    if command[1] == 'dist_test.sh':
+        return
+    cfg = read(name)
+    # the last: before it may stand the pre-training's
+    length, unit = re.findall(r'([\d,]+) (epochs|iterations)', text)[-1]
+    key = dict(epochs='max_epochs', iterations='max_iters')[unit]
+    assert cfg.train_cfg[key] == int(length.replace(',', ''))
+    batch = int(re.search(r'batch (?:of )?(\d+)', text)[1])
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    # ... which the command makes, on so many machines and GPUs
+    machines = int((re.search(r'NNODES=(\d+)', text) or '11')[1])
+    gpus = 8 if command[1] == 'dist_train.sh' else 1
+    assert cfg.train_dataloader.batch_size * machines * gpus == batch
+
+
+def test_only_detection_needs_another_librarys_configs():
+    inherits = [p.name for p in FOLDER.rglob('*.py')
+                if re.search(r'\w::\w', p.read_text())]
+    assert inherits == ['mask-rcnn_vitdet-b.py']
+
+
+def test_what_mim_lists_is_true():
+    """Of each model in configs/metafile.yml: its config, epochs and batch."""
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert index['Import'] == ['configs/metafile.yml']
+    models = yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
+    assert {m['Config'] for m in models} == {
+        f'configs/{p.name}' for p in FOLDER.glob('cmae_*.py')}
+    for model in models:
+        cfg = Config.fromfile(ROOT / model['Config'])
+        assert Path(model['Config']).stem == model['Name']
+        told = model['Metadata']
+        assert cfg.train_cfg.max_epochs == told['Epochs']
+        assert cfg.auto_scale_lr.base_batch_size == told['Batch Size']

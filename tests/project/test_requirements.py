@@ -16,8 +16,8 @@ from cmae_mm.dependencies import REQUIREMENTS
 sys.path.insert(0, str(ROOT / 'tools'))
 import missing_requirements  # noqa: E402
 
-EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'quickstart', 'tests',
-          'dev')
+EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'completion',
+          'quickstart', 'tests', 'dev')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
     'mmengine': {'onedl-mmengine', 'mmengine'},
@@ -107,16 +107,28 @@ def test_an_import_without_a_list_is_found(text, monkeypatch):
     assert list(missing_from_the_lists(path))
 
 
-def test_constraints_fit_the_ranges():
+def pins_for(python):
+    """Give the exact versions for a version of Python, by name."""
+    lines = (ROOT / 'requirements/constraints.txt').read_text().splitlines()
+    pins = {}
+    for line in lines:
+        if not line or line.startswith('#'):
+            continue
+        pin = Requirement(line)
+        if pin.marker and not pin.marker.evaluate(
+                dict(python_version=python)):
+            continue
+        name = canonicalize_name(pin.name)
+        assert name not in pins, f'{name} is pinned twice'
+        pins[name] = next(iter(pin.specifier)).version
+    return pins
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12'])
+def test_constraints_fit_the_ranges(python):
     """Each exact version is within the range of the list it is in."""
-    pins = {
-        canonicalize_name(r.name): next(iter(r.specifier)).version
-        for r in map(Requirement, [
-            line for line in
-            (ROOT / 'requirements/constraints.txt').read_text().splitlines()
-            if line and not line.startswith('#')
-        ])
-    }
+    pins = pins_for(python)
+    assert set(pins) == set(pins_for('3.11'))
     others = [e for e in EXTRAS if e != 'openmmlab']
     for need in missing_requirements.read_requirements(others):
         pin = pins.get(canonicalize_name(need.name))

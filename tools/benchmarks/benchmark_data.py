@@ -45,8 +45,9 @@ def build_pipeline(name: str) -> Callable[[str], object]:
     """Build what makes one sample of an image file."""
     if name == 'decode':
         return lambda path: decode_image(Path(path).read_bytes())
-    base = dict(worker='imagenet_224', cpu_two_views='imagenet_224_cpu')
-    cfg = Config.fromfile(ROOT / f'configs/_base_/{base[name]}.py')
+    base = dict(
+        worker='imagenet_pretrain', cpu_two_views='imagenet_pretrain_cpu')
+    cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/{base[name]}.py')
     transforms = [TRANSFORMS.build(t) for t in cfg.train_pipeline]
 
     mean, std = (np.array(cfg.data_preprocessor[k], np.float32)
@@ -87,7 +88,8 @@ def measure_round(paths: List[str], seconds: float) -> Dict[str, float]:
 def measure_preprocessor(seconds: float, batch_size: int) -> float:
     """Measure the preprocessor on the accelerator, or the CPU."""
     init_default_scope('mmpretrain')
-    cfg = Config.fromfile(ROOT / 'configs/_base_/imagenet_224.py')
+    cfg = Config.fromfile(
+        ROOT / 'configs/_base_/datasets/imagenet_pretrain.py')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     preprocessor = MODELS.build(cfg.data_preprocessor).to(device)
     canvas = torch.randint(

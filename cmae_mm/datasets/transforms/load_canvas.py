@@ -66,8 +66,9 @@ class LoadCanvas(SkipBroken):
             raise ValueError(
                 f'flip_prob must be between 0 and 1, but got {flip_prob}')
         self.size = size
-        self.crop_ratio_range = tuple(crop_ratio_range)
-        self.aspect_ratio_range = tuple(aspect_ratio_range)
+        self.crop_ratio_range = (low, high)
+        narrowest, widest = aspect_ratio_range
+        self.aspect_ratio_range = (narrowest, widest)
         self.flip_prob = flip_prob
         self.max_failures = max_failures
         self.backend_args = backend_args
@@ -124,9 +125,9 @@ class LoadCanvas(SkipBroken):
     def _resize(self, image: np.ndarray) -> np.ndarray:
         """Resize by anti-aliased bicubic interpolation, as Pillow does."""
         # Several times faster: torch's, of uint8, pixel by pixel.
-        image = torch.from_numpy(np.ascontiguousarray(image))
+        pixels = torch.from_numpy(np.ascontiguousarray(image))
         canvas = F.interpolate(
-            image.permute(2, 0, 1)[None], (self.size, self.size),
+            pixels.permute(2, 0, 1)[None], (self.size, self.size),
             mode='bicubic',
             antialias=True)
         # A view, of channels one after the other, as PackInputs wants them.

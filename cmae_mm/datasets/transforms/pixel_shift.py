@@ -1,5 +1,5 @@
 """Two windows of one canvas, a few pixels apart."""
-from typing import List, Optional
+from typing import Optional, Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform, Compose
@@ -65,7 +65,7 @@ class PixelShift(BaseTransform):
                  size: int,
                  max_shift: int = 32,
                  canvas_size: Optional[int] = None,
-                 target_pipeline: List[dict] = ()) -> None:
+                 target_pipeline: Sequence[dict] = ()) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f'size must be 1 pixel or more, but got {size}')

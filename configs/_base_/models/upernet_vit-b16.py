@@ -2,7 +2,7 @@
 # (counted from 0); absolute positions as pre-trained.
 # model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
 # file that TransferViT takes.
-_norm = dict(type='SyncBN', requires_grad=True)
+norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
@@ -27,7 +27,7 @@ model = dict(
         type='Feature2Pyramid',
         embed_dim=768,
         rescales=[4, 2, 1, 0.5],
-        norm_cfg=_norm),
+        norm_cfg=norm_cfg),
     decode_head=dict(
         type='UPerHead',
         in_channels=[768, 768, 768, 768],
@@ -36,7 +36,7 @@ model = dict(
         channels=768,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=_norm,
+        norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(
             type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
@@ -49,7 +49,7 @@ model = dict(
         concat_input=False,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=_norm,
+        norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(
             type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4)),

@@ -1,5 +1,5 @@
-# Two views of 224 pixels from a canvas of 256 (pixel shift), made entirely on
-# the CPU by mmpretrain's transforms: imagenet_224.py's recipe, but slower.
+# Two views of 224 pixels from a canvas of 256 (pixel shift): the recipe of
+# imagenet_pretrain.py, made entirely by workers on the CPU, and slower.
 # Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
 data_root = '{{$DATA_ROOT:data/imagenet}}'
 

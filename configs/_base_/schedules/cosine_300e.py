@@ -1,5 +1,5 @@
-# 800 epochs, linear warm-up and cosine to 0; 40 warm-up epochs.
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=800)
+# 300 epochs: linear warm-up for 40, then a cosine to 0.
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300)
 param_scheduler = [
     dict(
         type='LinearLR',
@@ -10,9 +10,9 @@ param_scheduler = [
         convert_to_iter_based=True),
     dict(
         type='CosineAnnealingLR',
-        T_max=760,
+        T_max=260,
         by_epoch=True,
         begin=40,
-        end=800,
+        end=300,
         convert_to_iter_based=True),
 ]

@@ -10,7 +10,10 @@ data_preprocessor = dict(
     to_rgb=True,
     to_onehot=True)  # for mixup and cutmix
 
-_mean_bgr = [103.53, 116.28, 123.675]
+# Of images as they are loaded, in BGR, for what fills erased and empty pixels.
+bgr_mean = data_preprocessor['mean'][::-1]
+bgr_std = data_preprocessor['std'][::-1]
+
 train_pipeline = [
     dict(type='SeedDraws'),
     dict(type='LoadImageFromFile'),
@@ -28,15 +31,15 @@ train_pipeline = [
         magnitude_level=9,
         magnitude_std=0.5,
         hparams=dict(
-            pad_val=[round(x) for x in _mean_bgr], interpolation='bicubic')),
+            pad_val=[round(x) for x in bgr_mean], interpolation='bicubic')),
     dict(
         type='RandomErasing',
         erase_prob=0.25,
         mode='rand',
         min_area_ratio=0.02,
         max_area_ratio=1 / 3,
-        fill_color=_mean_bgr,
-        fill_std=[57.375, 57.12, 58.395]),
+        fill_color=bgr_mean,
+        fill_std=bgr_std),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

@@ -90,6 +90,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 def complete(parser: argparse.ArgumentParser) -> None:
     """Complete a line for a shell that argcomplete has been set up in."""
     if '_ARGCOMPLETE' in os.environ:
+        # Of setup.cfg's extra='completion'.
         import argcomplete
         argcomplete.autocomplete(parser)
 

@@ -99,6 +99,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
     It comes with an extra of setup.cfg, extra='completion'.
     """
     if '_ARGCOMPLETE' in os.environ:
+        # Of setup.cfg's extra='completion'.
         import argcomplete
         argcomplete.autocomplete(parser)
 

@@ -204,7 +204,9 @@ ResumableRunner.from_cfg = lambda cfg: os.kill(os.getpid(), signal.SIGINT)
 
 @pytest.mark.parametrize('when', INTERRUPTED)
 def test_ctrl_c_before_training_ends_without_a_word(when, tmp_path):
+    # Whoever starts the tests in the background has it ignored.
     code = ('import os, signal, sys\nsys.argv = ["cmae"]\n'
+            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
             f'{INTERRUPTED[when]}\n'
             'from cmae_mm.cli.main import main\n'
             f'main(["train", {QUICK!r}, "--work-dir", {str(tmp_path)!r}])')

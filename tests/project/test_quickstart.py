@@ -14,9 +14,11 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from cmae_mm.checkpoints import export_encoder
+from cmae_mm.evaluation import FeatureSet, hold_out
 
 sys.path.insert(0, str(ROOT / 'tools/quickstart'))
 import make_tiles  # noqa: E402
+import quickstart_steps  # noqa: E402
 
 QUICKSTART = 'tools/quickstart/quickstart.py'
 
@@ -40,6 +42,20 @@ def test_halves_share_no_pixel():
         train, val = (set(np.asarray(parts[s]).ravel().tolist())
                       for s in ('train', 'val'))
         assert not train & val and train | val == set(range(70))
+
+
+def test_a_fifth_is_held_out_where_no_images_are_for_validation(tmp_path):
+    for c in range(2):
+        write_images(tmp_path / f'class{c}', 1)
+    labels = quickstart_steps.find_labels(tmp_path)
+    assert labels == ('', None)
+    cfg = quickstart_steps.evaluation_cfg(tmp_path, labels)
+    assert cfg['train'] == cfg['val']
+    train, val = hold_out(
+        FeatureSet(torch.arange(11.)[:, None], torch.arange(11)))
+    assert val.labels.tolist() == [0, 5, 10]
+    assert train.labels.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert train.features[:, 0].tolist() == train.labels.tolist()
 
 
 def test_quickstart_end_to_end(image_root, tmp_path):

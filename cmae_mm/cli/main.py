@@ -94,10 +94,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Complete a line for a shell that argcomplete has been set up in.
-
-    It comes with an extra of setup.cfg, extra='completion'.
-    """
+    """Complete a line for a shell that argcomplete has been set up in."""
     if '_ARGCOMPLETE' in os.environ:
         # Of setup.cfg's extra='completion'.
         import argcomplete

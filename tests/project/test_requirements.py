@@ -61,8 +61,8 @@ def announced_extras(path):
         init = ROOT / room / '__init__.py'
         if init.is_file() and room != Path('cmae_mm'):
             texts.append(init.read_text())
-    if ROOT / 'tools' in path.parents:  # the script that starts it
-        shell = ROOT / 'tools' / (path.stem.split('_steps')[0] + '.sh')
+    if path.parent == ROOT / 'tools':  # the script that starts it
+        shell = path.with_name(path.stem.split('_steps')[0] + '.sh')
         if shell.is_file():
             texts += re.findall(r'^ensure_environment (.*)$',
                                 shell.read_text(), re.M)

@@ -8,8 +8,6 @@ import importlib
 import importlib.metadata
 from typing import Callable, NamedTuple
 
-from packaging.version import Version
-
 from .packaged import in_clone, install_command, packaged_root
 
 
@@ -45,6 +43,8 @@ def check_transformers(
         ImportError: If transformers 5 or newer is installed beside
             pycocotools, which mmdetection needs.
     """
+    # Not at the top: `cmae doctor` answers where nothing is installed.
+    from packaging.version import Version
     try:
         version_of('pycocotools')
         found = version_of('transformers')
@@ -119,6 +119,7 @@ def check_dependencies(
             message is one sentence that names the module, the supported
             range, and the command that installs it.
     """
+    from packaging.version import Version
     for name, need in REQUIREMENTS.items():
         supported = f'{name}>={need.minimum},<{need.below}'
         advice = f'install it with `{need.command}`'

@@ -123,7 +123,9 @@ def read_requirements() -> Dict[str, str]:
     for line in lines:
         match = re.match(r'([A-Za-z][\w.-]*)\s*([^;#]*)$', line.strip())
         if match:
-            found[match[1].lower()] = match[2].strip()
+            # the lower bound first, as in setup.cfg
+            bounds = sorted(match[2].strip().split(','), reverse=True)
+            found[match[1].lower()] = ','.join(bounds)
     return found
 
 
@@ -147,10 +149,7 @@ def _examine_libraries() -> Dict[str, Library]:
 
 
 def _framework_range(name: str) -> str:
-    try:
-        from ..dependencies import REQUIREMENTS
-    except ImportError:  # of packaging, which is then listed as missing
-        return ''
+    from ..dependencies import REQUIREMENTS
     return f'>={REQUIREMENTS[name].minimum},<{REQUIREMENTS[name].below}'
 
 

@@ -5,7 +5,7 @@ Importing this package registers its classes in MMPretrain's registries, so
 command ``cmae`` does so later, when it has understood its arguments.)
 """
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List
 
 from .entry import is_command, quiet_imports
 from .version import __version__
@@ -29,6 +29,10 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(_FUNCTIONS[name], __name__)
         return getattr(module, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_FUNCTIONS})
 
 
 def register() -> None:

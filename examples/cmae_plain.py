@@ -2,10 +2,10 @@
 
     python examples/cmae_plain.py FOLDER_OF_IMAGES --epochs 10
 
-For reading and teaching: the released code's recipe, for one process and in
-sizes for a CPU. A test holds the plugin against it, number for number. Shapes:
-N images, L patches of P x P pixels, V of them visible, widths D of the encoder
-and E of projections.
+For reading and teaching: the method and its losses, for one process and in
+sizes for a CPU; optimizer and start weights are simpler. A test holds the
+plugin against it, number for number. Shapes: N images, L patches of P x P
+pixels, V of them visible, widths D of the encoder and E of projections.
 """
 import argparse
 from copy import deepcopy

@@ -91,8 +91,8 @@ def check_out_file(out: Optional[PathLike]) -> None:
     """Check that a file can be written by its ending.
 
     Raises:
-        ArgumentError: If the ending is of no known format, or the file is
-            in the way of nothing that could be written.
+        ArgumentError: If the ending is of no known format, or a
+            folder has that name.
         ImportError: If the library of the format is missing.
     """
     if out is None:

@@ -136,7 +136,7 @@ def embed(data: PathLike,
         file = FeatureFile(
             Path(out).expanduser(),
             _settings(root, paths, Path(checkpoint).expanduser(), encoder,
-                      pool, img_size, dtype))
+                      pool, img_size, num_heads, dtype))
         if file.is_whole:
             found, shape, skipped = read_whole(file.path)
             return Embeddings(found, None, shape, skipped, file.path)
@@ -157,25 +157,33 @@ def embed(data: PathLike,
 
 
 def _settings(root: Path, paths: List[str], checkpoint: Path, encoder: str,
-              pool: str, img_size: Optional[int], dtype: str
+              pool: str, img_size: Optional[int],
+              num_heads: Optional[int], dtype: str
               ) -> Dict[str, Any]:
     """Give what features depend on, as plain values."""
     file = checkpoint
     if file.is_dir():
         file = file / 'model.safetensors'
     stat = file.stat()
-    names = hashlib.sha256('\n'.join(paths).encode(
-        'utf-8', 'surrogateescape')).hexdigest()
+    # A photograph that another has replaced has another feature.
+    whole = root / 'data.mdb'
+    states = [(whole if is_store(str(root)) else root / p).stat()
+              for p in paths]
+    listed = '\n'.join(f'{p}\t{s.st_size}\t{s.st_mtime_ns}'
+                       for p, s in zip(paths, states))
+    files = hashlib.sha256(
+        listed.encode('utf-8', 'surrogateescape')).hexdigest()
     return dict(
         data=str(root),
         images=len(paths),
-        names=names[:16],
+        files=files[:16],
         checkpoint=os.path.abspath(checkpoint),
         checkpoint_bytes=stat.st_size,
         checkpoint_written=stat.st_mtime_ns,
         encoder=encoder,
         pool=pool,
         img_size=img_size,
+        num_heads=num_heads,
         dtype=dtype)
 
 

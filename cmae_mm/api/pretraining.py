@@ -12,7 +12,7 @@ from ..engine.atomic_files import write_atomically
 from ..engine.checkpoint_folder import list_checkpoints
 from ..engine.device import adapt_to_device
 from .checks import ArgumentError, PathLike
-from .recipe import CONFIG_NAME, count_processes, plan_pretraining
+from .recipe import ARGUMENTS, CONFIG_NAME, count_processes, plan_pretraining
 
 # What decides how a training goes on: not to be changed within one.
 _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
@@ -140,9 +140,13 @@ def _check_same_training(cfg: Config, config: Path) -> None:
         for key, value in walk(c.to_dict()) if key.startswith(_LASTING)
         and not isinstance(value, (Mapping, list, tuple))
     } for c in (cfg, Config.fromfile(str(config))))
+    # First what has an argument, under its name: the rest follows from it.
+    differ = sorted(
+        (key for key in {*now, *before} if now.get(key) != before.get(key)),
+        key=lambda key: (key not in ARGUMENTS, key))
     changed = [
-        f'{key} {before.get(key)!r} -> {now.get(key)!r}'
-        for key in sorted({*now, *before}) if now.get(key) != before.get(key)
+        f'{ARGUMENTS.get(key, key)} {before.get(key)!r} -> {now.get(key)!r}'
+        for key in differ
     ]
     if changed:
         more = len(changed) - 4
@@ -151,4 +155,5 @@ def _check_same_training(cfg: Config, config: Path) -> None:
         raise ArgumentError(
             f'{config.parent} holds a training with other settings '
             f'({listed}); give its arguments to go on, name another folder '
-            'with out, or start anew without resuming')
+            'with out (--out), or start anew with resume=False '
+            '(--no-resume)')

@@ -22,7 +22,7 @@ from .checks import (
 CONFIG_NAME = 'config.py'
 
 # Settings that have an argument of their own, so that both cannot differ.
-_ARGUMENTS = {
+ARGUMENTS = {
     'train_cfg.max_epochs': 'epochs',
     'train_cfg.max_iters': 'epochs',
     'train_dataloader.batch_size': 'batch_size',
@@ -73,7 +73,7 @@ def plan_pretraining(data: PathLike,
     """
     check_pretraining(data, model, epochs, batch_size, num_workers, out)
     options = dict(cfg_options or {})
-    for key, argument in _ARGUMENTS.items():
+    for key, argument in ARGUMENTS.items():
         if key in options:
             raise ArgumentError(
                 f'{key} is set by the argument {argument} here, by which '

@@ -26,7 +26,8 @@ def add_config(parser: argparse.ArgumentParser,
     """Add CONFIG."""
     parser.add_argument(
         'config', metavar='CONFIG',
-        help=f'{what}, or the name of a packaged one')
+        help=f'{what}, or the name of a packaged one, whose data are in '
+        'the folder $DATA_ROOT')
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, help: str,
@@ -62,7 +63,7 @@ def check_inputs(args: argparse.Namespace) -> None:
     """
     given = vars(args)
     if 'config' in given:
-        find_config(args.config)
+        _check_is_config(args.config)
     check_pairs(given.get('cfg_options') or [])
     if given.get('data') is not None:
         check_folder(args.data)
@@ -72,6 +73,14 @@ def check_inputs(args: argparse.Namespace) -> None:
         return
     if not Path(checkpoint).expanduser().exists():
         raise FileNotFoundError(f'there is no checkpoint {checkpoint}')
+
+
+def _check_is_config(name: str) -> None:
+    kinds = ('.pth', '.pt', '.safetensors', '.ckpt')
+    if name == RANDOM or Path(name).suffix in kinds:
+        raise ValueError(f'{name} is no config; CONFIG comes before '
+                         'CHECKPOINT')
+    find_config(name)
 
 
 def check_folder(name: str) -> None:

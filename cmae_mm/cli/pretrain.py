@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-resume', action='store_true',
         help='start anew although there are checkpoints, which are moved to '
-        'previous_1')
+        'previous_<N>')
     add_cfg_options(parser)
     add_launcher(parser)
 
@@ -53,6 +53,8 @@ def check(args: argparse.Namespace) -> None:
 
 def pretrain(args: argparse.Namespace) -> Result:
     """Make the config and train."""
+    from mmengine.dist import is_main_process
+
     import cmae_mm
     note_local_rank(args)
     done = cmae_mm.pretrain(
@@ -65,6 +67,9 @@ def pretrain(args: argparse.Namespace) -> Result:
         cfg_options=parse_options(args.cfg_options),
         resume=not args.no_resume,
         launcher=args.launcher)
+    if is_main_process():
+        print(f'Pre-trained: {done.checkpoint}\nFor its features: cmae embed '
+              f'{args.data} {done.checkpoint} --out features.npz')
     return {name: str(path) for name, path in done._asdict().items()}
 
 

@@ -144,7 +144,7 @@ def describe_failure(error: OSError, path: Optional[Path], size: int) -> str:
     file = Path(path or error.filename or '.')
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         advice = (f'free {max(size / 2**20, 0.1):.1f} MB or more on the disk '
-                  f'of {file.parent}, or set another --work-dir')
+                  f'of {file.parent}, or name another folder')
     else:
         advice = f'see to it that files can be written in {file.parent}'
     return (f'{file} could not be saved ({error.strerror or error}): {advice};'

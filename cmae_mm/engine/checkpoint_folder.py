@@ -92,7 +92,7 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
             f'there is no whole checkpoint in {damaged[0][0].parent} to go on '
             f'from: {len(damaged)} are there, all damaged (the newest: '
             f'{damaged[0][1]}); start anew with --no-resume, which moves them '
-            'aside, or with another --work-dir')
+            'aside, or in another folder')
     return None
 
 

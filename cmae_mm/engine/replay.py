@@ -96,13 +96,8 @@ def build_model(trace: Trace) -> nn.Module:
                 pixel_decoder=decoder_cfg(decoder['pixel_depth']),
                 feature_decoder=decoder_cfg(decoder['feature_depth']),
                 projector=dict(
-                    type='NonLinearNeck',
                     hid_channels=hidden('projector'),
-                    out_channels=weights['projector.fc1.weight'].shape[0],
-                    with_bias=True,
-                    with_last_bn=False,
-                    with_avg_pool=False,
-                    norm_cfg=dict(type='BN1d', eps=1e-6))),
+                    out_channels=weights['projector.fc1.weight'].shape[0])),
             head=dict(
                 contrastive=dict(
                     predictor=dict(hid_channels=hidden('head.predictor')),

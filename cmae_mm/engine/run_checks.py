@@ -36,21 +36,17 @@ def check_target_moves(runner: Runner) -> None:
         runner (Runner): A runner before its training.
 
     Raises:
-        ValueError: If nothing does, and ``model.target.fixed`` is not set; or
-            if it is set and something does.
+        ValueError: If nothing does, and ``model.target.fixed`` is not set.
     """
     model = unwrapped_model(runner)
-    if not isinstance(model, CMAE) or model.target is None:
+    if (not isinstance(model, CMAE) or model.target is None
+            or model.target.fixed):
         return
     # The hook may begin only after this check.
     moved = model.target.is_following or any(
         isinstance(hook, TargetUpdateHook) for hook in runner.hooks)
-    if not moved and not model.target.fixed:
+    if not moved:
         raise ValueError(
             'nothing would move the target: add '
             "dict(type='TargetUpdateHook') to custom_hooks, or set "
             'model.target.fixed=True if it shall stay as it starts')
-    if moved and model.target.fixed:
-        raise ValueError(
-            'model.target.fixed=True and TargetUpdateHook contradict each '
-            'other; leave one of them out')

@@ -310,7 +310,8 @@ class ResumableRunner(Runner):
             raise _AlreadyFinished(
                 f'This run is finished: {source} is the state after all '
                 f'{total}. To train longer set train_cfg.{longer} higher; to '
-                'start anew, add --no-resume or another --work-dir.')
+                'start anew, do not resume (--no-resume), or name another '
+                'folder.')
 
     def _hook(self, kind: type):
         """Give the registered hook of a kind, None where there is none."""

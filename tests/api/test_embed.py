@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import write_images
 from mmengine.config import Config
 
@@ -174,6 +175,24 @@ MISTAKES = {
     'an empty batch': (dict(batch_size=0), 'batch_size must be .* 1 or more'),
     'a text as a dtype': (dict(dtype='bfloat16'), 'dtype must be one of'),
 }
+
+
+def test_other_heads_or_other_photographs_are_other_settings(
+        pretrained, folder, tmp_path):
+    exported = tmp_path / 'plain.pth'
+    state = torch.load(pretrained.checkpoint, weights_only=False)
+    torch.save(dict(state_dict={
+        k: v for k, v in state['state_dict'].items()
+        if k.startswith('backbone.')}), exported)
+    out = tmp_path / 'f.npz'
+    cmae_mm.embed(folder, exported, out, num_heads=2, num_workers=0)
+    with pytest.raises(FeatureFileError, match='num_heads 2 instead of 4'):
+        cmae_mm.embed(folder, exported, out, num_heads=4, num_workers=0)
+    first = sorted((folder / 'a').glob('*.jpg'))[0]
+    write_images(folder / 'b', 1, size=80, seed=9)
+    shutil.copy(folder / 'b/000.jpg', first)
+    with pytest.raises(FeatureFileError, match='files '):
+        cmae_mm.embed(folder, exported, out, num_heads=2, num_workers=0)
 
 
 @pytest.mark.parametrize('name', MISTAKES)

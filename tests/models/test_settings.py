@@ -207,7 +207,6 @@ def test_scaled_rates_count_accumulation(image_root, tmp_path, caplog):
     ({'custom_hooks': [dict(type='PretrainCheckHook')]},
      'nothing would move the target'),
     ({'custom_hooks': []}, 'nothing would move the target'),
-    ({'model.target.fixed': True}, 'contradict each other'),
     ({'train_dataloader.batch_size': 200,
       'train_dataloader.sampler.type': 'DefaultSampler',
       'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop',
@@ -225,13 +224,28 @@ def test_runs_that_cannot_train_end_before_the_first_step(
     assert 'loss' not in str(runner.message_hub.log_scalars.keys())
 
 
-def test_a_target_may_be_asked_to_stand_still(image_root, tmp_path):
+@pytest.mark.parametrize('hooks', [
+    ['PretrainCheckHook'], ['PretrainCheckHook', 'TargetUpdateHook']])
+def test_a_target_may_be_asked_to_stand_still(hooks, image_root, tmp_path):
     cfg = runner_cfg(image_root, tmp_path, **{
-        'custom_hooks': [dict(type='PretrainCheckHook')],
+        'custom_hooks': [dict(type=name) for name in hooks],
         'model.target.fixed': True})
     runner = ResumableRunner.from_cfg(cfg)
     runner.train()
-    assert runner.iter == 2 and runner.model.target.steps == 0
+    model = runner.model
+    assert runner.iter == 2 and model.target.steps == 0
+    with pytest.raises(ValueError, match='fixed=True follows no optimizer'):
+        model.target.follow(runner.optim_wrapper.optimizer, model.backbone,
+                            model.neck.projector)
+
+
+def test_one_switch_makes_an_mae_of_a_run(image_root, tmp_path):
+    cfg = runner_cfg(image_root, tmp_path)
+    cfg.model.head.contrastive = None
+    assert 'TargetUpdateHook' in [hook.type for hook in cfg.custom_hooks]
+    runner = ResumableRunner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2 and runner.model.target is None
 
 
 def test_only_a_resumed_run_continues_the_cosine(image_root, tmp_path):

@@ -34,9 +34,12 @@ class TargetUpdateHook(Hook):
             the training's optimizer steps, in (0, 1]. Defaults to None, mu
             stays constant.
 
+    Where there is nothing to move, in an MAE (``head.contrastive=None``) or
+    with ``target.fixed=True``, the log says so and nothing is done.
+
     Raises:
         ValueError: If a momentum is out of range, or, before training, if the
-            model has no target.
+            model is no CMAE.
     """
 
     def __init__(self,
@@ -54,11 +57,16 @@ class TargetUpdateHook(Hook):
     def before_train(self, runner) -> None:
         """Let the target follow the optimizer."""
         model = unwrapped_model(runner)
-        if getattr(model, 'target', None) is None:
+        if not isinstance(model, CMAE):
             raise ValueError(
-                'TargetUpdateHook moves the target of a CMAE with a '
-                f'contrastive head, but {type(model).__name__} has no target; '
-                'remove the hook or set model.head.contrastive')
+                'TargetUpdateHook moves the target of a CMAE, but '
+                f'{type(model).__name__} has no target; remove the hook')
+        if model.target is None or model.target.fixed:
+            runner.logger.info(
+                'TargetUpdateHook does nothing: ' +
+                ('this is an MAE, which has no target'
+                 if model.target is None else 'model.target.fixed=True'))
+            return
         if runner.iter == 0:
             # A checkpoint that a new run starts from brings its own count.
             model.target.steps.zero_()

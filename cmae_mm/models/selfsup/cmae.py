@@ -447,7 +447,13 @@ class MomentumTarget(nn.Module):
 
         Returns:
             RemovableHandle: Its ``remove()`` ends it.
+
+        Raises:
+            ValueError: If the target is meant to stay as it is.
         """
+        if self.fixed:
+            raise ValueError('a target with fixed=True follows no optimizer; '
+                             'leave fixed out')
         if self._handle is not None:
             self._handle.remove()
         done = int(self.steps)

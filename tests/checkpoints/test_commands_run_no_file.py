@@ -7,6 +7,7 @@ import payloads
 import pytest
 from helpers import CLASSIFIER, ROOT, runner_cfg
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from payloads import body, has_run, write_zip
 
 from cmae_mm.cli.main import main
@@ -85,6 +86,8 @@ def run_here(words, monkeypatch, capsys) -> str:
     monkeypatch.chdir(ROOT)
     # sets the environment of distributed training for those after it
     monkeypatch.setenv('LOCAL_RANK', '0')
+    # one of the same second's run before would write to that test's stream
+    MMLogger._instance_dict.clear()
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code in (1, 2)

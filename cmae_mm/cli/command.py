@@ -110,6 +110,10 @@ def run(args: argparse.Namespace) -> NoReturn:
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
             print(json.dumps(result, default=_plain), flush=True)
+        _leave_ranks()
+    except SystemExit:
+        _leave_ranks()
+        raise
     except KeyboardInterrupt:
         # Pressed twice, or before there was anything to save.
         sys.exit(130)
@@ -137,6 +141,19 @@ def load_libraries() -> None:
     finally:
         if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave_ranks() -> None:
+    """End the talk with other processes, if there are any.
+
+    A process that exits while a thread still listens to them may be aborted,
+    and its exit status then says that training failed.
+    """
+    if 'torch' not in sys.modules:
+        return
+    import torch.distributed as dist
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _plain(value: Any) -> Any:

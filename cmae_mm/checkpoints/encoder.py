@@ -7,14 +7,17 @@ from mmengine.logging import print_log
 from torch import nn
 
 from . import names
+from .convmae import from_convmae
 from .errors import CheckpointError
+from .families import check_family
 from .files import StateDict, read_checkpoint
 from .fitting import KeyReport, load_state
 
 _TARGET = 'target.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
             ' exported for mmpretrain, a fine-tuned classifier, a released '
-            "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")
+            "CMAE checkpoint, an MAE encoder under FAIR's or timm's names, or "
+            'a ConvMAE checkpoint')
 
 
 # In the place of a checkpoint.
@@ -23,6 +26,11 @@ RANDOM = 'random'
 RELEASED = 'a released CMAE checkpoint'
 PRETRAINING = 'a pre-training checkpoint'
 FOREIGN_ENCODER = 'an MAE or timm encoder'
+CONVMAE = 'a ConvMAE encoder'
+
+
+# What a backbone need not have.
+_SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
 
 
 class FoundEncoder(NamedTuple):
@@ -66,6 +74,9 @@ def find_encoder(state: StateDict,
     elif holds('blocks.'):
         kind, prefix = FOREIGN_ENCODER, ''
         state = names.from_mae(state)
+    elif holds('blocks1.') and holds('blocks3.'):
+        kind, prefix = CONVMAE, ''
+        state = from_convmae(state)
     elif holds('layers.') and 'pos_embed' in state:
         kind, prefix = 'a bare encoder', ''
     else:
@@ -96,10 +107,12 @@ def load_encoder_into(module: nn.Module,
 
     The log says what was taken and that all keys matched. Positions of
     another grid are resampled. A final norm that the backbone has no place
-    for is left out, as where pooled features have a norm of their own.
+    for is left out, as where pooled features have a norm of their own, and so
+    are a hybrid encoder's fusion layers.
 
     Args:
-        module (nn.Module): A backbone with ``VisionTransformer``'s names.
+        module (nn.Module): A backbone with ``VisionTransformer``'s names, or
+            ``ConvViT``'s.
         checkpoint (str): The file, see :func:`find_encoder`.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         adapt (Callable, optional): Function that renames the encoder for other
@@ -112,7 +125,8 @@ def load_encoder_into(module: nn.Module,
 
     Raises:
         CheckpointError: If the file cannot be read, holds no encoder, or is
-            of another width, depth or patch size.
+            of another width, depth or patch size, or a plain ViT where a
+            hybrid is needed or the reverse.
     """
     if not checkpoint:
         raise CheckpointError(
@@ -120,11 +134,13 @@ def load_encoder_into(module: nn.Module,
             f'to a file, or to {RANDOM!r} to start from random weights')
     try:
         state, kind = find_encoder(read_checkpoint(checkpoint).state, encoder)
+        expected = module.state_dict()
+        check_family(state, expected)
         if adapt is not None:
             state = adapt(state)
-        expected = module.state_dict()
         left_out = [
-            k for k in state if k.startswith('ln1.') and k not in expected
+            k for k in state
+            if k.startswith(tuple(_SPARE)) and k not in expected
         ]
         state = {k: v for k, v in state.items() if k not in left_out}
         made_new = [k for k in expected if new and re.search(new, k)
@@ -137,8 +153,10 @@ def load_encoder_into(module: nn.Module,
         raise CheckpointError(f'{checkpoint}: {error}') from None
     lines = [f'{checkpoint} is {kind}; its {encoder} encoder was loaded, every'
              f' key matched: {report}']
-    if left_out:
-        lines.append('left out: its final norm')
+    spared = [what for prefix, what in _SPARE.items()
+              if any(k.startswith(prefix) for k in left_out)]
+    if spared:
+        lines.append(f'left out: its {" and its ".join(spared)}')
     if made_new:
         lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
     print_log('\n'.join(lines), logger='current')

@@ -1,9 +1,10 @@
-from .backbones import TransferViT, TransferViTDet
+from .backbones import ConvViT, TransferConvViT, TransferViT, TransferViTDet
 from .heads import CMAEContrastiveHead, CMAEHead
 from .necks import CMAENeck, SimpleFPN
 from .selfsup import (
     CMAE,
     BlockMasking,
+    CMAEConvViT,
     CMAEViT,
     MomentumTarget,
     split_by_mask,
@@ -11,7 +12,8 @@ from .selfsup import (
 from .utils import TwoViewDataPreprocessor
 
 __all__ = [
-    'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck',
-    'CMAEViT', 'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
+    'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
+    'CMAENeck', 'CMAEViT', 'ConvViT', 'MomentumTarget', 'SimpleFPN',
+    'TransferConvViT', 'TransferViT', 'TransferViTDet',
     'TwoViewDataPreprocessor', 'split_by_mask'
 ]

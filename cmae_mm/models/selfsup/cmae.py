@@ -3,7 +3,8 @@
 - Views: ``TwoViewDataPreprocessor`` cuts both from one canvas, before
   :meth:`CMAE.loss` gets them.
 - Masking: :class:`BlockMasking`, :func:`split_by_mask`.
-- Online encoder F_s: :class:`CMAEViT`. Its decoders G_p and G_f and the
+- Online encoder F_s: :class:`CMAEViT`; with a convolutional stem
+  ``CMAEConvViT``, in ``cmae_convvit.py``. Its decoders G_p and G_f and the
   projector are ``CMAENeck``, in ``necks/cmae_neck.py``.
 - Target encoder F_t and its projector: :class:`MomentumTarget`.
 - Losses: :meth:`CMAE.loss` puts it all together; predictor, L_r and L_c are
@@ -30,6 +31,7 @@ from ..utils import (
     MAE_INIT,
     check_arch,
     check_choice,
+    check_fusion,
     check_gradient,
     check_grid,
     check_images,
@@ -312,6 +314,9 @@ class MomentumTarget(nn.Module):
         final_norm (bool): Whether the target encoder ends in the LayerNorm
             that the online encoder has. Defaults to False, as in the released
             code.
+        with_fusion (bool): Whether the fusion layers of a hybrid encoder
+            (``CMAEConvViT``) take part in the target, as in the online branch;
+            of another encoder nothing is left out. Defaults to True.
         mask_ratio (float): Share of patches removed from the target's input,
             drawn as the online branch's. Defaults to 0, the whole image.
         fixed (bool): Whether the target is meant to stay what it starts as,
@@ -331,6 +336,7 @@ class MomentumTarget(nn.Module):
                  momentum: float = 0.996,
                  with_cls_token: bool = True,
                  final_norm: bool = False,
+                 with_fusion: bool = True,
                  mask_ratio: float = 0.,
                  fixed: bool = False) -> None:
         super().__init__()
@@ -342,6 +348,9 @@ class MomentumTarget(nn.Module):
         self.with_cls_token = with_cls_token
         if not final_norm:
             self.encoder.remove_final_norm()
+        if not with_fusion:
+            check_fusion(self.encoder)
+            self.encoder.remove_fusion()
         self.mask_ratio = mask_ratio
         if mask_ratio:
             self.encoder.set_mask_ratio(mask_ratio)
@@ -391,9 +400,11 @@ class MomentumTarget(nn.Module):
             torch.Tensor: Tokens, (N, K + V, D), class token first if it takes
             part.
         """
-        tokens = self.encoder.embed(images, ids_keep)
+        embedded = self.encoder.embed(images, ids_keep)
         left_out = self.encoder.num_extra_tokens - self.num_extra_tokens
-        return self.encoder.encode(tokens[:, left_out:])
+        if left_out:
+            embedded = embedded[:, left_out:]
+        return self.encoder.encode(embedded)
 
     def copy_from(self, encoder: nn.Module, projector: nn.Module) -> None:
         """Make every parameter and buffer equal to the online branch's.
@@ -402,7 +413,7 @@ class MomentumTarget(nn.Module):
             encoder (nn.Module): The online encoder.
             projector (nn.Module): The online projector.
         """
-        # The target may lack the final norm, and nothing else.
+        # The target may lack final norm and fusion, and nothing else.
         self.encoder.load_state_dict(encoder.state_dict(), strict=False)
         self.projector.load_state_dict(projector.state_dict())
 
@@ -512,7 +523,8 @@ class CMAE(BaseSelfSupervisor):
     feature decoder and projector are left out, whatever is set for them.
 
     Args:
-        backbone (dict | nn.Module): The online encoder, ``CMAEViT``.
+        backbone (dict | nn.Module): The online encoder, ``CMAEViT`` or
+            ``CMAEConvViT``.
         neck (dict): Arguments of ``CMAENeck``. What follows from the encoder
             (``embed_dims``, ``num_patches``, ``patch_size``,
             ``in_channels``...) is filled in, and must not be set otherwise.
@@ -520,8 +532,8 @@ class CMAE(BaseSelfSupervisor):
             ``in_channels`` and the predictor's width are filled in likewise.
         target (dict): Arguments of :class:`MomentumTarget`: ``momentum``
             (0.996), ``with_cls_token`` (True), ``final_norm`` (False),
-            ``mask_ratio`` (0), ``fixed`` (False). Defaults to the released
-            code's.
+            ``with_fusion`` (True), ``mask_ratio`` (0), ``fixed`` (False).
+            Defaults to the released code's.
         data_preprocessor (dict | nn.Module, optional): Defaults to
             mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg (dict | list, optional): Defaults to None.

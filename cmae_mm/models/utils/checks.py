@@ -1,5 +1,5 @@
 """Checks of arguments and inputs, each with a sentence for people."""
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,48 @@ def check_grid(img_size: int, patch_size: int, mask_block: int) -> int:
             f'{patch_size}); use mask_block=1, or an image size that is a '
             f'multiple of {patch_size * max(mask_block, 1)}')
     return grid
+
+
+def check_stages(embed_dims: Sequence[int], depths: Sequence[int],
+                 patch_sizes: Sequence[int], kernel_size: int,
+                 img_size: int) -> int:
+    """Check the sizes of an encoder of two convolution stages and a last one.
+
+    Args:
+        embed_dims (Sequence[int]): Width of each stage.
+        depths (Sequence[int]): Number of blocks of each stage.
+        patch_sizes (Sequence[int]): Side of each stage's patches.
+        kernel_size (int): Side of depthwise kernels.
+        img_size (int): Side of the square image in pixels.
+
+    Returns:
+        int: Side of the grid of the last stage's patches.
+
+    Raises:
+        ValueError: If there are not three of each, one is not positive, the
+            kernel has no centre, or the image is no multiple of the total
+            stride.
+    """
+    for name, values in (('arch.embed_dims', embed_dims),
+                         ('arch.depths', depths),
+                         ('patch_sizes', patch_sizes)):
+        if len(values) != 3 or any(
+                not isinstance(v, int) or v < 1 for v in values):
+            raise ValueError(
+                f'backbone.{name} must be three positive ints, two of the '
+                'convolution stages and one of the transformer, but got '
+                f'{tuple(values)}')
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(
+            'backbone.kernel_size must be odd, so that a depthwise kernel has '
+            f'a centre, but got {kernel_size}')
+    stride = patch_sizes[0] * patch_sizes[1] * patch_sizes[2]
+    if not isinstance(img_size, int) or img_size < 1 or img_size % stride:
+        raise ValueError(
+            f'backbone.img_size must be a multiple of the total stride of '
+            f'{stride} pixels (patch_sizes={tuple(patch_sizes)}), the side of '
+            f'a square, but got {img_size!r}')
+    return img_size // stride
 
 
 def check_width(width: int, num_heads: int, name: str) -> None:
@@ -139,6 +181,21 @@ def check_gradient(tokens: Tensor, encoder: nn.Module) -> None:
             'no gradient reaches the encoder, as with the reentrant '
             "activation checkpointing of mmengine's own Runner: train "
             'with ResumableRunner, or leave activation_checkpointing out')
+
+
+def check_fusion(encoder: nn.Module) -> None:
+    """Check that an encoder has fusion layers that can be left out.
+
+    Args:
+        encoder (nn.Module): The target encoder.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if getattr(encoder, 'fusions', None) is None:
+        raise ValueError(
+            "target.with_fusion=False leaves a hybrid encoder's fusion layers "
+            f'out, but this {type(encoder).__name__} has none; leave it out')
 
 
 def check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:

@@ -8,10 +8,15 @@ from .selfsup import (
     MomentumTarget,
     split_by_mask,
 )
-from .utils import TwoViewDataPreprocessor
+from .utils import (
+    ChannelClsDataPreprocessor,
+    ChannelDataPreprocessor,
+    TwoViewDataPreprocessor,
+)
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck',
-    'CMAEViT', 'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
+    'CMAEViT', 'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor',
+    'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
     'TwoViewDataPreprocessor', 'split_by_mask'
 ]

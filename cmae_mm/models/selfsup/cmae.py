@@ -33,6 +33,7 @@ from ..utils import (
     check_gradient,
     check_grid,
     check_images,
+    check_in_channels,
     check_momentum,
     check_width,
     complete_parts,
@@ -162,10 +163,11 @@ class CMAEViT(BlockMasking, VisionTransformer):
             ``with_cls_token``: there always is a class token.
 
     Raises:
-        ValueError: If ``arch`` is not known, the image is not square, the
-            patch does not divide it, the block does not divide the grid, the
-            ratio leaves nothing visible or nothing masked, or the width is no
-            multiple of 4 and of the number of heads.
+        ValueError: If ``arch`` is not known, there are no channels or more
+            than 64, the image is not square, the patch does not divide it,
+            the block does not divide the grid, the ratio leaves nothing
+            visible or nothing masked, or the width is no multiple of 4 and of
+            the number of heads.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
@@ -180,6 +182,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
                  init_cfg: Optional[Union[dict, List[dict]]] = None,
                  **kwargs) -> None:
         check_arch(arch, self.arch_zoo)
+        check_in_channels(kwargs.get('in_channels', 3))
         grid = check_grid(img_size, patch_size, mask_block)
         super().__init__(
             arch=arch,

@@ -1,9 +1,14 @@
 from .archs import check_arch, with_mini
+from .channel_data_preprocessors import (
+    ChannelClsDataPreprocessor,
+    ChannelDataPreprocessor,
+)
 from .checks import (
     check_choice,
     check_gradient,
     check_grid,
     check_images,
+    check_in_channels,
     check_momentum,
     check_width,
     count_visible,
@@ -14,8 +19,10 @@ from .initialisation import MAE_INIT
 from .two_view_data_preprocessor import TwoViewDataPreprocessor
 
 __all__ = [
-    'MAE_INIT', 'TwoViewDataPreprocessor', 'check_arch', 'check_choice',
-    'check_gradient', 'check_grid', 'check_images', 'check_momentum',
-    'check_width', 'complete_parts', 'count_visible', 'fill_in', 'mlp_cfg',
-    'preprocessor_cfg', 'use_plain_drop_rates', 'with_mini'
+    'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'MAE_INIT',
+    'TwoViewDataPreprocessor', 'check_arch', 'check_choice', 'check_gradient',
+    'check_grid', 'check_images', 'check_in_channels',
+    'check_momentum', 'check_width', 'complete_parts', 'count_visible',
+    'fill_in', 'mlp_cfg', 'preprocessor_cfg', 'use_plain_drop_rates',
+    'with_mini'
 ]

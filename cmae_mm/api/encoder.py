@@ -85,7 +85,7 @@ def load_encoder(checkpoint: PathLike,
 def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
           num_heads: Optional[int]) -> PretrainedEncoder:
     state, meta = read_checkpoint(checkpoint)
-    state, kind = find_encoder(state, encoder)
+    state, kind = find_encoder(state, encoder)[:2]
     facts = read_encoder_facts(meta)
     sizes = _read_sizes(state)
     with_cls_token = (

@@ -25,7 +25,11 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
+from ...checkpoints.encoder import (
+    is_pretrained,
+    load_encoder_into,
+    pretrained_cfg,
+)
 from ..utils import (
     MAE_INIT,
     check_arch,
@@ -559,6 +563,12 @@ class CMAE(BaseSelfSupervisor):
         """Initialise the online branch and start the target as its copy."""
         super().init_weights()
         self.reset_target()
+        if is_pretrained(self.backbone.init_cfg):
+            print_log(
+                'The pixel decoder is new.' if self.target is None else
+                'The target starts as a copy of the loaded encoder; decoders, '
+                'projector and predictor are new.',
+                logger='current')
 
     def reset_target(self) -> None:
         """Make the target, if there is one, a copy of the online branch."""

@@ -119,8 +119,8 @@ class _Filler:
         if kind not in ('CMAE', 'ImageClassifier') and not self.is_plain:
             raise ImageStatsConflict(
                 f'{KEY}={self.file} says that images have {self.described}, '
-                f'but a model of type {kind!r} reads colours of 8 bits alone: detection and '
-                'segmentation take no others yet')
+                f'but a model of type {kind!r} reads colours of 8 bits alone:'
+                ' detection and segmentation take no others yet')
         if preprocessor is None:
             raise ImageStatsConflict(
                 f'{KEY} fills in the data_preprocessor, which this config '
@@ -142,7 +142,9 @@ class _Filler:
             return self._fill_pipelines()
         self._check_kind(preprocessor, place, 'TwoViewDataPreprocessor',
                          'ChannelDataPreprocessor')
-        preprocessor.setdefault('value_range', value_range_of(self.stats))
+        if self.settings['dtype'] != 'uint8':
+            preprocessor.setdefault(
+                'value_range', value_range_of(self.stats))
         self._fill_loading()
         return []
 

@@ -17,8 +17,8 @@ def to_rgb(images: torch.Tensor,
     Args:
         images (torch.Tensor): Normalised images, (N, C, H, W), colours as RGB.
         preprocessor (BaseDataPreprocessor): The model's, with ``mean`` and
-            ``std``; where images are not of 8 bits, with ``low`` and
-            ``width``, which become black and white.
+            ``std``; where values are not from 0 to 255, with ``low`` and
+            ``width``, which say what is black and white.
         channels (Sequence[int], optional): The channels, from 0, that are
             shown as red, green and blue, or the one that is shown in grey.
             Defaults to None: three channels as they are, the mean of any
@@ -37,7 +37,7 @@ def to_rgb(images: torch.Tensor,
             f'a picture shows one channel or three, each from 0 to {count - 1}'
             f', but got {tuple(channels)}')
     images = images * preprocessor.std + preprocessor.mean
-    if getattr(preprocessor, 'dtype', 'uint8') != 'uint8':
+    if not getattr(preprocessor, 'is_byte_range', True):
         images = (images - preprocessor.low) / preprocessor.width * 255
     if channels is not None:
         images = images[:, list(channels)]
@@ -123,7 +123,7 @@ def reconstruction_columns(
 
 def _middle(preprocessor: BaseDataPreprocessor) -> Any:
     """Give what is shown as mid grey, in the images' units."""
-    if getattr(preprocessor, 'dtype', 'uint8') == 'uint8':
+    if getattr(preprocessor, 'is_byte_range', True):
         return 127.5
     return preprocessor.low + preprocessor.width / 2
 

@@ -144,6 +144,7 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
     Attributes:
         low (torch.Tensor): Black, (C, 1, 1).
         width (torch.Tensor): White minus black, (C, 1, 1).
+        is_byte_range (bool): Whether these are 0 and 255, of uint8.
 
     Raises:
         ValueError: If an argument is out of range; later, if images are of
@@ -168,6 +169,7 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), False)
+        self.is_byte_range = dtype == 'uint8' and value_range is None
         low, high = self._read_range(value_range)
         self.register_buffer('low', low, False)
         self.register_buffer('width', high - low, False)

@@ -166,12 +166,12 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
 
     def _scale(self, images: Tensor) -> Tensor:
         """Bring values to [0, 1], as far as they are in their range."""
-        if self.dtype == 'uint8':
+        if self.is_byte_range:
             return images.float() / 255
         return (images.float() - self.low) / self.width
 
     def _unscale(self, images: Tensor) -> Tensor:
-        if self.dtype == 'uint8':
+        if self.is_byte_range:
             return images * 255
         return images * self.width + self.low
 

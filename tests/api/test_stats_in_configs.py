@@ -155,7 +155,7 @@ def test_segmentation_says_that_it_takes_colours_alone(tmp_path):
         image_stats=str(stats_file(tmp_path)[0])))
     from cmae_mm.image_config import apply_image_stats
     with pytest.raises(ImageStatsConflict,
-                       match="type 'EncoderDecoder' reads colours of 8 bits alone"):
+                       match="type 'EncoderDecoder' reads colours of 8"):
         apply_image_stats(cfg)
 
 

@@ -18,6 +18,8 @@ MODELS = {
     'mini': 'quickstart/cmae_vit-mini_tiles',
 }
 ENCODERS = ('online', 'target')
+# The same as mini for images of any channels and depth.
+MINI_CANVAS = 'quickstart/cmae_vit-mini_canvas'
 POOLS = ('mean', 'cls', 'patch')
 DTYPES = ('float32', 'float16')
 ENDINGS = ('.npz', '.parquet')
@@ -117,7 +119,9 @@ def check_pretraining(data: PathLike,
                       epochs: Optional[int] = None,
                       batch_size: Optional[int] = None,
                       num_workers: Optional[int] = None,
-                      out: Optional[PathLike] = None) -> None:
+                      out: Optional[PathLike] = None,
+                      stats: Optional[PathLike] = None,
+                      init: Optional[PathLike] = None) -> None:
     """Check the arguments of :func:`cmae_mm.pretrain`.
 
     Raises:
@@ -129,7 +133,22 @@ def check_pretraining(data: PathLike,
     check_whole_number('batch_size', batch_size, 2)
     check_whole_number('num_workers', num_workers, 0)
     check_out_folder(out)
+    check_stats(stats)
+    if init is not None:
+        check_checkpoint(init)
     check_data(data)
+
+
+def check_stats(stats: Optional[PathLike]) -> None:
+    """Check that there is a file of image statistics, where one is named.
+
+    Raises:
+        ArgumentError: If there is none.
+    """
+    if stats is not None and not Path(stats).expanduser().is_file():
+        raise ArgumentError(
+            f'there is no file of image statistics {str(stats)!r}; make it '
+            f'with `cmae stats DATA --out {stats}`')
 
 
 def check_checkpoint(checkpoint: PathLike) -> None:

@@ -1,7 +1,6 @@
 """A pre-trained vision transformer that turns images into features."""
 from typing import Any, Dict, Sequence, Union
 
-import mmcv
 import numpy as np
 import torch
 from mmengine import fileio
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
+from ..datasets import LoadImage
 from ..evaluation.data import eval_pipeline
 from .checks import POOLS, PathLike, check_choice
 
@@ -157,7 +157,7 @@ class PretrainedEncoder(nn.Module):
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """Decode an image file as mmcv's ``LoadImageFromFile`` does.
+    """Decode an image file as ``LoadImage`` does.
 
     Args:
         data (bytes): The file.
@@ -167,9 +167,9 @@ def decode(data: bytes, name: str) -> np.ndarray:
         np.ndarray: (H, W, 3), BGR, uint8.
 
     Raises:
-        ValueError: If it is empty or cannot be decoded.
+        ValueError: If it is empty or cannot be decoded, or would lose
+            something.
     """
-    image = mmcv.imfrombytes(data) if data else None
-    if image is None:
-        raise ValueError(f'{name} cannot be decoded')
-    return image
+    if not data:
+        raise ValueError(f'{name} cannot be decoded: it is empty')
+    return LoadImage().decode(data, name)

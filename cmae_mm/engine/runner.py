@@ -11,6 +11,7 @@ from torch import nn
 
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import ready_to_resume
+from ..image_config import apply_image_stats
 from .activation_checkpointing import checkpoint_activations
 from .atomic_files import WRITER
 from .checkpoint_folder import (
@@ -51,6 +52,20 @@ class ResumableRunner(Runner):
     What it loads fits the model, or is refused before anything is loaded. The
     config's ``load_partial=True`` lets ``load_from`` take what fits.
     """
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        """Build a runner, see ``Runner.from_cfg``.
+
+        What the file that the config's ``image_stats`` names says is filled
+        in, whoever has read the config.
+
+        Raises:
+            ImageStatsError: If the file cannot be used.
+            ImageStatsConflict: If a setting contradicts it.
+        """
+        apply_image_stats(cfg)
+        return super().from_cfg(cfg)
 
     def build_train_loop(self, loop):
         """Build a loop that can go on in the middle of an epoch.

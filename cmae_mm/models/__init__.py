@@ -9,11 +9,16 @@ from .selfsup import (
     MomentumTarget,
     split_by_mask,
 )
-from .utils import TwoViewDataPreprocessor
+from .utils import (
+    ChannelClsDataPreprocessor,
+    ChannelDataPreprocessor,
+    TwoViewDataPreprocessor,
+)
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
-    'CMAENeck', 'CMAEViT', 'ConvViT', 'MomentumTarget', 'SimpleFPN',
+    'CMAENeck', 'CMAEViT', 'ChannelClsDataPreprocessor',
+    'ChannelDataPreprocessor', 'ConvViT', 'MomentumTarget', 'SimpleFPN',
     'TransferConvViT', 'TransferViT', 'TransferViTDet',
     'TwoViewDataPreprocessor', 'split_by_mask'
 ]

@@ -1,5 +1,5 @@
 """Pictures of what a pre-training model sees and makes."""
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -9,21 +9,42 @@ from torch import nn
 COLUMNS = ('input', 'masked', 'reconstruction', 'target view')
 
 
-def to_rgb(images: torch.Tensor, preprocessor: BaseDataPreprocessor,
-           ) -> np.ndarray:
-    """Undo the normalisation.
+def to_rgb(images: torch.Tensor,
+           preprocessor: BaseDataPreprocessor,
+           channels: Optional[Sequence[int]] = None) -> np.ndarray:
+    """Undo the normalisation, and make pictures.
 
     Args:
-        images (torch.Tensor): Normalised RGB images, (N, 3, H, W).
+        images (torch.Tensor): Normalised images, (N, C, H, W), colours as RGB.
         preprocessor (BaseDataPreprocessor): The model's, with ``mean`` and
-            ``std``.
+            ``std``; where values are not from 0 to 255, with ``low`` and
+            ``width``, which say what is black and white.
+        channels (Sequence[int], optional): The channels, from 0, that are
+            shown as red, green and blue, or the one that is shown in grey.
+            Defaults to None: three channels as they are, the mean of any
+            other number in grey.
 
     Returns:
         np.ndarray: uint8 images, (N, H, W, 3).
+
+    Raises:
+        ValueError: If there are no such channels, or not one or three.
     """
+    count = images.shape[1]
+    if channels is not None and (len(channels) not in (1, 3) or not all(
+            0 <= c < count for c in channels)):
+        raise ValueError(
+            f'a picture shows one channel or three, each from 0 to {count - 1}'
+            f', but got {tuple(channels)}')
     images = images * preprocessor.std + preprocessor.mean
+    if not getattr(preprocessor, 'is_byte_range', True):
+        images = (images - preprocessor.low) / preprocessor.width * 255
+    if channels is not None:
+        images = images[:, list(channels)]
+    elif count != 3:
+        images = images.mean(dim=1, keepdim=True)
     images = images.round().clamp(0, 255).to(torch.uint8)
-    return images.permute(0, 2, 3, 1).cpu().numpy()
+    return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 @torch.no_grad()
@@ -66,13 +87,16 @@ def reconstruct(model: nn.Module,
 @torch.no_grad()
 def reconstruction_columns(
         model: nn.Module,
-        views: Sequence[torch.Tensor]) -> Dict[str, np.ndarray]:
+        views: Sequence[torch.Tensor],
+        channels: Optional[Sequence[int]] = None) -> Dict[str, np.ndarray]:
     """Make the pictures of :data:`COLUMNS`.
 
     Args:
         model (CMAE): The model.
         views (Sequence[torch.Tensor]): Normalised online and target view,
-            (N, 3, H, W) each. The same one twice for MAE.
+            (N, C, H, W) each. The same one twice for MAE.
+        channels (Sequence[int], optional): What is shown, see :func:`to_rgb`.
+            Defaults to None.
 
     Returns:
         Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column.
@@ -88,13 +112,20 @@ def reconstruction_columns(
     removed = head.unpatchify(
         made['mask'].unsqueeze(-1).float().expand(
             -1, -1, head.patch_size**2 * head.in_channels)) > 0
-    mid = (127.5 - preprocessor.mean) / preprocessor.std
+    mid = (_middle(preprocessor) - preprocessor.mean) / preprocessor.std
     grey = torch.where(removed, mid.expand_as(grey), grey)
     pictures = (views[0], grey, made['reconstruction'], views[-1])
     return {
-        name: to_rgb(picture, preprocessor)
+        name: to_rgb(picture, preprocessor, channels)
         for name, picture in zip(COLUMNS, pictures)
     }
+
+
+def _middle(preprocessor: BaseDataPreprocessor) -> Any:
+    """Give what is shown as mid grey, in the images' units."""
+    if getattr(preprocessor, 'is_byte_range', True):
+        return 127.5
+    return preprocessor.low + preprocessor.width / 2
 
 
 def save_reconstructions(path: str, columns: Dict[str, np.ndarray],

@@ -1,25 +1,29 @@
-"""The whole work of a data worker: decode, crop, flip, all in uint8."""
+"""The whole work of a data worker: decode, crop, flip, in the file's type."""
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 
 from ..decoding import decode_image
+from ..image_settings import make_settings
+from ..resizing import resize_image
 from .loading import SkipBroken
 
 
 @TRANSFORMS.register_module()
 class LoadCanvas(SkipBroken):
-    """Load an image and make the canvas of both views, in uint8.
+    """Load an image and make the canvas of both views.
 
     One decoding, one random resized crop, one flip: what both views share.
     The views themselves are made of the whole batch, by
     ``TwoViewDataPreprocessor``. Large JPEG files are decoded at a half or less
     when that leaves the smallest crop enough pixels.
+
+    By default images are colours of 8 bits. Others are taken by ``channels``
+    and ``dtype``, which ``cmae stats`` finds; an image that would lose
+    something by them is refused by its name, and not skipped.
 
     **Required Keys:**
 
@@ -30,7 +34,8 @@ class LoadCanvas(SkipBroken):
 
     **Added Keys:**
 
-    - img (np.ndarray): The canvas, uint8, (S, S, 3), BGR.
+    - img (np.ndarray): The canvas, (S, S, C), of the type ``dtype``. Three
+      channels of uint8 are in BGR; all others are in the file's order.
     - img_shape, ori_shape, flip
 
     Args:
@@ -44,6 +49,14 @@ class LoadCanvas(SkipBroken):
             after which loading fails. Defaults to 100.
         backend_args (dict, optional): Arguments of mmengine's file backend.
             Defaults to None.
+        channels (int): Number C of channels, from 1 to 64. Defaults to 3.
+        dtype (str): 'uint8', 'uint16' or 'float32'. Defaults to 'uint8'.
+        value_range (Sequence | str, optional): This and the next ones, see
+            :class:`~cmae_mm.datasets.image_settings.ImageSettings`.
+        bands (Sequence[int], optional): Channels of the file that are taken.
+        fill (float | str, optional): What stands for missing pixels.
+        window (Sequence[float] | str, optional): Window of DICOM values.
+        pages (str, optional): What the pages of a file are.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -55,7 +68,14 @@ class LoadCanvas(SkipBroken):
                  aspect_ratio_range: Sequence[float] = (3 / 4, 4 / 3),
                  flip_prob: float = 0.5,
                  max_failures: int = 100,
-                 backend_args: Optional[dict] = None) -> None:
+                 backend_args: Optional[dict] = None,
+                 channels: int = 3,
+                 dtype: str = 'uint8',
+                 value_range: Any = None,
+                 bands: Optional[Sequence[int]] = None,
+                 fill: Any = None,
+                 window: Any = None,
+                 pages: Optional[str] = None) -> None:
         if size < 1:
             raise ValueError(f'size must be 1 pixel or more, but got {size}')
         low, high = crop_ratio_range
@@ -72,6 +92,9 @@ class LoadCanvas(SkipBroken):
         self.flip_prob = flip_prob
         self.max_failures = max_failures
         self.backend_args = backend_args
+        self.settings = make_settings(
+            channels=channels, dtype=dtype, value_range=value_range,
+            bands=bands, fill=fill, window=window, pages=pages)
         # The shorter side of an image whose smallest crop has S pixels.
         self._shrink_to = math.ceil(size / low**0.5)
 
@@ -80,13 +103,15 @@ class LoadCanvas(SkipBroken):
         data = fileio.get(
             results.get('img_key', results['img_path']),
             backend_args=results.get('backend_args', self.backend_args))
-        image = decode_image(data, self._shrink_to)
+        image = decode_image(data, self._shrink_to, self.settings,
+                             results['img_path'])
         rng = np.random.default_rng(
             results.get('view_seed', np.random.randint(2**31)))
         y, x, height, width = self.draw_crop(image.shape[0], image.shape[1],
                                              rng)
         flip = bool(rng.random() < self.flip_prob)
-        canvas = self._resize(image[y:y + height, x:x + width])
+        canvas = resize_image(image[y:y + height, x:x + width],
+                              (self.size, self.size))
         if flip:
             canvas = canvas[:, ::-1]
         results.update(
@@ -122,19 +147,10 @@ class LoadCanvas(SkipBroken):
         h = max(min(height, round(width / aspect)), 1)
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def _resize(self, image: np.ndarray) -> np.ndarray:
-        """Resize by anti-aliased bicubic interpolation, as Pillow does."""
-        # Several times faster: torch's, of uint8, pixel by pixel.
-        pixels = torch.from_numpy(np.ascontiguousarray(image))
-        canvas = F.interpolate(
-            pixels.permute(2, 0, 1)[None], (self.size, self.size),
-            mode='bicubic',
-            antialias=True)
-        # A view, of channels one after the other, as PackInputs wants them.
-        return canvas[0].permute(1, 2, 0).numpy()
-
     def __repr__(self) -> str:
         return (f'{type(self).__name__}(size={self.size}, '
                 f'crop_ratio_range={self.crop_ratio_range}, '
                 f'aspect_ratio_range={self.aspect_ratio_range}, '
-                f'flip_prob={self.flip_prob})')
+                f'flip_prob={self.flip_prob}, '
+                f'channels={self.settings.channels}, '
+                f'dtype={self.settings.dtype!r})')

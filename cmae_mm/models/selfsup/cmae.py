@@ -26,7 +26,11 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
+from ...checkpoints.encoder import (
+    is_pretrained,
+    load_encoder_into,
+    pretrained_cfg,
+)
 from ..utils import (
     MAE_INIT,
     check_arch,
@@ -35,6 +39,7 @@ from ..utils import (
     check_gradient,
     check_grid,
     check_images,
+    check_in_channels,
     check_momentum,
     check_width,
     complete_parts,
@@ -164,10 +169,11 @@ class CMAEViT(BlockMasking, VisionTransformer):
             ``with_cls_token``: there always is a class token.
 
     Raises:
-        ValueError: If ``arch`` is not known, the image is not square, the
-            patch does not divide it, the block does not divide the grid, the
-            ratio leaves nothing visible or nothing masked, or the width is no
-            multiple of 4 and of the number of heads.
+        ValueError: If ``arch`` is not known, there are no channels or more
+            than 64, the image is not square, the patch does not divide it,
+            the block does not divide the grid, the ratio leaves nothing
+            visible or nothing masked, or the width is no multiple of 4 and of
+            the number of heads.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
@@ -182,6 +188,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
                  init_cfg: Optional[Union[dict, List[dict]]] = None,
                  **kwargs) -> None:
         check_arch(arch, self.arch_zoo)
+        check_in_channels(kwargs.get('in_channels', 3))
         grid = check_grid(img_size, patch_size, mask_block)
         super().__init__(
             arch=arch,
@@ -568,6 +575,12 @@ class CMAE(BaseSelfSupervisor):
         """Initialise the online branch and start the target as its copy."""
         super().init_weights()
         self.reset_target()
+        if is_pretrained(self.backbone.init_cfg):
+            print_log(
+                'The pixel decoder is new.' if self.target is None else
+                'The target starts as a copy of the loaded encoder; decoders, '
+                'projector and predictor are new.',
+                logger='current')
 
     def reset_target(self) -> None:
         """Make the target, if there is one, a copy of the online branch."""

@@ -1,10 +1,15 @@
 from .archs import check_arch, with_mini
+from .channel_data_preprocessors import (
+    ChannelClsDataPreprocessor,
+    ChannelDataPreprocessor,
+)
 from .checks import (
     check_choice,
     check_fusion,
     check_gradient,
     check_grid,
     check_images,
+    check_in_channels,
     check_momentum,
     check_stages,
     check_width,
@@ -16,8 +21,9 @@ from .initialisation import MAE_INIT
 from .two_view_data_preprocessor import TwoViewDataPreprocessor
 
 __all__ = [
-    'MAE_INIT', 'TwoViewDataPreprocessor', 'check_arch', 'check_choice',
-    'check_fusion', 'check_gradient', 'check_grid', 'check_images',
+    'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'MAE_INIT',
+    'TwoViewDataPreprocessor', 'check_arch', 'check_choice', 'check_fusion',
+    'check_gradient', 'check_grid', 'check_images', 'check_in_channels',
     'check_momentum', 'check_stages', 'check_width', 'complete_parts',
     'count_visible', 'fill_in', 'mlp_cfg', 'preprocessor_cfg',
     'use_plain_drop_rates', 'with_mini'

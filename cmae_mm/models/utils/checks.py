@@ -4,6 +4,8 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from ...datasets.image_stats import MAX_CHANNELS
+
 
 def check_grid(img_size: int, patch_size: int, mask_block: int) -> int:
     """Check that patches divide the image and masking blocks the patches.
@@ -78,6 +80,22 @@ def check_stages(embed_dims: Sequence[int], depths: Sequence[int],
             f'{stride} pixels (patch_sizes={tuple(patch_sizes)}), the side of '
             f'a square, but got {img_size!r}')
     return img_size // stride
+
+
+def check_in_channels(in_channels: int) -> None:
+    """Check the number of channels of an encoder's images.
+
+    Args:
+        in_channels (int): Number C of channels.
+
+    Raises:
+        ValueError: If it is not from 1 to 64.
+    """
+    if not isinstance(in_channels, int) or not 1 <= in_channels <= (
+            MAX_CHANNELS):
+        raise ValueError(
+            'backbone.in_channels must be a whole number from 1 to '
+            f'{MAX_CHANNELS}, but got {in_channels!r}')
 
 
 def check_width(width: int, num_heads: int, name: str) -> None:

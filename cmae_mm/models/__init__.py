@@ -1,4 +1,10 @@
-from .backbones import ConvViT, TransferConvViT, TransferViT, TransferViTDet
+from .backbones import (
+    ConvViT,
+    TransferConvViT,
+    TransferConvViTDet,
+    TransferViT,
+    TransferViTDet,
+)
 from .heads import CMAEContrastiveHead, CMAEHead
 from .necks import CMAENeck, SimpleFPN
 from .selfsup import (
@@ -14,6 +20,6 @@ from .utils import TwoViewDataPreprocessor
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
     'CMAENeck', 'CMAEViT', 'ConvViT', 'MomentumTarget', 'SimpleFPN',
-    'TransferConvViT', 'TransferViT', 'TransferViTDet',
+    'TransferConvViT', 'TransferConvViTDet', 'TransferViT', 'TransferViTDet',
     'TwoViewDataPreprocessor', 'split_by_mask'
 ]

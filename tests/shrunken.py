@@ -21,6 +21,7 @@ WIDTH = 48
 ARCH = dict(
     global_attn_indexes=[3],
     embed_dims=WIDTH, num_layers=4, num_heads=3, feedforward_channels=96)
+HYBRID = dict(embed_dims=[16, 24, WIDTH], depths=[1, 1, 2], num_heads=3)
 DECODER = dict(decoder_embed_dim=24, decoder_depth=1, decoder_num_heads=2)
 
 
@@ -72,7 +73,9 @@ def _shrink_pretraining(cfg: Config, root, images: int) -> None:
 def _shrink_classifier(cfg: Config, root, images: int) -> None:
     if cfg.model.get('neck') is not None:
         cfg.model.neck.input_features = WIDTH
-    if cfg.model.backbone.get('frozen_stages', -1) > 0:
+    # of a hybrid encoder they are its three stages
+    if 'ConvViT' not in cfg.model.backbone.type and (
+            cfg.model.backbone.get('frozen_stages', -1) > 0):
         cfg.model.backbone.frozen_stages = ARCH['num_layers']
     cfg.model.head.in_channels = WIDTH
     dataset = cfg.train_dataloader.dataset
@@ -127,7 +130,8 @@ def shrunken(name: str, root, work_dir, images: int = 2) -> Config:
         scope, _shrink_pretraining
         if cfg.model.type == 'CMAE' else _shrink_classifier)
     # Without mmengine's merging: nothing of the large one may stay.
-    cfg.model.backbone.arch = ConfigDict(ARCH)
+    hybrid = 'ConvViT' in cfg.model.backbone.type
+    cfg.model.backbone.arch = ConfigDict(HYBRID if hybrid else ARCH)
     shrink(cfg, root, images)
     if cfg.model.backbone.get('init_cfg') is not None:
         cfg.model.backbone.init_cfg.checkpoint = 'random'

@@ -22,11 +22,12 @@ class PretrainedEncoder(nn.Module):
     """A vision transformer that turns images into features.
 
     What :func:`load_encoder` returns. The transformer itself is
-    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT`; a state dict of
-    this module is an exported backbone, which every config takes.
+    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT` or
+    :class:`~cmae_mm.models.TransferConvViT`; a state dict of this module is an
+    exported backbone, which every config takes.
 
     Args:
-        backbone (TransferViT): With ``out_type='raw'``.
+        backbone (TransferViT | TransferConvViT): With ``out_type='raw'``.
         pool (str): What ``forward`` gives: 'mean' of the patch tokens, 'cls',
             the class token, or 'patch', all patch tokens. Defaults to 'mean'.
         mean (Sequence[float]): Mean of each colour, RGB in 0 to 255. Defaults
@@ -53,13 +54,16 @@ class PretrainedEncoder(nn.Module):
         check_choice('pool', pool, POOLS)
         if pool == 'cls' and not backbone.with_cls_token:
             raise CheckpointError(
-                'the class token takes no part in this target encoder; take '
-                "pool='mean' or the online encoder")
+                'the class token takes no part in this encoder (a hybrid one '
+                "has none, a target may leave it out); take pool='mean'")
         self.backbone = backbone
         self.pool = pool
         self.embed_dims: int = backbone.embed_dims
         self.img_size: int = backbone.img_size[0]
-        self.patch_size: int = backbone.patch_embed.projection.kernel_size[0]
+        # of a hybrid the total stride
+        self.patch_size: int = getattr(
+            backbone, 'patch_size',
+            backbone.patch_embed.projection.kernel_size[0])
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
@@ -90,14 +94,15 @@ class PretrainedEncoder(nn.Module):
         return pooled if norm is None else norm(pooled)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Give all tokens of the last layer, class token first.
+        """Give all tokens, a class token first.
 
         Args:
             images (torch.Tensor): (N, C, H, W), RGB, normalised.
 
         Returns:
-            torch.Tensor: (N, 1 + L, D), after the final norm where there is
-            one (target encoders of the released recipe have none).
+            torch.Tensor: (N, K + L, D), K = 1 where there is a class token,
+            after the final norm where there is one (target encoders of the
+            released recipe have none).
         """
         return self.backbone(images)[-1]
 

@@ -1,4 +1,10 @@
-from .backbones import ConvViT, TransferConvViT, TransferViT, TransferViTDet
+from .backbones import (
+    ConvViT,
+    TransferConvViT,
+    TransferConvViTDet,
+    TransferViT,
+    TransferViTDet,
+)
 from .heads import CMAEContrastiveHead, CMAEHead
 from .necks import CMAENeck, SimpleFPN
 from .selfsup import (
@@ -19,6 +25,6 @@ __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
     'CMAENeck', 'CMAEViT', 'ChannelClsDataPreprocessor',
     'ChannelDataPreprocessor', 'ConvViT', 'MomentumTarget', 'SimpleFPN',
-    'TransferConvViT', 'TransferViT', 'TransferViTDet',
+    'TransferConvViT', 'TransferConvViTDet', 'TransferViT', 'TransferViTDet',
     'TwoViewDataPreprocessor', 'split_by_mask'
 ]

@@ -6,6 +6,7 @@ from .channel_data_preprocessors import (
 from .checks import (
     check_choice,
     check_fusion,
+    check_global_blocks,
     check_gradient,
     check_grid,
     check_images,
@@ -23,8 +24,8 @@ from .two_view_data_preprocessor import TwoViewDataPreprocessor
 __all__ = [
     'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'MAE_INIT',
     'TwoViewDataPreprocessor', 'check_arch', 'check_choice', 'check_fusion',
-    'check_gradient', 'check_grid', 'check_images', 'check_in_channels',
-    'check_momentum', 'check_stages', 'check_width', 'complete_parts',
-    'count_visible', 'fill_in', 'mlp_cfg', 'preprocessor_cfg',
-    'use_plain_drop_rates', 'with_mini'
+    'check_global_blocks', 'check_gradient', 'check_grid', 'check_images',
+    'check_in_channels', 'check_momentum', 'check_stages', 'check_width',
+    'complete_parts', 'count_visible', 'fill_in', 'mlp_cfg',
+    'preprocessor_cfg', 'use_plain_drop_rates', 'with_mini'
 ]

@@ -98,6 +98,29 @@ def check_in_channels(in_channels: int) -> None:
             f'{MAX_CHANNELS}, but got {in_channels!r}')
 
 
+def check_global_blocks(indexes: Sequence[int], depth: int,
+                        window_size: int) -> None:
+    """Check which blocks have global attention, and the others' windows.
+
+    Args:
+        indexes (Sequence[int]): The global blocks, from 0.
+        depth (int): Number of blocks.
+        window_size (int): Side of a window in tokens; 0 for none.
+
+    Raises:
+        ValueError: If there is no such block, or the side is negative.
+    """
+    wrong = [i for i in indexes if i not in range(depth)]
+    if wrong:
+        raise ValueError(
+            f'backbone.arch.global_attn_indexes has {wrong}, but the last '
+            f"stage's {depth} blocks are 0 to {depth - 1}")
+    if window_size < 0:
+        raise ValueError(
+            'backbone.window_size is the side of a window in tokens, or 0 for '
+            f'global attention in all blocks, but got {window_size}')
+
+
 def check_width(width: int, num_heads: int, name: str) -> None:
     """Check a transformer's width.
 

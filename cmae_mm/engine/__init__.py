@@ -1,6 +1,7 @@
 from .frozen_model import build_frozen_model
 from .hooks import (
     AtomicCheckpointHook,
+    HealthHook,
     KNNHook,
     OnlineProbeHook,
     PreemptionHook,
@@ -23,8 +24,9 @@ from .runner import ResumableRunner
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
     'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
-    'KNNHook', 'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook',
-    'PrefetchHook', 'PretrainCheckHook', 'ResumableEpochLoop',
-    'ResumableIterLoop', 'ResumableRunner', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook', 'build_frozen_model'
+    'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
+    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
+    'ResumableEpochLoop', 'ResumableIterLoop', 'ResumableRunner',
+    'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
+    'TransferCheckHook', 'build_frozen_model'
 ]

@@ -8,6 +8,7 @@ custom_hooks = [
     dict(type='PretrainCheckHook'),
     dict(type='TargetUpdateHook'),
     dict(type='PrefetchHook'),
+    dict(type='HealthHook'),
 ]
 
 visualizer = dict(

@@ -1,4 +1,5 @@
 from .checkpoint_hook import AtomicCheckpointHook
+from .health_hook import HealthHook
 from .knn_hook import KNNHook
 from .online_probe_hook import OnlineProbeHook
 from .preemption_hook import PreemptionHook
@@ -10,7 +11,7 @@ from .target_update_hook import TargetUpdateHook
 from .transfer_check_hook import TransferCheckHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'KNNHook', 'OnlineProbeHook', 'PreemptionHook',
-    'PrefetchHook', 'PretrainCheckHook', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook'
+    'AtomicCheckpointHook', 'HealthHook', 'KNNHook', 'OnlineProbeHook',
+    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook', 'SkippedStepHook',
+    'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook'
 ]

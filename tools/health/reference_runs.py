@@ -1,0 +1,140 @@
+#!/usr/bin/env python
+"""Train the healthy and the broken runs of docs/health.md, and plot them.
+
+Each run is a `cmae train` of reference_config.py with a few settings changed;
+interrupted, the same command goes on. Runs that are finished are not repeated.
+
+    python tools/health/reference_runs.py            # all, then the plot
+    python tools/health/reference_runs.py --only healthy 'no views'
+    python tools/health/reference_runs.py --plot     # the plot alone
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools/quickstart')]
+CONFIG = Path(__file__).with_name('reference_config.py')
+TILES = dict(train=2000, val=500, size=60)
+# Of the duplicates: distinct images of a photograph, and copies of each.
+DISTINCT, COPIES = 5, 20
+
+
+class Reference(NamedTuple):
+    """One run: its name, and what it changes in the config."""
+
+    name: str
+    options: Tuple[str, ...] = ()
+    data: str = 'tiles'
+
+    @property
+    def folder(self) -> str:
+        """Give the name of its work folder."""
+        return self.name.replace(' ', '_')
+
+
+def _steps(count: int, warmup: int) -> Tuple[str, ...]:
+    return (f'train_cfg.max_iters={count}', f'param_scheduler.0.end={warmup}',
+            f'param_scheduler.1.begin={warmup}',
+            f'param_scheduler.1.end={count}',
+            f'param_scheduler.1.T_max={count - warmup}')
+
+
+RUNS = [
+    Reference('healthy'),
+    Reference('rate too high', ('optim_wrapper.optimizer.lr=0.1', )),
+    Reference('no shift, no colour', (
+        'train_dataloader.dataset.pipeline.4.max_shift=0',
+        'train_dataloader.dataset.pipeline.4.target_pipeline=[]')),
+    # 400 steps of 32 images, eight times 4.
+    Reference('tiny batches', (
+        'train_dataloader.batch_size=4', 'optim_wrapper.accumulative_counts=8',
+        'default_hooks.logger.interval=80', 'log_processor.window_size=80',
+        'default_hooks.checkpoint.interval=800', 'custom_hooks.4.interval=400',
+        *_steps(3200, 400))),
+    Reference('momentum too low', ('model.target.momentum=0.05', )),
+    Reference('reconstruction alone', ('model.head.contrastive=None', )),
+    Reference('duplicates', data='duplicates'),
+]
+
+
+def make_data(folder: Path) -> None:
+    """Cut the tiles, and copy some of them over and over."""
+    from make_tiles import make_tiles
+    make_tiles(folder / 'tiles', **TILES)
+    done = folder / 'duplicates/done'
+    if done.exists():
+        return
+    for photograph in sorted((folder / 'tiles/train').iterdir()):
+        copies = folder / 'duplicates/train' / photograph.name
+        copies.mkdir(parents=True, exist_ok=True)
+        for tile in sorted(photograph.glob('*.jpg'))[:DISTINCT]:
+            for number in range(COPIES):
+                shutil.copy(tile, copies / f'{tile.stem}_{number}.jpg')
+    done.touch()
+
+
+def train(run: Reference, data: Path, out: Path) -> None:
+    """Train a run, or what is left of it."""
+    folder = out / run.folder
+    done = folder / 'done'
+    if done.exists():
+        print(f'{run.name}: done before')
+        return
+    labelled = [f'evaluation.{split}.data_root={data / "tiles"}'
+                for split in ('train', 'val')]
+    command = [sys.executable, '-m', 'cmae_mm', 'train', str(CONFIG),
+               '--work-dir', str(folder), '--cfg-options', *labelled,
+               *run.options]
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f'{run.name}: training, see {folder}/output.txt', flush=True)
+    with open(folder / 'output.txt', 'a') as output:
+        code = subprocess.run(
+            command, stdout=output, stderr=output,
+            env={**os.environ, 'DATA_ROOT': str(data / run.data),
+                 'PYTHONPATH': os.pathsep.join(
+                     [str(ROOT), os.environ.get('PYTHONPATH', '')])}
+        ).returncode
+    if code:
+        # A rate far too high may end in an error, which is what it shows.
+        last = (folder / 'output.txt').read_text().strip().splitlines()[-1]
+        print(f'{run.name}: ended with status {code}: {last}')
+        if code in (75, 130):
+            sys.exit(code)
+    done.touch()
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    names = [run.name for run in RUNS]
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--only', nargs='+', choices=names, default=names, metavar='NAME',
+        help=f'some of the runs: {", ".join(names)}')
+    parser.add_argument(
+        '--data', type=Path, default=Path('data/health'),
+        help='folder of the images that are made (default: data/health)')
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/health'),
+        help='folder of the runs (default: work_dirs/health)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    data, out = args.data.resolve(), args.out.resolve()
+    make_data(data)
+    for run in RUNS:
+        if run.name in args.only:
+            train(run, data, out)
+
+
+if __name__ == '__main__':
+    main()

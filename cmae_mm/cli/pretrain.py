@@ -7,6 +7,7 @@ from .arguments import (
     add_cfg_options,
     add_data,
     add_launcher,
+    add_log_to,
     note_local_rank,
 )
 from .command import Command, Result
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-resume', action='store_true',
         help='start anew although there are checkpoints, which are moved to '
         'previous_<N>')
+    add_log_to(parser)
     add_cfg_options(parser)
     add_launcher(parser)
 
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> None:
     """Check the arguments before anything is loaded."""
     check_pretraining(args.data, args.model, args.epochs, args.batch_size,
-                      args.num_workers, args.out)
+                      args.num_workers, args.out, args.log_to)
 
 
 def pretrain(args: argparse.Namespace) -> Result:
@@ -66,6 +68,7 @@ def pretrain(args: argparse.Namespace) -> Result:
         num_workers=args.num_workers,
         cfg_options=parse_options(args.cfg_options),
         resume=not args.no_resume,
+        log_to=args.log_to,
         launcher=args.launcher)
     if is_main_process():
         print(f'Pre-trained: {done.checkpoint}\nFor its features: cmae embed '

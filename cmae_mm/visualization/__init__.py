@@ -1,3 +1,4 @@
+from .backends import MLflowBackend, WandbBackend
 from .loss_curve import read_scalars, save_loss_curve
 from .reconstruction import (
     reconstruct,
@@ -6,6 +7,6 @@ from .reconstruction import (
 )
 
 __all__ = [
-    'read_scalars', 'reconstruct', 'reconstruction_columns',
-    'save_loss_curve', 'save_reconstructions'
+    'MLflowBackend', 'WandbBackend', 'read_scalars', 'reconstruct',
+    'reconstruction_columns', 'save_loss_curve', 'save_reconstructions'
 ]

@@ -1,4 +1,7 @@
-"""What a training costs: time, memory, energy."""
+"""What a training costs: time, memory, energy.
+
+Energy is read by pynvml, where that is installed (extra='logging').
+"""
 import resource
 from typing import Any, Dict, Optional
 

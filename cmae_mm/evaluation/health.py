@@ -54,6 +54,8 @@ def spread(features: Tensor) -> Tensor:
     """
     features = features.double()
     features = features[features.isfinite().all(dim=1)]
+    if len(features) < 2:
+        return features.new_tensor(float('nan'))
     directions = F.normalize(features, dim=1)
     return directions.std(dim=0).mean() * features.shape[1]**0.5
 

@@ -51,6 +51,7 @@ class Step:
         wrapper.initialize_count_status(model, 0, 1 << 30)
 
     def __call__(self) -> Dict[str, Tensor]:
+        """Make one training step."""
         return self.model.train_step(self.batch, self.wrapper)
 
 

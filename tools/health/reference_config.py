@@ -1,7 +1,9 @@
-# The healthy run of docs/health.md: a ViT of 4 layers, 96 wide, on images of
-# 48 pixels; 400 iterations of batch 128. tools/health/reference_runs.py trains
-# it, and breaks it in several ways.
-# Data: $DATA_ROOT, tiles that the tool makes.
+"""The healthy run of docs/health.md.
+
+A ViT of 4 layers, 96 wide, on images of 32 pixels; 300 iterations of batch
+128. reference_runs.py trains it, and breaks it in several ways.
+Data: $DATA_ROOT, tiles that the tool makes.
+"""
 _base_ = ['../../configs/quickstart/cmae_vit-mini_tiles.py']
 
 data_root = '{{$DATA_ROOT:data/health/tiles}}'
@@ -14,8 +16,9 @@ model = dict(
             num_layers=4,
             num_heads=3,
             feedforward_channels=384),
-        img_size=48,
-        patch_size=8),
+        img_size=32,
+        patch_size=8,
+        mask_block=1),
     neck=dict(
         pixel_decoder=dict(
             decoder_embed_dim=48, decoder_depth=1, decoder_num_heads=4),
@@ -25,15 +28,15 @@ model = dict(
     head=dict(contrastive=dict(predictor=dict(hid_channels=256))))
 
 train_pipeline = _base_.train_pipeline
-train_pipeline[2].scale = 54
-train_pipeline[4].update(size=48, max_shift=6, canvas_size=54)
+train_pipeline[2].scale = 36
+train_pipeline[4].update(size=32, max_shift=4, canvas_size=36)
 train_dataloader = dict(
     num_workers=1, dataset=dict(data_root=data_root, pipeline=train_pipeline))
 
-train_cfg = dict(max_iters=400)
+train_cfg = dict(max_iters=300)
 param_scheduler = _base_.param_scheduler
 param_scheduler[0].end = 50
-param_scheduler[1].update(T_max=350, begin=50, end=400)
+param_scheduler[1].update(T_max=250, begin=50, end=300)
 
 # k-NN among the photographs that the tiles are cut from.
 evaluation = dict(
@@ -43,7 +46,7 @@ evaluation = dict(
     val=dict(
         type='LabelledDataset', data_root='data/health/tiles',
         data_prefix='val'),
-    short_side=48)
+    short_side=32)
 custom_hooks = [
     *_base_.custom_hooks,
     dict(

@@ -14,12 +14,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools/quickstart')]
 CONFIG = Path(__file__).with_name('reference_config.py')
-TILES = dict(train=2000, val=500, size=60)
+TILES = dict(train=2000, val=500, size=40)
 # Of the duplicates: distinct images of a photograph, and copies of each.
 DISTINCT, COPIES = 5, 20
 
@@ -50,12 +50,12 @@ RUNS = [
     Reference('no shift, no colour', (
         'train_dataloader.dataset.pipeline.4.max_shift=0',
         'train_dataloader.dataset.pipeline.4.target_pipeline=[]')),
-    # 400 steps of 32 images, eight times 4.
+    # 300 steps of 32 images, eight times 4.
     Reference('tiny batches', (
         'train_dataloader.batch_size=4', 'optim_wrapper.accumulative_counts=8',
         'default_hooks.logger.interval=80', 'log_processor.window_size=80',
         'default_hooks.checkpoint.interval=800', 'custom_hooks.4.interval=400',
-        *_steps(3200, 400))),
+        *_steps(2400, 400))),
     Reference('momentum too low', ('model.target.momentum=0.05', )),
     Reference('reconstruction alone', ('model.head.contrastive=None', )),
     Reference('duplicates', data='duplicates'),

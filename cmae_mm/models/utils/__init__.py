@@ -6,6 +6,7 @@ from .checks import (
     check_gradient,
     check_grid,
     check_images,
+    check_maps,
     check_momentum,
     check_stages,
     check_width,
@@ -19,7 +20,7 @@ from .two_view_data_preprocessor import TwoViewDataPreprocessor
 __all__ = [
     'MAE_INIT', 'TwoViewDataPreprocessor', 'check_arch', 'check_choice',
     'check_fusion', 'check_global_blocks', 'check_gradient', 'check_grid',
-    'check_images', 'check_momentum', 'check_stages', 'check_width',
-    'complete_parts', 'count_visible', 'fill_in', 'mlp_cfg',
+    'check_images', 'check_maps', 'check_momentum', 'check_stages',
+    'check_width', 'complete_parts', 'count_visible', 'fill_in', 'mlp_cfg',
     'preprocessor_cfg', 'use_plain_drop_rates', 'with_mini'
 ]

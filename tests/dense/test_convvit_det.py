@@ -246,6 +246,7 @@ def test_frozen_stages():
      r"global_attn_indexes has \[3\].* stage's 3 blocks are 0 to 2"),
     (dict(arch={k: v for k, v in ARCH.items() if 'global' not in k}),
      'lacks global_attn_indexes'),
+    (dict(out_indices=[1, 4]), r'out_indices are .* 0 to 3.* got \[1, 4\]'),
     (dict(window_size=-1), 'window_size is the side .* got -1'),
     (dict(img_size=36), 'multiple of the total stride of 8 .* got 36'),
 ])
@@ -261,6 +262,10 @@ def test_named_sizes():
                                    ('mini', (32, 64, 128, 128), 3)):
             model = TransferConvViTDet(arch, img_size=512)
             assert model.map_dims == dims
+            some = TransferConvViTDet(arch, img_size=64, out_indices=[3, 1])
+            outs = some(torch.zeros(1, 3, 64, 64))
+            assert [o.shape[1:] for o in outs] == [(dims[3], 2, 2),
+                                                   (dims[1], 8, 8)]
             sizes = [b.window_size for b in model.layers]
             assert len(sizes) == blocks and sizes[-1] == 0
             assert sizes.count(0) == (4 if blocks == 11 else 2)

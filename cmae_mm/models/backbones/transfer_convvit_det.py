@@ -1,5 +1,5 @@
 """The pre-trained hybrid encoder as the backbone of dense tasks."""
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch.nn.functional as F
 from mmengine.model import ModuleList
@@ -7,7 +7,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..utils import check_global_blocks, use_plain_drop_rates
+from ..utils import check_global_blocks, check_maps, use_plain_drop_rates
 from ..utils.window_block import WindowBlock
 from .convvit import ConvViT
 
@@ -36,6 +36,8 @@ class TransferConvViTDet(ConvViT):
             0. Defaults to 'base', whose global blocks are 0, 3, 6 and 10.
         window_size (int): Side of a window in tokens; 0 for global attention
             in all blocks. Defaults to 16.
+        out_indices (Sequence[int]): Which of the four maps are given, from 0.
+            Defaults to all.
         use_rel_pos (bool): Whether attention has learnt relative positions.
             Defaults to True.
         drop_rate (float): Rate of dropped features of the last stage. Defaults
@@ -65,6 +67,7 @@ class TransferConvViTDet(ConvViT):
                  arch: Union[str, dict] = 'base',
                  window_size: int = 16,
                  use_rel_pos: bool = True,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
                  drop_rate: float = 0.,
                  qkv_bias: bool = True,
                  norm_cfg: Optional[dict] = None,
@@ -84,8 +87,11 @@ class TransferConvViTDet(ConvViT):
         self.global_attn_indexes = list(sizes['global_attn_indexes'])
         check_global_blocks(self.global_attn_indexes, self.num_layers,
                             window_size)
-        # Channels of each of the four maps, what necks and heads must take.
-        self.map_dims = (*self.stage_dims, self.embed_dims)
+        check_maps(out_indices)
+        self.out_indices = tuple(out_indices)
+        dims = (*self.stage_dims, self.embed_dims)
+        # Channels of each map, what necks and heads must take.
+        self.map_dims = tuple(dims[i] for i in self.out_indices)
         # In place of VisionTransformer's, under the same names.
         self.layers = ModuleList(
             WindowBlock(
@@ -107,7 +113,7 @@ class TransferConvViTDet(ConvViT):
             self._freeze_stages()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Give the four maps of whole images.
+        """Give the maps of whole images.
 
         Args:
             x (Tensor): Images, (N, C, H, W), normalised, of any size.
@@ -115,7 +121,7 @@ class TransferConvViTDet(ConvViT):
         Returns:
             Tuple[Tensor, ...]: (N, D1, H/4, W/4), (N, D2, H/8, W/8),
             (N, D, H/16, W/16) and (N, D, H/32, W/32), each side rounded up,
-            for the default patches.
+            for the default patches; of these, those of ``out_indices``.
         """
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.patch_size,
@@ -135,4 +141,4 @@ class TransferConvViTDet(ConvViT):
         maps = [m[..., :-(-height // side), :-(-width // side)]
                 for m, side in zip(maps, sides)]
         maps.append(F.max_pool2d(maps[-1], 2, ceil_mode=True))
-        return tuple(maps)
+        return tuple(maps[i] for i in self.out_indices)

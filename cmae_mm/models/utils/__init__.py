@@ -11,6 +11,7 @@ from .checks import (
     check_grid,
     check_images,
     check_in_channels,
+    check_maps,
     check_momentum,
     check_stages,
     check_width,
@@ -25,7 +26,7 @@ __all__ = [
     'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'MAE_INIT',
     'TwoViewDataPreprocessor', 'check_arch', 'check_choice', 'check_fusion',
     'check_global_blocks', 'check_gradient', 'check_grid', 'check_images',
-    'check_in_channels', 'check_momentum', 'check_stages', 'check_width',
-    'complete_parts', 'count_visible', 'fill_in', 'mlp_cfg',
+    'check_in_channels', 'check_maps', 'check_momentum', 'check_stages',
+    'check_width', 'complete_parts', 'count_visible', 'fill_in', 'mlp_cfg',
     'preprocessor_cfg', 'use_plain_drop_rates', 'with_mini'
 ]

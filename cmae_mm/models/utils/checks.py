@@ -121,6 +121,21 @@ def check_global_blocks(indexes: Sequence[int], depth: int,
             f'global attention in all blocks, but got {window_size}')
 
 
+def check_maps(indexes: Sequence[int]) -> None:
+    """Check which maps of a pyramid of four are asked for.
+
+    Args:
+        indexes (Sequence[int]): Their numbers, from 0.
+
+    Raises:
+        ValueError: If there is none, or no such map.
+    """
+    if not indexes or any(i not in range(4) for i in indexes):
+        raise ValueError(
+            'backbone.out_indices are some of the four maps, 0 to 3: the three'
+            f' stages and the pooled third one; but got {list(indexes)}')
+
+
 def check_width(width: int, num_heads: int, name: str) -> None:
     """Check a transformer's width.
 

@@ -1,5 +1,9 @@
 from .backbones import TransferViT, TransferViTDet
-from .heads import CMAEContrastiveHead, CMAEHead
+from .heads import (
+    CMAEContrastiveHead,
+    CMAEHead,
+    CMAEReconstructionHead,
+)
 from .necks import CMAENeck, SimpleFPN
 from .selfsup import (
     CMAE,
@@ -12,6 +16,6 @@ from .utils import TwoViewDataPreprocessor
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck',
-    'CMAEViT', 'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
-    'TwoViewDataPreprocessor', 'split_by_mask'
+    'CMAEReconstructionHead', 'CMAEViT', 'MomentumTarget', 'SimpleFPN',
+    'TransferViT', 'TransferViTDet', 'TwoViewDataPreprocessor', 'split_by_mask'
 ]

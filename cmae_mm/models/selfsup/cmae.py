@@ -18,6 +18,7 @@ from copy import deepcopy
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
@@ -44,6 +45,8 @@ from ..utils import (
     check_width,
     complete_parts,
     count_visible,
+    cut_patches,
+    note_visible,
     preprocessor_cfg,
     use_plain_drop_rates,
     with_mini,
@@ -107,10 +110,11 @@ class BlockMasking:
         keep = noise.argsort(dim=1)[:, :self._num_blocks_kept]
         mask = torch.ones_like(noise, dtype=torch.bool)
         mask.scatter_(1, keep, False)
-        mask = mask.view(num_images, side, side)
-        for dim in (1, 2):
-            mask = mask.repeat_interleave(self.mask_block, dim=dim)
-        return mask.flatten(1)
+        # each block to its patches, (N, L)
+        block = self.mask_block
+        mask = mask.view(num_images, side, 1, side, 1).expand(
+            -1, -1, block, -1, block).reshape(num_images, -1)
+        return note_visible(mask, self._num_blocks_kept * block**2)
 
 
 def split_by_mask(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -276,13 +280,19 @@ class CMAEViT(BlockMasking, VisionTransformer):
             ValueError: If the images are not of the model's size or channels.
         """
         check_images(x, self.in_channels, self.img_size)
-        # x: (N, L, D) with positions, the class token's left out
-        x = self.patch_embed(x)[0]
-        x = x + self.pos_embed[:, 1:]
+        # x_v, (N, V, D): the convolution, of the visible patches alone
+        x = cut_patches(x, self.patch_size, ids_keep)
+        convolution = self.patch_embed.projection
+        x = F.linear(x, convolution.weight.flatten(1), convolution.bias)
+        if self.patch_embed.norm is not None:
+            x = self.patch_embed.norm(x)
+        # p_v; the first position is the class token's
+        positions = self.pos_embed[:, 1:]
         if ids_keep is not None:
-            x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            positions = positions[0][ids_keep]
         cls_token = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return torch.cat(
+            [cls_token.expand(x.shape[0], -1, -1), x + positions], dim=1)
 
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Run the transformer over embedded tokens, (N, T, D) to (N, T, D)."""

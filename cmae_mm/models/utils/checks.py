@@ -190,8 +190,29 @@ def check_images(images: Tensor, channels: int,
             'are, or the size of the views to the other')
 
 
+def note_visible(mask: Tensor, num_visible: int) -> Tensor:
+    """Note on a mask that all its rows keep the same number of patches.
+
+    :func:`count_visible` then need not look at it, for which the host would
+    have to wait for a GPU. The note holds until the mask is changed, and is
+    not passed on to what is made of the mask.
+
+    Args:
+        mask (Tensor): Bool, (N, L), True = removed.
+        num_visible (int): The number V of visible patches of each row.
+
+    Returns:
+        Tensor: The same tensor.
+    """
+    if not mask.is_inference():  # these do not tell that they were changed
+        mask.noted_visible = (num_visible, mask._version)
+    return mask
+
+
 def count_visible(mask: Tensor) -> int:
     """Count the visible patches of a row, and check the mask.
+
+    A mask with the note of :func:`note_visible` is taken at its word.
 
     Args:
         mask (Tensor): Bool, (N, L), True = removed.
@@ -208,6 +229,9 @@ def count_visible(mask: Tensor) -> int:
         raise TypeError(
             'the mask must be a bool tensor of shape (N, L), True = removed, '
             f'but got {mask.dtype} of shape {tuple(mask.shape)}')
+    noted, version = getattr(mask, 'noted_visible', (0, None))
+    if version is not None and version == mask._version:
+        return noted
     least, most = torch.stack((~mask).sum(dim=1).aminmax()).tolist()
     if least != most:
         raise ValueError(

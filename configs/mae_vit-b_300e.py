@@ -15,4 +15,5 @@ custom_hooks = [
     dict(type='PretrainCheckHook'),
     dict(type='PrefetchHook'),
     dict(type='HealthHook'),
+    dict(type='ReconstructionHook', interval=50),
 ]

@@ -181,7 +181,7 @@ def nearest_images(data: PathLike,
     for k in range(min(map(len, rows))):
         columns[f'nearest {k + 1}'] = [row[k] for row in rows]
     labels = [
-        f'{Path(file).name}: cosine ' + ', '.join(f'{c:.2f}' for _, c in near)
+        f'{Path(file).name}: cosine ' + ', '.join(f'{c:.3f}' for _, c in near)
         for file, near in found.items()]
     path = Path(out).expanduser()
     save_sheet(str(path), columns, labels=labels)

@@ -83,23 +83,24 @@ def add_reconstruct(parser: argparse.ArgumentParser) -> None:
     add_picture(parser, 'reconstruction.png')
     add_most(parser)
     parser.add_argument(
-        '--config', metavar='CONFIG',
+        '--config', dest='model_config', metavar='CONFIG',
         help="config of the model (default: the checkpoint's own)")
     add_seed(parser, 'masks')
 
 
 def check_reconstruct(args: argparse.Namespace) -> None:
     """Look for the config, where one is named."""
-    if args.config is not None:
+    if args.model_config is not None:
         from ..packaged import find_config
-        find_config(args.config)
+        find_config(args.model_config)
 
 
 def reconstruct(args: argparse.Namespace) -> Result:
     """Show what a model makes of masked images."""
     from ..api.pictures import reconstruct
-    made = reconstruct(args.checkpoint, args.images, args.out,
-                       config=args.config, most=args.most, seed=args.seed)
+    made = reconstruct(
+        args.checkpoint, args.images, args.out, config=args.model_config,
+        most=args.most, seed=args.seed)
     result = say(made)
     if len(made.columns) == 4:
         print('The loss normalises the pixels of each patch, so that the '

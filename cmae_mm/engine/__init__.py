@@ -7,6 +7,7 @@ from .hooks import (
     PreemptionHook,
     PrefetchHook,
     PretrainCheckHook,
+    ReconstructionHook,
     SkippedStepHook,
     StepSeedHook,
     TargetUpdateHook,
@@ -26,7 +27,7 @@ __all__ = [
     'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
     'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
     'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
-    'ResumableEpochLoop', 'ResumableIterLoop', 'ResumableRunner',
-    'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
+    'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
+    'ResumableRunner', 'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
     'TransferCheckHook', 'build_frozen_model'
 ]

@@ -9,6 +9,7 @@ custom_hooks = [
     dict(type='TargetUpdateHook'),
     dict(type='PrefetchHook'),
     dict(type='HealthHook'),
+    dict(type='ReconstructionHook', interval=50),
 ]
 
 visualizer = dict(

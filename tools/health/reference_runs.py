@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train the healthy and the broken runs of docs/health.md, and plot them.
 
-Each run is a `cmae train` of reference_config.py with a few settings changed;
+Each run is the training of reference_config.py with a few settings changed;
 interrupted, the same command goes on. Runs that are finished are not repeated.
 
     python tools/health/reference_runs.py            # all, then the plot
@@ -11,7 +11,6 @@ interrupted, the same command goes on. Runs that are finished are not repeated.
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple, Tuple
@@ -50,12 +49,12 @@ RUNS = [
     Reference('no shift, no colour', (
         'train_dataloader.dataset.pipeline.4.max_shift=0',
         'train_dataloader.dataset.pipeline.4.target_pipeline=[]')),
-    # 300 steps of 32 images, eight times 4.
+    # 120 steps of 32 images, eight times 4.
     Reference('tiny batches', (
         'train_dataloader.batch_size=4', 'optim_wrapper.accumulative_counts=8',
-        'default_hooks.logger.interval=80', 'log_processor.window_size=80',
-        'default_hooks.checkpoint.interval=800', 'custom_hooks.4.interval=400',
-        *_steps(2400, 400))),
+        'default_hooks.logger.interval=40', 'log_processor.window_size=40',
+        'default_hooks.checkpoint.interval=480', 'custom_hooks.5.interval=480',
+        *_steps(960, 160))),
     Reference('momentum too low', ('model.target.momentum=0.05', )),
     Reference('reconstruction alone', ('model.head.contrastive=None', )),
     Reference('duplicates', data='duplicates'),
@@ -80,31 +79,27 @@ def make_data(folder: Path) -> None:
 
 def train(run: Reference, data: Path, out: Path) -> None:
     """Train a run, or what is left of it."""
+    from cmae_mm.config import load_config
+    from cmae_mm.engine import NonFiniteError, ResumableRunner
+    from cmae_mm.engine.device import adapt_to_device
     folder = out / run.folder
     done = folder / 'done'
     if done.exists():
-        print(f'{run.name}: done before')
+        print(f'{run.name}: done before', flush=True)
         return
-    labelled = [f'evaluation.{split}.data_root={data / "tiles"}'
-                for split in ('train', 'val')]
-    command = [sys.executable, '-m', 'cmae_mm', 'train', str(CONFIG),
-               '--work-dir', str(folder), '--cfg-options', *labelled,
-               *run.options]
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f'{run.name}: training, see {folder}/output.txt', flush=True)
-    with open(folder / 'output.txt', 'a') as output:
-        code = subprocess.run(
-            command, stdout=output, stderr=output,
-            env={**os.environ, 'DATA_ROOT': str(data / run.data),
-                 'PYTHONPATH': os.pathsep.join(
-                     [str(ROOT), os.environ.get('PYTHONPATH', '')])}
-        ).returncode
-    if code:
-        # A rate far too high may end in an error, which is what it shows.
-        last = (folder / 'output.txt').read_text().strip().splitlines()[-1]
-        print(f'{run.name}: ended with status {code}: {last}')
-        if code in (75, 130):
-            sys.exit(code)
+    print(f'{run.name}: training in {folder}', flush=True)
+    os.environ['DATA_ROOT'] = str(data / run.data)
+    cfg = load_config(str(CONFIG), run.options)
+    for split in ('train', 'val'):
+        cfg.evaluation[split].data_root = str(data / 'tiles')
+    cfg.work_dir, cfg.launcher = str(folder), 'none'
+    # mmengine tells the logs of trainings in one process apart by it.
+    cfg.experiment_name = run.folder
+    adapt_to_device(cfg)
+    try:
+        ResumableRunner.from_cfg(cfg).train()
+    except NonFiniteError as error:  # which is what some are to show
+        print(f'{run.name}: {error}')
     done.touch()
 
 
@@ -128,9 +123,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Train."""
+    from cmae_mm.cli.command import load_libraries
     args = parse_args()
     data, out = args.data.resolve(), args.out.resolve()
     make_data(data)
+    load_libraries()
     for run in RUNS:
         if run.name in args.only:
             train(run, data, out)

@@ -5,6 +5,7 @@ from .online_probe_hook import OnlineProbeHook
 from .preemption_hook import PreemptionHook
 from .prefetch_hook import PrefetchHook
 from .pretrain_check_hook import PretrainCheckHook
+from .reconstruction_hook import ReconstructionHook
 from .skipped_step_hook import SkippedStepHook
 from .step_seed_hook import StepSeedHook
 from .target_update_hook import TargetUpdateHook
@@ -12,6 +13,7 @@ from .transfer_check_hook import TransferCheckHook
 
 __all__ = [
     'AtomicCheckpointHook', 'HealthHook', 'KNNHook', 'OnlineProbeHook',
-    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook', 'SkippedStepHook',
-    'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook'
+    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
+    'ReconstructionHook', 'SkippedStepHook', 'StepSeedHook',
+    'TargetUpdateHook', 'TransferCheckHook'
 ]

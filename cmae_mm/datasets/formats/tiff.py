@@ -112,8 +112,9 @@ def _read_pixels(data: bytes, series: Any, page: Any,
     """Read all pages of a series, as (H, W, C)."""
     try:
         pixels = series.asarray()
-    except (KeyError, NotImplementedError, ValueError) as error:
-        if 'imagecodecs' not in str(error):
+    except (ImportError, KeyError, NotImplementedError, ValueError) as error:
+        if 'imagecodecs' not in str(error) and not isinstance(
+                error, ImportError):
             raise
         pixels = _read_compressed(data, series, page, str(error))
     axes = series.axes

@@ -1,5 +1,5 @@
 """A pre-trained vision transformer that turns images into features."""
-from typing import Any, Dict, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
-from ..datasets import LoadImage
+from ..datasets.decoding import UndecodableImage
 from ..evaluation.data import eval_pipeline
 from .checks import POOLS, PathLike, check_choice
 
@@ -29,16 +29,19 @@ class PretrainedEncoder(nn.Module):
         backbone (TransferViT): With ``out_type='raw'``.
         pool (str): What ``forward`` gives: 'mean' of the patch tokens, 'cls',
             the class token, or 'patch', all patch tokens. Defaults to 'mean'.
-        mean (Sequence[float]): Mean of each colour, RGB in 0 to 255. Defaults
-            to ImageNet's.
-        std (Sequence[float]): Standard deviation of each colour, likewise.
+        mean (Sequence[float]): Mean of each of the C channels, in the units of
+            the images: colours as RGB in 0 to 255. Defaults to ImageNet's.
+        std (Sequence[float]): Standard deviation of each channel, likewise.
+        images (Mapping[str, Any], optional): How images are decoded, arguments
+            of ``LoadImage``. Defaults to None, colours of 8 bits.
 
     Attributes:
         embed_dims (int): D, the width of features.
         img_size (int): Side of the square images in pixels.
         patch_size (int): Side of a patch in pixels.
-        mean (torch.Tensor): (3, 1, 1).
-        std (torch.Tensor): (3, 1, 1).
+        in_channels (int): C, the channels of the images.
+        mean (torch.Tensor): (C, 1, 1).
+        std (torch.Tensor): (C, 1, 1).
     """
 
     mean: Tensor
@@ -48,7 +51,8 @@ class PretrainedEncoder(nn.Module):
                  backbone: Any,
                  pool: str = 'mean',
                  mean: Sequence[float] = MEAN,
-                 std: Sequence[float] = STD) -> None:
+                 std: Sequence[float] = STD,
+                 images: Optional[Mapping[str, Any]] = None) -> None:
         super().__init__()
         check_choice('pool', pool, POOLS)
         if pool == 'cls' and not backbone.with_cls_token:
@@ -60,19 +64,21 @@ class PretrainedEncoder(nn.Module):
         self.embed_dims: int = backbone.embed_dims
         self.img_size: int = backbone.img_size[0]
         self.patch_size: int = backbone.patch_embed.projection.kernel_size[0]
+        self.in_channels: int = backbone.patch_embed.projection.in_channels
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-        self._transforms = [
-            TRANSFORMS.build(t) for t in eval_pipeline(self.img_size)[1:]
+        self._loading, *self._transforms = [
+            TRANSFORMS.build(t)
+            for t in eval_pipeline(self.img_size, images=images)
         ]
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features.
 
         Args:
-            images (torch.Tensor): (N, C, H, W), RGB, normalised as by
-                :meth:`preprocess` or :meth:`normalize`.
+            images (torch.Tensor): (N, C, H, W), colours as RGB, normalised as
+                by :meth:`preprocess` or :meth:`normalize`.
 
         Returns:
             torch.Tensor: (N, D); for ``pool='patch'`` (N, L, D), row-major
@@ -93,7 +99,7 @@ class PretrainedEncoder(nn.Module):
         """Give all tokens of the last layer, class token first.
 
         Args:
-            images (torch.Tensor): (N, C, H, W), RGB, normalised.
+            images (torch.Tensor): (N, C, H, W), colours as RGB, normalised.
 
         Returns:
             torch.Tensor: (N, 1 + L, D), after the final norm where there is
@@ -105,66 +111,91 @@ class PretrainedEncoder(nn.Module):
         """Normalise images as in pre-training.
 
         Args:
-            images (torch.Tensor): (..., C, H, W), RGB in 0 to 255, of any
-                dtype.
+            images (torch.Tensor): (..., C, H, W), of any dtype, colours as
+                RGB, in 0 to 255 or the units that the encoder was trained
+                with.
 
         Returns:
             torch.Tensor: Of the same shape, float32.
         """
         return (images.float() - self.mean) / self.std
 
-    def preprocess(self, image: Union[PathLike, Image.Image]) -> Tensor:
+    def preprocess(self, image: Union[PathLike, Image.Image, np.ndarray]
+                   ) -> Tensor:
         """Turn an image into what ``forward`` takes a batch of.
 
         As every evaluation does: the short side is resized to 256/224 of the
         image size, the centre is cropped, and colours are normalised.
 
         Args:
-            image (str | PathLike | PIL.Image.Image): A file, or an image.
+            image (str | PathLike | PIL.Image.Image | np.ndarray): A file, or
+                an image. An array is (H, W, C), or (H, W) of one channel,
+                colours as RGB.
 
         Returns:
             torch.Tensor: (C, H, W), normalised, on the encoder's device.
 
         Raises:
-            ValueError: If the file cannot be decoded.
+            ValueError: If the file cannot be decoded, or is not of the
+                encoder's channels and type.
         """
-        if isinstance(image, Image.Image):
-            array = np.ascontiguousarray(
-                np.asarray(image.convert('RGB'))[..., ::-1])
+        settings = self._loading.settings
+        if isinstance(image, Image.Image) and settings.is_plain:
+            image = np.asarray(image.convert('RGB'))
+        if isinstance(image, (Image.Image, np.ndarray)):
+            array = self._check_array(np.asarray(image))
+            if settings.is_bgr:
+                array = np.ascontiguousarray(array[..., ::-1])
         else:
-            array = decode(fileio.get(str(image)), str(image))
+            array = self.decode(fileio.get(str(image)), str(image))
         return self.normalize(self.crop(array).to(self.mean.device))
+
+    def _check_array(self, array: np.ndarray) -> np.ndarray:
+        array = array[..., None] if array.ndim == 2 else array
+        settings = self._loading.settings
+        wanted = (settings.channels, settings.dtype)
+        if array.ndim != 3 or (array.shape[2], str(array.dtype)) != wanted:
+            raise ValueError(
+                f'the encoder takes images of {wanted[0]} channel(s) of '
+                f'{wanted[1]}, (H, W, C), but got an array of shape '
+                f'{array.shape} of {array.dtype}')
+        return array
+
+    def decode(self, data: bytes, name: str) -> np.ndarray:
+        """Decode an image file as the training's images were.
+
+        Args:
+            data (bytes): The file.
+            name (str): For the error.
+
+        Returns:
+            np.ndarray: (H, W, C), of the type that the encoder was trained
+            with; three channels of uint8 are in BGR.
+
+        Raises:
+            ValueError: If it is empty or cannot be decoded, or would lose
+                something.
+        """
+        if not data:
+            raise ValueError(f'{name} cannot be decoded: it is empty')
+        try:
+            return self._loading.decode(data, name)
+        except UndecodableImage as error:
+            raise ValueError(f'{name} cannot be decoded ({error})') from error
 
     def crop(self, image: np.ndarray) -> Tensor:
         """Resize and crop an image as every evaluation does.
 
         Args:
-            image (np.ndarray): (H, W, 3), BGR, uint8.
+            image (np.ndarray): (H, W, C), as :meth:`decode` gives it.
 
         Returns:
-            torch.Tensor: (3, S, S), RGB, uint8; S is the image size.
+            torch.Tensor: (C, S, S), of its type, colours as RGB; S is the
+            image size.
         """
         results: Dict[str, Any] = dict(
             img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         for transform in self._transforms:
             results = transform(results)
-        return results['inputs'][[2, 1, 0]]
-
-
-def decode(data: bytes, name: str) -> np.ndarray:
-    """Decode an image file as ``LoadImage`` does.
-
-    Args:
-        data (bytes): The file.
-        name (str): For the error.
-
-    Returns:
-        np.ndarray: (H, W, 3), BGR, uint8.
-
-    Raises:
-        ValueError: If it is empty or cannot be decoded, or would lose
-            something.
-    """
-    if not data:
-        raise ValueError(f'{name} cannot be decoded: it is empty')
-    return LoadImage().decode(data, name)
+        inputs = results['inputs']
+        return inputs[[2, 1, 0]] if self._loading.settings.is_bgr else inputs

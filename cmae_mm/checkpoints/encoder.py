@@ -67,7 +67,8 @@ def find_encoder(state: StateDict,
     def holds(*prefixes: str) -> bool:
         return any(k.startswith(prefixes) for k in state)
 
-    prefix, lines, given = 'backbone.', [], state
+    prefix, given = 'backbone.', state
+    lines: List[str] = []
     if holds('target_backbone.', 'pixel_decoder.'):
         kind, state = RELEASED, names.from_cmae(state)
     elif holds('neck.pixel_decoder.'):

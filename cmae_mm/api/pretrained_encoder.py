@@ -180,8 +180,9 @@ class PretrainedEncoder(nn.Module):
             raise ValueError(f'{name} cannot be decoded: it is empty')
         try:
             return self._loading.decode(data, name)
+        # Without the decoder's words, which may differ from run to run.
         except UndecodableImage as error:
-            raise ValueError(f'{name} cannot be decoded ({error})') from error
+            raise ValueError(f'{name} cannot be decoded') from error
 
     def crop(self, image: np.ndarray) -> Tensor:
         """Resize and crop an image as every evaluation does.

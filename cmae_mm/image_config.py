@@ -83,6 +83,25 @@ def settings_of(stats: Dict[str, Any]) -> Dict[str, Any]:
     return {**given, 'channels': stats['channels'], 'dtype': stats['dtype']}
 
 
+def image_settings(cfg: 'Config') -> Dict[str, Any]:
+    """Give how a config's training images are decoded.
+
+    Args:
+        cfg (Config): A config.
+
+    Returns:
+        Dict[str, Any]: Arguments of ``LoadImage``, as far as they are set;
+        empty for colours of 8 bits.
+    """
+    for transform in _dicts(cfg.get('train_dataloader')):
+        if name_of(transform.get('type')) in (
+                'LoadCanvas', 'LoadImage', 'LoadImageOrSkip'):
+            found = {k: transform[k] for k in IMAGE_SETTINGS
+                     if transform.get(k) is not None}
+            return {} if is_plain(found) else found
+    return {}
+
+
 def value_range_of(stats: Dict[str, Any]) -> Tuple[List[float], List[float]]:
     """Give black and white of each channel.
 
@@ -110,7 +129,7 @@ class _Filler:
 
     def fill(self) -> List[str]:
         """Fill in all; give the transforms that were left out."""
-        model = self.cfg.get('model') or {}
+        model: Any = self.cfg.get('model') or {}
         kind = name_of(model.get('type'))
         inside = 'data_preprocessor' in model
         preprocessor = model if inside else self.cfg

@@ -200,7 +200,8 @@ def check_embedding(data: PathLike,
                     batch_size: Optional[int] = None,
                     num_workers: Optional[int] = None,
                     img_size: Optional[int] = None,
-                    dtype: str = 'float32') -> None:
+                    dtype: str = 'float32',
+                    stats: Optional[PathLike] = None) -> None:
     """Check the arguments of :func:`cmae_mm.embed`.
 
     Raises:
@@ -214,5 +215,6 @@ def check_embedding(data: PathLike,
     check_whole_number('num_workers', num_workers, 0)
     check_whole_number('img_size', img_size, 1)
     check_out_file(out)
+    check_stats(stats)
     check_checkpoint(checkpoint)
     check_data(data)

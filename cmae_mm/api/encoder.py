@@ -10,6 +10,8 @@ from ..checkpoints.encoder import find_encoder
 from ..checkpoints.encoder_facts import read_encoder_facts
 from ..checkpoints.families import is_hybrid
 from ..checkpoints.files import StateDict
+from ..datasets.image_stats import read_image_stats
+from ..image_config import is_plain, settings_of
 from ..models import ConvViT, TransferConvViT, TransferViT
 from .checks import (
     ENCODERS,
@@ -17,9 +19,10 @@ from .checks import (
     PathLike,
     check_checkpoint,
     check_choice,
+    check_stats,
     check_whole_number,
 )
-from .pretrained_encoder import PretrainedEncoder
+from .pretrained_encoder import PretrainedEncoder, channels_of
 
 
 class EncoderSizes(NamedTuple):
@@ -50,7 +53,8 @@ def load_encoder(checkpoint: PathLike,
                  *,
                  pool: str = 'mean',
                  img_size: Optional[int] = None,
-                 num_heads: Optional[int] = None) -> PretrainedEncoder:
+                 num_heads: Optional[int] = None,
+                 stats: Optional[PathLike] = None) -> PretrainedEncoder:
     """Load a pre-trained encoder; no config is needed.
 
     Example::
@@ -60,10 +64,10 @@ def load_encoder(checkpoint: PathLike,
         image = encoder.preprocess('photo.jpg')   # (3, 224, 224), normalised
         feature = encoder(image[None])            # (1, 768)
 
-    Sizes are read from the tensors. Heads and normalisation are read from
-    what the checkpoint says about itself; where it says nothing, the heads
-    are those of the named architecture of the same sizes, and images are
-    normalised by ImageNet's mean and deviation.
+    Sizes are read from the tensors. Heads, normalisation and how images are
+    decoded are read from what the checkpoint says about itself; where it says
+    nothing, the heads are those of the named architecture of the same sizes,
+    and colours of 8 bits are normalised by ImageNet's mean and deviation.
 
     Args:
         checkpoint (str | PathLike): A pre-training checkpoint or an exported
@@ -78,6 +82,9 @@ def load_encoder(checkpoint: PathLike,
             positions are resampled to. Defaults to the checkpoint's.
         num_heads (int, optional): Number of attention heads, for a checkpoint
             that does not say it and is of no named architecture.
+        stats (str | PathLike, optional): What ``cmae stats`` wrote about the
+            images, for a checkpoint that does not say how they are decoded
+            and normalised; taken before what it says. Defaults to None.
 
     Returns:
         PretrainedEncoder: In evaluation mode, on the CPU.
@@ -91,14 +98,17 @@ def load_encoder(checkpoint: PathLike,
     check_whole_number('img_size', img_size, 1)
     check_whole_number('num_heads', num_heads, 1)
     check_checkpoint(checkpoint)
+    check_stats(stats)
     try:
-        return _load(str(checkpoint), encoder, pool, img_size, num_heads)
+        return _load(str(checkpoint), encoder, pool, img_size, num_heads,
+                     stats)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from error
 
 
 def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
-          num_heads: Optional[int]) -> PretrainedEncoder:
+          num_heads: Optional[int],
+          stats: Optional[PathLike]) -> PretrainedEncoder:
     state, meta = read_checkpoint(checkpoint)
     state, kind = find_encoder(state, encoder)[:2]
     facts = read_encoder_facts(meta)
@@ -109,7 +119,7 @@ def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
         most_listed=10)
     print_log(f'{checkpoint} is {kind}; its {encoder} encoder was loaded, '
               'every key matched', logger='current')
-    normalisation = {k: facts[k] for k in ('mean', 'std') if k in facts}
+    normalisation = _find_normalisation(channels_of(backbone), facts, stats)
     return PretrainedEncoder(backbone, pool, **normalisation).eval()
 
 
@@ -185,6 +195,34 @@ def _image_side(given: Optional[int], patch_size: int, grid: int) -> int:
             f'patches of {patch_size} pixels do not divide images of '
             f'{side}; choose a multiple of {patch_size}')
     return side
+
+
+def _find_normalisation(channels: int, facts: Dict[str, Any],
+                        stats: Optional[PathLike]) -> Dict[str, Any]:
+    """Find how images are decoded and normalised."""
+    if stats is not None:
+        known = read_image_stats(stats)
+        known['images'] = settings_of(known)
+    else:
+        known = facts
+    found: Dict[str, Any] = {
+        k: known[k] for k in ('mean', 'std', 'images') if k in known
+    }
+    images = found.get('images') or dict(
+        channels=len(found.get('mean') or 'rgb'))
+    lacking = 'mean' not in found and not is_plain(images)
+    if lacking or images['channels'] != channels:
+        if stats is None and 'mean' not in facts:
+            raise CheckpointError(
+                f'its encoder takes images of {channels} channel(s), and it '
+                'does not say how these are normalised; give stats= '
+                '(--stats), the file that `cmae stats` writes')
+        raise CheckpointError(
+            f'its encoder takes images of {channels} channel(s), but '
+            f'{stats or "its own record"} is about images of '
+            f'{images["channels"]}')
+    found['images'] = None if is_plain(images) else images
+    return found
 
 
 def _read_sizes(state: StateDict) -> EncoderSizes:

@@ -7,11 +7,11 @@ import torch
 from mmengine import fileio
 from torch import Tensor
 
+from ..datasets import LoadImage
 from ..datasets.image_folder import IMG_EXTENSIONS
 from ..datasets.image_store import find_images, is_store, key_of, read_list
 from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike
-from .pretrained_encoder import decode
 
 
 def pick_images(named: Sequence[PathLike], most: int) -> List[Path]:
@@ -65,7 +65,7 @@ def load_crops(files: Sequence[Path], size: int) -> Tensor:
     crops = []
     for file in files:
         try:
-            crops.append(crop(decode(file.read_bytes(), str(file))))
+            crops.append(crop(crop.decode(file.read_bytes(), str(file))))
         except (ValueError, OSError) as error:
             raise ArgumentError(str(error)) from error
     return torch.stack(crops)
@@ -83,6 +83,7 @@ class ImageFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._loading = LoadImage()
         self.in_store = is_store(str(root))
         self.paths = read_list(str(root)) if self.in_store else find_images(
             root, IMG_EXTENSIONS)
@@ -90,7 +91,9 @@ class ImageFolder:
     def read(self, number: int) -> np.ndarray:
         """Decode an image: (H, W, 3), BGR."""
         path = self.paths[number]
-        if not self.in_store:
-            return decode((self.root / path).read_bytes(), path)
-        return decode(fileio.get(key_of(number), backend_args=dict(
-            backend='lmdb', db_path=str(self.root))), path)
+        if self.in_store:
+            data = fileio.get(key_of(number), backend_args=dict(
+                backend='lmdb', db_path=str(self.root)))
+        else:
+            data = (self.root / path).read_bytes()
+        return self._loading.decode(data, path)

@@ -27,7 +27,8 @@ def make_plain(state: StateDict) -> Tuple[StateDict, List[str]]:
         Tuple[StateDict, List[str]]: The encoder under the same names, and a
         line for each change.
     """
-    state, lines = dict(state), []
+    state = dict(state)
+    lines: List[str] = []
     scales = [k for k in state if re.fullmatch(
         r'blocks\.\d+\.ls[12]\.gamma', k)]
     for name in scales:

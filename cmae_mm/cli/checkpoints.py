@@ -87,6 +87,9 @@ def build_model(args: argparse.Namespace) -> 'nn.Module':
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)
     init_default_scope('mmpretrain')
+    # as mmengine's runner does it: exports say how images are normalised
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return MODELS.build(cfg.model)
 
 

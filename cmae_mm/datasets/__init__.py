@@ -6,11 +6,12 @@ from .transforms import (
     LoadImage,
     LoadImageOrSkip,
     PixelShift,
+    ResizeImage,
     SeedDraws,
 )
 
 __all__ = [
     'LabelledDataset', 'LoadCanvas', 'LoadImage', 'LoadImageOrSkip',
-    'PixelShift', 'PretrainingDataset', 'SeedDraws', 'SeededInfiniteSampler',
-    'SeededSampler'
+    'PixelShift', 'PretrainingDataset', 'ResizeImage', 'SeedDraws',
+    'SeededInfiniteSampler', 'SeededSampler'
 ]

@@ -8,6 +8,8 @@ from mmengine.dist import all_gather
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..image_config import is_plain
+
 
 class FeatureSet(NamedTuple):
     """Features (N, D) and labels (N, ) of a data set's images, in order."""
@@ -25,10 +27,16 @@ def eval_preprocessor(cfg: Config) -> dict:
     Returns:
         dict: Config of a data preprocessor.
     """
-    keep = ('mean', 'std', 'to_rgb')
+    keep = ['mean', 'std', 'to_rgb']
+    kind = 'SelfSupDataPreprocessor'
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    images = dict(channels=len(preprocessor.get('mean') or [0] * 3),
+                  dtype=preprocessor.get('dtype'))
+    if not is_plain(images):
+        keep += ['dtype', 'value_range']
+        kind = 'ChannelDataPreprocessor'
     return dict(
-        type='SelfSupDataPreprocessor',
+        type=kind,
         **{k: v
            for k, v in preprocessor.items() if k in keep})
 

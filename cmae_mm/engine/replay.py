@@ -95,16 +95,30 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
 
         return hook
 
+    def keep_all(name: str) -> Callable:
+        """Keep what a decoder predicts of every patch, not what losses need."""
+
+        def hook(module, args, output) -> None:
+            with torch.no_grad():
+                seen[name] = module.forward(*args, of='all')
+
+        return hook
+
     modules = dict(
         latent_s=model.backbone,
-        pred_pixel=model.neck.pixel_decoder,
-        pred_feature=model.neck.feature_decoder,
         proj_s=model.neck.projector,
         proj_t=model.target.projector,
         pred_s=model.head.contrastive.predictor)
     stops = [
         module.register_forward_hook(keep(name)).remove
         for name, module in modules.items()
+    ]
+    decoders = dict(
+        pred_pixel=model.neck.pixel_decoder,
+        pred_feature=model.neck.feature_decoder)
+    stops += [
+        decoder.register_forward_hook(keep_all(name)).remove
+        for name, decoder in decoders.items()
     ]
     # The target's tokens are the output of its last layer: no norm follows.
     last = model.target.encoder.layers[-1]
@@ -134,12 +148,6 @@ def compare_intermediates(trace: Trace, number: int, seen: Dict[str, Tensor],
         if name == 'latent_s':
             ours = reference_order(ours, mask,
                                    trace.step(number, 'ids_restore'))
-        elif name == 'pred_pixel':
-            # A step predicts the removed patches alone,
-            recorded = recorded[mask].view_as(ours)
-        elif name == 'pred_feature':
-            # and the mean feature.
-            recorded = recorded.mean(dim=1)
         elif name in ('proj_s', 'proj_t', 'pred_s'):
             ours = ours.view_as(recorded)
         yield Row(f'step{number}.{name}', relative_error(ours, recorded))

@@ -84,7 +84,7 @@ def test_the_plugin_and_the_page_train_alike(block, ratio):
         assert gradients.keys() == expected.keys()
         for name, value in expected.items():
             # Shifts before a BatchNorm have rounding noise for a gradient.
-            scale = max(value.abs().max().item(), 0.1)
+            scale = max(value.abs().max().item(), 0.5)
             assert (gradients[name] - value).abs().max() < 1e-4 * scale, name
         for optimizer in optimizers:
             optimizer.step()

@@ -16,7 +16,13 @@ from ..checkpoints.convmae import (
     decoder_to_convmae,
     to_convmae,
 )
-from .traces import Row, Trace, relative_error
+from .traces import (
+    Row,
+    Trace,
+    keep_output,
+    keep_predictions,
+    relative_error,
+)
 
 _NEEDED = ('img', 'mask', 'state_dict.pos_embed',
            'state_dict.patch_embed1.proj.weight',
@@ -101,26 +107,19 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
     Returns:
         List[Callable]: Calls that stop it.
     """
-
-    def keep(name: str) -> Callable:
-
-        def hook(module, args, output) -> None:
-            seen[name] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
     encoder = model.backbone
     modules = dict(
         patch_embed1=encoder.conv_stages[0].patch_embed,
         stage1=encoder.conv_stages[0],
         stage2=encoder.conv_stages[1],
         stage3=encoder.layers[-1],
-        latent=encoder,
-        pred_pixel=model.neck.pixel_decoder)
+        latent=encoder)
     stops = [
-        module.register_forward_hook(keep(name)).remove
+        module.register_forward_hook(keep_output(seen, name)).remove
         for name, module in modules.items()
     ]
+    stops.append(model.neck.pixel_decoder.register_forward_hook(
+        keep_predictions(seen, 'pred_pixel')).remove)
     stops.append(encoder.ln1.register_forward_pre_hook(
         lambda module, args: seen.update(fused=args[0])).remove)
     return stops

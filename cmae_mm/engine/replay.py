@@ -15,7 +15,14 @@ from ..checkpoints import CheckpointError, import_cmae
 from ..checkpoints.names import from_cmae
 from . import convvit_replay
 from .hooks import TargetUpdateHook
-from .traces import Row, Trace, read_trace, relative_error
+from .traces import (
+    Row,
+    Trace,
+    keep_output,
+    keep_predictions,
+    read_trace,
+    relative_error,
+)
 
 
 def check_trace(trace: Trace, path: str) -> None:
@@ -87,42 +94,26 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
     Returns:
         List[Callable]: Calls that stop it.
     """
-
-    def keep(name: str) -> Callable:
-
-        def hook(module, args, output) -> None:
-            seen[name] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    def keep_all(name: str) -> Callable:
-        """Keep what a decoder predicts of every patch, not what losses need."""
-
-        def hook(module, args, output) -> None:
-            with torch.no_grad():
-                seen[name] = module.forward(*args, of='all')
-
-        return hook
-
     modules = dict(
         latent_s=model.backbone,
         proj_s=model.neck.projector,
         proj_t=model.target.projector,
         pred_s=model.head.contrastive.predictor)
     stops = [
-        module.register_forward_hook(keep(name)).remove
+        module.register_forward_hook(keep_output(seen, name)).remove
         for name, module in modules.items()
     ]
     decoders = dict(
         pred_pixel=model.neck.pixel_decoder,
         pred_feature=model.neck.feature_decoder)
     stops += [
-        decoder.register_forward_hook(keep_all(name)).remove
+        decoder.register_forward_hook(keep_predictions(seen, name)).remove
         for name, decoder in decoders.items()
     ]
     # The target's tokens are the output of its last layer: no norm follows.
     last = model.target.encoder.layers[-1]
-    stops.append(last.register_forward_hook(keep('latent_t')).remove)
+    stops.append(last.register_forward_hook(
+        keep_output(seen, 'latent_t')).remove)
     return stops
 
 

@@ -1,7 +1,8 @@
 """Recorded traces, and how far something is from one."""
 import json
-from typing import Any, Dict, NamedTuple
+from typing import Any, Callable, Dict, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..checkpoints import CheckpointError, read_checkpoint
@@ -55,3 +56,35 @@ def relative_error(ours: Tensor, recorded: Tensor) -> float:
     scale = recorded.abs().max().item() or 1.
     # nan is the worst error, and compares with nothing
     return error / scale if error == error else float('inf')
+
+
+def keep_output(seen: Dict[str, Tensor], name: str) -> Callable[..., None]:
+    """Make a forward hook that keeps a module's output, or its first part.
+
+    Args:
+        seen (Dict[str, Tensor]): Where it is kept.
+        name (str): Under what name.
+    """
+
+    def hook(module, args, output) -> None:
+        seen[name] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+def keep_predictions(seen: Dict[str, Tensor], name: str
+                     ) -> Callable[..., None]:
+    """Make a forward hook that keeps what a decoder predicts of every patch.
+
+    A training step computes only what the losses need of it.
+
+    Args:
+        seen (Dict[str, Tensor]): Where it is kept.
+        name (str): Under what name.
+    """
+
+    def hook(module, args, output) -> None:
+        with torch.no_grad():
+            seen[name] = module.forward(*args, of='all')
+
+    return hook

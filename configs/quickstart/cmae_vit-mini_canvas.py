@@ -1,6 +1,6 @@
-# CMAE, the small ViT of cmae_vit-mini_tiles.py and its schedule, 300 iterations
-# of batch 128, on images of any channels and depth: workers make canvases,
-# views are made of whole batches.
+# CMAE, the small ViT of cmae_vit-mini_tiles.py and its schedule, 300
+# iterations of batch 128, on images of any channels and depth: workers make
+# canvases, views are made of whole batches.
 # Data: $DATA_ROOT, any folder of images; for others than colours of 8 bits
 # image_stats, the file that `cmae stats $DATA_ROOT --out stats.json` writes.
 # cmae train configs/quickstart/cmae_vit-mini_canvas.py --cfg-options \

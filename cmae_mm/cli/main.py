@@ -13,6 +13,7 @@ from . import (
     evaluate,
     pretrain,
     splits,
+    stats,
     store,
     test,
     train,
@@ -29,6 +30,7 @@ COMMANDS: List[Command] = [
     *embed.COMMANDS,
     *compare.COMMANDS,
     *checkpoints.COMMANDS,
+    *stats.COMMANDS,
     *store.COMMANDS,
     *splits.COMMANDS,
     *verify.COMMANDS,
@@ -39,7 +41,7 @@ GROUPS: Dict[str, Tuple[str, ...]] = {
     'pre-train and fine-tune': ('pretrain', 'train', 'test'),
     'evaluate': ('knn', 'linear', 'low-shot', 'embed', 'compare'),
     'checkpoints': ('export', 'import'),
-    'data': ('store', 'splits'),
+    'data': ('stats', 'store', 'splits'),
     'check': ('doctor', 'verify'),
 }
 

@@ -1,16 +1,15 @@
 """A pre-trained vision transformer that turns images into features."""
-from typing import Any, Dict, Sequence, Union
+from typing import Any, Sequence, Union
 
 import numpy as np
 import torch
 from mmengine import fileio
-from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
 from ..datasets import LoadImage
-from ..evaluation.data import eval_pipeline
+from .centre_crop import CentreCrop
 from .checks import POOLS, PathLike, check_choice
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
@@ -22,11 +21,12 @@ class PretrainedEncoder(nn.Module):
     """A vision transformer that turns images into features.
 
     What :func:`load_encoder` returns. The transformer itself is
-    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT`; a state dict of
-    this module is an exported backbone, which every config takes.
+    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT` or
+    :class:`~cmae_mm.models.TransferConvViT`; a state dict of this module is an
+    exported backbone, which every config takes.
 
     Args:
-        backbone (TransferViT): With ``out_type='raw'``.
+        backbone (TransferViT | TransferConvViT): With ``out_type='raw'``.
         pool (str): What ``forward`` gives: 'mean' of the patch tokens, 'cls',
             the class token, or 'patch', all patch tokens. Defaults to 'mean'.
         mean (Sequence[float]): Mean of each colour, RGB in 0 to 255. Defaults
@@ -53,19 +53,20 @@ class PretrainedEncoder(nn.Module):
         check_choice('pool', pool, POOLS)
         if pool == 'cls' and not backbone.with_cls_token:
             raise CheckpointError(
-                'the class token takes no part in this target encoder; take '
-                "pool='mean' or the online encoder")
+                'the class token takes no part in this encoder (a hybrid one '
+                "has none, a target may leave it out); take pool='mean'")
         self.backbone = backbone
         self.pool = pool
         self.embed_dims: int = backbone.embed_dims
         self.img_size: int = backbone.img_size[0]
-        self.patch_size: int = backbone.patch_embed.projection.kernel_size[0]
+        # of a hybrid the total stride
+        self.patch_size: int = getattr(
+            backbone, 'patch_size',
+            backbone.patch_embed.projection.kernel_size[0])
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-        self._transforms = [
-            TRANSFORMS.build(t) for t in eval_pipeline(self.img_size)[1:]
-        ]
+        self._crop = CentreCrop(self.img_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features.
@@ -90,14 +91,15 @@ class PretrainedEncoder(nn.Module):
         return pooled if norm is None else norm(pooled)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Give all tokens of the last layer, class token first.
+        """Give all tokens, a class token first.
 
         Args:
             images (torch.Tensor): (N, C, H, W), RGB, normalised.
 
         Returns:
-            torch.Tensor: (N, 1 + L, D), after the final norm where there is
-            one (target encoders of the released recipe have none).
+            torch.Tensor: (N, K + L, D), K = 1 where there is a class token,
+            after the final norm where there is one (target encoders of the
+            released recipe have none).
         """
         return self.backbone(images)[-1]
 
@@ -144,11 +146,7 @@ class PretrainedEncoder(nn.Module):
         Returns:
             torch.Tensor: (3, S, S), RGB, uint8; S is the image size.
         """
-        results: Dict[str, Any] = dict(
-            img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        for transform in self._transforms:
-            results = transform(results)
-        return results['inputs'][[2, 1, 0]]
+        return self._crop(image)
 
 
 def decode(data: bytes, name: str) -> np.ndarray:

@@ -6,10 +6,12 @@ import numpy as np
 from .fitting import fit
 from .formats import UndecodableImage, UnfitImage, is_plain, read_image
 from .formats.plain import decode_plain, has_alpha
+from .formats.sniffing import is_animated
 from .image_settings import RGB, ImageSettings
 from .saying import has_said, say_once
 
-__all__ = ['UndecodableImage', 'UnfitImage', 'decode_image', 'say_alpha']
+__all__ = ['UndecodableImage', 'UnfitImage', 'decode_image',
+           'say_left_out']
 
 
 def decode_image(data: bytes,
@@ -51,27 +53,37 @@ def decode_image(data: bytes,
                 f'{type(error).__name__}: {error}') from error
         if alpha:
             _say_alpha(name)
+        _say_frames(data, name)
         return image
     raw = read_image(data, name, settings, shrink_to)
     image = fit(raw, name, settings)
     if raw.alpha and settings.bands is None and (
             image.shape[2] < raw.pixels.shape[2]):
         _say_alpha(name)
+    _say_frames(data, name)
     return image[..., ::-1] if settings.is_bgr else image
 
 
-def say_alpha(data: bytes, name: str) -> None:
-    """Say once that alpha is left out, where another decoder does so.
+def say_left_out(data: bytes, name: str) -> None:
+    """Say once what another decoder than ours leaves out of a plain image.
 
     Args:
-        data (bytes): A plain image.
-        name (str): The file's name.
+        data (bytes): The file.
+        name (str): Its name.
     """
     if not has_said('alpha') and has_alpha(data):
         _say_alpha(name)
+    _say_frames(data, name)
 
 
 def _say_alpha(name: str) -> None:
     say_once(
         'alpha', f'{name} has an alpha channel, which is left out, as that of '
         'further images; one channel more (channels=4 for colour) keeps it.')
+
+
+def _say_frames(data: bytes, name: str) -> None:
+    if is_animated(data):
+        say_once(
+            'frames', f'{name} is an animation, of which the first frame is '
+            'taken, as of further ones.')

@@ -1,6 +1,8 @@
 """What an image shall be once it is decoded: one set of settings for all."""
 from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
 
+import torch
+
 from .image_stats import IMAGE_DTYPES, MAX_CHANNELS
 
 ValueRange = Union[None, str, Sequence[Any]]
@@ -76,6 +78,10 @@ def make_settings(**given: Any) -> ImageSettings:
         raise ValueError(f'channels must be a whole number from 1 to '
                          f'{MAX_CHANNELS}, but got {channels!r}')
     _check_word('dtype', settings.dtype, IMAGE_DTYPES)
+    if settings.dtype == 'uint16' and not hasattr(torch, 'uint16'):
+        raise ValueError(f"dtype='uint16' needs torch 2.3 or newer, but "
+                         f"{torch.__version__} is installed; set "
+                         "dtype='float32', which holds the same values")
     _check_word('pages', settings.pages, ('channels', 'first'))
     if bands is not None:
         bands = tuple(bands)

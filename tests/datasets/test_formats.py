@@ -237,6 +237,28 @@ def test_alpha_palettes_and_cmyk(monkeypatch):
             assert (four == np.asarray(cmyk)).all()
 
 
+@pytest.mark.parametrize('kind', ['GIF', 'WEBP', 'PNG'])
+def test_of_an_animation_the_first_frame_is_taken_and_said(
+        kind, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('cmae_mm.datasets.saying.print_log',
+                        lambda text, **kwargs: said.append(text))
+    frames = [Image.fromarray(photo(40, seed)) for seed in range(3)]
+    for count in (1, 3):
+        path = tmp_path / f'{count}.png'
+        path.write_bytes(pillow(
+            frames[0], kind, save_all=True, append_images=frames[1:count]))
+        for load in (LoadCanvas(16), LoadImage(), LoadImage(dtype='float32')):
+            monkeypatch.setattr('cmae_mm.datasets.saying._said', set())
+            said.clear()
+            made = load(dict(img_path=str(path)))['img']
+            assert len(said) == (count > 1), said
+            assert not said or '3.png is an animation' in said[0]
+    expected = np.asarray(frames[0]).astype(int)
+    assert made.shape == (40, 40, 3)
+    assert np.abs(made - expected).mean() < 12
+
+
 def test_pages():
     array = noise((5, 40, 50))
     last = dict(channels=5, dtype='uint16')
@@ -367,6 +389,12 @@ def test_wrong_settings_are_refused(given_, said):
     for build in (make_settings, LoadImage, lambda **s: LoadCanvas(8, **s)):
         with pytest.raises(ValueError, match=said):
             build(**given_)
+
+
+def test_an_old_torch_has_no_uint16(monkeypatch):
+    monkeypatch.delattr('torch.uint16')
+    with pytest.raises(ValueError, match="torch 2.3 or newer.*set dtype='fl"):
+        LoadCanvas(16, dtype='uint16')
 
 
 def test_the_defaults_are_ordinary_colours():

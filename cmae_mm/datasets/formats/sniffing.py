@@ -44,6 +44,15 @@ def is_deep_raster(data: bytes) -> bool:
     return match is not None and int(match[1]) > 255
 
 
+def is_animated(data: bytes) -> bool:
+    """Say whether a GIF, WebP or PNG file has several frames."""
+    if data[:4] == b'GIF8':
+        return data.count(b'\x21\xf9\x04') > 1  # controls of a frame
+    if data[:4] == b'RIFF' and data[8:16] == b'WEBPVP8X':
+        return bool(data[20] & 2)
+    return is_png(data) and data.find(b'acTL', 0, data.find(b'IDAT')) > 0
+
+
 def is_plain(data: bytes, name: str = '') -> bool:
     """Say whether an image has up to 8 bits a channel, grey or in colour.
 

@@ -16,7 +16,7 @@ from ..decoding import (
     UndecodableImage,
     UnfitImage,
     decode_image,
-    say_alpha,
+    say_left_out,
 )
 from ..formats import is_plain
 from ..image_settings import make_settings
@@ -190,7 +190,7 @@ class LoadImage(LoadImageFromFile):
             image = mmcv.imfrombytes(
                 data, flag=self.color_type, backend=self.imdecode_backend)
             if image is not None:
-                say_alpha(data, path)
+                say_left_out(data, path)
                 return image
         return np.ascontiguousarray(
             decode_image(data, None, self.settings, path))

@@ -21,7 +21,10 @@ WIDTH = 48
 ARCH = dict(
     global_attn_indexes=[3],
     embed_dims=WIDTH, num_layers=4, num_heads=3, feedforward_channels=96)
-HYBRID = dict(embed_dims=[16, 24, WIDTH], depths=[1, 1, 2], num_heads=3)
+HYBRID = dict(
+    global_attn_indexes=[1],
+    embed_dims=[16, 24, WIDTH], depths=[1, 1, 2], num_heads=3)
+MAPS = [16, 24, WIDTH, WIDTH]
 DECODER = dict(decoder_embed_dim=24, decoder_depth=1, decoder_num_heads=2)
 
 
@@ -91,11 +94,11 @@ def _shrink_classifier(cfg: Config, root, images: int) -> None:
 def _shrink_detector(cfg: Config, root, images: int) -> None:
     write_coco(root, images)
     cfg.train_dataloader.dataset.data_prefix.img = 'images/train2017/'
-    cfg.model.backbone.update(
-        arch=ConfigDict(ARCH), img_size=128)
+    cfg.model.backbone.img_size = 128
     for part in (cfg.model.neck, cfg.model.rpn_head, cfg.model.roi_head):
         _narrow(part)
-    cfg.model.neck.in_channels = WIDTH
+    hybrid = 'ConvViT' in cfg.model.backbone.type
+    cfg.model.neck.in_channels = MAPS if hybrid else WIDTH
     cfg.train_dataloader = _replace(cfg.train_dataloader, {
         (1024, 1024): (128, 128), (256, 256): (128, 128),
         (0.1, 2.0): (0.8, 1.25)})
@@ -115,8 +118,11 @@ def _shrink_segmentor(cfg: Config, root, images: int) -> None:
     cfg.train_dataloader = _replace(cfg.train_dataloader, small)
     cfg.model = _replace(cfg.model, small)
     cfg.model.backbone.update(img_size=96, out_indices=[0, 1, 2, 3])
-    cfg.model.neck.embed_dim = WIDTH
-    cfg.model.decode_head.update(in_channels=[WIDTH] * 4, channels=24)
+    hybrid = 'ConvViT' in cfg.model.backbone.type
+    if not hybrid:
+        cfg.model.neck.embed_dim = WIDTH
+    cfg.model.decode_head.update(
+        in_channels=MAPS if hybrid else [WIDTH] * 4, channels=24)
     if cfg.model.auxiliary_head is not None:
         cfg.model.auxiliary_head.update(in_channels=WIDTH, channels=24)
 

@@ -10,7 +10,7 @@ PLAIN = 'a plain vision transformer'
 HYBRID = 'a hybrid one with convolution stages'
 _CONFIGS = {
     PLAIN: "CMAEViT, TransferViT or TransferViTDet",
-    HYBRID: "CMAEConvViT or TransferConvViT"
+    HYBRID: "CMAEConvViT, TransferConvViT or TransferConvViTDet"
 }
 
 

@@ -164,6 +164,9 @@ TRANSFER = {
     'detection/vitdet-b_mask-rcnn_100e_coco': (1e-4, 0.1, 0.7, 100, 64),
     'detection/vitdet-l_mask-rcnn_100e_coco': (1e-4, 0.1, 0.8, 100, 64),
     'detection/vitdet-b_mask-rcnn_1x_coco': (1e-4, 0.1, 0.7, 12, 16),
+    'detection/convvit-b_mask-rcnn_25e_coco': (8e-5, 0.1, 0.7, 25, 32),
+    'segmentation/upernet-convvit-b_160k_ade20k-512x512':
+    (1e-4, 0.05, 0.75, 160000, 16),
     'segmentation/upernet-b_160k_ade20k-512x512':
     (1e-4, 0.05, 0.65, 160000, 16),
     'segmentation/upernet-l_160k_ade20k-512x512':

@@ -93,6 +93,9 @@ class ConvViT(VisionTransformer):
             embed_dims=[32, 64, 128], depths=[1, 1, 3], num_heads=4),
     }
     num_extra_tokens = 0
+    # Names of what no encoder has: the norm of pooled features is the
+    # classifier's own.
+    new_in_transfer = r'^ln2\.'
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',
@@ -172,8 +175,7 @@ class ConvViT(VisionTransformer):
         """
         pretrained = pretrained_cfg(self.init_cfg)
         if pretrained is not None:
-            # The norm of pooled features is the classifier's own.
-            load_encoder_into(self, new=r'^ln2\.', **pretrained)
+            load_encoder_into(self, new=self.new_in_transfer, **pretrained)
             self._is_init = True
             return
         if self.init_cfg is None or isinstance(self.init_cfg, dict) and (

@@ -100,7 +100,7 @@ def load_encoder(checkpoint: PathLike,
 def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
           num_heads: Optional[int]) -> PretrainedEncoder:
     state, meta = read_checkpoint(checkpoint)
-    state, kind = find_encoder(state, encoder)
+    state, kind = find_encoder(state, encoder)[:2]
     facts = read_encoder_facts(meta)
     build = _build_hybrid if is_hybrid(state) else _build_plain
     backbone, state = build(state, encoder, img_size, num_heads, facts)

@@ -1,16 +1,15 @@
 """A pre-trained vision transformer that turns images into features."""
-from typing import Any, Dict, Sequence, Union
+from typing import Any, Sequence, Union
 
-import mmcv
 import numpy as np
 import torch
 from mmengine import fileio
-from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
-from ..evaluation.data import eval_pipeline
+from ..datasets import LoadImage
+from .centre_crop import CentreCrop
 from .checks import POOLS, PathLike, check_choice
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
@@ -67,9 +66,7 @@ class PretrainedEncoder(nn.Module):
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-        self._transforms = [
-            TRANSFORMS.build(t) for t in eval_pipeline(self.img_size)[1:]
-        ]
+        self._crop = CentreCrop(self.img_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features.
@@ -149,15 +146,11 @@ class PretrainedEncoder(nn.Module):
         Returns:
             torch.Tensor: (3, S, S), RGB, uint8; S is the image size.
         """
-        results: Dict[str, Any] = dict(
-            img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        for transform in self._transforms:
-            results = transform(results)
-        return results['inputs'][[2, 1, 0]]
+        return self._crop(image)
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """Decode an image file as mmcv's ``LoadImageFromFile`` does.
+    """Decode an image file as ``LoadImage`` does.
 
     Args:
         data (bytes): The file.
@@ -167,9 +160,9 @@ def decode(data: bytes, name: str) -> np.ndarray:
         np.ndarray: (H, W, 3), BGR, uint8.
 
     Raises:
-        ValueError: If it is empty or cannot be decoded.
+        ValueError: If it is empty or cannot be decoded, or would lose
+            something.
     """
-    image = mmcv.imfrombytes(data) if data else None
-    if image is None:
-        raise ValueError(f'{name} cannot be decoded')
-    return image
+    if not data:
+        raise ValueError(f'{name} cannot be decoded: it is empty')
+    return LoadImage().decode(data, name)

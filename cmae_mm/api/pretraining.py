@@ -1,17 +1,25 @@
 """Pre-training on a folder of images, from a packaged recipe."""
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmpretrain.registry import MODELS
 
 from ..checkpoints import CheckpointError
+from ..checkpoints.encoder import (
+    fit_encoder,
+    is_pretrained,
+    pretrained_cfg,
+)
 from ..config import remember, walk
 from ..engine import ResumableRunner
 from ..engine.atomic_files import write_atomically
 from ..engine.checkpoint_folder import list_checkpoints
 from ..engine.device import adapt_to_device
-from .checks import ArgumentError, PathLike
+from ..engine.log_backends import log_to as add_log_backends
+from .checks import ArgumentError, PathLike, check_log_to
 from .recipe import ARGUMENTS, CONFIG_NAME, count_processes, plan_pretraining
 
 # What decides how a training goes on: not to be changed within one.
@@ -42,8 +50,11 @@ def pretrain(data: PathLike,
              batch_size: Optional[int] = None,
              out: Optional[PathLike] = None,
              num_workers: Optional[int] = None,
+             stats: Optional[PathLike] = None,
+             init: Optional[PathLike] = None,
              cfg_options: Optional[Mapping[str, Any]] = None,
              resume: bool = True,
+             log_to: Sequence[str] = (),
              launcher: str = 'none') -> Pretrained:
     """Pre-train a vision transformer on a folder of images.
 
@@ -82,11 +93,20 @@ def pretrain(data: PathLike,
         num_workers (int, optional): Processes that read images, for each
             training process. Defaults to the processor cores that there are,
             at most the recipe's 8 (mini: 2).
+        stats (str | PathLike, optional): What ``cmae stats`` wrote about the
+            images: their channels, type, mean, deviation and range. Defaults
+            to None: colours of 8 bits, normalised by ImageNet's.
+        init (str | PathLike, optional): Checkpoint whose encoder online and
+            target branch start from, see :func:`load_encoder`; of the same
+            width, depth and patch size. One of colour images starts one of
+            other channels, too. Defaults to None, random weights.
         cfg_options (Mapping[str, Any], optional): Overrides of any other
             setting, values by dotted key.
         resume (bool): Whether to go on from the last checkpoint in ``out``.
             Otherwise those that are there are moved to ``previous_<N>``.
             Defaults to True.
+        log_to (Sequence[str]): Where figures and pictures go beside the work
+            folder: 'tensorboard', 'wandb', 'mlflow'. Defaults to nowhere.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi': what has started
             this process together with others. Defaults to 'none'.
 
@@ -98,21 +118,29 @@ def pretrain(data: PathLike,
             too few images for the batch, or ``out`` holds a training with
             other settings.
         ConfigError: If an override cannot be meant so.
-        CheckpointError: If nothing could be saved, as where no parameter is
-            finite.
+        ImageStatsError: If ``stats`` cannot be used, or
+        ImageStatsConflict: if an override contradicts it.
+        ImportError: If a library to log to is missing.
+        CheckpointError: If ``init`` is of another width, depth, patch size or
+            number of heads, or nothing could be saved, as where no parameter
+            is finite.
     """
+    check_log_to(log_to)
     cfg, summary, _ = plan_pretraining(
         data, model, epochs=epochs, batch_size=batch_size, out=out,
-        num_workers=num_workers, cfg_options=cfg_options,
-        processes=count_processes(launcher))
+        num_workers=num_workers, stats=stats, init=init,
+        cfg_options=cfg_options, processes=count_processes(launcher))
     remember(cfg, [f'{key}=' for key in cfg_options or {}])
     cfg.resume, cfg.launcher = resume, launcher
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME
     if resume:
         _check_same_training(cfg, config)
+    if not (resume and list_checkpoints(str(folder))):
+        _check_start(cfg)
     text = f'{_as_comment(summary)}\n{cfg.pretty_text}'
     adapt_to_device(cfg)
+    add_log_backends(cfg, log_to)
     runner = ResumableRunner.from_cfg(cfg)
     if is_main_process():
         write_atomically(config, text.encode())
@@ -129,6 +157,18 @@ def _as_comment(summary: str) -> str:
     lines = ['Made by `cmae pretrain`; `cmae train` takes it as well.', '',
              *summary.splitlines()[:-1]]
     return '\n'.join(f'# {line}'.rstrip() for line in lines)
+
+
+def _check_start(cfg: Config) -> None:
+    """Check that what the encoder starts from fits, before all is built."""
+    backbone = cfg.model.backbone
+    if not is_pretrained(backbone.get('init_cfg')):
+        return
+    given = pretrained_cfg(backbone.init_cfg)
+    if given is not None:
+        with torch.device('meta'):
+            encoder = MODELS.build(backbone)
+        fit_encoder(encoder, **given)
 
 
 def _check_same_training(cfg: Config, config: Path) -> None:

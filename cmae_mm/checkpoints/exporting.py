@@ -97,6 +97,7 @@ def export_encoder(model: nn.Module,
                    to: str = 'mmpretrain',
                    encoder: str = 'online',
                    img_size: Optional[int] = None,
+                   images: Optional[Mapping[str, Any]] = None,
                    **meta: Any) -> None:
     """Save an encoder for another library.
 
@@ -109,6 +110,8 @@ def export_encoder(model: nn.Module,
             no final norm. Defaults to 'online'.
         img_size (int, optional): Side of the images in pixels that position
             embeddings are resampled for. Defaults to the model's.
+        images (Mapping[str, Any], optional): How images are decoded, see
+            :func:`~cmae_mm.checkpoints.encoder_facts.encoder_facts`.
         **meta: Further facts that the file states: epoch, recipe...
 
     Raises:
@@ -132,7 +135,7 @@ def export_encoder(model: nn.Module,
         encoder=encoder,
         format=to,
         final_norm=vit.final_norm,
-        **encoder_facts(model),
+        **encoder_facts(model, images),
         **meta)
     if to not in hugging_face.CLASSES:
         write_checkpoint(path, state, meta)
@@ -183,12 +186,16 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
         dict(source='cmae_mm', version=__version__, format=to, **meta))
 
 
-def export_cmae(model: nn.Module, path: str, **meta: Any) -> None:
+def export_cmae(model: nn.Module,
+                path: str,
+                images: Optional[Mapping[str, Any]] = None,
+                **meta: Any) -> None:
     """Save the whole pre-training state under the released code's names.
 
     Args:
         model (CMAE): The model.
         path (str): The file, ``.safetensors`` or ``.pth``.
+        images (Mapping[str, Any], optional): See :func:`export_encoder`.
         **meta: Further facts that the file states.
 
     Raises:
@@ -205,5 +212,5 @@ def export_cmae(model: nn.Module, path: str, **meta: Any) -> None:
             source='cmae_mm',
             version=__version__,
             format='cmae',
-            **encoder_facts(model),
+            **encoder_facts(model, images),
             **meta))

@@ -35,6 +35,9 @@ _TIMM = (
 # Of these, what stands inside of transformer blocks.
 BLOCKS = tuple(p for p in _TIMM if p[0].startswith('.'))
 
+# What files under timm's names hold beside an encoder.
+NO_ENCODER = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
+
 
 def from_cmae(state: StateDict) -> StateDict:
     """Rename a released CMAE state dict; names it has not stay as they are."""
@@ -100,10 +103,9 @@ def from_timm(state: StateDict) -> StateDict:
 
 def from_mae(state: StateDict) -> StateDict:
     """Rename the encoder of an MAE checkpoint; all else is left out."""
-    other = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
     return from_timm(
         {k: v
-         for k, v in state.items() if not k.startswith(other)})
+         for k, v in state.items() if not k.startswith(NO_ENCODER)})
 
 
 def to_vit_sam(state: StateDict) -> StateDict:

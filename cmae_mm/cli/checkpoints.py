@@ -123,20 +123,22 @@ def export(args: argparse.Namespace) -> Result:
         load_state,
         read_checkpoint,
     )
+    from ..checkpoints.encoder_facts import read_encoder_facts
     model = build_model(args)
     is_classifier = isinstance(model, ImageClassifier) and args.to != WHOLE
     if not is_classifier:
         require_cmae(model, args)
     state, meta = read_checkpoint(args.checkpoint)
     noted = describe(args, meta)
+    images = read_encoder_facts(meta).get('images')
     report = load_state(model, state, args.allow_partial)
     if is_classifier:
         export_classifier(model, args.out, args.to, **noted)
     elif args.to == WHOLE:
-        export_cmae(model, args.out, **noted)
+        export_cmae(model, args.out, images, **noted)
     else:
         export_encoder(model, args.out, args.to, args.encoder, args.img_size,
-                       **noted)
+                       images, **noted)
     print(f'{args.checkpoint}: {report}')
     print(f'Wrote {args.out}')
     return dict(checkpoint=args.checkpoint, to=args.to, out=args.out)

@@ -134,6 +134,12 @@ def compare_intermediates(trace: Trace, number: int, seen: Dict[str, Tensor],
         if name == 'latent_s':
             ours = reference_order(ours, mask,
                                    trace.step(number, 'ids_restore'))
+        elif name == 'pred_pixel':
+            # A step predicts the removed patches alone,
+            recorded = recorded[mask].view_as(ours)
+        elif name == 'pred_feature':
+            # and the mean feature.
+            recorded = recorded.mean(dim=1)
         elif name in ('proj_s', 'proj_t', 'pred_s'):
             ours = ours.view_as(recorded)
         yield Row(f'step{number}.{name}', relative_error(ours, recorded))

@@ -29,7 +29,7 @@ def eval_pipeline(img_size: int, short_side: Optional[int] = None) -> list:
         list: Configs of transforms.
     """
     return [
-        dict(type='LoadImageFromFile'),
+        dict(type='LoadImage'),
         dict(
             type='ResizeEdge',
             scale=short_side or round(img_size * 256 / 224),

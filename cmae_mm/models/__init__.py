@@ -5,7 +5,11 @@ from .backbones import (
     TransferViT,
     TransferViTDet,
 )
-from .heads import CMAEContrastiveHead, CMAEHead
+from .heads import (
+    CMAEContrastiveHead,
+    CMAEHead,
+    CMAEReconstructionHead,
+)
 from .necks import CMAENeck, SimpleFPN
 from .selfsup import (
     CMAE,
@@ -15,11 +19,16 @@ from .selfsup import (
     MomentumTarget,
     split_by_mask,
 )
-from .utils import TwoViewDataPreprocessor
+from .utils import (
+    ChannelClsDataPreprocessor,
+    ChannelDataPreprocessor,
+    TwoViewDataPreprocessor,
+)
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
-    'CMAENeck', 'CMAEViT', 'ConvViT', 'MomentumTarget', 'SimpleFPN',
-    'TransferConvViT', 'TransferConvViTDet', 'TransferViT', 'TransferViTDet',
-    'TwoViewDataPreprocessor', 'split_by_mask'
+    'CMAENeck', 'CMAEReconstructionHead', 'CMAEViT',
+    'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'ConvViT',
+    'MomentumTarget', 'SimpleFPN', 'TransferConvViT', 'TransferConvViTDet',
+    'TransferViT', 'TransferViTDet', 'TwoViewDataPreprocessor', 'split_by_mask'
 ]

@@ -1,11 +1,12 @@
 """The hybrid encoder: its stages, with masks and without."""
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import build, model_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_convvit import encode
 
+from cmae_mm.checkpoints.convmae import to_convmae
 from cmae_mm.models import CMAEConvViT, TransferConvViT
 
 ARCH = dict(embed_dims=[8, 12, 16], depths=[1, 2, 1], num_heads=2)
@@ -18,52 +19,10 @@ def convvit(**kwargs):
     return model
 
 
-def plain_block(block, x, m):
-    """A convolution block as the paper draws it, on (N, C, H, W)."""
-
-    def norm(layer, x):
-        mean = x.mean(1, keepdim=True)
-        var = x.var(1, keepdim=True, unbiased=False)
-        x = (x - mean) / (var + 1e-5)**.5
-        return (x * layer.weight[:, None, None] +
-                layer.bias[:, None, None])
-
-    def conv(layer, x, **kwargs):
-        return F.conv2d(x, layer.weight, layer.bias, **kwargs)
-
-    channels = x.shape[1]
-    y = m * conv(block.conv1, norm(block.norm1, x))
-    y = conv(block.depthwise, y, padding=2, groups=channels)
-    x = x + conv(block.conv2, y)
-    y = F.gelu(conv(block.fc1, norm(block.norm2, x)))
-    return x + conv(block.fc2, y)
-
-
-def plain_forward(model, x, mask):
-    """The encoder on maps of zeros, and its visible tokens at the end."""
-    number, side = len(x), model.grid
-    fused, visible = 0, ~mask
-    for i, stage in enumerate([*model.conv_stages, model]):
-        embed = stage.patch_embed
-        step = model.patch_sizes[i]
-        x = F.conv2d(x, embed.projection.weight, embed.projection.bias,
-                     stride=step)
-        x = F.gelu(embed.norm(x.movedim(1, -1)).movedim(-1, 1))
-        if stage is model:
-            break
-        times = model.cell_sides[i]
-        m = visible.view(number, 1, side, side).double()
-        m = F.interpolate(m, scale_factor=times)
-        for block in stage.blocks:
-            x = plain_block(block, x, m)
-        out = model.fusions[i]
-        fused = fused + F.conv2d(x, out.weight, out.bias, stride=times)
-    tokens = model.patch_embed.linear(x.flatten(2).transpose(1, 2))
-    tokens = (tokens + model.pos_embed)[visible].view(number, -1, 16)
-    for layer in model.layers:
-        tokens = layer(tokens)
-    fused = fused.flatten(2).transpose(1, 2)[visible].view_as(tokens)
-    return model.ln1(tokens + fused)
+def plain(model, images, mask):
+    """The published form, on maps of zeros: what is fused, normalised."""
+    return encode(to_convmae(dict(model.named_parameters())), images, mask,
+                  heads=2)['latent']
 
 
 @given(sides=st.sampled_from([(4, 2, 2), (2, 1, 2), (1, 2, 2), (2, 2, 1)]),
@@ -76,12 +35,12 @@ def test_visible_patches_alone_give_what_masked_maps_give(sides, grid, seed):
     images = torch.randn(2, 3, stride * grid, stride * grid).double()
     mask = model.generate_mask(2, 'cpu')
     tokens, ids_restore = model(images, mask)
-    plain = plain_forward(model, images, mask)
-    torch.testing.assert_close(tokens, plain)
-    weights = torch.randn_like(plain)
+    expected = plain(model, images, mask)
+    torch.testing.assert_close(tokens, expected)
+    weights = torch.randn_like(expected)
     parameters = [p for p in model.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad((out * weights).sum(), parameters)
-                    for out in (tokens, plain))
+                    for out in (tokens, expected))
     for one, other in zip(ours, theirs):
         torch.testing.assert_close(one, other)
     # nothing of what is removed reaches what is visible
@@ -105,7 +64,7 @@ def test_whole_images():
     images = torch.randn(2, 3, 32, 32).double()
     nothing = torch.zeros(2, 16, dtype=torch.bool)
     torch.testing.assert_close(
-        model(images)[0], plain_forward(model, images, nothing))
+        model(images)[0], plain(model, images, nothing))
     all_of_them = torch.arange(16).expand(2, -1)
     torch.testing.assert_close(
         model.encode(model.embed(images, all_of_them)), model(images)[0])

@@ -18,6 +18,7 @@ from copy import deepcopy
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
@@ -26,7 +27,11 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
+from ...checkpoints.encoder import (
+    is_pretrained,
+    load_encoder_into,
+    pretrained_cfg,
+)
 from ..utils import (
     MAE_INIT,
     check_arch,
@@ -35,10 +40,13 @@ from ..utils import (
     check_gradient,
     check_grid,
     check_images,
+    check_in_channels,
     check_momentum,
     check_width,
     complete_parts,
     count_visible,
+    cut_patches,
+    note_visible,
     preprocessor_cfg,
     use_plain_drop_rates,
     with_mini,
@@ -102,10 +110,11 @@ class BlockMasking:
         keep = noise.argsort(dim=1)[:, :self._num_blocks_kept]
         mask = torch.ones_like(noise, dtype=torch.bool)
         mask.scatter_(1, keep, False)
-        mask = mask.view(num_images, side, side)
-        for dim in (1, 2):
-            mask = mask.repeat_interleave(self.mask_block, dim=dim)
-        return mask.flatten(1)
+        # each block to its patches, (N, L)
+        block = self.mask_block
+        mask = mask.view(num_images, side, 1, side, 1).expand(
+            -1, -1, block, -1, block).reshape(num_images, -1)
+        return note_visible(mask, self._num_blocks_kept * block**2)
 
 
 def split_by_mask(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -164,10 +173,11 @@ class CMAEViT(BlockMasking, VisionTransformer):
             ``with_cls_token``: there always is a class token.
 
     Raises:
-        ValueError: If ``arch`` is not known, the image is not square, the
-            patch does not divide it, the block does not divide the grid, the
-            ratio leaves nothing visible or nothing masked, or the width is no
-            multiple of 4 and of the number of heads.
+        ValueError: If ``arch`` is not known, there are no channels or more
+            than 64, the image is not square, the patch does not divide it,
+            the block does not divide the grid, the ratio leaves nothing
+            visible or nothing masked, or the width is no multiple of 4 and of
+            the number of heads.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
@@ -182,6 +192,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
                  init_cfg: Optional[Union[dict, List[dict]]] = None,
                  **kwargs) -> None:
         check_arch(arch, self.arch_zoo)
+        check_in_channels(kwargs.get('in_channels', 3))
         grid = check_grid(img_size, patch_size, mask_block)
         super().__init__(
             arch=arch,
@@ -269,13 +280,19 @@ class CMAEViT(BlockMasking, VisionTransformer):
             ValueError: If the images are not of the model's size or channels.
         """
         check_images(x, self.in_channels, self.img_size)
-        # x: (N, L, D) with positions, the class token's left out
-        x = self.patch_embed(x)[0]
-        x = x + self.pos_embed[:, 1:]
+        # x_v, (N, V, D): the convolution, of the visible patches alone
+        x = cut_patches(x, self.patch_size, ids_keep)
+        convolution = self.patch_embed.projection
+        x = F.linear(x, convolution.weight.flatten(1), convolution.bias)
+        if self.patch_embed.norm is not None:
+            x = self.patch_embed.norm(x)
+        # p_v; the first position is the class token's
+        positions = self.pos_embed[:, 1:]
         if ids_keep is not None:
-            x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            positions = positions[0][ids_keep]
         cls_token = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return torch.cat(
+            [cls_token.expand(x.shape[0], -1, -1), x + positions], dim=1)
 
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Run the transformer over embedded tokens, (N, T, D) to (N, T, D)."""
@@ -568,6 +585,12 @@ class CMAE(BaseSelfSupervisor):
         """Initialise the online branch and start the target as its copy."""
         super().init_weights()
         self.reset_target()
+        if is_pretrained(self.backbone.init_cfg):
+            print_log(
+                'The pixel decoder is new.' if self.target is None else
+                'The target starts as a copy of the loaded encoder; decoders, '
+                'projector and predictor are new.',
+                logger='current')
 
     def reset_target(self) -> None:
         """Make the target, if there is one, a copy of the online branch."""

@@ -4,6 +4,8 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from ...datasets.image_stats import MAX_CHANNELS
+
 
 def check_grid(img_size: int, patch_size: int, mask_block: int) -> int:
     """Check that patches divide the image and masking blocks the patches.
@@ -78,6 +80,22 @@ def check_stages(embed_dims: Sequence[int], depths: Sequence[int],
             f'{stride} pixels (patch_sizes={tuple(patch_sizes)}), the side of '
             f'a square, but got {img_size!r}')
     return img_size // stride
+
+
+def check_in_channels(in_channels: int) -> None:
+    """Check the number of channels of an encoder's images.
+
+    Args:
+        in_channels (int): Number C of channels.
+
+    Raises:
+        ValueError: If it is not from 1 to 64.
+    """
+    if not isinstance(in_channels, int) or not 1 <= in_channels <= (
+            MAX_CHANNELS):
+        raise ValueError(
+            'backbone.in_channels must be a whole number from 1 to '
+            f'{MAX_CHANNELS}, but got {in_channels!r}')
 
 
 def check_global_blocks(indexes: Sequence[int], depth: int,
@@ -172,8 +190,29 @@ def check_images(images: Tensor, channels: int,
             'are, or the size of the views to the other')
 
 
+def note_visible(mask: Tensor, num_visible: int) -> Tensor:
+    """Note on a mask that all its rows keep the same number of patches.
+
+    :func:`count_visible` then need not look at it, for which the host would
+    have to wait for a GPU. The note holds until the mask is changed, and is
+    not passed on to what is made of the mask.
+
+    Args:
+        mask (Tensor): Bool, (N, L), True = removed.
+        num_visible (int): The number V of visible patches of each row.
+
+    Returns:
+        Tensor: The same tensor.
+    """
+    if not mask.is_inference():  # these do not tell that they were changed
+        mask.noted_visible = (num_visible, mask._version)
+    return mask
+
+
 def count_visible(mask: Tensor) -> int:
     """Count the visible patches of a row, and check the mask.
+
+    A mask with the note of :func:`note_visible` is taken at its word.
 
     Args:
         mask (Tensor): Bool, (N, L), True = removed.
@@ -190,6 +229,9 @@ def count_visible(mask: Tensor) -> int:
         raise TypeError(
             'the mask must be a bool tensor of shape (N, L), True = removed, '
             f'but got {mask.dtype} of shape {tuple(mask.shape)}')
+    noted, version = getattr(mask, 'noted_visible', (0, None))
+    if version is not None and version == mask._version:
+        return noted
     least, most = torch.stack((~mask).sum(dim=1).aminmax()).tolist()
     if least != most:
         raise ValueError(

@@ -176,25 +176,26 @@ def test_hybrid_encoder_and_images_of_any_size(hybrid_encoder, tmp_path):
             [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
         padded = F.pad((image.flip(0) - mean) / std, (0, -width % 32, 0,
                                                       -height % 32))
-        metas = [dict(img_shape=padded.shape[1:])]
+        side = tuple(padded.shape[1:])
+        metas = [dict(img_shape=side, ori_shape=side)]
         with torch.no_grad():
             whole = model.inference(padded[None], metas)[0]
         torch.testing.assert_close(logits, whole[:, :height, :width])
 
 
-@pytest.mark.parametrize('overrides,message', [
-    ({'model.decode_head.in_channels': [32, 64, 128, 128]},
-     r'gives decode_head maps of \[32, 64, 96, 96\] channels, but model.dec'),
-    ({'model.auxiliary_head': dict(
+@pytest.mark.parametrize('part, changes, message', [
+    ('decode_head', dict(in_channels=[32, 64, 128, 128]),
+     r'of \[32, 64, 96, 96\] channels, but model.decode_head.in_channels'),
+    ('auxiliary_head', dict(
         type='FCNHead', in_channels=64, in_index=2, channels=8, num_classes=3,
-        num_convs=1)},
+        num_convs=1),
      'gives auxiliary_head maps of 96 channels.*in_channels=64; set it to 96'),
 ])
-def test_what_does_not_fit_a_hybrid_encoder(overrides, message,
+def test_what_does_not_fit_a_hybrid_encoder(part, changes, message,
                                             hybrid_encoder, tmp_path):
     root = write_maps(tmp_path / 'data')
-    cfg = mini_cfg(root, tmp_path / 'work', hybrid_encoder, config=HYBRID,
-                   **overrides)
+    cfg = mini_cfg(root, tmp_path / 'work', hybrid_encoder, config=HYBRID)
+    cfg.model[part] = dict(cfg.model[part] or {}, **changes)
     with pytest.raises(ValueError, match=message):
         Runner.from_cfg(cfg).train()
 

@@ -46,7 +46,13 @@ def register() -> None:
     with quiet_imports():
         check_dependencies()
         check_transformers()
-        from . import checkpoints, datasets, engine, models  # noqa: F401
+        from . import (  # noqa: F401
+            checkpoints,
+            datasets,
+            engine,
+            models,
+            visualization,
+        )
 
 
 if not is_command():

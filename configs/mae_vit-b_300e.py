@@ -11,4 +11,9 @@ model = dict(
     neck=dict(feature_decoder=None),
     head=dict(contrastive=None),
     target=dict(_delete_=True))
-custom_hooks = [dict(type='PretrainCheckHook'), dict(type='PrefetchHook')]
+custom_hooks = [
+    dict(type='PretrainCheckHook'),
+    dict(type='PrefetchHook'),
+    dict(type='HealthHook'),
+    dict(type='ReconstructionHook', interval=50),
+]

@@ -3,7 +3,7 @@ import difflib
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Iterable, Optional, Union
+from typing import Any, Iterable, Optional, Sequence, Union
 
 from ..packaged import install_command
 
@@ -23,6 +23,13 @@ MINI_CANVAS = 'quickstart/cmae_vit-mini_canvas'
 POOLS = ('mean', 'cls', 'patch')
 DTYPES = ('float32', 'float16')
 ENDINGS = ('.npz', '.parquet')
+# Where figures go beside the file of the work folder, and the libraries.
+LOG_TO = {
+    'tensorboard': 'tensorboard',
+    'wandb': 'wandb',
+    'mlflow': 'mlflow',
+    'file': None,
+}
 
 
 class ArgumentError(ValueError):
@@ -56,6 +63,23 @@ def check_whole_number(name: str, value: Any, least: int) -> None:
         raise ArgumentError(
             f'{name} must be a whole number of {least} or more, but got '
             f'{value!r}')
+
+
+def check_log_to(names: Sequence[str]) -> None:
+    """Check that a run can log to what is named.
+
+    Raises:
+        ArgumentError: If one is none of :data:`LOG_TO`.
+        ImportError: If the library of one is missing.
+    """
+    for name in names:
+        check_choice('log_to', name, LOG_TO)
+        library = LOG_TO[name]
+        if library and not importlib.util.find_spec(library):
+            raise ImportError(
+                f'logging to {name} needs {library}, which is not installed: '
+                f'install it with `pip install {library}`, or all of them '
+                f'with `{install_command("logging")}`')
 
 
 def check_data(data: PathLike) -> Path:
@@ -120,12 +144,14 @@ def check_pretraining(data: PathLike,
                       batch_size: Optional[int] = None,
                       num_workers: Optional[int] = None,
                       out: Optional[PathLike] = None,
-                      stats: Optional[PathLike] = None,
-                      init: Optional[PathLike] = None) -> None:
+                       stats: Optional[PathLike] = None,
+                       init: Optional[PathLike] = None,
+                       log_to: Sequence[str] = ()) -> None:
     """Check the arguments of :func:`cmae_mm.pretrain`.
 
     Raises:
         ArgumentError: If one is none of what is allowed.
+        ImportError: If a library to log to is missing.
     """
     check_choice('model', model, MODELS)
     check_whole_number('epochs', epochs, 1)
@@ -136,6 +162,7 @@ def check_pretraining(data: PathLike,
     check_stats(stats)
     if init is not None:
         check_checkpoint(init)
+    check_log_to(log_to)
     check_data(data)
 
 

@@ -1,16 +1,14 @@
 """A pre-trained vision transformer that turns images into features."""
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import torch
 from mmengine import fileio
-from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
-from ..datasets.decoding import UndecodableImage
-from ..evaluation.data import eval_pipeline
+from .centre_crop import CentreCrop
 from .checks import POOLS, PathLike, check_choice
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
@@ -22,11 +20,12 @@ class PretrainedEncoder(nn.Module):
     """A vision transformer that turns images into features.
 
     What :func:`load_encoder` returns. The transformer itself is
-    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT`; a state dict of
-    this module is an exported backbone, which every config takes.
+    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT` or
+    :class:`~cmae_mm.models.TransferConvViT`; a state dict of this module is an
+    exported backbone, which every config takes.
 
     Args:
-        backbone (TransferViT): With ``out_type='raw'``.
+        backbone (TransferViT | TransferConvViT): With ``out_type='raw'``.
         pool (str): What ``forward`` gives: 'mean' of the patch tokens, 'cls',
             the class token, or 'patch', all patch tokens. Defaults to 'mean'.
         mean (Sequence[float]): Mean of each of the C channels, in the units of
@@ -34,6 +33,9 @@ class PretrainedEncoder(nn.Module):
         std (Sequence[float]): Standard deviation of each channel, likewise.
         images (Mapping[str, Any], optional): How images are decoded, arguments
             of ``LoadImage``. Defaults to None, colours of 8 bits.
+        value_range (Sequence[Sequence[float]], optional): Black and white of
+            each channel in pictures. Defaults to 0 and 255 for uint8, and to
+            two deviations around the mean for others.
 
     Attributes:
         embed_dims (int): D, the width of features.
@@ -42,36 +44,55 @@ class PretrainedEncoder(nn.Module):
         in_channels (int): C, the channels of the images.
         mean (torch.Tensor): (C, 1, 1).
         std (torch.Tensor): (C, 1, 1).
+        images (Dict[str, Any] | None): How images are decoded.
     """
 
     mean: Tensor
     std: Tensor
+    low: Tensor
+    width: Tensor
 
     def __init__(self,
                  backbone: Any,
                  pool: str = 'mean',
                  mean: Sequence[float] = MEAN,
                  std: Sequence[float] = STD,
-                 images: Optional[Mapping[str, Any]] = None) -> None:
+                 images: Optional[Mapping[str, Any]] = None,
+                 value_range: Optional[Sequence[Sequence[float]]] = None
+                 ) -> None:
         super().__init__()
         check_choice('pool', pool, POOLS)
         if pool == 'cls' and not backbone.with_cls_token:
             raise CheckpointError(
-                'the class token takes no part in this target encoder; take '
-                "pool='mean' or the online encoder")
+                'the class token takes no part in this encoder (a hybrid one '
+                "has none, a target may leave it out); take pool='mean'")
         self.backbone = backbone
         self.pool = pool
         self.embed_dims: int = backbone.embed_dims
         self.img_size: int = backbone.img_size[0]
-        self.patch_size: int = backbone.patch_embed.projection.kernel_size[0]
-        self.in_channels: int = backbone.patch_embed.projection.in_channels
+        # of a hybrid the total stride
+        self.patch_size: int = getattr(
+            backbone, 'patch_size',
+            backbone.patch_embed.projection.kernel_size[0])
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-        self._loading, *self._transforms = [
-            TRANSFORMS.build(t)
-            for t in eval_pipeline(self.img_size, images=images)
-        ]
+        self.in_channels: int = len(self.mean)
+        self.images = dict(images) if images else None
+        self._crop = CentreCrop(self.img_size, images)
+        self._set_range(value_range)
+
+    def _set_range(self, value_range: Optional[Sequence[Sequence[float]]]
+                   ) -> None:
+        """Note what pictures show as black and white, as preprocessors do."""
+        self.is_byte_range = value_range is None and (
+            self._crop.settings.dtype == 'uint8')
+        low, high = self.mean - 2 * self.std, self.mean + 2 * self.std
+        if value_range is not None:
+            low, high = (torch.tensor(end).float().view(-1, 1, 1)
+                         for end in value_range)
+        self.register_buffer('low', low, persistent=False)
+        self.register_buffer('width', high - low, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features.
@@ -96,14 +117,15 @@ class PretrainedEncoder(nn.Module):
         return pooled if norm is None else norm(pooled)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Give all tokens of the last layer, class token first.
+        """Give all tokens, a class token first.
 
         Args:
             images (torch.Tensor): (N, C, H, W), colours as RGB, normalised.
 
         Returns:
-            torch.Tensor: (N, 1 + L, D), after the final norm where there is
-            one (target encoders of the released recipe have none).
+            torch.Tensor: (N, K + L, D), K = 1 where there is a class token,
+            after the final norm where there is one (target encoders of the
+            released recipe have none).
         """
         return self.backbone(images)[-1]
 
@@ -139,7 +161,7 @@ class PretrainedEncoder(nn.Module):
             ValueError: If the file cannot be decoded, or is not of the
                 encoder's channels and type.
         """
-        settings = self._loading.settings
+        settings = self._crop.settings
         if isinstance(image, Image.Image) and settings.is_plain:
             image = np.asarray(image.convert('RGB'))
         if isinstance(image, (Image.Image, np.ndarray)):
@@ -152,7 +174,7 @@ class PretrainedEncoder(nn.Module):
 
     def _check_array(self, array: np.ndarray) -> np.ndarray:
         array = array[..., None] if array.ndim == 2 else array
-        settings = self._loading.settings
+        settings = self._crop.settings
         wanted = (settings.channels, settings.dtype)
         if array.ndim != 3 or (array.shape[2], str(array.dtype)) != wanted:
             raise ValueError(
@@ -162,27 +184,8 @@ class PretrainedEncoder(nn.Module):
         return array
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Decode an image file as the training's images were.
-
-        Args:
-            data (bytes): The file.
-            name (str): For the error.
-
-        Returns:
-            np.ndarray: (H, W, C), of the type that the encoder was trained
-            with; three channels of uint8 are in BGR.
-
-        Raises:
-            ValueError: If it is empty or cannot be decoded, or would lose
-                something.
-        """
-        if not data:
-            raise ValueError(f'{name} cannot be decoded: it is empty')
-        try:
-            return self._loading.decode(data, name)
-        # Without the decoder's words, which may differ from run to run.
-        except UndecodableImage as error:
-            raise ValueError(f'{name} cannot be decoded') from error
+        """Decode an image file, see :meth:`CentreCrop.decode`."""
+        return self._crop.decode(data, name)
 
     def crop(self, image: np.ndarray) -> Tensor:
         """Resize and crop an image as every evaluation does.
@@ -194,9 +197,4 @@ class PretrainedEncoder(nn.Module):
             torch.Tensor: (C, S, S), of its type, colours as RGB; S is the
             image size.
         """
-        results: Dict[str, Any] = dict(
-            img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        for transform in self._transforms:
-            results = transform(results)
-        inputs = results['inputs']
-        return inputs[[2, 1, 0]] if self._loading.settings.is_bgr else inputs
+        return self._crop(image)

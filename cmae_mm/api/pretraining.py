@@ -1,6 +1,6 @@
 """Pre-training on a folder of images, from a packaged recipe."""
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -18,7 +18,8 @@ from ..engine import ResumableRunner
 from ..engine.atomic_files import write_atomically
 from ..engine.checkpoint_folder import list_checkpoints
 from ..engine.device import adapt_to_device
-from .checks import ArgumentError, PathLike
+from ..engine.log_backends import log_to as add_log_backends
+from .checks import ArgumentError, PathLike, check_log_to
 from .recipe import ARGUMENTS, CONFIG_NAME, count_processes, plan_pretraining
 
 # What decides how a training goes on: not to be changed within one.
@@ -53,6 +54,7 @@ def pretrain(data: PathLike,
              init: Optional[PathLike] = None,
              cfg_options: Optional[Mapping[str, Any]] = None,
              resume: bool = True,
+             log_to: Sequence[str] = (),
              launcher: str = 'none') -> Pretrained:
     """Pre-train a vision transformer on a folder of images.
 
@@ -103,6 +105,8 @@ def pretrain(data: PathLike,
         resume (bool): Whether to go on from the last checkpoint in ``out``.
             Otherwise those that are there are moved to ``previous_<N>``.
             Defaults to True.
+        log_to (Sequence[str]): Where figures and pictures go beside the work
+            folder: 'tensorboard', 'wandb', 'mlflow'. Defaults to nowhere.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi': what has started
             this process together with others. Defaults to 'none'.
 
@@ -116,10 +120,12 @@ def pretrain(data: PathLike,
         ConfigError: If an override cannot be meant so.
         ImageStatsError: If ``stats`` cannot be used, or
         ImageStatsConflict: if an override contradicts it.
+        ImportError: If a library to log to is missing.
         CheckpointError: If ``init`` is of another width, depth, patch size or
             number of heads, or nothing could be saved, as where no parameter
             is finite.
     """
+    check_log_to(log_to)
     cfg, summary, _ = plan_pretraining(
         data, model, epochs=epochs, batch_size=batch_size, out=out,
         num_workers=num_workers, stats=stats, init=init,
@@ -134,6 +140,7 @@ def pretrain(data: PathLike,
         _check_start(cfg)
     text = f'{_as_comment(summary)}\n{cfg.pretty_text}'
     adapt_to_device(cfg)
+    add_log_backends(cfg, log_to)
     runner = ResumableRunner.from_cfg(cfg)
     if is_main_process():
         write_atomically(config, text.encode())

@@ -1,15 +1,26 @@
 """Pre-trained encoders as the start of another network."""
 import logging
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from mmengine.logging import print_log
 from torch import nn
 
 from . import names
 from .channels import inflate_to
+from .convmae import from_convmae
 from .encoder_facts import read_encoder_facts
 from .errors import CheckpointError
+from .families import check_family
 from .files import Checkpoint, StateDict, read_checkpoint
 from .fitting import KeyReport, check_fit, describe_sizes
 from .foreign import make_plain
@@ -17,7 +28,8 @@ from .foreign import make_plain
 _TARGET = 'target.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
             ' exported for mmpretrain, a fine-tuned classifier, a released '
-            "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")
+            "CMAE checkpoint, an MAE encoder under FAIR's or timm's names, or "
+            'a ConvMAE checkpoint')
 
 
 # In the place of a checkpoint.
@@ -26,6 +38,9 @@ RANDOM = 'random'
 RELEASED = 'a released CMAE checkpoint'
 PRETRAINING = 'a pre-training checkpoint'
 FOREIGN_ENCODER = 'an MAE or timm encoder'
+CONVMAE = 'a ConvMAE encoder'
+# What a backbone need not have.
+_SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
 
 
 class FoundEncoder(NamedTuple):
@@ -68,7 +83,7 @@ def find_encoder(state: StateDict,
         return any(k.startswith(prefixes) for k in state)
 
     prefix, given = 'backbone.', state
-    lines: List[str] = []
+    lines: Sequence[str] = ()
     if holds('target_backbone.', 'pixel_decoder.'):
         kind, state = RELEASED, names.from_cmae(state)
     elif holds('neck.pixel_decoder.'):
@@ -81,6 +96,9 @@ def find_encoder(state: StateDict,
         kind, prefix = FOREIGN_ENCODER, ''
         state, lines = make_plain(state)
         state = names.from_mae(state)
+    elif holds('blocks1.') and holds('blocks3.'):
+        kind, prefix = CONVMAE, ''
+        state = from_convmae(state)
     elif holds('layers.') and 'pos_embed' in state:
         kind, prefix = 'a bare encoder', ''
     else:
@@ -105,7 +123,7 @@ def _other_parts(state: StateDict, kind: str) -> Tuple[str, ...]:
     """Name what a checkpoint holds beside its encoders."""
     if kind == 'a bare encoder':
         return ()
-    foreign = kind == FOREIGN_ENCODER
+    foreign = kind in (FOREIGN_ENCODER, CONVMAE)
     parts = {
         'decoder' if k.startswith('decoder_') else k.split('.')[0]
         for k in state
@@ -138,12 +156,14 @@ def fit_encoder(module: nn.Module,
     try:
         content = read_checkpoint(checkpoint)
         found = find_encoder(content.state, encoder)
-        state = found.state if adapt is None else adapt(found.state)
         expected = module.state_dict()
-        norms = [
-            k for k in state if k.startswith('ln1.') and k not in expected
+        check_family(found.state, expected)
+        state = found.state if adapt is None else adapt(found.state)
+        spared = [
+            k for k in state
+            if k.startswith(tuple(_SPARE)) and k not in expected
         ]
-        state = {k: v for k, v in state.items() if k not in norms}
+        state = {k: v for k, v in state.items() if k not in spared}
         _check_sizes(state, expected)
         _check_heads(module, content)
         state, inflated = inflate_to(state, expected, adapt_channels)
@@ -157,7 +177,9 @@ def fit_encoder(module: nn.Module,
         raise CheckpointError(f'{checkpoint}: {error}') from None
     lines = [f'{checkpoint} is {found.kind}; its {encoder} encoder was loaded,'
              f' every key matched: {fitting.report}', *found.lines, *inflated]
-    left_out = [*(['final norm'] if norms else []), *found.left_out]
+    left_out = [what for prefix, what in _SPARE.items()
+                if any(k.startswith(prefix) for k in spared)]
+    left_out += found.left_out
     if left_out:
         lines.append(f'left out: its {", ".join(left_out)}')
     if made_new:
@@ -199,10 +221,12 @@ def load_encoder_into(module: nn.Module,
     what is new. Positions of another grid are resampled, and the patch
     embedding of an encoder of colour images is inflated to the backbone's
     channels. A final norm that the backbone has no place for is left out, as
-    where pooled features have a norm of their own.
+    where pooled features have a norm of their own, and so are a hybrid
+    encoder's fusion layers.
 
     Args:
-        module (nn.Module): A backbone with ``VisionTransformer``'s names.
+        module (nn.Module): A backbone with ``VisionTransformer``'s names, or
+            ``ConvViT``'s.
         checkpoint (str): The file, see :func:`find_encoder`.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         adapt (Callable, optional): Function that renames the encoder for other
@@ -218,7 +242,8 @@ def load_encoder_into(module: nn.Module,
     Raises:
         CheckpointError: If the file cannot be read, holds no encoder, or is
             of another width, depth, patch size, number of heads, or, but for
-            three, of channels.
+            three, of channels, or a plain ViT where a hybrid is needed or
+            the reverse.
     """
     fitted = fit_encoder(
         module, checkpoint, encoder, adapt, new, adapt_channels)

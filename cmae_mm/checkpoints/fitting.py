@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .errors import CheckpointError
+from .families import check_family
 from .files import StateDict
 from .positions import resample_to
 
@@ -78,8 +79,12 @@ def compare(model: nn.Module,
     Returns:
         Fitting: What fits, with positions of another grid resampled, and the
         report.
+
+    Raises:
+        CheckpointError: If one encoder is a plain ViT and the other a hybrid.
     """
     expected = model.state_dict()
+    check_family(state, expected)
     state, resampled = resample_to(state, expected)
     misshapen = [
         f'{k}: {tuple(v.shape)} in the checkpoint, {tuple(expected[k].shape)} '

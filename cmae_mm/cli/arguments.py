@@ -2,7 +2,7 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, List
 
 from ..config import check_pairs
 from ..packaged import find_config
@@ -134,6 +134,18 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0,
         help=argparse.SUPPRESS)
+
+
+def add_log_to(parser: argparse.ArgumentParser) -> None:
+    """Add ``--log-to``."""
+    parser.add_argument(
+        '--log-to', type=_names, default=[], metavar='NAME,NAME',
+        help='log figures and pictures to tensorboard, wandb or mlflow too; '
+        'the file in the work folder is always written')
+
+
+def _names(text: str) -> List[str]:
+    return [name for name in text.split(',') if name]
 
 
 def note_local_rank(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple
 
 from ..config import load_config, remember
 from .arguments import (
+    RANDOM,
     add_cfg_options,
     add_checkpoint,
     add_config,
@@ -82,10 +83,37 @@ def extract_for(args: argparse.Namespace) -> Extracted:
 
 def run_evaluation(evaluate: Callable[[argparse.Namespace, Extracted], Result],
                    args: argparse.Namespace) -> Result:
-    """Extract features, evaluate them, and note what was evaluated."""
+    """Extract features, evaluate them, and note what was evaluated.
+
+    The result is added to the evaluations in the work folder, where a report
+    finds it.
+    """
     result = evaluate(args, extract_for(args))
-    return dict(checkpoint=args.checkpoint, encoder=args.encoder,
-                pool=args.pool, **result)
+    found = dict(checkpoint=args.checkpoint, encoder=args.encoder,
+                 pool=args.pool, **result)
+    note_evaluation(work_dir_of(args, '_eval'), args.command, found)
+    return found
+
+
+def note_evaluation(folder: str, kind: str, result: Result) -> None:
+    """Add a result to the evaluations that are noted in a folder."""
+    import json
+    import os
+    from pathlib import Path
+
+    from mmengine.dist import is_main_process
+
+    from ..visualization.runs import EVALUATIONS
+    if not is_main_process():
+        return
+    checkpoint = str(result['checkpoint'])
+    if checkpoint != RANDOM and '://' not in checkpoint:
+        checkpoint = os.path.abspath(checkpoint)
+    line = json.dumps(dict(result, kind=kind, checkpoint=checkpoint))
+    path = Path(folder) / EVALUATIONS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a', encoding='utf-8') as file:
+        file.write(line + '\n')
 
 
 def add_knn(parser: argparse.ArgumentParser) -> None:

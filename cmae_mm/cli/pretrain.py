@@ -7,6 +7,7 @@ from .arguments import (
     add_cfg_options,
     add_data,
     add_launcher,
+    add_log_to,
     note_local_rank,
 )
 from .command import Command, Result
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-resume', action='store_true',
         help='start anew although there are checkpoints, which are moved to '
         'previous_<N>')
+    add_log_to(parser)
     add_cfg_options(parser)
     add_launcher(parser)
 
@@ -56,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> None:
     """Check the arguments before anything is loaded."""
     check_pretraining(args.data, args.model, args.epochs, args.batch_size,
-                      args.num_workers, args.out, args.stats, args.init)
+                      args.num_workers, args.out, args.stats, args.init,
+                      args.log_to)
 
 
 def pretrain(args: argparse.Namespace) -> Result:
@@ -76,6 +79,7 @@ def pretrain(args: argparse.Namespace) -> Result:
         init=args.init,
         cfg_options=parse_options(args.cfg_options),
         resume=not args.no_resume,
+        log_to=args.log_to,
         launcher=args.launcher)
     if is_main_process():
         print(f'Pre-trained: {done.checkpoint}\nFor its features: cmae embed '

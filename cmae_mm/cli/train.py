@@ -2,11 +2,13 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from ..api.checks import check_log_to
 from ..config import ConfigError, load_config, remember
 from .arguments import (
     add_cfg_options,
     add_config,
     add_launcher,
+    add_log_to,
     add_work_dir,
     note_local_rank,
     set_work_dir,
@@ -33,16 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
         help='scale the learning rate to the batch over all GPUs')
+    add_log_to(parser)
     add_cfg_options(parser)
     add_launcher(parser)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Find contradictions.
+    """Find contradictions, and libraries to log to that are missing.
 
     Raises:
-        ConfigError: If there are any.
+        ConfigError: If there are contradictions.
     """
+    check_log_to(args.log_to)
     if args.no_resume and args.resume is not None:
         raise ConfigError('--resume and --no-resume contradict each other; '
                           'leave one of them out')
@@ -80,9 +84,11 @@ def train(args: argparse.Namespace) -> Result:
 
     from ..engine import ResumableRunner
     from ..engine.device import adapt_to_device
+    from ..engine.log_backends import log_to
     note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)
     apply_arguments(cfg, args)
+    log_to(cfg, args.log_to)
     remember(cfg, args.cfg_options)
     adapt_to_device(cfg)
     if 'runner_type' in cfg:

@@ -1,11 +1,13 @@
 from .frozen_model import build_frozen_model
 from .hooks import (
     AtomicCheckpointHook,
+    HealthHook,
     KNNHook,
     OnlineProbeHook,
     PreemptionHook,
     PrefetchHook,
     PretrainCheckHook,
+    ReconstructionHook,
     SkippedStepHook,
     StepSeedHook,
     TargetUpdateHook,
@@ -23,8 +25,9 @@ from .runner import ResumableRunner
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
     'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
-    'KNNHook', 'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook',
-    'PrefetchHook', 'PretrainCheckHook', 'ResumableEpochLoop',
-    'ResumableIterLoop', 'ResumableRunner', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook', 'build_frozen_model'
+    'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
+    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
+    'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
+    'ResumableRunner', 'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
+    'TransferCheckHook', 'build_frozen_model'
 ]

@@ -3,8 +3,7 @@
 Every step of the trace goes through ``CMAE.loss``, the optimizer wrapper and
 ``TargetUpdateHook``, as in training.
 """
-import json
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -12,48 +11,20 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, import_cmae, read_checkpoint
+from ..checkpoints import CheckpointError, import_cmae
 from ..checkpoints.names import from_cmae
+from . import convvit_replay
 from .hooks import TargetUpdateHook
+from .traces import Row, Trace, read_trace, relative_error
 
 
-class Row(NamedTuple):
-    """One recorded value and how far ours is from it."""
-
-    name: str
-    error: float
-
-
-class Trace(NamedTuple):
-    """A recorded trace, its tensors by key."""
-
-    meta: Dict[str, Any]
-    tensors: Dict[str, Tensor]
-
-    def under(self, prefix: str) -> Dict[str, Tensor]:
-        """Give the tensors whose key starts with a prefix, without it."""
-        return {
-            k[len(prefix):]: v
-            for k, v in self.tensors.items() if k.startswith(prefix)
-        }
-
-    def step(self, number: int, key: str) -> Tensor:
-        """Give a recorded tensor of a step."""
-        return self.tensors[f'step{number}.{key}']
-
-
-def read_trace(path: str) -> Trace:
-    """Read a trace.
+def check_trace(trace: Trace, path: str) -> None:
+    """Check that what is needed was recorded.
 
     Raises:
-        CheckpointError: If the file is not a trace.
+        CheckpointError: If something is missing.
     """
-    tensors, metadata = read_checkpoint(path)
-    try:
-        meta = json.loads(metadata['meta'])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has no JSON under the metadata key "
-                              "'meta'") from error
+    meta, tensors = trace
     needed = ('img_size', 'patch_size', 'arch', 'decoder', 'mask_ratio',
               'block', 'temperature', 'ct_weight', 'momentum', 'target_cls',
               'sgd_lr', 'steps', 'loss')
@@ -64,7 +35,6 @@ def read_trace(path: str) -> Trace:
     ]
     if missing:
         raise CheckpointError(f'{path} lacks {", ".join(missing)}')
-    return Trace(meta, tensors)
 
 
 def build_model(trace: Trace) -> nn.Module:
@@ -142,17 +112,6 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
     return stops
 
 
-def relative_error(ours: Tensor, recorded: Tensor) -> float:
-    """Largest error over the recorded tensor's largest magnitude."""
-    ours, recorded = ours.detach().double(), recorded.double()
-    if ours.shape != recorded.shape:
-        return float('inf')
-    error = (ours - recorded).abs().max().item()
-    scale = recorded.abs().max().item() or 1.
-    # nan is the worst error, and compares with nothing
-    return error / scale if error == error else float('inf')
-
-
 def reference_order(latent: Tensor, mask: Tensor,
                     ids_restore: Tensor) -> Tensor:
     """Put our visible tokens, row-major, into the reference's order."""
@@ -175,6 +134,12 @@ def compare_intermediates(trace: Trace, number: int, seen: Dict[str, Tensor],
         if name == 'latent_s':
             ours = reference_order(ours, mask,
                                    trace.step(number, 'ids_restore'))
+        elif name == 'pred_pixel':
+            # A step predicts the removed patches alone,
+            recorded = recorded[mask].view_as(ours)
+        elif name == 'pred_feature':
+            # and the mean feature.
+            recorded = recorded.mean(dim=1)
         elif name in ('proj_s', 'proj_t', 'pred_s'):
             ours = ours.view_as(recorded)
         yield Row(f'step{number}.{name}', relative_error(ours, recorded))
@@ -237,7 +202,8 @@ def verify_trace(path: str) -> List[Row]:
     """Compare this plugin with a recorded trace.
 
     Args:
-        path (str): The ``.safetensors`` file.
+        path (str): The ``.safetensors`` file, of the method's released code
+            or of the hybrid encoder's published one; its metadata tells which.
 
     Returns:
         List[Row]: The largest error of each recorded tensor, relative to its
@@ -247,8 +213,14 @@ def verify_trace(path: str) -> List[Row]:
         CheckpointError: If the file is no trace, or contradicts itself.
     """
     try:
+        trace = read_trace(path)
+        hybrid = convvit_replay.is_of_convvit(trace.meta)
+        check, run = (
+            (convvit_replay.check_trace, convvit_replay.replay)
+            if hybrid else (check_trace, replay))
+        check(trace, path)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
-            return list(replay(read_trace(path)))
+            return list(run(trace))
     except CheckpointError:
         raise
     except (KeyError, ValueError, TypeError, RuntimeError,

@@ -30,7 +30,11 @@ from .hooks import (
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable
 from .pending_validation import validation_pending
-from .run_checks import check_one_batch, check_target_moves
+from .run_checks import (
+    check_one_batch,
+    check_ranks_agree,
+    check_target_moves,
+)
 from .stop_signals import shield_workers
 
 
@@ -74,10 +78,11 @@ class ResumableRunner(Runner):
         ``ResumableEpochLoop`` and ``ResumableIterLoop``.
 
         Raises:
-            ValueError: If the data do not fill a batch, or nothing moves a
-                CMAE's target.
+            ValueError: If the data do not fill a batch, ranks would wait for
+                each other for ever, or nothing moves a CMAE's target.
         """
         loop = super().build_train_loop(resumable(loop))
+        check_ranks_agree(loop.dataloader)
         check_one_batch(loop.dataloader)
         check_target_moves(self)
         return loop

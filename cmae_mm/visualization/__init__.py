@@ -1,11 +1,16 @@
+from .attention import attention_maps, colour_features, overlay
+from .backends import MLflowBackend, WandbBackend
 from .loss_curve import read_scalars, save_loss_curve
 from .reconstruction import (
+    prediction_columns,
     reconstruct,
     reconstruction_columns,
-    save_reconstructions,
 )
+from .sheet import draw_sheet, fitting_scale, save_sheet, to_rgb
 
 __all__ = [
+    'MLflowBackend', 'WandbBackend', 'attention_maps', 'colour_features',
+    'draw_sheet', 'fitting_scale', 'overlay', 'prediction_columns',
     'read_scalars', 'reconstruct', 'reconstruction_columns',
-    'save_loss_curve', 'save_reconstructions'
+    'save_loss_curve', 'save_sheet', 'to_rgb'
 ]

@@ -33,7 +33,10 @@ def read_metrics(work_dir: str) -> Dict[str, float]:
     Raises:
         FileNotFoundError: If the folder holds no log.
     """
-    lines = [line for line in _read_log(work_dir) if 'loss' not in line]
+    lines = [
+        line for line in _read_log(work_dir) if 'loss' not in line
+        and not any(name.startswith(('health/', 'knn/')) for name in line)
+    ]
     return {
         name: value
         for name, value in (lines[-1] if lines else {}).items()

@@ -8,6 +8,8 @@ custom_hooks = [
     dict(type='PretrainCheckHook'),
     dict(type='TargetUpdateHook'),
     dict(type='PrefetchHook'),
+    dict(type='HealthHook'),
+    dict(type='ReconstructionHook', interval=50),
 ]
 
 visualizer = dict(

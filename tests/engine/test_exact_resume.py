@@ -14,7 +14,9 @@ from helpers import ROOT
 
 CASES = ['within_epochs', 'without_epochs', 'fine_tuning', 'two_ranks']
 # What a clock or the machine's memory decides.
-MEASURED = ('time', 'data_time', 'memory')
+MEASURED = ('time', 'data_time', 'memory', 'health/data_wait',
+            'health/images_per_second', 'health/hours_left',
+            'health/host_memory_mb', 'health/device_memory_mb')
 
 
 def env(**more):

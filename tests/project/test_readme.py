@@ -14,6 +14,7 @@ ROWS = {
     'transforms': ['TRANSFORMS'],
     'hooks': ['HOOKS'],
     'runner, loops': ['RUNNERS', 'LOOPS'],
+    'visualisation back ends': ['VISBACKENDS'],
     'optimizer wrappers, their constructors':
     ['OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS'],
 }

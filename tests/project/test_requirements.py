@@ -17,7 +17,8 @@ sys.path.insert(0, str(ROOT / 'tools'))
 import missing_requirements  # noqa: E402
 
 EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'dicom', 'geotiff',
-          'completion', 'quickstart', 'tests', 'dev')
+          'logging', 'report', 'map', 'completion', 'quickstart', 'tests',
+          'dev')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
     'mmengine': {'onedl-mmengine', 'mmengine'},
@@ -30,6 +31,8 @@ OWNERS = {
     'yaml': {'pyyaml'},
     'sklearn': {'scikit-learn'},
     'skimage': {'scikit-image'},
+    'pynvml': {'nvidia-ml-py'},
+    'umap': {'umap-learn'},
 }
 FRAMEWORK = ('mmengine', 'mmcv', 'mmpretrain')
 

@@ -21,7 +21,7 @@ from cmae_mm.visualization import (
     read_scalars,
     reconstruction_columns,
     save_loss_curve,
-    save_reconstructions,
+    save_sheet,
 )
 
 CONFIG = 'quickstart/cmae_vit-mini_tiles'
@@ -94,7 +94,7 @@ def show_views(model, dataset, path: Path, count: int = 12) -> None:
         ],
         data_samples=[s['data_samples'] for s in samples])
     views = model.data_preprocessor(batch)['inputs']
-    save_reconstructions(
+    save_sheet(
         str(path), reconstruction_columns(model, views), scale=2, per_row=2)
 
 

@@ -66,7 +66,7 @@ class KNNHook(Hook):
         """Evaluate at the end of an epoch."""
         if self.by_epoch and (self.every_n_epochs(runner, self.interval)
                               or self.is_last_train_epoch(runner)):
-            self._evaluate(runner, runner.epoch + 1)
+            self._evaluate(runner, runner.epoch + 1, runner.iter)
 
     def after_train_iter(self,
                          runner,
@@ -77,15 +77,16 @@ class KNNHook(Hook):
         if not self.by_epoch and (
                 self.every_n_train_iters(runner, self.interval)
                 or self.is_last_train_iter(runner)):
-            self._evaluate(runner, runner.iter + 1)
+            self._evaluate(runner, runner.iter + 1, runner.iter + 1)
 
-    def _evaluate(self, runner, step: int) -> None:
+    def _evaluate(self, runner, step: int, iteration: int) -> None:
         accuracy = knn_accuracy(
             *self.source.extract('train'),
             *self.source.extract('val'),
             ks=self.ks)
         scalars = {f'knn/top1_k{k}': value for k, value in accuracy.items()}
-        runner.visualizer.add_scalars(scalars, step=step)
+        runner.visualizer.add_scalars(
+            {'iter': iteration, **scalars}, step=step)
         for name, value in scalars.items():
             runner.message_hub.update_scalar(name, value)
         described = ', '.join(f'{v:.2f} % (k={k})'

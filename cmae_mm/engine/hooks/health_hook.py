@@ -1,0 +1,207 @@
+"""Measures, while a pre-training goes on, whether it is healthy."""
+from typing import Dict, List, Optional
+
+import torch
+from mmengine.dist import all_gather, get_rank, get_world_size, is_main_process
+from mmengine.hooks import Hook, LoggerHook
+from mmpretrain.registry import HOOKS
+from torch import Tensor
+
+from ...evaluation.health import effective_rank, positive_ranks, spread
+from ...models import CMAE
+from ..device import unwrapped_model
+from ..optimizers.step_guard import grad_norm, part_of
+from ..run_costs import RunCosts
+from .step_state import at_optimizer_step
+
+# What is measured of, and the scalar of it that the log line has.
+ONLINE, TARGET = 'online', 'target'
+PREDICTION, PROJECTION = 'prediction', 'projection'
+
+
+@HOOKS.register_module()
+class HealthHook(Hook):
+    """Measure a pre-training's health on the batches that it trains on.
+
+    Nothing is computed for it: it looks at what the step has made anyway. It
+    draws no random number and changes none of the training. All figures go to
+    the visualisation back ends under ``health/``, and ``erank``, the
+    effective rank of the target's features (of the online ones without a
+    target), to the log line. docs/health.md says what they mean.
+
+    ===============================  =========================================
+    figure                           what it is
+    ===============================  =========================================
+    ``positive_rank``                mean place of an image's own target among
+                                     those of the batch over all GPUs, 1 is
+                                     the nearest
+    ``erank_*``, ``spread_*``        see :func:`effective_rank` and
+                                     :func:`spread`, on the batch of the first
+                                     process: of ``online`` features, the
+                                     means of the visible tokens; of
+                                     ``target`` features z_t; of predictions
+                                     y_s^p and of target projections z_t^p
+    ``grad/<part>``                  gradient norm of a part of the model, as
+                                     the optimizer gets it: clipped, if it is
+    ``target_distance``              distance of target and online parameters,
+                                     relative to the norm of the latter
+    ``data_wait``                    share of the time, in percent, in which a
+                                     step waits for its data
+    ``images_per_second``            of all processes
+    ``host_memory_mb``,              highest use so far, of the first process
+    ``device_memory_mb``             without its data workers
+    ``hours_left``, ``images_seen``  of the training
+    ``energy_wh``                    of the first process's device, where
+                                     pynvml is installed
+    ===============================  =========================================
+
+    Args:
+        interval (int, optional): Number of iterations between measurements;
+            the first iteration of a run is measured, too. While gradients
+            accumulate it waits for the optimizer's step. Defaults to None,
+            the log's.
+
+    Raises:
+        ValueError: If the interval is not positive, or, before training, if
+            the model is no CMAE.
+    """
+
+    def __init__(self, interval: Optional[int] = None) -> None:
+        if interval is not None and interval < 1:
+            raise ValueError(f'interval must be 1 or more, but got {interval}')
+        self.interval = interval
+        self._handles: list = []
+
+    def before_train(self, runner) -> None:
+        """Begin to listen to the model and its optimizer."""
+        model = unwrapped_model(runner)
+        if not isinstance(model, CMAE):
+            raise ValueError(
+                'HealthHook measures the pre-training of a CMAE, but the '
+                f'model is a {type(model).__name__}; remove the hook')
+        self.every = self.interval or next(
+            (h.interval for h in runner.hooks if isinstance(h, LoggerHook)),
+            100)
+        self._pending = False
+        self._seen: Dict[str, Tensor] = {}
+        self._grads: Dict[str, Tensor] = {}
+        self._costs = RunCosts()
+        self._listen(model)
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+        if optimizer is not None:
+            self._handles.append(optimizer.register_step_pre_hook(
+                lambda *_: self._measure_gradients(model)))
+
+    def _listen(self, model: CMAE) -> None:
+        """Keep what the branches make, as long as a step takes."""
+
+        def note(module, name: str, value: Tensor) -> None:
+            if module.training:
+                self._seen[name] = value.detach()
+
+        extra = model.backbone.num_extra_tokens
+        self._handles = [model.neck.register_forward_pre_hook(
+            lambda module, args: note(
+                module, ONLINE, args[0][:, extra:].mean(dim=1)))]
+        if model.target is None:
+            return
+        projector = model.target.projector
+        self._handles += [
+            projector.register_forward_pre_hook(
+                lambda module, args: note(module, TARGET, args[0][-1])),
+            projector.register_forward_hook(
+                lambda module, args, out: note(module, PROJECTION, out[0])),
+            model.head.contrastive.predictor.register_forward_hook(
+                lambda module, args, out: note(module, PREDICTION, out[0])),
+        ]
+
+    def before_train_iter(self,
+                          runner,
+                          batch_idx: int,
+                          data_batch: Optional[dict] = None) -> None:
+        """Find out whether to measure."""
+        self._pending |= runner.iter == 0 or self.every_n_train_iters(
+            runner, self.every)
+
+    @torch.no_grad()
+    def _measure_gradients(self, model: CMAE) -> None:
+        if not self._pending or not is_main_process():
+            return
+        grads: Dict[str, List[Tensor]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                grads.setdefault(part_of(name), []).append(parameter.grad)
+        self._grads = {part: grad_norm(g) for part, g in grads.items()}
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Measure, and hand the figures on."""
+        if self._pending and at_optimizer_step(runner):
+            self._pending = False
+            targets = self._seen.get(PROJECTION)
+            if targets is not None:  # of all processes: each takes part
+                targets = torch.cat(all_gather(targets), dim=0)
+            if is_main_process():
+                self._report(runner, targets)
+        self._seen.clear()
+
+    @torch.no_grad()
+    def _report(self, runner, targets: Optional[Tensor]) -> None:
+        model = unwrapped_model(runner)
+        figures: Dict[str, Tensor] = {}
+        if targets is not None:
+            predictions = self._seen[PREDICTION]
+            figures['positive_rank'] = positive_ranks(
+                predictions, targets,
+                len(predictions) * get_rank()).double().mean()
+            figures['target_distance'] = target_distance(model)
+        for name, features in self._seen.items():
+            figures[f'erank_{name}'] = effective_rank(features)
+            figures[f'spread_{name}'] = spread(features)
+        figures.update({f'grad/{k}': v for k, v in self._grads.items()})
+        # One synchronisation with the device for all of them.
+        values = torch.stack([v.double() for v in figures.values()]).tolist()
+        scalars = dict(zip(figures, values))
+        scalars.update(self._costs.measure(
+            runner, len(self._seen[ONLINE]) * get_world_size()))
+        self._grads = {}
+        hub = runner.message_hub
+        hub.update_scalar(
+            'train/erank',
+            scalars[f'erank_{TARGET if targets is not None else ONLINE}'])
+        runner.visualizer.add_scalars(
+            {'iter': runner.iter + 1,
+             **{f'health/{name}': v for name, v in scalars.items()}},
+            step=runner.iter + 1)
+
+    def after_train(self, runner) -> None:
+        """Stop listening."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+@torch.no_grad()
+def target_distance(model: CMAE) -> Tensor:
+    """Give the distance of target and online parameters.
+
+    Args:
+        model (CMAE): A model with a target.
+
+    Returns:
+        Tensor: Norm of the difference of what the target averages, relative
+        to the norm of the online parameters; a scalar.
+    """
+    differences, sources = [], []
+    for own, online in ((model.target.encoder, model.backbone),
+                        (model.target.projector, model.neck.projector)):
+        source = dict(online.named_parameters())
+        for name, average in own.named_parameters():
+            if source[name].requires_grad:
+                sources.append(source[name])
+                differences.append(average)
+    differences = torch._foreach_sub(differences, sources)
+    return grad_norm(differences) / grad_norm(sources).clamp(min=1e-30)

@@ -1,0 +1,163 @@
+"""Many small pictures on one large one, in titled columns."""
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.model import BaseDataPreprocessor
+from PIL import Image, ImageDraw, ImageFont
+
+_GAP, _MARGIN = 4, 6
+
+
+def to_rgb(images: torch.Tensor,
+           preprocessor: BaseDataPreprocessor,
+           channels: Optional[Sequence[int]] = None) -> np.ndarray:
+    """Undo the normalisation, and make pictures.
+
+    Args:
+        images (torch.Tensor): Normalised images, (N, C, H, W), colours as RGB.
+        preprocessor (BaseDataPreprocessor): The model's, with ``mean`` and
+            ``std``; where values are not from 0 to 255, with ``low`` and
+            ``width``, which say what is black and white.
+        channels (Sequence[int], optional): The channels, from 0, that are
+            shown as red, green and blue, or the one that is shown in grey.
+            Defaults to None: three channels as they are, the mean of any
+            other number in grey.
+
+    Returns:
+        np.ndarray: uint8 images, (N, H, W, 3).
+
+    Raises:
+        ValueError: If there are no such channels, or not one or three.
+    """
+    count = images.shape[1]
+    if channels is not None and (len(channels) not in (1, 3) or not all(
+            0 <= c < count for c in channels)):
+        raise ValueError(
+            f'a picture shows one channel or three, each from 0 to {count - 1}'
+            f', but got {tuple(channels)}')
+    images = images * preprocessor.std + preprocessor.mean
+    if not getattr(preprocessor, 'is_byte_range', True):
+        images = (images - preprocessor.low) / preprocessor.width * 255
+    if channels is not None:
+        images = images[:, list(channels)]
+    elif count != 3:
+        images = images.mean(dim=1, keepdim=True)
+    images = images.round().clamp(0, 255).to(torch.uint8)
+    return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _wrap(title: str, width: int, font: Any) -> List[str]:
+    """Break a title into lines of so many pixels."""
+    lines: List[str] = []
+    for word in title.split():
+        longer = f'{lines[-1]} {word}' if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def draw_sheet(columns: Mapping[str, Any],
+               scale: int = 1,
+               per_row: int = 1,
+               labels: Optional[Sequence[str]] = None) -> Image.Image:
+    """Draw pictures in rows, a titled column for each kind.
+
+    Args:
+        columns (Mapping[str, Sequence[np.ndarray]]): N pictures for each
+            title, uint8, (H, W, 3) each; those of a column have one size.
+        scale (int): Whole number that pictures are enlarged by. Defaults to 1.
+        per_row (int): Number of images side by side. Defaults to 1.
+        labels (Sequence[str], optional): N lines of text, below the pictures
+            of each image. Defaults to None.
+
+    Returns:
+        Image.Image: The sheet, RGB.
+    """
+    font: Any = ImageFont.load_default(size=14)
+    small: Any = ImageFont.load_default(size=12)
+    sizes = {name: (pictures[0].shape[1] * scale, pictures[0].shape[0] * scale)
+             for name, pictures in columns.items()}
+    titles = {name: _wrap(name, sizes[name][0], font) for name in columns}
+    # A long word needs no more room than its column has.
+    widths = {
+        name: max([sizes[name][0],
+                   *(int(font.getlength(line)) + 2 for line in titles[name])])
+        for name in columns
+    }
+    count = len(next(iter(columns.values())))
+    per_row = min(per_row, count)
+    top = _MARGIN + 18 * max(map(len, titles.values()))
+    height = max(h for _, h in sizes.values()) + (20 if labels else _GAP)
+    block = sum(widths.values()) + _GAP * len(columns) + 2 * _MARGIN
+    rows = -(-count // per_row)
+    sheet = Image.new('RGB', (block * per_row, top + rows * height + _MARGIN),
+                      'white')
+    draw = ImageDraw.Draw(sheet)
+    for i in range(count):
+        row, place = divmod(i, per_row)
+        x, y = place * block + _MARGIN, top + row * height
+        if labels:
+            draw.text((x, y + height - 18), labels[i], fill='black',
+                      font=small)
+        for name, pictures in columns.items():
+            if row == 0:
+                draw.multiline_text((x, _MARGIN // 2), '\n'.join(titles[name]),
+                                    fill='black', font=font)
+            tile = Image.fromarray(pictures[i]).resize(
+                sizes[name], Image.Resampling.NEAREST)
+            sheet.paste(tile, (x, y))
+            x += widths[name] + _GAP
+    return sheet
+
+
+def save_sheet(path: str,
+               columns: Mapping[str, Any],
+               scale: int = 1,
+               per_row: int = 1,
+               labels: Optional[Sequence[str]] = None) -> None:
+    """Save what :func:`draw_sheet` draws.
+
+    Args:
+        path (str): Path of the PNG; its folder is made where it is missing.
+        columns (Mapping[str, Sequence[np.ndarray]]): See :func:`draw_sheet`.
+        scale (int): Whole number that pictures are enlarged by. Defaults to 1.
+        per_row (int): Number of images side by side. Defaults to 1.
+        labels (Sequence[str], optional): See :func:`draw_sheet`.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(columns, scale, per_row, labels).save(path)
+
+
+def fitting_scale(side: int, wanted: int = 160) -> int:
+    """Give by how much small pictures are enlarged to be seen.
+
+    Args:
+        side (int): Side of a picture in pixels.
+        wanted (int): Side in pixels that suffices. Defaults to 160.
+
+    Returns:
+        int: A whole number, 1 or more.
+    """
+    return max(1, round(wanted / side))
+
+
+def draw_frames(picture: np.ndarray, boxes: Sequence[Tuple[int, int, int, str]]
+                ) -> np.ndarray:
+    """Draw square frames into a picture.
+
+    Args:
+        picture (np.ndarray): uint8, (H, W, 3).
+        boxes (Sequence[tuple]): Left, top and side in pixels, and a colour.
+
+    Returns:
+        np.ndarray: A picture with the frames, of the same shape.
+    """
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    for x, y, side, colour in boxes:
+        draw.rectangle((x, y, x + side - 1, y + side - 1), outline=colour)
+    return np.asarray(image)

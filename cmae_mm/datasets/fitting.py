@@ -1,5 +1,5 @@
 """Bringing an image as it is in its file to the settings, or refusing it."""
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -40,23 +40,30 @@ def fit(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
         UnfitImage: If something would be lost that no setting allows to.
         UndecodableImage: If no pixel holds a value.
     """
-    if raw.pixels.dtype.kind not in 'buif':
-        raise UndecodableImage(
-            f'its values are of the type {raw.pixels.dtype}')
-    raw = _fit_channels(raw, name, settings)
-    pixels = _fill(raw, name, settings)
-    dtype = settings.dtype or natural_dtype(pixels.dtype)
-    if raw.is_share:
-        return _round(pixels * _HIGHEST[dtype], dtype)
-    if settings.value_range is not None:
-        return _scale(pixels, dtype, settings.value_range)
-    return _convert(pixels, dtype, name)
+    raw = choose_channels(raw, name, settings)
+    missing = find_missing(raw)
+    if missing is not None:
+        if settings.fill is None:
+            raise UnfitImage(
+                f'{name} has missing pixels ({missing.mean():.0%}; NaN, or '
+                "nodata by its own words); set fill='mean', or a number that "
+                'stands for them')
+        raw = raw._replace(
+            pixels=fill_missing(raw.pixels, missing, settings.fill))
+    return change_type(raw, name, settings)
 
 
-def _fit_channels(raw: RawImage, name: str,
-                  settings: ImageSettings) -> RawImage:
-    """Choose or check the channels."""
+def choose_channels(raw: RawImage, name: str,
+                    settings: ImageSettings) -> RawImage:
+    """Choose or check the channels of an image.
+
+    Raises:
+        UnfitImage: If it has others than the settings want.
+        UndecodableImage: If its values are no real numbers.
+    """
     pixels, alpha, missing, _ = raw
+    if pixels.dtype.kind not in 'buif':
+        raise UndecodableImage(f'its values are of the type {pixels.dtype}')
     found, wanted = pixels.shape[2], settings.channels
     chosen: Any
     if settings.bands is not None:
@@ -72,7 +79,7 @@ def _fit_channels(raw: RawImage, name: str,
         chosen = slice(0, wanted)
     elif wanted == 3 and found - alpha == 1:
         chosen = [0, 0, 0]
-    elif wanted == 1 and found - alpha == 3 and _is_grey(pixels):
+    elif wanted == 1 and found - alpha == 3 and is_grey(pixels):
         chosen = slice(0, 1)
     else:
         raise UnfitImage(
@@ -85,28 +92,45 @@ def _fit_channels(raw: RawImage, name: str,
         pixels=pixels[..., chosen], missing=missing, alpha=False)
 
 
-def _is_grey(pixels: np.ndarray) -> bool:
-    first = pixels[..., :1]
-    return bool((pixels[..., 1:3] == first).all())
+def is_grey(pixels: np.ndarray) -> bool:
+    """Say whether red, green and blue are the same everywhere."""
+    return bool((pixels[..., 1:3] == pixels[..., :1]).all())
 
 
-def _fill(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
-    """Put something in the place of missing pixels."""
-    pixels, missing = raw.pixels, raw.missing
-    if pixels.dtype.kind == 'f':
-        finite = np.isfinite(pixels)
+def find_missing(raw: RawImage) -> Optional[np.ndarray]:
+    """Find the pixels that hold no value.
+
+    Returns:
+        np.ndarray | None: bool, of the pixels' shape; None if there are none.
+    """
+    missing = raw.missing
+    if raw.pixels.dtype.kind == 'f':
+        finite = np.isfinite(raw.pixels)
         if not finite.all():
             missing = ~finite if missing is None else missing | ~finite
     if missing is None or not missing.any():
-        return pixels
-    if settings.fill is None:
-        raise UnfitImage(
-            f'{name} has missing pixels ({missing.mean():.0%}; NaN, or nodata '
-            "by its own words); set fill='mean', or a number that stands for "
-            'them')
-    missing = np.broadcast_to(missing, pixels.shape)
-    if settings.fill != 'mean':
-        value: Any = np.float64(settings.fill)
+        return None
+    return np.broadcast_to(missing, raw.pixels.shape)
+
+
+def fill_missing(pixels: np.ndarray, missing: np.ndarray,
+                 fill: Union[float, str]) -> np.ndarray:
+    """Put something in the place of missing pixels.
+
+    Args:
+        pixels (np.ndarray): (H, W, C).
+        missing (np.ndarray): bool, of the same shape.
+        fill (float | str): A number, or 'mean', that of the channel's other
+            pixels; of all channels, for one without any.
+
+    Returns:
+        np.ndarray: Of the same type, unless that cannot hold the number.
+
+    Raises:
+        UndecodableImage: If all pixels are missing and 'mean' is asked for.
+    """
+    if fill != 'mean':
+        value: Any = np.float64(fill)
         if value.astype(pixels.dtype) == value:  # keeps the type
             value = value.astype(pixels.dtype)
         return np.where(missing, value, pixels)
@@ -114,12 +138,26 @@ def _fill(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
     if not counts.any():
         raise UndecodableImage('no pixel of it holds a value')
     sums = np.where(missing, 0, pixels).sum(axis=(0, 1), dtype=np.float64)
-    # A channel without any value takes the mean of the others.
     means = np.where(counts > 0, sums / counts.clip(1),
                      sums.sum() / counts.sum())
     if pixels.dtype.kind != 'f':
         means = np.rint(means)
     return np.where(missing, means, pixels).astype(pixels.dtype)
+
+
+def change_type(raw: RawImage, name: str,
+                settings: ImageSettings) -> np.ndarray:
+    """Bring values without gaps to the type of the settings.
+
+    Raises:
+        UnfitImage: If the type cannot hold them.
+    """
+    dtype = settings.dtype or natural_dtype(raw.pixels.dtype)
+    if raw.is_share:
+        return _round(raw.pixels * _HIGHEST[dtype], dtype)
+    if settings.value_range is not None:
+        return _scale(raw.pixels, dtype, settings.value_range)
+    return _convert(raw.pixels, dtype, name)
 
 
 def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:

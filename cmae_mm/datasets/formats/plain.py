@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .raw_image import RawImage, UndecodableImage, check_size
 
@@ -16,7 +16,7 @@ _EXIF_MARK = b'Exif\x00\x00'
 _ORIENTATION = 0x0112
 # Of which Pillow loses nothing where `is_plain` says that they are plain.
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP')
-_ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
+ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
 
 def decode_plain(data: bytes,
@@ -87,12 +87,20 @@ def has_alpha(data: bytes) -> bool:
     """Say whether a plain image has an alpha channel."""
     if simplejpeg.is_jpeg(data):
         return False
-    with Image.open(io.BytesIO(data)) as file:  # reads the header alone
-        return _has_alpha(file)
+    try:
+        with Image.open(io.BytesIO(data)) as file:  # reads the header alone
+            return _has_alpha(file)
+    # Broken: the decoder shall say how.
+    except Exception:
+        return False
 
 
 def _open(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as file:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UndecodableImage('it is no image of a known format') from None
+    with opened as file:
         if file.format not in _FORMATS:
             raise UndecodableImage(
                 f'{file.format} files are not read; convert it to PNG or TIFF')
@@ -104,7 +112,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in _ALPHA_MODES or 'transparency' in image.info
+    return image.mode in ALPHA_MODES or 'transparency' in image.info
 
 
 def _decode_jpeg(data: bytes, space: str, height: int, width: int,

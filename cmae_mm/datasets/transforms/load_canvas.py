@@ -160,8 +160,8 @@ class LoadCanvas(SkipBroken):
         if first and get_rank() == 0:
             print_log(
                 f'{path}, {shape[1]}x{shape[0]} pixels, is smaller than the '
-                f'canvas of {self.size} and is enlarged, as further ones are '
-                'without a word; `cmae stats` counts them.',
+                f'canvas of {self.size} and is enlarged; further ones are '
+                'counted without a line each (`cmae stats` tells how many).',
                 logger='current',
                 level=logging.WARNING)
 

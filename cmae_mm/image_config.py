@@ -105,13 +105,23 @@ def image_settings(cfg: 'Config') -> Dict[str, Any]:
 def value_range_of(stats: Dict[str, Any]) -> Tuple[List[float], List[float]]:
     """Give black and white of each channel.
 
-    Its least and its greatest value, or four deviations from its mean where
-    those lie farther away.
+    Of three channels, which are colours and cut off there, the least and the
+    greatest value. Of others the quantiles that the statistics have, or four
+    deviations from the mean where the extremes lie farther away.
     """
-    rows = list(zip(stats['min'], stats['max'], stats['mean'], stats['std']))
-    low = [max(low, mean - _WIDTH * std) for low, _, mean, std in rows]
-    high = [min(high, mean + _WIDTH * std) for _, high, mean, std in rows]
-    return low, high
+    if stats['channels'] == 3:
+        return list(stats['min']), list(stats['max'])
+    ends = []
+    rows = zip(stats['min'], stats['max'], stats['mean'], stats['std'],
+               stats.get('low') or stats['min'],
+               stats.get('high') or stats['max'])
+    for least, greatest, mean, std, low, high in rows:
+        low, high = (max(low, mean - _WIDTH * std),
+                     min(high, mean + _WIDTH * std))
+        # a channel that is nearly the same everywhere has no quantiles
+        ends.append((low, high) if low < high else (least, greatest))
+    lows, highs = zip(*ends)
+    return list(lows), list(highs)
 
 
 class _Filler:

@@ -1,4 +1,4 @@
-"""Reading and cropping single images as every evaluation does."""
+"""The crop of every evaluation, of a single image."""
 from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
@@ -6,6 +6,7 @@ from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
 
 from ..datasets.decoding import UndecodableImage
+from ..datasets.image_settings import ImageSettings
 from ..evaluation.data import eval_pipeline
 
 
@@ -18,26 +19,26 @@ class CentreCrop:
             of ``LoadImage``. Defaults to None, colours of 8 bits.
 
     Attributes:
-        settings (ImageSettings): How images are decoded.
+        settings (ImageSettings): What images are once they are decoded.
     """
 
-    def __init__(self, size: int,
+    def __init__(self,
+                 size: int,
                  images: Optional[Mapping[str, Any]] = None) -> None:
         self._loading, *self._transforms = [
             TRANSFORMS.build(t) for t in eval_pipeline(size, images=images)
         ]
-        self.settings = self._loading.settings
+        self.settings: ImageSettings = self._loading.settings
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Decode an image file.
+        """Decode an image file as the training's images were.
 
         Args:
             data (bytes): The file.
             name (str): For the error.
 
         Returns:
-            np.ndarray: (H, W, C), of the type that the settings name; three
-            channels of uint8 are in BGR.
+            np.ndarray: (H, W, C); three channels of uint8 are in BGR.
 
         Raises:
             ValueError: If it is empty or cannot be decoded, or would lose
@@ -52,13 +53,10 @@ class CentreCrop:
             raise ValueError(f'{name} cannot be decoded') from error
 
     def __call__(self, image: np.ndarray) -> Tensor:
-        """Resize and crop an image.
-
-        Args:
-            image (np.ndarray): (H, W, C), as :meth:`decode` gives it.
+        """Resize and crop an image, (H, W, C), as :meth:`decode` gives it.
 
         Returns:
-            torch.Tensor: (C, S, S), of its type, colours as RGB.
+            Tensor: (C, S, S), of the image's type, colours as RGB.
         """
         results: Dict[str, Any] = dict(
             img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])

@@ -11,7 +11,7 @@ from ..checkpoints.encoder_facts import read_encoder_facts
 from ..checkpoints.families import is_hybrid
 from ..checkpoints.files import StateDict
 from ..datasets.image_stats import read_image_stats
-from ..image_config import is_plain, settings_of
+from ..image_config import is_plain, settings_of, value_range_of
 from ..models import ConvViT, TransferConvViT, TransferViT
 from .checks import (
     ENCODERS,
@@ -22,7 +22,7 @@ from .checks import (
     check_stats,
     check_whole_number,
 )
-from .pretrained_encoder import PretrainedEncoder, channels_of
+from .pretrained_encoder import PretrainedEncoder
 
 
 class EncoderSizes(NamedTuple):
@@ -119,8 +119,40 @@ def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
         most_listed=10)
     print_log(f'{checkpoint} is {kind}; its {encoder} encoder was loaded, '
               'every key matched', logger='current')
-    normalisation = _find_normalisation(channels_of(backbone), facts, stats)
+    channels = getattr(backbone, 'in_channels',
+                       backbone.patch_embed.projection.in_channels)
+    normalisation = _find_normalisation(channels, facts, stats)
     return PretrainedEncoder(backbone, pool, **normalisation).eval()
+
+
+def _find_normalisation(channels: int, facts: Dict[str, Any],
+                        stats: Optional[PathLike]) -> Dict[str, Any]:
+    """Find how images are decoded, normalised and shown."""
+    if stats is not None:
+        known = read_image_stats(stats)
+        known['images'] = settings_of(known)
+        known['value_range'] = value_range_of(known)
+    else:
+        known = facts
+    found: Dict[str, Any] = {
+        k: known[k] for k in ('mean', 'std', 'images', 'value_range')
+        if k in known
+    }
+    images = found.get('images') or dict(
+        channels=len(found.get('mean') or 'rgb'))
+    lacking = 'mean' not in found and not is_plain(images)
+    if lacking or images['channels'] != channels:
+        if stats is None and 'mean' not in facts:
+            raise CheckpointError(
+                f'its encoder takes images of {channels} channel(s), and it '
+                'does not say how these are normalised; give stats= '
+                '(--stats), the file that `cmae stats` writes')
+        raise CheckpointError(
+            f'its encoder takes images of {channels} channel(s), but '
+            f'{stats or "its own record"} is about images of '
+            f'{images["channels"]}')
+    found['images'] = None if is_plain(images) else images
+    return found
 
 
 def _build_plain(state: StateDict, encoder: str, img_size: Optional[int],
@@ -195,34 +227,6 @@ def _image_side(given: Optional[int], patch_size: int, grid: int) -> int:
             f'patches of {patch_size} pixels do not divide images of '
             f'{side}; choose a multiple of {patch_size}')
     return side
-
-
-def _find_normalisation(channels: int, facts: Dict[str, Any],
-                        stats: Optional[PathLike]) -> Dict[str, Any]:
-    """Find how images are decoded and normalised."""
-    if stats is not None:
-        known = read_image_stats(stats)
-        known['images'] = settings_of(known)
-    else:
-        known = facts
-    found: Dict[str, Any] = {
-        k: known[k] for k in ('mean', 'std', 'images') if k in known
-    }
-    images = found.get('images') or dict(
-        channels=len(found.get('mean') or 'rgb'))
-    lacking = 'mean' not in found and not is_plain(images)
-    if lacking or images['channels'] != channels:
-        if stats is None and 'mean' not in facts:
-            raise CheckpointError(
-                f'its encoder takes images of {channels} channel(s), and it '
-                'does not say how these are normalised; give stats= '
-                '(--stats), the file that `cmae stats` writes')
-        raise CheckpointError(
-            f'its encoder takes images of {channels} channel(s), but '
-            f'{stats or "its own record"} is about images of '
-            f'{images["channels"]}')
-    found['images'] = None if is_plain(images) else images
-    return found
 
 
 def _read_sizes(state: StateDict) -> EncoderSizes:

@@ -33,6 +33,9 @@ class PretrainedEncoder(nn.Module):
         std (Sequence[float]): Standard deviation of each channel, likewise.
         images (Mapping[str, Any], optional): How images are decoded, arguments
             of ``LoadImage``. Defaults to None, colours of 8 bits.
+        value_range (Sequence[Sequence[float]], optional): Black and white of
+            each channel in pictures. Defaults to 0 and 255 for uint8, and to
+            two deviations around the mean for others.
 
     Attributes:
         embed_dims (int): D, the width of features.
@@ -41,17 +44,22 @@ class PretrainedEncoder(nn.Module):
         in_channels (int): C, the channels of the images.
         mean (torch.Tensor): (C, 1, 1).
         std (torch.Tensor): (C, 1, 1).
+        images (Dict[str, Any] | None): How images are decoded.
     """
 
     mean: Tensor
     std: Tensor
+    low: Tensor
+    width: Tensor
 
     def __init__(self,
                  backbone: Any,
                  pool: str = 'mean',
                  mean: Sequence[float] = MEAN,
                  std: Sequence[float] = STD,
-                 images: Optional[Mapping[str, Any]] = None) -> None:
+                 images: Optional[Mapping[str, Any]] = None,
+                 value_range: Optional[Sequence[Sequence[float]]] = None
+                 ) -> None:
         super().__init__()
         check_choice('pool', pool, POOLS)
         if pool == 'cls' and not backbone.with_cls_token:
@@ -66,11 +74,25 @@ class PretrainedEncoder(nn.Module):
         self.patch_size: int = getattr(
             backbone, 'patch_size',
             backbone.patch_embed.projection.kernel_size[0])
-        self.in_channels: int = channels_of(backbone)
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
+        self.in_channels: int = len(self.mean)
+        self.images = dict(images) if images else None
         self._crop = CentreCrop(self.img_size, images)
+        self._set_range(value_range)
+
+    def _set_range(self, value_range: Optional[Sequence[Sequence[float]]]
+                   ) -> None:
+        """Note what pictures show as black and white, as preprocessors do."""
+        self.is_byte_range = value_range is None and (
+            self._crop.settings.dtype == 'uint8')
+        low, high = self.mean - 2 * self.std, self.mean + 2 * self.std
+        if value_range is not None:
+            low, high = (torch.tensor(end).float().view(-1, 1, 1)
+                         for end in value_range)
+        self.register_buffer('low', low, persistent=False)
+        self.register_buffer('width', high - low, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features.
@@ -162,20 +184,7 @@ class PretrainedEncoder(nn.Module):
         return array
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Decode an image file as the training's images were.
-
-        Args:
-            data (bytes): The file.
-            name (str): For the error.
-
-        Returns:
-            np.ndarray: (H, W, C), of the type that the encoder was trained
-            with; three channels of uint8 are in BGR.
-
-        Raises:
-            ValueError: If it is empty or cannot be decoded, or would lose
-                something.
-        """
+        """Decode an image file, see :meth:`CentreCrop.decode`."""
         return self._crop.decode(data, name)
 
     def crop(self, image: np.ndarray) -> Tensor:
@@ -189,10 +198,3 @@ class PretrainedEncoder(nn.Module):
             image size.
         """
         return self._crop(image)
-
-
-def channels_of(backbone: nn.Module) -> int:
-    """Give the number C of channels of the images that a backbone takes."""
-    # the stem of a hybrid, or of a plain vision transformer
-    stem = getattr(backbone, 'conv_stages', [backbone])[0]
-    return stem.patch_embed.projection.in_channels

@@ -32,8 +32,9 @@ def encoder_facts(model: nn.Module,
         :data:`KEY`, with ``num_heads``; ``mean`` and ``std`` of each channel,
         in the units of the images, colours in the order RGB, where the model
         normalises images; ``images``, how they are decoded, unless they are
-        colours of 8 bits; and ``target_with_cls_token`` where there is a
-        target.
+        colours of 8 bits; ``value_range``, black and white of each channel,
+        where values are not from 0 to 255; and ``target_with_cls_token`` where
+        there is a target.
     """
     settings = getattr(getattr(model, 'backbone', None), 'arch_settings', None)
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
@@ -51,6 +52,10 @@ def encoder_facts(model: nn.Module,
     decoded = {k: v for k, v in decoded.items() if v is not None}
     if decoded and not is_plain(decoded):
         facts['images'] = decoded
+    if not getattr(preprocessor, 'is_byte_range', True):
+        low, high = preprocessor.low, preprocessor.low + preprocessor.width
+        facts['value_range'] = [[float(v) for v in end.flatten()]
+                                for end in (low, high)]
     target = getattr(model, 'target', None)
     if target is not None:
         facts['target_with_cls_token'] = bool(target.with_cls_token)

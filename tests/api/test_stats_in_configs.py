@@ -160,10 +160,18 @@ def test_segmentation_says_that_it_takes_colours_alone(tmp_path):
 
 
 def test_black_and_white_are_not_single_pixels():
-    low, high = value_range_of(dict(
-        min=[-9999., 0.], max=[1., 1e6], mean=[.5, 10.], std=[.1, 2.]))
+    stats = dict(
+        channels=2, min=[-9999., 0.], max=[1., 1e6], mean=[.5, 10.],
+        std=[.1, 2.])
+    low, high = value_range_of(stats)
     assert low == pytest.approx([.1, 2.])
     assert high == pytest.approx([.9, 18.])
+    low, high = value_range_of(dict(stats, low=[.3, 5.], high=[.7, 5.]))
+    assert (low, high) == ([.3, 0.], [.7, 1e6])
+    # colours are cut off there
+    colours = {k: v + [7.]
+               for k, v in stats.items() if k != 'channels'}
+    assert value_range_of(dict(colours, channels=3))[1] == [1., 1e6, 7.]
 
 
 def test_pretrain_takes_it_as_an_argument(photos, tmp_path):

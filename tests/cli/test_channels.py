@@ -6,6 +6,7 @@ import pytest
 import tifffile
 import torch
 from helpers import run_commands
+from PIL import Image
 from safetensors.torch import load_file
 
 import cmae_mm
@@ -60,6 +61,16 @@ def lines_for(channels):
             ['linear', config, checkpoint, '--epochs', '2', *load],
             ['low-shot', config, checkpoint, '--shots', '1', '--trials', '1',
              *load],
+            ['views', config, '--out', 'views.png', '--most', '3', '--show',
+             '5', '2', '0'],
+            ['reconstruct', checkpoint, data, '--most', '3', '--show', '1'],
+            ['attention', checkpoint, f'{data}/val', '--most', '3'],
+            ['features', checkpoint, data, '--most', '3', '--show', '4'],
+            ['map', data, checkpoint, '--features', f'{out}/f.npz',
+             '--method', 'tsne', '--num-workers', '0'],
+            ['nearest', data, checkpoint, f'{data}/val/class0/1.tif',
+             '--features', f'{out}/f.npz', '--num-workers', '0', '--count',
+             '3'],
             ['train', 'finetune_vit-mini_10e', '--work-dir', 'tuned',
              '--cfg-options', 'image_stats=6.json',
              f'model.backbone.init_cfg.checkpoint={checkpoint}',
@@ -125,6 +136,19 @@ def test_two_steps_then_timm_and_back(done, channels):
     raw = tifffile.imread(path).reshape(64, 64, channels)
     assert encoder.mean.flatten().tolist() == pytest.approx(stats['mean'])
     assert torch.equal(encoder.preprocess(raw), image[0])
+
+
+def test_pictures_are_made_of_six_channels(done):
+    root, _ = done
+    for name in ('views', 'reconstruction', 'attention', 'features', 'map',
+                 'nearest'):
+        with Image.open(root / f'{name}.png') as picture:
+            pixels = np.asarray(picture.convert('RGB')).astype(float)
+        assert pixels.std() > 10, name
+        coloured = np.ptp(pixels, axis=-1).max() > 30
+        # one channel, or the mean of all, is grey
+        assert coloured == (name in ('views', 'attention', 'features', 'map')
+                            ), name
 
 
 def test_evaluations_and_fine_tuning_take_six_channels(done):

@@ -23,6 +23,7 @@ from ..utils import (
     MAE_INIT,
     check_arch,
     check_stages,
+    check_in_channels,
     check_width,
     use_plain_drop_rates,
 )
@@ -112,6 +113,7 @@ class ConvViT(VisionTransformer):
                  init_cfg: Optional[Union[dict, List[dict]]] = None,
                  **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
+        check_in_channels(in_channels)
         sizes = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
         dims, depths = list(sizes['embed_dims']), list(sizes['depths'])
         grid = check_stages(dims, depths, patch_sizes, kernel_size, img_size)

@@ -11,10 +11,11 @@ from mmengine import fileio
 from mmengine.device import get_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from ..datasets.image_folder import IMG_EXTENSIONS
 from ..datasets.image_store import find_images, is_store, key_of, read_list
+from ..datasets.workers import ignore_interrupts
+from ..progress import Progress
 from .checks import PathLike, check_data, check_embedding
 from .encoder import load_encoder
 from .feature_files import FeatureFile, Part, describe_none, read_whole
@@ -206,6 +207,7 @@ def _compute(model: PretrainedEncoder, root: Path, paths: List[str],
         _Images(root, paths, model, start),
         batch_size,
         num_workers=num_workers,
+        worker_init_fn=ignore_interrupts,
         collate_fn=list)
     names: List[str] = []
     features: List[np.ndarray] = []
@@ -223,9 +225,7 @@ def _compute(model: PretrainedEncoder, root: Path, paths: List[str],
         begun, start = time.monotonic(), stop
         return part
 
-    # disable=None: shown where a person watches
-    with tqdm(total=len(paths), initial=start, unit='image',
-              disable=None) as progress:
+    with Progress(len(paths), 'features', initial=start) as progress:
         for batch in loader:
             images = [image for _, image, _ in batch if image is not None]
             if images:

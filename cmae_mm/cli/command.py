@@ -42,6 +42,9 @@ class Command(NamedTuple):
         registers (bool): Whether the plugin and the libraries below are
             needed. Defaults to True.
         error_status (int): Exit status of a mistake. Defaults to 1.
+        stopped (Callable, optional): Takes the parsed arguments; says, after
+            Ctrl-C, what was saved and how to go on. Defaults to None:
+            nothing was written.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Command(NamedTuple):
     check: Optional[Callable[[argparse.Namespace], None]] = None
     registers: bool = True
     error_status: int = 1
+    stopped: Optional[Callable[[argparse.Namespace], str]] = None
 
     def add_to(self, parts: Any) -> None:
         """Add it to the subparsers of the whole command."""
@@ -115,7 +119,10 @@ def run(args: argparse.Namespace) -> NoReturn:
         _leave_ranks()
         raise
     except KeyboardInterrupt:
-        # Pressed twice, or before there was anything to save.
+        # In training: pressed twice, or before there was anything to save.
+        what = command.stopped(args) if command.stopped else (
+            'nothing was written')
+        print(f'\ncmae {command.name}: stopped; {what}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         fail(error, f'cmae {command.name}', args.debug, command.error_status)

@@ -107,5 +107,7 @@ COMMANDS = [
         example='cmae compare segmentation/upernet-mini_coco epoch_300.pth '
         '--seeds 0 1 2',
         add_arguments=add_arguments,
+        stopped=lambda args: 'the trainings that are done are in '
+        f'{work_dir_of(args, "_compare")}, and the same command goes on',
         run=compare),
 ]

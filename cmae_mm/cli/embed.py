@@ -84,5 +84,7 @@ COMMANDS = [
         'cannot be read are left out and listed.',
         add_arguments=add_arguments,
         check=check,
+        stopped=lambda args: f'what was computed is in {args.out}.parts, and '
+        'the same command goes on',
         run=embed),
 ]

@@ -74,7 +74,7 @@ def extract_for(args: argparse.Namespace) -> Extracted:
     model = build_frozen_model(cfg, args.checkpoint, args.encoder)
     source = FrozenFeatures(
         model, cfg, args.encoder, args.pool, args.batch_size,
-        args.num_workers, getattr(torch, args.dtype))
+        args.num_workers, getattr(torch, args.dtype), progress=True)
     train = source.datasets['train']
     paths = [train.get_data_info(i).get('img_path', '')
              for i in range(len(train))]

@@ -103,5 +103,7 @@ COMMANDS = [
         'more than 40. The same command again goes on where it stopped.',
         add_arguments=add_arguments,
         check=check,
+        stopped=lambda args: 'the last checkpoint, if one was saved, is in '
+        'the folder of the training, and the same command goes on',
         run=pretrain),
 ]

@@ -1,6 +1,5 @@
 """Putting a folder of images into one file, for network disks."""
 import argparse
-import sys
 from pathlib import Path
 
 from .arguments import add_data, add_out
@@ -21,18 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def store(args: argparse.Namespace) -> Result:
     """Write the store, with progress."""
-    from tqdm import tqdm
-
     from ..datasets.image_store import read_types, write_store
     from ..datasets.pretraining_dataset import IMG_EXTENSIONS
+    from ..progress import Progress
     total = 0
-    with tqdm(unit='image', desc='write, then verify',
-              file=sys.stderr) as progress:
+    with Progress(0, 'write, then verify') as progress:
         for done, total in write_store(
                 Path(args.data), Path(args.out), IMG_EXTENSIONS,
                 args.short_side):
-            progress.total = total
-            progress.update(done - progress.n)
+            progress.update(done - progress.done, total)
     types = read_types(args.out)
     print(f'{total // 2} images in {args.out}: '
           + ', '.join(f'{count} of {kind}' for kind, count in types.items()))
@@ -49,5 +45,7 @@ COMMANDS = [
         example='cmae store /data/imagenet/train /data/imagenet.lmdb '
         '--short-side 320',
         add_arguments=add_arguments,
+        stopped=lambda args: f'what was written is in {args.out}, and the '
+        'same command goes on',
         run=store),
 ]

@@ -108,5 +108,7 @@ COMMANDS = [
         'tools/dist_train.sh configs/cmae_vit-b_800e.py 8',
         add_arguments=add_arguments,
         check=check,
+        stopped=lambda args: 'the last checkpoint, if one was saved, is in '
+        'the work folder, and the same command goes on',
         run=train),
 ]

@@ -24,6 +24,7 @@ from .device import unwrapped_model
 from .hooks import (
     AtomicCheckpointHook,
     PreemptionHook,
+    ProgressHook,
     SkippedStepHook,
     StepSeedHook,
 )
@@ -153,7 +154,8 @@ class ResumableRunner(Runner):
         See ``Runner.register_hooks``.
         """
         super().register_hooks(default_hooks, custom_hooks)
-        for needed in (PreemptionHook, StepSeedHook, SkippedStepHook):
+        for needed in (PreemptionHook, StepSeedHook, SkippedStepHook,
+                       ProgressHook):
             if not any(isinstance(hook, needed) for hook in self.hooks):
                 self.register_hook(needed())
 
@@ -179,6 +181,8 @@ class ResumableRunner(Runner):
             if problem is not None:
                 self.logger.warning(problem)
             raise
+        finally:
+            self._hook(ProgressHook).close()
 
     def load_or_resume(self) -> None:
         """Go on from a checkpoint, or start from weights, or from nothing.

@@ -26,6 +26,7 @@ class FrozenFeatures:
         num_workers (int): Data workers of each process. Defaults to 2.
         dtype (torch.dtype): The type in which features are kept. Defaults to
             float32.
+        progress (bool): Whether to show how far it is. Defaults to False.
 
     Raises:
         EvaluationDataError: If images or labels are missing, or training and
@@ -39,7 +40,8 @@ class FrozenFeatures:
                  pool: str = 'mean',
                  batch_size: int = 256,
                  num_workers: int = 2,
-                 dtype: torch.dtype = torch.float32) -> None:
+                 dtype: torch.dtype = torch.float32,
+                 progress: bool = False) -> None:
         self.model = model
         self.datasets = {
             split: build_eval_dataset(dataset)
@@ -52,7 +54,8 @@ class FrozenFeatures:
             pool=pool,
             batch_size=batch_size,
             num_workers=num_workers,
-            dtype=dtype)
+            dtype=dtype,
+            progress=progress)
 
     def extract(self, split: str) -> FeatureSet:
         """Extract features of 'train' or 'val', on all processes together."""

@@ -4,11 +4,13 @@ from typing import Any, NamedTuple, Tuple
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, DefaultSampler, default_collate
-from mmengine.dist import all_gather
+from mmengine.dist import all_gather, is_main_process
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..datasets.workers import ignore_interrupts
 from ..image_config import is_plain
+from ..progress import Progress
 
 
 class FeatureSet(NamedTuple):
@@ -48,6 +50,7 @@ def extract_features(model: nn.Module,
                      batch_size: int = 256,
                      num_workers: int = 2,
                      dtype: torch.dtype = torch.float32,
+                     progress: bool = False,
                      **kwargs: Any) -> FeatureSet:
     """Extract one feature per image, on all processes together.
 
@@ -62,6 +65,7 @@ def extract_features(model: nn.Module,
         num_workers (int): Data workers of each process. Defaults to 2.
         dtype (torch.dtype): The type in which features are kept. Defaults to
             float32.
+        progress (bool): Whether to show how far it is. Defaults to False.
         **kwargs: Further arguments of ``extract_feat``: ``pool`` and
             ``encoder``.
 
@@ -81,11 +85,15 @@ def extract_features(model: nn.Module,
         sampler=DefaultSampler(dataset, shuffle=False, seed=0),
         num_workers=num_workers,
         collate_fn=default_collate,
+        worker_init_fn=ignore_interrupts,
         generator=torch.Generator())
-    for batch in loader:
-        images = preprocessor(batch)['inputs']
-        features.append(model.extract_feat(images, **kwargs).to(dtype))
-        labels += [int(sample.gt_label) for sample in batch['data_samples']]
+    with Progress(len(loader) * batch_size, 'features',
+                  enabled=progress and is_main_process()) as shown:
+        for batch in loader:
+            images = preprocessor(batch)['inputs']
+            features.append(model.extract_feat(images, **kwargs).to(dtype))
+            labels += [int(s.gt_label) for s in batch['data_samples']]
+            shown.update(batch_size)
     model.train(training)
     return FeatureSet(
         _gather(torch.cat(features), len(dataset)),

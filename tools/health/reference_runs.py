@@ -18,7 +18,7 @@ from typing import NamedTuple, Tuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools/quickstart')]
 CONFIG = Path(__file__).with_name('reference_config.py')
-TILES = dict(train=2000, val=500, size=40)
+TILES = dict(train=1000, val=300, size=40)
 # Of the duplicates: distinct images of a photograph, and copies of each.
 DISTINCT, COPIES = 5, 20
 
@@ -47,14 +47,14 @@ RUNS = [
     Reference('healthy'),
     Reference('rate too high', ('optim_wrapper.optimizer.lr=0.1', )),
     Reference('no shift, no colour', (
-        'train_dataloader.dataset.pipeline.4.max_shift=0',
-        'train_dataloader.dataset.pipeline.4.target_pipeline=[]')),
-    # 120 steps of 32 images, eight times 4.
+        'data_preprocessor.max_shift=0', 'data_preprocessor.jitter_prob=0',
+        'data_preprocessor.grey_prob=0', 'data_preprocessor.blur_prob=0')),
+    # 100 steps of 32 images, eight times 4.
     Reference('tiny batches', (
         'train_dataloader.batch_size=4', 'optim_wrapper.accumulative_counts=8',
         'default_hooks.logger.interval=40', 'log_processor.window_size=40',
-        'default_hooks.checkpoint.interval=480', 'custom_hooks.5.interval=480',
-        *_steps(960, 160))),
+        'default_hooks.checkpoint.interval=400', 'custom_hooks.5.interval=400',
+        *_steps(800, 160))),
     Reference('momentum too low', ('model.target.momentum=0.05', )),
     Reference('reconstruction alone', ('model.head.contrastive=None', )),
     Reference('duplicates', data='duplicates'),

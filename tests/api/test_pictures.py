@@ -1,0 +1,263 @@
+"""Views, reconstructions, attention, features and maps, by the commands."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import build, model_cfg, run_commands, runner_cfg, write_images
+from mmengine.config import Config
+from PIL import Image
+
+from cmae_mm.api import maps, pictures
+from cmae_mm.api.checks import ArgumentError
+from cmae_mm.api.pretraining_model import load_pretraining_model
+from cmae_mm.api.views import show_views
+from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.checkpoints.config_text import parse_config_text
+from cmae_mm.cli import maps as map_commands
+from cmae_mm.engine import ResumableRunner
+from cmae_mm.visualization import colour_features, prediction_columns
+from cmae_mm.visualization.attention import attention_maps, attention_weights
+from cmae_mm.visualization.image_map import METHODS, lay_out, nearest
+from cmae_mm.visualization.reconstruction import PREDICTED, RESTORED
+from cmae_mm.visualization.sheet import draw_sheet, to_rgb
+
+
+@pytest.fixture(scope='module')
+def trained(image_root, tmp_path_factory):
+    """A checkpoint as training saves it, with its config as text."""
+    folder = tmp_path_factory.mktemp('trained')
+    cfg = runner_cfg(image_root, folder)
+    cfg.model = model_cfg(img_size=32)
+    ResumableRunner.from_cfg(cfg).train()
+    return folder / 'iter_2.pth'
+
+
+def test_a_view_is_a_window_of_the_canvas(image_root, tmp_path):
+    """Both kinds of views: windows where the frames say."""
+    cfg = runner_cfg(image_root, tmp_path)
+    whole = Config(cfg.to_dict())
+    whole.train_dataloader.dataset.pipeline = [
+        dict(type='LoadCanvas', size=40),
+        dict(type='PackInputs', meta_keys=('img_path', 'view_seed'))]
+    whole.train_dataloader.sampler.type = 'SeededSampler'
+    whole.data_preprocessor = dict(
+        type='TwoViewDataPreprocessor', mean=[120.] * 3, std=[60.] * 3,
+        size=32, max_shift=8, jitter_prob=0, grey_prob=0, blur_prob=0,
+        to_rgb=True)
+    cfg.train_dataloader.dataset.pipeline[4].target_pipeline = []
+    import cmae_mm.api.views as module
+    drawn = {}
+    original = module.save_sheet
+    module.save_sheet = lambda path, columns, *args: drawn.update(columns)
+    try:
+        for one in (cfg, whole):
+            made = show_views(one, tmp_path / 'views.png', 3)
+            canvas, online, seen, target = drawn.values()
+            assert len(made.shifts) == 3 and len(set(made.shifts)) > 1
+            for i, (y, x) in enumerate(made.shifts):
+                # without the frames, which are one pixel wide
+                for view, top, left in ((online, 0, 0), (target, y, x)):
+                    cut = canvas[i][top + 9:top + 31, left + 9:left + 31]
+                    same = np.abs(cut.astype(int)
+                                  - view[i][9:31, 9:31].astype(int)) <= 1
+                    assert same.all(axis=2).mean() > 0.9
+            # Of the online view the encoder sees what is not grey.
+            grey = (np.abs(seen[0].astype(int) - 128) <= 1).all(axis=2)
+            assert 0.4 < grey.mean() < 0.9
+            assert (seen[0][~grey] == online[0][~grey]).all()
+            drawn.clear()
+    finally:
+        module.save_sheet = original
+
+
+def test_what_no_pretraining_is_has_no_views(tmp_path):
+    cfg = Config(dict(model=dict(type='ImageClassifier')))
+    with pytest.raises(ArgumentError, match="type 'CMAE'"):
+        show_views(cfg, tmp_path / 'a.png')
+    with pytest.raises(ArgumentError, match='ending of out'):
+        show_views(cfg, tmp_path / 'a.pdf')
+
+
+def test_a_restored_patch_has_its_own_mean_and_deviation():
+    model = build(model_cfg()).eval()
+    with torch.no_grad():
+        images = torch.randn(2, 3, 32, 32)
+        mask = model.backbone.generate_mask(2, 'cpu')
+        from cmae_mm.visualization import reconstruct
+        made = reconstruct(model, images, mask)
+        head = model.head.reconstruction
+        true, raw, restored = map(head.patchify, (
+            images, made['prediction'], made['reconstruction']))
+    # Visible patches are the input's; of the others the pattern is that of
+    # the prediction, and its scale the true patch's.
+    torch.testing.assert_close(restored[~mask], true[~mask])
+    scale = (true.var(-1, keepdim=True) + 1e-6).sqrt()
+    expected = raw * scale + true.mean(-1, keepdim=True)
+    torch.testing.assert_close(restored[mask], expected[mask])
+    model.data_preprocessor.mean = torch.zeros(3, 1, 1)
+    model.data_preprocessor.std = torch.ones(3, 1, 1)
+    assert list(prediction_columns(model, images, mask)) == [
+        'input', 'masked', PREDICTED, RESTORED]
+    head.norm_pix = False
+    assert list(prediction_columns(model, images, mask)) == [
+        'input', 'masked', 'reconstruction']
+
+
+def test_attention_is_what_the_layer_computes():
+    """Weights that are computed again, put to the values, give its output."""
+    backbone = build(model_cfg()).backbone.eval()
+    images = torch.randn(2, 3, 32, 32)
+    attention = backbone.layers[-1].attn
+    taken = []
+    attention.register_forward_hook(
+        lambda module, args, out: taken.append((args[0], out)))
+    with torch.no_grad():
+        maps_ = attention_maps(backbone, images)
+        tokens, out = taken[0]
+        weights = attention_weights(attention, tokens)
+        n, t, d = tokens.shape
+        values = attention.qkv(tokens)[..., 2 * d:].view(
+            n, t, attention.num_heads, -1).transpose(1, 2)
+        mine = attention.proj((weights @ values).transpose(1, 2).reshape(
+            n, t, d))
+    torch.testing.assert_close(mine, out, rtol=1e-4, atol=1e-5)
+    assert maps_.shape == (2, 4, 64)
+    torch.testing.assert_close(maps_, weights[:, :, 0, 1:])
+
+
+def test_colours_are_the_principal_components():
+    from sklearn.decomposition import PCA
+    features = torch.randn(2, 16, 6) * torch.tensor([5., 3., 2., .1, .1, .1])
+    colours = colour_features(features)
+    assert colours.shape == (2, 4, 4, 3)
+    scores = PCA(3).fit_transform(features.reshape(-1, 6).numpy())
+    for k in range(3):
+        correlation = np.corrcoef(scores[:, k],
+                                  colours.reshape(-1, 3)[:, k])[0, 1]
+        assert abs(correlation) > 0.99
+    # A colour means the same in every picture, whatever their order.
+    assert (colour_features(features.flip(0)) == colours[::-1]).all()
+
+
+def test_the_nearest_are_those_of_a_brute_search():
+    rng = np.random.default_rng(0)
+    features, queries = rng.normal(size=(20, 5)), rng.normal(size=(3, 5))
+    for query, found in zip(queries, nearest(features, queries, 4)):
+        cosines = [f @ query / np.linalg.norm(f) / np.linalg.norm(query)
+                   for f in features]
+        order = sorted(range(20), key=lambda i: -cosines[i])[:4]
+        assert [i for i, _ in found] == order
+        assert found[0][1] == pytest.approx(cosines[order[0]], abs=1e-5)
+
+
+def test_groups_stay_together_on_a_map():
+    assert METHODS == map_commands.METHODS
+    rng = np.random.default_rng(0)
+    centres = np.eye(8)[:2].repeat(15, axis=0)
+    places = lay_out(centres + rng.normal(scale=0.05, size=(30, 8)), 'tsne')
+    assert places.min() >= 0 and places.max() <= 1
+    middle = places.reshape(2, 15, 2).mean(axis=1)
+    own = np.linalg.norm(places - middle.repeat(15, axis=0), axis=1)
+    other = np.linalg.norm(places - middle[::-1].repeat(15, axis=0), axis=1)
+    assert (own < other).all()
+    assert lay_out(np.eye(3), 'tsne').shape == (3, 2)
+
+
+def test_a_sheet_shows_each_picture_once():
+    shades = [np.full((8, 8, 3), v, np.uint8) for v in (10, 90, 170)]
+    sheet = np.asarray(draw_sheet({'a': shades, 'b': shades[::-1]}, 2, 2))
+    for value in (10, 90, 170):
+        assert (sheet == value).all(axis=2).sum() == 2 * 16 * 16
+    normal = (torch.full((1, 3, 2, 2), 200.) - 120) / 60
+
+    class Preprocessor:
+        mean, std = torch.tensor(120.), torch.tensor(60.)
+
+    assert (to_rgb(normal, Preprocessor) == 200).all()
+
+
+@pytest.mark.parametrize('text', [
+    'import os', 'a = open("x")', 'a = dict(**b)', 'a = [x for x in y]',
+    'a.b = 1', 'a = __import__("os").system("true")', 'a = (', 'a = b',
+    'a = dict(1)', 'def f(): pass'])
+def test_a_config_of_a_checkpoint_is_not_run(text):
+    with pytest.raises(CheckpointError):
+        parse_config_text(text)
+
+
+def test_every_config_reads_as_mmengine_wrote_it(image_root, tmp_path):
+    for path in ('configs/cmae_vit-b_300e.py',
+                 'configs/finetune/vit-b_pt300e_100e_in1k.py'):
+        from helpers import ROOT
+        cfg = Config.fromfile(ROOT / path)
+        assert parse_config_text(cfg.pretty_text) == cfg.to_dict()
+
+
+def test_the_commands_write_what_they_say(trained, image_root, tmp_path):
+    data = image_root / 'val'
+    photo = data / 'class0/001.jpg'
+    model, here = str(trained), dict(cwd=tmp_path)
+    results = run_commands(
+        ['views', 'cmae_vit-mini_tiles', '--most', '2', '--json'],
+        ['reconstruct', model, data, '--most', '3', '--json'],
+        ['attention', model, photo, '--heads', '--layer', '1', '--json'],
+        ['features', model, data, '--out', 'sub/f.png', '--json'],
+        ['map', data, model, '--method', 'tsne', '--num-workers', '0',
+         '--features', 'kept.npz', '--json'],
+        ['nearest', data, model, photo, '--count', '2', '--num-workers', '0',
+         '--features', 'kept.npz', '--json'],
+        ['attention', model, photo, '--layer', '3'],
+        ['reconstruct', model, 'nothing.jpg'],
+        ['map', data, model, '--out', 'map.svg'],
+        DATA_ROOT=str(image_root), **here)
+    for code, output in results[:6]:
+        assert code == 0, output[-2000:]
+    said = [json.loads(output.strip().splitlines()[-1])
+            for _, output in results[:6]]
+    for one, columns in zip(said, (4, 4, 6, 2)):
+        picture = np.asarray(Image.open(tmp_path / one['out']).convert('RGB'))
+        assert len(one['columns']) == columns and picture.std() > 10
+    assert len(said[1]['images']) == 3
+    assert 'is no fault' in results[1][1]
+    assert said[4]['images'] == 8 and (tmp_path / 'map.png').is_file()
+    found = said[5]['found'][str(photo)]
+    assert len(found) == 2 and 'class0/001.jpg' not in dict(found)
+    assert found[0][1] >= found[1][1]
+    for (code, output), words in zip(results[6:], (
+            'layer must be from 1 to 2', 'there is no image nothing.jpg',
+            'ending of out must be one of .png')):
+        assert code == 1 and words in output
+        assert len(output.strip().splitlines()) == 1 or 'mmengine' in output
+
+
+def test_a_checkpoint_without_decoder_or_config_is_refused(trained, tmp_path):
+    whole = torch.load(trained, weights_only=False)
+    for kept, message in (
+            ({k: v for k, v in whole['state_dict'].items()
+              if k.startswith('backbone.')}, 'without its pixel decoder'),
+            (whole['state_dict'], 'does not say which config')):
+        torch.save(dict(state_dict=kept), tmp_path / 'part.pth')
+        with pytest.raises(CheckpointError, match=message):
+            load_pretraining_model(tmp_path / 'part.pth')
+    whole['meta']['cfg'] = 'import os'
+    torch.save(whole, tmp_path / 'evil.pth')
+    with pytest.raises(CheckpointError, match='nothing in it is run'):
+        load_pretraining_model(tmp_path / 'evil.pth')
+    model = load_pretraining_model(trained)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, whole['state_dict'][name]), name
+
+
+def test_umap_is_taken_where_it_is(image_root, trained, tmp_path,
+                                   monkeypatch):
+    write_images(tmp_path / 'one', 1)
+    with pytest.raises(ArgumentError, match='two images or more'):
+        maps.map_images(tmp_path / 'one', trained, tmp_path / 'm.png',
+                        method='tsne', num_workers=0)
+    from cmae_mm.visualization import image_map
+    for there, method in ((True, 'umap'), (None, 'tsne')):
+        monkeypatch.setattr(image_map.importlib.util, 'find_spec',
+                            lambda name, there=there: there)
+        assert image_map.choose_method() == method
+    assert pictures.check_picture('a.webp') is None

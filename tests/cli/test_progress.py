@@ -1,0 +1,115 @@
+"""Progress on a terminal and without one, and what Ctrl-C says."""
+import io
+import os
+import signal
+import sys
+
+import pytest
+from helpers import runner_cfg, write_images
+
+from cmae_mm import progress
+from cmae_mm.cli import command, main
+from cmae_mm.engine import ResumableRunner
+from cmae_mm.engine.hooks import ProgressHook
+
+
+class Terminal(io.StringIO):
+
+    def isatty(self):
+        return True
+
+
+def test_a_person_sees_a_bar(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    with progress.Progress(4, 'features', initial=1) as shown:
+        shown.update(2)
+        shown.update(1, total=5)
+    said = sys.stderr.getvalue()
+    assert 'features' in said and '4/5' in said and '\r' in said
+
+
+def test_a_file_gets_plain_lines(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', io.StringIO())
+    clock = iter([0, 10, 40, 60])
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    with progress.Progress(5000, 'features') as shown:
+        for _ in range(3):
+            shown.update(1000)
+    # one after 30 seconds or more, and not again 20 seconds later
+    assert sys.stderr.getvalue() == (
+        'features: 2,000 of 5,000 images, 1 min 0 s left\n')
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    with progress.Progress(1, 'nothing', enabled=False) as shown:
+        shown.update()
+    assert sys.stderr.getvalue() == ''
+
+
+@pytest.mark.parametrize('seconds, text', [
+    (20.4, '20 s'), (200, '3 min 20 s'), (7500, '2 h 5 min')])
+def test_times_are_for_people(seconds, text):
+    assert progress.describe_seconds(seconds) == text
+
+
+def test_training_has_a_bar_on_a_terminal_only(image_root, tmp_path,
+                                               monkeypatch):
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, 'stderr', stream)
+        runner = ResumableRunner.from_cfg(
+            runner_cfg(image_root, tmp_path / str(shown)))
+        assert [h for h in runner.hooks if isinstance(h, ProgressHook)]
+        runner.train()
+        assert ('training' in stream.getvalue()
+                and '2/2' in stream.getvalue()) == shown
+
+
+STOPPED = {
+    'embed': (['embed', 'DATA', 'MODEL', '--out', 'f.npz'],
+              'what was computed is in f.npz.parts, and the same command goes '
+              'on'),
+    'store': (['store', 'DATA', 'out.lmdb'], 'out.lmdb, and the same command'),
+    'compare': (['compare', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],
+                'cmae_vit-mini_tiles_compare, and the same command goes on'),
+    'knn': (['knn', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],
+            'nothing was written'),
+}
+
+
+@pytest.mark.parametrize('name', STOPPED)
+def test_ctrl_c_says_what_is_left(name, tmp_path, monkeypatch, capsys):
+    write_images(tmp_path / 'data', 1)
+    (tmp_path / 'model.pth').touch()
+    line, said = STOPPED[name]
+    line = [dict(DATA=str(tmp_path / 'data'),
+                 MODEL=str(tmp_path / 'model.pth')).get(w, w) for w in line]
+
+    def interrupted(args):
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    monkeypatch.setattr(command, 'load_libraries', lambda: None)
+    args = main.parse(line)
+    args.chosen = args.chosen._replace(run=interrupted)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            command.run(args)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert stop.value.code == 130
+    error = capsys.readouterr().err
+    assert f'cmae {name}: stopped; ' in error and said in error
+
+
+def test_a_worker_leaves_ctrl_c_to_the_main_process():
+    """Its features come although its workers are told to end."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from cmae_mm.datasets.workers import ignore_interrupts
+    loader = DataLoader(torch.arange(8.), 1, num_workers=1,
+                        worker_init_fn=ignore_interrupts)
+    batches = iter(loader)
+    next(batches)
+    for worker in batches._workers:
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(batches)) == 7

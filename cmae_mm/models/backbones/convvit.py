@@ -22,8 +22,8 @@ from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
 from ..utils import (
     MAE_INIT,
     check_arch,
-    check_stages,
     check_in_channels,
+    check_stages,
     check_width,
     use_plain_drop_rates,
 )

@@ -134,8 +134,8 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
         value_range (Tuple[float | Sequence[float], ...], optional): Values of
             black and of white, each one number or one for each channel: what
             brightness is measured from, and what pictures show. Only colours
-            are cut off at it, and only where they are augmented. Defaults to the range of uint8 or uint16; must be
-            given for float32.
+            are cut off at it, and only where they are augmented. Defaults to
+            the range of uint8 or uint16; must be given for float32.
         to_rgb (bool): Whether channels are turned round, for colour images of
             3 channels in uint8, which are loaded as BGR. All others come in
             the order of the file. Defaults to False.

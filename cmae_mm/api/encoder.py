@@ -119,8 +119,9 @@ def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
         most_listed=10)
     print_log(f'{checkpoint} is {kind}; its {encoder} encoder was loaded, '
               'every key matched', logger='current')
-    channels = getattr(backbone, 'in_channels',
-                       backbone.patch_embed.projection.in_channels)
+    # of a hybrid the first stage's
+    channels: int = getattr(backbone, 'in_channels', None) or (
+        backbone.patch_embed.projection.in_channels)
     normalisation = _find_normalisation(channels, facts, stats)
     return PretrainedEncoder(backbone, pool, **normalisation).eval()
 

@@ -40,7 +40,7 @@ def encoder_facts(model: nn.Module,
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
         return {}
     facts: Dict[str, Any] = dict(num_heads=int(settings['num_heads']))
-    preprocessor = getattr(model, 'data_preprocessor', None)
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
     for name in ('mean', 'std'):
         value = getattr(preprocessor, name, None)
         if isinstance(value, torch.Tensor):

@@ -15,6 +15,7 @@ MODELS = {
     'vit-b': 'cmae_vit-b_300e',
     'vit-l': 'cmae_vit-l_800e',
     'vit-h': 'cmae_vit-h_800e',
+    'convvit-b': 'cmae_convvit-b_300e',
     'mini': 'quickstart/cmae_vit-mini_tiles',
 }
 ENCODERS = ('online', 'target')

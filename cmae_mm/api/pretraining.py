@@ -81,10 +81,11 @@ def pretrain(data: PathLike,
     Args:
         data (str | PathLike): Folder of images, with class folders or none
             (of ``data/train`` where there is one), or a store.
-        model (str): 'vit-s', 'vit-b', 'vit-l', 'vit-h', or 'mini', which
-            trains on 64-pixel images on a CPU. Defaults to 'vit-b'.
-        epochs (int, optional): Defaults to the recipe's: 300 (ViT-S, ViT-B),
-            800 (ViT-L, ViT-H), or what 300 steps take (mini).
+        model (str): 'vit-s', 'vit-b', 'vit-l', 'vit-h', 'convvit-b', the
+            hybrid encoder, or 'mini', which trains on 64-pixel images on a
+            CPU. Defaults to 'vit-b'.
+        epochs (int, optional): Defaults to the recipe's: 300 (ViT-S, ViT-B,
+            hybrid), 800 (ViT-L, ViT-H), or what 300 steps take (mini).
         batch_size (int, optional): Images of each process. Defaults to the
             recipe's where it fits into the accelerator's memory, on a CPU to
             16 (mini: 128); smaller if an epoch would have fewer than 4 steps.

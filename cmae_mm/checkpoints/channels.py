@@ -7,6 +7,7 @@ from typing import Dict, List, Tuple
 import torch
 
 from .errors import CheckpointError
+from .families import is_hybrid
 from .files import StateDict
 
 COLOURS = 3
@@ -51,9 +52,12 @@ def inflate_to(state: StateDict,
             ``adapt_channels`` is not set.
     """
     state, lines = dict(state), []
+    # of a hybrid encoder's patch embeddings the first one takes the image
+    first = 'conv_stages.0.patch_embed' if is_hybrid(expected) else (
+        'patch_embed')
     for name, value in state.items():
         wanted = expected.get(name)
-        if (wanted is None or 'patch_embed' not in name or value.dim() != 4
+        if (wanted is None or first not in name or value.dim() != 4
                 or wanted.dim() != 4):
             continue
         had, has = value.shape[1], wanted.shape[1]

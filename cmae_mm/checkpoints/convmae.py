@@ -7,7 +7,7 @@ and ``TransferConvViT``'s, and of mmpretrain's ``MAEPretrainDecoder``.
 import torch
 
 from .files import StateDict
-from .names import BLOCKS, Pairs, replace_prefix
+from .names import BLOCKS, NO_ENCODER, Pairs, replace_prefix
 
 # Ours, and ConvMAE's.
 _ENCODER = (
@@ -24,7 +24,6 @@ _ENCODER = (
     ('fusions.0.', 'stage1_output_decode.'),
     ('fusions.1.', 'stage2_output_decode.'),
     ('ln1.', 'norm.'),
-    ('ln2.', 'fc_norm.'),
 )
 _CONV_BLOCKS = (
     ('.depthwise.', '.attn.'),
@@ -62,7 +61,7 @@ def to_convmae(state: StateDict) -> StateDict:
 
 
 def from_convmae(state: StateDict) -> StateDict:
-    """Rename the encoder of a ConvMAE checkpoint; decoder and head go.
+    """Rename the encoder of a ConvMAE checkpoint; all else is left out.
 
     Args:
         state (StateDict): State dict of ConvMAE's pre-training or fine-tuning.
@@ -73,7 +72,7 @@ def from_convmae(state: StateDict) -> StateDict:
     """
     renamed = {}
     for name, value in state.items():
-        if name.startswith((*_DECODER_NAMES, 'head.')):
+        if name.startswith(NO_ENCODER):
             continue
         inner = _CONV_BLOCKS if name.startswith(
             ('blocks1.', 'blocks2.')) else BLOCKS

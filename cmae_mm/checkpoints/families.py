@@ -7,7 +7,7 @@ from torch import Tensor
 from .errors import CheckpointError
 
 PLAIN = 'a plain vision transformer'
-HYBRID = 'a hybrid one with convolution stages'
+HYBRID = 'a hybrid encoder with convolution stages'
 _CONFIGS = {
     PLAIN: "CMAEViT, TransferViT or TransferViTDet",
     HYBRID: "CMAEConvViT, TransferConvViT or TransferConvViTDet"
@@ -53,6 +53,6 @@ def check_family(state: Dict[str, Tensor],
     theirs, ours = family_of(state), family_of(expected)
     if theirs and ours and theirs != ours:
         raise CheckpointError(
-            f"its encoder is {theirs}, the model's is {ours}, and neither "
-            'starts from the other: take a config whose backbone is '
+            f'it holds {theirs}, the model has {ours}, and neither starts '
+            'from the other: take a config whose backbone is '
             f'{_CONFIGS[theirs]}, or a checkpoint of the other kind')

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .errors import CheckpointError
-from .families import check_family
+from .families import check_family, is_hybrid
 from .files import StateDict
 from .positions import resample_to
 
@@ -222,8 +222,29 @@ def describe_sizes(state: StateDict, prefix: str = 'backbone.') -> str:
               for found in (re.match(pattern, k) for k in state) if found]
     if positions is None or not layers:
         return ''
+    if is_hybrid(state):
+        return _describe_stages(state, prefix)
     sizes = f'{positions.shape[-1]} wide and {max(layers) + 1} layers deep'
     patches = state.get(f'{prefix}patch_embed.projection.weight')
     if patches is not None:
         sizes += f' with patches of {patches.shape[-1]} pixels'
     return sizes
+
+
+def _describe_stages(state: StateDict, prefix: str) -> str:
+    """Say how wide and deep each stage of a hybrid encoder is."""
+    widths, depths, patches = [], [], []
+    for stage, blocks in (('conv_stages.0.', 'conv_stages.0.blocks'),
+                          ('conv_stages.1.', 'conv_stages.1.blocks'),
+                          ('', 'layers')):
+        weight = state.get(f'{prefix}{stage}patch_embed.projection.weight')
+        if weight is None:
+            return ''
+        widths.append(weight.shape[0])
+        patches.append(weight.shape[-1])
+        pattern = rf'{re.escape(prefix + blocks)}\.(\d+)\.'
+        found = (re.match(pattern, k) for k in state)
+        depths.append(1 + max((int(m[1]) for m in found if m), default=-1))
+    words = [', '.join(map(str, sizes)) for sizes in (widths, depths, patches)]
+    return (f'{words[0]} wide and {words[1]} layers deep in its stages, with '
+            f'patches of {words[2]}')

@@ -164,24 +164,24 @@ def import_(args: argparse.Namespace) -> Result:
     state, meta = read_checkpoint(args.checkpoint)
     try:
         kind = find_encoder(state).kind
+        if kind == RELEASED:
+            report = import_cmae(model, state, args.allow_partial)
+            imported = model.state_dict()
+            use = 'the whole pre-training state, for load_from'
+        elif kind in (FOREIGN_ENCODER, CONVMAE):
+            load = import_mae if kind == FOREIGN_ENCODER else import_convmae
+            report = load(model.backbone, state, args.allow_partial)
+            imported = {
+                f'backbone.{k}': v
+                for k, v in model.backbone.state_dict().items()
+            }
+            use = 'an encoder, for init_cfg'
+        else:
+            raise CheckpointError(
+                f'it is {kind} under the names of this project already, and '
+                'is used as it is')
     except CheckpointError as error:
         raise CheckpointError(f'{args.checkpoint}: {error}') from None
-    if kind == RELEASED:
-        report = import_cmae(model, state, args.allow_partial)
-        imported = model.state_dict()
-        use = 'the whole pre-training state, for load_from'
-    elif kind in (FOREIGN_ENCODER, CONVMAE):
-        load = import_mae if kind == FOREIGN_ENCODER else import_convmae
-        report = load(model.backbone, state, args.allow_partial)
-        imported = {
-            f'backbone.{k}': v
-            for k, v in model.backbone.state_dict().items()
-        }
-        use = 'an encoder, for init_cfg'
-    else:
-        raise CheckpointError(
-            f'{args.checkpoint} is {kind} under the names of this project '
-            'already, and is used as it is')
     write_checkpoint(args.out, imported, describe(args, meta))
     print(f'{args.checkpoint} is {kind}: {report}')
     print(f'Wrote {args.out}, {use}')

@@ -178,9 +178,12 @@ def replay(trace: Trace) -> Iterator[Row]:
         lambda module, args, output: orders.append(output[1])).remove)
     losses = model.loss([trace.tensors['img']])
     stops.pop()()
-    for name in ('stage3', 'latent', 'pred_pixel'):
+    for name in ('stage3', 'latent'):
         if name in trace.tensors:
             yield Row(name, relative_error(seen[name], trace.tensors[name]))
+    if 'pred_pixel' in trace.tensors:
+        yield from _compare_predictions(
+            trace.tensors['pred_pixel'], model, seen, orders[0], mask)
     if 'ids_restore' in trace.tensors:
         yield Row('ids_restore', relative_error(
             orders[0], trace.tensors['ids_restore']))
@@ -195,6 +198,18 @@ def replay(trace: Trace) -> Iterator[Row]:
     yield from _compare_gradients(trace, model)
     for stop in stops:
         stop()
+
+
+def _compare_predictions(recorded: Tensor, model: nn.Module,
+                         seen: Dict[str, Tensor], ids_restore: Tensor,
+                         mask: Tensor) -> Iterator[Row]:
+    """Compare what a step predicts, the removed patches, and all of them."""
+    pred = seen['pred_pixel']
+    yield Row('pred_pixel (removed patches)',
+              relative_error(pred, recorded[mask].view_as(pred)))
+    with torch.no_grad():
+        every = model.neck.pixel_decoder(seen['latent'], ids_restore)
+    yield Row('pred_pixel', relative_error(every, recorded))
 
 
 def _compare_gradients(trace: Trace, model: nn.Module) -> Iterator[Row]:

@@ -157,7 +157,7 @@ MISTAKES = {
         ['verify', '{tmp}/broken.py'], r'broken\.py'),
     'an import of what is ours already': (
         ['import', QUICK, '{tmp}/encoder.pth', '{tmp}/out.pth'],
-        r'encoder\.pth is a bare encoder under the names of this project '
+        r'encoder\.pth: it is a bare encoder under the names of this project '
         'already'),
     'an import into a classifier': (
         ['import', 'configs/cifar10/finetune_vit-mini_10e.py',

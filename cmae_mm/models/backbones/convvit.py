@@ -25,9 +25,10 @@ from ..utils import (
     check_in_channels,
     check_stages,
     check_width,
+    cut_patches,
     use_plain_drop_rates,
 )
-from ..utils.conv_stages import ConvStage, find_cells, take_patches
+from ..utils.conv_stages import ConvStage, find_cells
 from ..utils.patch_embedding import PatchConv, TokenEmbedding
 
 
@@ -221,7 +222,10 @@ class ConvViT(VisionTransformer):
         if ids_keep is None:
             x = x.permute(0, 2, 3, 1).contiguous()
         else:
-            x = take_patches(x, ids_keep, self.patch_size)
+            # (N, V, P, P, C)
+            side = self.patch_size
+            x = cut_patches(x, side, ids_keep).unflatten(
+                2, (-1, side, side)).movedim(2, -1)
             positions = positions.expand(len(x), -1, -1).gather(
                 1, ids_keep[..., None].expand(-1, -1, self.embed_dims))
         fused = None

@@ -189,20 +189,3 @@ def find_cells(ids_keep: Tensor, grid: Tuple[int, int],
     columns = patch % grid[1] * side + step
     places = (image * height + rows) * width + columns
     return VisibleCells(places.flatten(), (number, height, width))
-
-
-def take_patches(images: Tensor, ids_keep: Tensor, side: int) -> Tensor:
-    """Take the pixels of visible patches.
-
-    Args:
-        images (Tensor): (N, C, H, W).
-        ids_keep (Tensor): The visible patches, (N, V), row-major.
-        side (int): Side P of a patch in pixels.
-
-    Returns:
-        Tensor: (N, V, P, P, C).
-    """
-    x = images.unflatten(2, (-1, side)).unflatten(4, (-1, side))
-    x = x.permute(0, 2, 4, 3, 5, 1).flatten(1, 2)  # (N, L, P, P, C)
-    image = torch.arange(len(x), device=x.device)[:, None]
-    return x[image, ids_keep]

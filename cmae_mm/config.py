@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _OTHER_KEYS = {
     'activation_checkpointing', 'compile', 'custom_imports',
     'efficient_conv_bn_eval', 'evaluation', 'find_unused_parameters',
-    'load_partial', 'log_file', 'model_wrapper_cfg', 'resume_from',
-    'runner_type', 'strategy', 'sync_bn', 'tta_model', 'tta_pipeline'
+    'image_stats', 'load_partial', 'log_file', 'model_wrapper_cfg',
+    'resume_from', 'runner_type', 'strategy', 'sync_bn', 'tta_model',
+    'tta_pipeline'
 }
 # Variables that files of the ecosystem usually have: nothing reads them.
 _VARIABLES = {
@@ -172,6 +173,9 @@ def load_config(name: str, pairs: Sequence[str] = ()) -> 'Config':
 def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
     """Apply overrides to a config, in place, and look for slips.
 
+    What the file of image statistics says, where ``image_stats`` names one,
+    is filled in last.
+
     Args:
         cfg (Config): The config.
         options (Dict[str, Any]): Values by dotted key.
@@ -179,6 +183,8 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
     Raises:
         ConfigError: If an override does not fit into the config, or a setting
             cannot be meant so.
+        ImageStatsError: If ``image_stats`` cannot be used.
+        ImageStatsConflict: If a setting contradicts it.
     """
     for key, value in options.items():
         try:
@@ -191,6 +197,9 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
     check_keys(cfg, options)
     check_nested_keys(cfg, options)
     check_numbers(cfg, options)
+    if cfg.get('image_stats') is not None:
+        from .image_config import apply_image_stats
+        apply_image_stats(cfg, list(options))
 
 
 def known_keys() -> List[str]:

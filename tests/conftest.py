@@ -44,13 +44,25 @@ def image_root(tmp_path_factory) -> Path:
 
 
 
-@pytest.fixture(scope='session')
-def mini_encoder(tmp_path_factory):
-    """A checkpoint of detection's and segmentation's small encoder."""
-    cfg = Config.fromfile(ROOT / 'configs/coco_mini/cmae_vit-mini_coco.py')
+def write_encoder(config, folder) -> Path:
+    """Write a checkpoint of a config's model, as it is before training."""
+    cfg = Config.fromfile(ROOT / f'configs/{config}.py')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         torch.manual_seed(0)
         model = build(cfg.model)
-    path = tmp_path_factory.mktemp('encoder') / 'cmae.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return path
+    torch.save(dict(state_dict=model.state_dict()), folder / 'cmae.pth')
+    return folder / 'cmae.pth'
+
+
+@pytest.fixture(scope='session')
+def mini_encoder(tmp_path_factory):
+    """A checkpoint of detection's and segmentation's small encoder."""
+    return write_encoder('coco_mini/cmae_vit-mini_coco',
+                         tmp_path_factory.mktemp('encoder'))
+
+
+@pytest.fixture(scope='session')
+def hybrid_encoder(tmp_path_factory):
+    """The same of their small hybrid encoder."""
+    return write_encoder('coco_mini/cmae_convvit-mini_coco',
+                         tmp_path_factory.mktemp('hybrid'))

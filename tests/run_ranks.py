@@ -1,5 +1,7 @@
 """What test_ranks.py starts on two processes: trains configs in turn.
 
+Configs of other tests name its hook.
+
 Each process writes what it drew and where it ended to OUT/<name>.<rank>.json.
 """
 import hashlib
@@ -13,6 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.visualization import Visualizer
+from mmpretrain.registry import HOOKS
 
 import cmae_mm  # noqa: F401  registers the plugin
 from cmae_mm.engine import ResumableRunner
@@ -33,12 +36,17 @@ def unwrapped(model):
     return model.module if is_model_wrapper(model) else model
 
 
+@HOOKS.register_module()
 class Watch(Hook):
-    """Writes down what a process draws and what it trains."""
+    """Writes down what a process draws and what it trains.
+
+    With ``out``, a template of a file's name, it saves it there.
+    """
 
     priority = 'VERY_LOW'
 
-    def __init__(self) -> None:
+    def __init__(self, out=None) -> None:
+        self.out = out
         self.seen = dict(masks=[], images=[], mixups=[], states=[])
 
     def before_train(self, runner) -> None:
@@ -84,6 +92,9 @@ class Watch(Hook):
         if getattr(model, 'target', None) is not None:
             self.seen['target'] = digest(model.target.parameters())
             self.seen['target_steps'] = int(model.target.steps)
+        if self.out is not None:
+            Path(self.out.format(runner.rank)).write_text(
+                json.dumps(self.seen))
 
 
 def main() -> None:

@@ -21,6 +21,10 @@ WIDTH = 48
 ARCH = dict(
     global_attn_indexes=[3],
     embed_dims=WIDTH, num_layers=4, num_heads=3, feedforward_channels=96)
+HYBRID = dict(
+    global_attn_indexes=[1],
+    embed_dims=[16, 24, WIDTH], depths=[1, 1, 2], num_heads=3)
+MAPS = [16, 24, WIDTH, WIDTH]
 DECODER = dict(decoder_embed_dim=24, decoder_depth=1, decoder_num_heads=2)
 
 
@@ -72,7 +76,9 @@ def _shrink_pretraining(cfg: Config, root, images: int) -> None:
 def _shrink_classifier(cfg: Config, root, images: int) -> None:
     if cfg.model.get('neck') is not None:
         cfg.model.neck.input_features = WIDTH
-    if cfg.model.backbone.get('frozen_stages', -1) > 0:
+    # of a hybrid encoder they are its three stages
+    if 'ConvViT' not in cfg.model.backbone.type and (
+            cfg.model.backbone.get('frozen_stages', -1) > 0):
         cfg.model.backbone.frozen_stages = ARCH['num_layers']
     cfg.model.head.in_channels = WIDTH
     dataset = cfg.train_dataloader.dataset
@@ -88,11 +94,11 @@ def _shrink_classifier(cfg: Config, root, images: int) -> None:
 def _shrink_detector(cfg: Config, root, images: int) -> None:
     write_coco(root, images)
     cfg.train_dataloader.dataset.data_prefix.img = 'images/train2017/'
-    cfg.model.backbone.update(
-        arch=ConfigDict(ARCH), img_size=128)
+    cfg.model.backbone.img_size = 128
     for part in (cfg.model.neck, cfg.model.rpn_head, cfg.model.roi_head):
         _narrow(part)
-    cfg.model.neck.in_channels = WIDTH
+    hybrid = 'ConvViT' in cfg.model.backbone.type
+    cfg.model.neck.in_channels = MAPS if hybrid else WIDTH
     cfg.train_dataloader = _replace(cfg.train_dataloader, {
         (1024, 1024): (128, 128), (256, 256): (128, 128),
         (0.1, 2.0): (0.8, 1.25)})
@@ -112,8 +118,11 @@ def _shrink_segmentor(cfg: Config, root, images: int) -> None:
     cfg.train_dataloader = _replace(cfg.train_dataloader, small)
     cfg.model = _replace(cfg.model, small)
     cfg.model.backbone.update(img_size=96, out_indices=[0, 1, 2, 3])
-    cfg.model.neck.embed_dim = WIDTH
-    cfg.model.decode_head.update(in_channels=[WIDTH] * 4, channels=24)
+    hybrid = 'ConvViT' in cfg.model.backbone.type
+    if not hybrid:
+        cfg.model.neck.embed_dim = WIDTH
+    cfg.model.decode_head.update(
+        in_channels=MAPS if hybrid else [WIDTH] * 4, channels=24)
     if cfg.model.auxiliary_head is not None:
         cfg.model.auxiliary_head.update(in_channels=WIDTH, channels=24)
 
@@ -127,7 +136,8 @@ def shrunken(name: str, root, work_dir, images: int = 2) -> Config:
         scope, _shrink_pretraining
         if cfg.model.type == 'CMAE' else _shrink_classifier)
     # Without mmengine's merging: nothing of the large one may stay.
-    cfg.model.backbone.arch = ConfigDict(ARCH)
+    hybrid = 'ConvViT' in cfg.model.backbone.type
+    cfg.model.backbone.arch = ConfigDict(HYBRID if hybrid else ARCH)
     shrink(cfg, root, images)
     if cfg.model.backbone.get('init_cfg') is not None:
         cfg.model.backbone.init_cfg.checkpoint = 'random'

@@ -18,6 +18,8 @@ MODELS = {
     'mini': 'quickstart/cmae_vit-mini_tiles',
 }
 ENCODERS = ('online', 'target')
+# The same as mini for images of any channels and depth.
+MINI_CANVAS = 'quickstart/cmae_vit-mini_canvas'
 POOLS = ('mean', 'cls', 'patch')
 DTYPES = ('float32', 'float16')
 ENDINGS = ('.npz', '.parquet')
@@ -142,7 +144,9 @@ def check_pretraining(data: PathLike,
                       batch_size: Optional[int] = None,
                       num_workers: Optional[int] = None,
                       out: Optional[PathLike] = None,
-                      log_to: Sequence[str] = ()) -> None:
+                       stats: Optional[PathLike] = None,
+                       init: Optional[PathLike] = None,
+                       log_to: Sequence[str] = ()) -> None:
     """Check the arguments of :func:`cmae_mm.pretrain`.
 
     Raises:
@@ -155,8 +159,23 @@ def check_pretraining(data: PathLike,
     check_whole_number('batch_size', batch_size, 2)
     check_whole_number('num_workers', num_workers, 0)
     check_out_folder(out)
+    check_stats(stats)
+    if init is not None:
+        check_checkpoint(init)
     check_log_to(log_to)
     check_data(data)
+
+
+def check_stats(stats: Optional[PathLike]) -> None:
+    """Check that there is a file of image statistics, where one is named.
+
+    Raises:
+        ArgumentError: If there is none.
+    """
+    if stats is not None and not Path(stats).expanduser().is_file():
+        raise ArgumentError(
+            f'there is no file of image statistics {str(stats)!r}; make it '
+            f'with `cmae stats DATA --out {stats}`')
 
 
 def check_checkpoint(checkpoint: PathLike) -> None:
@@ -181,7 +200,8 @@ def check_embedding(data: PathLike,
                     batch_size: Optional[int] = None,
                     num_workers: Optional[int] = None,
                     img_size: Optional[int] = None,
-                    dtype: str = 'float32') -> None:
+                    dtype: str = 'float32',
+                    stats: Optional[PathLike] = None) -> None:
     """Check the arguments of :func:`cmae_mm.embed`.
 
     Raises:
@@ -195,5 +215,6 @@ def check_embedding(data: PathLike,
     check_whole_number('num_workers', num_workers, 0)
     check_whole_number('img_size', img_size, 1)
     check_out_file(out)
+    check_stats(stats)
     check_checkpoint(checkpoint)
     check_data(data)

@@ -19,7 +19,7 @@ from ..progress import Progress
 from .checks import PathLike, check_data, check_embedding
 from .encoder import load_encoder
 from .feature_files import FeatureFile, Part, describe_none, read_whole
-from .pretrained_encoder import PretrainedEncoder, decode
+from .pretrained_encoder import PretrainedEncoder
 
 # A part is written at the latest after so many bytes, or seconds.
 _PART_BYTES = 64 * 2**20
@@ -51,7 +51,7 @@ class _Images(Dataset):
     def __init__(self, root: Path, paths: List[str],
                  encoder: PretrainedEncoder, start: int) -> None:
         self.root, self.paths, self.start = root, paths, start
-        self.crop = encoder.crop
+        self.encoder = encoder
         self.backend_args = dict(
             backend='lmdb', db_path=str(root)) if is_store(str(root)) else None
 
@@ -66,7 +66,8 @@ class _Images(Dataset):
             place = key_of(index)
         try:
             data = fileio.get(place, backend_args=self.backend_args)
-            return path, self.crop(decode(data, path)), ''
+            image = self.encoder.decode(data, path)
+            return path, self.encoder.crop(image), ''
         # Decoders raise all sorts of errors on broken files.
         except Exception as error:
             return path, None, ' '.join(str(error).split())
@@ -82,7 +83,8 @@ def embed(data: PathLike,
           num_workers: Optional[int] = None,
           img_size: Optional[int] = None,
           dtype: str = 'float32',
-          num_heads: Optional[int] = None) -> Embeddings:
+          num_heads: Optional[int] = None,
+          stats: Optional[PathLike] = None) -> Embeddings:
     """Compute features of all images below a folder; no labels are needed.
 
     Images are resized, cropped and normalised as in every evaluation, so that
@@ -116,6 +118,7 @@ def embed(data: PathLike,
         dtype (str): 'float32' or 'float16', which features are kept in.
             Defaults to 'float32'.
         num_heads (int, optional): See :func:`load_encoder`.
+        stats (str | PathLike, optional): See :func:`load_encoder`.
 
     Returns:
         Embeddings: Names and features.
@@ -128,7 +131,7 @@ def embed(data: PathLike,
         ValueError: If there are no images, or none that can be read.
     """
     check_embedding(data, checkpoint, out, encoder, pool, batch_size,
-                    num_workers, img_size, dtype)
+                    num_workers, img_size, dtype, stats)
     root = check_data(data)
     paths = read_list(str(root)) if is_store(str(root)) else find_images(
         root, IMG_EXTENSIONS)
@@ -137,12 +140,13 @@ def embed(data: PathLike,
         file = FeatureFile(
             Path(out).expanduser(),
             _settings(root, paths, Path(checkpoint).expanduser(), encoder,
-                      pool, img_size, num_heads, dtype))
+                      pool, img_size, num_heads, dtype, stats))
         if file.is_whole:
             found, shape, skipped = read_whole(file.path)
             return Embeddings(found, None, shape, skipped, file.path)
-    model = load_encoder(checkpoint, encoder, pool=pool, img_size=img_size,
-                         num_heads=num_heads).to(get_device())
+    model = load_encoder(
+        checkpoint, encoder, pool=pool, img_size=img_size,
+        num_heads=num_heads, stats=stats).to(get_device())
     parts = _compute(model, root, paths, file.count_done() if file else 0,
                      batch_size, num_workers, dtype, file is not None)
     if file is not None:
@@ -159,8 +163,8 @@ def embed(data: PathLike,
 
 def _settings(root: Path, paths: List[str], checkpoint: Path, encoder: str,
               pool: str, img_size: Optional[int],
-              num_heads: Optional[int], dtype: str
-              ) -> Dict[str, Any]:
+              num_heads: Optional[int], dtype: str,
+              stats: Optional[PathLike]) -> Dict[str, Any]:
     """Give what features depend on, as plain values."""
     file = checkpoint
     if file.is_dir():
@@ -174,7 +178,12 @@ def _settings(root: Path, paths: List[str], checkpoint: Path, encoder: str,
                        for p, s in zip(paths, states))
     files = hashlib.sha256(
         listed.encode('utf-8', 'surrogateescape')).hexdigest()
+    more: Dict[str, Any] = {}
+    if stats is not None:
+        content = Path(stats).expanduser().read_bytes()
+        more['stats'] = hashlib.sha256(content).hexdigest()[:16]
     return dict(
+        more,
         data=str(root),
         images=len(paths),
         files=files[:16],

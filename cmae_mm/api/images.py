@@ -11,7 +11,6 @@ from ..datasets.image_folder import IMG_EXTENSIONS
 from ..datasets.image_store import find_images, is_store, key_of, read_list
 from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike
-from .pretrained_encoder import decode
 
 
 def pick_images(named: Sequence[PathLike], most: int) -> List[Path]:
@@ -48,24 +47,23 @@ def evenly(count: int, most: int) -> List[int]:
                                                  min(count, most))})
 
 
-def load_crops(files: Sequence[Path], size: int) -> Tensor:
+def load_crops(files: Sequence[Path], crop: CentreCrop) -> Tensor:
     """Read and crop images.
 
     Args:
         files (Sequence[Path]): N files.
-        size (int): Side S of the crops in pixels.
+        crop (CentreCrop): What decodes and crops them.
 
     Returns:
-        Tensor: uint8, RGB, (N, 3, S, S).
+        Tensor: (N, C, S, S), of the images' type, colours as RGB.
 
     Raises:
         ArgumentError: If one cannot be decoded.
     """
-    crop = CentreCrop(size)
     crops = []
     for file in files:
         try:
-            crops.append(crop(decode(file.read_bytes(), str(file))))
+            crops.append(crop(crop.decode(file.read_bytes(), str(file))))
         except (ValueError, OSError) as error:
             raise ArgumentError(str(error)) from error
     return torch.stack(crops)
@@ -76,21 +74,24 @@ class ImageFolder:
 
     Args:
         root (Path): The folder, or a store that ``cmae store`` wrote.
+        crop (CentreCrop): What decodes and crops them.
 
     Attributes:
         paths (List[str]): The images, relative to the folder.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, crop: CentreCrop) -> None:
         self.root = root
+        self.crop = crop
         self.in_store = is_store(str(root))
         self.paths = read_list(str(root)) if self.in_store else find_images(
             root, IMG_EXTENSIONS)
 
-    def read(self, number: int) -> np.ndarray:
-        """Decode an image: (H, W, 3), BGR."""
+    def read(self, number: int) -> Tensor:
+        """Decode and crop an image: (C, S, S), colours as RGB."""
         path = self.paths[number]
-        if not self.in_store:
-            return decode((self.root / path).read_bytes(), path)
-        return decode(fileio.get(key_of(number), backend_args=dict(
-            backend='lmdb', db_path=str(self.root))), path)
+        data = fileio.get(
+            key_of(number),
+            backend_args=dict(backend='lmdb', db_path=str(self.root))
+        ) if self.in_store else (self.root / path).read_bytes()
+        return self.crop(self.crop.decode(data, path))

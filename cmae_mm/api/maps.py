@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from ..visualization import save_sheet
+from ..visualization import save_sheet, to_rgb
 from ..visualization.image_map import (
     METHODS,
     choose_method,
@@ -18,7 +18,8 @@ from .checks import ArgumentError, PathLike, check_choice, check_data
 from .embedding import Embeddings, embed
 from .encoder import load_encoder
 from .images import ImageFolder, evenly, load_crops, pick_images
-from .pictures import check_picture
+from .pictures import check_picture, check_shown
+from .pretrained_encoder import PretrainedEncoder
 
 
 class ImageMap(NamedTuple):
@@ -73,6 +74,7 @@ def map_images(data: PathLike,
                method: str = 'auto',
                most: int = 1000,
                thumbnail: int = 48,
+               channels: Optional[Sequence[int]] = None,
                seed: int = 0,
                **options: Any) -> ImageMap:
     """Draw a folder's images on a map, those alike to the encoder together.
@@ -89,6 +91,9 @@ def map_images(data: PathLike,
         most (int): Largest number of images on the map, evenly spaced.
             Defaults to 1000.
         thumbnail (int): Side of a thumbnail in pixels. Defaults to 48.
+        channels (Sequence[int], optional): The three channels that are shown
+            as red, green and blue, or the one in grey, numbered from 0.
+            Defaults to None: three as they are, the mean of others in grey.
         seed (int): Seed of the layout. Defaults to 0.
         **options: Other arguments of :func:`embed`: ``encoder``, ``pool``,
             ``batch_size``, ``num_workers``, ``img_size``, ``num_heads``.
@@ -114,20 +119,24 @@ def map_images(data: PathLike,
               for p in paths]
     if len(set(groups)) == 1 and groups[0]:  # of `train` alone
         groups = [Path(p).parent.name for p in paths]
-    picture = draw_map(places, _thumbnails(check_data(data), paths, thumbnail),
-                       groups)
+    model = load_encoder(checkpoint, num_heads=options.get('num_heads'))
+    check_shown(channels, model.in_channels)
+    picture = draw_map(
+        places, _thumbnails(model, check_data(data), paths, thumbnail,
+                            channels), groups)
     path = Path(out).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     return ImageMap(path, paths, places, method)
 
 
-def _thumbnails(root: Path, paths: Sequence[str], side: int
+def _thumbnails(model: PretrainedEncoder, root: Path, paths: Sequence[str],
+                side: int, channels: Optional[Sequence[int]]
                 ) -> List[np.ndarray]:
-    folder, crop = ImageFolder(root), CentreCrop(side)
+    folder = ImageFolder(root, CentreCrop(side, model.images))
     number = {path: i for i, path in enumerate(folder.paths)}
-    return [crop(folder.read(number[path])).permute(1, 2, 0).numpy()
-            for path in paths]
+    return [to_rgb(model.normalize(folder.read(number[path]))[None], model,
+                   channels)[0] for path in paths]
 
 
 def nearest_images(data: PathLike,
@@ -138,6 +147,7 @@ def nearest_images(data: PathLike,
                    features: Optional[PathLike] = None,
                    count: int = 8,
                    thumbnail: int = 128,
+                   channels: Optional[Sequence[int]] = None,
                    **options: Any) -> Neighbours:
     """Find the images of a folder that are most like some images.
 
@@ -150,6 +160,7 @@ def nearest_images(data: PathLike,
         count (int): Number of images to find for each; the image itself,
             where it is in the folder, is left out. Defaults to 8.
         thumbnail (int): Side of a picture in pixels. Defaults to 128.
+        channels (Sequence[int], optional): See :func:`map_images`.
         **options: Other arguments of :func:`embed`.
 
     Returns:
@@ -166,17 +177,19 @@ def nearest_images(data: PathLike,
         checkpoint, options.get('encoder', 'online'),
         pool=options.get('pool', 'mean'), img_size=options.get('img_size'),
         num_heads=options.get('num_heads'))
+    check_shown(channels, model.in_channels)
     with torch.no_grad():
-        queries = model(model.normalize(
-            load_crops(asked, model.img_size))).numpy()
+        queries = model(model.normalize(load_crops(
+            asked, CentreCrop(model.img_size, model.images)))).numpy()
     found: Dict[str, List[Tuple[str, float]]] = {}
     for file, near in zip(asked, nearest(values, queries, count + 1)):
         others = [(paths[i], cosine) for i, cosine in near
                   if (root / paths[i]).resolve() != file.resolve()]
         found[str(file)] = others[:count]
-    shown = load_crops(asked, thumbnail).permute(0, 2, 3, 1).numpy()
+    shown = to_rgb(model.normalize(load_crops(
+        asked, CentreCrop(thumbnail, model.images))), model, channels)
     columns: Dict[str, Any] = {'image': list(shown)}
-    rows = [_thumbnails(root, [p for p, _ in near], thumbnail)
+    rows = [_thumbnails(model, root, [p for p, _ in near], thumbnail, channels)
             for near in found.values()]
     for k in range(min(map(len, rows))):
         columns[f'nearest {k + 1}'] = [row[k] for row in rows]

@@ -5,6 +5,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import torch
 from mmengine.device import get_device
 
+from ..checkpoints import read_checkpoint
+from ..checkpoints.encoder_facts import read_encoder_facts
 from ..visualization import (
     attention_maps,
     colour_features,
@@ -12,7 +14,9 @@ from ..visualization import (
     overlay,
     prediction_columns,
     save_sheet,
+    to_rgb,
 )
+from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike, check_checkpoint, check_choice
 from .encoder import load_encoder
 from .images import load_crops, pick_images
@@ -48,6 +52,25 @@ def check_picture(out: PathLike) -> None:
                             'folder')
 
 
+def check_shown(channels: Optional[Sequence[int]], count: int) -> None:
+    """Check which channels pictures shall show.
+
+    Raises:
+        ArgumentError: If they are not one or three, or images have others.
+    """
+    if channels is not None and (len(channels) not in (1, 3) or not all(
+            0 <= c < count for c in channels)):
+        raise ArgumentError(
+            f'pictures show one channel or three, each from 0 to {count - 1} '
+            f'here, but got {list(channels)}')
+
+
+def images_of(checkpoint: PathLike) -> Optional[Dict[str, Any]]:
+    """Give how the images of a checkpoint are decoded, as it says itself."""
+    return read_encoder_facts(
+        read_checkpoint(str(checkpoint)).meta).get('images')
+
+
 def _save(out: PathLike, files: List[Path],
           columns: Dict[str, Any]) -> Picture:
     path = Path(out).expanduser()
@@ -65,6 +88,7 @@ def reconstruct(checkpoint: PathLike,
                 *,
                 config: Optional[str] = None,
                 most: int = 8,
+                channels: Optional[Sequence[int]] = None,
                 seed: int = 0) -> Picture:
     """Show what a pre-trained model makes of masked images.
 
@@ -75,6 +99,9 @@ def reconstruct(checkpoint: PathLike,
             'reconstruction.png'.
         config (str, optional): See :func:`load_pretraining_model`.
         most (int): Largest number of images. Defaults to 8.
+        channels (Sequence[int], optional): The three channels that are shown
+            as red, green and blue, or the one in grey, numbered from 0.
+            Defaults to None: three as they are, the mean of others in grey.
         seed (int): Seed of the masks. Defaults to 0.
 
     Returns:
@@ -89,14 +116,17 @@ def reconstruct(checkpoint: PathLike,
     files = pick_images(images, most)
     model = load_pretraining_model(checkpoint, config).to(get_device())
     backbone, preprocessor = model.backbone, model.data_preprocessor
+    check_shown(channels, len(preprocessor.mean))
     size = backbone.img_size
-    crops = load_crops(files, size if isinstance(size, int) else size[0])
+    crops = load_crops(files, CentreCrop(
+        size if isinstance(size, int) else size[0], images_of(checkpoint)))
     normal = (crops.to(preprocessor.mean.device).float() - preprocessor.mean
               ) / preprocessor.std
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask = backbone.generate_mask(len(normal), 'cpu').to(normal.device)
-    columns: Dict[str, Any] = prediction_columns(model, normal, mask)
+    columns: Dict[str, Any] = prediction_columns(model, normal, mask,
+                                                 channels)
     return _save(out, files, columns)
 
 
@@ -108,6 +138,7 @@ def attention(checkpoint: PathLike,
               layer: int = -1,
               heads: bool = False,
               most: int = 8,
+              channels: Optional[Sequence[int]] = None,
               img_size: Optional[int] = None,
               num_heads: Optional[int] = None) -> Picture:
     """Show what an encoder's class token looks at.
@@ -122,6 +153,7 @@ def attention(checkpoint: PathLike,
         heads (bool): Whether each head is shown beside their mean. Defaults
             to False.
         most (int): Largest number of images. Defaults to 8.
+        channels (Sequence[int], optional): See :func:`reconstruct`.
         img_size (int, optional): See :func:`load_encoder`.
         num_heads (int, optional): See :func:`load_encoder`.
 
@@ -141,7 +173,7 @@ def attention(checkpoint: PathLike,
         raise ArgumentError(
             f'layer must be from 1 to {depth}, or from -1, the last, to '
             f'{-depth}, but got {layer}')
-    crops, normal = _prepare(model, files)
+    crops, normal = _prepare(model, files, channels)
     maps = attention_maps(model.backbone, normal,
                           layer - 1 if layer > 0 else layer)
     columns: Dict[str, Any] = {'image': crops}
@@ -158,6 +190,7 @@ def features(checkpoint: PathLike,
              *,
              encoder: str = 'online',
              most: int = 8,
+             channels: Optional[Sequence[int]] = None,
              img_size: Optional[int] = None,
              num_heads: Optional[int] = None) -> Picture:
     """Show patch features as colours: alike to the encoder, alike to see.
@@ -171,6 +204,7 @@ def features(checkpoint: PathLike,
         out (str | PathLike): Picture to write. Defaults to 'features.png'.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         most (int): Largest number of images. Defaults to 8.
+        channels (Sequence[int], optional): See :func:`reconstruct`.
         img_size (int, optional): See :func:`load_encoder`.
         num_heads (int, optional): See :func:`load_encoder`.
 
@@ -185,7 +219,7 @@ def features(checkpoint: PathLike,
     files = pick_images(images, most)
     model = load_encoder(checkpoint, encoder, pool='patch', img_size=img_size,
                          num_heads=num_heads).to(get_device())
-    crops, normal = _prepare(model, files)
+    crops, normal = _prepare(model, files, channels)
     with torch.no_grad():
         colours = colour_features(model(normal))
     large = colours.repeat(model.patch_size, axis=1).repeat(
@@ -193,8 +227,10 @@ def features(checkpoint: PathLike,
     return _save(out, files, {'image': crops, 'patch features': large})
 
 
-def _prepare(model: PretrainedEncoder, files: List[Path]) -> Any:
+def _prepare(model: PretrainedEncoder, files: List[Path],
+             channels: Optional[Sequence[int]]) -> Any:
     """Give crops to show, (N, S, S, 3), and what the model takes."""
-    crops = load_crops(files, model.img_size).to(model.mean.device)
-    shown = crops.permute(0, 2, 3, 1).cpu().numpy()
-    return shown, model.normalize(crops)
+    check_shown(channels, model.in_channels)
+    crops = load_crops(files, CentreCrop(model.img_size, model.images))
+    normal = model.normalize(crops.to(model.mean.device))
+    return to_rgb(normal, model, channels), normal

@@ -1,7 +1,6 @@
 """A pre-trained vision transformer that turns images into features."""
-from typing import Any, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
-import mmcv
 import numpy as np
 import torch
 from mmengine import fileio
@@ -21,55 +20,86 @@ class PretrainedEncoder(nn.Module):
     """A vision transformer that turns images into features.
 
     What :func:`load_encoder` returns. The transformer itself is
-    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT`; a state dict of
-    this module is an exported backbone, which every config takes.
+    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT` or
+    :class:`~cmae_mm.models.TransferConvViT`; a state dict of this module is an
+    exported backbone, which every config takes.
 
     Args:
-        backbone (TransferViT): With ``out_type='raw'``.
+        backbone (TransferViT | TransferConvViT): With ``out_type='raw'``.
         pool (str): What ``forward`` gives: 'mean' of the patch tokens, 'cls',
             the class token, or 'patch', all patch tokens. Defaults to 'mean'.
-        mean (Sequence[float]): Mean of each colour, RGB in 0 to 255. Defaults
-            to ImageNet's.
-        std (Sequence[float]): Standard deviation of each colour, likewise.
+        mean (Sequence[float]): Mean of each of the C channels, in the units of
+            the images: colours as RGB in 0 to 255. Defaults to ImageNet's.
+        std (Sequence[float]): Standard deviation of each channel, likewise.
+        images (Mapping[str, Any], optional): How images are decoded, arguments
+            of ``LoadImage``. Defaults to None, colours of 8 bits.
+        value_range (Sequence[Sequence[float]], optional): Black and white of
+            each channel in pictures. Defaults to 0 and 255 for uint8, and to
+            two deviations around the mean for others.
 
     Attributes:
         embed_dims (int): D, the width of features.
         img_size (int): Side of the square images in pixels.
         patch_size (int): Side of a patch in pixels.
-        mean (torch.Tensor): (3, 1, 1).
-        std (torch.Tensor): (3, 1, 1).
+        in_channels (int): C, the channels of the images.
+        mean (torch.Tensor): (C, 1, 1).
+        std (torch.Tensor): (C, 1, 1).
+        images (Dict[str, Any] | None): How images are decoded.
     """
 
     mean: Tensor
     std: Tensor
+    low: Tensor
+    width: Tensor
 
     def __init__(self,
                  backbone: Any,
                  pool: str = 'mean',
                  mean: Sequence[float] = MEAN,
-                 std: Sequence[float] = STD) -> None:
+                 std: Sequence[float] = STD,
+                 images: Optional[Mapping[str, Any]] = None,
+                 value_range: Optional[Sequence[Sequence[float]]] = None
+                 ) -> None:
         super().__init__()
         check_choice('pool', pool, POOLS)
         if pool == 'cls' and not backbone.with_cls_token:
             raise CheckpointError(
-                'the class token takes no part in this target encoder; take '
-                "pool='mean' or the online encoder")
+                'the class token takes no part in this encoder (a hybrid one '
+                "has none, a target may leave it out); take pool='mean'")
         self.backbone = backbone
         self.pool = pool
         self.embed_dims: int = backbone.embed_dims
         self.img_size: int = backbone.img_size[0]
-        self.patch_size: int = backbone.patch_embed.projection.kernel_size[0]
+        # of a hybrid the total stride
+        self.patch_size: int = getattr(
+            backbone, 'patch_size',
+            backbone.patch_embed.projection.kernel_size[0])
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-        self._crop = CentreCrop(self.img_size)
+        self.in_channels: int = len(self.mean)
+        self.images = dict(images) if images else None
+        self._crop = CentreCrop(self.img_size, images)
+        self._set_range(value_range)
+
+    def _set_range(self, value_range: Optional[Sequence[Sequence[float]]]
+                   ) -> None:
+        """Note what pictures show as black and white, as preprocessors do."""
+        self.is_byte_range = value_range is None and (
+            self._crop.settings.dtype == 'uint8')
+        low, high = self.mean - 2 * self.std, self.mean + 2 * self.std
+        if value_range is not None:
+            low, high = (torch.tensor(end).float().view(-1, 1, 1)
+                         for end in value_range)
+        self.register_buffer('low', low, persistent=False)
+        self.register_buffer('width', high - low, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features.
 
         Args:
-            images (torch.Tensor): (N, C, H, W), RGB, normalised as by
-                :meth:`preprocess` or :meth:`normalize`.
+            images (torch.Tensor): (N, C, H, W), colours as RGB, normalised as
+                by :meth:`preprocess` or :meth:`normalize`.
 
         Returns:
             torch.Tensor: (N, D); for ``pool='patch'`` (N, L, D), row-major
@@ -87,14 +117,15 @@ class PretrainedEncoder(nn.Module):
         return pooled if norm is None else norm(pooled)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Give all tokens of the last layer, class token first.
+        """Give all tokens, a class token first.
 
         Args:
-            images (torch.Tensor): (N, C, H, W), RGB, normalised.
+            images (torch.Tensor): (N, C, H, W), colours as RGB, normalised.
 
         Returns:
-            torch.Tensor: (N, 1 + L, D), after the final norm where there is
-            one (target encoders of the released recipe have none).
+            torch.Tensor: (N, K + L, D), K = 1 where there is a class token,
+            after the final norm where there is one (target encoders of the
+            released recipe have none).
         """
         return self.backbone(images)[-1]
 
@@ -102,62 +133,68 @@ class PretrainedEncoder(nn.Module):
         """Normalise images as in pre-training.
 
         Args:
-            images (torch.Tensor): (..., C, H, W), RGB in 0 to 255, of any
-                dtype.
+            images (torch.Tensor): (..., C, H, W), of any dtype, colours as
+                RGB, in 0 to 255 or the units that the encoder was trained
+                with.
 
         Returns:
             torch.Tensor: Of the same shape, float32.
         """
         return (images.float() - self.mean) / self.std
 
-    def preprocess(self, image: Union[PathLike, Image.Image]) -> Tensor:
+    def preprocess(self, image: Union[PathLike, Image.Image, np.ndarray]
+                   ) -> Tensor:
         """Turn an image into what ``forward`` takes a batch of.
 
         As every evaluation does: the short side is resized to 256/224 of the
         image size, the centre is cropped, and colours are normalised.
 
         Args:
-            image (str | PathLike | PIL.Image.Image): A file, or an image.
+            image (str | PathLike | PIL.Image.Image | np.ndarray): A file, or
+                an image. An array is (H, W, C), or (H, W) of one channel,
+                colours as RGB.
 
         Returns:
             torch.Tensor: (C, H, W), normalised, on the encoder's device.
 
         Raises:
-            ValueError: If the file cannot be decoded.
+            ValueError: If the file cannot be decoded, or is not of the
+                encoder's channels and type.
         """
-        if isinstance(image, Image.Image):
-            array = np.ascontiguousarray(
-                np.asarray(image.convert('RGB'))[..., ::-1])
+        settings = self._crop.settings
+        if isinstance(image, Image.Image) and settings.is_plain:
+            image = np.asarray(image.convert('RGB'))
+        if isinstance(image, (Image.Image, np.ndarray)):
+            array = self._check_array(np.asarray(image))
+            if settings.is_bgr:
+                array = np.ascontiguousarray(array[..., ::-1])
         else:
-            array = decode(fileio.get(str(image)), str(image))
+            array = self.decode(fileio.get(str(image)), str(image))
         return self.normalize(self.crop(array).to(self.mean.device))
+
+    def _check_array(self, array: np.ndarray) -> np.ndarray:
+        array = array[..., None] if array.ndim == 2 else array
+        settings = self._crop.settings
+        wanted = (settings.channels, settings.dtype)
+        if array.ndim != 3 or (array.shape[2], str(array.dtype)) != wanted:
+            raise ValueError(
+                f'the encoder takes images of {wanted[0]} channel(s) of '
+                f'{wanted[1]}, (H, W, C), but got an array of shape '
+                f'{array.shape} of {array.dtype}')
+        return array
+
+    def decode(self, data: bytes, name: str) -> np.ndarray:
+        """Decode an image file, see :meth:`CentreCrop.decode`."""
+        return self._crop.decode(data, name)
 
     def crop(self, image: np.ndarray) -> Tensor:
         """Resize and crop an image as every evaluation does.
 
         Args:
-            image (np.ndarray): (H, W, 3), BGR, uint8.
+            image (np.ndarray): (H, W, C), as :meth:`decode` gives it.
 
         Returns:
-            torch.Tensor: (3, S, S), RGB, uint8; S is the image size.
+            torch.Tensor: (C, S, S), of its type, colours as RGB; S is the
+            image size.
         """
         return self._crop(image)
-
-
-def decode(data: bytes, name: str) -> np.ndarray:
-    """Decode an image file as mmcv's ``LoadImageFromFile`` does.
-
-    Args:
-        data (bytes): The file.
-        name (str): For the error.
-
-    Returns:
-        np.ndarray: (H, W, 3), BGR, uint8.
-
-    Raises:
-        ValueError: If it is empty or cannot be decoded.
-    """
-    image = mmcv.imfrombytes(data) if data else None
-    if image is None:
-        raise ValueError(f'{name} cannot be decoded')
-    return image

@@ -2,10 +2,17 @@
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmpretrain.registry import MODELS
 
 from ..checkpoints import CheckpointError
+from ..checkpoints.encoder import (
+    fit_encoder,
+    is_pretrained,
+    pretrained_cfg,
+)
 from ..config import remember, walk
 from ..engine import ResumableRunner
 from ..engine.atomic_files import write_atomically
@@ -43,6 +50,8 @@ def pretrain(data: PathLike,
              batch_size: Optional[int] = None,
              out: Optional[PathLike] = None,
              num_workers: Optional[int] = None,
+             stats: Optional[PathLike] = None,
+             init: Optional[PathLike] = None,
              cfg_options: Optional[Mapping[str, Any]] = None,
              resume: bool = True,
              log_to: Sequence[str] = (),
@@ -84,6 +93,13 @@ def pretrain(data: PathLike,
         num_workers (int, optional): Processes that read images, for each
             training process. Defaults to the processor cores that there are,
             at most the recipe's 8 (mini: 2).
+        stats (str | PathLike, optional): What ``cmae stats`` wrote about the
+            images: their channels, type, mean, deviation and range. Defaults
+            to None: colours of 8 bits, normalised by ImageNet's.
+        init (str | PathLike, optional): Checkpoint whose encoder online and
+            target branch start from, see :func:`load_encoder`; of the same
+            width, depth and patch size. One of colour images starts one of
+            other channels, too. Defaults to None, random weights.
         cfg_options (Mapping[str, Any], optional): Overrides of any other
             setting, values by dotted key.
         resume (bool): Whether to go on from the last checkpoint in ``out``.
@@ -102,21 +118,26 @@ def pretrain(data: PathLike,
             too few images for the batch, or ``out`` holds a training with
             other settings.
         ConfigError: If an override cannot be meant so.
+        ImageStatsError: If ``stats`` cannot be used, or
+        ImageStatsConflict: if an override contradicts it.
         ImportError: If a library to log to is missing.
-        CheckpointError: If nothing could be saved, as where no parameter is
-            finite.
+        CheckpointError: If ``init`` is of another width, depth, patch size or
+            number of heads, or nothing could be saved, as where no parameter
+            is finite.
     """
     check_log_to(log_to)
     cfg, summary, _ = plan_pretraining(
         data, model, epochs=epochs, batch_size=batch_size, out=out,
-        num_workers=num_workers, cfg_options=cfg_options,
-        processes=count_processes(launcher))
+        num_workers=num_workers, stats=stats, init=init,
+        cfg_options=cfg_options, processes=count_processes(launcher))
     remember(cfg, [f'{key}=' for key in cfg_options or {}])
     cfg.resume, cfg.launcher = resume, launcher
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME
     if resume:
         _check_same_training(cfg, config)
+    if not (resume and list_checkpoints(str(folder))):
+        _check_start(cfg)
     text = f'{_as_comment(summary)}\n{cfg.pretty_text}'
     adapt_to_device(cfg)
     add_log_backends(cfg, log_to)
@@ -136,6 +157,18 @@ def _as_comment(summary: str) -> str:
     lines = ['Made by `cmae pretrain`; `cmae train` takes it as well.', '',
              *summary.splitlines()[:-1]]
     return '\n'.join(f'# {line}'.rstrip() for line in lines)
+
+
+def _check_start(cfg: Config) -> None:
+    """Check that what the encoder starts from fits, before all is built."""
+    backbone = cfg.model.backbone
+    if not is_pretrained(backbone.get('init_cfg')):
+        return
+    given = pretrained_cfg(backbone.init_cfg)
+    if given is not None:
+        with torch.device('meta'):
+            encoder = MODELS.build(backbone)
+        fit_encoder(encoder, **given)
 
 
 def _check_same_training(cfg: Config, config: Path) -> None:

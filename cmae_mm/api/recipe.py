@@ -8,10 +8,14 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
+from ..checkpoints.encoder import is_pretrained
 from ..config import apply_options, load_config
+from ..datasets.image_stats import read_image_stats
 from ..datasets.image_store import is_store
 from ..engine.device import has_accelerator
+from ..image_config import is_plain, settings_of
 from .checks import (
+    MINI_CANVAS,
     MODELS,
     ArgumentError,
     PathLike,
@@ -29,6 +33,8 @@ ARGUMENTS = {
     'train_dataloader.num_workers': 'num_workers',
     'train_dataloader.dataset.data_root': 'data',
     'work_dir': 'out',
+    'image_stats': 'stats',
+    'model.backbone.init_cfg.checkpoint': 'init',
 }
 # The recipe's warm-up: 40 of 300 epochs, and never more than 40.
 _WARM_UP_EPOCHS, _WARM_UP_SHARE = 40, 40 / 300
@@ -56,6 +62,8 @@ def plan_pretraining(data: PathLike,
                      batch_size: Optional[int] = None,
                      out: Optional[PathLike] = None,
                      num_workers: Optional[int] = None,
+                     stats: Optional[PathLike] = None,
+                     init: Optional[PathLike] = None,
                      cfg_options: Optional[Mapping[str, Any]] = None,
                      processes: int = 1) -> Plan:
     """Make the config of a pre-training, without running it.
@@ -70,8 +78,11 @@ def plan_pretraining(data: PathLike,
         ArgumentError: If an argument is none of what is allowed, or there are
             too few images for the batch.
         ConfigError: If an override cannot be meant so.
+        ImageStatsError: If ``stats`` cannot be used.
+        ImageStatsConflict: If an override contradicts ``stats``.
     """
-    check_pretraining(data, model, epochs, batch_size, num_workers, out)
+    check_pretraining(data, model, epochs, batch_size, num_workers, out,
+                      stats, init)
     options = dict(cfg_options or {})
     for key, argument in ARGUMENTS.items():
         if key in options:
@@ -79,7 +90,14 @@ def plan_pretraining(data: PathLike,
                 f'{key} is set by the argument {argument} here, by which '
                 'others are chosen, too; leave it out of cfg_options')
     root = check_data(data)
-    cfg = load_config(MODELS[model])
+    base = _choose_base(model, stats)
+    cfg = load_config(base)
+    if stats is not None:
+        cfg.image_stats = str(stats)
+    if init is not None:
+        cfg.model.backbone.init_cfg = dict(
+            type='Pretrained',
+            checkpoint=os.path.abspath(Path(init).expanduser()))
     cfg.train_dataloader.dataset.data_root = str(root)
     images = _count_images(cfg, root, model)
     if images < 2 * processes:
@@ -126,11 +144,19 @@ def plan_pretraining(data: PathLike,
     if scaled:
         rate *= total / cfg.auto_scale_lr.base_batch_size
     facts = dict(
-        model=model, base=MODELS[model], images=images,
+        model=model, base=base, images=images,
         batch_size=batch_size, processes=processes, steps_per_epoch=steps,
         epochs=epochs, warm_up_epochs=warm_up, learning_rate=rate,
         num_workers=num_workers, out=cfg.work_dir)
     return Plan(cfg, _summarize(cfg, facts, root, scaled, total), facts)
+
+
+def _choose_base(model: str, stats: Optional[PathLike]) -> str:
+    """Choose the packaged config that takes the images."""
+    if model != 'mini' or stats is None:
+        return MODELS[model]
+    settings = settings_of(read_image_stats(stats))
+    return MODELS[model] if is_plain(settings) else MINI_CANVAS
 
 
 def count_processes(launcher: str) -> int:
@@ -227,9 +253,17 @@ def _summarize(cfg: Config, facts: Dict[str, Any], root: Path, scaled: bool,
     if scaled:
         rate += (f', {cfg.optim_wrapper.optimizer.lr:g} for a batch of '
                  f'{cfg.auto_scale_lr.base_batch_size} scaled to {total}')
+    images = f'{facts["images"]:,} of {root}'
+    stats = cfg.get('image_stats')
+    if stats is not None:
+        images += (f', {stats["channels"]} channel(s) of {stats["dtype"]} '
+                   f'after {stats["file"]}')
+    start = cfg.model.backbone.get('init_cfg')
     return '\n'.join([
         f'CMAE, {facts["model"]}, after the config {facts["base"]}',
-        f'images         {facts["images"]:,} of {root}',
+        f'images         {images}',
+        *([f'start          the encoder of {start["checkpoint"]}']
+          if is_pretrained(start) else []),
         f'batch          {facts["batch_size"]} on {facts["processes"]} '
         f'process(es): {steps:,} steps an epoch',
         f'epochs         {epochs:,}, of these '

@@ -1,7 +1,7 @@
 """The views of a config, as its network will get them."""
 from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ..visualization import fitting_scale, save_sheet, to_rgb
 from ..visualization.reconstruction import grey_out
 from ..visualization.sheet import draw_frames
 from .checks import ArgumentError, PathLike
-from .pictures import check_picture
+from .pictures import check_picture, check_shown
 
 ONLINE, TARGET = '#ffffff', '#ff8c00'
 _CANVAS = 'canvas: online window white, target window orange'
@@ -39,7 +39,8 @@ class Views(NamedTuple):
 
 def show_views(cfg: Config,
                out: PathLike = 'views.png',
-               count: int = 8) -> Views:
+               count: int = 8,
+               channels: Optional[Sequence[int]] = None) -> Views:
     """Draw canvas, online view, masked online view and target view.
 
     Images are the first ones of a training, with its seed; augmentations are
@@ -49,13 +50,16 @@ def show_views(cfg: Config,
         cfg (Config): A pre-training config.
         out (str | PathLike): Picture to write. Defaults to 'views.png'.
         count (int): Number of images. Defaults to 8.
+        channels (Sequence[int], optional): The three channels that are shown
+            as red, green and blue, or the one in grey, numbered from 0.
+            Defaults to None: three as they are, the mean of others in grey.
 
     Returns:
         Views: The picture and the shifts.
 
     Raises:
         ArgumentError: If the config is none of pre-training, or its images
-            have other channels than three.
+            have no such channels.
     """
     check_picture(out)
     if cfg.model.get('type') != 'CMAE':
@@ -72,15 +76,13 @@ def show_views(cfg: Config,
     batch = loader.collate_fn(samples)
     preprocessor = MODELS.build(
         cfg.model.get('data_preprocessor') or cfg.data_preprocessor)
-    canvases, shifts = [s[0] for s in seen], [s[1] for s in seen]
+    raw, shifts = [s[0] for s in seen], [s[1] for s in seen]
     if not seen and hasattr(preprocessor, 'draw_params'):
-        canvases, shifts = _canvases_of(preprocessor, batch)
+        raw, shifts = _canvases_of(preprocessor, batch)
     views = preprocessor(batch, training=True)['inputs']
     views = [views] if isinstance(views, Tensor) else list(views)
-    if views[0].shape[1] != 3:
-        raise ArgumentError(
-            f'views are shown of colour images, and those of this config have '
-            f'{views[0].shape[1]} channel(s)')
+    check_shown(channels, views[0].shape[1])
+    canvases = [_show_canvas(canvas, preprocessor, channels) for canvas in raw]
     backbone = MODELS.build(cfg.model.backbone)
     torch.manual_seed(seed)
     mask = backbone.generate_mask(len(views[0]), 'cpu')
@@ -90,16 +92,26 @@ def show_views(cfg: Config,
         columns[_CANVAS] = [
             draw_frames(canvas, [(0, 0, side, ONLINE), (x, y, side, TARGET)])
             for canvas, (y, x) in zip(canvases, shifts)]
-    columns['online view'] = to_rgb(views[0], preprocessor)
+    columns['online view'] = to_rgb(views[0], preprocessor, channels)
     kept = round(100 * float((~mask).float().mean()))
     columns[f'what the encoder sees: {kept} %'] = to_rgb(
-        grey_out(views[0], mask, preprocessor), preprocessor)
+        grey_out(views[0], mask, preprocessor), preprocessor, channels)
     if len(views) > 1:
-        columns['target view'] = to_rgb(views[1], preprocessor)
+        columns['target view'] = to_rgb(views[1], preprocessor, channels)
     path = Path(out).expanduser()
     save_sheet(str(path), columns, fitting_scale(views[0].shape[-1]),
                1 if count <= 4 else 2)
     return Views(path, [(int(y), int(x)) for y, x in shifts], list(columns))
+
+
+def _show_canvas(canvas: np.ndarray, preprocessor: Any,
+                 channels: Optional[Sequence[int]]) -> np.ndarray:
+    """Make a picture of a canvas, (H, W, C), as it is loaded."""
+    made = torch.from_numpy(canvas).permute(2, 0, 1).float()
+    if preprocessor._channel_conversion:
+        made = made.flip(0)
+    made = (made - preprocessor.mean) / preprocessor.std
+    return to_rgb(made[None], preprocessor, channels)[0]
 
 
 def _watch_shift(dataset: Any) -> List[Tuple[np.ndarray, Tuple[int, int]]]:
@@ -111,7 +123,7 @@ def _watch_shift(dataset: Any) -> List[Tuple[np.ndarray, Tuple[int, int]]]:
             cut = shift.transform
 
             def watch(results: dict, cut: Any = cut) -> dict:
-                canvas = np.ascontiguousarray(results['img'][..., ::-1])
+                canvas = results['img'].copy()
                 results = cut(results)
                 seen.append((canvas, results['shift']))
                 return results
@@ -121,12 +133,10 @@ def _watch_shift(dataset: Any) -> List[Tuple[np.ndarray, Tuple[int, int]]]:
 
 
 def _canvases_of(preprocessor: Any, batch: dict) -> Any:
-    """Give the canvases of a batch, RGB, and how their windows are shifted."""
+    """Give the canvases of a batch, and how their windows are shifted."""
     canvas = batch['inputs']
     if isinstance(canvas, (list, tuple)):
         canvas = torch.stack(list(canvas))
-    if preprocessor._channel_conversion:
-        canvas = canvas.flip(1)
     pictures = list(canvas.permute(0, 2, 3, 1).contiguous().numpy())
     if not getattr(preprocessor, 'target_view', True):
         return [], []

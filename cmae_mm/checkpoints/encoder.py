@@ -1,20 +1,35 @@
 """Pre-trained encoders as the start of another network."""
 import logging
 import re
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from mmengine.logging import print_log
 from torch import nn
 
 from . import names
+from .channels import inflate_to
+from .convmae import from_convmae
+from .encoder_facts import read_encoder_facts
 from .errors import CheckpointError
-from .files import StateDict, read_checkpoint
-from .fitting import KeyReport, load_state
+from .families import check_family
+from .files import Checkpoint, StateDict, read_checkpoint
+from .fitting import KeyReport, check_fit, describe_sizes
+from .foreign import make_plain
 
 _TARGET = 'target.encoder.'
 _ALLOWED = ('a CMAE or MAE pre-training checkpoint of this project, a backbone'
             ' exported for mmpretrain, a fine-tuned classifier, a released '
-            "CMAE checkpoint, or an MAE encoder under FAIR's or timm's names")
+            "CMAE checkpoint, an MAE encoder under FAIR's or timm's names, or "
+            'a ConvMAE checkpoint')
 
 
 # In the place of a checkpoint.
@@ -23,13 +38,26 @@ RANDOM = 'random'
 RELEASED = 'a released CMAE checkpoint'
 PRETRAINING = 'a pre-training checkpoint'
 FOREIGN_ENCODER = 'an MAE or timm encoder'
+CONVMAE = 'a ConvMAE encoder'
+# What a backbone need not have.
+_SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
 
 
 class FoundEncoder(NamedTuple):
-    """An encoder's parameters, and what was found to hold them."""
+    """An encoder's parameters, what held them, and what was done to them."""
 
     state: StateDict
     kind: str
+    left_out: Tuple[str, ...] = ()
+    lines: Tuple[str, ...] = ()
+
+
+class FittedEncoder(NamedTuple):
+    """An encoder that fits a backbone, and what is to be said about it."""
+
+    state: StateDict
+    report: KeyReport
+    lines: List[str]
 
 
 def find_encoder(state: StateDict,
@@ -54,7 +82,8 @@ def find_encoder(state: StateDict,
     def holds(*prefixes: str) -> bool:
         return any(k.startswith(prefixes) for k in state)
 
-    prefix = 'backbone.'
+    prefix, given = 'backbone.', state
+    lines: Sequence[str] = ()
     if holds('target_backbone.', 'pixel_decoder.'):
         kind, state = RELEASED, names.from_cmae(state)
     elif holds('neck.pixel_decoder.'):
@@ -65,7 +94,11 @@ def find_encoder(state: StateDict,
         kind = 'an exported backbone'
     elif holds('blocks.'):
         kind, prefix = FOREIGN_ENCODER, ''
+        state, lines = make_plain(state)
         state = names.from_mae(state)
+    elif holds('blocks1.') and holds('blocks3.'):
+        kind, prefix = CONVMAE, ''
+        state = from_convmae(state)
     elif holds('layers.') and 'pos_embed' in state:
         kind, prefix = 'a bare encoder', ''
     else:
@@ -83,7 +116,96 @@ def find_encoder(state: StateDict,
         {
             k.removeprefix(prefix): v
             for k, v in state.items() if k.startswith(prefix)
-        }, kind)
+        }, kind, _other_parts(given, kind), tuple(lines))
+
+
+def _other_parts(state: StateDict, kind: str) -> Tuple[str, ...]:
+    """Name what a checkpoint holds beside its encoders."""
+    if kind == 'a bare encoder':
+        return ()
+    foreign = kind in (FOREIGN_ENCODER, CONVMAE)
+    parts = {
+        'decoder' if k.startswith('decoder_') else k.split('.')[0]
+        for k in state
+        if (k.startswith(names.NO_ENCODER) if foreign else
+            not k.startswith(('backbone.', 'target', 'data_preprocessor')))
+    }
+    return tuple(sorted(parts))
+
+
+def fit_encoder(module: nn.Module,
+                checkpoint: str,
+                encoder: str = 'online',
+                adapt: Optional[Callable[[StateDict], StateDict]] = None,
+                new: Optional[str] = None,
+                adapt_channels: bool = False) -> FittedEncoder:
+    """Make a pre-trained encoder fit a backbone, without loading it.
+
+    Its arguments are those of :func:`load_encoder_into`.
+
+    Returns:
+        FittedEncoder: What fits, all of it, and what is to be said.
+
+    Raises:
+        CheckpointError: See :func:`load_encoder_into`.
+    """
+    if not checkpoint:
+        raise CheckpointError(
+            'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
+            f'to a file, or to {RANDOM!r} to start from random weights')
+    try:
+        content = read_checkpoint(checkpoint)
+        found = find_encoder(content.state, encoder)
+        expected = module.state_dict()
+        check_family(found.state, expected)
+        state = found.state if adapt is None else adapt(found.state)
+        spared = [
+            k for k in state
+            if k.startswith(tuple(_SPARE)) and k not in expected
+        ]
+        state = {k: v for k, v in state.items() if k not in spared}
+        _check_sizes(state, expected)
+        _check_heads(module, content)
+        state, inflated = inflate_to(state, expected, adapt_channels)
+        made_new = [k for k in expected if new and re.search(new, k)
+                    and k not in state]
+        fitting = check_fit(
+            module, state, optional=made_new,
+            advice="the model must have the encoder's width, depth and "
+            'patch size', most_listed=10)
+    except CheckpointError as error:
+        raise CheckpointError(f'{checkpoint}: {error}') from None
+    lines = [f'{checkpoint} is {found.kind}; its {encoder} encoder was loaded,'
+             f' every key matched: {fitting.report}', *found.lines, *inflated]
+    left_out = [what for prefix, what in _SPARE.items()
+                if any(k.startswith(prefix) for k in spared)]
+    left_out += found.left_out
+    if left_out:
+        lines.append(f'left out: its {", ".join(left_out)}')
+    if made_new:
+        lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
+    return FittedEncoder(fitting.state, fitting.report, lines)
+
+
+def _check_sizes(state: StateDict, expected: StateDict) -> None:
+    """Check width, depth and patch size."""
+    sizes = [describe_sizes(s, '') for s in (state, expected)]
+    if sizes[0] != sizes[1] and '' not in sizes:
+        raise CheckpointError(
+            f"its encoder is {sizes[0]}, the model's {sizes[1]}; choose the "
+            'model (backbone.arch, backbone.patch_size; --model of `cmae '
+            'pretrain`) of the same width, depth and patch size')
+
+
+def _check_heads(module: nn.Module, content: Checkpoint) -> None:
+    """Check the number of heads, which no tensor's shape tells."""
+    noted = read_encoder_facts(content.meta).get('num_heads')
+    arch = getattr(module, 'arch_settings', None)
+    heads = arch.get('num_heads') if isinstance(arch, dict) else None
+    if None not in (noted, heads) and noted != heads:
+        raise CheckpointError(
+            f'its encoder has {noted} attention heads, the model '
+            f"{heads}; set num_heads of backbone.arch to the encoder's")
 
 
 def load_encoder_into(module: nn.Module,
@@ -91,58 +213,48 @@ def load_encoder_into(module: nn.Module,
                       encoder: str = 'online',
                       adapt: Optional[Callable[[StateDict],
                                                StateDict]] = None,
-                      new: Optional[str] = None) -> KeyReport:
+                      new: Optional[str] = None,
+                      adapt_channels: bool = False) -> KeyReport:
     """Load a pre-trained encoder into a backbone, every key or nothing.
 
-    The log says what was taken and that all keys matched. Positions of
-    another grid are resampled. A final norm that the backbone has no place
-    for is left out, as where pooled features have a norm of their own.
+    The log says what was taken, that all keys matched, what was left out and
+    what is new. Positions of another grid are resampled, and the patch
+    embedding of an encoder of colour images is inflated to the backbone's
+    channels. A final norm that the backbone has no place for is left out, as
+    where pooled features have a norm of their own, and so are a hybrid
+    encoder's fusion layers.
 
     Args:
-        module (nn.Module): A backbone with ``VisionTransformer``'s names.
+        module (nn.Module): A backbone with ``VisionTransformer``'s names, or
+            ``ConvViT``'s.
         checkpoint (str): The file, see :func:`find_encoder`.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         adapt (Callable, optional): Function that renames the encoder for other
             backbones. Defaults to None.
         new (str, optional): Regular expression of the names of what no
             encoder has and the backbone learns anew. Defaults to None.
+        adapt_channels (bool): Whether the patch embedding of an encoder of
+            other channels than three is made to fit, too. Defaults to False.
 
     Returns:
         KeyReport: What matched.
 
     Raises:
         CheckpointError: If the file cannot be read, holds no encoder, or is
-            of another width, depth or patch size.
+            of another width, depth, patch size, number of heads, or, but for
+            three, of channels, or a plain ViT where a hybrid is needed or
+            the reverse.
     """
-    if not checkpoint:
-        raise CheckpointError(
-            'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
-            f'to a file, or to {RANDOM!r} to start from random weights')
-    try:
-        state, kind = find_encoder(read_checkpoint(checkpoint).state, encoder)
-        if adapt is not None:
-            state = adapt(state)
-        expected = module.state_dict()
-        left_out = [
-            k for k in state if k.startswith('ln1.') and k not in expected
-        ]
-        state = {k: v for k, v in state.items() if k not in left_out}
-        made_new = [k for k in expected if new and re.search(new, k)
-                    and k not in state]
-        report = load_state(
-            module, state, optional=made_new,
-            advice="the model must have the encoder's width, depth and "
-            'patch size', most_listed=10)
-    except CheckpointError as error:
-        raise CheckpointError(f'{checkpoint}: {error}') from None
-    lines = [f'{checkpoint} is {kind}; its {encoder} encoder was loaded, every'
-             f' key matched: {report}']
-    if left_out:
-        lines.append('left out: its final norm')
-    if made_new:
-        lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
-    print_log('\n'.join(lines), logger='current')
-    return report
+    fitted = fit_encoder(
+        module, checkpoint, encoder, adapt, new, adapt_channels)
+    module.load_state_dict(fitted.state, strict=False)
+    print_log('\n'.join(fitted.lines), logger='current')
+    return fitted.report
+
+
+def is_pretrained(init_cfg: Any) -> bool:
+    """Say whether an init_cfg names a checkpoint."""
+    return isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained'
 
 
 def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
@@ -152,14 +264,16 @@ def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
         init_cfg (dict | list | None): ``init_cfg`` of a module.
 
     Returns:
-        dict | None: ``checkpoint`` and, where given, ``encoder``, of
-        ``dict(type='Pretrained', ...)``; None of any other, and where the
-        word 'random' stands for the checkpoint, which the log then says.
+        dict | None: ``checkpoint`` and, where given, ``encoder`` and
+        ``adapt_channels``, of ``dict(type='Pretrained', ...)``; None of any
+        other, and where the word 'random' stands for the checkpoint, which
+        the log then says.
     """
-    if not isinstance(init_cfg, dict) or init_cfg['type'] != 'Pretrained':
+    if not is_pretrained(init_cfg):
         return None
     # What follows from the file itself need not be told, but may.
-    known = {'type', 'checkpoint', 'encoder', 'prefix', 'map_location'}
+    known = {'type', 'checkpoint', 'encoder', 'adapt_channels', 'prefix',
+             'map_location'}
     if set(init_cfg) - known:
         raise CheckpointError(
             f'init_cfg takes {sorted(known)}, but got {sorted(init_cfg)}')
@@ -171,6 +285,7 @@ def pretrained_cfg(init_cfg: Any) -> Optional[Dict[str, Any]]:
             level=logging.WARNING)
         return None
     given = dict(checkpoint=init_cfg.get('checkpoint') or '')
-    if 'encoder' in init_cfg:
-        given['encoder'] = init_cfg['encoder']
+    for name in ('encoder', 'adapt_channels'):
+        if name in init_cfg:
+            given[name] = init_cfg[name]
     return given

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .errors import CheckpointError
+from .families import check_family
 from .files import StateDict
 from .positions import resample_to
 
@@ -78,8 +79,12 @@ def compare(model: nn.Module,
     Returns:
         Fitting: What fits, with positions of another grid resampled, and the
         report.
+
+    Raises:
+        CheckpointError: If one encoder is a plain ViT and the other a hybrid.
     """
     expected = model.state_dict()
+    check_family(state, expected)
     state, resampled = resample_to(state, expected)
     misshapen = [
         f'{k}: {tuple(v.shape)} in the checkpoint, {tuple(expected[k].shape)} '
@@ -131,6 +136,28 @@ def load_state(model: nn.Module,
         CheckpointError: If keys are missing, unexpected or misshapen, which
             it lists, and ``allow_partial`` is not set; or if nothing fits.
     """
+    fitting, report = check_fit(model, state, allow_partial, optional,
+                                advice, most_listed)
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def check_fit(model: nn.Module,
+              state: StateDict,
+              allow_partial: bool = False,
+              optional: Sequence[str] = (),
+              advice: str = _ALLOW,
+              most_listed: Optional[int] = None) -> Fitting:
+    """Check that a state dict fits a model, without loading it.
+
+    Its arguments are those of :func:`load_state`.
+
+    Returns:
+        Fitting: What fits, and the report.
+
+    Raises:
+        CheckpointError: See :func:`load_state`.
+    """
     fitting, report = compare(model, state, optional)
     if not fitting or not (report.fits or allow_partial):
         what = ('nothing in the checkpoint fits' if not fitting else
@@ -139,8 +166,7 @@ def load_state(model: nn.Module,
             advice = 'is it for another model?'
         raise CheckpointError(f'{what} the model:\n'
                               f'{report.listed(most_listed)}\n{advice}')
-    model.load_state_dict(fitting, strict=False)
-    return report
+    return Fitting(fitting, report)
 
 
 def fits_once_converted(model: nn.Module, state: StateDict) -> bool:
@@ -179,18 +205,25 @@ def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
     return bare
 
 
-def describe_sizes(state: StateDict) -> str:
+def describe_sizes(state: StateDict, prefix: str = 'backbone.') -> str:
     """Say how wide and deep the transformer in a state dict is.
 
     Args:
         state (StateDict): A state dict under mmpretrain's names.
+        prefix (str): What the encoder's names begin with. Defaults to
+            'backbone.'.
 
     Returns:
         str: A description in words, empty if there is none.
     """
-    positions = state.get('backbone.pos_embed')
-    layers = [int(found[1]) for found in (
-        re.match(r'backbone\.layers\.(\d+)\.', k) for k in state) if found]
+    positions = state.get(f'{prefix}pos_embed')
+    pattern = rf'{re.escape(prefix)}layers\.(\d+)\.'
+    layers = [int(found[1])
+              for found in (re.match(pattern, k) for k in state) if found]
     if positions is None or not layers:
         return ''
-    return f'{positions.shape[-1]} wide and {max(layers) + 1} layers deep'
+    sizes = f'{positions.shape[-1]} wide and {max(layers) + 1} layers deep'
+    patches = state.get(f'{prefix}patch_embed.projection.weight')
+    if patches is not None:
+        sizes += f' with patches of {patches.shape[-1]} pixels'
+    return sizes

@@ -81,7 +81,7 @@ def model_config(vit: nn.Module, to: str, img_size: int) -> Dict[str, Any]:
         layer_norm_eps=1e-6,
         image_size=img_size,
         patch_size=vit.patch_size,
-        num_channels=3,
+        num_channels=vit.patch_embed.projection.in_channels,
         qkv_bias=True,
         hidden_dropout_prob=0.,
         attention_probs_dropout_prob=0.)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from . import names
+from .convmae import from_convmae
 from .files import StateDict
 from .fitting import KeyReport, load_state
 
@@ -68,3 +69,20 @@ def import_mae(encoder: nn.Module,
         looked at.
     """
     return load_state(encoder, names.from_mae(state), allow_partial)
+
+
+def import_convmae(encoder: nn.Module,
+                   state: StateDict,
+                   allow_partial: bool = False) -> KeyReport:
+    """Load the encoder of a ConvMAE checkpoint.
+
+    Args:
+        encoder (CMAEConvViT): The encoder.
+        state (StateDict): State dict of ConvMAE's pre-training or fine-tuning.
+        allow_partial (bool): See :func:`load_state`.
+
+    Returns:
+        KeyReport: What matched; the decoder and a classifier's head are not
+        looked at.
+    """
+    return load_state(encoder, from_convmae(state), allow_partial)

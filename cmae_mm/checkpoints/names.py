@@ -32,24 +32,30 @@ _TIMM = (
     ('.ln1.', '.norm1.'),
     ('.ln2.', '.norm2.'),
 )
+# Of these, what stands inside of transformer blocks.
+BLOCKS = tuple(p for p in _TIMM if p[0].startswith('.'))
+
+# What files under timm's names hold beside an encoder.
+NO_ENCODER = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
 
 
 def from_cmae(state: StateDict) -> StateDict:
     """Rename a released CMAE state dict; names it has not stay as they are."""
-    return {_replace_prefix(name, _CMAE): v for name, v in state.items()}
+    return {replace_prefix(name, _CMAE): v for name, v in state.items()}
 
 
 def to_cmae(state: StateDict) -> StateDict:
     """Rename to the released code's names; what it lacks is left out."""
     pairs = [(ours, theirs) for theirs, ours in _CMAE]
     return {
-        _replace_prefix(name, pairs): v
+        replace_prefix(name, pairs): v
         for name, v in state.items()
         if name.startswith(tuple(ours for ours, _ in pairs))
     }
 
 
-def _replace_prefix(name: str, pairs: Pairs) -> str:
+def replace_prefix(name: str, pairs: Pairs) -> str:
+    """Replace the first of some prefixes that a name begins with."""
     for old, new in pairs:
         if name.startswith(old):
             return new + name[len(old):]
@@ -97,10 +103,9 @@ def from_timm(state: StateDict) -> StateDict:
 
 def from_mae(state: StateDict) -> StateDict:
     """Rename the encoder of an MAE checkpoint; all else is left out."""
-    other = ('decoder_', 'mask_token', 'head.', 'fc_norm.')
     return from_timm(
         {k: v
-         for k, v in state.items() if not k.startswith(other)})
+         for k, v in state.items() if not k.startswith(NO_ENCODER)})
 
 
 def to_vit_sam(state: StateDict) -> StateDict:

@@ -69,11 +69,13 @@ def resample_to(state: StateDict, expected: Dict[str, torch.Tensor]
         if (value.dim() != 3 or lengths[0] == lengths[1]
                 or value.shape[2] != wanted.shape[2]):
             continue
-        sides = [round((n - 1)**.5) for n in lengths]
-        if any(s * s + 1 != n for s, n in zip(sides, lengths)):
-            continue
-        state[name] = resample_pos_embed(value, sides[1])
-        lines.append(_resampled(name, *sides))
+        # With a class token's slot or without, both alike.
+        for prefix in (1, 0):
+            sides = [round((n - prefix)**.5) for n in lengths]
+            if all(s * s + prefix == n for s, n in zip(sides, lengths)):
+                state[name] = resample_pos_embed(value, sides[1], prefix)
+                lines.append(_resampled(name, *sides))
+                break
     return state, lines
 
 

@@ -2,7 +2,7 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING, Tuple
 
 from ..config import check_pairs
 from ..packaged import find_config
@@ -139,13 +139,13 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 def add_log_to(parser: argparse.ArgumentParser) -> None:
     """Add ``--log-to``."""
     parser.add_argument(
-        '--log-to', type=_names, default=[], metavar='NAME,NAME',
+        '--log-to', type=_names, default=(), metavar='NAME,NAME',
         help='log figures and pictures to tensorboard, wandb or mlflow too; '
         'the file in the work folder is always written')
 
 
-def _names(text: str) -> List[str]:
-    return [name for name in text.split(',') if name]
+def _names(text: str) -> Tuple[str, ...]:
+    return tuple(name for name in text.split(',') if name)
 
 
 def note_local_rank(args: argparse.Namespace) -> None:

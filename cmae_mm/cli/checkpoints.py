@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # `EXPORTS` of the checkpoints' room, which a test checks: it is not imported
 # for --help. And the whole state, under the released code's names.
-ENCODERS = ('hf_vit', 'hf_vitmae', 'mmdet', 'mmpretrain', 'mmseg', 'timm')
+ENCODERS = ('convmae', 'hf_vit', 'hf_vitmae', 'mmdet', 'mmpretrain', 'mmseg',
+            'timm')
 WHOLE = 'cmae'
 
 
@@ -41,7 +42,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--to', choices=(WHOLE, *ENCODERS), required=True,
         help='the library that the encoder is for; cmae: the whole state '
-        "under the released code's names")
+        "under the released code's names; convmae: a hybrid encoder and its "
+        "pixel decoder under ConvMAE's")
     add_encoder(parser)
     parser.add_argument(
         '--img-size', type=at_least(1), metavar='PIXELS',
@@ -54,8 +56,8 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     add_config(parser, 'pre-training config: its model gives the sizes; a '
                'file')
     add_checkpoint(
-        parser, "a released CMAE checkpoint, or an MAE encoder under FAIR's "
-        'or timm\'s names')
+        parser, "a released CMAE checkpoint, an MAE encoder under FAIR's or "
+        "timm's names, or a ConvMAE checkpoint")
     add_out(parser, '.safetensors or .pth file to write')
     add_common(parser)
 
@@ -85,6 +87,9 @@ def build_model(args: argparse.Namespace) -> 'nn.Module':
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)
     init_default_scope('mmpretrain')
+    # as mmengine's runner does it: exports say how images are normalised
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return MODELS.build(cfg.model)
 
 
@@ -121,20 +126,22 @@ def export(args: argparse.Namespace) -> Result:
         load_state,
         read_checkpoint,
     )
+    from ..checkpoints.encoder_facts import read_encoder_facts
     model = build_model(args)
     is_classifier = isinstance(model, ImageClassifier) and args.to != WHOLE
     if not is_classifier:
         require_cmae(model, args)
     state, meta = read_checkpoint(args.checkpoint)
     noted = describe(args, meta)
+    images = read_encoder_facts(meta).get('images')
     report = load_state(model, state, args.allow_partial)
     if is_classifier:
         export_classifier(model, args.out, args.to, **noted)
     elif args.to == WHOLE:
-        export_cmae(model, args.out, **noted)
+        export_cmae(model, args.out, images, **noted)
     else:
         export_encoder(model, args.out, args.to, args.encoder, args.img_size,
-                       **noted)
+                       images, **noted)
     print(f'{args.checkpoint}: {report}')
     print(f'Wrote {args.out}')
     return dict(checkpoint=args.checkpoint, to=args.to, out=args.out)
@@ -146,11 +153,12 @@ def import_(args: argparse.Namespace) -> Result:
         CheckpointError,
         find_encoder,
         import_cmae,
+        import_convmae,
         import_mae,
         read_checkpoint,
         write_checkpoint,
     )
-    from ..checkpoints.encoder import FOREIGN_ENCODER, RELEASED
+    from ..checkpoints.encoder import CONVMAE, FOREIGN_ENCODER, RELEASED
     model = build_model(args)
     require_cmae(model, args)
     state, meta = read_checkpoint(args.checkpoint)
@@ -162,8 +170,9 @@ def import_(args: argparse.Namespace) -> Result:
         report = import_cmae(model, state, args.allow_partial)
         imported = model.state_dict()
         use = 'the whole pre-training state, for load_from'
-    elif kind == FOREIGN_ENCODER:
-        report = import_mae(model.backbone, state, args.allow_partial)
+    elif kind in (FOREIGN_ENCODER, CONVMAE):
+        load = import_mae if kind == FOREIGN_ENCODER else import_convmae
+        report = load(model.backbone, state, args.allow_partial)
         imported = {
             f'backbone.{k}': v
             for k, v in model.backbone.state_dict().items()
@@ -191,12 +200,13 @@ COMMANDS = [
         run=export),
     Command(
         name='import',
-        help='read a released CMAE checkpoint or an MAE encoder',
+        help='read a released CMAE checkpoint, or an MAE or ConvMAE encoder',
         description='Which of them it is, is found by the names in it. Every '
         "key is checked against the config's model.",
         example='cmae import cmae_vit-b_300e official.pth cmae.pth\n'
         'cmae import cmae_vit-b_300e mae_pretrain_vit_base.pth '
-        'init.safetensors',
+        'init.safetensors\n'
+        'cmae import cmae_convvit-b_300e convmae_base.pth init.safetensors',
         add_arguments=add_import,
         check=check,
         run=import_),

@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--img-size', type=int, metavar='N',
         help="side of the images in pixels (default: the checkpoint's)")
     parser.add_argument(
+        '--stats', metavar='FILE',
+        help='what `cmae stats` wrote about the images, for a foreign '
+        'checkpoint that does not say how they are normalised')
+    parser.add_argument(
         '--num-heads', type=int, metavar='N',
         help='attention heads, for a foreign checkpoint of unusual sizes')
     parser.add_argument(
@@ -44,7 +48,7 @@ def options_of(args: argparse.Namespace) -> Dict[str, Any]:
     return dict(
         encoder=args.encoder, pool=args.pool, batch_size=args.batch_size,
         num_workers=args.num_workers, img_size=args.img_size,
-        dtype=args.dtype)
+        dtype=args.dtype, stats=args.stats)
 
 
 def check(args: argparse.Namespace) -> None:

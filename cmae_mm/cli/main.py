@@ -16,6 +16,7 @@ from . import (
     pretrain,
     report,
     splits,
+    stats,
     store,
     test,
     train,
@@ -35,6 +36,7 @@ COMMANDS: List[Command] = [
     *maps.COMMANDS,
     *report.COMMANDS,
     *checkpoints.COMMANDS,
+    *stats.COMMANDS,
     *store.COMMANDS,
     *splits.COMMANDS,
     *verify.COMMANDS,
@@ -47,7 +49,7 @@ GROUPS: Dict[str, Tuple[str, ...]] = {
     'look': ('views', 'reconstruct', 'attention', 'features', 'map',
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),
-    'data': ('store', 'splits'),
+    'data': ('stats', 'store', 'splits'),
     'check': ('doctor', 'verify'),
 }
 

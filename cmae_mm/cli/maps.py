@@ -11,7 +11,14 @@ from .arguments import (
 )
 from .command import Command, Result
 from .parser import at_least
-from .pictures import ENCODERS, add_images, add_picture, add_seed, add_sizes
+from .pictures import (
+    ENCODERS,
+    add_images,
+    add_picture,
+    add_seed,
+    add_shown,
+    add_sizes,
+)
 
 # As in the visualisation room, which a test checks.
 METHODS = ('auto', 'umap', 'tsne')
@@ -28,6 +35,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add_pool(parser)
     add_loader(parser, 64)
     add_sizes(parser)
+    add_shown(parser)
 
 
 def options_of(args: argparse.Namespace) -> Dict[str, Any]:
@@ -35,7 +43,7 @@ def options_of(args: argparse.Namespace) -> Dict[str, Any]:
     return dict(
         features=args.features, encoder=args.encoder, pool=args.pool,
         batch_size=args.batch_size, num_workers=args.num_workers,
-        img_size=args.img_size, num_heads=args.num_heads)
+        img_size=args.img_size, num_heads=args.num_heads, channels=args.show)
 
 
 def add_map(parser: argparse.ArgumentParser) -> None:

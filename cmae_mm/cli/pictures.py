@@ -42,6 +42,15 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         help='attention heads, for a foreign checkpoint of unusual sizes')
 
 
+def add_shown(parser: argparse.ArgumentParser) -> None:
+    """Add ``--show``, the channels that pictures have."""
+    parser.add_argument(
+        '--show', type=at_least(0), nargs='+', metavar='CHANNEL',
+        help='three channels that are shown as red, green and blue, or one in '
+        'grey, numbered from 0 (default: three as they are, the mean of '
+        'others in grey)')
+
+
 def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--seed``."""
     parser.add_argument(
@@ -63,6 +72,7 @@ def add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--most', type=at_least(1), default=8, metavar='N',
         help='number of images (default: 8)')
+    add_shown(parser)
     add_cfg_options(parser)
 
 
@@ -71,7 +81,7 @@ def views(args: argparse.Namespace) -> Result:
     from ..api.views import show_views
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)
-    made = show_views(cfg, args.out, args.most)
+    made = show_views(cfg, args.out, args.most, args.show)
     return dict(say(made), shifts=made.shifts)
 
 
@@ -85,6 +95,7 @@ def add_reconstruct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--config', dest='model_config', metavar='CONFIG',
         help="config of the model (default: the checkpoint's own)")
+    add_shown(parser)
     add_seed(parser, 'masks')
 
 
@@ -100,7 +111,7 @@ def reconstruct(args: argparse.Namespace) -> Result:
     from ..api.pictures import reconstruct
     made = reconstruct(
         args.checkpoint, args.images, args.out, config=args.model_config,
-        most=args.most, seed=args.seed)
+        most=args.most, channels=args.show, seed=args.seed)
     result = say(made)
     if len(made.columns) == 4:
         print('The loss normalises the pixels of each patch, so that the '
@@ -122,6 +133,7 @@ def add_attention(parser: argparse.ArgumentParser) -> None:
         '(default: -1, the last)')
     parser.add_argument(
         '--heads', action='store_true', help='show each head beside the mean')
+    add_shown(parser)
     add_encoder(parser)
     add_sizes(parser)
 
@@ -132,7 +144,7 @@ def attention(args: argparse.Namespace) -> Result:
     return say(attention(
         args.checkpoint, args.images, args.out, encoder=args.encoder,
         layer=args.layer, heads=args.heads, most=args.most,
-        img_size=args.img_size, num_heads=args.num_heads))
+        channels=args.show, img_size=args.img_size, num_heads=args.num_heads))
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +153,7 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     add_images(parser)
     add_picture(parser, 'features.png')
     add_most(parser)
+    add_shown(parser)
     add_encoder(parser)
     add_sizes(parser)
 
@@ -150,7 +163,8 @@ def features(args: argparse.Namespace) -> Result:
     from ..api.pictures import features
     return say(features(
         args.checkpoint, args.images, args.out, encoder=args.encoder,
-        most=args.most, img_size=args.img_size, num_heads=args.num_heads))
+        most=args.most, channels=args.show, img_size=args.img_size,
+        num_heads=args.num_heads))
 
 
 COMMANDS = [

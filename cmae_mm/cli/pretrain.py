@@ -35,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='processes that read images (default: one for each processor '
         'core, at most 8)')
     parser.add_argument(
+        '--stats', metavar='FILE',
+        help='what `cmae stats` wrote about the images, for others than '
+        'colours of 8 bits, or for their own mean and deviation')
+    parser.add_argument(
+        '--init', metavar='FILE',
+        help='checkpoint whose encoder both branches start from: of CMAE, MAE,'
+        " or a plain vision transformer under timm's names, as DINO's")
+    parser.add_argument(
         '--out', metavar='DIR',
         help='folder of logs and checkpoints (default: work_dirs/<model>_'
         '<folder of DATA>)')
@@ -50,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> None:
     """Check the arguments before anything is loaded."""
     check_pretraining(args.data, args.model, args.epochs, args.batch_size,
-                      args.num_workers, args.out, args.log_to)
+                      args.num_workers, args.out, args.stats, args.init,
+                      args.log_to)
 
 
 def pretrain(args: argparse.Namespace) -> Result:
@@ -66,6 +75,8 @@ def pretrain(args: argparse.Namespace) -> Result:
         batch_size=args.batch_size,
         out=args.out,
         num_workers=args.num_workers,
+        stats=args.stats,
+        init=args.init,
         cfg_options=parse_options(args.cfg_options),
         resume=not args.no_resume,
         log_to=args.log_to,

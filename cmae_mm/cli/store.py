@@ -14,12 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--short-side', type=at_least(1), metavar='PIXELS',
         help='make the shorter side of larger images this long (re-encoded as '
-        'JPEG; default: files are copied bit by bit)')
+        'JPEG, or as TIFF what JPEG would not keep; default: files are copied '
+        'bit by bit)')
 
 
 def store(args: argparse.Namespace) -> Result:
     """Write the store, with progress."""
-    from ..datasets.image_store import write_store
+    from ..datasets.image_store import read_types, write_store
     from ..datasets.pretraining_dataset import IMG_EXTENSIONS
     from ..progress import Progress
     total = 0
@@ -28,8 +29,10 @@ def store(args: argparse.Namespace) -> Result:
                 Path(args.data), Path(args.out), IMG_EXTENSIONS,
                 args.short_side):
             progress.update(done - progress.done, total)
-    print(f'{total // 2} images in {args.out}')
-    return dict(images=total // 2, out=args.out)
+    types = read_types(args.out)
+    print(f'{total // 2} images in {args.out}: '
+          + ', '.join(f'{count} of {kind}' for kind, count in types.items()))
+    return dict(images=total // 2, out=args.out, types=types)
 
 
 COMMANDS = [

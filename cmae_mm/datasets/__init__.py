@@ -1,10 +1,17 @@
 from .labelled_dataset import LabelledDataset
 from .pretraining_dataset import PretrainingDataset
 from .samplers import SeededInfiniteSampler, SeededSampler
-from .transforms import LoadCanvas, LoadImageOrSkip, PixelShift, SeedDraws
+from .transforms import (
+    LoadCanvas,
+    LoadImage,
+    LoadImageOrSkip,
+    PixelShift,
+    ResizeImage,
+    SeedDraws,
+)
 
 __all__ = [
-    'LabelledDataset', 'LoadCanvas', 'LoadImageOrSkip', 'PixelShift',
-    'PretrainingDataset', 'SeedDraws', 'SeededInfiniteSampler',
-    'SeededSampler'
+    'LabelledDataset', 'LoadCanvas', 'LoadImage', 'LoadImageOrSkip',
+    'PixelShift', 'PretrainingDataset', 'ResizeImage', 'SeedDraws',
+    'SeededInfiniteSampler', 'SeededSampler'
 ]

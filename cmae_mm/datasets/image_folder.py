@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif',
-                  '.tiff', '.webp')
+                  '.tiff', '.webp', '.npy', '.dcm', '.dicom')
 
 
 def why_no_folder(path: str) -> str:

@@ -2,20 +2,21 @@
 
 A store is a folder with LMDB's ``data.mdb``, whose keys number the images,
 and ``images.txt``, the images' relative paths in that order. ``images.txt`` is
-written last: a folder without it is not a whole store.
+written last: a folder without it is not a whole store. ``types.json`` says
+which types of images it has.
 """
+import json
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
-import cv2
-import numpy as np
-import simplejpeg
-from mmengine.logging import print_log
-
-from .decoding import UndecodableImage, decode_image
+from .formats.peeking import peek
+from .shrinking import ShrinkError, short_side_of, shrink
 
 LIST_NAME = 'images.txt'
+# How many images there are of each type, for people.
+TYPES_NAME = 'types.json'
 _MAP_SIZE = 1 << 40  # address space, not disk space
 _COMMIT_EVERY = 256
 
@@ -33,6 +34,17 @@ def is_store(folder: str) -> bool:
 def read_list(folder: str) -> List[str]:
     """Read the relative paths of a store's images, in the keys' order."""
     return (Path(folder) / LIST_NAME).read_text('utf-8').splitlines()
+
+
+def read_types(folder: str) -> Dict[str, int]:
+    """Read how many images of each type a store has.
+
+    Returns:
+        Dict[str, int]: Numbers of images by '<channels> x <type>'; empty for
+        a store of an earlier version.
+    """
+    path = Path(folder) / TYPES_NAME
+    return json.loads(path.read_text('utf-8')) if path.is_file() else {}
 
 
 def key_of(number: int) -> str:
@@ -56,39 +68,6 @@ def find_images(source: Path, extensions: Tuple[str, ...]) -> List[str]:
     if broken:
         raise StoreError(f'{broken[0]!r} has a line break in its name')
     return paths
-
-
-def shrink(data: bytes, short_side: Optional[int], name: str) -> bytes:
-    """Re-encode an image whose shorter side is longer than wanted.
-
-    What is small enough, or cannot be decoded, is kept as it is.
-
-    Args:
-        data (bytes): The file.
-        short_side (int, optional): Length in pixels that the shorter side of
-            larger images is reduced to; None keeps all as they are.
-        name (str): Name of the image, for the warning.
-
-    Returns:
-        bytes: A JPEG of quality 92, or the data themselves.
-    """
-    if short_side is None:
-        return data
-    try:
-        image = decode_image(data)
-    except UndecodableImage as error:
-        print_log(f'{name} cannot be decoded ({error}) and is stored as it '
-                  'is; training will skip it.', logger='current', level=30)
-        return data
-    height, width = image.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return data
-    image = cv2.resize(
-        np.ascontiguousarray(image), (max(round(width * scale), short_side),
-                max(round(height * scale), short_side)),
-        interpolation=cv2.INTER_AREA)
-    return simplejpeg.encode_jpeg(image, quality=92, colorspace='BGR')
 
 
 def write_store(source: Path,
@@ -135,6 +114,7 @@ def write_store(source: Path,
         plan.write_text(started, 'utf-8')
 
     total = 2 * len(paths)
+    types: Counter = Counter()
     with lmdb.open(str(folder), map_size=_MAP_SIZE) as env:
         done = env.stat()['entries']
         yield done, total
@@ -142,8 +122,8 @@ def write_store(source: Path,
             batch = paths[done:done + _COMMIT_EVERY]
             with env.begin(write=True) as transaction:
                 for number, path in enumerate(batch, done):
-                    data = shrink((source / path).read_bytes(), short_side,
-                                  path)
+                    data = _shrink((source / path).read_bytes(), short_side,
+                                   path)
                     transaction.put(key_of(number).encode(), data)
             done += len(batch)
             yield done, total
@@ -151,7 +131,10 @@ def write_store(source: Path,
             with env.begin() as transaction:
                 stored = transaction.get(key_of(number).encode())
             _verify(stored, source / path, short_side)
+            types[_type_of(stored, path)] += 1
             yield len(paths) + number + 1, total
+    (folder / TYPES_NAME).write_text(
+        json.dumps(dict(types.most_common())) + '\n', 'utf-8')
     finished = folder / (LIST_NAME + '.tmp')
     finished.write_text('\n'.join(paths) + '\n', 'utf-8')
     os.replace(finished, folder / LIST_NAME)
@@ -165,7 +148,21 @@ def _verify(stored: Optional[bytes], path: Path,
     if stored is None or short_side is None:
         raise StoreError(f'{path} does not read back as it was written; the '
                          'disk or the store is damaged: delete the store')
-    height, width = decode_image(stored).shape[:2]
-    if min(height, width) != short_side:
-        raise StoreError(f'{path} was stored with a short side of '
-                         f'{min(height, width)} instead of {short_side}')
+    side = short_side_of(stored, path.name)
+    if side != short_side:
+        raise StoreError(f'{path} was stored with a short side of {side} '
+                         f'instead of {short_side}')
+
+
+def _shrink(data: bytes, short_side: Optional[int], path: str) -> bytes:
+    try:
+        return shrink(data, short_side, path)
+    except ShrinkError as error:
+        raise StoreError(str(error)) from error
+
+
+def _type_of(data: Optional[bytes], path: str) -> str:
+    try:
+        return str(peek(data or b'', path))
+    except ValueError:
+        return 'unreadable'

@@ -2,6 +2,7 @@
 from typing import Any, Dict, Sequence
 
 from mmengine.dataset import BaseDataset
+from torch import nn
 
 
 def datasets_of(runner) -> Dict[str, BaseDataset]:
@@ -14,6 +15,33 @@ def datasets_of(runner) -> Dict[str, BaseDataset]:
             dataset = dataset.dataset
         splits[name] = dataset
     return splits
+
+
+def check_channels(model: nn.Module, parts: Sequence[str]) -> None:
+    """Check that what takes a pyramid of maps has their channels.
+
+    Args:
+        model (nn.Module): A detector or segmentor. Where its backbone does
+            not tell ``map_dims``, nothing is checked.
+        parts (Sequence[str]): Attributes that hold what takes the maps, by
+            ``in_channels`` and, of heads, ``in_index``.
+
+    Raises:
+        ValueError: If a part has other channels.
+    """
+    dims = getattr(model.backbone, 'map_dims', None)
+    for part in parts if dims else ():
+        taker = getattr(model, part, None)
+        if not hasattr(taker, 'in_channels'):
+            continue
+        index = getattr(taker, 'in_index', range(len(dims)))
+        given = ([dims[i] for i in index]
+                 if isinstance(index, Sequence) else dims[index])
+        taken = taker.in_channels
+        if given != (taken if isinstance(taken, int) else list(taken)):
+            raise ValueError(
+                f'the backbone gives {part} maps of {given} channels, but '
+                f'model.{part}.in_channels={taken}; set it to {given}')
 
 
 def check_heads(name: str, dataset: BaseDataset, owner: Any,

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from torch import Tensor, nn
 
+from ..checkpoints.channels import inflate_to
 from ..checkpoints.encoder import PRETRAINING, RELEASED, find_encoder
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import StateDict
@@ -150,12 +151,14 @@ def _state_dict(checkpoint: Any,
 def _start_of_cmae(model: nn.Module, state: StateDict
                    ) -> Tuple[StateDict, List[str], List[str]]:
     """Give what a CMAE starts from: state, optional names, log lines."""
-    found, kind = find_encoder(state)
+    found, kind, _, lines = find_encoder(state)
     if kind == RELEASED:
         state, optional = from_released(model, state)
         return state, optional, [f'it is {kind}']
     if kind != PRETRAINING:
         state = {f'backbone.{k}': v for k, v in found.items()}
+        state, inflated = inflate_to(state, model.state_dict())
+        lines = [*lines, *inflated]
     fresh = tuple(part for part in _PARTS
                   if not any(k.startswith(part) for k in state))
     optional = [k for k in model.state_dict() if fresh and k.startswith(fresh)]
@@ -165,4 +168,4 @@ def _start_of_cmae(model: nn.Module, state: StateDict
                    if any(k.startswith(part) for k in optional)})
     return state, optional, [
         f'it is {kind}; new, not from it: '
-        f'{", ".join(p.rstrip(".") for p in made) or "nothing"}']
+        f'{", ".join(p.rstrip(".") for p in made) or "nothing"}', *lines]

@@ -3,8 +3,7 @@
 Every step of the trace goes through ``CMAE.loss``, the optimizer wrapper and
 ``TargetUpdateHook``, as in training.
 """
-import json
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -12,48 +11,27 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, import_cmae, read_checkpoint
+from ..checkpoints import CheckpointError, import_cmae
 from ..checkpoints.names import from_cmae
+from . import convvit_replay
 from .hooks import TargetUpdateHook
+from .traces import (
+    Row,
+    Trace,
+    keep_output,
+    keep_predictions,
+    read_trace,
+    relative_error,
+)
 
 
-class Row(NamedTuple):
-    """One recorded value and how far ours is from it."""
-
-    name: str
-    error: float
-
-
-class Trace(NamedTuple):
-    """A recorded trace, its tensors by key."""
-
-    meta: Dict[str, Any]
-    tensors: Dict[str, Tensor]
-
-    def under(self, prefix: str) -> Dict[str, Tensor]:
-        """Give the tensors whose key starts with a prefix, without it."""
-        return {
-            k[len(prefix):]: v
-            for k, v in self.tensors.items() if k.startswith(prefix)
-        }
-
-    def step(self, number: int, key: str) -> Tensor:
-        """Give a recorded tensor of a step."""
-        return self.tensors[f'step{number}.{key}']
-
-
-def read_trace(path: str) -> Trace:
-    """Read a trace.
+def check_trace(trace: Trace, path: str) -> None:
+    """Check that what is needed was recorded.
 
     Raises:
-        CheckpointError: If the file is not a trace.
+        CheckpointError: If something is missing.
     """
-    tensors, metadata = read_checkpoint(path)
-    try:
-        meta = json.loads(metadata['meta'])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has no JSON under the metadata key "
-                              "'meta'") from error
+    meta, tensors = trace
     needed = ('img_size', 'patch_size', 'arch', 'decoder', 'mask_ratio',
               'block', 'temperature', 'ct_weight', 'momentum', 'target_cls',
               'sgd_lr', 'steps', 'loss')
@@ -64,7 +42,6 @@ def read_trace(path: str) -> Trace:
     ]
     if missing:
         raise CheckpointError(f'{path} lacks {", ".join(missing)}')
-    return Trace(meta, tensors)
 
 
 def build_model(trace: Trace) -> nn.Module:
@@ -117,40 +94,27 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
     Returns:
         List[Callable]: Calls that stop it.
     """
-
-    def keep(name: str) -> Callable:
-
-        def hook(module, args, output) -> None:
-            seen[name] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
     modules = dict(
         latent_s=model.backbone,
-        pred_pixel=model.neck.pixel_decoder,
-        pred_feature=model.neck.feature_decoder,
         proj_s=model.neck.projector,
         proj_t=model.target.projector,
         pred_s=model.head.contrastive.predictor)
     stops = [
-        module.register_forward_hook(keep(name)).remove
+        module.register_forward_hook(keep_output(seen, name)).remove
         for name, module in modules.items()
+    ]
+    decoders = dict(
+        pred_pixel=model.neck.pixel_decoder,
+        pred_feature=model.neck.feature_decoder)
+    stops += [
+        decoder.register_forward_hook(keep_predictions(seen, name)).remove
+        for name, decoder in decoders.items()
     ]
     # The target's tokens are the output of its last layer: no norm follows.
     last = model.target.encoder.layers[-1]
-    stops.append(last.register_forward_hook(keep('latent_t')).remove)
+    stops.append(last.register_forward_hook(
+        keep_output(seen, 'latent_t')).remove)
     return stops
-
-
-def relative_error(ours: Tensor, recorded: Tensor) -> float:
-    """Largest error over the recorded tensor's largest magnitude."""
-    ours, recorded = ours.detach().double(), recorded.double()
-    if ours.shape != recorded.shape:
-        return float('inf')
-    error = (ours - recorded).abs().max().item()
-    scale = recorded.abs().max().item() or 1.
-    # nan is the worst error, and compares with nothing
-    return error / scale if error == error else float('inf')
 
 
 def reference_order(latent: Tensor, mask: Tensor,
@@ -237,7 +201,8 @@ def verify_trace(path: str) -> List[Row]:
     """Compare this plugin with a recorded trace.
 
     Args:
-        path (str): The ``.safetensors`` file.
+        path (str): The ``.safetensors`` file, of the method's released code
+            or of the hybrid encoder's published one; its metadata tells which.
 
     Returns:
         List[Row]: The largest error of each recorded tensor, relative to its
@@ -247,8 +212,14 @@ def verify_trace(path: str) -> List[Row]:
         CheckpointError: If the file is no trace, or contradicts itself.
     """
     try:
+        trace = read_trace(path)
+        hybrid = convvit_replay.is_of_convvit(trace.meta)
+        check, run = (
+            (convvit_replay.check_trace, convvit_replay.replay)
+            if hybrid else (check_trace, replay))
+        check(trace, path)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
-            return list(replay(read_trace(path)))
+            return list(run(trace))
     except CheckpointError:
         raise
     except (KeyError, ValueError, TypeError, RuntimeError,

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import ready_to_resume
+from ..image_config import apply_image_stats
 from .activation_checkpointing import checkpoint_activations
 from .atomic_files import WRITER
 from .checkpoint_folder import (
@@ -30,7 +31,11 @@ from .hooks import (
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable
 from .pending_validation import validation_pending
-from .run_checks import check_one_batch, check_target_moves
+from .run_checks import (
+    check_one_batch,
+    check_ranks_agree,
+    check_target_moves,
+)
 from .stop_signals import shield_workers
 
 
@@ -53,6 +58,20 @@ class ResumableRunner(Runner):
     config's ``load_partial=True`` lets ``load_from`` take what fits.
     """
 
+    @classmethod
+    def from_cfg(cls, cfg):
+        """Build a runner, see ``Runner.from_cfg``.
+
+        What the file that the config's ``image_stats`` names says is filled
+        in, whoever has read the config.
+
+        Raises:
+            ImageStatsError: If the file cannot be used.
+            ImageStatsConflict: If a setting contradicts it.
+        """
+        apply_image_stats(cfg)
+        return super().from_cfg(cfg)
+
     def build_train_loop(self, loop):
         """Build a loop that can go on in the middle of an epoch.
 
@@ -60,10 +79,11 @@ class ResumableRunner(Runner):
         ``ResumableEpochLoop`` and ``ResumableIterLoop``.
 
         Raises:
-            ValueError: If the data do not fill a batch, or nothing moves a
-                CMAE's target.
+            ValueError: If the data do not fill a batch, ranks would wait for
+                each other for ever, or nothing moves a CMAE's target.
         """
         loop = super().build_train_loop(resumable(loop))
+        check_ranks_agree(loop.dataloader)
         check_one_batch(loop.dataloader)
         check_target_moves(self)
         return loop

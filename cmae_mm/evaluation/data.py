@@ -1,12 +1,13 @@
 """Labelled images to evaluate on."""
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from ..datasets.labelled_dataset import count_classes
+from ..image_config import image_settings
 
 # Where validation images are looked for, beside the training images.
 VAL_FOLDERS = ('val', 'test')
@@ -16,7 +17,9 @@ class EvaluationDataError(ValueError):
     """Labelled data that cannot be used; the message says why."""
 
 
-def eval_pipeline(img_size: int, short_side: Optional[int] = None) -> list:
+def eval_pipeline(img_size: int,
+                  short_side: Optional[int] = None,
+                  images: Optional[Mapping[str, Any]] = None) -> list:
     """Give the usual transforms of evaluation: resizing and a centre crop.
 
     Args:
@@ -24,18 +27,25 @@ def eval_pipeline(img_size: int, short_side: Optional[int] = None) -> list:
         short_side (int, optional): Length in pixels that the image's shorter
             side is resized to before the crop. Defaults to 256/224 of the
             crop.
+        images (Mapping[str, Any], optional): How images are decoded,
+            arguments of ``LoadImage``. Defaults to None, colours of 8 bits.
 
     Returns:
         list: Configs of transforms.
     """
-    return [
-        dict(type='LoadImageFromFile'),
-        dict(
+    scale = short_side or round(img_size * 256 / 224)
+    if images:
+        resize = dict(type='ResizeImage', scale=scale)
+    else:
+        resize = dict(
             type='ResizeEdge',
-            scale=short_side or round(img_size * 256 / 224),
+            scale=scale,
             edge='short',
             backend='pillow',
-            interpolation='bicubic'),
+            interpolation='bicubic')
+    return [
+        dict(type='LoadImage', **(images or {})),
+        resize,
         dict(type='CenterCrop', crop_size=img_size),
         dict(type='PackInputs'),
     ]
@@ -47,7 +57,8 @@ def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
     They are those of its ``evaluation=dict(train=..., val=...,
     short_side=...)``, each the config of a data set; otherwise class folders
     in the training data's ``data_root``: ``train``, and ``val`` or ``test``.
-    Data sets without a pipeline get :func:`eval_pipeline`.
+    Data sets without a pipeline get :func:`eval_pipeline`, with images decoded
+    as those of training.
 
     Args:
         cfg (Config): A pre-training config.
@@ -71,13 +82,15 @@ def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
             given[split] = _class_folders(root, split, folders)
     size = cfg.model.backbone.img_size
     return {
-        split: with_pipeline(given[split], size, short_side)
+        split: with_pipeline(given[split], size, short_side,
+                             image_settings(cfg))
         for split in ('train', 'val')
     }
 
 
 def with_pipeline(dataset: dict, img_size: int,
-                  short_side: Optional[int] = None) -> dict:
+                  short_side: Optional[int] = None,
+                  images: Optional[Mapping[str, Any]] = None) -> dict:
     """Give a data set the pipeline of evaluation, unless it has its own.
 
     Args:
@@ -85,6 +98,8 @@ def with_pipeline(dataset: dict, img_size: int,
         img_size (int): Side of the centre crop in pixels.
         short_side (int, optional): See :func:`eval_pipeline`. Defaults to
             None.
+        images (Mapping[str, Any], optional): See :func:`eval_pipeline`.
+            Defaults to None.
 
     Returns:
         dict: The config with a pipeline.
@@ -94,7 +109,7 @@ def with_pipeline(dataset: dict, img_size: int,
     return dict(
         dataset,
         test_mode=True,
-        pipeline=eval_pipeline(img_size, short_side))
+        pipeline=eval_pipeline(img_size, short_side, images))
 
 
 def _class_folders(root: str, split: str, folders: Tuple[str, ...]) -> dict:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..datasets.workers import ignore_interrupts
+from ..image_config import is_plain
 from ..progress import Progress
 
 
@@ -28,10 +29,16 @@ def eval_preprocessor(cfg: Config) -> dict:
     Returns:
         dict: Config of a data preprocessor.
     """
-    keep = ('mean', 'std', 'to_rgb')
+    keep = ['mean', 'std', 'to_rgb']
+    kind = 'SelfSupDataPreprocessor'
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    images = dict(channels=len(preprocessor.get('mean') or [0] * 3),
+                  dtype=preprocessor.get('dtype'))
+    if not is_plain(images):
+        keep += ['dtype', 'value_range']
+        kind = 'ChannelDataPreprocessor'
     return dict(
-        type='SelfSupDataPreprocessor',
+        type=kind,
         **{k: v
            for k, v in preprocessor.items() if k in keep})
 

@@ -1,17 +1,34 @@
-from .backbones import TransferViT, TransferViTDet
-from .heads import CMAEContrastiveHead, CMAEHead
+from .backbones import (
+    ConvViT,
+    TransferConvViT,
+    TransferConvViTDet,
+    TransferViT,
+    TransferViTDet,
+)
+from .heads import (
+    CMAEContrastiveHead,
+    CMAEHead,
+    CMAEReconstructionHead,
+)
 from .necks import CMAENeck, SimpleFPN
 from .selfsup import (
     CMAE,
     BlockMasking,
+    CMAEConvViT,
     CMAEViT,
     MomentumTarget,
     split_by_mask,
 )
-from .utils import TwoViewDataPreprocessor
+from .utils import (
+    ChannelClsDataPreprocessor,
+    ChannelDataPreprocessor,
+    TwoViewDataPreprocessor,
+)
 
 __all__ = [
-    'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck',
-    'CMAEViT', 'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
-    'TwoViewDataPreprocessor', 'split_by_mask'
+    'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
+    'CMAENeck', 'CMAEReconstructionHead', 'CMAEViT',
+    'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'ConvViT',
+    'MomentumTarget', 'SimpleFPN', 'TransferConvViT', 'TransferConvViTDet',
+    'TransferViT', 'TransferViTDet', 'TwoViewDataPreprocessor', 'split_by_mask'
 ]

@@ -1,5 +1,5 @@
 """Pictures of what a pre-training model sees and makes."""
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ COLUMNS = ('input', 'masked', 'reconstruction', 'target view')
 # none: its contrast within a patch is all that it is trained for.
 PREDICTED = "predicted (patches normalised)"
 RESTORED = "with each patch's own mean and deviation"
-# Shown in the place of removed patches, in 0 to 255.
-_GREY = 127.5
 
 
 @torch.no_grad()
@@ -72,8 +70,15 @@ def grey_out(images: torch.Tensor, mask: torch.Tensor,
     side = images.shape[-1] // grid
     removed = mask.view(-1, 1, grid, grid).repeat_interleave(
         side, 2).repeat_interleave(side, 3)
-    grey = (_GREY - preprocessor.mean) / preprocessor.std
+    grey = (_middle(preprocessor) - preprocessor.mean) / preprocessor.std
     return torch.where(removed, grey.expand_as(images), images)
+
+
+def _middle(preprocessor: nn.Module) -> Any:
+    """Give what is shown as mid grey, in the images' units."""
+    if getattr(preprocessor, 'is_byte_range', True):
+        return 127.5
+    return preprocessor.low + preprocessor.width / 2
 
 
 def _reconstruct_in_eval(model: nn.Module, images: torch.Tensor,
@@ -88,13 +93,16 @@ def _reconstruct_in_eval(model: nn.Module, images: torch.Tensor,
 
 def reconstruction_columns(
         model: nn.Module,
-        views: Sequence[torch.Tensor]) -> Dict[str, np.ndarray]:
+        views: Sequence[torch.Tensor],
+        channels: Optional[Sequence[int]] = None) -> Dict[str, np.ndarray]:
     """Make the pictures of :data:`COLUMNS`.
 
     Args:
         model (CMAE): The model.
         views (Sequence[torch.Tensor]): Normalised online and target view,
-            (N, 3, H, W) each. The same one twice for MAE.
+            (N, C, H, W) each. The same one twice for MAE.
+        channels (Sequence[int], optional): What is shown, see :func:`to_rgb`.
+            Defaults to None.
 
     Returns:
         Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column.
@@ -104,14 +112,15 @@ def reconstruction_columns(
     masked = grey_out(views[0], made['mask'], preprocessor)
     pictures = (views[0], masked, made['reconstruction'], views[-1])
     return {
-        name: to_rgb(picture, preprocessor)
+        name: to_rgb(picture, preprocessor, channels)
         for name, picture in zip(COLUMNS, pictures)
     }
 
 
 def prediction_columns(model: nn.Module,
                        images: torch.Tensor,
-                       mask: Optional[torch.Tensor] = None
+                       mask: Optional[torch.Tensor] = None,
+                       channels: Optional[Sequence[int]] = None
                        ) -> Dict[str, np.ndarray]:
     """Make pictures of what the pixel decoder gives, as it is and restored.
 
@@ -120,6 +129,8 @@ def prediction_columns(model: nn.Module,
         images (torch.Tensor): Normalised images, (N, 3, H, W).
         mask (torch.Tensor, optional): Bool, (N, L), True = removed. Defaults
             to None, a random one.
+        channels (Sequence[int], optional): What is shown, see :func:`to_rgb`.
+            Defaults to None.
 
     Returns:
         Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column: the input,
@@ -138,5 +149,5 @@ def prediction_columns(model: nn.Module,
         columns[RESTORED] = made['reconstruction']
     else:
         columns['reconstruction'] = made['reconstruction']
-    return {name: to_rgb(pictures, preprocessor)
+    return {name: to_rgb(pictures, preprocessor, channels)
             for name, pictures in columns.items()}

@@ -11,20 +11,41 @@ _GAP, _MARGIN = 4, 6
 
 
 def to_rgb(images: torch.Tensor,
-           preprocessor: BaseDataPreprocessor) -> np.ndarray:
-    """Undo the normalisation.
+           preprocessor: BaseDataPreprocessor,
+           channels: Optional[Sequence[int]] = None) -> np.ndarray:
+    """Undo the normalisation, and make pictures.
 
     Args:
-        images (torch.Tensor): Normalised RGB images, (N, 3, H, W).
-        preprocessor (BaseDataPreprocessor): Anything with ``mean`` and
-            ``std``, tensors of (3, 1, 1), in 0 to 255.
+        images (torch.Tensor): Normalised images, (N, C, H, W), colours as RGB.
+        preprocessor (BaseDataPreprocessor): The model's, with ``mean`` and
+            ``std``; where values are not from 0 to 255, with ``low`` and
+            ``width``, which say what is black and white.
+        channels (Sequence[int], optional): The channels, from 0, that are
+            shown as red, green and blue, or the one that is shown in grey.
+            Defaults to None: three channels as they are, the mean of any
+            other number in grey.
 
     Returns:
         np.ndarray: uint8 images, (N, H, W, 3).
+
+    Raises:
+        ValueError: If there are no such channels, or not one or three.
     """
+    count = images.shape[1]
+    if channels is not None and (len(channels) not in (1, 3) or not all(
+            0 <= c < count for c in channels)):
+        raise ValueError(
+            f'a picture shows one channel or three, each from 0 to {count - 1}'
+            f', but got {tuple(channels)}')
     images = images * preprocessor.std + preprocessor.mean
+    if not getattr(preprocessor, 'is_byte_range', True):
+        images = (images - preprocessor.low) / preprocessor.width * 255
+    if channels is not None:
+        images = images[:, list(channels)]
+    elif count != 3:
+        images = images.mean(dim=1, keepdim=True)
     images = images.round().clamp(0, 255).to(torch.uint8)
-    return images.permute(0, 2, 3, 1).cpu().numpy()
+    return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _wrap(title: str, width: int, font: Any) -> List[str]:

@@ -32,7 +32,7 @@ model = dict(
 train_pipeline = [*_base_.train_pipeline[:4], dict(type='PackInputs')]
 train_pipeline[2].update(  # RandomResizedCrop
     scale=32, crop_ratio_range=(0.4, 1.0), backend='cv2')
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+test_pipeline = [dict(type='LoadImage'), dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=256,
     num_workers=1,

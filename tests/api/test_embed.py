@@ -50,7 +50,9 @@ def test_features_are_those_of_the_evaluation(
                           pool=pool, encoder=encoder, batch_size=4,
                           num_workers=0)
     assert [int(p[5]) for p in found.paths] == labels.tolist()
-    assert np.array_equal(found.features, features.numpy())
+    # CMAE embeds patches by a matrix product, others by a convolution.
+    np.testing.assert_allclose(
+        found.features, features.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_read_is_left_out_and_listed(

@@ -114,8 +114,8 @@ def test_the_whole_state_starts_a_new_run(run, start):
 
 
 @pytest.mark.parametrize('sizes, said', [
-    (dict(width=64), 'its encoder is 48 wide and 2 layers deep, the model\'s '
-     '64 wide and 2 layers deep'),
+    (dict(width=64), 'its encoder is 48 wide and 2 layers deep with patches of'
+     ' 4 pixels, the model\'s 64 wide and 2 layers deep'),
     (dict(depth=3), "model's 48 wide and 3 layers deep")])
 def test_another_width_or_depth_is_refused(run, runner_of, start, sizes, said):
     """By load_from, by resuming and by init_cfg, with the keys."""

@@ -27,6 +27,8 @@ def test_two_steps_on_image_files(image_root, tmp_path):
     assert model.target.steps == 2
     log = next(tmp_path.glob('*/vis_data/scalars.json')).read_text()
     lines = [json.loads(line) for line in log.splitlines()]
+    lines = [line for line in lines if 'loss' in line]
+    assert len(lines) == 2
     for line in lines:
         assert line['loss'] == pytest.approx(
             line['loss_rc'] + line['loss_ct'], rel=1e-4)

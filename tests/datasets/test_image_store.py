@@ -2,11 +2,19 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers import ROOT, write_images
+from image_files import noise, numpy, opencv, pillow, tiff
+from images import photo
 
 from cmae_mm.datasets import PretrainingDataset
 from cmae_mm.datasets.decoding import decode_image
+from cmae_mm.datasets.formats.peeking import peek
+from cmae_mm.datasets.image_settings import make_settings
+from cmae_mm.datasets.image_store import StoreError, read_types, write_store
+from cmae_mm.datasets.samplers import SeededIndex
+from cmae_mm.datasets.shrinking import ShrinkError, shrink
 
 
 def cmae_store(*args):
@@ -26,7 +34,6 @@ def test_a_store_gives_the_same_canvases(tmp_path):
         PretrainingDataset(data_root=str(root), pipeline=pipeline)
         for root in (source, store))
     assert len(folder) == len(stored) == 5
-    from cmae_mm.datasets.samplers import SeededIndex
     for i in range(5):
         a, b = (d[SeededIndex(i, 7)] for d in (folder, stored))
         assert (a['img'] == b['img']).all()
@@ -79,6 +86,7 @@ def test_a_store_of_smaller_images(tmp_path):
     done = cmae_store(source, store, '--short-side', 30)
     assert done.returncode == 0, done.stderr
     assert 'text.jpg cannot be decoded' in done.stdout + done.stderr
+    assert '3 of 3 x uint8, 1 of unreadable' in done.stdout
     dataset = PretrainingDataset(data_root=str(store))
     sides = []
     for i in range(4):
@@ -88,3 +96,65 @@ def test_a_store_of_smaller_images(tmp_path):
         if info['img_path'] != 'text.jpg':
             sides.append(decode_image(data).shape[0])
     assert sides == [30, 30, 20]
+
+
+# Images, and the type of each.
+DEEP = {
+    'five.tif': (tiff(noise((60, 80, 5))), '5 x uint16'),
+    'grey.png': (pillow(noise((60, 80)), 'PNG'), '1 x uint16'),
+    'colour.png': (opencv(noise((60, 80, 3)), '.png'), '3 x uint16'),
+    'float.npy': (numpy(noise((60, 80, 4), 'float32') / 4096), '4 x float32'),
+    'alpha.png': (pillow(np.dstack([photo(60)] * 2)[..., :4], 'PNG'),
+                  '4 x uint8'),
+    'grey alpha.png': (pillow(photo(60)[..., :2].copy(), 'PNG'),
+                       '2 x uint8'),
+    'photo.jpg': (pillow(photo(60), 'JPEG'), '3 x uint8'),
+    'grey.jpg': (pillow(photo(60)[..., 0], 'JPEG'), '1 x uint8'),
+}
+
+
+@pytest.mark.parametrize('name', DEEP)
+def test_smaller_copies_keep_type_and_channels(name):
+    data, kind = DEEP[name]
+    assert str(peek(data, name)) == kind
+    small = shrink(data, 30, name)
+    if name == 'grey.jpg':
+        kind = '3 x uint8'  # repeated, as it is read
+    assert str(peek(small, name)) == kind
+    channels, _, dtype = kind.split()
+    wanted = make_settings(channels=int(channels), dtype=dtype)
+    before, after = (decode_image(d, None, wanted, name)
+                     for d in (data, small))
+    assert min(after.shape[:2]) == 30
+    assert after.mean() == pytest.approx(before.mean(), rel=0.03)
+    assert shrink(data, 60, name) == data
+
+
+def test_what_a_smaller_copy_would_lose_is_refused(tmp_path):
+    for array in (noise((60, 80), 'int16'), noise((60, 80), 'float64'),
+                  noise((60, 80), 'float32') * np.nan):
+        with pytest.raises(ShrinkError, match='x.npy is .*leave --short-side'):
+            shrink(numpy(array), 30, 'x.npy')
+    with pytest.raises(ShrinkError, match='x.tif has 3 pages'):
+        shrink(tiff(noise((3, 60, 80)), metadata=None,
+                    photometric='minisblack'), 30, 'x.tif')
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a/x.npy').write_bytes(numpy(noise((60, 80), 'int16')))
+    with pytest.raises(StoreError, match='leave --short-side out'):
+        list(write_store(tmp_path / 'a', tmp_path / 'b', ('.npy', ), 30))
+
+
+def test_a_store_of_deep_images(tmp_path):
+    source, store = tmp_path / 'images', tmp_path / 'store'
+    source.mkdir()
+    for number in range(3):
+        (source / f'{number}.tif').write_bytes(
+            tiff(noise((60, 80, 5), seed=number)))
+    list(write_store(source, store, ('.tif', )))
+    assert read_types(str(store)) == {'5 x uint16': 3}
+    pipeline = [dict(type='LoadCanvas', size=32, channels=5, dtype='uint16')]
+    for root in (source, store):
+        sample = PretrainingDataset(
+            data_root=str(root), pipeline=pipeline)[SeededIndex(1, 7)]
+        assert sample['img'].dtype == 'uint16'
+        assert sample['img'].shape == (32, 32, 5)

@@ -1,11 +1,17 @@
 """Crops and canvases, beside torchvision and Pillow."""
+import math
+
 import numpy as np
 import pytest
 import torch
+from helpers import write_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.transforms import RandomResizedCrop
 
-from cmae_mm.datasets import LoadCanvas
+from cmae_mm.datasets import LoadCanvas, PretrainingDataset
 from cmae_mm.datasets.decoding import decode_image
 
 
@@ -64,3 +70,59 @@ def test_canvas_is_as_sharp_as_pillows_bicubic(tmp_path):
         assert chosen.sum() > 10
         ratios = made[chosen] / expected[chosen]
         assert abs(ratios - 1).max() < 0.02
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 60), st.floats(3.1, 40), st.booleans(),
+       st.floats(0.05, 1))
+def test_crops_cover_the_whole_of_a_strip(short, aspect, upright, low):
+    """Each tenth of it is drawn, as often as any other but for the ends."""
+    long = math.ceil(short * aspect)
+    shape = (long, short) if upright else (short, long)
+    transform = LoadCanvas(16, crop_ratio_range=(low, 1))
+    rng = np.random.default_rng(0)
+    seen, places = np.zeros(long), []
+    for _ in range(400):
+        y, x, h, w = transform.draw_crop(*shape, rng)
+        assert 0 < h <= shape[0] - y and 0 < w <= shape[1] - x
+        assert max(h, w) <= max(1.4 * short, 2)  # of a usual shape
+        start, length = (y, h) if upright else (x, w)
+        seen[start:start + length] += 1
+        places.append((start + rng.random()) / (long - length + 1))
+    assert all(tenth.any() for tenth in np.array_split(seen, 10) if tenth.size)
+    # Uniform from one end to the other.
+    assert abs(np.mean(places) - 0.5) < 0.08
+    assert min(places) < 0.05 and max(places) > 0.95
+
+
+def test_strips_are_long_ones_alone():
+    """Up to an aspect of 3 crops are as they were: the same draws."""
+    ours, before = LoadCanvas(16), LoadCanvas(16, strip_aspect=1e9)
+    for shape in ((30, 90), (90, 30), (64, 64), (10, 29)):
+        for seed in range(50):
+            assert ours.draw_crop(*shape, np.random.default_rng(seed)) == (
+                before.draw_crop(*shape, np.random.default_rng(seed)))
+    crops = [t.draw_crop(30, 400, np.random.default_rng(seed))
+             for t in (before, ours) for seed in range(50)]
+    assert len(set(crops[:50])) == 1 and len(set(crops[50:])) > 40
+    with pytest.raises(ValueError, match='strip_aspect must be 1 or more'):
+        LoadCanvas(16, strip_aspect=0.5)
+
+
+def test_small_images_are_enlarged_and_counted(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('cmae_mm.datasets.transforms.load_canvas.print_log',
+                        lambda text, **kwargs: said.append(text))
+    write_images(tmp_path, 6, size=20)
+    write_images(tmp_path / 'large', 3, size=48)
+    dataset = PretrainingDataset(
+        data_root=str(tmp_path), pipeline=[dict(type='LoadCanvas', size=32)])
+    transform = dataset.pipeline.transforms[0]
+    assert dataset[0]['img'].shape == (32, 32, 3)
+    assert transform.enlarged == 1
+    assert len(said) == 1 and '.jpg, 20x20 pixels, is smaller than the ' in (
+        said[0])
+    for _ in DataLoader(dataset, 3, num_workers=2,
+                        collate_fn=lambda samples: len(samples)):
+        pass
+    assert transform.enlarged == 7 and len(said) == 1

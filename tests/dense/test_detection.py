@@ -23,8 +23,9 @@ require_dense('mmdet')
 
 from mmdet.registry import DATASETS, MODELS  # noqa: E402
 
-CONFIGS = sorted((ROOT / 'configs/detection').glob('vitdet*.py'))
+CONFIGS = sorted((ROOT / 'configs/detection').glob('*.py'))
 MINI = ROOT / 'configs/detection/vitdet-mini_mask-rcnn_coco.py'
+HYBRID = ROOT / 'configs/detection/convvit-mini_mask-rcnn_coco.py'
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +39,8 @@ def scope():
 
 
 def mini_cfg(root, work_dir, mini_encoder, classes=('cat', 'dog'),
-             **overrides) -> Config:
-    cfg = Config.fromfile(MINI)
+             config=MINI, **overrides) -> Config:
+    cfg = Config.fromfile(config)
     cfg.merge_from_dict({
         'model.backbone.init_cfg.checkpoint': str(mini_encoder),
         'model.roi_head.bbox_head.num_classes': len(classes),
@@ -69,9 +70,10 @@ def test_configs_build(path):
     cfg = Config.fromfile(path)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
+        kind = 'convvit' if path.stem.startswith('convvit') else 'vit'
         pretraining = 'cmae_vit-l_800e' if 'vitdet-l' in path.stem else (
-            'coco_mini/cmae_vit-mini_coco' if 'mini' in path.stem else
-            'cmae_vit-b_300e')
+            f'coco_mini/cmae_{kind}-mini_coco' if 'mini' in path.stem else
+            f'cmae_{kind}-b_300e')
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             vit = PRETRAIN_MODELS.build(
                 Config.fromfile(
@@ -81,9 +83,10 @@ def test_configs_build(path):
         if 'rel_pos' not in name and name != 'pos_embed':
             assert value.shape == theirs[name], name
     if 'mini' not in path.stem:
-        # 4 global blocks, windows of 14x14 in all others
+        # 4 global blocks, windows in all others
         sizes = [layer.window_size for layer in model.backbone.layers]
-        assert sizes.count(0) == 4 and set(sizes) == {0, 14}
+        side = 16 if kind == 'convvit' else 14
+        assert sizes.count(0) == 4 and set(sizes) == {0, side}
         assert sizes[-1] == 0
 
 
@@ -115,6 +118,41 @@ def test_train_test_and_infer(mini_encoder, tmp_path):
         str(root / 'images/val2017/000.jpg'), no_save_vis=True)
     predictions = found['predictions'][0]
     assert {'bboxes', 'labels', 'masks', 'scores'} <= predictions.keys()
+
+
+def test_hybrid_encoder_and_images_of_any_size(hybrid_encoder, tmp_path):
+    """Commands' runner, metrics, and the inferencer on odd sides."""
+    root = write_coco(tmp_path / 'data')
+    cfg = mini_cfg(root, tmp_path / 'work', hybrid_encoder, config=HYBRID)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    assert np.isfinite(scalars['train/loss'].data[0]).all()
+    assert 'val/coco/segm_mAP' in scalars
+    # without the pipeline's own padding
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    assert pipeline.pop(2).type == 'Pad'
+    pipeline[1].scale = (1000, 90)
+    cfg.pop('work_dir')
+    (tmp_path / 'config.py').write_text(cfg.pretty_text)
+    seen = []
+    from mmdet.apis import DetInferencer
+    inferencer = DetInferencer(
+        str(tmp_path / 'config.py'), str(tmp_path / 'work/epoch_1.pth'),
+        device='cpu')
+    inferencer.model.backbone.register_forward_pre_hook(
+        lambda module, args: seen.append(tuple(args[0].shape[2:])))
+    for height, width in ((90, 131), (31, 200), (210, 45)):
+        image = np.random.randint(0, 256, (height, width, 3), np.uint8)
+        found = inferencer(image, no_save_vis=True)['predictions'][0]
+        boxes = np.array(found['bboxes']).reshape(-1, 4)
+        assert len(boxes) > 0 and boxes.min() >= 0
+        assert (boxes.max(axis=0) <= [width, height] * 2).all()
+    assert seen == [(96, 160), (96, 608), (448, 96)]
+    # boxes, which are cast to the levels' type, are not rounded
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        levels = inferencer.model.extract_feat(torch.zeros(1, 3, 64, 64))
+    assert {level.dtype for level in levels} == {torch.float32}
 
 
 @pytest.mark.parametrize('name', ['vitdet-mini_mask-rcnn_coco',
@@ -220,6 +258,24 @@ def test_bad_input_before_the_first_step(change, overrides, message,
         change(root)
     cfg = mini_cfg(root, tmp_path / 'work', mini_encoder, **overrides)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Runner.from_cfg(cfg).train()
+
+
+@pytest.mark.parametrize('overrides,message', [
+    ({'model.neck.in_channels': [32, 64, 128, 128]},
+     r'gives neck maps of \[32, 64, 96, 96\] channels, but model.neck.in_ch'),
+    ({'model.backbone.arch.embed_dims': [32, 64, 48]}, "the encoder's width"),
+    ({'model.backbone.init_cfg.checkpoint': 'plain'}, 'plain .* hybrid one'),
+])
+def test_what_does_not_fit_a_hybrid_encoder(overrides, message, mini_encoder,
+                                            hybrid_encoder, tmp_path):
+    root = write_coco(tmp_path / 'data')
+    checkpoint = mini_encoder if 'plain' in overrides.values() else (
+        hybrid_encoder)
+    overrides = {k: v for k, v in overrides.items() if v != 'plain'}
+    cfg = mini_cfg(root, tmp_path / 'work', checkpoint, config=HYBRID,
+                   **overrides)
+    with pytest.raises(ValueError, match=message):
         Runner.from_cfg(cfg).train()
 
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from dense_data import write_maps
 from helpers import (
     COCO,
@@ -23,11 +24,13 @@ from PIL import Image
 require_dense('mmseg')
 
 from mmseg.registry import DATASETS, MODELS  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
 
 from cmae_mm.dense.segmentation import LoadCategoryMap  # noqa: E402
 
 CONFIGS = sorted((ROOT / 'configs/segmentation').glob('*.py'))
 MINI = ROOT / 'configs/segmentation/upernet-mini_coco.py'
+HYBRID = ROOT / 'configs/segmentation/upernet-convvit-mini_coco.py'
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +43,9 @@ def scope():
 
 
 
-def mini_cfg(root, work_dir, mini_encoder, num_classes=3,
+def mini_cfg(root, work_dir, mini_encoder, num_classes=3, config=MINI,
              **overrides) -> Config:
-    cfg = Config.fromfile(MINI)
+    cfg = Config.fromfile(config)
     cfg.merge_from_dict({
         'model.backbone.init_cfg.checkpoint': str(mini_encoder),
         'model.decode_head.num_classes': num_classes,
@@ -74,7 +77,10 @@ def test_configs_build(path):
     crop = cfg.model.get('module', cfg.model).test_cfg.crop_size
     size = backbone.img_size
     assert (size if isinstance(size, tuple) else (size, size)) == tuple(crop)
-    if 'mini' not in path.stem:
+    if 'convvit' in path.stem:
+        assert backbone.map_dims == tuple(model.decode_head.in_channels)
+        assert all(block.window_size == 0 for block in backbone.layers)
+    elif 'mini' not in path.stem:
         depth = len(backbone.layers)
         assert backbone.out_indices[-1] == depth - 1
 
@@ -145,6 +151,53 @@ def test_train_test_and_infer(mini_encoder, tmp_path):
     found = inferencer(str(root / 'images/val2017/000.jpg'))
     assert found['predictions'].shape == (64, 64)
     assert found['predictions'].max() <= 2
+
+
+def test_hybrid_encoder_and_images_of_any_size(hybrid_encoder, tmp_path):
+    """Padding of odd sides takes no part in what is said of the image."""
+    root = write_maps(tmp_path / 'data')
+    cfg = mini_cfg(root, tmp_path / 'work', hybrid_encoder, config=HYBRID)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    assert np.isfinite(scalars['train/loss'].data[0]).all()
+    assert 'val/mIoU' in scalars
+    model = runner.model.eval()
+    for height, width in ((70, 90), (33, 200)):  # one window, and several
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        sample = SegDataSample(metainfo=dict(
+            ori_shape=(height, width), img_shape=(height, width)))
+        with torch.no_grad():
+            found = model.test_step(
+                dict(inputs=[image], data_samples=[sample]))[0]
+        logits = found.seg_logits.data
+        assert logits.shape == (3, height, width)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (
+            [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+        padded = F.pad((image.flip(0) - mean) / std, (0, -width % 32, 0,
+                                                      -height % 32))
+        side = tuple(padded.shape[1:])
+        metas = [dict(img_shape=side, ori_shape=side)]
+        with torch.no_grad():
+            whole = model.inference(padded[None], metas)[0]
+        torch.testing.assert_close(logits, whole[:, :height, :width])
+
+
+@pytest.mark.parametrize('part, changes, message', [
+    ('decode_head', dict(in_channels=[32, 64, 128, 128]),
+     r'of \[32, 64, 96, 96\] channels, but model.decode_head.in_channels'),
+    ('auxiliary_head', dict(
+        type='FCNHead', in_channels=64, in_index=2, channels=8, num_classes=3,
+        num_convs=1),
+     'gives auxiliary_head maps of 96 channels.*in_channels=64; set it to 96'),
+])
+def test_what_does_not_fit_a_hybrid_encoder(part, changes, message,
+                                            hybrid_encoder, tmp_path):
+    root = write_maps(tmp_path / 'data')
+    cfg = mini_cfg(root, tmp_path / 'work', hybrid_encoder, config=HYBRID)
+    cfg.model[part] = dict(cfg.model[part] or {}, **changes)
+    with pytest.raises(ValueError, match=message):
+        Runner.from_cfg(cfg).train()
 
 
 def test_multi_scale_testing(mini_encoder, tmp_path):

@@ -15,8 +15,8 @@ from cmae_mm.engine import ResumableRunner
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_one_step_in_half_precision(name, tmp_path, monkeypatch):
-    for folder, library in (('det', 'mmdet'), ('seg', 'mmseg')):
-        if name.startswith((f'{folder}ection/vit', f'{folder}mentation/')):
+    for folder, library in (('detection', 'mmdet'), ('segmentation', 'mmseg')):
+        if name.startswith(f'{folder}/'):
             require_dense(library)
     Visualizer._instance_dict.clear()
     cfg = shrunken(name, tmp_path / 'data', tmp_path / 'work')

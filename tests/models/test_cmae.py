@@ -47,7 +47,8 @@ def test_every_size_has_its_shapes_and_gradients(width, depth, size, patch):
     tokens, ids = model.backbone(views(size=size)[0],
                                  model.backbone.generate_mask(4, 'cpu'))
     pixels, projection = model.neck(tokens, ids)
-    assert pixels.shape == (4, grid * grid, patch * patch * 3)
+    removed = grid * grid - tokens.shape[1] + 1
+    assert pixels.shape == (4, removed, patch * patch * 3)
     assert projection.shape == (4, 16)
     assert model.extract_feat(views(size=size)).shape == (4, width)
 
@@ -215,7 +216,11 @@ def test_the_decoder_is_mmpretrains_where_there_is_a_class_token():
     ours.load_state_dict(theirs.state_dict())
     tokens, mask = torch.randn(3, 21, 48), torch.rand(3, 64).argsort(1) >= 20
     ids = mask.int().argsort(dim=1, stable=True).argsort(dim=1)
-    assert torch.equal(ours(tokens, ids), theirs(tokens, ids))
+    every = theirs(tokens, ids)
+    torch.testing.assert_close(ours(tokens, ids), every)
+    torch.testing.assert_close(
+        ours(tokens, ids, of='removed'), every[mask].view(3, 44, -1))
+    torch.testing.assert_close(ours(tokens, ids, of='mean'), every.mean(1))
 
 
 def test_the_decoder_without_a_class_token_sees_patches_alone():

@@ -63,9 +63,12 @@ def test_positions_are_resampled_and_what_is_new_is_said(pretrained,
 
 
 @pytest.mark.parametrize('change,message', [
-    (dict(arch=dict(ARCH, embed_dims=64)), 'misshapen(.|\n)*width, depth'),
-    (dict(patch_size=8), 'misshapen(.|\n)*patch_embed(.|\n)*patch size'),
-    (dict(arch=dict(ARCH, num_layers=3)), 'missing(.|\n)*layers.2'),
+    (dict(arch=dict(ARCH, embed_dims=64)),
+     "encoder is 48 wide .*, the model's 64 wide .*choose the model"),
+    (dict(patch_size=8), "patches of 4 pixels, the model's .* of 8 pixels"),
+    (dict(arch=dict(ARCH, num_layers=3)), '2 layers deep .* 3 layers deep'),
+    (dict(arch=dict(ARCH, feedforward_channels=64)),
+     'misshapen(.|\n)*ffn(.|\n)*width, depth'),
     (dict(init_cfg=dict(type='Pretrained', checkpoint='')),
      'no checkpoint was given: set model.backbone.init_cfg.checkpoint'),
     (dict(init_cfg=dict(type='Pretrained', checkpoint='nowhere.pth')),

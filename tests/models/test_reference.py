@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import plain_convvit
 import pytest
 import torch
 from helpers import ROOT, SHARED, run_commands
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from cmae_mm.engine.replay import verify_trace
 
 TRACE = SHARED / 'reference/cmae_reference.safetensors'
+HYBRID = SHARED / 'reference/convvit_reference.safetensors'
 
 
 def verify(*lines):
@@ -28,9 +30,10 @@ def max_error(path):
 @pytest.mark.skipif(not TRACE.exists(), reason=f'{TRACE} is not here')
 def test_the_recorded_trace():
     # a tolerance below what float32 gives is exceeded, and said so
-    (status, lines), (exceeded, _) = verify([TRACE],
-                                            [TRACE, '--tolerance', '1e-9'])
+    (status, lines), (exceeded, _), hybrid = verify(
+        [TRACE], [TRACE, '--tolerance', '1e-9'], [HYBRID])
     assert status == 0 and exceeded == 1
+    check_the_hybrid_encoders(*hybrid)
     name, value = lines[-1].split('=')
     assert name == 'max_rel_err' and float(value) < 1e-4
     table = {line.split()[0] for line in lines[:-1] if line.strip()}
@@ -42,6 +45,57 @@ def test_the_recorded_trace():
     assert set(recorded) <= table
     assert {f'step{n}.loss_{x}' for n in range(5) for x in ('ct', 'rc')
             } <= table
+
+
+def check_the_hybrid_encoders(status, lines):
+    """Its trace is told apart, and everything in it is compared."""
+    assert status == 0 and float(lines[-1].split('=')[1]) < 1e-4
+    table = {line.split()[0] for line in lines[:-1] if line.strip()}
+    recorded = {k for k in load_file(HYBRID)
+                if k not in ('img', 'mask') and 'state_dict' not in k}
+    assert len(recorded) > 100 and recorded <= table
+
+
+HYBRIDS = {
+    'as recorded': dict(depths=(1, 2, 2)),
+    'other strides': dict(patch_sizes=(2, 1, 3), img_size=30, keep=9),
+    'odd grid': dict(img_size=48, keep=1),
+    'depths': dict(depths=(2, 1, 3), decoder=dict(depth=2)),
+    'no decoder layers': dict(decoder=dict(depth=0)),
+    'widths and heads': dict(
+        dims=(6, 10, 24), heads=3, ratio=2,
+        decoder=dict(dim=8, heads=2, ratio=3)),
+    'kernel': dict(kernel=7),
+}
+
+
+@pytest.mark.parametrize('name', HYBRIDS)
+def test_traces_of_a_plain_hybrid_encoder(name, tmp_path):
+    path = tmp_path / 'trace.safetensors'
+    plain_convvit.make_trace(path, **HYBRIDS[name])
+    worst, rows = max_error(path)
+    assert worst < 1e-4, [r for r in rows if r.error >= 1e-4]
+    assert len(rows) > 70
+
+
+@pytest.mark.parametrize('key', [
+    'patch_embed1', 'stage1', 'stage2', 'stage3', 'latent', 'pred_pixel',
+    'loss', 'whole.stage1', 'whole.stage2', 'whole.stage3', 'whole.fused',
+    'grad.blocks1.0.attn.weight', 'grad.stage2_output_decode.bias',
+    'grad.mask_token'
+])
+def test_any_difference_of_a_hybrid_is_found(key, tmp_path):
+
+    def change(tensors):
+        value = tensors[key].flatten().clone()
+        value[0] += 0.01 * value.abs().max()
+        tensors[key] = value.view_as(tensors[key])
+
+    path = tmp_path / 'trace.safetensors'
+    plain_convvit.make_trace(path, change=change)
+    worst, rows = max_error(path)
+    wrong = {r.name.split()[0] for r in rows if r.error > 1e-4}
+    assert worst > 5e-3 and wrong == {key}
 
 
 ARCH = dict(embed_dims=192, num_layers=1, num_heads=6,
@@ -105,11 +159,15 @@ def test_unreadable_files(tmp_path):
     text.write_text('no trace')
     bare = tmp_path / 'bare.safetensors'
     save_file(dict(a=torch.zeros(1)), bare)
+    hybrid = tmp_path / 'hybrid.safetensors'
+    save_file(dict(img=torch.zeros(1)), hybrid,
+              dict(meta='{"patch_sizes": [4, 2, 2]}'))
     short = tmp_path / 'short.safetensors'
     save_file(dict(a=torch.zeros(1)), short, dict(meta='{"steps": 1}'))
     reasons = {
         text: 'not a safetensors file',
         bare: "metadata key 'meta'",
+        hybrid: 'lacks mask, state_dict.pos_embed',
         short: 'lacks img_size',
     }
     said = verify(*([path] for path in reasons))

@@ -93,11 +93,22 @@ def test_views_of_another_size_than_the_models():
 
 
 @pytest.mark.parametrize('kwargs, named', [
-    (dict(mean=MEAN), 'std must have three values, but got None'),
-    (dict(std=STD), 'mean must have three values, but got None'),
-    (dict(mean=[127.], std=[63.]), 'mean must have three values'),
+    (dict(mean=MEAN), 'std must have a number for each .* but got None'),
+    (dict(std=STD), 'mean must have a number for each .* but got None'),
+    (dict(mean=[127.], std=STD), 'mean has 1 numbers and std 3'),
+    (dict(mean=[1.] * 65, std=[1.] * 65), 'from 1 to 64'),
+    (dict(mean=[1.] * 4, std=[1., 1., 0., 1.]), 'std must be above 0'),
+    (dict(mean=[1.], std=[1.], to_rgb=True), '1 channel.*set to_rgb=False'),
+    (dict(mean=MEAN, std=STD, to_rgb=True, dtype='uint16'),
+     '3 channel.* in uint16.*set to_rgb=False'),
+    (dict(mean=MEAN, std=STD, dtype='int8'), "dtype must be .* got 'int8'"),
+    (dict(mean=MEAN, std=STD, dtype='float32'), 'value_range must be given'),
+    (dict(mean=MEAN, std=STD, value_range=(0, [1, 1])), 'number or 3'),
+    (dict(mean=MEAN, std=STD, value_range=(0, [255, 255, 0])),
+     'black, below white'),
+    (dict(mean=[1.], std=[1.], colour=True), 'red, green and blue'),
 ])
-def test_the_preprocessor_needs_three_means(kwargs, named):
+def test_the_preprocessor_needs_the_channels(kwargs, named):
     with pytest.raises(ValueError, match=named):
         TwoViewDataPreprocessor(32, **kwargs)
 
@@ -105,6 +116,7 @@ def test_the_preprocessor_needs_three_means(kwargs, named):
 @pytest.mark.parametrize('inputs, named', [
     (torch.zeros(2, 1, 64, 64, dtype=torch.uint8), 'got images of 1'),
     (torch.zeros(2, 4, 64, 64, dtype=torch.uint8), 'got images of 4'),
+    (torch.zeros(2, 3, 64, 64), "dtype='uint8', but .* torch.float32"),
     ([torch.zeros(2, 3, 32, 32)] * 2, 'gives a list of 2; leave PixelShift'),
 ])
 def test_canvases_that_cannot_be_cut_are_named(inputs, named):

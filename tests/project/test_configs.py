@@ -59,7 +59,10 @@ def test_config_builds_its_model_and_its_pipeline(path, photos, monkeypatch):
 @pytest.mark.parametrize('name, epochs', [('cmae_vit-b_100e', 100),
                                           ('cmae_vit-b_300e', 300),
                                           ('cmae_vit-b_800e', 800),
-                                          ('cmae_vit-b_1600e', 1600)])
+                                          ('cmae_vit-b_1600e', 1600),
+                                          ('cmae_convvit-b_300e', 300),
+                                          ('cmae_convvit-b_800e', 800),
+                                          ('cmae_convvit-b_1600e', 1600)])
 def test_the_released_recipe(name, epochs):
     cfg = Config.fromfile(ROOT / f'configs/{name}.py')
     optimizer = cfg.optim_wrapper.optimizer
@@ -155,10 +158,15 @@ TRANSFER = {
     'finetune/vit-b_pt1600e_100e_in1k': (1e-3, 0.05, 0.65, 100, 1024),
     'finetune/vit-l_pt800e_50e_in1k': (4e-3, 0.05, 0.75, 50, 1024),
     'finetune/vit-h_pt800e_50e_in1k': (4e-3, 0.05, 0.75, 50, 1024),
+    'finetune/convvit-b_100e_in1k': (2e-3, 0.05, 0.65, 100, 1024),
     'linear/vit-b_90e_in1k': (6.4, 0., None, 90, 16384),
+    'linear/convvit-b_90e_in1k': (6.4, 0., None, 90, 16384),
     'detection/vitdet-b_mask-rcnn_100e_coco': (1e-4, 0.1, 0.7, 100, 64),
     'detection/vitdet-l_mask-rcnn_100e_coco': (1e-4, 0.1, 0.8, 100, 64),
     'detection/vitdet-b_mask-rcnn_1x_coco': (1e-4, 0.1, 0.7, 12, 16),
+    'detection/convvit-b_mask-rcnn_25e_coco': (8e-5, 0.1, 0.7, 25, 32),
+    'segmentation/upernet-convvit-b_160k_ade20k-512x512':
+    (1e-4, 0.05, 0.75, 160000, 16),
     'segmentation/upernet-b_160k_ade20k-512x512':
     (1e-4, 0.05, 0.65, 160000, 16),
     'segmentation/upernet-l_160k_ade20k-512x512':

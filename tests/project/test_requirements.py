@@ -16,8 +16,9 @@ from cmae_mm.dependencies import REQUIREMENTS
 sys.path.insert(0, str(ROOT / 'tools'))
 import missing_requirements  # noqa: E402
 
-EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'logging', 'report',
-          'map', 'completion', 'quickstart', 'tests', 'dev')
+EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'dicom', 'geotiff',
+          'logging', 'report', 'map', 'completion', 'quickstart', 'tests',
+          'dev')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
     'mmengine': {'onedl-mmengine', 'mmengine'},

@@ -14,7 +14,9 @@ LEVELS = (
     ('engine', ),
     ('models', 'evaluation'),
     ('checkpoints', ),
-    ('datasets', 'visualization', 'config'),
+    ('config', ),
+    ('image_config', ),
+    ('datasets', 'visualization'),
     # What the package knows of itself and of the libraries below it.
     ('dependencies', 'packaged', 'entry', 'version', 'progress'),
 )

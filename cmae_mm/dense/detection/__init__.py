@@ -8,6 +8,7 @@ from ...dependencies import require_dense
 require_dense('mmdet', extra='det')
 
 from .detection_check_hook import DetectionCheckHook  # noqa: E402
+from .float32_fpn import Float32FPN  # noqa: E402
 from .float32_rpn_head import Float32RPNHead  # noqa: E402
 
-__all__ = ['DetectionCheckHook', 'Float32RPNHead']
+__all__ = ['DetectionCheckHook', 'Float32FPN', 'Float32RPNHead']

@@ -8,7 +8,7 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 
 from ...engine.device import unwrapped_model
-from ..checks import check_heads, datasets_of
+from ..checks import check_channels, check_heads, datasets_of
 
 
 @HOOKS.register_module()
@@ -18,12 +18,14 @@ class DetectionCheckHook(Hook):
     Raises:
         FileNotFoundError: If annotations name images that are not there.
         ValueError: If a data set is empty, annotated categories are not the
-            data set's classes, or a head has another number of them.
+            data set's classes, a head has another number of them, or the
+            neck takes other channels than a pyramid of maps has.
     """
 
     def before_train(self, runner) -> None:
-        """Check training and validation data against the heads."""
+        """Check the neck, and training and validation data with the heads."""
         model = unwrapped_model(runner)
+        check_channels(model, ('neck', ))
         owner = getattr(model, 'roi_head', None) or model
         for name, dataset in datasets_of(runner).items():
             if len(dataset) == 0:

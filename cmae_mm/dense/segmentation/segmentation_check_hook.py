@@ -7,7 +7,9 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from ...engine.device import unwrapped_model
-from ..checks import check_heads, datasets_of
+from ..checks import check_channels, check_heads, datasets_of
+
+_HEADS = ('decode_head', 'auxiliary_head')
 
 
 @HOOKS.register_module()
@@ -21,20 +23,22 @@ class SegmentationCheckHook(Hook):
     Raises:
         FileNotFoundError: If a data set names files that are not there.
         ValueError: If a data set is empty, a map has values that are no
-            class, or a head has another number of classes.
+            class, or a head has another number of classes or takes other
+            channels than a pyramid of maps has.
     """
 
     def __init__(self, max_maps: int = 500) -> None:
         self.max_maps = max_maps
 
     def before_train(self, runner) -> None:
-        """Check training and validation data against the heads."""
+        """Check the heads, and training and validation data with them."""
         model = unwrapped_model(runner)
+        # Without a neck, heads take the backbone's maps.
+        check_channels(model, ('neck', ) if model.with_neck else _HEADS)
         for name, dataset in datasets_of(runner).items():
             if len(dataset) == 0:
                 raise ValueError(f'the {name} data has no images')
-            check_heads(name, dataset, model,
-                        ('decode_head', 'auxiliary_head'))
+            check_heads(name, dataset, model, _HEADS)
             self._check_maps(name, dataset)
 
     def _check_maps(self, name: str, dataset) -> None:

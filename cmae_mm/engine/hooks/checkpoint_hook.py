@@ -12,6 +12,7 @@ from mmpretrain.registry import HOOKS
 
 from ...checkpoints import CheckpointError, to_plain
 from ...checkpoints.encoder_facts import encoder_facts
+from ...image_config import image_settings
 from ..atomic_files import (
     WRITER,
     CheckpointBackend,
@@ -139,7 +140,9 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Store how training is set up, names of files, and plain values."""
         checkpoint['meta'].update(
-            describe_batch(runner), **encoder_facts(unwrapped_model(runner)))
+            describe_batch(runner),
+            **encoder_facts(unwrapped_model(runner),
+                            image_settings(runner.cfg)))
         info = checkpoint['message_hub']['runtime_info']
         for key, value in info.items():
             if key.startswith(_PATHS) and isinstance(value, str):

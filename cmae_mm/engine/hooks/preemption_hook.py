@@ -58,6 +58,7 @@ class PreemptionHook(Hook):
     def after_train(self, runner) -> None:
         """Stop listening."""
         self._training = False
+        self._end_agreement()
 
     def after_train_iter(self,
                          runner,
@@ -143,4 +144,18 @@ class PreemptionHook(Hook):
                 f'{name}: stopped after iteration {iteration} of '
                 f'{runner.max_iters}, saved in {saved}; {how} goes on from '
                 'there.')
+        self._end_agreement()
         raise TrainingStopped(EXIT_STATUS[self._agreed])
+
+    def _end_agreement(self) -> None:
+        """Await the last answer and end the threads that brought it.
+
+        A thread that still lets go of a tensor while the interpreter ends
+        aborts the process.
+        """
+        if self._vote is not None:
+            self._vote[1].wait()
+            self._vote = None
+        if self._group is not None:
+            torch_dist.destroy_process_group(self._group)
+            self._group = None

@@ -6,7 +6,11 @@ from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..device import unwrapped_model
-from ..run_checks import check_one_batch, check_target_moves
+from ..run_checks import (
+    check_one_batch,
+    check_ranks_agree,
+    check_target_moves,
+)
 from .step_seed_hook import StepSeedHook
 
 
@@ -18,13 +22,14 @@ class PretrainCheckHook(Hook):
         ValueError: If the batch over all GPUs leaves InfoNCE without
             negatives, or that of one process leaves BatchNorm nothing to
             normalise over; if the data set is smaller than one batch; if
-            nothing moves the target; or if all processes would draw the same
-            masks.
+            nothing moves the target; if all processes would draw the same
+            masks; or if the last batches of processes would differ in size.
     """
 
     def before_train(self, runner) -> None:
         """Check what the first step would find."""
         self._check_batch(runner)
+        self._check_shares(runner.train_dataloader)
         check_one_batch(runner.train_dataloader)
         check_target_moves(runner)
         self._check_draws(runner)
@@ -38,6 +43,16 @@ class PretrainCheckHook(Hook):
             raise ValueError(
                 f'all {world_size} processes would draw the same masks; set '
                 "default_hooks.step_seed=dict(type='StepSeedHook')")
+
+    @staticmethod
+    def _check_shares(loader) -> None:
+        samples = check_ranks_agree(loader)
+        if len(set(samples)) > 1 and not loader.drop_last:
+            raise ValueError(
+                'InfoNCE needs batches of one size on all processes, but they '
+                f'would draw {samples} images in an epoch; leave '
+                'train_dataloader.sampler.round_up out, or set '
+                'train_dataloader.drop_last=True')
 
     @staticmethod
     def _check_batch(runner) -> None:

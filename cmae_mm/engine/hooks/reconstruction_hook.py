@@ -1,5 +1,5 @@
 """Pictures of reconstructions while pre-training goes on."""
-from typing import Optional
+from typing import Optional, Sequence
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class ReconstructionHook(Hook):
         by_epoch (bool): Whether the interval counts epochs. Defaults to True.
         num_images (int): Number of images, evenly spaced over the training
             data. Defaults to 6.
+        channels (Sequence[int], optional): The three channels that are shown
+            as red, green and blue, or the one in grey, numbered from 0.
+            Defaults to None: three as they are, the mean of others in grey.
 
     Raises:
         ValueError: If a number is not positive, or, before training, if the
@@ -47,13 +50,15 @@ class ReconstructionHook(Hook):
     def __init__(self,
                  interval: int = 50,
                  by_epoch: bool = True,
-                 num_images: int = 6) -> None:
+                 num_images: int = 6,
+                 channels: Optional[Sequence[int]] = None) -> None:
         if interval < 1 or num_images < 1:
             raise ValueError('interval and num_images must be 1 or more, but '
                              f'got {interval} and {num_images}')
         self.interval = interval
         self.by_epoch = by_epoch
         self.num_images = num_images
+        self.channels = channels
 
     def before_train(self, runner) -> None:
         """Forget the images of another training."""
@@ -90,7 +95,7 @@ class ReconstructionHook(Hook):
             torch.manual_seed(0)
             mask = model.backbone.generate_mask(len(images), 'cpu').to(
                 images.device)
-            columns = prediction_columns(model, images, mask)
+            columns = prediction_columns(model, images, mask, self.channels)
         sheet = draw_sheet(columns, fitting_scale(images.shape[-1], 128))
         runner.visualizer.add_image('reconstruction', np.asarray(sheet),
                                     step=step)

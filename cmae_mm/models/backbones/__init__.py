@@ -1,4 +1,10 @@
+from .convvit import ConvViT
+from .transfer_convvit import TransferConvViT
+from .transfer_convvit_det import TransferConvViTDet
 from .transfer_vit import TransferViT
 from .transfer_vit_det import TransferViTDet
 
-__all__ = ['TransferViT', 'TransferViTDet']
+__all__ = [
+    'ConvViT', 'TransferConvViT', 'TransferConvViTDet', 'TransferViT',
+    'TransferViTDet'
+]

@@ -1,3 +1,4 @@
 from .cmae_head import CMAEContrastiveHead, CMAEHead
+from .cmae_reconstruction_head import CMAEReconstructionHead
 
-__all__ = ['CMAEContrastiveHead', 'CMAEHead']
+__all__ = ['CMAEContrastiveHead', 'CMAEHead', 'CMAEReconstructionHead']

@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 
 from ..utils import check_choice, fill_in
+from .cmae_reconstruction_head import CMAEReconstructionHead
 
 LOSS_STYLES = ('infonce', 'byol')
 
@@ -22,9 +23,10 @@ class CMAEHead(BaseModule):
         in_channels (int): Number C of image channels. ``CMAE`` fills it in.
             Defaults to 3.
         reconstruction (dict): Config of a head with ``loss(pred, images,
-            mask)``. Defaults to mmpretrain's ``MAEPretrainHead``: the mean
-            squared error over the removed patches, each patch's pixels
-            normalised by their own mean and variance.
+            mask)``. Defaults to ``CMAEReconstructionHead``: the mean squared
+            error over the removed patches, each patch's pixels normalised by
+            their own mean and variance. Other heads get predictions of all
+            patches, which are zero for the visible ones.
         contrastive (dict, optional): Arguments of ``CMAEContrastiveHead``.
             None is the one switch that makes an MAE: reconstruction alone.
             Defaults to None.
@@ -44,7 +46,8 @@ class CMAEHead(BaseModule):
         super().__init__(init_cfg)
         loss = dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2')
         self.reconstruction = MODELS.build(fill_in(
-            dict(type='mmpretrain.MAEPretrainHead', norm_pix=True, loss=loss)
+            dict(type='mmpretrain.CMAEReconstructionHead', norm_pix=True,
+                 loss=loss)
             | dict(reconstruction),
             'head.reconstruction',
             patch_size=patch_size, in_channels=in_channels))
@@ -63,7 +66,8 @@ class CMAEHead(BaseModule):
         """Compute both losses.
 
         Args:
-            pred_pixel (torch.Tensor): Reconstruction y', (N, L, P*P*C).
+            pred_pixel (torch.Tensor): Reconstruction y' of the removed
+                patches, row-major, (N, L - V, P*P*C).
             images (torch.Tensor): The online view, (N, C, H, W), normalised.
             mask (torch.Tensor): Bool, (N, L), True = removed.
             proj_s (torch.Tensor, optional): Online projections, (N, E).
@@ -75,11 +79,20 @@ class CMAEHead(BaseModule):
             Dict[str, torch.Tensor]: ``loss_rc``, and with a contrastive head
             what :meth:`CMAEContrastiveHead.loss` returns.
         """
+        if not isinstance(self.reconstruction, CMAEReconstructionHead):
+            pred_pixel = self._at_their_places(pred_pixel, mask)
         losses = dict(
             loss_rc=self.reconstruction.loss(pred_pixel, images, mask))
         if self.contrastive is not None:
             losses.update(self.contrastive.loss(proj_s, proj_t))
         return losses
+
+    @staticmethod
+    def _at_their_places(pred_pixel: torch.Tensor,
+                         mask: torch.Tensor) -> torch.Tensor:
+        """Put predictions of removed patches among zeros, (N, L, P*P*C)."""
+        zeros = pred_pixel.new_zeros(*mask.shape, pred_pixel.shape[-1])
+        return zeros.masked_scatter(mask[..., None], pred_pixel)
 
 
 @MODELS.register_module()

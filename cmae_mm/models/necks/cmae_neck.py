@@ -23,32 +23,62 @@ class CMAEDecoder(MAEPretrainDecoder):
         super().__init__(**kwargs)
         self.num_extra_tokens = num_extra_tokens
 
-    def forward(self, x: torch.Tensor,
-                ids_restore: torch.Tensor) -> torch.Tensor:
-        """Fill mask tokens in, and predict something of every patch.
+    def forward(self, x: torch.Tensor, ids_restore: torch.Tensor,
+                of: str = 'all') -> torch.Tensor:
+        """Fill mask tokens in, and predict something of patches.
 
         Args:
             x (torch.Tensor): Visible tokens z_v, (N, K + V, D).
             ids_restore (torch.Tensor): Places of the patches, (N, L), see
                 ``split_by_mask``.
+            of (str): 'all' patches, row-major; the 'removed' ones alone,
+                row-major; or the 'mean' over all. Defaults to 'all'.
 
         Returns:
-            torch.Tensor: Predictions of all patches, (N, L, out).
+            torch.Tensor: Predictions, (N, L, out), (N, L - V, out), or
+            (N, out) for the mean.
         """
-        x = self.decoder_embed(x)
-        extra, visible = x.tensor_split([self.num_extra_tokens], dim=1)
-        # Mask tokens take the places of the removed patches: (N, L, d).
-        hidden = ids_restore.shape[1] - visible.shape[1]
-        x = torch.cat(
-            [visible, self.mask_token.expand(len(x), hidden, -1)], dim=1)
-        x = x.gather(1, ids_restore[..., None].expand(-1, -1, x.shape[-1]))
-        x = torch.cat([extra, x], dim=1)
-        # The first position is the class token's.
-        x = x + self.decoder_pos_embed[:, 1 - self.num_extra_tokens:]
+        num_visible = x.shape[1] - self.num_extra_tokens
+        x = self.fill_in(x, ids_restore)
         for block in self.decoder_blocks:
             x = block(x)
-        x = self.decoder_pred(self.decoder_norm(x))
-        return x[:, self.num_extra_tokens:]
+        x = x[:, self.num_extra_tokens:]
+        if of == 'removed':
+            x = x[:, num_visible:]
+        x = self.decoder_norm(x)
+        if of == 'mean':
+            # A mean commutes with a linear map.
+            x = x.mean(dim=1)
+        x = self.decoder_pred(x)
+        if of == 'all':
+            x = x.gather(1, ids_restore[..., None].expand(x.shape))
+        return x
+
+    def fill_in(self, x: torch.Tensor,
+                ids_restore: torch.Tensor) -> torch.Tensor:
+        """Append mask tokens, and add positions.
+
+        Attention does not mind in which order tokens stand, so that the
+        patches need not be brought back into theirs.
+
+        Args:
+            x (torch.Tensor): Visible tokens z_v, (N, K + V, D).
+            ids_restore (torch.Tensor): Places of the patches, (N, L).
+
+        Returns:
+            torch.Tensor: Class token, visible and removed patches, each
+            row-major, (N, K + L, d).
+        """
+        x = self.decoder_embed(x)
+        # The first position is the class token's: (K, d) and (N, L, d).
+        own, positions = self.decoder_pos_embed[0].tensor_split([1])
+        positions = positions[ids_restore.argsort(dim=1)]
+        extra, visible = x.tensor_split([self.num_extra_tokens], dim=1)
+        at_visible, at_removed = positions.tensor_split(
+            [visible.shape[1]], dim=1)
+        return torch.cat([
+            extra + own, visible + at_visible, self.mask_token + at_removed
+        ], dim=1)
 
 
 @MODELS.register_module()
@@ -154,11 +184,12 @@ class CMAENeck(BaseModule):
         Returns:
             Tuple[torch.Tensor, torch.Tensor | None]:
 
-            - ``pred_pixel`` (N, L, P*P*C): the reconstruction y'.
+            - ``pred_pixel`` (N, L - V, P*P*C): the reconstruction y' of the
+              removed patches, row-major.
             - ``proj_s`` (N, E): the online projection, or None without a
               contrastive branch.
         """
-        pred_pixel = self.pixel_decoder(tokens, ids_restore)
+        pred_pixel = self.pixel_decoder(tokens, ids_restore, of='removed')
         if self.projector is None:
             return pred_pixel, None
         feature = self.pool_feature(tokens, ids_restore)
@@ -177,6 +208,6 @@ class CMAENeck(BaseModule):
         """
         if self.feature_decoder is None:
             return tokens[:, self.num_extra_tokens:].mean(dim=1)
-        # pred_feature: (N, L, out_dims)
-        pred_feature = self.feature_decoder(tokens, ids_restore)
-        return self.feature_adapter(pred_feature.mean(dim=1))
+        # (N, out_dims)
+        pred_feature = self.feature_decoder(tokens, ids_restore, of='mean')
+        return self.feature_adapter(pred_feature)

@@ -3,7 +3,8 @@
 - Views: ``TwoViewDataPreprocessor`` cuts both from one canvas, before
   :meth:`CMAE.loss` gets them.
 - Masking: :class:`BlockMasking`, :func:`split_by_mask`.
-- Online encoder F_s: :class:`CMAEViT`. Its decoders G_p and G_f and the
+- Online encoder F_s: :class:`CMAEViT`; with a convolutional stem
+  ``CMAEConvViT``, in ``cmae_convvit.py``. Its decoders G_p and G_f and the
   projector are ``CMAENeck``, in ``necks/cmae_neck.py``.
 - Target encoder F_t and its projector: :class:`MomentumTarget`.
 - Losses: :meth:`CMAE.loss` puts it all together; predictor, L_r and L_c are
@@ -17,6 +18,7 @@ from copy import deepcopy
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
@@ -25,18 +27,26 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
+from ...checkpoints.encoder import (
+    is_pretrained,
+    load_encoder_into,
+    pretrained_cfg,
+)
 from ..utils import (
     MAE_INIT,
     check_arch,
     check_choice,
+    check_fusion,
     check_gradient,
     check_grid,
     check_images,
+    check_in_channels,
     check_momentum,
     check_width,
     complete_parts,
     count_visible,
+    cut_patches,
+    note_visible,
     preprocessor_cfg,
     use_plain_drop_rates,
     with_mini,
@@ -100,10 +110,11 @@ class BlockMasking:
         keep = noise.argsort(dim=1)[:, :self._num_blocks_kept]
         mask = torch.ones_like(noise, dtype=torch.bool)
         mask.scatter_(1, keep, False)
-        mask = mask.view(num_images, side, side)
-        for dim in (1, 2):
-            mask = mask.repeat_interleave(self.mask_block, dim=dim)
-        return mask.flatten(1)
+        # each block to its patches, (N, L)
+        block = self.mask_block
+        mask = mask.view(num_images, side, 1, side, 1).expand(
+            -1, -1, block, -1, block).reshape(num_images, -1)
+        return note_visible(mask, self._num_blocks_kept * block**2)
 
 
 def split_by_mask(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -162,10 +173,11 @@ class CMAEViT(BlockMasking, VisionTransformer):
             ``with_cls_token``: there always is a class token.
 
     Raises:
-        ValueError: If ``arch`` is not known, the image is not square, the
-            patch does not divide it, the block does not divide the grid, the
-            ratio leaves nothing visible or nothing masked, or the width is no
-            multiple of 4 and of the number of heads.
+        ValueError: If ``arch`` is not known, there are no channels or more
+            than 64, the image is not square, the patch does not divide it,
+            the block does not divide the grid, the ratio leaves nothing
+            visible or nothing masked, or the width is no multiple of 4 and of
+            the number of heads.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
@@ -180,6 +192,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
                  init_cfg: Optional[Union[dict, List[dict]]] = None,
                  **kwargs) -> None:
         check_arch(arch, self.arch_zoo)
+        check_in_channels(kwargs.get('in_channels', 3))
         grid = check_grid(img_size, patch_size, mask_block)
         super().__init__(
             arch=arch,
@@ -267,13 +280,19 @@ class CMAEViT(BlockMasking, VisionTransformer):
             ValueError: If the images are not of the model's size or channels.
         """
         check_images(x, self.in_channels, self.img_size)
-        # x: (N, L, D) with positions, the class token's left out
-        x = self.patch_embed(x)[0]
-        x = x + self.pos_embed[:, 1:]
+        # x_v, (N, V, D): the convolution, of the visible patches alone
+        x = cut_patches(x, self.patch_size, ids_keep)
+        convolution = self.patch_embed.projection
+        x = F.linear(x, convolution.weight.flatten(1), convolution.bias)
+        if self.patch_embed.norm is not None:
+            x = self.patch_embed.norm(x)
+        # p_v; the first position is the class token's
+        positions = self.pos_embed[:, 1:]
         if ids_keep is not None:
-            x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            positions = positions[0][ids_keep]
         cls_token = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return torch.cat(
+            [cls_token.expand(x.shape[0], -1, -1), x + positions], dim=1)
 
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Run the transformer over embedded tokens, (N, T, D) to (N, T, D)."""
@@ -312,6 +331,9 @@ class MomentumTarget(nn.Module):
         final_norm (bool): Whether the target encoder ends in the LayerNorm
             that the online encoder has. Defaults to False, as in the released
             code.
+        with_fusion (bool): Whether the fusion layers of a hybrid encoder
+            (``CMAEConvViT``) take part in the target, as in the online branch;
+            of another encoder nothing is left out. Defaults to True.
         mask_ratio (float): Share of patches removed from the target's input,
             drawn as the online branch's. Defaults to 0, the whole image.
         fixed (bool): Whether the target is meant to stay what it starts as,
@@ -331,6 +353,7 @@ class MomentumTarget(nn.Module):
                  momentum: float = 0.996,
                  with_cls_token: bool = True,
                  final_norm: bool = False,
+                 with_fusion: bool = True,
                  mask_ratio: float = 0.,
                  fixed: bool = False) -> None:
         super().__init__()
@@ -342,6 +365,9 @@ class MomentumTarget(nn.Module):
         self.with_cls_token = with_cls_token
         if not final_norm:
             self.encoder.remove_final_norm()
+        if not with_fusion:
+            check_fusion(self.encoder)
+            self.encoder.remove_fusion()
         self.mask_ratio = mask_ratio
         if mask_ratio:
             self.encoder.set_mask_ratio(mask_ratio)
@@ -391,9 +417,11 @@ class MomentumTarget(nn.Module):
             torch.Tensor: Tokens, (N, K + V, D), class token first if it takes
             part.
         """
-        tokens = self.encoder.embed(images, ids_keep)
+        embedded = self.encoder.embed(images, ids_keep)
         left_out = self.encoder.num_extra_tokens - self.num_extra_tokens
-        return self.encoder.encode(tokens[:, left_out:])
+        if left_out:
+            embedded = embedded[:, left_out:]
+        return self.encoder.encode(embedded)
 
     def copy_from(self, encoder: nn.Module, projector: nn.Module) -> None:
         """Make every parameter and buffer equal to the online branch's.
@@ -402,7 +430,7 @@ class MomentumTarget(nn.Module):
             encoder (nn.Module): The online encoder.
             projector (nn.Module): The online projector.
         """
-        # The target may lack the final norm, and nothing else.
+        # The target may lack final norm and fusion, and nothing else.
         self.encoder.load_state_dict(encoder.state_dict(), strict=False)
         self.projector.load_state_dict(projector.state_dict())
 
@@ -512,7 +540,8 @@ class CMAE(BaseSelfSupervisor):
     feature decoder and projector are left out, whatever is set for them.
 
     Args:
-        backbone (dict | nn.Module): The online encoder, ``CMAEViT``.
+        backbone (dict | nn.Module): The online encoder, ``CMAEViT`` or
+            ``CMAEConvViT``.
         neck (dict): Arguments of ``CMAENeck``. What follows from the encoder
             (``embed_dims``, ``num_patches``, ``patch_size``,
             ``in_channels``...) is filled in, and must not be set otherwise.
@@ -520,8 +549,8 @@ class CMAE(BaseSelfSupervisor):
             ``in_channels`` and the predictor's width are filled in likewise.
         target (dict): Arguments of :class:`MomentumTarget`: ``momentum``
             (0.996), ``with_cls_token`` (True), ``final_norm`` (False),
-            ``mask_ratio`` (0), ``fixed`` (False). Defaults to the released
-            code's.
+            ``with_fusion`` (True), ``mask_ratio`` (0), ``fixed`` (False).
+            Defaults to the released code's.
         data_preprocessor (dict | nn.Module, optional): Defaults to
             mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg (dict | list, optional): Defaults to None.
@@ -556,6 +585,12 @@ class CMAE(BaseSelfSupervisor):
         """Initialise the online branch and start the target as its copy."""
         super().init_weights()
         self.reset_target()
+        if is_pretrained(self.backbone.init_cfg):
+            print_log(
+                'The pixel decoder is new.' if self.target is None else
+                'The target starts as a copy of the loaded encoder; decoders, '
+                'projector and predictor are new.',
+                logger='current')
 
     def reset_target(self) -> None:
         """Make the target, if there is one, a copy of the online branch."""

@@ -1,5 +1,5 @@
 """Both views of a whole batch, made on the model's device."""
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import torch
 from kornia.enhance import (
@@ -9,12 +9,14 @@ from kornia.enhance import (
     adjust_saturation_with_gray_subtraction,
 )
 from kornia.filters import gaussian_blur2d
-from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ...datasets.seeding import mix
 from ...datasets.transforms.pixel_shift import check_canvas
+from .channel_data_preprocessors import ChannelDataPreprocessor
+from .channel_jitter import brighten, stretch
+from .view_params import ViewParams
 
 # Shares of red, green and blue in grey (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
@@ -26,39 +28,21 @@ def _describe(inputs) -> str:
     return f'a {type(inputs).__name__} of {len(inputs)}'
 
 
-class ViewParams(NamedTuple):
-    """Random parameters of N images, on the CPU.
-
-    Attributes:
-        shift (Tensor): Shift ``(r_y, r_x)`` of the target window in pixels,
-            (N, 2).
-        jitter (Tensor): Whether colours are jittered, bool, (N, ).
-        order (Tensor): Order in which brightness, contrast, saturation and
-            hue are changed, (N, 4).
-        factors (Tensor): Factors of these four, (N, 4), hue in turns.
-        grey (Tensor): Whether the image is turned grey, bool, (N, ).
-        blur (Tensor): Whether the image is blurred, bool, (N, ).
-        sigma (Tensor): Standard deviation of the blur in pixels, (N, ).
-    """
-
-    shift: Tensor
-    jitter: Tensor
-    order: Tensor
-    factors: Tensor
-    grey: Tensor
-    blur: Tensor
-    sigma: Tensor
-
-
 @MODELS.register_module()
-class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
+class TwoViewDataPreprocessor(ChannelDataPreprocessor):
     """Cut the two views of each canvas, augment the target's, normalise.
 
     The same recipe as ``PixelShift`` with mmpretrain's ``ColorJitter``,
-    ``RandomGrayscale`` and ``GaussianBlur``, for a batch of uint8 canvases at
-    once, in float32 whatever the autocast type is. Each image has its own
-    random parameters. In training it takes canvases and gives
-    ``[online, target]``; otherwise it only normalises.
+    ``RandomGrayscale`` and ``GaussianBlur``, for a batch of canvases at once,
+    in float32 whatever the autocast type is. Each image has its own random
+    parameters. In training it takes canvases and gives ``[online, target]``;
+    otherwise it only normalises.
+
+    Images may have any number of channels. Where they are no colour images,
+    each channel has a brightness and a contrast of its own (``x = low + (x -
+    low) * b`` and ``x = mean + (x - mean) * c``, low the channel's black and
+    mean that of the view), in the place of the colour jitter; saturation, hue
+    and turning grey are left out, and nothing is cut off.
 
     Args:
         size (int): Side S of both windows in pixels.
@@ -77,16 +61,19 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         blur_prob (float): Probability of a blur. Defaults to 0.5.
         target_view (bool): Whether the target view is made. MAE, which has
             no target, needs the online view alone. Defaults to True.
-        mean (Sequence[float]): Mean of each colour, on the scale of 0 to 255.
-            Must be given.
-        std (Sequence[float]): Standard deviation of each colour, on the same
-            scale. Must be given.
-        **kwargs: Other arguments of ``SelfSupDataPreprocessor``, as
-            ``to_rgb``.
+        colour (bool, optional): Whether the channels are red, green and blue,
+            with colours to jitter. Defaults to whether there are three.
+        mean (Sequence[float]): Mean of each channel, in the units of the
+            images, 0 to 255 for uint8. Must be given.
+        std (Sequence[float]): Standard deviation of each channel, in the same
+            units. Must be given.
+        **kwargs: Other arguments of ``ChannelDataPreprocessor``, as
+            ``to_rgb``, ``dtype`` and ``value_range``, and of
+            ``SelfSupDataPreprocessor``.
 
     Raises:
         ValueError: If an argument is out of range, the canvas is smaller than
-            ``size + max_shift``, or images are not of three colours.
+            ``size + max_shift``, or images are of other channels or type.
     """
 
     def __init__(self,
@@ -99,18 +86,16 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
                  blur_sigma: Sequence[float] = (0.1, 2.0),
                  blur_prob: float = 0.5,
                  target_view: bool = True,
+                 colour: Optional[bool] = None,
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  **kwargs) -> None:
-        for name, value in (('mean', mean), ('std', std)):
-            if value is None or len(value) != 3:
-                raise ValueError(
-                    'TwoViewDataPreprocessor makes views of colour images, so '
-                    f'that {name} must have three values, but got {value}; '
-                    'for images of other channels use SelfSupDataPreprocessor '
-                    'with the PixelShift transform')
         super().__init__(
             mean=mean, std=std, **dict(dict(non_blocking=True), **kwargs))
+        if colour and self.channels != 3:
+            raise ValueError(
+                'colour=True is for images of red, green and blue, but mean '
+                f'has {self.channels} number(s); leave colour out')
         if size < 1 or max_shift < 0:
             raise ValueError(
                 'size must be 1 pixel or more and max_shift 0 or more, but '
@@ -131,6 +116,7 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         self.blur_sigma = tuple(blur_sigma)
         self.blur_prob = blur_prob
         self.target_view = target_view
+        self.colour = self.channels == 3 if colour is None else colour
         # Odd, and wide enough for 4 sigma to both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
         self.register_buffer(
@@ -140,12 +126,12 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         """Make both views, or normalise.
 
         Args:
-            data (dict): ``inputs``, canvases, uint8, (N, 3, H, W), and
+            data (dict): ``inputs``, canvases, (N, C, H, W), and
                 ``data_samples``.
             training (bool): Whether views are made. Defaults to False.
 
         Returns:
-            dict: ``inputs``, ``[online, target]``, float (N, 3, S, S) each
+            dict: ``inputs``, ``[online, target]``, float (N, C, S, S) each
             (``[online]`` with ``target_view=False``), and ``data_samples``.
             Without ``training``, see ``SelfSupDataPreprocessor``.
         """
@@ -154,7 +140,7 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         seeds = self._seeds(data.get('data_samples'))
         data = self.cast_data(data)
         canvas = data['inputs']
-        self._check_channels(canvas)
+        self._check_canvas(canvas)
         if self._channel_conversion:
             canvas = canvas.flip(1)
         # Optimizer wrappers autocast their data preprocessor too, where the
@@ -165,22 +151,29 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
                 views = self.make_views(canvas, params)
             else:
                 views = [self._online_view(canvas)]
-            views = [(view * 255 - self.mean) / self.std for view in views]
+            views = [(self._unscale(view) - self.mean) / self.std
+                     for view in views]
         return dict(inputs=views, data_samples=data.get('data_samples'))
 
-    @staticmethod
-    def _check_channels(canvas: Tensor) -> None:
+    def _check_canvas(self, canvas: Tensor) -> None:
         if not isinstance(canvas, Tensor) or canvas.dim() != 4:
             raise ValueError(
                 'TwoViewDataPreprocessor makes both views of one canvas an '
-                'image, (N, 3, H, W), but the data pipeline gives '
+                'image, (N, C, H, W), but the data pipeline gives '
                 f'{_describe(canvas)}; leave PixelShift and MultiView out, or '
                 'use SelfSupDataPreprocessor')
-        if canvas.shape[1] != 3:
-            raise ValueError(
-                'TwoViewDataPreprocessor makes views of colour images, of 3 '
-                f'channels, but got images of {canvas.shape[1]}; for those '
-                'use SelfSupDataPreprocessor with the PixelShift transform')
+        self.check_images(canvas)
+
+    def _scale(self, images: Tensor) -> Tensor:
+        """Bring values to [0, 1], as far as they are in their range."""
+        if self.is_byte_range:
+            return images.float() / 255
+        return (images.float() - self.low) / self.width
+
+    def _unscale(self, images: Tensor) -> Tensor:
+        if self.is_byte_range:
+            return images * 255
+        return images * self.width + self.low
 
     @staticmethod
     def _seeds(data_samples) -> Optional[List[int]]:
@@ -215,6 +208,10 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         *scales, hue = self.jitter
         factors = [uniform(max(0, 1 - s), 1 + s) for s in scales]
         factors.append(uniform(-hue, hue))
+        if not self.colour:
+            factors = [torch.stack([uniform(max(0, 1 - s), 1 + s)
+                                    for _ in range(self.channels)], dim=1)
+                       for s in scales[:2]]
         return ViewParams(
             shift=shift,
             jitter=uniform(0, 1) < self.jitter_prob,
@@ -228,21 +225,21 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         """Cut both windows and augment the target's.
 
         Args:
-            canvas (Tensor): RGB canvases, uint8, (N, 3, H, W).
+            canvas (Tensor): Canvases, (N, C, H, W), colours as RGB.
             params (ViewParams): Random parameters of each image.
 
         Returns:
-            List[Tensor]: Online and target view, float in [0, 1],
-            (N, 3, S, S).
+            List[Tensor]: Online and target view, float, (N, C, S, S), in
+            which black is 0 and white 1.
         """
         online = self._online_view(canvas)
-        target = self._cut(canvas, params.shift).float() / 255
+        target = self._scale(self._cut(canvas, params.shift))
         return [online, self._augment(target, params)]
 
     def _online_view(self, canvas: Tensor) -> Tensor:
         """Cut the window at the top left corner."""
         check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
-        return canvas[:, :, :self.size, :self.size].float() / 255
+        return self._scale(canvas[:, :, :self.size, :self.size])
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
         """Cut each image's own window."""
@@ -261,12 +258,15 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         adjust = (adjust_brightness_accumulative,
                   adjust_contrast_with_mean_subtraction,
                   adjust_saturation_with_gray_subtraction, self._turn_hue)
+        if not self.colour:
+            adjust = (brighten, stretch)
         for place in range(4):
             for number, function in enumerate(adjust):
                 chosen = params.jitter & (params.order[:, place] == number)
                 factor = params.factors[chosen, number]
                 images = self._apply_to(images, chosen, function, factor)
-        images = self._apply_to(images, params.grey, self._to_grey)
+        if self.colour:
+            images = self._apply_to(images, params.grey, self._to_grey)
         return self._apply_to(images, params.blur, self._blur,
                               params.sigma[params.blur])
 
@@ -278,7 +278,7 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
             index = self._on_device(index, images)
             made = function(images[index],
                             *(self._on_device(a, images) for a in args))
-            images[index] = made.clamp(0, 1)
+            images[index] = made.clamp(0, 1) if self.colour else made
         return images
 
     @staticmethod

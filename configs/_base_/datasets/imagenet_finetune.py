@@ -16,7 +16,7 @@ bgr_std = data_preprocessor['std'][::-1]
 
 train_pipeline = [
     dict(type='SeedDraws'),
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(
         type='RandomResizedCrop',
         scale=224,
@@ -43,7 +43,7 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(
         type='ResizeEdge',
         scale=256,

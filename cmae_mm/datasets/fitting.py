@@ -1,0 +1,220 @@
+"""Bringing an image as it is in its file to the settings, or refusing it."""
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from .formats import RawImage, UndecodableImage, UnfitImage
+from .image_settings import ImageSettings
+
+# The highest value of each type that is scaled to.
+_HIGHEST = {'uint8': 255, 'uint16': 65535, 'float32': 1}
+# By how much of its range an image may change when float64 is rounded.
+_ROUNDING = 2.**-16
+
+
+def natural_dtype(dtype: Any) -> str:
+    """Give the narrowest of our types that holds a file's type.
+
+    Whole numbers of 32 or 64 bits fit into float32 as far as they are below
+    16,777,216, which :func:`fit` looks at.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind in 'bu' and dtype.itemsize <= 2:
+        return 'uint16' if dtype.itemsize == 2 else 'uint8'
+    return 'float32'
+
+
+def fit(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
+    """Bring an image to the channels and the type of the settings.
+
+    Args:
+        raw (RawImage): The image as it is in its file.
+        name (str): The file's name, for errors.
+        settings (ImageSettings): What it shall be.
+
+    Returns:
+        np.ndarray: (H, W, C), channels in the file's order (red, green, blue
+        for colours).
+
+    Raises:
+        UnfitImage: If something would be lost that no setting allows to.
+        UndecodableImage: If no pixel holds a value.
+    """
+    raw = choose_channels(raw, name, settings)
+    missing = find_missing(raw)
+    if missing is not None:
+        if settings.fill is None:
+            raise UnfitImage(
+                f'{name} has missing pixels ({missing.mean():.0%}; NaN, or '
+                "nodata by its own words); set fill='mean', or a number that "
+                'stands for them')
+        raw = raw._replace(
+            pixels=fill_missing(raw.pixels, missing, settings.fill))
+    return change_type(raw, name, settings)
+
+
+def choose_channels(raw: RawImage, name: str,
+                    settings: ImageSettings) -> RawImage:
+    """Choose or check the channels of an image.
+
+    Raises:
+        UnfitImage: If it has others than the settings want.
+        UndecodableImage: If its values are no real numbers.
+    """
+    pixels, alpha, missing, _ = raw
+    if pixels.dtype.kind not in 'buif':
+        raise UndecodableImage(f'its values are of the type {pixels.dtype}')
+    found, wanted = pixels.shape[2], settings.channels
+    chosen: Any
+    if settings.bands is not None:
+        if max(settings.bands) >= found:
+            raise UnfitImage(
+                f'{name} has {found} channel(s), numbered from 0, but bands='
+                f'{tuple(settings.bands)} asks for number '
+                f'{max(settings.bands)}')
+        chosen = list(settings.bands)
+    elif wanted is None or found == wanted:
+        return raw
+    elif alpha and found - 1 == wanted:
+        chosen = slice(0, wanted)
+    elif wanted == 3 and found - alpha == 1:
+        chosen = [0, 0, 0]
+    elif wanted == 1 and found - alpha == 3 and is_grey(pixels):
+        chosen = slice(0, 1)
+    else:
+        raise UnfitImage(
+            f'{name} has {found} channel(s) of {pixels.dtype}, but channels='
+            f'{wanted}; set channels={found}, or bands=(...) to choose '
+            f'{wanted} of them (`cmae stats` finds what fits all images)')
+    if missing is not None and missing.shape[2] > 1:
+        missing = missing[..., chosen]
+    return raw._replace(
+        pixels=pixels[..., chosen], missing=missing, alpha=False)
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Say whether red, green and blue are the same everywhere."""
+    return bool((pixels[..., 1:3] == pixels[..., :1]).all())
+
+
+def find_missing(raw: RawImage) -> Optional[np.ndarray]:
+    """Find the pixels that hold no value.
+
+    Returns:
+        np.ndarray | None: bool, of the pixels' shape; None if there are none.
+    """
+    missing = raw.missing
+    if raw.pixels.dtype.kind == 'f':
+        finite = np.isfinite(raw.pixels)
+        if not finite.all():
+            missing = ~finite if missing is None else missing | ~finite
+    if missing is None or not missing.any():
+        return None
+    return np.broadcast_to(missing, raw.pixels.shape)
+
+
+def fill_missing(pixels: np.ndarray, missing: np.ndarray,
+                 fill: Union[float, str]) -> np.ndarray:
+    """Put something in the place of missing pixels.
+
+    Args:
+        pixels (np.ndarray): (H, W, C).
+        missing (np.ndarray): bool, of the same shape.
+        fill (float | str): A number, or 'mean', that of the channel's other
+            pixels; of all channels, for one without any.
+
+    Returns:
+        np.ndarray: Of the same type, unless that cannot hold the number.
+
+    Raises:
+        UndecodableImage: If all pixels are missing and 'mean' is asked for.
+    """
+    if fill != 'mean':
+        value: Any = np.float64(fill)
+        if value.astype(pixels.dtype) == value:  # keeps the type
+            value = value.astype(pixels.dtype)
+        return np.where(missing, value, pixels)
+    counts = (~missing).sum(axis=(0, 1))
+    if not counts.any():
+        raise UndecodableImage('no pixel of it holds a value')
+    sums = np.where(missing, 0, pixels).sum(axis=(0, 1), dtype=np.float64)
+    means = np.where(counts > 0, sums / counts.clip(1),
+                     sums.sum() / counts.sum())
+    if pixels.dtype.kind != 'f':
+        means = np.rint(means)
+    return np.where(missing, means, pixels).astype(pixels.dtype)
+
+
+def change_type(raw: RawImage, name: str,
+                settings: ImageSettings) -> np.ndarray:
+    """Bring values without gaps to the type of the settings.
+
+    Raises:
+        UnfitImage: If the type cannot hold them.
+    """
+    dtype = settings.dtype or natural_dtype(raw.pixels.dtype)
+    if raw.is_share:
+        return _round(raw.pixels * _HIGHEST[dtype], dtype)
+    if settings.value_range is not None:
+        return _scale(raw.pixels, dtype, settings.value_range)
+    return _convert(raw.pixels, dtype, name)
+
+
+def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:
+    """Map a range of values to that of a type, and clip what is beyond."""
+    if isinstance(value_range, str):  # 'per_image'
+        low, high = pixels.min(), pixels.max()
+        if low == high:
+            return np.zeros(pixels.shape, dtype)
+    else:
+        low, high = (np.array(end, np.float64) for end in value_range)
+    values = pixels.astype(np.float64)
+    values -= low
+    values *= _HIGHEST[dtype] / (np.float64(high) - low)
+    return _round(values.clip(0, _HIGHEST[dtype]), dtype)
+
+
+def _round(values: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype != 'float32':
+        values = np.rint(values)
+    return values.astype(dtype)
+
+
+def _convert(pixels: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """Change the type where every value keeps its place among the others."""
+    if pixels.dtype == dtype:
+        return pixels
+    if np.can_cast(pixels.dtype, dtype, 'safe'):
+        return pixels.astype(dtype)
+    low, high = pixels.min(), pixels.max()
+    if dtype == 'float32':
+        narrow = pixels.astype(np.float32)
+        worst = np.abs(narrow.astype(np.float64) - pixels).max()
+        if pixels.dtype.kind == 'f' and worst <= _ROUNDING * (high - low) or (
+                worst == 0):
+            return narrow
+        raise UnfitImage(
+            f'{name} has values from {low} to {high} of {pixels.dtype}, whose '
+            "differences dtype='float32' would round away; set value_range="
+            '(low, high) to what matters')
+    if pixels.dtype.kind != 'f' or (pixels == np.rint(pixels)).all():
+        if low >= 0 and high <= _HIGHEST[dtype]:
+            return pixels.astype(dtype)
+        divisor = _widened_by(pixels) if dtype == 'uint8' else None
+        if divisor is not None:
+            return (pixels // divisor).astype(dtype)
+    raise UnfitImage(
+        f'{name} has values from {low:g} to {high:g} of {pixels.dtype}, which '
+        f'dtype={dtype!r} cannot hold; set dtype='
+        f'{natural_dtype(pixels.dtype)!r}, or value_range=(low, high), which '
+        'are mapped to the ends of the type (`cmae stats` finds both)')
+
+
+def _widened_by(pixels: np.ndarray) -> Optional[int]:
+    """Find by which factor 8 bits have been widened to 16, if they have."""
+    if pixels.dtype != np.uint16:
+        return None
+    for factor in (257, 256):
+        if not (pixels % factor).any():
+            return factor
+    return None

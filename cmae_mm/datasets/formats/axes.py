@@ -1,0 +1,90 @@
+"""Which axis of an array is which."""
+import math
+from typing import Optional
+
+import numpy as np
+
+from ..image_settings import ImageSettings
+from ..image_stats import MAX_CHANNELS
+from .raw_image import UndecodableImage, UnfitImage
+
+
+def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
+    """Bring a bare array to (H, W, C).
+
+    Two axes are rows and columns. Of three, the channels are the first or the
+    last one, whichever has as many entries as channels are wanted.
+
+    Args:
+        pixels (np.ndarray): Of two or three dimensions.
+        settings (ImageSettings): ``channels``, unless ``bands`` chooses some
+            of them, decide; without, the shorter axis does.
+
+    Returns:
+        np.ndarray: (H, W, C), a view.
+
+    Raises:
+        UndecodableImage: If it is no image.
+        UnfitImage: If both axes have as many entries.
+    """
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    if pixels.ndim != 3:
+        raise UndecodableImage(
+            f'an array of shape {pixels.shape} is no image; needed are (H, W),'
+            ' (H, W, C) or (C, H, W)')
+    first, last = pixels.shape[0], pixels.shape[2]
+    wanted = settings.channels if settings.bands is None else None
+    if wanted is not None and first == last == wanted:
+        raise UnfitImage(
+            f'is an array of shape {pixels.shape}, whose channels may be the '
+            'first or the last axis; save it with another size')
+    if min(first, last) > MAX_CHANNELS:
+        raise UndecodableImage(
+            f'an array of shape {pixels.shape} is no image of at most '
+            f'{MAX_CHANNELS} channels')
+    if first == wanted or (last != wanted and first < last):
+        return pixels.transpose(1, 2, 0)
+    return pixels
+
+
+def arrange_pages(pixels: np.ndarray, axes: str, what: str,
+                  pages: Optional[str]) -> np.ndarray:
+    """Bring an array of named axes to (H, W, C).
+
+    Args:
+        pixels (np.ndarray): The array.
+        axes (str): A letter an axis: Y and X, rows and columns; S and C,
+            channels; any other one, pages.
+        what (str): What pages are called: 'pages' or 'frames'.
+        pages (str, optional): See :class:`ImageSettings`.
+
+    Returns:
+        np.ndarray: (H, W, C), a view where possible.
+
+    Raises:
+        UnfitImage: If there are several pages, and nothing says what they
+            are.
+    """
+    kept = [n for n, axis in enumerate(axes)
+            if axis in 'YX' or pixels.shape[n] > 1]
+    pixels = pixels.squeeze(
+        tuple(n for n in range(len(axes)) if n not in kept))
+    axes = ''.join(axes[n] for n in kept)
+    others = [n for n, axis in enumerate(axes) if axis not in 'YXSC']
+    if others and pages is None:
+        count = math.prod(pixels.shape[n] for n in others)
+        raise UnfitImage(
+            f'has {count} {what}: set pages=\'channels\' if they are the '
+            "channels of one image, or pages='first' to take one of them, or "
+            'save each as a file of its own')
+    if others and pages == 'first':
+        place = tuple(0 if n in others else slice(None)
+                      for n in range(len(axes)))
+        pixels = pixels[place]
+        axes = ''.join(axis for axis in axes if axis in 'YXSC')
+    rows, columns = axes.index('Y'), axes.index('X')
+    rest = [n for n in range(len(axes)) if n not in (rows, columns)]
+    pixels = pixels.transpose(rows, columns, *rest)
+    return pixels.reshape(*pixels.shape[:2], -1)
+

@@ -1,0 +1,323 @@
+"""A vision transformer with two convolution stages before it."""
+from typing import (
+    Any,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+import numpy as np
+from mmpretrain.models import VisionTransformer
+from mmpretrain.models.utils import (
+    build_2d_sincos_position_embedding,
+    resize_pos_embed,
+)
+from torch import Tensor, nn
+
+from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
+from ..utils import (
+    MAE_INIT,
+    check_arch,
+    check_in_channels,
+    check_stages,
+    check_width,
+    use_plain_drop_rates,
+)
+from ..utils.conv_stages import ConvStage, find_cells, take_patches
+from ..utils.patch_embedding import PatchConv, TokenEmbedding
+
+
+class Embedded(NamedTuple):
+    """What the transformer blocks start from, and what is added after them.
+
+    Args:
+        tokens (Tensor): Embedded patches with positions, x_v + p_v, (N, V, D).
+        fused (Tensor, optional): Both convolution stages' outputs at these
+            patches, brought to the width D, (N, V, D); None without fusion.
+    """
+
+    tokens: Tensor
+    fused: Optional[Tensor]
+
+
+class ConvViT(VisionTransformer):
+    """Two stages of masked convolution blocks, then a vision transformer.
+
+    The hybrid encoder that ConvMAE (arXiv 2205.03892) made known. Its third
+    stage is mmpretrain's ``VisionTransformer`` without a class token, which
+    takes the second stage's maps for an image. Works on whole images and on
+    visible patches, of which alone it then computes anything.
+
+    Args:
+        arch (str | dict): 'base', 'small' or 'mini', or a dict of
+            ``embed_dims`` and ``depths``, three each, and ``num_heads``, of
+            the last stage. Defaults to 'base'.
+        img_size (int): Side of the square input in pixels; a multiple of the
+            total stride. Defaults to 224.
+        patch_sizes (Sequence[int]): Sides of the stages' patches, each in
+            cells of the stage before; their product, the total stride, is the
+            side P of a patch in pixels. Defaults to (4, 2, 2).
+        in_channels (int): Number C of image channels. Defaults to 3.
+        mlp_ratio (float): Width of MLPs in that of their stage. Defaults to 4.
+        kernel_size (int): Side of depthwise kernels, odd. Defaults to 5.
+        drop_path_rate (float): Rate of dropped paths of the last block; those
+            before it rise to it evenly from 0, over all stages. Defaults to 0.
+        with_fusion (bool): Whether both convolution stages' outputs are added
+            to the last one's, as in pre-training. Defaults to False.
+        final_norm (bool): Whether a LayerNorm ends it. Defaults to False.
+        out_type (str): 'raw', all tokens, (N, L, D); 'featmap', (N, D, H, W);
+            'avg_featmap', their mean, then a norm of its own, (N, D). Defaults
+            to 'raw'.
+        frozen_stages (int): Stages that are frozen, from the first; 3 freeze
+            the norms too. Defaults to -1, none.
+        init_cfg (dict | list, optional): Defaults to the published one, see
+            :meth:`init_weights`; ``dict(type='Pretrained', ...)`` is loaded as
+            by ``TransferViT``.
+        **kwargs: ``drop_rate``, ``qkv_bias``, ``norm_cfg``,
+            ``interpolate_mode`` and ``layer_scale_init_value`` of
+            ``VisionTransformer``, for the last stage.
+
+    Raises:
+        ValueError: If ``arch`` is not known, or sizes do not fit each other.
+    """
+
+    arch_zoo: Dict[str, Dict[str, Any]] = {
+        **dict.fromkeys(['b', 'base'], dict(
+            embed_dims=[256, 384, 768], depths=[2, 2, 11], num_heads=12)),
+        **dict.fromkeys(['s', 'small'], dict(
+            embed_dims=[128, 256, 384], depths=[2, 2, 11], num_heads=6)),
+        'mini': dict(
+            embed_dims=[32, 64, 128], depths=[1, 1, 3], num_heads=4),
+    }
+    num_extra_tokens = 0
+    # Names of what no encoder has: the norm of pooled features is the
+    # classifier's own.
+    new_in_transfer = r'^ln2\.'
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'base',
+                 img_size: int = 224,
+                 patch_sizes: Sequence[int] = (4, 2, 2),
+                 in_channels: int = 3,
+                 mlp_ratio: float = 4,
+                 kernel_size: int = 5,
+                 drop_path_rate: float = 0.,
+                 with_fusion: bool = False,
+                 final_norm: bool = False,
+                 out_type: str = 'raw',
+                 frozen_stages: int = -1,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None,
+                 **kwargs: Any) -> None:
+        check_arch(arch, self.arch_zoo)
+        check_in_channels(in_channels)
+        sizes = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
+        dims, depths = list(sizes['embed_dims']), list(sizes['depths'])
+        grid = check_stages(dims, depths, patch_sizes, kernel_size, img_size)
+        check_width(dims[-1], sizes['num_heads'], 'backbone.arch.')
+        rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
+        super().__init__(
+            arch=dict(
+                embed_dims=dims[-1],
+                num_layers=depths[-1],
+                num_heads=sizes['num_heads'],
+                feedforward_channels=int(mlp_ratio * dims[-1])),
+            img_size=grid * patch_sizes[-1],
+            patch_size=patch_sizes[-1],
+            in_channels=dims[-2],
+            with_cls_token=False,
+            final_norm=final_norm,
+            out_type=out_type,
+            layer_cfgs=[dict(drop_path_rate=r) for r in rates[-depths[-1]:]],
+            init_cfg=init_cfg,
+            **kwargs)
+        use_plain_drop_rates(self)
+        self.img_size = (img_size, img_size)
+        self.patch_sizes = tuple(patch_sizes)
+        self.patch_size = img_size // grid
+        self.in_channels = in_channels
+        self.grid = grid
+        self.num_patches = grid**2
+        self.stage_dims = tuple(dims)
+        self.conv_stages = nn.ModuleList()
+        width, done = in_channels, 0
+        for dim, depth, side in zip(dims[:-1], depths, patch_sizes):
+            self.conv_stages.append(
+                ConvStage(width, dim, side, mlp_ratio, kernel_size,
+                          tuple(rates[done:done + depth])))
+            width, done = dim, done + depth
+        self.patch_embed = TokenEmbedding(
+            width, dims[-1], patch_sizes[-1], (grid, grid))
+        self.fusions: Optional[nn.ModuleList] = None
+        if with_fusion:
+            self.fusions = nn.ModuleList(
+                PatchConv(dim, dims[-1], side)
+                for dim, side in zip(dims, self.cell_sides))
+        self.frozen_stages = frozen_stages
+        if frozen_stages > 0:
+            self._freeze_stages()
+
+    @property
+    def cell_sides(self) -> Tuple[int, int]:
+        """Side s of a patch in cells of each convolution stage."""
+        return self.patch_sizes[1] * self.patch_sizes[2], self.patch_sizes[2]
+
+    def init_weights(self) -> None:
+        """Initialise as ConvMAE does, or load an encoder, every key or none.
+
+        Xavier-uniform for linear layers and the last patch embedding,
+        LayerNorm at one, torch's default for the other convolutions,
+        sine-cosine positions.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        pretrained = pretrained_cfg(self.init_cfg)
+        if pretrained is not None:
+            load_encoder_into(self, new=self.new_in_transfer, **pretrained)
+            self._is_init = True
+            return
+        if self.init_cfg is None or isinstance(self.init_cfg, dict) and (
+                self.init_cfg['type'] == 'Pretrained'):  # the word 'random'
+            self.init_cfg = MAE_INIT
+        super().init_weights()
+        self.pos_embed.data.copy_(
+            build_2d_sincos_position_embedding(self.grid, self.embed_dims))
+        weight = self.patch_embed.projection.weight
+        nn.init.xavier_uniform_(weight.data.flatten(1))
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Encode whole images.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W), normalised; multiples of
+                the total stride.
+
+        Returns:
+            Tuple[Tensor]: One output, see ``out_type``.
+        """
+        tokens = self.encode(self.embed(x))
+        return (self._format_output(tokens, self._grid_of(x)), )
+
+    def embed(self, x: Tensor, ids_keep: Optional[Tensor] = None) -> Embedded:
+        """Run the convolution stages and embed their patches as tokens.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W).
+            ids_keep (Tensor, optional): The visible patches, (N, V).
+                Defaults to None, all.
+
+        Returns:
+            Embedded: Tokens with positions, and what is added after the
+            transformer blocks.
+        """
+        grid = self._grid_of(x)
+        positions = resize_pos_embed(
+            self.pos_embed, (self.grid, self.grid), grid,
+            self.interpolate_mode, 0)
+        if ids_keep is None:
+            x = x.permute(0, 2, 3, 1).contiguous()
+        else:
+            x = take_patches(x, ids_keep, self.patch_size)
+            positions = positions.expand(len(x), -1, -1).gather(
+                1, ids_keep[..., None].expand(-1, -1, self.embed_dims))
+        fused = None
+        for i, stage in enumerate(self.conv_stages):
+            visible = None if ids_keep is None else find_cells(
+                ids_keep, grid, self.cell_sides[i])
+            x = stage(x, visible)
+            if self.fusions is not None:
+                added = self.fusions[i](x).flatten(1, -2)
+                fused = added if fused is None else fused + added
+        return Embedded(self.patch_embed(x).flatten(1, -2) + positions, fused)
+
+    def encode(self, embedded: Embedded) -> Tensor:
+        """Run the transformer blocks, and add what is fused.
+
+        Args:
+            embedded (Embedded): What :meth:`embed` gives.
+
+        Returns:
+            Tensor: Tokens, (N, V, D), after the final norm, if there is
+            one.
+        """
+        x = self.drop_after_pos(embedded.tokens)
+        for layer in self.layers:
+            x = layer(x)
+        if embedded.fused is not None:
+            x = x + embedded.fused
+        return self.ln1(x) if self.final_norm else x
+
+    def conv_maps(self,
+                  x: Tensor,
+                  mask: Optional[Tensor] = None) -> List[Tensor]:
+        """Give the maps of both convolution stages.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W).
+            mask (Tensor, optional): Bool, (N, L), True = removed; the
+                maps then hold removed patches too, which nothing visible
+                depends on. Defaults to None.
+
+        Returns:
+            List[Tensor]: (N, C, H, W) each, channels-last in memory.
+        """
+        grid = self._grid_of(x)
+        x = x.permute(0, 2, 3, 1).contiguous()
+        maps = []
+        for stage, side in zip(self.conv_stages, self.cell_sides):
+            removed = None
+            if mask is not None:
+                removed = mask.view(-1, *grid).repeat_interleave(
+                    side, 1).repeat_interleave(side, 2)[..., None]
+            x = stage(x, mask=removed)
+            maps.append(x.permute(0, 3, 1, 2))
+        return maps
+
+    def remove_final_norm(self) -> None:
+        """Leave the final norm out from now on."""
+        if self.final_norm:
+            self.final_norm = False
+            del self.ln1
+
+    def remove_fusion(self) -> None:
+        """Leave the fusion layers out from now on."""
+        self.fusions = None
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode, but for frozen stages, where nothing is dropped."""
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = ''):
+        """Give a parameter's depth, and the number of depths.
+
+        The convolution stages are the stem, depth 0, as in ConvMAE's
+        fine-tuning; the transformer blocks follow, then all else.
+        """
+        if param_name.startswith(f'{prefix}conv_stages.'):
+            return 0, self.num_layers + 2
+        return super().get_layer_depth(param_name, prefix)
+
+    def _grid_of(self, x: Tensor) -> Tuple[int, int]:
+        """Give an image's height and width in patches."""
+        height, width = x.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f'the total stride of {self.patch_size} pixels does not '
+                f'divide images of {height}x{width}; resize or pad them to '
+                f'multiples of {self.patch_size}')
+        return height // self.patch_size, width // self.patch_size
+
+    def _freeze_stages(self) -> None:
+        parts: List[nn.Module] = list(self.conv_stages[:self.frozen_stages])
+        if self.frozen_stages >= 3:
+            parts = [m for name, m in self.named_children()]
+            self.pos_embed.requires_grad = False
+        for part in parts:
+            part.eval().requires_grad_(False)

@@ -1,0 +1,144 @@
+"""The pre-trained hybrid encoder as the backbone of dense tasks."""
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import torch.nn.functional as F
+from mmengine.model import ModuleList
+from mmpretrain.models.utils import resize_pos_embed
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from ..utils import check_global_blocks, check_maps, use_plain_drop_rates
+from ..utils.window_block import WindowBlock
+from .convvit import ConvViT
+
+
+@MODELS.register_module()
+class TransferConvViTDet(ConvViT):
+    """The hybrid encoder with a pyramid of maps, for detection, segmentation.
+
+    Its three stages and a max-pooled third one are four maps, at strides 4, 8,
+    16 and 32 for the default patches, for mmdetection's ``FPN`` or
+    mmsegmentation's ``UPerHead``. In the last stage attention is within
+    windows but for a few global blocks, with relative positions, which start
+    at zero. Fusion layers and final norm are left out. What ``init_cfg`` takes
+    is as in ``TransferViT``.
+
+    Images may have any size. Those that the total stride does not divide are
+    padded with zeros at the bottom and the right, and of the maps is given
+    what covers the image. Where a data preprocessor pads to multiples of the
+    stride (``pad_size_divisor`` in mmdetection, ``size_divisor`` in
+    mmsegmentation), which is exact to the pixel, nothing is left to pad here.
+
+    Args:
+        arch (str | dict): 'base', 'small' or 'mini', or a dict of
+            ``embed_dims`` and ``depths``, three each, and ``num_heads`` and
+            ``global_attn_indexes``, the global blocks of the last stage, from
+            0. Defaults to 'base', whose global blocks are 0, 3, 6 and 10.
+        window_size (int): Side of a window in tokens; 0 for global attention
+            in all blocks. Defaults to 16.
+        out_indices (Sequence[int]): Which of the four maps are given, from 0.
+            Defaults to all.
+        use_rel_pos (bool): Whether attention has learnt relative positions.
+            Defaults to True.
+        drop_rate (float): Rate of dropped features of the last stage. Defaults
+            to 0.
+        qkv_bias (bool): Whether queries, keys and values have biases. Defaults
+            to True.
+        norm_cfg (dict): The last stage's norms. Defaults to LayerNorm with eps
+            1e-6.
+        **kwargs: Other arguments of :class:`ConvViT`, but ``out_type``,
+            ``final_norm``, ``with_fusion`` and ``layer_scale_init_value``.
+
+    Raises:
+        ValueError: If ``arch`` is not known, or sizes do not fit each other.
+        CheckpointError: When weights are initialised, if the checkpoint is
+            missing or does not fit.
+    """
+
+    arch_zoo: Dict[str, Dict[str, Any]] = {
+        name: dict(
+            sizes,
+            global_attn_indexes=[0, 2] if name == 'mini' else [0, 3, 6, 10])
+        for name, sizes in ConvViT.arch_zoo.items()
+    }
+    new_in_transfer = r'\.rel_pos_[hw]$'
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'base',
+                 window_size: int = 16,
+                 use_rel_pos: bool = True,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 drop_rate: float = 0.,
+                 qkv_bias: bool = True,
+                 norm_cfg: Optional[dict] = None,
+                 **kwargs: Any) -> None:
+        norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
+        super().__init__(
+            arch=arch,
+            drop_rate=drop_rate,
+            qkv_bias=qkv_bias,
+            norm_cfg=norm_cfg,
+            out_type='featmap',
+            final_norm=False,
+            with_fusion=False,
+            layer_scale_init_value=0.,
+            **kwargs)
+        sizes = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
+        self.global_attn_indexes = list(sizes['global_attn_indexes'])
+        check_global_blocks(self.global_attn_indexes, self.num_layers,
+                            window_size)
+        check_maps(out_indices)
+        self.out_indices = tuple(out_indices)
+        dims = (*self.stage_dims, self.embed_dims)
+        # Channels of each map, what necks and heads must take.
+        self.map_dims = tuple(dims[i] for i in self.out_indices)
+        # In place of VisionTransformer's, under the same names.
+        self.layers = ModuleList(
+            WindowBlock(
+                embed_dims=self.embed_dims,
+                num_heads=sizes['num_heads'],
+                feedforward_channels=self.arch_settings[
+                    'feedforward_channels'],
+                drop_rate=drop_rate,
+                drop_path_rate=layer.ffn.dropout_layer.drop_prob,
+                qkv_bias=qkv_bias,
+                norm_cfg=norm_cfg,
+                use_rel_pos=use_rel_pos,
+                window_size=(
+                    0 if i in self.global_attn_indexes else window_size),
+                input_size=(self.grid, self.grid))
+            for i, layer in enumerate(self.layers))
+        use_plain_drop_rates(self)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Give the maps of whole images.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W), normalised, of any size.
+
+        Returns:
+            Tuple[Tensor, ...]: (N, D1, H/4, W/4), (N, D2, H/8, W/8),
+            (N, D, H/16, W/16) and (N, D, H/32, W/32), each side rounded up,
+            for the default patches; of these, those of ``out_indices``.
+        """
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.patch_size,
+                      0, -height % self.patch_size))
+        maps = self.conv_maps(x)
+        grid = self._grid_of(x)
+        positions = resize_pos_embed(
+            self.pos_embed, (self.grid, self.grid), grid,
+            self.interpolate_mode, 0)
+        x = self.patch_embed(maps[-1].permute(0, 2, 3, 1))
+        x = self.drop_after_pos(x + positions.view(1, *grid, -1))
+        for layer in self.layers:
+            x = layer(x)
+        maps.append(x.permute(0, 3, 1, 2))
+        # How many cells of a stage are one patch, of which there are `grid`.
+        sides = [self.patch_size // side for side in (*self.cell_sides, 1)]
+        maps = [m[..., :-(-height // side), :-(-width // side)]
+                for m, side in zip(maps, sides)]
+        maps.append(F.max_pool2d(maps[-1], 2, ceil_mode=True))
+        return tuple(maps[i] for i in self.out_indices)

@@ -1,0 +1,255 @@
+"""Normalising images of any number of channels, in 8 or 16 bits or float."""
+from numbers import Number
+from typing import Any, Optional, Sequence, Tuple, Union
+
+import torch
+from mmpretrain.models.utils import (
+    ClsDataPreprocessor,
+    SelfSupDataPreprocessor,
+)
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from ...datasets.image_stats import IMAGE_DTYPES, MAX_CHANNELS
+
+Values = Union[float, Sequence[float]]
+# What black and white are where only the type is known.
+_RANGES = dict(uint8=(0., 255.), uint16=(0., 65535.))
+
+
+def check_channels(mean: Optional[Sequence[float]],
+                   std: Optional[Sequence[float]]) -> int:
+    """Check mean and deviation, one number for each channel.
+
+    Args:
+        mean (Sequence[float] | None): Mean of each channel.
+        std (Sequence[float] | None): Standard deviation of each channel.
+
+    Returns:
+        int: Number C of channels.
+
+    Raises:
+        ValueError: If one is missing, they are not as many, or a deviation is
+            not above 0.
+    """
+    for name, value in (('mean', mean), ('std', std)):
+        if value is None or not 1 <= len(value) <= MAX_CHANNELS:
+            raise ValueError(
+                f'{name} must have a number for each channel, from 1 to '
+                f'{MAX_CHANNELS}, as `cmae stats` measures them, but got '
+                f'{value}')
+    if len(mean) != len(std):
+        raise ValueError(
+            f'mean has {len(mean)} numbers and std {len(std)}; each must have '
+            'one for each channel')
+    if min(std) <= 0:
+        raise ValueError(
+            f'std must be above 0 in each channel, but got {list(std)}')
+    return len(mean)
+
+
+class ChannelChecks:
+    """What preprocessors of any channels know of their images.
+
+    A mixin of a data preprocessor, which calls :meth:`set_channels`.
+
+    Attributes:
+        channels (int): Number C of channels.
+        dtype (str): 'uint8', 'uint16' or 'float32', what images come in.
+    """
+
+    channels: int
+    dtype: str
+
+    def set_channels(self, channels: int, dtype: str, to_rgb: bool) -> None:
+        """Note, and check, what images are.
+
+        Args:
+            channels (int): Number C of channels.
+            dtype (str): What images come in.
+            to_rgb (bool): Whether blue, green and red are turned round.
+
+        Raises:
+            ValueError: If the type is not known, or turning colours round
+                makes no sense.
+        """
+        if dtype not in IMAGE_DTYPES:
+            raise ValueError(
+                f'dtype must be one of {", ".join(IMAGE_DTYPES)}, but got '
+                f'{dtype!r}')
+        if not hasattr(torch, dtype):
+            raise ValueError(
+                f'dtype={dtype!r} needs torch 2.3 or newer, which this is not;'
+                " take dtype='float32', here and in LoadCanvas")
+        if to_rgb and (channels != 3 or dtype != 'uint8'):
+            raise ValueError(
+                'to_rgb=True is for colour images of 3 channels in 8 bits, '
+                f'which are loaded as BGR, but these have {channels} '
+                f'channel(s) in {dtype}, in the order of the file; set '
+                'to_rgb=False')
+        self.channels = channels
+        self.dtype = dtype
+
+    def check_images(self, images: Any, or_float: bool = False) -> None:
+        """Check a batch before it is normalised.
+
+        Args:
+            images (Any): Images, (N, C, H, W), or a list of such.
+            or_float (bool): Whether images of integers may have become float32
+                on their way. Defaults to False.
+
+        Raises:
+            ValueError: If they have other channels or another type.
+        """
+        if not isinstance(images, Tensor):
+            for one in images:
+                self.check_images(one, or_float)
+            return
+        found = images.shape[-3] if images.dim() >= 3 else 0
+        if found != self.channels:
+            raise ValueError(
+                f'{type(self).__name__} normalises images of {self.channels} '
+                f'channel(s) (its mean has {self.channels} number(s)), but got'
+                f' images of {found}; set mean and std, backbone.in_channels '
+                'and the channels that the pipeline loads to the same number, '
+                'as image_stats does')
+        kinds = [self.dtype, 'float32'] if or_float else [self.dtype]
+        if str(images.dtype).removeprefix('torch.') not in kinds:
+            raise ValueError(
+                f'{type(self).__name__} has dtype={self.dtype!r}, but got '
+                f'images of {images.dtype}; load images with the dtype that '
+                'mean and std are for, as image_stats does')
+
+
+@MODELS.register_module()
+class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
+    """mmpretrain's ``SelfSupDataPreprocessor`` for any number of channels.
+
+    Args:
+        mean (Sequence[float]): Mean of each of the C channels, from 1 to 64,
+            in the units of the images: 0 to 255 for uint8. Must be given.
+        std (Sequence[float]): Standard deviation of each channel, likewise.
+        dtype (str): What images come in: 'uint8', 'uint16' or 'float32'.
+            Defaults to 'uint8'.
+        value_range (Tuple[float | Sequence[float], ...], optional): Values of
+            black and of white, each one number or one for each channel: what
+            brightness is measured from, and what pictures show. Only colours
+            are cut off at it, and only where they are augmented. Defaults to the range of uint8 or uint16; must be
+            given for float32.
+        to_rgb (bool): Whether channels are turned round, for colour images of
+            3 channels in uint8, which are loaded as BGR. All others come in
+            the order of the file. Defaults to False.
+        **kwargs: Other arguments of ``SelfSupDataPreprocessor``.
+
+    Attributes:
+        low (torch.Tensor): Black, (C, 1, 1).
+        width (torch.Tensor): White minus black, (C, 1, 1).
+        is_byte_range (bool): Whether these are 0 and 255, of uint8.
+
+    Raises:
+        ValueError: If an argument is out of range; later, if images are of
+            other channels or another type.
+    """
+
+    low: Tensor
+    width: Tensor
+
+    def __init__(self,
+                 mean: Optional[Sequence[float]] = None,
+                 std: Optional[Sequence[float]] = None,
+                 dtype: str = 'uint8',
+                 value_range: Optional[Tuple[Values, Values]] = None,
+                 to_rgb: bool = False,
+                 **kwargs: Any) -> None:
+        channels = check_channels(mean, std)
+        super().__init__(to_rgb=to_rgb, **kwargs)
+        self.set_channels(channels, dtype, self._channel_conversion)
+        # mmengine's own takes no more than three channels.
+        self._enable_normalize = True
+        for name, value in (('mean', mean), ('std', std)):
+            self.register_buffer(
+                name, torch.tensor(value).view(-1, 1, 1), False)
+        self.is_byte_range = dtype == 'uint8' and value_range is None
+        low, high = self._read_range(value_range)
+        self.register_buffer('low', low, False)
+        self.register_buffer('width', high - low, False)
+
+    def _read_range(self, value_range: Optional[Tuple[Values, Values]]
+                    ) -> Tuple[Tensor, Tensor]:
+        if value_range is None:
+            value_range = _RANGES.get(self.dtype)
+        if value_range is None:
+            raise ValueError(
+                'value_range must be given for images of float32, as (black, '
+                'white), each one number or one for each channel; '
+                '`cmae stats` measures it')
+        ends = []
+        for values in value_range:
+            values = [values] if isinstance(values, Number) else list(values)
+            if len(values) not in (1, self.channels) or len(value_range) != 2:
+                raise ValueError(
+                    'value_range must be (black, white), each one number or '
+                    f'{self.channels}, one for each channel, but got '
+                    f'{value_range}')
+            end = torch.tensor([float(v) for v in values])
+            ends.append(end.expand(self.channels).view(-1, 1, 1).clone())
+        if not (ends[0] < ends[1]).all():
+            raise ValueError(
+                'value_range must begin with black, below white in each '
+                f'channel, but got {value_range}')
+        return ends[0], ends[1]
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Normalise images.
+
+        Args:
+            data (dict): ``inputs``, (N, C, H, W), or a list of views, and
+                ``data_samples``.
+            training (bool): Not used. Defaults to False.
+
+        Returns:
+            dict: ``inputs`` in float32, normalised, and ``data_samples``.
+        """
+        self.check_images(data['inputs'], or_float=True)
+        return super().forward(data, training)
+
+
+@MODELS.register_module()
+class ChannelClsDataPreprocessor(ChannelChecks, ClsDataPreprocessor):
+    """mmpretrain's ``ClsDataPreprocessor`` that checks channels and type.
+
+    For classifiers of images of any number of channels, in 8 or 16 bits or
+    float. A mean of one number would otherwise silently do for all channels.
+
+    Args:
+        mean (Sequence[float]): Mean of each of the C channels, from 1 to 64,
+            in the units of the images. Must be given.
+        std (Sequence[float]): Standard deviation of each channel, likewise.
+        dtype (str): What images come in: 'uint8', 'uint16' or 'float32'.
+            Defaults to 'uint8'.
+        to_rgb (bool): See :class:`ChannelDataPreprocessor`. Defaults to
+            False.
+        **kwargs: Other arguments of ``ClsDataPreprocessor``.
+
+    Raises:
+        ValueError: If an argument is out of range; later, if images are of
+            other channels or another type.
+    """
+
+    def __init__(self,
+                 mean: Optional[Sequence[float]] = None,
+                 std: Optional[Sequence[float]] = None,
+                 dtype: str = 'uint8',
+                 to_rgb: bool = False,
+                 **kwargs: Any) -> None:
+        channels = check_channels(mean, std)
+        super().__init__(mean=mean, std=std, to_rgb=to_rgb, **kwargs)
+        self.set_channels(channels, dtype, to_rgb)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Normalise, and mix images and labels in training.
+
+        See ``ClsDataPreprocessor.forward``.
+        """
+        self.check_images(data['inputs'], or_float=True)
+        return super().forward(data, training)

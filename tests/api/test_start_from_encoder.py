@@ -1,0 +1,91 @@
+"""`init`: an encoder by file as the start of both branches."""
+import pytest
+import torch
+from tiny_training import log
+
+import cmae_mm
+from cmae_mm.api.checks import ArgumentError
+from cmae_mm.api.recipe import plan_pretraining
+from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.cli.main import build_parser
+
+# Nothing moves, so that what training ends with is what it started with.
+STILL = {'optim_wrapper.optimizer.lr': 1e-12,
+         'optim_wrapper.optimizer.weight_decay': 0.}
+
+
+@pytest.fixture
+def dino(tmp_path):
+    """A small encoder under timm's names, with LayerScale."""
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(3)
+    vit = timm.models.VisionTransformer(
+        img_size=48, patch_size=8, embed_dim=48, depth=2, num_heads=3,
+        mlp_ratio=2, num_classes=7, init_values=0.5)
+    torch.save(vit.state_dict(), tmp_path / 'dino.pth')
+    return tmp_path / 'dino.pth', vit
+
+
+def test_both_branches_start_from_it(photos, dino, smaller, tmp_path):
+    path, vit = dino
+    out = tmp_path / 'out'
+    done = cmae_mm.pretrain(
+        photos, 'mini', epochs=1, batch_size=8, num_workers=0, out=out,
+        init=path, cfg_options={**smaller, **STILL})
+    state = torch.load(done.checkpoint, weights_only=False)['state_dict']
+    expected = vit.state_dict()['patch_embed.proj.weight']
+    for branch in ('backbone', 'target.encoder'):
+        torch.testing.assert_close(
+            state[f'{branch}.patch_embed.projection.weight'], expected)
+    said = log(out)
+    assert f'{path} is an MAE or timm encoder' in said
+    for part in ('LayerScale was multiplied into', 'left out: its head',
+                 'pos_embed: 6x6 to 8x8', 'target starts as a copy of the '
+                 'loaded encoder; decoders, projector and predictor are new'):
+        assert part in said, part
+    text = done.config.read_text()
+    assert f'# start          the encoder of {path}' in text
+    # the same command goes on, or is finished; without `init` it is another
+    again = cmae_mm.pretrain(
+        photos, 'mini', epochs=1, batch_size=8, num_workers=0, out=out,
+        init=path, cfg_options={**smaller, **STILL})
+    assert again.checkpoint == done.checkpoint
+    with pytest.raises(ArgumentError, match='other settings .init '):
+        cmae_mm.pretrain(photos, 'mini', epochs=1, batch_size=8,
+                         num_workers=0, out=out,
+                         cfg_options={**smaller, **STILL})
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+        photos, dino, pretrained, smaller, tmp_path):
+    call = dict(data=photos, model='mini', num_workers=0, batch_size=4,
+                out=tmp_path / 'out')
+    with pytest.raises(CheckpointError, match='encoder is 48 wide and 2 layers'
+                       ".*the model's 128 wide and 4 layers.*choose the model"
+                       ):
+        cmae_mm.pretrain(init=dino[0], **call)
+    other = smaller['model.backbone.arch']
+    for change, said in ((dict(num_heads=4), '3 attention heads, the model 4'),
+                         (dict(feedforward_channels=64), 'misshapen')):
+        options = {**smaller, 'model.backbone.arch': {**other, **change}}
+        with pytest.raises(CheckpointError, match=said):
+            cmae_mm.pretrain(init=pretrained.checkpoint, cfg_options=options,
+                             **call)
+    with pytest.raises(ArgumentError, match='there is no checkpoint none.pth'):
+        cmae_mm.pretrain(init='none.pth', **call)
+    with pytest.raises(ArgumentError, match='set by the argument init here'):
+        cmae_mm.pretrain(cfg_options={
+            'model.backbone.init_cfg.checkpoint': 'x.pth'}, **call)
+    with pytest.raises(ArgumentError, match='no file of image statistics'):
+        cmae_mm.pretrain(stats='none.json', **call)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_command_has_both_options(photos, dino):
+    args = build_parser().parse_args(
+        ['pretrain', str(photos), '--init', str(dino[0]), '--stats', 's.json'])
+    assert (args.init, args.stats) == (str(dino[0]), 's.json')
+    cfg = plan_pretraining(photos, 'vit-s', init=dino[0], cfg_options={
+        'model.backbone.init_cfg.adapt_channels': True}).cfg
+    assert cfg.model.backbone.init_cfg == dict(
+        type='Pretrained', checkpoint=str(dino[0]), adapt_channels=True)

@@ -1,0 +1,246 @@
+"""DICOM and GeoTIFF files, written by pydicom and rasterio."""
+import io
+import warnings
+
+import numpy as np
+import pytest
+from image_files import noise
+
+from cmae_mm.datasets import LoadCanvas
+from cmae_mm.datasets.decoding import (
+    UndecodableImage,
+    UnfitImage,
+    decode_image,
+)
+from cmae_mm.datasets.image_settings import make_settings
+from cmae_mm.dependencies import MissingLibrary
+
+FLOAT = dict(channels=1, dtype='float32')
+
+
+def decode(data, name='x.dcm', **wanted):
+    return decode_image(data, None, make_settings(**wanted), name)
+
+
+def dicom(array, bits=12, mark=True, **tags):
+    """Let pydicom write an image, of the tags given beside."""
+    pydicom = pytest.importorskip('pydicom')
+    file = pydicom.Dataset()
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    file.SOPClassUID = (
+        pydicom.uid.SecondaryCaptureImageStorage)
+    file.SOPInstanceUID = '1.2.3'
+    file.Rows, file.Columns = array.shape[-2:]
+    file.SamplesPerPixel = 1
+    file.PhotometricInterpretation = 'MONOCHROME2'
+    file.BitsAllocated = 8 * array.itemsize
+    file.BitsStored, file.HighBit = bits, bits - 1
+    file.PixelRepresentation = int(array.dtype.kind == 'i')
+    file.PixelData = array.tobytes()
+    for name, value in tags.items():
+        setattr(file, name, value)
+    target = io.BytesIO()
+    pydicom.dcmwrite(target, file, enforce_file_format=mark)
+    return target.getvalue()
+
+
+STORED = noise((30, 40))
+CT = dict(RescaleSlope=1, RescaleIntercept=-1024)
+
+
+def test_values_are_the_modalitys():
+    made = decode(dicom(STORED), channels=1, dtype='uint16')
+    assert (made[..., 0] == STORED).all()
+    # Hounsfield units, and the file without its mark
+    for file in (dicom(STORED, **CT), dicom(STORED, mark=False, **CT)):
+        made = decode(file, **FLOAT)
+        assert (made[..., 0] == STORED.astype(int) - 1024).all()
+    made = decode(dicom(STORED, RescaleSlope=0.5, RescaleIntercept=3),
+                  **FLOAT)
+    assert (made[..., 0] == STORED * 0.5 + 3).all()
+    signed = (STORED.astype(int) - 2048).astype('int16')
+    assert (decode(dicom(signed), **FLOAT)[..., 0] == signed).all()
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path):
+    path = tmp_path / 'scan.dcm'
+    path.write_bytes(dicom(STORED, **CT))
+    with pytest.raises(UnfitImage, match=r'scan\.dcm has values from -10'):
+        LoadCanvas(16, channels=1)(dict(img_path=str(path)))
+    made = LoadCanvas(16, channels=1, window=(40, 400))(
+        dict(img_path=str(path)))['img']
+    assert made.dtype == 'uint8' and made.shape == (16, 16, 1)
+
+
+@pytest.mark.parametrize('function', ['LINEAR', 'LINEAR_EXACT', 'SIGMOID'])
+def test_windows_are_pydicoms(function):
+    pydicom = pytest.importorskip('pydicom')
+    tags = dict(CT, WindowCenter=[40., 300.], WindowWidth=[400., 1500.],
+                VOILUTFunction=function)
+    file = dicom(STORED, **tags)
+    from pydicom.pixels import apply_modality_lut, apply_windowing
+    read = pydicom.dcmread(io.BytesIO(file))
+    seen = apply_windowing(
+        apply_modality_lut(read.pixel_array, read), read)
+    # pydicom gives the range of the modality's values
+    seen = (seen + 1024) / 4095
+    made = decode(file, window='file', **FLOAT)[..., 0]
+    np.testing.assert_allclose(made, seen, atol=1e-6)
+    narrow = decode(file, window='file', channels=1)[..., 0]
+    np.testing.assert_allclose(narrow / 255, seen, atol=0.5 / 255 + 1e-6)
+    given = decode(file, window=(40, 400), **FLOAT)[..., 0]
+    if function == 'LINEAR':
+        assert (given == made).all()
+
+
+def test_a_file_without_a_window_is_refused():
+    with pytest.raises(UnfitImage, match='x.dcm has no window of its own'):
+        decode(dicom(STORED), window='file', **FLOAT)
+
+
+def test_a_table_as_a_window():
+    pydicom = pytest.importorskip('pydicom')
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [4096, 0, 16]
+    values = (np.arange(4096.)**2 / 256).astype('uint16')
+    table.LUTData = values.tobytes()
+    file = dicom(STORED, VOILUTSequence=pydicom.Sequence([table]))
+    made = decode(file, window='file', **FLOAT)[..., 0]
+    np.testing.assert_allclose(made, values[STORED] / 65535, atol=1e-6)
+
+
+def test_white_where_values_are_low():
+    file = dicom(STORED, PhotometricInterpretation='MONOCHROME1')
+    made = decode(file, channels=1, dtype='uint16')[..., 0]
+    assert (made == 4095 - STORED).all()
+    file = dicom(STORED, PhotometricInterpretation='MONOCHROME1', **CT)
+    made = decode(file, **FLOAT)[..., 0]
+    assert (made == -1024 + 3071 - (STORED.astype(int) - 1024)).all()
+    windowed = decode(file, window=(1000, 500), **FLOAT)
+    plain = decode(dicom(STORED, **CT), window=(1000, 500), **FLOAT)
+    np.testing.assert_allclose(windowed, 1 - plain, atol=1e-6)
+
+
+def test_colours_palettes_frames_and_padding():
+    colours = noise((30, 40, 3), 'uint8', 256)
+    made = decode(dicom(
+        colours[..., 0], 8, SamplesPerPixel=3, PlanarConfiguration=0,
+        PhotometricInterpretation='RGB', PixelData=colours.tobytes()))
+    assert (made[..., ::-1] == colours).all()
+    frames = noise((4, 30, 40))
+    file = dicom(frames, NumberOfFrames=4)
+    with pytest.raises(UnfitImage, match='x.dcm has 4 frames: set pages='):
+        decode(file, **FLOAT)
+    made = decode(file, channels=4, dtype='uint16', pages='channels')
+    assert (made == np.moveaxis(frames, 0, 2)).all()
+    made = decode(file, channels=1, dtype='uint16', pages='first')
+    assert (made[..., 0] == frames[0]).all()
+    padded = STORED.copy()
+    padded[:5] = 4095
+    file = dicom(padded, PixelPaddingValue=4095)
+    assert (decode(file, **FLOAT)[:5] == 4095).all()
+    assert (decode(file, fill=7, **FLOAT)[:5] == 7).all()
+
+
+def test_a_file_without_an_image_and_a_missing_library(monkeypatch):
+    with pytest.raises(UndecodableImage, match='without an image'):
+        decode(b'\0' * 128 + b'DICM' + b'\0' * 40, **FLOAT)
+    import importlib.util
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec',
+        lambda name: None if name in ('pydicom', 'rasterio') else real(name))
+    with pytest.raises(MissingLibrary, match=r'x\.dcm is a DICOM file, which '
+                       r'pydicom reads: install it with `pip install -e '
+                       r"'\.\[dicom\]'`"):
+        decode(dicom(STORED), **FLOAT)
+
+
+def geotiff(array, mask=None, **profile):
+    """Let rasterio write an image (H, W, C) with a place on the Earth."""
+    rasterio = pytest.importorskip('rasterio')
+    from rasterio.transform import from_origin
+    height, width, count = array.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with rasterio.MemoryFile() as memory:
+            with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), memory.open(
+                    driver='GTiff', height=height, width=width, count=count,
+                    dtype=array.dtype, crs='EPSG:32633',
+                    transform=from_origin(5e5, 5e6, 10, 10),
+                    **profile) as file:
+                file.write(np.moveaxis(array, 2, 0))
+                if mask is not None:
+                    file.write_mask(mask)
+            return memory.read()
+
+
+@pytest.mark.parametrize('profile', [
+    dict(), dict(interleave='band'), dict(compress='lzw'),
+    dict(compress='deflate', predictor=2), dict(compress='zstd'),
+    dict(interleave='band', compress='lzw', tiled=True, blockxsize=16,
+         blockysize=16), dict(bigtiff='yes'),
+])
+@pytest.mark.parametrize('channels', [1, 4, 13])
+def test_bands_are_rasterios(profile, channels):
+    array = noise((40, 50, channels))
+    file = geotiff(array, **profile)
+    made = decode(file, 'x.tif', channels=channels, dtype='uint16')
+    assert (made == array).all()
+
+
+def test_packed_bits():
+    array = noise((40, 50, 1))
+    made = decode(geotiff(array, nbits=12), 'x.tif', channels=1,
+                  dtype='uint16')
+    assert (made == array).all()
+
+
+@pytest.mark.parametrize('dtype,nodata', [
+    ('uint16', 0), ('int16', -9999), ('float32', -3.4028234663852886e+38),
+    ('float32', float('nan')), ('float64', 1e30)])
+def test_nodata_is_filled_or_refused(dtype, nodata):
+    array = noise((40, 50, 2)).astype(dtype) + np.array(1, dtype)
+    array[:10, :, 0] = nodata
+    file = geotiff(array, nodata=nodata)
+    wanted = dict(channels=2, dtype='float32')
+    with pytest.raises(UnfitImage, match=r'x\.tif has missing pixels \(12%'):
+        decode(file, 'x.tif', **wanted)
+    made = decode(file, 'x.tif', fill='mean', **wanted)
+    expected = array[10:, :, 0].mean(dtype=float)
+    np.testing.assert_allclose(made[:10, :, 0], expected, rtol=1e-3)
+    assert (made[..., 1] == array[..., 1]).all()
+    assert (decode(file, 'x.tif', fill=5, **wanted)[:10, :, 0] == 5).all()
+
+
+def test_a_mask_of_missing_pixels(monkeypatch):
+    array = noise((40, 50, 3))
+    mask = np.ones((40, 50), bool)
+    mask[:20] = False
+    file = geotiff(array, mask)
+    wanted = dict(dtype='uint16')
+    with pytest.raises(UnfitImage, match='x.tif has missing pixels .50%'):
+        decode(file, 'x.tif', **wanted)
+    made = decode(file, 'x.tif', fill=3, **wanted)
+    assert (made[:20] == 3).all() and (made[20:] == array[20:]).all()
+    monkeypatch.setattr('cmae_mm.datasets.formats.tiff.find_rasterio',
+                        lambda: False)
+    with pytest.raises(MissingLibrary,
+                       match=r"x\.tif has a mask.*'\.\[geotiff\]'`"):
+        decode(file, 'x.tif', **wanted)
+
+
+def test_eight_bits_with_nodata_are_not_taken_for_colours():
+    array = noise((40, 50, 3), 'uint8', 255) + np.uint8(1)
+    array[:10] = 0
+    file = geotiff(array, nodata=0)
+    with pytest.raises(UnfitImage, match='has missing pixels .25%'):
+        decode(file, 'x.tif')
+    assert (decode(file, 'x.tif', fill=9)[:10] == 9).all()
+    # Near infra-red is no alpha where the file does not say so.
+    four = noise((40, 50, 4), 'uint8', 256)
+    file = geotiff(four, photometric='rgb', alpha='no')
+    with pytest.raises(UnfitImage, match='has 4 channel'):
+        decode(file, 'x.tif')
+    assert (decode(file, 'x.tif', channels=4) == four).all()

@@ -1,0 +1,121 @@
+"""The two training steps that ``benchmark_step.py`` measures."""
+import copy
+from typing import Any, Dict, List, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmpretrain.registry import MODELS
+from step_baseline import ComposedCMAE
+from step_timing import Site
+from torch import Tensor, nn
+
+from cmae_mm.engine import TargetUpdateHook
+
+
+def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
+    """Make a batch of random images of the sizes that a config trains on."""
+    settings = cfg.data_preprocessor
+    size = cfg.model.backbone.get('img_size', 224)
+    channels = len(settings.get('mean') or (0, 0, 0))
+
+    def images(side: int) -> Tensor:
+        # Smooth, as photographs are, so that colours are changed as there.
+        coarse = torch.rand(batch_size, channels, 8, 8)
+        fine = nn.functional.interpolate(coarse, side, mode='bicubic')
+        return (fine.clamp(0, 1) * 255).to(torch.uint8).to(device)
+
+    if settings.type == 'TwoViewDataPreprocessor':
+        return dict(inputs=images(settings.size + settings.get(
+            'max_shift', 32)), data_samples=None)
+    return dict(inputs=[images(size), images(size)], data_samples=None)
+
+
+class Step:
+    """A model, its optimizer wrapper and a batch.
+
+    Args:
+        model (nn.Module): The model, on its device.
+        wrapper (OptimWrapper): Its optimizer wrapper.
+        batch (dict): What it trains on, again and again.
+        sites (List[tuple]): Its parts, see ``Breakdown``.
+    """
+
+    def __init__(self, model: nn.Module, wrapper: Any, batch: dict,
+                 sites: List[Site]) -> None:
+        self.model, self.wrapper, self.batch = model, wrapper, batch
+        self.sites = sites + [
+            (wrapper, 'backward', 'backward'),
+            (wrapper, 'step', 'optimizer')]
+        wrapper.initialize_count_status(model, 0, 1 << 30)
+
+    def __call__(self) -> Dict[str, Tensor]:
+        """Make one training step."""
+        return self.model.train_step(self.batch, self.wrapper)
+
+
+def build_ours(cfg: Config, batch_size: int, device: torch.device,
+               dtype: str, compiled: bool) -> Step:
+    """Build this project's model and optimizer, as a training does."""
+    model = MODELS.build(
+        dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    model.init_weights()
+    model = revert_sync_batchnorm(model).to(device).train()
+    settings = dict(cfg.optim_wrapper, dtype=dtype)
+    wrapper = build_optim_wrapper(model, settings)
+    if model.target is not None and not model.target.fixed:
+        TargetUpdateHook().attach(model, wrapper.optimizer, 1 << 30)
+    neck, head = model.neck, model.head
+    sites: List[Optional[Site]] = [
+        (model.data_preprocessor, 'forward', 'preprocessor'),
+        (model.backbone, 'forward', 'online encoder'),
+        (neck.pixel_decoder, 'forward', 'pixel decoder'),
+        neck.feature_decoder and (
+            neck.feature_decoder, 'forward', 'feature decoder'),
+        neck.projector and (neck.projector, 'forward', 'heads'),
+        (head, 'loss', 'heads'),
+        model.target and (model.target, 'forward', 'target'),
+        model.target and (model.target, 'update', 'EMA'),
+    ]
+    return Step(model, wrapper, fake_batch(cfg, batch_size, device),
+                [site for site in sites if site])
+
+
+def build_baseline(cfg: Config, ours: Step, device: torch.device) -> Step:
+    """Build the composition of mmpretrain's parts, on views of the same."""
+    settings = cfg.data_preprocessor
+    model = ComposedCMAE(ours.model, cfg.model, dict(
+        type='SelfSupDataPreprocessor',
+        **{k: settings[k] for k in ('mean', 'std', 'to_rgb')
+           if k in settings}))
+    model.init_weights()
+    model = model.to(device).train()
+    optim_wrapper = {
+        k: v for k, v in cfg.optim_wrapper.items()
+        if k in ('optimizer', 'paramwise_cfg')
+    }
+    if device.type == 'cuda':
+        optim_wrapper.update(type='AmpOptimWrapper', dtype='float16')
+    wrapper = build_optim_wrapper(model, copy.deepcopy(optim_wrapper))
+    # Finished views: the workers of this recipe make them, on the CPU.
+    views = ours.batch['inputs']
+    if isinstance(views, Tensor):
+        size = settings.size
+        views = [views[:, :, :size, :size], views[:, :, -size:, -size:]]
+    sites: List[Site] = [
+        (model.data_preprocessor, 'forward', 'preprocessor'),
+        (model.backbone, 'forward', 'online encoder'),
+        (model.pixel_decoder, 'forward', 'pixel decoder'),
+        (model.reconstruction, 'loss', 'heads'),
+    ]
+    if model.target is not None:
+        encoder, projector = model.target.module
+        sites += [
+            (encoder, 'forward', 'target'),
+            (projector, 'forward', 'target'),
+            (model.feature_decoder, 'forward', 'feature decoder'),
+            (model.projector, 'forward', 'heads'),
+            (model.contrast, 'loss', 'heads'),
+            (model.target, 'update_parameters', 'EMA')]
+    return Step(model, wrapper, dict(inputs=views, data_samples=None), sites)

@@ -1,0 +1,185 @@
+"""Clocks, memory and arithmetic of a training step."""
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+# An object, the name of one of its methods, and the part that it is.
+Site = Tuple[Any, str, str]
+
+
+class Clock:
+    """Measures on a device's own time: events on a GPU, seconds on a CPU.
+
+    Args:
+        device (torch.device): Where the work is done.
+        of_process (bool): Whether, on a CPU, seconds are those that the
+            process has had of it, divided by the number of its threads,
+            instead of those that have passed. Defaults to False.
+    """
+
+    def __init__(self, device: torch.device, of_process: bool = False) -> None:
+        self.on_gpu = device.type == 'cuda'
+        self.of_process = of_process
+
+    def now(self) -> Any:
+        """Give a moment, for :meth:`between`."""
+        if not self.on_gpu:
+            if self.of_process:
+                return time.process_time() / torch.get_num_threads()
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, start: Any, end: Any) -> float:
+        """Give the seconds between two moments."""
+        if not self.on_gpu:
+            return end - start
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+
+    def time(self, work: Callable[[], Any], times: int = 1) -> float:
+        """Give the seconds of a piece of work that is done several times."""
+        start = self.now()
+        for _ in range(times):
+            work()
+        return self.between(start, self.now()) / times
+
+
+class Breakdown:
+    """Time of the parts of a step, each without the parts inside of it.
+
+    Args:
+        clock (Clock): What measures.
+        sites (Sequence[tuple]): What to measure: an object, the name of one
+            of its methods, and the part's name.
+    """
+
+    def __init__(self, clock: Clock, sites: Sequence[Site]) -> None:
+        self.clock = clock
+        self.sites = sites
+        self._spans: List[Tuple[str, int, Any, Any]] = []
+        self._depth = 0
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        for owner, name, part in self.sites:
+            setattr(owner, name, self._timed(getattr(owner, name), part))
+        try:
+            yield
+        finally:
+            for owner, name, _ in self.sites:
+                delattr(owner, name)
+
+    def _timed(self, method: Callable, part: str) -> Callable:
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._depth += 1
+            start = self.clock.now()
+            result = method(*args, **kwargs)
+            self._spans.append((part, self._depth, start, self.clock.now()))
+            self._depth -= 1
+            return result
+
+        return timed
+
+    def of(self, step: Callable[[], Any]) -> Dict[str, float]:
+        """Give the seconds of each part of one step; 'other' is the rest."""
+        self._spans = []
+        with self._watching():
+            start = self.clock.now()
+            step()
+            whole = self.clock.between(start, self.clock.now())
+        seconds = {part: 0. for _, _, part in self.sites}
+        inside: Dict[int, float] = {}
+        # A span comes after those inside of it.
+        for part, depth, start, end in self._spans:
+            spent = self.clock.between(start, end)
+            seconds[part] += spent - inside.pop(depth + 1, 0.)
+            inside[depth] = inside.get(depth, 0.) + spent
+        seconds['other'] = whole - sum(seconds.values())
+        return seconds
+
+
+def count_flop(step: Callable[[], Any]) -> int:
+    """Count the FLOP of a step, multiplications and additions apart.
+
+    Attention is counted as the two matrix products that it is, which not every
+    fused kernel tells the counter.
+    """
+    switches = ('flash', 'mem_efficient', 'cudnn')
+    before = {}
+    for name in switches:
+        on = getattr(torch.backends.cuda, f'{name}_sdp_enabled', None)
+        if on is not None:
+            before[name] = on()
+            getattr(torch.backends.cuda, f'enable_{name}_sdp')(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            step()
+    finally:
+        for name, on in before.items():
+            getattr(torch.backends.cuda, f'enable_{name}_sdp')(on)
+    return counter.get_total_flops()
+
+
+def matmul_peak(clock: Clock, device: torch.device,
+                dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of the fastest of some large matrix products."""
+    sizes = (4096, 8192) if device.type == 'cuda' else (1024, 2048)
+    best = 0.
+    for size in sizes:
+        a = torch.randn(size, size, device=device).to(dtype)
+        b = torch.randn(size, size, device=device).to(dtype)
+        out = torch.empty_like(a)
+
+        def multiply(a=a, b=b, out=out) -> None:
+            torch.mm(a, b, out=out)
+
+        repeats = 20 if device.type == 'cuda' else 1
+        clock.time(multiply, 3)
+        for _ in range(5):
+            best = max(best, 2 * size**3 / clock.time(multiply, repeats))
+    return best
+
+
+class PeakMemory:
+    """Largest memory that is added while something is done, in MiB.
+
+    On a GPU what torch allocates; on a CPU the resident set of the process,
+    by Linux' own high-water mark.
+
+    Args:
+        device (torch.device): Where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> 'PeakMemory':
+        if self.device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+        else:
+            Path('/proc/self/clear_refs').write_text('5')
+            self._before = self._status('VmRSS')
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.device.type == 'cuda':
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            peak = self._status('VmHWM')
+        self.mib = (peak - self._before) / 2**20
+
+    @staticmethod
+    def _status(name: str) -> int:
+        """Read a size of the process, in bytes."""
+        for line in Path('/proc/self/status').read_text().splitlines():
+            if line.startswith(f'{name}:'):
+                return int(line.split()[1]) * 1024
+        raise OSError(f'/proc/self/status says nothing of {name}')

@@ -17,6 +17,7 @@ from typing import (
 Row = Mapping[str, float]
 # Measurements over which a figure is averaged: single batches scatter.
 WINDOW = 5
+_MOST = 400
 
 
 class HealthWarning(NamedTuple):
@@ -93,6 +94,8 @@ def find_warnings(rows: Sequence[Row]) -> List[HealthWarning]:
         iteration since when.
     """
     merged = merge_rows(rows)
+    # A long run is looked at here and there.
+    merged = merged[:WINDOW] + merged[WINDOW::1 + len(merged) // _MOST]
     found: Dict[str, HealthWarning] = {}
     for end in range(1, len(merged) + 1):
         found = warn(merged[:end], found)

@@ -43,7 +43,7 @@ def config(image_root, work_dir, index=None, **overrides):
 def scalars(folder, name):
     path = next(folder.glob('*/vis_data/scalars.json'))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row.get(name) for row in rows]
+    return [row.get(name) for row in rows if 'loss' in row]
 
 
 class LeaveOut(Hook):

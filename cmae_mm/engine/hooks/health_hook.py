@@ -8,6 +8,7 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor
 
 from ...evaluation.health import effective_rank, positive_ranks, spread
+from ...evaluation.health_rules import WINDOW, HealthWarning, warn
 from ...models import CMAE
 from ..device import unwrapped_model
 from ..optimizers.step_guard import grad_norm, part_of
@@ -17,6 +18,9 @@ from .step_state import at_optimizer_step
 # What is measured of, and the scalar of it that the log line has.
 ONLINE, TARGET = 'online', 'target'
 PREDICTION, PROJECTION = 'prediction', 'projection'
+# Of the log line, what warnings are drawn from besides.
+_LOGGED = ('loss', 'loss_rc', 'loss_ct', 'rho_pos', 'rho_neg', 'acc_ct')
+_KEPT = 100
 
 
 @HOOKS.register_module()
@@ -27,14 +31,15 @@ class HealthHook(Hook):
     draws no random number and changes none of the training. All figures go to
     the visualisation back ends under ``health/``, and ``erank``, the
     effective rank of the target's features (of the online ones without a
-    target), to the log line. docs/health.md says what they mean.
+    target), to the log line. What looks wrong is warned of once.
+    docs/health.md says what the figures mean, and where warnings come from.
 
     ===============================  =========================================
     figure                           what it is
     ===============================  =========================================
     ``positive_rank``                mean place of an image's own target among
                                      those of the batch over all GPUs, 1 is
-                                     the nearest
+                                     the nearest; ``targets`` is their number
     ``erank_*``, ``spread_*``        see :func:`effective_rank` and
                                      :func:`spread`, on the batch of the first
                                      process: of ``online`` features, the
@@ -86,6 +91,8 @@ class HealthHook(Hook):
         self._seen: Dict[str, Tensor] = {}
         self._grads: Dict[str, Tensor] = {}
         self._costs = RunCosts()
+        self._rows: List[Dict[str, float]] = []
+        self._warnings: Dict[str, HealthWarning] = {}
         self._listen(model)
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if optimizer is not None:
@@ -165,6 +172,8 @@ class HealthHook(Hook):
         # One synchronisation with the device for all of them.
         values = torch.stack([v.double() for v in figures.values()]).tolist()
         scalars = dict(zip(figures, values))
+        if targets is not None:
+            scalars['targets'] = len(targets)
         scalars.update(self._costs.measure(
             runner, len(self._seen[ONLINE]) * get_world_size()))
         self._grads = {}
@@ -172,10 +181,23 @@ class HealthHook(Hook):
         hub.update_scalar(
             'train/erank',
             scalars[f'erank_{TARGET if targets is not None else ONLINE}'])
-        runner.visualizer.add_scalars(
-            {'iter': runner.iter + 1,
-             **{f'health/{name}': v for name, v in scalars.items()}},
-            step=runner.iter + 1)
+        row = {'iter': runner.iter + 1,
+               **{f'health/{name}': v for name, v in scalars.items()}}
+        runner.visualizer.add_scalars(row, step=runner.iter + 1)
+        self._warn(runner, row)
+
+    def _warn(self, runner, row: Dict[str, float]) -> None:
+        """Say what looks wrong, once."""
+        logged = runner.message_hub.log_scalars
+        self._rows.append({
+            **{name: float(logged[f'train/{name}'].current())
+               for name in _LOGGED if f'train/{name}' in logged}, **row})
+        del self._rows[WINDOW:-_KEPT]  # rules need the first and the last
+        holding = warn(self._rows, self._warnings)
+        for name, warning in holding.items():
+            if name not in self._warnings:
+                runner.logger.warning(f'Health: {warning.text}.')
+        self._warnings.update(holding)
 
     def after_train(self, runner) -> None:
         """Stop listening."""

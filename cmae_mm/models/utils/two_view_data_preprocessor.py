@@ -2,12 +2,6 @@
 from typing import List, NamedTuple, Optional, Sequence
 
 import torch
-from kornia.enhance import (
-    adjust_brightness_accumulative,
-    adjust_contrast_with_mean_subtraction,
-    adjust_hue,
-    adjust_saturation_with_gray_subtraction,
-)
 from kornia.filters import gaussian_blur2d
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
@@ -15,9 +9,7 @@ from torch import Tensor
 
 from ...datasets.seeding import mix
 from ...datasets.transforms.pixel_shift import check_canvas
-
-# Shares of red, green and blue in grey (ITU-R BT.601).
-_GREY = (0.299, 0.587, 0.114)
+from .colour import NUM_MIXES, mix_with_grey_, plan_mixes, turn_hue
 
 
 def _describe(inputs) -> str:
@@ -133,8 +125,6 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
         self.target_view = target_view
         # Odd, and wide enough for 4 sigma to both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
-        self.register_buffer(
-            'grey_shares', torch.tensor(_GREY).view(3, 1, 1), False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Make both views, or normalise.
@@ -165,7 +155,7 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
                 views = self.make_views(canvas, params)
             else:
                 views = [self._online_view(canvas)]
-            views = [(view * 255 - self.mean) / self.std for view in views]
+            views = [self._normalise(view) for view in views]
         return dict(inputs=views, data_samples=data.get('data_samples'))
 
     @staticmethod
@@ -235,9 +225,31 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
             List[Tensor]: Online and target view, float in [0, 1],
             (N, 3, S, S).
         """
-        online = self._online_view(canvas)
-        target = self._cut(canvas, params.shift).float() / 255
-        return [online, self._augment(target, params)]
+        numbers = self._numbers(params)
+        if canvas.is_cuda:
+            numbers = numbers.pin_memory()
+        # The one copy to the device: nothing there decides about shapes.
+        numbers = numbers.to(canvas.device, non_blocking=True)
+        target = self._cut(canvas, numbers[:, :2])
+        at_once = len(canvas)
+        if not canvas.is_cuda:
+            # A CPU's caches hold a few images; pieces are all of one size.
+            at_once = next(
+                (n for n in (8, 7, 6, 5, 4) if at_once % n == 0), at_once)
+        pieces = zip(target.split(at_once), numbers[:, 2:].split(at_once))
+        return [self._online_view(canvas),
+                torch.cat([self.augment(*piece) for piece in pieces])]
+
+    @staticmethod
+    def _numbers(params: ViewParams) -> Tensor:
+        """Write all parameters as one float tensor, (N, 2 + 3 + 3 * 7)."""
+        mixes = plan_mixes(
+            params.jitter, params.order, params.factors, params.grey)
+        turns = params.factors[:, -1] * params.jitter
+        sigma = params.sigma * params.blur
+        return torch.cat([
+            params.shift, torch.stack([turns, sigma], dim=1), mixes.flatten(1)
+        ], dim=1)
 
     def _online_view(self, canvas: Tensor) -> Tensor:
         """Cut the window at the top left corner."""
@@ -246,56 +258,38 @@ class TwoViewDataPreprocessor(SelfSupDataPreprocessor):
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
         """Cut each image's own window."""
-        count, channels = canvas.shape[:2]
-        shift = self._on_device(shift, canvas)
-        window = torch.arange(self.size, device=canvas.device)
-        rows = (shift[:, :1] + window)[:, None, :, None]
-        columns = (shift[:, 1:] + window)[:, None, None, :]
-        image = torch.arange(count, device=canvas.device)
-        channel = torch.arange(channels, device=canvas.device)
-        return canvas[image[:, None, None, None], channel[None, :, None, None],
-                      rows, columns]
+        check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
+        rows, columns = shift.long().unbind(1)
+        image = torch.arange(len(canvas), device=canvas.device)
+        # All windows there are, as a view: (N, C, rows, columns, S, S).
+        windows = canvas.unfold(2, self.size, 1).unfold(3, self.size, 1)
+        return windows[image, :, rows, columns]
 
-    def _augment(self, images: Tensor, params: ViewParams) -> Tensor:
-        """Jitter, then grey, then blur, each image by its own parameters."""
-        adjust = (adjust_brightness_accumulative,
-                  adjust_contrast_with_mean_subtraction,
-                  adjust_saturation_with_gray_subtraction, self._turn_hue)
-        for place in range(4):
-            for number, function in enumerate(adjust):
-                chosen = params.jitter & (params.order[:, place] == number)
-                factor = params.factors[chosen, number]
-                images = self._apply_to(images, chosen, function, factor)
-        images = self._apply_to(images, params.grey, self._to_grey)
-        return self._apply_to(images, params.blur, self._blur,
-                              params.sigma[params.blur])
+    def augment(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Jitter, then grey, then blur, each image by its own parameters.
 
-    def _apply_to(self, images: Tensor, chosen: Tensor, function,
-                  *args: Tensor) -> Tensor:
-        """Apply a function to the chosen images, in place."""
-        index = chosen.nonzero().flatten()
-        if len(index):
-            index = self._on_device(index, images)
-            made = function(images[index],
-                            *(self._on_device(a, images) for a in args))
-            images[index] = made.clamp(0, 1)
-        return images
+        Args:
+            images (Tensor): RGB images, uint8, (N, 3, S, S).
+            numbers (Tensor): Turns of the hue, standard deviation of the blur
+                (0 for none), and what ``plan_mixes`` gives, (N, 2 + 7 * 3).
 
-    @staticmethod
-    def _on_device(values: Tensor, like: Tensor) -> Tensor:
-        return values.to(like.device, non_blocking=True)
-
-    @staticmethod
-    def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-        return adjust_hue(images, turns * 2 * torch.pi)
-
-    def _to_grey(self, images: Tensor) -> Tensor:
-        grey = (images * self.grey_shares).sum(dim=1, keepdim=True)
-        return grey.expand_as(images)
-
-    def _blur(self, images: Tensor, sigma: Tensor) -> Tensor:
-        return gaussian_blur2d(
+        Returns:
+            Tensor: Images, float in [0, 1], (N, 3, S, S).
+        """
+        turns, sigma, mixes = numbers.tensor_split([1, 2], dim=1)
+        mixes = mixes.unflatten(1, (NUM_MIXES, 3))
+        images = images.float() / 255
+        for number in range(3):
+            mix_with_grey_(images, mixes[:, number])
+        turned = turn_hue(images, turns.flatten())
+        images = torch.where(turns[..., None, None] == 0, images, turned)
+        for number in range(3, NUM_MIXES):
+            mix_with_grey_(images, mixes[:, number])
+        blurred = gaussian_blur2d(
             images, (self._kernel, self._kernel),
-            sigma[:, None].expand(-1, 2),
-            border_type='replicate')
+            sigma.clamp_min(self.blur_sigma[0]).expand(-1, 2),
+            border_type='replicate').clamp_(0, 1)
+        return torch.where(sigma[..., None, None] == 0, images, blurred)
 
+    def _normalise(self, view: Tensor) -> Tensor:
+        return (view * 255).sub_(self.mean).div_(self.std)

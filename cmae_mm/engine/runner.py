@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import ready_to_resume
 from ..image_config import apply_image_stats
+from ..models import CMAE
 from .activation_checkpointing import checkpoint_activations
 from .atomic_files import WRITER
 from .checkpoint_folder import (
@@ -20,6 +21,7 @@ from .checkpoint_folder import (
     list_checkpoints,
     on_main_process,
 )
+from .compilation import compile_parts
 from .device import unwrapped_model
 from .hooks import (
     AtomicCheckpointHook,
@@ -137,6 +139,21 @@ class ResumableRunner(Runner):
             checkpoint_activations(unwrapped_model(self), modules)
             self.logger.info(f'Activations of {modules} are computed again in '
                              'the backward pass, to save memory.')
+
+    def _maybe_compile(self, target: str) -> None:
+        """Compile a CMAE's training step by its parts, others as a whole.
+
+        mmengine would compile all of ``train_step``, which a CMAE's checks
+        and collectives break into many graphs.
+        """
+        model = unwrapped_model(self)
+        options = self.cfg.get('compile')
+        if target != 'train_step' or not isinstance(model, CMAE) or (
+                options in (None, False)):
+            return super()._maybe_compile(target)
+        compile_parts(model, **({} if options is True else options))
+        self.logger.info('The training step is compiled: the first iteration '
+                         'takes a minute or more.')
 
     @staticmethod
     def build_dataloader(dataloader, seed: Optional[int] = None, **kwargs):

@@ -12,6 +12,7 @@ from step_timing import Site
 from torch import Tensor, nn
 
 from cmae_mm.engine import TargetUpdateHook
+from cmae_mm.engine.compilation import compile_parts
 
 
 def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
@@ -51,7 +52,7 @@ class Step:
         wrapper.initialize_count_status(model, 0, 1 << 30)
 
     def __call__(self) -> Dict[str, Tensor]:
-        """Make one training step."""
+        """Train on the batch once."""
         return self.model.train_step(self.batch, self.wrapper)
 
 
@@ -62,10 +63,14 @@ def build_ours(cfg: Config, batch_size: int, device: torch.device,
         dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
     model.init_weights()
     model = revert_sync_batchnorm(model).to(device).train()
-    settings = dict(cfg.optim_wrapper, dtype=dtype)
+    settings = dict(cfg.optim_wrapper, dtype=dtype, cpu_dtype=dtype)
+    if dtype == 'float16' and device.type == 'cpu':
+        raise SystemExit('float16 is for GPUs; take bfloat16 on a CPU')
     wrapper = build_optim_wrapper(model, settings)
     if model.target is not None and not model.target.fixed:
         TargetUpdateHook().attach(model, wrapper.optimizer, 1 << 30)
+    if compiled:
+        compile_parts(model)
     neck, head = model.neck, model.head
     sites: List[Optional[Site]] = [
         (model.data_preprocessor, 'forward', 'preprocessor'),

@@ -1,4 +1,5 @@
 """Mixed precision that one config can ask for on every machine."""
+import logging
 from contextlib import contextmanager
 from typing import List, Tuple, Union
 
@@ -9,7 +10,13 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
-from ..device import has_accelerator
+from ..device import (
+    check_cpu_dtype,
+    has_accelerator,
+    has_native_bfloat16,
+    resolve_cpu_dtype,
+)
+from .fused import keep_how, use_fused
 from .step_guard import StepGuard, grad_norm
 
 DTYPES = ('bfloat16', 'float16', 'float32')
@@ -21,7 +28,10 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
 
     bfloat16 trains without a loss scaler, which it does not need; float16
     with one; and without an accelerator, where ``AmpOptimWrapper`` refuses to
-    work, training is in float32 and the log says so.
+    work, training is in ``cpu_dtype`` and the log says so.
+
+    Adam and AdamW update all parameters in one pass where torch has a fused
+    kernel for the device and their settings do not say otherwise.
 
     A step whose loss or gradients are not finite on any process is left out
     on all: parameters, the optimizer's state and CMAE's target stay as they
@@ -38,6 +48,9 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
     Args:
         dtype (str): 'bfloat16', 'float16' or 'float32'. Defaults to
             'bfloat16'.
+        cpu_dtype (str): What takes the place of half precision without an
+            accelerator: 'float32', 'bfloat16', or 'auto', which is bfloat16
+            on CPUs that compute in it. Defaults to 'float32'.
         loss_scale (str | float | dict): Loss scale for float16, see
             ``AmpOptimWrapper``. Defaults to 'dynamic'.
         max_skipped (int): Number of steps in a row that are not finite after
@@ -51,28 +64,40 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
 
     def __init__(self,
                  dtype: str = 'bfloat16',
+                 cpu_dtype: str = 'float32',
                  loss_scale: Union[str, float, dict] = 'dynamic',
                  max_skipped: int = 10,
                  **kwargs) -> None:
         if dtype not in DTYPES:
             raise ValueError(f'dtype must be one of {DTYPES}, but got '
                              f'{dtype!r}')
+        check_cpu_dtype(cpu_dtype)
         if dtype != 'float32' and not has_accelerator():
-            print_log(
-                f'No accelerator found: training in float32 instead of '
-                f'{dtype}.',
-                logger='current')
-            dtype = 'float32'
+            asked, dtype = dtype, resolve_cpu_dtype(cpu_dtype)
+            if dtype != asked:
+                print_log(
+                    f'No accelerator found: training in {dtype} instead of '
+                    f'{asked}.',
+                    logger='current')
+            elif not has_native_bfloat16():
+                print_log(
+                    'This CPU does not compute in bfloat16: training in it is '
+                    'slower here than in float32.',
+                    logger='current',
+                    level=logging.WARNING)
         self.autocasts = dtype != 'float32'
-        if self.autocasts:
+        if self.autocasts and has_accelerator():
             if dtype == 'bfloat16':
                 loss_scale = dict(enabled=False)
             super().__init__(loss_scale=loss_scale, dtype=dtype, **kwargs)
-        else:
+        else:  # what AmpOptimWrapper refuses to do without an accelerator
             OptimWrapper.__init__(self, **kwargs)
             self._scale_update_param = None
             self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
-            self.cast_dtype = torch.float32
+            self.cast_dtype = getattr(torch, dtype)
+        if use_fused(self.optimizer):
+            print_log('The optimizer updates all parameters in one pass.',
+                      logger='current')
         self.guard = StepGuard(max_skipped)
         self._losses: List[Tensor] = []
 
@@ -119,7 +144,8 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         if not loss_amiss and not norm_amiss:
             self.guard.accept()
             self._clip(grads, norm)
-            scaler.step(self.optimizer, **kwargs)
+            # Not the scaler's step, which would look for inf once more.
+            self.optimizer.step(**kwargs)
             scaler.update(self._scale_update_param)
             return
         # Gradients alone are beyond float16 when the scale is too large: the
@@ -132,6 +158,15 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             self.guard.restore_buffers()
         self.guard.reject(self.optimizer, loss, norm, self.message_hub,
                           scaled)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load a state, also one of a machine with other kernels.
+
+        Args:
+            state_dict (dict): See ``AmpOptimWrapper.load_state_dict``.
+        """
+        keep_how(self.optimizer, state_dict)
+        super().load_state_dict(state_dict)
 
     def _look_at(self, grads: List[Tensor]) -> Tuple[float, ...]:
         """Look for what is not finite.

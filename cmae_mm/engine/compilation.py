@@ -1,0 +1,90 @@
+"""Compiling the parts of a pre-training step, without wrapping them."""
+import copy
+import os
+import shutil
+from typing import Any, Callable, Dict, Iterator, Tuple
+
+import torch
+from torch import nn
+
+from ..models import CMAE
+
+# The heavy arithmetic. Masks, what draws at random, collectives and checks of
+# values stay outside: their draws are the same compiled or not, and graphs
+# have no breaks.
+_PARTS = (
+    ('data_preprocessor', 'augment'),
+    ('backbone', 'embed'),
+    ('backbone', 'encode'),
+    ('neck.pixel_decoder', 'forward'),
+    ('neck.feature_decoder', 'forward'),
+    ('target.encoder', 'embed'),
+    ('target.encoder', 'encode'),
+    ('head.reconstruction', 'loss'),
+)
+
+
+class _WhileTraining:
+    """A method that is compiled in training mode, and itself otherwise.
+
+    Evaluation has batches of many sizes, each of which would be compiled.
+
+    Args:
+        method (Callable): A bound method of a module.
+        options (dict): Arguments of ``torch.compile``.
+    """
+
+    def __init__(self, method: Callable, options: Dict[str, Any]) -> None:
+        self.method = method
+        self.options = options
+        self.compiled = torch.compile(method, **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call one or the other."""
+        training = self.method.__self__.training
+        return (self.compiled if training else self.method)(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict) -> '_WhileTraining':
+        # The copy of a module computes with its own parameters.
+        return _WhileTraining(copy.deepcopy(self.method, memo), self.options)
+
+
+def compile_parts(model: CMAE, **options: Any) -> None:
+    """Compile the arithmetic of a model's training step, in place.
+
+    Modules stay what they are, so that the names in checkpoints do too.
+    Compiled are whole graphs of fixed shapes, when they are first called;
+    results change by rounding.
+
+    Args:
+        model (CMAE): The model, as it is going to train.
+        **options: Arguments of ``torch.compile``, over ``fullgraph=True,
+            dynamic=False``.
+
+    Raises:
+        RuntimeError: If the model is on a CPU, and there is no C++ compiler.
+    """
+    _check_compiler(model)
+    options = dict(fullgraph=True, dynamic=False) | options
+    for module, name in _parts_of(model):
+        setattr(module, name, _WhileTraining(getattr(module, name), options))
+
+
+def _parts_of(model: CMAE) -> Iterator[Tuple[nn.Module, str]]:
+    for path, name in _PARTS:
+        module: Any = model
+        for step in path.split('.'):
+            module = getattr(module, step, None)
+        if module is not None and hasattr(module, name):
+            yield module, name
+
+
+def _check_compiler(model: nn.Module) -> None:
+    if next(model.parameters()).device.type != 'cpu':
+        return
+    names = [os.environ.get('CXX'), 'g++', 'clang++', 'c++']
+    if not any(name and shutil.which(name) for name in names):
+        raise RuntimeError(
+            'compile=True needs a C++ compiler where a model trains on the '
+            'CPU, and none was found: install g++, name one in the '
+            'environment variable CXX, or leave compile out')

@@ -34,6 +34,8 @@ _OPTIONAL = (
     ('mmdet', 'detection', 'det'),
     ('mmseg', 'segmentation', 'seg'),
     ('pyarrow', 'parquet files of cmae embed', 'embed'),
+    ('pydicom', 'DICOM files', 'dicom'),
+    ('rasterio', 'masks and compressions of GeoTIFF files', 'geotiff'),
 )
 _GB = 2**30
 _LEAST_SHARED_MEMORY, _LEAST_DISK = 1., 5.

@@ -56,7 +56,7 @@ class ImageSettings(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether these are ordinary colour images, with nothing asked."""
-        return self == RGB
+        return self is RGB or self == RGB
 
 
 RGB = ImageSettings()
@@ -100,8 +100,9 @@ def make_settings(**given: Any) -> ImageSettings:
     if window is not None and value_range is not None:
         raise ValueError('window and value_range both say which values are '
                          'seen; give one of them')
-    return settings._replace(
+    settings = settings._replace(
         bands=bands, window=window, value_range=value_range)
+    return RGB if settings == RGB else settings
 
 
 def _check_window(window: Any) -> Union[None, str, Tuple[float, float]]:

@@ -12,6 +12,7 @@ from cmae_mm.datasets.decoding import (
     UnfitImage,
     decode_image,
 )
+from cmae_mm.datasets.formats.peeking import peek
 from cmae_mm.datasets.image_settings import make_settings
 from cmae_mm.dependencies import MissingLibrary
 
@@ -92,6 +93,16 @@ def test_windows_are_pydicoms(function):
     given = decode(file, window=(40, 400), **FLOAT)[..., 0]
     if function == 'LINEAR':
         assert (given == made).all()
+
+
+def test_headers_say_what_files_are():
+    for file, name, kind in (
+            (dicom(STORED), 'x.dcm', '1 x uint16'),
+            (dicom(noise((3, 30, 40), 'int16'), NumberOfFrames=3), '',
+             '3 x int16'),
+            (geotiff(noise((40, 50, 13))), 'x.tif', '13 x uint16'),
+            (geotiff(noise((40, 50, 1), 'float32')), 'x.tif', '1 x float32')):
+        assert str(peek(file, name)) == kind
 
 
 def test_a_file_without_a_window_is_refused():

@@ -149,3 +149,20 @@ def _find_padding(stored: np.ndarray, file: Any) -> Optional[np.ndarray]:
     limit = file.get('PixelPaddingRangeLimit', value)
     low, high = sorted((int(value), int(limit)))
     return (stored >= low) & (stored <= high)
+
+
+def peek_dicom(data: bytes) -> Tuple[int, str]:
+    """Read the number of channels, frames included, and the type of values.
+
+    Args:
+        data (bytes): The file; without pydicom its type is 'DICOM'.
+    """
+    if importlib.util.find_spec('pydicom') is None:
+        return 1, 'DICOM'
+    import pydicom
+    file = pydicom.dcmread(
+        io.BytesIO(data), force=True, stop_before_pixels=True)
+    signed = 'int' if file.PixelRepresentation else 'uint'
+    return (int(file.get('SamplesPerPixel', 1))
+            * int(file.get('NumberOfFrames') or 1),
+            f'{signed}{file.BitsAllocated}')

@@ -1,5 +1,4 @@
 """What an image is, by its header alone."""
-import importlib.util
 import io
 from typing import NamedTuple, Tuple
 
@@ -8,6 +7,7 @@ import simplejpeg
 import tifffile
 from PIL import Image
 
+from .dicom import peek_dicom
 from .plain import ALPHA_MODES
 from .sniffing import (
     is_deep_raster,
@@ -72,7 +72,7 @@ def _peek(data: bytes, name: str) -> Tuple[int, str]:
         channels = min(axes[0], axes[-1]) if array.ndim == 3 else 1
         return channels, array.dtype.name
     if is_dicom(data, name):
-        return _peek_dicom(data)
+        return peek_dicom(data)
     if is_deep_raster(data):
         if is_png(data):
             return _PNG_CHANNELS[data[25]], 'uint16'
@@ -80,15 +80,3 @@ def _peek(data: bytes, name: str) -> Tuple[int, str]:
     with Image.open(io.BytesIO(data)) as opened:
         alpha = opened.mode in ALPHA_MODES or 'transparency' in opened.info
         return (1 if opened.mode in _GREY_MODES else 3) + alpha, 'uint8'
-
-
-def _peek_dicom(data: bytes) -> Tuple[int, str]:
-    if importlib.util.find_spec('pydicom') is None:
-        return 1, 'DICOM'
-    import pydicom
-    file = pydicom.dcmread(
-        io.BytesIO(data), force=True, stop_before_pixels=True)
-    signed = 'int' if file.PixelRepresentation else 'uint'
-    return (int(file.get('SamplesPerPixel', 1))
-            * int(file.get('NumberOfFrames') or 1),
-            f'{signed}{file.BitsAllocated}')

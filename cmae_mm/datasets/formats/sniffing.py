@@ -46,6 +46,8 @@ def is_deep_raster(data: bytes) -> bool:
 
 def is_animated(data: bytes) -> bool:
     """Say whether a GIF, WebP or PNG file has several frames."""
+    if is_jpeg(data):
+        return False
     if data[:4] == b'GIF8':
         return data.count(b'\x21\xf9\x04') > 1  # controls of a frame
     if data[:4] == b'RIFF' and data[8:16] == b'WEBPVP8X':

@@ -12,6 +12,7 @@ from . import (
     embed,
     evaluate,
     pretrain,
+    shards,
     splits,
     store,
     test,
@@ -30,6 +31,7 @@ COMMANDS: List[Command] = [
     *compare.COMMANDS,
     *checkpoints.COMMANDS,
     *store.COMMANDS,
+    *shards.COMMANDS,
     *splits.COMMANDS,
     *verify.COMMANDS,
     *doctor.COMMANDS,
@@ -39,7 +41,7 @@ GROUPS: Dict[str, Tuple[str, ...]] = {
     'pre-train and fine-tune': ('pretrain', 'train', 'test'),
     'evaluate': ('knn', 'linear', 'low-shot', 'embed', 'compare'),
     'checkpoints': ('export', 'import'),
-    'data': ('store', 'splits'),
+    'data': ('store', 'shards', 'splits'),
     'check': ('doctor', 'verify'),
 }
 

@@ -1,5 +1,5 @@
 from .backbones import TransferViT, TransferViTDet
-from .heads import CMAEContrastiveHead, CMAEHead
+from .heads import CMAEContrastiveHead, CMAEHead, CMAEQueueHead
 from .necks import CMAENeck, SimpleFPN
 from .selfsup import (
     CMAE,
@@ -12,6 +12,6 @@ from .utils import TwoViewDataPreprocessor
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEHead', 'CMAENeck',
-    'CMAEViT', 'MomentumTarget', 'SimpleFPN', 'TransferViT', 'TransferViTDet',
-    'TwoViewDataPreprocessor', 'split_by_mask'
+    'CMAEQueueHead', 'CMAEViT', 'MomentumTarget', 'SimpleFPN', 'TransferViT',
+    'TransferViTDet', 'TwoViewDataPreprocessor', 'split_by_mask'
 ]

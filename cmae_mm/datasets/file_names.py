@@ -55,7 +55,8 @@ class FileNames(Sequence):
         Returns:
             FileNames: All of them.
         """
-        data, ends, done = bytearray(), [np.empty(0, np.int64)], 0
+        data, done = bytearray(), 0
+        ends: List[np.ndarray] = [np.empty(0, np.int64)]
         for group in groups:
             encoded = [os.fsencode(name) for name in group]
             lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
@@ -79,7 +80,7 @@ class FileNames(Sequence):
             FileNames: The lines.
         """
         if os.path.isfile(path) and os.path.getsize(path):
-            data = np.memmap(path, np.uint8, 'r')
+            data: np.ndarray = np.memmap(path, np.uint8, 'r')
         else:
             data = np.frombuffer(fileio.get(path), np.uint8)
         breaks = np.flatnonzero(data == ord('\n'))

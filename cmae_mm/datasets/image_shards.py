@@ -84,7 +84,7 @@ class ShardBackend(BaseStorageBackend):
         self._paths = [
             os.path.join(index['root'], name) for name, *_ in index['shards']]
         self._places = np.load(Path(root) / PLACES_NAME, mmap_mode='r')
-        self._opened: 'OrderedDict[int, int]' = OrderedDict()
+        self._opened: OrderedDict[int, int] = OrderedDict()
 
     def get(self, filepath: str) -> bytes:
         """Read an image.

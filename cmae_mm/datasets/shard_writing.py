@@ -212,7 +212,7 @@ def _find_places(path: Path, number: int, extensions: Tuple[str, ...]
             if member.isreg() and member.name.lower().endswith(extensions):
                 places.append((member.offset_data, number, member.size))
                 names.append(member.name)
-            shard.members = []  # which would pile up
+            vars(shard)['members'] = []  # which would pile up
     return np.array(places, PLACE), names
 
 

@@ -1,3 +1,4 @@
+from .flexible_runner import ResumableFlexibleRunner
 from .frozen_model import build_frozen_model
 from .hooks import (
     AtomicCheckpointHook,
@@ -10,6 +11,7 @@ from .hooks import (
     StepSeedHook,
     TargetUpdateHook,
     TransferCheckHook,
+    WatchdogHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizers import (
@@ -19,12 +21,14 @@ from .optimizers import (
     NonFiniteError,
 )
 from .runner import ResumableRunner
+from .strategies import FullyShardStrategy
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
-    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
-    'KNNHook', 'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook',
-    'PrefetchHook', 'PretrainCheckHook', 'ResumableEpochLoop',
-    'ResumableIterLoop', 'ResumableRunner', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook', 'build_frozen_model'
+    'BackboneLayerDecayConstructor', 'FullyShardStrategy',
+    'GroupedOptimWrapperConstructor', 'KNNHook', 'NonFiniteError',
+    'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
+    'ResumableEpochLoop', 'ResumableFlexibleRunner', 'ResumableIterLoop',
+    'ResumableRunner', 'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
+    'TransferCheckHook', 'WatchdogHook', 'build_frozen_model'
 ]

@@ -9,7 +9,7 @@ from .cmae_head import CMAEContrastiveHead
 
 @MODELS.register_module()
 class CMAEQueueHead(CMAEContrastiveHead):
-    """``CMAEContrastiveHead`` with the targets of earlier batches as negatives.
+    """``CMAEContrastiveHead`` with earlier batches' targets as negatives.
 
     MoCo's queue (He et al., arXiv 1911.05722): the target projections z_t^p
     of the latest images, of all GPUs, are kept, and InfoNCE contrasts with

@@ -1,4 +1,4 @@
-"""Putting a folder of images into webdataset shards."""
+"""Putting images into webdataset shards; needs extra='webdataset'."""
 import hashlib
 import json
 import multiprocessing

@@ -124,13 +124,15 @@ def test_checkpoints_are_those_of_a_model_in_one_piece(runs):
     for name, value in plain['state_dict'].items():
         other = sharded['state_dict'][name]
         assert type(other) is type(value)
-        torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-6)
+        # Adam makes steps of gradients that are zero but for rounding.
+        atol = 1e-5 if name.startswith('target.') else 2e-4
+        torch.testing.assert_close(other, value, rtol=1e-4, atol=atol)
     states = [c['optimizer']['state'] for c in (plain, sharded)]
     assert states[0].keys() == states[1].keys()
     for number, values in states[0].items():
         for name, value in values.items():
             torch.testing.assert_close(
-                states[1][number][name], value, rtol=1e-3, atol=1e-6)
+                states[1][number][name], value, rtol=1e-3, atol=1e-4)
     assert plain['param_schedulers'] == sharded['param_schedulers']
     for key in ('epoch', 'iter', 'seed', 'world_size', 'encoder_facts'):
         assert plain['meta'][key] == sharded['meta'][key]

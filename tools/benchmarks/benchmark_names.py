@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What a data set of very many images costs before the first is read.
 
-Lists made-up names from a text file (``ann_file``), and, with --links, real
+Lists made-up names from a text file (``ann_file``), or, with --links, real
 directory entries from a folder, starts workers, shuffles, draws, and goes on
 in the middle. Prints one JSON line.
 
@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import time
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -60,7 +59,7 @@ class Timer:
         self.seconds = {}
 
     def __call__(self, name, function):
-        """Call a function, note its seconds, give its result."""
+        """Call a function and note how long it takes."""
         began = time.perf_counter()
         result = function()
         self.seconds[name] = round(time.perf_counter() - began, 2)
@@ -111,12 +110,12 @@ def main() -> None:
         used = memory([os.getpid(), *pids])
         out['pss_mb'] = round(used['Pss'])
         out['of_it_python_and_torch_mb'] = round(before)
-        timed('100 batches', partial(list, islice(batches, 100)))
-        del batches, loader
+        timed('100 batches', lambda: list(islice(batches, 100)))
+        batches = loader = None
         sampler.set_epoch(1)
         indices = timed('shuffle and first index', lambda: first_of(sampler))
-        timed('100,000 indices with seeds', lambda: [
-            next(indices) for _ in range(min(100_000, args.images - 1))])
+        timed('100,000 indices with seeds', lambda: list(
+            islice(indices, 100_000)))
         half = len(dataset) // args.batch_size // 2
         loader = DataLoader(dataset, args.batch_size, sampler=sampler)
         skip_batches(loader, half)

@@ -55,12 +55,23 @@ class Watch(Hook):
         generate_mask = getattr(model.backbone, 'generate_mask', None)
         if generate_mask is not None:
 
+            loss, in_step = model.loss, []
+
             def watched(*args):
                 mask = generate_mask(*args)
-                self.seen['masks'].append(digest([mask]))
+                if in_step:  # and not for a picture of a reconstruction
+                    self.seen['masks'].append(digest([mask]))
                 return mask
 
+            def watched_loss(*args):
+                in_step.append(True)
+                try:
+                    return loss(*args)
+                finally:
+                    in_step.pop()
+
             model.backbone.generate_mask = watched
+            model.loss = watched_loss
         augments = getattr(model.data_preprocessor, 'batch_augments', None)
         for augment in getattr(augments, 'augments', []):
             self._watch_mixup(augment)

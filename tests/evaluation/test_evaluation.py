@@ -142,8 +142,8 @@ BAD_INPUT = [
     (_remove_val, [], 'has no folder val or test'),
     (_other_class, [],
      "'other' in the validation data and not in the training data"),
-    (None, ['model.backbone.patch_size=8'], 'patch_embed'),
-    (None, ['model.backbone.arch.embed_dims=64'], 'misshapen'),
+    (None, ['model.backbone.patch_size=8'], 'patches of 4 pixels(.|\n)*of 8 pixels'),
+    (None, ['model.backbone.arch.embed_dims=64'], '48 wide(.|\n)*64 wide'),
     (None, ['evaluation.valid=1'], "got .*'valid'"),
     (None, ['model.type=MAE'], 'must be one of pre-training'),
 ]

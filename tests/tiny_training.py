@@ -1,4 +1,5 @@
 """A training of a small linear model, for tests of runs and their files."""
+import faulthandler
 import os
 import signal
 import time
@@ -105,7 +106,9 @@ def start_fork(action) -> int:
     pid = os.fork()
     if pid == 0:
         status = 1
-        signal.alarm(120)  # ranks that wait for each other are a failure
+        # Ranks that wait for each other are a failure, which says where.
+        faulthandler.dump_traceback_later(290, file=2)
+        signal.alarm(300)
         try:
             # pytest holds back what is printed, of the child too
             quiet = os.open(os.devnull, os.O_WRONLY)
@@ -126,13 +129,15 @@ def end_fork(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def on_ranks(action, folder, count=2):
+def on_ranks(action, folder, count=2, limit=None):
     """Run something on forked ranks that talk through gloo.
 
     Args:
         action (Callable): Called with the rank.
         folder (Path): Where they find each other.
         count (int): Of ranks.
+        limit (int): Seconds after the end of rank 0 at which the others are
+            killed. Defaults to None, they may take their time.
 
     Returns:
         List[int]: Their exit statuses.
@@ -146,7 +151,18 @@ def on_ranks(action, folder, count=2):
 
     (folder / 'store').unlink(missing_ok=True)
     pids = [start_fork(partial(rank, number)) for number in range(count)]
-    return [end_fork(pid) for pid in pids]
+    statuses = [end_fork(pids[0])]
+    for pid in pids[1:]:
+        if limit is not None:
+            for _ in range(10 * limit):
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG
+                             | os.WNOWAIT) is not None:
+                    break
+                time.sleep(0.1)
+            else:
+                os.kill(pid, signal.SIGKILL)
+        statuses.append(end_fork(pid))
+    return statuses
 
 
 def names(folder, pattern='*.pth*'):

@@ -6,9 +6,11 @@ whatever theirs is. Here the ranks are told, torchrun waits until they have
 ended by themselves, and their common status is given on.
 """
 import os
+import re
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Optional
 
 from torch.distributed.elastic.multiprocessing import PContext
@@ -52,6 +54,49 @@ def listen() -> None:
         signal.signal(number, tell_ranks)
 
 
+def count_kills() -> int:
+    """Count what the kernel has killed since memory ran out."""
+    try:
+        group = Path('/proc/self/cgroup').read_text().rpartition('0::')[2]
+        events = Path('/sys/fs/cgroup', group.strip().strip('/'),
+                      'memory.events')
+        # of all of the machine, where it is not known of the group
+        for source in (events, Path('/proc/vmstat')):
+            if source.exists():
+                found = re.search(
+                    r'^oom_kill (\d+)$', source.read_text(), re.MULTILINE)
+                if found:
+                    return int(found[1])
+    except OSError:
+        pass
+    return 0
+
+
+def describe(error: ChildFailedError, kills_before: int) -> str:
+    """Say which rank ended first, and how.
+
+    Args:
+        error (ChildFailedError): torchrun's.
+        kills_before (int): :func:`count_kills` when the ranks were started.
+
+    Returns:
+        str: A sentence.
+    """
+    rank, failure = error.get_first_failure()
+    status = failure.exitcode
+    who = f'rank {rank} (process {failure.pid})'
+    if status != -signal.SIGKILL:
+        how = f' (signal {-status})' if status < 0 else ''
+        return (f'{who} ended with status {status}{how}; what it said stands '
+                'above')
+    if count_kills() > kills_before:
+        return (f'{who} was killed by the kernel since memory ran out; lower '
+                'train_dataloader.batch_size or num_workers, or run fewer '
+                'ranks on this machine')
+    return (f'{who} was killed (signal 9), by someone or since memory ran '
+            "out, which the kernel's log says (dmesg)")
+
+
 def choose_port(argument: str) -> str:
     """Replace ``--master_port=free`` by a port that is free here."""
     if argument != '--master_port=free':
@@ -65,6 +110,7 @@ if __name__ == '__main__':
     sys.argv = [choose_port(argument) for argument in sys.argv]
     PContext.start = start
     listen()
+    kills_before = count_kills()
     try:
         main()
     except ChildFailedError as error:
@@ -72,9 +118,5 @@ if __name__ == '__main__':
         # A rank that others waited for no longer may end by a signal.
         stopped = statuses.intersection(STOPPED)
         if not (told or stopped) or statuses - stopped - {-signal.SIGTERM}:
-            rank, failure = error.get_first_failure()
-            killed = (f' (signal {-failure.exitcode})'
-                      if failure.exitcode < 0 else '')
-            sys.exit(f'dist_run.py: rank {rank} ended with status '
-                     f'{failure.exitcode}{killed}; what it said stands above')
+            sys.exit(f'dist_run.py: {describe(error, kills_before)}')
         sys.exit(max(stopped, default=128 + told))

@@ -10,6 +10,7 @@ from mmpretrain.registry import DATASETS
 
 from ..checkpoints.encoder import is_pretrained
 from ..config import apply_options, load_config
+from ..datasets.image_shards import is_shards
 from ..datasets.image_stats import read_image_stats
 from ..datasets.image_store import is_store
 from ..engine.device import has_accelerator
@@ -169,10 +170,11 @@ def count_processes(launcher: str) -> int:
 def _count_images(cfg: Config, root: Path, model: str) -> int:
     dataset = cfg.train_dataloader.dataset
     reads_stores = dataset.pipeline[0].type == 'LoadCanvas'
-    if is_store(str(root)) and not reads_stores:
+    if not reads_stores and (is_store(str(root)) or is_shards(root)):
+        what = 'is a store' if is_store(str(root)) else 'holds shards'
         raise ArgumentError(
-            f'{root} is a store, which the model {model!r} is not trained '
-            'from; name the folder of images, or choose another model')
+            f'{root} {what}, which the model {model!r} is not trained from; '
+            'name the folder of images, or choose another model')
     try:
         return len(DATASETS.build(dict(dataset, pipeline=[])))
     except ValueError as error:

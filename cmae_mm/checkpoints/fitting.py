@@ -62,6 +62,8 @@ class Fitting(NamedTuple):
 
 # Not in any foreign checkpoint, and right at its start.
 _STEPS = 'target.steps'
+# The negatives of a ``CMAEQueueHead``: no weights, and of its training alone.
+QUEUE = 'head.contrastive.queue'
 _ALLOW = 'if this is meant, allow it (--allow-partial)'
 
 
@@ -72,7 +74,8 @@ def compare(model: nn.Module,
 
     Args:
         model (nn.Module): The model.
-        state (StateDict): A state dict under the model's names.
+        state (StateDict): A state dict under the model's names. A queue of
+            negatives need not be there, or may be too much.
         optional (Sequence[str]): Names that need not be there, beside the
             target's count of steps. Defaults to none.
 
@@ -101,8 +104,10 @@ def compare(model: nn.Module,
         KeyReport(
             matched=sorted(fitting),
             missing=sorted(k for k in expected
-                           if k not in state and k not in (_STEPS, *optional)),
-            unexpected=sorted(k for k in state if k not in expected),
+                           if k not in state and k not in (_STEPS, *optional)
+                           and not k.startswith(QUEUE)),
+            unexpected=sorted(k for k in state if k not in expected
+                              and not k.startswith(QUEUE)),
             misshapen=sorted(misshapen),
             resampled=resampled))
 

@@ -31,8 +31,8 @@ def fail(error: Exception, prog: str, debug: bool = False,
         traceback.print_exc()
     sys.stdout.flush()
     text = sentence or f'{type(error).__name__}: {error}'
-    rank = os.environ.get('RANK', '0')
-    name = prog if rank == '0' else f'{prog} (rank {rank})'
+    alone = os.environ.get('WORLD_SIZE', '1') == '1'
+    name = prog if alone else f'{prog} (rank {os.environ.get("RANK", "0")})'
     print(f'{name}: {text}', file=sys.stderr, flush=True)
     sys.exit(status)
 

@@ -15,6 +15,7 @@ from . import (
     pictures,
     pretrain,
     report,
+    shards,
     splits,
     stats,
     store,
@@ -38,6 +39,7 @@ COMMANDS: List[Command] = [
     *checkpoints.COMMANDS,
     *stats.COMMANDS,
     *store.COMMANDS,
+    *shards.COMMANDS,
     *splits.COMMANDS,
     *verify.COMMANDS,
     *doctor.COMMANDS,
@@ -49,7 +51,7 @@ GROUPS: Dict[str, Tuple[str, ...]] = {
     'look': ('views', 'reconstruct', 'attention', 'features', 'map',
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),
-    'data': ('stats', 'store', 'splits'),
+    'data': ('stats', 'store', 'shards', 'splits'),
     'check': ('doctor', 'verify'),
 }
 

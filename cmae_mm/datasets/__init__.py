@@ -1,3 +1,4 @@
+from .block_sampler import BlockShuffleSampler
 from .labelled_dataset import LabelledDataset
 from .pretraining_dataset import PretrainingDataset
 from .samplers import SeededInfiniteSampler, SeededSampler
@@ -11,7 +12,7 @@ from .transforms import (
 )
 
 __all__ = [
-    'LabelledDataset', 'LoadCanvas', 'LoadImage', 'LoadImageOrSkip',
-    'PixelShift', 'PretrainingDataset', 'ResizeImage', 'SeedDraws',
-    'SeededInfiniteSampler', 'SeededSampler'
+    'BlockShuffleSampler', 'LabelledDataset', 'LoadCanvas', 'LoadImage',
+    'LoadImageOrSkip', 'PixelShift', 'PretrainingDataset', 'ResizeImage',
+    'SeedDraws', 'SeededInfiniteSampler', 'SeededSampler'
 ]

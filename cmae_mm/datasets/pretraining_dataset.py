@@ -1,5 +1,7 @@
 """Images without labels, from any folder."""
 import os
+from functools import partial
+from pathlib import Path
 from typing import Any, Sequence, Union
 
 import numpy as np
@@ -8,12 +10,15 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from .file_names import FileNames, ImageRecords, list_files
 from .image_folder import (
     IMG_EXTENSIONS,
     circular_links_explained,
     why_no_folder,
 )
-from .image_store import is_store, key_of, read_list
+from .image_shards import LIST_NAME as SHARD_LIST
+from .image_shards import is_shards, read_index
+from .image_store import LIST_NAME, is_store, key_of
 from .samplers import SeededIndex
 
 
@@ -23,8 +28,10 @@ class PretrainingDataset(CustomDataset):
 
     mmpretrain's ``CustomDataset``, without labels unless asked for, that
     takes ImageNet's layout (``DATA_ROOT/train/<class>/*.jpg``), any number of
-    class folders, a plain folder of images, an annotation file, or an LMDB
-    store that ``cmae store`` wrote.
+    class folders, a plain folder of images, an annotation file, an LMDB store
+    that ``cmae store`` wrote, or shards of ``cmae shards``. Without labels,
+    ten million names take about half a gigabyte, which all workers share; a
+    list in ``ann_file`` is not read into memory but mapped.
 
     Args:
         data_root (str): The data folder.
@@ -33,7 +40,8 @@ class PretrainingDataset(CustomDataset):
             'train'.
         with_label (bool): Whether class folders give labels. Defaults to
             False.
-        ann_file (str): See ``CustomDataset``. Defaults to ''.
+        ann_file (str): File with a path in each line, see ``CustomDataset``.
+            Defaults to ''.
         data_prefix (str | dict): See ``CustomDataset``; given, ``split`` is
             not looked at. Defaults to ''.
         extensions (Sequence[str]): Endings of image files.
@@ -41,7 +49,7 @@ class PretrainingDataset(CustomDataset):
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has no images.
+        ValueError: If it has no images, or shards are missing or damaged.
     """
 
     def __init__(self,
@@ -54,11 +62,14 @@ class PretrainingDataset(CustomDataset):
                  **kwargs) -> None:
         data_root = os.path.expanduser(data_root)
         self.in_store = is_store(data_root)
-        if self.in_store and (data_prefix or ann_file or with_label):
+        self.in_shards = not self.in_store and is_shards(data_root)
+        packed = self.in_store or self.in_shards
+        if packed and (data_prefix or ann_file or with_label):
+            what = 'is an LMDB store' if self.in_store else 'holds shards'
             raise ValueError(
-                f'{data_root} is an LMDB store, which has images alone: leave '
+                f'{data_root} {what}, which has images alone: leave '
                 'data_prefix, ann_file and with_label out')
-        if not self.in_store and not data_prefix and not ann_file:
+        if not packed and not data_prefix and not ann_file:
             if not fileio.isdir(data_root):
                 raise FileNotFoundError(
                     f'the data folder {data_root!r} '
@@ -80,28 +91,61 @@ class PretrainingDataset(CustomDataset):
             extensions=extensions,
             **kwargs)
 
-    def load_data_list(self):
-        """List the images, of a folder, an annotation file, or a store."""
-        if not self.in_store:
+    def load_data_list(self) -> Sequence[dict]:
+        """List the images of a folder, an annotation file, or what is packed.
+
+        Without labels it is a list of names in little memory, see
+        ``FileNames``, that needs no serialising.
+        """
+        if self.with_label:
             return super().load_data_list()
-        return [
-            dict(img_path=path, img_key=key_of(i))
-            for i, path in enumerate(read_list(self.data_root))
-        ]
+        self.serialize_data = False
+        if self.in_store:
+            names = FileNames.of_lines(Path(self.data_root) / LIST_NAME)
+            return ImageRecords(names, key_of=key_of)
+        if self.in_shards:
+            read_index(self.data_root)  # are all there?
+            names = FileNames.of_lines(Path(self.data_root) / SHARD_LIST)
+            return ImageRecords(names, key_of=str)
+        if self.ann_file:
+            names = FileNames.of_lines(self.ann_file)
+            if not len(names):
+                raise ValueError(f'{self.ann_file} names no images: it needs '
+                                 'a path in each line')
+        else:
+            names = self._find_samples()
+        backend = fileio.get_file_backend(
+            self.img_prefix, enable_singleton=True)
+        return ImageRecords(names, partial(backend.join_path,
+                                           self.img_prefix))
 
     def get_data_info(self, idx: int) -> dict:
-        """Get a sample's record, and where its store is if it is in one."""
+        """Get a sample's record, and where it is packed if it is."""
         data_info = super().get_data_info(idx)
         if self.in_store:
             data_info['backend_args'] = dict(
                 backend='lmdb', db_path=self.data_root)
+        elif self.in_shards:
+            data_info['backend_args'] = dict(
+                backend='ShardBackend', root=self.data_root)
         return data_info
 
     def _find_samples(self):
         """Find samples, and say clearly when there are none."""
+        backend = fileio.get_file_backend(
+            self.img_prefix, enable_singleton=True)
+        local = isinstance(backend, fileio.LocalBackend)
         try:
             with circular_links_explained(self.img_prefix):
-                return super()._find_samples()
+                if self.with_label or not local:
+                    samples = super()._find_samples()
+                    return samples if self.with_label else FileNames.of(
+                        iter([samples]))
+                names = FileNames.of(
+                    list_files(self.img_prefix, self.is_valid_file))
+            if not len(names):
+                raise RuntimeError
+            return names
         except RuntimeError as error:
             raise ValueError(
                 f'no images below {self.img_prefix!r}; set the environment '

@@ -1,3 +1,4 @@
+from .flexible_runner import ResumableFlexibleRunner
 from .frozen_model import build_frozen_model
 from .hooks import (
     AtomicCheckpointHook,
@@ -12,6 +13,7 @@ from .hooks import (
     StepSeedHook,
     TargetUpdateHook,
     TransferCheckHook,
+    WatchdogHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizers import (
@@ -21,13 +23,15 @@ from .optimizers import (
     NonFiniteError,
 )
 from .runner import ResumableRunner
+from .strategies import FullyShardStrategy
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
-    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
-    'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
-    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
-    'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
-    'ResumableRunner', 'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
-    'TransferCheckHook', 'build_frozen_model'
+    'BackboneLayerDecayConstructor', 'FullyShardStrategy',
+    'GroupedOptimWrapperConstructor', 'HealthHook', 'KNNHook',
+    'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook',
+    'PretrainCheckHook', 'ReconstructionHook', 'ResumableEpochLoop',
+    'ResumableFlexibleRunner', 'ResumableIterLoop', 'ResumableRunner',
+    'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook',
+    'WatchdogHook', 'build_frozen_model'
 ]

@@ -10,6 +10,7 @@ from ..checkpoints.encoder import PRETRAINING, RELEASED, find_encoder
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.files import StateDict
 from ..checkpoints.fitting import (
+    QUEUE,
     compare,
     describe_sizes,
     fits_once_converted,
@@ -93,6 +94,7 @@ def fit(model: nn.Module,
         state, optional, lines = _start_of_cmae(model, state)
     # As mmengine does it: BatchNorm counts came late to torch.
     expected = model.state_dict()
+    state = _fit_queue(state, expected, purpose, lines)
     optional += [k for k in expected if k.endswith('num_batches_tracked')]
     fitting, report = compare(model, state, optional)
     if purpose == RESUME and report.resampled:
@@ -123,6 +125,22 @@ def fit(model: nn.Module,
     if new_target:
         lines.append('the target starts as a copy of the loaded online branch')
     return Loadable(complete, lines, new_target)
+
+
+def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
+               lines: List[str]) -> StateDict:
+    """Leave a queue of negatives out that is not the model's."""
+    lengths = [len(s[QUEUE]) if QUEUE in s else 0 for s in (state, expected)]
+    if lengths[0] == lengths[1]:
+        return state
+    what = (f'its queue of negatives holds {lengths[0]}, the model\'s '
+            f'{lengths[1]} (head.contrastive.queue_length)')
+    if purpose == RESUME:
+        raise CheckpointError(f'{what}; {_ADVICE[RESUME]}')
+    if purpose == START and lengths[1]:
+        lines.append(f'{what}: it starts empty')
+    return OrderedDict(
+        (k, v) for k, v in state.items() if not k.startswith(QUEUE))
 
 
 def _state_dict(checkpoint: Any,

@@ -1,94 +1,24 @@
 """mmengine's runner, made to lose nothing and to load nothing by half."""
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Optional
 
-from mmengine.hooks import CheckpointHook
-from mmengine.model import BaseTTAModel
 from mmengine.optim import OptimWrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner import Runner
 from mmpretrain.registry import RUNNERS
-from torch import nn
 
-from ..checkpoints.errors import CheckpointError
-from ..checkpoints.files import ready_to_resume
-from ..image_config import apply_image_stats
 from ..models import CMAE
 from .activation_checkpointing import checkpoint_activations
-from .atomic_files import WRITER
-from .checkpoint_folder import (
-    check_named,
-    find_newest_whole,
-    list_checkpoints,
-    on_main_process,
-)
 from .compilation import compile_parts
 from .device import unwrapped_model
-from .hooks import (
-    AtomicCheckpointHook,
-    PreemptionHook,
-    ProgressHook,
-    SkippedStepHook,
-    StepSeedHook,
-)
-from .loading import RESUME, START, TEST, check_training_state, fit
-from .loops import resumable
-from .pending_validation import validation_pending
-from .run_checks import (
-    check_one_batch,
-    check_ranks_agree,
-    check_target_moves,
-)
-from .stop_signals import shield_workers
-
-
-class _AlreadyFinished(Exception):
-    """What was resumed has no step left to make."""
+from .resuming import Resuming
 
 
 @RUNNERS.register_module()
-class ResumableRunner(Runner):
+class ResumableRunner(Resuming, Runner):
     """mmengine's ``Runner`` that the commands of this project start.
 
     Other tools take it where a config says ``runner_type='ResumableRunner'``.
-
-    With ``resume=True`` it goes on from the newest whole checkpoint of its
-    folder, whatever ``last_checkpoint`` says, and ``load_from`` is what a run
-    starts from that has none yet. The config's ``resume_from`` names another
-    file to go on from.
-
-    What it loads fits the model, or is refused before anything is loaded. The
-    config's ``load_partial=True`` lets ``load_from`` take what fits.
+    See ``Resuming`` for what it adds.
     """
-
-    @classmethod
-    def from_cfg(cls, cfg):
-        """Build a runner, see ``Runner.from_cfg``.
-
-        What the file that the config's ``image_stats`` names says is filled
-        in, whoever has read the config.
-
-        Raises:
-            ImageStatsError: If the file cannot be used.
-            ImageStatsConflict: If a setting contradicts it.
-        """
-        apply_image_stats(cfg)
-        return super().from_cfg(cfg)
-
-    def build_train_loop(self, loop):
-        """Build a loop that can go on in the middle of an epoch.
-
-        See ``Runner.build_train_loop``; mmengine's two loops are replaced by
-        ``ResumableEpochLoop`` and ``ResumableIterLoop``.
-
-        Raises:
-            ValueError: If the data do not fill a batch, ranks would wait for
-                each other for ever, or nothing moves a CMAE's target.
-        """
-        loop = super().build_train_loop(resumable(loop))
-        check_ranks_agree(loop.dataloader)
-        check_one_batch(loop.dataloader)
-        check_target_moves(self)
-        return loop
 
     def build_optim_wrapper(self, optim_wrapper):
         """Build an optimizer wrapper that skips steps that are not finite.
@@ -136,9 +66,9 @@ class ResumableRunner(Runner):
         # What mmengine's train() would turn on next.
         modules = self.cfg.pop('activation_checkpointing', None)
         if modules:
-            checkpoint_activations(unwrapped_model(self), modules)
-            self.logger.info(f'Activations of {modules} are computed again in '
-                             'the backward pass, to save memory.')
+            count = checkpoint_activations(unwrapped_model(self), modules)
+            self.logger.info(f'Activations of {count} modules are computed '
+                             'again in the backward pass, to save memory.')
 
     def _maybe_compile(self, target: str) -> None:
         """Compile a CMAE's training step by its parts, others as a whole.
@@ -154,206 +84,3 @@ class ResumableRunner(Runner):
         compile_parts(model, **({} if options is True else options))
         self.logger.info('The training step is compiled: the first iteration '
                          'takes a minute or more.')
-
-    @staticmethod
-    def build_dataloader(dataloader, seed: Optional[int] = None, **kwargs):
-        """Build a data loader whose workers leave signals to the runner.
-
-        See ``Runner.build_dataloader``.
-        """
-        loader = Runner.build_dataloader(dataloader, seed, **kwargs)
-        shield_workers(loader)
-        return loader
-
-    def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
-        """Register hooks, and those that no run should be without.
-
-        See ``Runner.register_hooks``.
-        """
-        super().register_hooks(default_hooks, custom_hooks)
-        for needed in (PreemptionHook, StepSeedHook, SkippedStepHook,
-                       ProgressHook):
-            if not any(isinstance(hook, needed) for hook in self.hooks):
-                self.register_hook(needed())
-
-    def train(self) -> nn.Module:
-        """Train, unless the run is at its end already.
-
-        Returns:
-            nn.Module: The trained model.
-
-        Raises:
-            TrainingStopped: After SIGTERM or Ctrl-C, when all is saved.
-        """
-        signals = self._hook(PreemptionHook).signals
-        try:
-            with signals.listening():
-                return super().train()
-        except _AlreadyFinished as finished:
-            self.logger.info(str(finished))
-            self.call_hook('after_run')
-            return self.model
-        except Exception:
-            problem = WRITER.take_problem()
-            if problem is not None:
-                self.logger.warning(problem)
-            raise
-        finally:
-            self._hook(ProgressHook).close()
-
-    def load_or_resume(self) -> None:
-        """Go on from a checkpoint, or start from weights, or from nothing.
-
-        Raises:
-            CheckpointError: If the file is damaged, or all that the folder
-                has to go on from are.
-        """
-        if self._has_loaded:
-            return
-        source = None
-        if self._resume and self.cfg.get('resume_from'):
-            source = self.cfg.resume_from
-            on_main_process(check_named, source)
-        elif self._resume:
-            source = self._find_newest()
-        if source is not None:
-            if self._load_from not in (None, source):
-                self.logger.info(f'load_from={self._load_from} is what this '
-                                 'run began with; it goes on from its own '
-                                 'checkpoint')
-            wanted = self._optimizer_settings()
-            self.resume(source)
-            self._say_what_is_kept(wanted)
-            self._end_if_finished(source)
-        else:
-            self._resume = False
-            if self._load_from is not None:
-                self.load_checkpoint(self._load_from)
-        self._has_loaded = True
-
-    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint, see ``Runner.resume``.
-
-        Raises:
-            CheckpointError: If it holds no training state, or does not fit.
-        """
-        self._resume = True  # load_checkpoint and hooks ask for it
-        super().resume(filename, *args, **kwargs)
-
-    def load_checkpoint(self,
-                        filename: str,
-                        map_location: Union[str, Callable] = 'cpu',
-                        strict: bool = True,
-                        revise_keys: Sequence[Tuple[str, str]] = (
-                            (r'^module\.', ''), )) -> Dict[str, Any]:
-        """Load a checkpoint that fits the model, or nothing.
-
-        A CMAE that starts a training may take an encoder, an MAE or a
-        released CMAE as well; its target then starts as a copy of the online
-        branch, and the log says what is new.
-
-        Args:
-            filename (str): A file, or anything that mmengine's
-                ``CheckpointLoader`` takes.
-            map_location (str | Callable): See ``torch.load``. Defaults to
-                'cpu'.
-            strict (bool): Not used: loading is always strict.
-            revise_keys (Sequence[Tuple[str, str]]): Patterns that are
-                replaced in names. Defaults to taking off ``module.``.
-
-        Returns:
-            Dict[str, Any]: The checkpoint.
-
-        Raises:
-            CheckpointError: If it cannot be read, or does not fit.
-        """
-        trains = not isinstance(self._train_loop, (dict, type(None)))
-        purpose = RESUME if self._resume else START if trains else TEST
-        model = unwrapped_model(self)
-        if isinstance(model, BaseTTAModel):
-            model = model.module
-        try:
-            checkpoint = ready_to_resume(
-                CheckpointLoader.load_checkpoint(filename, map_location,
-                                                 self.logger))
-            if purpose == RESUME:
-                check_training_state(checkpoint)
-            state, lines, copy_target = fit(
-                model, checkpoint, purpose, revise_keys,
-                bool(self.cfg.get('load_partial', False)))
-        except FileNotFoundError as error:
-            raise CheckpointError(str(error)) from None
-        except CheckpointError as error:
-            text = str(error)
-            named = str(filename) in text.split('\n')[0]
-            raise CheckpointError(
-                text if named else f'{filename}: {text}') from None
-        checkpoint = (checkpoint if 'state_dict' in checkpoint else {})
-        checkpoint['state_dict'] = state
-        # Hooks may take the state apart, as EMAHook does.
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model.load_state_dict(checkpoint['state_dict'], strict=False)
-        if copy_target:
-            model.reset_target()
-        self._has_loaded = True
-        self.logger.info('\n'.join(
-            [f'Every key of {filename} was loaded.' if purpose != START else
-             f'Loaded {filename}.', *lines]))
-        return checkpoint
-
-    def _optimizer_settings(self) -> Dict[str, Any]:
-        groups = getattr(self.optim_wrapper, 'param_groups', None) or [{}]
-        first = groups[0]
-        settings = {k: first.get(k) for k in ('weight_decay', 'betas')}
-        return dict(lr=first.get('initial_lr', first.get('lr')), **settings)
-
-    def _say_what_is_kept(self, wanted: Dict[str, Any]) -> None:
-        kept = self._optimizer_settings()
-        differ = [f'{k}={kept[k]} (the config has {v})'
-                  for k, v in wanted.items() if kept[k] != v]
-        if differ:
-            self.logger.warning(
-                'A run that goes on keeps the optimizer settings it was '
-                f'started with: {", ".join(differ)}. For other ones start a '
-                'new run, with load_from for its weights.')
-
-    def _find_newest(self) -> Optional[str]:
-        hook = self._hook(CheckpointHook)
-        options = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
-        folder = (
-            hook.folder(self)
-            if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
-
-        def find() -> Optional[str]:
-            found = find_newest_whole(list_checkpoints(folder, *options))
-            return None if found is None else str(found)
-
-        source = on_main_process(find)
-        self.logger.info(f'No checkpoint in {folder} to go on from: this is a '
-                         'new run.' if source is None else
-                         f'Going on from {source}.')
-        return source
-
-    def _end_if_finished(self, source: str) -> None:
-        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
-        done = self.iter >= self.max_iters
-        if by_epoch:
-            # An epoch may have had another length, by another batch.
-            info = self.message_hub.runtime_info
-            former = (info.get('max_iters') or self.max_iters) // (
-                info.get('max_epochs') or self.max_epochs)
-            done = self.epoch >= self.max_epochs or (
-                self.iter >= self.max_epochs * former)
-        if done and not validation_pending(self):
-            total = (f'{self.max_epochs} epochs'
-                     if by_epoch else f'{self.max_iters} iterations')
-            longer = 'max_epochs' if by_epoch else 'max_iters'
-            raise _AlreadyFinished(
-                f'This run is finished: {source} is the state after all '
-                f'{total}. To train longer set train_cfg.{longer} higher; to '
-                'start anew, do not resume (--no-resume), or name another '
-                'folder.')
-
-    def _hook(self, kind: type):
-        """Give the registered hook of a kind, None where there is none."""
-        return next((h for h in self.hooks if isinstance(h, kind)), None)

@@ -2,7 +2,14 @@
 from itertools import islice
 from typing import Any, Iterator
 
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    Sampler,
+)
+
+from ..datasets import SeededInfiniteSampler, SeededSampler
 
 
 class _SkipOnce:
@@ -35,8 +42,9 @@ class _SkipOnce:
 def skip_batches(loader: DataLoader, count: int) -> bool:
     """Let the next pass over a loader begin later, without loading anything.
 
-    Samplers of every sort are asked for the indices that are left out, so
-    that those after them are the same.
+    Samplers of this project go there at once. Those of every other sort are
+    asked for the indices that are left out, so that those after them are the
+    same.
 
     Args:
         loader (DataLoader): The data loader, modified in place.
@@ -48,6 +56,11 @@ def skip_batches(loader: DataLoader, count: int) -> bool:
     if not isinstance(loader, DataLoader) or isinstance(
             loader.dataset, IterableDataset):
         return False
+    batches, sampler = loader.batch_sampler, index_sampler(loader)
+    if type(batches) is BatchSampler and isinstance(
+            sampler, (SeededSampler, SeededInfiniteSampler)):
+        sampler.skip(count * batches.batch_size)
+        return True
     name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
     # DataLoader guards the name, since a replaced sampler is rarely meant.
     vars(loader)[name] = _SkipOnce(getattr(loader, name), count)

@@ -8,6 +8,7 @@ from .backbones import (
 from .heads import (
     CMAEContrastiveHead,
     CMAEHead,
+    CMAEQueueHead,
     CMAEReconstructionHead,
 )
 from .necks import CMAENeck, SimpleFPN
@@ -27,7 +28,7 @@ from .utils import (
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
-    'CMAENeck', 'CMAEReconstructionHead', 'CMAEViT',
+    'CMAENeck', 'CMAEQueueHead', 'CMAEReconstructionHead', 'CMAEViT',
     'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'ConvViT',
     'MomentumTarget', 'SimpleFPN', 'TransferConvViT', 'TransferConvViTDet',
     'TransferViT', 'TransferViTDet', 'TwoViewDataPreprocessor', 'split_by_mask'

@@ -1,18 +1,15 @@
 import math
-import os
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from helpers import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_training import on_ranks
 
 from cmae_mm.models import CMAEContrastiveHead
 
 
-def head(**kwargs):
+def head(kind=CMAEContrastiveHead, **kwargs):
     predictor = dict(
         type='NonLinearNeck',
         in_channels=8,
@@ -21,7 +18,7 @@ def head(**kwargs):
         with_last_bn=False,
         with_avg_pool=False,
         norm_cfg=dict(type='BN1d'))
-    return CMAEContrastiveHead(predictor=predictor, **kwargs)
+    return kind(predictor=predictor, **kwargs)
 
 
 def double_loop(pred, targets, temperature, first=0):
@@ -119,26 +116,19 @@ def test_loss_is_float32_under_autocast():
     assert actual.dtype == torch.float32 and torch.equal(actual, expected)
 
 
-def rank_loss(rank, port, proj_s, proj_t, results):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
-    torch.manual_seed(0)
-    module = head(scale_by_temperature=False).eval()
-    part = slice(3 * rank, 3 * rank + 3)
-    losses = module.loss(proj_s[part], proj_t[part])
-    results[rank] = (module.predictor([proj_s[part]])[0].detach(),
-                     losses['loss_ct'].item())
-    dist.destroy_process_group()
-
-
-def test_negatives_come_from_all_processes():
+def test_negatives_come_from_all_processes(tmp_path):
     proj_s, proj_t = torch.randn(2, 6, 8)
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(
-            rank_loss, (free_port(), proj_s, proj_t, results), nprocs=2)
-        results = dict(results)
-    for rank in range(2):
-        pred, loss = results[rank]
-        expected = double_loop(pred, proj_t, 0.07, first=3 * rank)
+
+    def rank(number):
+        torch.manual_seed(0)
+        module = head(scale_by_temperature=False).eval()
+        part = slice(3 * number, 3 * number + 3)
+        losses = module.loss(proj_s[part], proj_t[part])
+        pred = module.predictor([proj_s[part]])[0].detach()
+        torch.save((pred, losses['loss_ct'].item()), tmp_path / f'{number}.pt')
+
+    assert on_ranks(rank, tmp_path) == [0, 0]
+    for number in range(2):
+        pred, loss = torch.load(tmp_path / f'{number}.pt')
+        expected = double_loop(pred, proj_t, 0.07, first=3 * number)
         assert loss == pytest.approx(expected, rel=1e-4)

@@ -23,13 +23,15 @@ class PretrainCheckHook(Hook):
             negatives, or that of one process leaves BatchNorm nothing to
             normalise over; if the data set is smaller than one batch; if
             nothing moves the target; if all processes would draw the same
-            masks; or if the last batches of processes would differ in size.
+            masks; if the last batches of processes would differ in size; or
+            if a queue of negatives is longer than the data set.
     """
 
     def before_train(self, runner) -> None:
         """Check what the first step would find."""
         self._check_batch(runner)
         self._check_shares(runner.train_dataloader)
+        self._check_queue(runner)
         check_one_batch(runner.train_dataloader)
         check_target_moves(runner)
         self._check_draws(runner)
@@ -53,6 +55,18 @@ class PretrainCheckHook(Hook):
                 f'would draw {samples} images in an epoch; leave '
                 'train_dataloader.sampler.round_up out, or set '
                 'train_dataloader.drop_last=True')
+
+    @staticmethod
+    def _check_queue(runner) -> None:
+        head = getattr(unwrapped_model(runner).head, 'contrastive', None)
+        length = getattr(head, 'queue_length', 0)
+        loader = runner.train_dataloader
+        images = len(loader.dataset)
+        if length and length + loader.batch_size * get_world_size() > images:
+            raise ValueError(
+                f'head.contrastive.queue_length={length} and the batch are '
+                f'more than the {images} images of the training data, so that '
+                'images would be their own negatives; use a shorter queue')
 
     @staticmethod
     def _check_batch(runner) -> None:

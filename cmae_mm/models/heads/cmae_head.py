@@ -79,13 +79,26 @@ class CMAEHead(BaseModule):
             Dict[str, torch.Tensor]: ``loss_rc``, and with a contrastive head
             what :meth:`CMAEContrastiveHead.loss` returns.
         """
-        if not isinstance(self.reconstruction, CMAEReconstructionHead):
-            pred_pixel = self._at_their_places(pred_pixel, mask)
-        losses = dict(
-            loss_rc=self.reconstruction.loss(pred_pixel, images, mask))
+        losses = dict(loss_rc=self.reconstruct(pred_pixel, images, mask))
         if self.contrastive is not None:
             losses.update(self.contrastive.loss(proj_s, proj_t))
         return losses
+
+    def reconstruct(self, pred_pixel: torch.Tensor, images: torch.Tensor,
+                    mask: torch.Tensor) -> torch.Tensor:
+        """Compute the reconstruction loss L_r alone.
+
+        Args:
+            pred_pixel (torch.Tensor): See :meth:`loss`.
+            images (torch.Tensor): See :meth:`loss`.
+            mask (torch.Tensor): See :meth:`loss`.
+
+        Returns:
+            torch.Tensor: The mean over the images, a scalar.
+        """
+        if not isinstance(self.reconstruction, CMAEReconstructionHead):
+            pred_pixel = self._at_their_places(pred_pixel, mask)
+        return self.reconstruction.loss(pred_pixel, images, mask)
 
     @staticmethod
     def _at_their_places(pred_pixel: torch.Tensor,
@@ -106,9 +119,10 @@ class CMAEContrastiveHead(BaseModule):
             {e^{\rho^+/\tau} + \sum_j e^{\rho_j^-/\tau}}
 
     where the negatives are the target projections of all other images on all
-    GPUs (of one micro-batch: gradient accumulation adds none). The BYOL style
-    only pulls positives, :math:`2 - 2\rho^+`. The loss is computed one way
-    only, and always in float32, whatever the autocast type is.
+    GPUs (of one micro-batch: gradient accumulation adds none, for which see
+    ``CMAEQueueHead`` and ``CMAE.micro_batch``). The BYOL style only pulls
+    positives, :math:`2 - 2\rho^+`. The loss is computed one way only, and
+    always in float32, whatever the autocast type is.
 
     Args:
         predictor (dict): Config of a registered neck that takes the
@@ -171,7 +185,7 @@ class CMAEContrastiveHead(BaseModule):
             proj_t = F.normalize(proj_t.detach().float(), dim=1)
             # (M, E), M = images on all GPUs
             proj_t = torch.cat(all_gather(proj_t), dim=0)
-            rho = pred_s @ proj_t.t()
+            rho = self.compare(pred_s, proj_t)
             labels = torch.arange(
                 len(rho), device=rho.device) + len(rho) * get_rank()
             if self.loss_style == 'infonce':
@@ -179,7 +193,23 @@ class CMAEContrastiveHead(BaseModule):
             else:
                 loss = 2 - 2 * rho.gather(1, labels[:, None]).mean()
         return dict(
-            loss_ct=self.loss_weight * loss, **self._watch(rho, labels))
+            loss_ct=self.loss_weight * loss,
+            **self._watch(rho[:, :len(proj_t)], labels))
+
+    def compare(self, pred_s: torch.Tensor,
+                proj_t: torch.Tensor) -> torch.Tensor:
+        """Compute cosines; override to contrast with more than the batch.
+
+        Args:
+            pred_s (torch.Tensor): Predictions y_s^p, (N, E), normalised.
+            proj_t (torch.Tensor): Target projections of all GPUs, (M, E),
+                normalised.
+
+        Returns:
+            torch.Tensor: Cosines rho, (N, M) or wider: columns from M on are
+            further negatives.
+        """
+        return pred_s @ proj_t.t()
 
     def _infonce(self, rho: torch.Tensor,
                  labels: torch.Tensor) -> torch.Tensor:

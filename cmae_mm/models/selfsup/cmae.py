@@ -51,6 +51,7 @@ from ..utils import (
     use_plain_drop_rates,
     with_mini,
 )
+from .gradient_caching import check_micro_batch, loss_by_micro_batches
 
 
 class BlockMasking:
@@ -394,14 +395,24 @@ class MomentumTarget(nn.Module):
         if self._watched and self.training and torch.is_grad_enabled():
             self._warn_if_at_rest()
         with torch.no_grad():
+            return self.projector((self.pool(images), ))[0]
+
+    def pool(self, images: torch.Tensor) -> torch.Tensor:
+        """Make each image's feature, ``z_t = mean_j F_t(x_t)_j``.
+
+        Args:
+            images (torch.Tensor): The target view, (N, C, H, W).
+
+        Returns:
+            torch.Tensor: Target features, (N, D), without gradient.
+        """
+        with torch.no_grad():
             ids_keep = None
             if self.mask_ratio:
                 mask = self.encoder.generate_mask(len(images), images.device)
                 ids_keep = split_by_mask(mask)[0]
-            # z_t = mean_j F_t(x_t)_j, (N, D)
             tokens = self.encode(images, ids_keep)
-            z_t = tokens[:, self.num_extra_tokens:].mean(dim=1)
-            return self.projector((z_t, ))[0]
+            return tokens[:, self.num_extra_tokens:].mean(dim=1)
 
     def encode(self,
                images: torch.Tensor,
@@ -551,13 +562,17 @@ class CMAE(BaseSelfSupervisor):
             (0.996), ``with_cls_token`` (True), ``final_norm`` (False),
             ``with_fusion`` (True), ``mask_ratio`` (0), ``fixed`` (False).
             Defaults to the released code's.
+        micro_batch (int, optional): Number of images whose activations are
+            held at a time; the losses are still those of the whole batch, see
+            ``loss_by_micro_batches``. Defaults to None, all.
         data_preprocessor (dict | nn.Module, optional): Defaults to
             mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg (dict | list, optional): Defaults to None.
 
     Raises:
-        ValueError: If neck or head contradict the encoder or each other, or
-            the encoder is set up for something else than pre-training.
+        ValueError: If neck or head contradict the encoder or each other, the
+            encoder is set up for something else than pre-training, or
+            ``micro_batch`` cannot be used.
     """
 
     def __init__(self,
@@ -565,6 +580,7 @@ class CMAE(BaseSelfSupervisor):
                  neck: dict,
                  head: dict,
                  target: dict = dict(),
+                 micro_batch: Optional[int] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[dict] = None) -> None:
         if not isinstance(backbone, nn.Module):
@@ -580,6 +596,8 @@ class CMAE(BaseSelfSupervisor):
         if self.head.contrastive is not None:
             self.target = MomentumTarget(self.backbone, self.neck.projector,
                                          **target)
+        check_micro_batch(micro_batch, self)
+        self.micro_batch = micro_batch
 
     def init_weights(self) -> None:
         """Initialise the online branch and start the target as its copy."""
@@ -620,6 +638,8 @@ class CMAE(BaseSelfSupervisor):
             RuntimeError: If the encoder would not be trained.
         """
         x_s, x_t = self._split_views(inputs)
+        if self.micro_batch is not None:
+            return loss_by_micro_batches(self, x_s, x_t, self.micro_batch)
 
         # z_v = F_s(x_v + p_v), (N, K + V, D)
         mask = self.backbone.generate_mask(len(x_s), x_s.device)

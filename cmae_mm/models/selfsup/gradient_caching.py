@@ -1,0 +1,101 @@
+"""The whole batch's contrast in the memory of a part of it."""
+from typing import Callable, Dict, Optional, Tuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ..utils import check_gradient
+
+
+def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
+    """Check that a model can be trained in micro-batches.
+
+    Args:
+        micro_batch (int, optional): Number of images of a micro-batch; None
+            for training without.
+        model (CMAE): The model.
+
+    Raises:
+        ValueError: If the number is below 1, there is no contrast to keep, or
+            a part that sees micro-batches has BatchNorm.
+    """
+    if micro_batch is None:
+        return
+    if micro_batch < 1:
+        raise ValueError(
+            f'micro_batch must be 1 image or more, but got {micro_batch}')
+    if model.head.contrastive is None:
+        raise ValueError(
+            f'micro_batch={micro_batch} keeps the contrast of the whole batch,'
+            ' which an MAE has not; use optim_wrapper.accumulative_counts, '
+            'which is exact for it and cheaper')
+    parts = dict(backbone=model.backbone)
+    parts |= {f'neck.{name}': part for name, part in
+              model.neck.named_children() if name != 'projector'}
+    for name, part in parts.items():
+        if any(isinstance(m, _BatchNorm) for m in part.modules()):
+            raise ValueError(
+                f'micro_batch={micro_batch} cannot be used: {name} has '
+                'BatchNorm, whose statistics would be those of micro-batches; '
+                'leave micro_batch out')
+
+
+def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
+                          x_t: torch.Tensor,
+                          micro_batch: int) -> Dict[str, torch.Tensor]:
+    r"""Compute a CMAE's losses, with activations of one micro-batch at a time.
+
+    Gradient caching (Gao et al., arXiv 2101.06983): the features of all
+    micro-batches come first, without what their gradient needs; the contrast
+    is that of the whole batch; then each micro-batch is computed again for its
+    backward pass. Since the features are cached *before* projector and
+    predictor, these see the whole batch and so does their BatchNorm: the
+    result is that of the whole batch, exactly. Masks are drawn for the whole
+    batch, so that they are its too; dropout and drop path are drawn for each
+    micro-batch, the same both times.
+
+    It costs a second forward pass of the online branch, about a quarter more
+    time, and is torch's activation checkpointing, one segment a micro-batch.
+
+    Args:
+        model (CMAE): The model.
+        x_s (torch.Tensor): Online views, (N, C, H, W).
+        x_t (torch.Tensor): Target views, (N, C, H, W).
+        micro_batch (int): Number of images at a time; the last may have fewer.
+
+    Returns:
+        Dict[str, torch.Tensor]: See ``CMAE.loss``.
+    """
+    neck, head = model.neck, model.head
+
+    def encode(images: torch.Tensor,
+               mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        z_v, ids_restore = model.backbone(images, mask)
+        check_gradient(z_v, model.backbone)
+        pred_pixel = neck.pixel_decoder(z_v, ids_restore, of='removed')
+        # L_r, summed over images; y_s
+        loss_rc = head.reconstruct(pred_pixel, images, mask)
+        return loss_rc * len(images), neck.pool_feature(z_v, ids_restore)
+
+    mask = model.backbone.generate_mask(len(x_s), x_s.device)
+    losses, features = _by_parts(
+        lambda *part: checkpoint(encode, *part, use_reentrant=False),
+        micro_batch, x_s, mask)
+    (pooled, ) = _by_parts(
+        lambda images: (model.target.pool(images), ), micro_batch, x_t)
+    with torch.no_grad():
+        proj_t = model.target.projector((torch.cat(pooled), ))[0]
+    # (N, D), of all micro-batches
+    proj_s = neck.projector((torch.cat(features), ))[0]
+    return dict(
+        loss_rc=torch.stack(losses).sum() / len(x_s),
+        **head.contrastive.loss(proj_s, proj_t))
+
+
+def _by_parts(function: Callable, size: int,
+              *tensors: torch.Tensor) -> Tuple:
+    """Call a function for one part of tensors after the other."""
+    parts = zip(*(tensor.split(size) for tensor in tensors))
+    return tuple(zip(*(function(*part) for part in parts)))

@@ -247,7 +247,8 @@ def _reordered(root):
     (_reordered, {}, 'in another order'),
     (None, {'model.roi_head.mask_head.num_classes': 3},
      'has 2 classes, but mask_head has num_classes=3'),
-    (None, {'model.backbone.patch_size': 32}, 'patch_embed(.|\n)*patch size'),
+    (None, {'model.backbone.patch_size': 32},
+     'patches of 16 pixels(.|\n)*patches of 32 pixels'),
     (None, {'model.backbone.init_cfg.checkpoint': ''},
      'no checkpoint was given'),
 ])
@@ -264,8 +265,9 @@ def test_bad_input_before_the_first_step(change, overrides, message,
 @pytest.mark.parametrize('overrides,message', [
     ({'model.neck.in_channels': [32, 64, 128, 128]},
      r'gives neck maps of \[32, 64, 96, 96\] channels, but model.neck.in_ch'),
-    ({'model.backbone.arch.embed_dims': [32, 64, 48]}, "the encoder's width"),
-    ({'model.backbone.init_cfg.checkpoint': 'plain'}, 'plain .* hybrid one'),
+    ({'model.backbone.arch.embed_dims': [32, 64, 48]},
+     '96 wide(.|\n)*48 wide'),
+    ({'model.backbone.init_cfg.checkpoint': 'plain'}, 'plain .* hybrid encoder'),
 ])
 def test_what_does_not_fit_a_hybrid_encoder(overrides, message, mini_encoder,
                                             hybrid_encoder, tmp_path):

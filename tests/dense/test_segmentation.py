@@ -246,7 +246,8 @@ def _no_images(root):
     (_no_images, {}, 'there are no images'),
     (None, {'model.decode_head.num_classes': 5},
      'has 3 classes, but decode_head has num_classes=5'),
-    (None, {'model.backbone.patch_size': 32}, 'patch_embed(.|\n)*patch size'),
+    (None, {'model.backbone.patch_size': 32},
+     'patches of 16 pixels(.|\n)*patches of 32 pixels'),
 ])
 def test_bad_input_before_the_first_step(change, overrides, message,
                                          mini_encoder, tmp_path):

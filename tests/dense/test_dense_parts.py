@@ -75,7 +75,8 @@ def test_positions_for_another_size(pretrained, monkeypatch):
             0, 3, 1, 2), (16, 16), mode='bicubic', antialias=True)
     torch.testing.assert_close(vit.pos_embed.permute(0, 3, 1, 2), expected)
     for change in (dict(patch_size=8), dict(patch_size=8, img_size=64)):
-        with pytest.raises(CheckpointError, match='patches of 4 pixels(.|\n)*patches of 8 pixels'):
+        with pytest.raises(
+                CheckpointError, match='of 4 pixels(.|\n)*of 8 pixels'):
             vit_det(init_cfg=init_cfg, **change).init_weights()
 
 

@@ -267,7 +267,8 @@ def test_bad_input_before_the_first_step(change, overrides, message,
      r'gives neck maps of \[32, 64, 96, 96\] channels, but model.neck.in_ch'),
     ({'model.backbone.arch.embed_dims': [32, 64, 48]},
      '96 wide(.|\n)*48 wide'),
-    ({'model.backbone.init_cfg.checkpoint': 'plain'}, 'plain .* hybrid encoder'),
+    ({'model.backbone.init_cfg.checkpoint': 'plain'},
+     'plain .* hybrid encoder'),
 ])
 def test_what_does_not_fit_a_hybrid_encoder(overrides, message, mini_encoder,
                                             hybrid_encoder, tmp_path):

@@ -20,7 +20,6 @@ from .traces import (
     Row,
     Trace,
     keep_output,
-    keep_predictions,
     relative_error,
 )
 
@@ -113,13 +112,12 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
         stage1=encoder.conv_stages[0],
         stage2=encoder.conv_stages[1],
         stage3=encoder.layers[-1],
-        latent=encoder)
+        latent=encoder,
+        pred_pixel=model.neck.pixel_decoder)
     stops = [
         module.register_forward_hook(keep_output(seen, name)).remove
         for name, module in modules.items()
     ]
-    stops.append(model.neck.pixel_decoder.register_forward_hook(
-        keep_predictions(seen, 'pred_pixel')).remove)
     stops.append(encoder.ln1.register_forward_pre_hook(
         lambda module, args: seen.update(fused=args[0])).remove)
     return stops

@@ -105,6 +105,10 @@ def main() -> None:
         Visualizer._instance_dict.clear()
         cfg = Config.fromfile(path)
         cfg.launcher = 'pytorch'
+        # The masks of its pictures are none of the training's.
+        cfg.custom_hooks = [
+            hook for hook in cfg.get('custom_hooks') or []
+            if hook['type'] != 'ReconstructionHook']
         adapt_to_device(cfg)
         runner = ResumableRunner.from_cfg(cfg)
         watch = Watch()

@@ -3,6 +3,7 @@ import io
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import runner_cfg, write_images
@@ -31,7 +32,8 @@ def test_a_person_sees_a_bar(monkeypatch):
 def test_a_file_gets_plain_lines(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', io.StringIO())
     clock = iter([0, 10, 40, 60])
-    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    monkeypatch.setattr(progress, 'time', SimpleNamespace(
+        monotonic=lambda: next(clock)))
     with progress.Progress(5000, 'features') as shown:
         for _ in range(3):
             shown.update(1000)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Plot the runs of reference_runs.py side by side, and print their table.
 
-python tools/health/plot_reference.py work_dirs/health docs/health.png
+python tools/health/plot_reference.py work_dirs/health health.png
 """
 import argparse
 import importlib.util

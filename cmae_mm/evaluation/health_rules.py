@@ -1,7 +1,7 @@
 """What a run's figures say of its health, in words.
 
-Thresholds come from the runs of docs/health.md, which tells of each where it
-lies between the healthy run and the broken ones.
+The one threshold so far follows from a definition: docs/health.md says what
+has been measured, and what is still to be.
 """
 import math
 from typing import (

@@ -106,8 +106,7 @@ def test_a_restored_patch_has_its_own_mean_and_deviation():
 
 def test_attention_is_what_the_layer_computes():
     """Weights that are computed again, put to the values, give its output."""
-    backbone = build(model_cfg()).backbone
-    backbone.eval()
+    backbone = build(model_cfg()).eval().backbone
     images = torch.randn(2, 3, 32, 32)
     attention = backbone.layers[-1].attn
     taken = []

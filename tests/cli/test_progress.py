@@ -1,9 +1,9 @@
 """Progress on a terminal and without one, and what Ctrl-C says."""
 import io
-import itertools
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import runner_cfg, write_images
@@ -31,8 +31,9 @@ def test_a_person_sees_a_bar(monkeypatch):
 
 def test_a_file_gets_plain_lines(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', io.StringIO())
-    clock = itertools.chain([0, 10, 40], itertools.repeat(60))
-    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    clock = iter([0, 10, 40, 60])
+    monkeypatch.setattr(progress, 'time', SimpleNamespace(
+        monotonic=lambda: next(clock)))
     with progress.Progress(5000, 'features') as shown:
         for _ in range(3):
             shown.update(1000)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Train the healthy and the broken runs of docs/health.md, and plot them.
+"""Train a healthy run, and the same one broken in several ways.
 
 Each run is the training of reference_config.py with a few settings changed;
 interrupted, the same command goes on. Runs that are finished are not repeated.
 
-    python tools/health/reference_runs.py            # all, then the plot
-    python tools/health/reference_runs.py --only healthy 'no views'
-    python tools/health/reference_runs.py --plot     # the plot alone
+    python tools/health/reference_runs.py
+    python tools/health/reference_runs.py --only healthy duplicates
+    python tools/health/plot_reference.py work_dirs/health health.png
 """
 import argparse
 import os

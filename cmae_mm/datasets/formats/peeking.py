@@ -85,7 +85,7 @@ def _peek(data: bytes, name: str) -> Tuple[int, str]:
 def _peek_dicom(data: bytes) -> Tuple[int, str]:
     if importlib.util.find_spec('pydicom') is None:
         return 1, 'DICOM'
-    import pydicom
+    import pydicom  # of setup.cfg's extra='dicom'
     file = pydicom.dcmread(
         io.BytesIO(data), force=True, stop_before_pixels=True)
     signed = 'int' if file.PixelRepresentation else 'uint'

@@ -1,4 +1,3 @@
-from .flexible_runner import ResumableFlexibleRunner
 from .frozen_model import build_frozen_model
 from .hooks import (
     AtomicCheckpointHook,
@@ -23,15 +22,13 @@ from .optimizers import (
     NonFiniteError,
 )
 from .runner import ResumableRunner
-from .strategies import FullyShardStrategy
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
-    'BackboneLayerDecayConstructor', 'FullyShardStrategy',
-    'GroupedOptimWrapperConstructor', 'HealthHook', 'KNNHook',
-    'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook',
-    'PretrainCheckHook', 'ReconstructionHook', 'ResumableEpochLoop',
-    'ResumableFlexibleRunner', 'ResumableIterLoop', 'ResumableRunner',
-    'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook',
-    'WatchdogHook', 'build_frozen_model'
+    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
+    'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
+    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
+    'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
+    'ResumableRunner', 'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
+    'TransferCheckHook', 'WatchdogHook', 'build_frozen_model'
 ]

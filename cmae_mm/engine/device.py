@@ -100,12 +100,8 @@ def adapt_to_device(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.setdefault('model_wrapper_cfg', wrapper)
-        # Of the runner, or of a strategy of ResumableFlexibleRunner.
-        asking = [part for part in (cfg, cfg.get('strategy') or {})
-                  if part.get('sync_bn') is not None]
-        for part in asking:
-            part['sync_bn'] = None
-        if asking:
+        if cfg.get('sync_bn') is not None:
+            cfg.sync_bn = None
             print_log('No accelerator found: BatchNorm is not synchronised '
                       'between processes.')
     optim_wrapper = cfg.get('optim_wrapper')

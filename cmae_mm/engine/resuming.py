@@ -34,7 +34,6 @@ from .run_checks import (
     check_ranks_agree,
     check_target_moves,
 )
-from .sharding import load_whole_state
 from .stop_signals import shield_workers
 
 
@@ -81,8 +80,7 @@ class Resuming:
         loop = super().build_train_loop(resumable(loop))
         check_ranks_agree(loop.dataloader)
         check_one_batch(loop.dataloader)
-        if isinstance(self.model, nn.Module):
-            check_target_moves(self)
+        check_target_moves(self)
         return loop
 
     @staticmethod
@@ -225,7 +223,7 @@ class Resuming:
         checkpoint['state_dict'] = state
         # Hooks may take the state apart, as EMAHook does.
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        load_whole_state(model, checkpoint['state_dict'])
+        model.load_state_dict(checkpoint['state_dict'], strict=False)
         if copy_target:
             model.reset_target()
         self._has_loaded = True

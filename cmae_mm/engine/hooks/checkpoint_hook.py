@@ -5,11 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    is_main_process,
-)
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -318,11 +314,13 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.logger.warning(f'{problem[0]}; training goes on without it')
 
     def _parameters_are_finite(self, runner) -> bool:
-        # Each process may hold a part of them only.
-        finite = all(all_gather_object(all_finite(unwrapped_model(runner))))
-        if self._finite and not finite:
+        answer = [
+            is_main_process() and all_finite(unwrapped_model(runner))
+        ]
+        broadcast_object_list(answer)
+        if self._finite and not answer[0]:
             runner.logger.warning(
                 f'Parameters are not finite at iteration {runner.iter}: they '
                 'are not saved, and the checkpoints before them are kept.')
-        self._finite = finite
+        self._finite = answer[0]
         return self._finite

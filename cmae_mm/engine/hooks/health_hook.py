@@ -13,7 +13,6 @@ from ...models import CMAE
 from ..device import unwrapped_model
 from ..optimizers.step_guard import grad_norm, part_of
 from ..run_costs import RunCosts
-from ..sharding import is_sharded
 from .step_state import at_optimizer_step
 
 # What is measured of, and the scalar of it that the log line has.
@@ -88,9 +87,6 @@ class HealthHook(Hook):
         self.every = self.interval or next(
             (h.interval for h in runner.hooks if isinstance(h, LoggerHook)),
             100)
-        # Norms of what is shared out take all processes.
-        self._measures = is_main_process() or is_sharded(
-            list(model.parameters()))
         self._pending = False
         self._seen: Dict[str, Tensor] = {}
         self._grads: Dict[str, Tensor] = {}
@@ -136,7 +132,7 @@ class HealthHook(Hook):
 
     @torch.no_grad()
     def _measure_gradients(self, model: CMAE) -> None:
-        if not self._pending or not self._measures:
+        if not self._pending or not is_main_process():
             return
         grads: Dict[str, List[Tensor]] = {}
         for name, parameter in model.named_parameters():
@@ -155,21 +151,20 @@ class HealthHook(Hook):
             targets = self._seen.get(PROJECTION)
             if targets is not None:  # of all processes: each takes part
                 targets = torch.cat(all_gather(targets), dim=0)
-                if self._measures:
-                    self._distance = target_distance(unwrapped_model(runner))
             if is_main_process():
                 self._report(runner, targets)
         self._seen.clear()
 
     @torch.no_grad()
     def _report(self, runner, targets: Optional[Tensor]) -> None:
+        model = unwrapped_model(runner)
         figures: Dict[str, Tensor] = {}
         if targets is not None:
             predictions = self._seen[PREDICTION]
             figures['positive_rank'] = positive_ranks(
                 predictions, targets,
                 len(predictions) * get_rank()).double().mean()
-            figures['target_distance'] = self._distance
+            figures['target_distance'] = target_distance(model)
         for name, features in self._seen.items():
             figures[f'erank_{name}'] = effective_rank(features)
             figures[f'spread_{name}'] = spread(features)

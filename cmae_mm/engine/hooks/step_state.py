@@ -5,8 +5,6 @@ import torch
 from mmengine.dist import get_world_size
 from torch import nn
 
-from ..sharding import local
-
 
 def at_optimizer_step(runner) -> bool:
     """Say whether no gradients are being accumulated, after an iteration."""
@@ -16,13 +14,8 @@ def at_optimizer_step(runner) -> bool:
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Say whether all parameters are numbers, at one synchronisation.
-
-    Of parameters that are shared out over processes it looks at this
-    process's part.
-    """
-    finite = [
-        torch.isfinite(local(p.detach())).all() for p in model.parameters()]
+    """Say whether all parameters are numbers, at one synchronisation."""
+    finite = [torch.isfinite(p.detach()).all() for p in model.parameters()]
     return not finite or bool(torch.stack(finite).all())
 
 

@@ -4,7 +4,6 @@ from typing import Optional
 
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -40,7 +39,7 @@ class TargetUpdateHook(Hook):
 
     Raises:
         ValueError: If a momentum is out of range, or, before training, if the
-            model is no CMAE or is sharded by FSDP1.
+            model is no CMAE.
     """
 
     def __init__(self,
@@ -68,13 +67,6 @@ class TargetUpdateHook(Hook):
                 ('this is an MAE, which has no target'
                  if model.target is None else 'model.target.fixed=True'))
             return
-        if any(isinstance(m, FullyShardedDataParallel)
-               for m in runner.model.modules()):
-            raise ValueError(
-                'FSDP1 shares target and online branch out differently, so '
-                'that the target cannot follow it; use '
-                "strategy=dict(type='FullyShardStrategy') with runner_type="
-                "'mmpretrain.ResumableFlexibleRunner'")
         if runner.iter == 0:
             # A checkpoint that a new run starts from brings its own count.
             model.target.steps.zero_()

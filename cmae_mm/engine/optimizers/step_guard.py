@@ -7,8 +7,6 @@ import torch
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
-from ..sharding import local, reduce_norm
-
 _NAMES_SHOWN = 8
 
 
@@ -20,21 +18,15 @@ def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
     """Compute the norm over all gradients, in few kernels.
 
     Args:
-        grads (Sequence[Tensor]): Gradients, on one device. Those that are
-            shared out over processes all have to be asked for on each.
+        grads (Sequence[Tensor]): Gradients, on one device.
         norm_type (float): p of the p-norm. Defaults to 2.
 
     Returns:
         Tensor: A float32 scalar.
     """
-    # Parts that are shared out may be empty.
-    parts = [part for part in map(local, grads) if part.numel()]
-    norm = torch.zeros((), device=grads[0].device)
-    if parts:
-        norms = torch._foreach_norm(parts, norm_type)
-        norm = torch.linalg.vector_norm(
-            torch.stack([n.float() for n in norms]), norm_type)
-    return reduce_norm(norm, norm_type, grads)
+    norms = torch._foreach_norm(grads, norm_type)
+    return torch.linalg.vector_norm(
+        torch.stack([n.float() for n in norms]), norm_type)
 
 
 def part_of(name: str) -> str:

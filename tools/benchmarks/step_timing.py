@@ -1,4 +1,5 @@
 """Clocks, memory and arithmetic of a training step."""
+import math
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,12 +120,27 @@ def count_flop(step: Callable[[], Any]) -> int:
             before[name] = on()
             getattr(torch.backends.cuda, f'enable_{name}_sdp')(False)
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping={
+                torch.ops.aten.convolution_backward: _count_backward
+        }) as counter:
             step()
     finally:
         for name, on in before.items():
             getattr(torch.backends.cuda, f'enable_{name}_sdp')(on)
     return counter.get_total_flops()
+
+
+def _count_backward(grad_out_shape: Any, x_shape: Any, w_shape: Any,
+                    *others: Any, **kwargs: Any) -> int:
+    """Count the FLOP of a convolution's backward pass.
+
+    As often as asked for as many as forwards: the counter's own takes the
+    weight gradient of a depthwise convolution for that of a dense one.
+    """
+    transposed, output_mask = others[4], others[7]
+    places = math.prod((x_shape if transposed else grad_out_shape)[2:])
+    forward = 2 * x_shape[0] * places * math.prod(w_shape)
+    return forward * sum(output_mask[:2])
 
 
 def matmul_peak(clock: Clock, device: torch.device,

@@ -1,14 +1,5 @@
 """A vision transformer with two convolution stages before it."""
-from typing import (
-    Any,
-    Dict,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mmpretrain.models import VisionTransformer
@@ -28,21 +19,13 @@ from ..utils import (
     cut_patches,
     use_plain_drop_rates,
 )
-from ..utils.conv_stages import ConvStage, find_cells
-from ..utils.patch_embedding import PatchConv, TokenEmbedding
-
-
-class Embedded(NamedTuple):
-    """What the transformer blocks start from, and what is added after them.
-
-    Args:
-        tokens (Tensor): Embedded patches with positions, x_v + p_v, (N, V, D).
-        fused (Tensor, optional): Both convolution stages' outputs at these
-            patches, brought to the width D, (N, V, D); None without fusion.
-    """
-
-    tokens: Tensor
-    fused: Optional[Tensor]
+from ..utils.conv_stages import (
+    ConvStage,
+    enlarge_mask,
+    find_cells,
+    find_grid,
+)
+from ..utils.patch_embedding import Embedded, PatchConv, TokenEmbedding
 
 
 class ConvViT(VisionTransformer):
@@ -201,7 +184,7 @@ class ConvViT(VisionTransformer):
             Tuple[Tensor]: One output, see ``out_type``.
         """
         tokens = self.encode(self.embed(x))
-        return (self._format_output(tokens, self._grid_of(x)), )
+        return (self._format_output(tokens, find_grid(x, self.patch_size)), )
 
     def embed(self, x: Tensor, ids_keep: Optional[Tensor] = None) -> Embedded:
         """Run the convolution stages and embed their patches as tokens.
@@ -215,7 +198,7 @@ class ConvViT(VisionTransformer):
             Embedded: Tokens with positions, and what is added after the
             transformer blocks.
         """
-        grid = self._grid_of(x)
+        grid = find_grid(x, self.patch_size)
         positions = resize_pos_embed(
             self.pos_embed, (self.grid, self.grid), grid,
             self.interpolate_mode, 0)
@@ -269,15 +252,12 @@ class ConvViT(VisionTransformer):
         Returns:
             List[Tensor]: (N, C, H, W) each, channels-last in memory.
         """
-        grid = self._grid_of(x)
+        grid = find_grid(x, self.patch_size)
         x = x.permute(0, 2, 3, 1).contiguous()
         maps = []
         for stage, side in zip(self.conv_stages, self.cell_sides):
-            removed = None
-            if mask is not None:
-                removed = mask.view(-1, *grid).repeat_interleave(
-                    side, 1).repeat_interleave(side, 2)[..., None]
-            x = stage(x, mask=removed)
+            x = stage(x, mask=None if mask is None else enlarge_mask(
+                mask, grid, side))
             maps.append(x.permute(0, 3, 1, 2))
         return maps
 
@@ -307,16 +287,6 @@ class ConvViT(VisionTransformer):
         if param_name.startswith(f'{prefix}conv_stages.'):
             return 0, self.num_layers + 2
         return super().get_layer_depth(param_name, prefix)
-
-    def _grid_of(self, x: Tensor) -> Tuple[int, int]:
-        """Give an image's height and width in patches."""
-        height, width = x.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f'the total stride of {self.patch_size} pixels does not '
-                f'divide images of {height}x{width}; resize or pad them to '
-                f'multiples of {self.patch_size}')
-        return height // self.patch_size, width // self.patch_size
 
     def _freeze_stages(self) -> None:
         parts: List[nn.Module] = list(self.conv_stages[:self.frozen_stages])

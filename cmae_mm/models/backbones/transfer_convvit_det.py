@@ -8,6 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..utils import check_global_blocks, check_maps, use_plain_drop_rates
+from ..utils.conv_stages import find_grid
 from ..utils.window_block import WindowBlock
 from .convvit import ConvViT
 
@@ -127,7 +128,7 @@ class TransferConvViTDet(ConvViT):
         x = F.pad(x, (0, -width % self.patch_size,
                       0, -height % self.patch_size))
         maps = self.conv_maps(x)
-        grid = self._grid_of(x)
+        grid = find_grid(x, self.patch_size)
         positions = resize_pos_embed(
             self.pos_embed, (self.grid, self.grid), grid,
             self.interpolate_mode, 0)

@@ -4,8 +4,9 @@ from typing import Any, List, Optional, Tuple, Union
 import torch
 from mmpretrain.registry import MODELS
 
-from ..backbones.convvit import ConvViT, Embedded
+from ..backbones.convvit import ConvViT
 from ..utils import check_grid, check_images
+from ..utils.patch_embedding import Embedded
 from .cmae import BlockMasking, split_by_mask
 
 

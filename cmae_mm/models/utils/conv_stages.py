@@ -28,39 +28,6 @@ class VisibleCells(NamedTuple):
     shape: Tuple[int, int, int]
 
 
-class _Place(torch.autograd.Function):
-    """Put rows on zeros, at places that are all different."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, places: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(places)
-        return rows.new_zeros(size, rows.shape[1]).index_copy_(
-            0, places, rows)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad.index_select(0, ctx.saved_tensors[0]), None, None
-
-
-class _Take(torch.autograd.Function):
-    """Take the rows at places that are all different.
-
-    The gradient of plain indexing adds up what falls on one place, which is
-    slow and has no fixed order.
-    """
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.size = len(rows)
-        return rows.index_select(0, places)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad.new_zeros(ctx.size, grad.shape[1]).index_copy_(
-            0, ctx.saved_tensors[0], grad), None
-
-
 class ConvBlock(nn.Module):
     """A block of masked depthwise convolution and MLP.
 
@@ -128,10 +95,10 @@ class ConvBlock(nn.Module):
     def _convolve_visible(self, x: Tensor, visible: VisibleCells) -> Tensor:
         number, height, width = visible.shape
         channels = x.shape[-1]
-        maps = _Place.apply(
-            x.reshape(-1, channels), visible.places, number * height * width)
+        maps = x.new_zeros(number * height * width, channels).index_copy(
+            0, visible.places, x.reshape(-1, channels))
         maps = self._convolve(maps.view(number, height, width, channels))
-        rows = _Take.apply(maps.reshape(-1, channels), visible.places)
+        rows = maps.reshape(-1, channels).index_select(0, visible.places)
         return rows.view(x.shape)
 
 
@@ -189,3 +156,41 @@ def find_cells(ids_keep: Tensor, grid: Tuple[int, int],
     columns = patch % grid[1] * side + step
     places = (image * height + rows) * width + columns
     return VisibleCells(places.flatten(), (number, height, width))
+
+
+def enlarge_mask(mask: Tensor, grid: Tuple[int, int], side: int) -> Tensor:
+    """Enlarge a mask of patches to a stage's cells.
+
+    Args:
+        mask (Tensor): Bool, (N, L), True = removed, row-major.
+        grid (Tuple[int, int]): Height and width in patches.
+        side (int): Side s of a patch in cells.
+
+    Returns:
+        Tensor: Bool, (N, H, W, 1).
+    """
+    mask = mask.view(-1, grid[0], 1, grid[1], 1, 1)
+    mask = mask.expand(-1, -1, side, -1, side, -1)
+    return mask.flatten(3, 4).flatten(1, 2)
+
+
+def find_grid(images: Tensor, patch_size: int) -> Tuple[int, int]:
+    """Give the height and width of images in patches.
+
+    Args:
+        images (Tensor): (N, C, H, W).
+        patch_size (int): Side P of a patch in pixels, the total stride.
+
+    Returns:
+        Tuple[int, int]: Height and width in patches.
+
+    Raises:
+        ValueError: If patches do not divide the images.
+    """
+    height, width = images.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f'the total stride of {patch_size} pixels does not divide images '
+            f'of {height}x{width}; resize or pad them to multiples of '
+            f'{patch_size}')
+    return height // patch_size, width // patch_size

@@ -1,5 +1,5 @@
 """Patch embeddings of convolution stages, channels-last."""
-from typing import Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,3 +73,16 @@ class TokenEmbedding(PatchEmbedding):
     def forward(self, x: Tensor) -> Tensor:
         """Embed patches, (*, H, W, C) to (*, H / P, W / P, D)."""
         return self.linear(super().forward(x))
+
+
+class Embedded(NamedTuple):
+    """What the transformer blocks start from, and what is added after them.
+
+    Args:
+        tokens (Tensor): Embedded patches with positions, x_v + p_v, (N, V, D).
+        fused (Tensor, optional): Both convolution stages' outputs at these
+            patches, brought to the width D, (N, V, D); None without fusion.
+    """
+
+    tokens: Tensor
+    fused: Optional[Tensor]

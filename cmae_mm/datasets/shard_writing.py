@@ -73,6 +73,9 @@ def write_shards(source: Path,
     if is_shards(folder):
         raise ShardError(f'{folder} holds whole shards already; delete it to '
                          'write them anew')
+    if is_shards(source):  # whose index has an ending of images, .npy
+        raise ShardError(f'{source} holds shards and their index already: '
+                         'train on it as it is, or give a folder of images')
     names = FileNames.of(list_files(
         str(source), lambda name: name.lower().endswith(extensions)))
     if not len(names):

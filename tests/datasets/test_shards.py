@@ -141,8 +141,11 @@ def test_shards_of_others_are_indexed_where_they_are(shards, tmp_path):
         one, other = (d[SeededIndex(index, 3)] for d in (ours, theirs))
         assert (one['img'] == other['img']).all()
     assert other['img_path'] == '1.tar/000000009.jpg'
-    with pytest.raises(ShardError, match='no images and no shards'):
+    with pytest.raises(ShardError, match='shards and their index already'):
         write(tmp_path / 'index', tmp_path / 'none')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ShardError, match='no images and no shards'):
+        write(tmp_path / 'empty', tmp_path / 'none')
 
 
 def test_few_files_are_open_at_a_time(shards):

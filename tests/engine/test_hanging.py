@@ -56,7 +56,7 @@ def stopped(number):
      r'\S+test_hanging.py:\d+ in hang\.'),
     (in_the_model, r'rank 1 \(process \d+ on \S+\) hangs in iteration 4, at '
      r'\S+test_hanging.py:\d+ in hang\.'),
-    (stopped, r'rank 1 \(process \d+ on \S+\) does not answer')])
+    (stopped, r'rank 1( \(process \d+ on \S+\))? does not answer')])
 def test_the_rank_that_hangs_is_named(hooks_of, said, tmp_path, capfd):
     def rank(number):
         train(tmp_path, *hooks_of(number))

@@ -1,5 +1,6 @@
 """Progress on a terminal and without one, and what Ctrl-C says."""
 import io
+import itertools
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ def test_a_person_sees_a_bar(monkeypatch):
 
 def test_a_file_gets_plain_lines(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', io.StringIO())
-    clock = iter([0, 10, 40, 60])
+    clock = itertools.chain([0, 10, 40], itertools.repeat(60))
     monkeypatch.setattr(progress, 'time', SimpleNamespace(
         monotonic=lambda: next(clock)))
     with progress.Progress(5000, 'features') as shown:

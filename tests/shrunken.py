@@ -143,7 +143,7 @@ def shrunken(name: str, root, work_dir, images: int = 2) -> Config:
         cfg.model.backbone.init_cfg.checkpoint = 'random'
     cfg.train_dataloader.update(
         batch_size=2, num_workers=0, persistent_workers=False,
-        pin_memory=False)
+        pin_memory=False, prefetch_factor=None)
     cfg.optim_wrapper.type = 'mmpretrain.CPUAutocastOptimWrapper'
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator',
                 'test_dataloader', 'test_cfg', 'test_evaluator'):

@@ -124,6 +124,15 @@ def test_bad_data_is_found_before_the_first_step(change, message, pretrained,
     assert not list((tmp_path / 'work').rglob('*.pth'))
 
 
+def test_more_ranks_than_classes_are_found_before_the_first_step(
+        pretrained, image_root, tmp_path):
+    cfg = classifier_cfg(
+        image_root, tmp_path / 'work', pretrained[1] / 'full.pth',
+        val_evaluator=dict(type='Accuracy', topk=(1, 5)))
+    with pytest.raises(ValueError, match='top-5 .* set val_evaluator.topk=1'):
+        Runner.from_cfg(cfg).train()
+
+
 def test_annotation_files(pretrained, image_root, tmp_path):
     """Labels beyond the head, and images without any."""
     lines = [f'class{c}/{i:03d}.jpg' for c in range(2) for i in range(8)]

@@ -15,7 +15,8 @@ class TransferCheckHook(Hook):
     Raises:
         ValueError: If a data set is empty or has no labels, validation
             classes are not the training classes, or the head has another
-            number of them.
+            number of them, or validation asks for the accuracy of the top 5
+            of fewer classes.
     """
 
     def before_train(self, runner) -> None:
@@ -25,6 +26,7 @@ class TransferCheckHook(Hook):
         if runner.val_loop is not None:
             splits['val'] = runner.val_dataloader.dataset
             check_same_classes(train, splits['val'])
+            self._check_topk(runner)
         model = unwrapped_model(runner)
         for name, dataset in splits.items():
             self._check_labels(name, dataset, model.head.num_classes)
@@ -35,6 +37,18 @@ class TransferCheckHook(Hook):
                 f'num_classes={model.head.num_classes}; set both to the '
                 "data's number of classes")
         check_one_batch(runner.train_dataloader)
+
+    @staticmethod
+    def _check_topk(runner) -> None:
+        """Mmpretrain would find it after the first epoch's validation."""
+        classes = unwrapped_model(runner).head.num_classes
+        for metric in runner.val_loop.evaluator.metrics:
+            topk = getattr(metric, 'topk', None) or (1, )
+            if max(topk) > classes:
+                raise ValueError(
+                    f'val_evaluator: top-{max(topk)} accuracy is undefined '
+                    f'for {classes} classes; set val_evaluator.topk=1 and '
+                    'test_evaluator.topk=1')
 
     @staticmethod
     def _check_labels(name: str, dataset, num_classes: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from ..visualization import save_sheet, to_rgb
+from ..visualization import label_files, save_sheet, to_rgb
 from ..visualization.image_map import (
     METHODS,
     choose_method,
@@ -194,8 +194,9 @@ def nearest_images(data: PathLike,
     for k in range(min(map(len, rows))):
         columns[f'nearest {k + 1}'] = [row[k] for row in rows]
     labels = [
-        f'{Path(file).name}: cosine ' + ', '.join(f'{c:.3f}' for _, c in near)
-        for file, near in found.items()]
+        f'{name}: cosine ' + ', '.join(f'{c:.3f}' for _, c in near)
+        for name, near in zip(
+            label_files([Path(f) for f in found]), found.values())]
     path = Path(out).expanduser()
     save_sheet(str(path), columns, labels=labels)
     return Neighbours(path, found)

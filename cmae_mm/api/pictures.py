@@ -11,6 +11,7 @@ from ..visualization import (
     attention_maps,
     colour_features,
     fitting_scale,
+    label_files,
     overlay,
     prediction_columns,
     save_sheet,
@@ -78,7 +79,7 @@ def _save(out: PathLike, files: List[Path],
     # Two images side by side fill a wide screen where there are few columns.
     per_row = 2 if len(files) > 4 and len(columns) <= 4 else 1
     save_sheet(str(path), columns, fitting_scale(side), per_row,
-               [file.name for file in files])
+               label_files(files))
     return Picture(path, files, list(columns))
 
 

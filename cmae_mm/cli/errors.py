@@ -57,11 +57,14 @@ def explain(error: BaseException) -> Optional[str]:
 
 def _last_cause(text: str) -> str:
     """Take the error itself out of what a data worker or mmengine wraps."""
-    if 'in DataLoader worker process' in text and 'Traceback' in text:
+    caught = re.match(r'Caught (\w+) in DataLoader worker process', text)
+    if caught and 'Traceback' in text:
         lines = text.strip().splitlines()
-        start = max(i for i, line in enumerate(lines)
-                    if re.match(r'[A-Za-z_.]+(Error|Exception|Image)\b', line))
-        text = '\n'.join(lines[start:]).partition(': ')[2]
+        # Errors of any name: the last one is that which was caught.
+        starts = [i for i, line in enumerate(lines)
+                  if re.match(rf'(\w+\.)*{caught[1]}: ', line)]
+        if starts:
+            text = '\n'.join(lines[starts[-1]:]).partition(': ')[2]
     # "class `CMAE` in cmae_mm/models/selfsup/cmae.py: ..."
     while re.match(r'class `\w+` in \S+\.py: ', text):
         text = text.split(': ', 1)[1]

@@ -32,7 +32,8 @@ def shards(args: argparse.Namespace) -> Result:
     from ..datasets.image_folder import IMG_EXTENSIONS
     from ..datasets.image_shards import read_index
     from ..datasets.shard_writing import write_shards
-    with tqdm(desc='write, then verify', file=sys.stderr) as progress:
+    with tqdm(desc='write, then verify', file=sys.stderr,
+              delay=0.5) as progress:
         for done, total in write_shards(
                 Path(args.data).expanduser(), Path(args.out).expanduser(),
                 IMG_EXTENSIONS, args.images_per_shard, args.short_side,

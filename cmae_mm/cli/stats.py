@@ -1,5 +1,6 @@
 """What the images of a folder are."""
 import argparse
+import os
 from typing import Any, Dict, List, Union
 
 from .arguments import add_data
@@ -89,6 +90,9 @@ def settings_of(args: argparse.Namespace) -> Dict[str, Any]:
 
 def check(args: argparse.Namespace) -> None:
     """Check the arguments before anything is loaded."""
+    if args.out and os.path.isdir(args.out):
+        raise ValueError(
+            f'--out: {args.out} is a folder, where a file is to be named')
     for name, word in (('value_range', 'per_image'), ('window', 'file')):
         given = getattr(args, name)
         numbers = given and len(given) == 2 and word not in given

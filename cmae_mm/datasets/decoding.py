@@ -42,7 +42,7 @@ def decode_image(data: bytes,
             that takes it.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    if settings.is_plain and is_plain(data, name):
+    if data and settings.is_plain and is_plain(data, name):
         try:
             image, alpha = decode_plain(data, shrink_to)
         except UndecodableImage:

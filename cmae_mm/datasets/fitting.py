@@ -82,10 +82,12 @@ def choose_channels(raw: RawImage, name: str,
     elif wanted == 1 and found - alpha == 3 and is_grey(pixels):
         chosen = slice(0, 1)
     else:
+        choice = (f', or bands=(...) to choose {wanted} of them'
+                  if found > wanted else '')
         raise UnfitImage(
             f'{name} has {found} channel(s) of {pixels.dtype}, but channels='
-            f'{wanted}; set channels={found}, or bands=(...) to choose '
-            f'{wanted} of them (`cmae stats` finds what fits all images)')
+            f'{wanted}; set channels={found}{choice} (`cmae stats` finds what '
+            'fits all images)')
     if missing is not None and missing.shape[2] > 1:
         missing = missing[..., chosen]
     return raw._replace(

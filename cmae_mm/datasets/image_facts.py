@@ -14,6 +14,7 @@ from .fitting import (
     is_grey,
 )
 from .formats import RawImage, read_image
+from .formats.sniffing import is_dicom
 from .image_settings import ImageSettings
 
 # Differences of neighbours on a grid of 16 x 16 make the fingerprint.
@@ -37,6 +38,7 @@ class ImageFacts(NamedTuple):
         alpha (bool): Whether the last channel is opacity.
         grey (bool): Whether it has three channels that are all the same.
         missing (bool): Whether it has missing pixels; these are left out.
+        dicom (bool): Whether it is a DICOM file, which a window is for.
         mean (np.ndarray): Mean of each channel, (C, ).
         var (np.ndarray): Variance of each channel, (C, ).
         low (np.ndarray): Least value of each channel, (C, ).
@@ -56,6 +58,7 @@ class ImageFacts(NamedTuple):
     alpha: bool = False
     grey: bool = False
     missing: bool = False
+    dicom: bool = False
     mean: np.ndarray = np.zeros(0)
     var: np.ndarray = np.zeros(0)
     low: np.ndarray = np.zeros(0)
@@ -105,6 +108,7 @@ def look_at(data: bytes, path: str, settings: ImageSettings,
         alpha=raw.alpha,
         grey=values.shape[2] == 3 and is_grey(values),
         missing=missing is not None,
+        dicom=is_dicom(data, path),
         mean=mean,
         var=var,
         low=low,

@@ -117,8 +117,7 @@ def measure_images(data: Union[str, 'os.PathLike[str]'],
         found = _of_channels(fact, count)
         if found is None:
             unfit.append(fact._replace(
-                fault='unfit', reason=f'{fact.path} has {len(fact.mean)} '
-                f'channel(s), not {count}'))
+                fault='unfit', reason=_of_other_channels(fact, count)))
         else:
             fitting.append(fact)
             moments.append(found)
@@ -222,6 +221,13 @@ def _of_channels(fact: ImageFacts, count: int) -> Optional[_Channels]:
                      fact.high[order], fact.pixels[:, order])
 
 
+def _of_other_channels(fact: ImageFacts, count: int) -> str:
+    found = len(fact.mean)
+    choice = (f'; bands=(...) chooses {count} of them' if found > count
+              else '')
+    return f'{fact.path} has {found} channel(s), not {count}{choice}'
+
+
 def _merge(moments: List[_Channels]) -> Dict[str, List[float]]:
     """Bring the moments of images together, each with the same weight."""
     means = np.stack([m.mean for m in moments])
@@ -267,6 +273,11 @@ def _notes(facts: List[ImageFacts], count: int, used: Dict[str, Any],
            wanted: ImageSettings) -> List[str]:
     """Say what a person should know before training on these images."""
     notes = []
+    others = sum(not f.dicom for f in facts)
+    if wanted.window is not None and others:
+        notes.append(
+            f'window is for DICOM files, and {others:,} are none: their values'
+            ' are taken as they are; value_range is for all files')
     kinds = {natural_dtype(f.kind) for f in facts}
     if len(kinds) > 1 and wanted.value_range is None:
         notes.append(

@@ -6,11 +6,17 @@ from .reconstruction import (
     reconstruct,
     reconstruction_columns,
 )
-from .sheet import draw_sheet, fitting_scale, save_sheet, to_rgb
+from .sheet import (
+    draw_sheet,
+    fitting_scale,
+    label_files,
+    save_sheet,
+    to_rgb,
+)
 
 __all__ = [
     'MLflowBackend', 'WandbBackend', 'attention_maps', 'colour_features',
-    'draw_sheet', 'fitting_scale', 'overlay', 'prediction_columns',
-    'read_scalars', 'reconstruct', 'reconstruction_columns',
-    'save_loss_curve', 'save_sheet', 'to_rgb'
+    'draw_sheet', 'fitting_scale', 'label_files', 'overlay',
+    'prediction_columns', 'read_scalars', 'reconstruct',
+    'reconstruction_columns', 'save_loss_curve', 'save_sheet', 'to_rgb'
 ]

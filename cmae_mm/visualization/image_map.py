@@ -83,7 +83,9 @@ def draw_map(places: np.ndarray,
     Returns:
         PIL.Image.Image: The map, RGB.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
+
+    from .sheet import font_for
     side = thumbnails[0].shape[0]
     colours = _colours_of(groups or [])
     legend = 220 if colours else 0
@@ -96,7 +98,7 @@ def draw_map(places: np.ndarray,
         if colour:
             draw.rectangle((int(x) - 1, int(y) - 1, int(x) + side,
                             int(y) + side), outline=colour, width=2)
-    font = ImageFont.load_default(size=15)
+    font = font_for(colours, 15)
     for i, (name, colour) in enumerate(colours.items()):
         draw.rectangle((size + 8, 10 + 24 * i, size + 24, 26 + 24 * i),
                        fill=colour)

@@ -1,6 +1,6 @@
 """Many small pictures on one large one, in titled columns."""
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -48,6 +48,52 @@ def to_rgb(images: torch.Tensor,
     return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def font_for(texts: Iterable[str], size: int) -> Any:
+    """Give a font that has the letters of some texts.
+
+    Args:
+        texts (Iterable[str]): What is to be written.
+        size (int): Its size in pixels.
+
+    Returns:
+        ImageFont.FreeTypeFont: Pillow's own for plain English, otherwise
+        DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic,
+        Arabic and more, without Chinese, Japanese and Korean.
+    """
+    if all(text.isascii() for text in texts):
+        return ImageFont.load_default(size)
+    import matplotlib
+    file = Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
+    return ImageFont.truetype(str(file), size)
+
+
+def label_files(files: Sequence[Path]) -> List[str]:
+    """Name files by as little of their paths as tells them apart.
+
+    Args:
+        files (Sequence[Path]): The files.
+
+    Returns:
+        List[str]: For each its name, with as many folders before it, the same
+        number for all, as it takes to tell different files apart.
+    """
+    different = len(set(files))
+    for count in range(1, max(len(file.parts) for file in files) + 1):
+        names = ['/'.join(file.parts[-count:]) for file in files]
+        if len(set(names)) == different:
+            break
+    return names
+
+
+def _shorten(text: str, width: int, font: Any) -> str:
+    """Leave out the beginning of what is longer than so many pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f'...{text}') > width:
+        text = text[1:]
+    return f'...{text}'
+
+
 def _wrap(title: str, width: int, font: Any) -> List[str]:
     """Break a title into lines of so many pixels."""
     lines: List[str] = []
@@ -78,7 +124,7 @@ def draw_sheet(columns: Mapping[str, Any],
         Image.Image: The sheet, RGB.
     """
     font: Any = ImageFont.load_default(size=14)
-    small: Any = ImageFont.load_default(size=12)
+    small: Any = font_for(labels or (), 12)
     sizes = {name: (pictures[0].shape[1] * scale, pictures[0].shape[0] * scale)
              for name, pictures in columns.items()}
     titles = {name: _wrap(name, sizes[name][0], font) for name in columns}
@@ -101,8 +147,9 @@ def draw_sheet(columns: Mapping[str, Any],
         row, place = divmod(i, per_row)
         x, y = place * block + _MARGIN, top + row * height
         if labels:
-            draw.text((x, y + height - 18), labels[i], fill='black',
-                      font=small)
+            draw.text((x, y + height - 18),
+                      _shorten(labels[i], block - 2 * _MARGIN, small),
+                      fill='black', font=small)
         for name, pictures in columns.items():
             if row == 0:
                 draw.multiline_text((x, _MARGIN // 2), '\n'.join(titles[name]),

@@ -1,12 +1,13 @@
 """Views, reconstructions, attention, features and maps, by the commands."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import build, model_cfg, run_commands, runner_cfg, write_images
 from mmengine.config import Config
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cmae_mm.api import maps, pictures
 from cmae_mm.api.checks import ArgumentError
@@ -20,7 +21,7 @@ from cmae_mm.visualization import colour_features, prediction_columns
 from cmae_mm.visualization.attention import attention_maps, attention_weights
 from cmae_mm.visualization.image_map import METHODS, lay_out, nearest
 from cmae_mm.visualization.reconstruction import PREDICTED, RESTORED
-from cmae_mm.visualization.sheet import draw_sheet, to_rgb
+from cmae_mm.visualization.sheet import draw_sheet, label_files, to_rgb
 
 
 @pytest.fixture(scope='module')
@@ -175,6 +176,37 @@ def test_a_sheet_shows_each_picture_once():
         mean, std = torch.tensor(120.), torch.tensor(60.)
 
     assert (to_rgb(normal, Preprocessor) == 200).all()
+
+
+def _texts(monkeypatch, label):
+    """Give what is written below a small picture, and in which font."""
+    written = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, 'text',
+        lambda self, place, text, **kw: written.append((text, kw['font']))
+        or draw(self, place, text, **kw))
+    draw_sheet({'a': [np.zeros((90, 90, 3), np.uint8)]}, labels=[label])
+    return written[-1]
+
+
+def test_names_below_pictures_can_be_read(monkeypatch):
+    name = 'größe Δ Ж é.tif'
+    text, font = _texts(monkeypatch, name)
+    assert text == name
+    # A letter that a font lacks looks like one that no font has.
+    lacking = bytes(font.getmask('\uffff'))
+    assert all(bytes(font.getmask(c)) != lacking for c in name if c != ' ')
+    long, font = _texts(monkeypatch, 'folder/of/many/' * 9 + 'last.tif')
+    assert long.startswith('...') and long.endswith('last.tif')
+    assert font.getlength(long) <= 94
+    folder = Path('data')
+    assert label_files([folder / 'a/0.tif', folder / 'b/1.tif']) == [
+        '0.tif', '1.tif']
+    assert label_files([folder / 'a/0.tif', folder / 'b/0.tif']) == [
+        'a/0.tif', 'b/0.tif']
+    assert label_files([folder / 'a/0.tif', folder / 'a/0.tif']) == [
+        '0.tif'] * 2
 
 
 @pytest.mark.parametrize('text', [

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
+from cmae_mm.api.checks import ArgumentError
+from cmae_mm.cli.errors import explain
 from cmae_mm.config import (
     _VARIABLES,
     ConfigError,
@@ -20,6 +22,9 @@ from cmae_mm.config import (
     load_config,
     parse_options,
 )
+from cmae_mm.datasets.formats import UnfitImage
+from cmae_mm.datasets.transforms.loading import BrokenImagesError
+from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.packaged import find_config
 
 QUICK = 'configs/quickstart/cmae_vit-mini_tiles.py'
@@ -207,6 +212,31 @@ def test_a_mistake_is_one_sentence(name, results):
     assert re.search(said, told), (code, output[-2000:])
     assert told.startswith(f'cmae {command[0]}: ')
     assert 'Traceback' not in output
+
+
+class _Faulty(torch.utils.data.Dataset):
+    """Raises in the worker, where another error is being handled."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            {}['KeyError: of no interest']
+        except KeyError as error:
+            raise self.kind('a.dcm is one:\ninstall it') from error
+
+
+@pytest.mark.parametrize('kind', [
+    MissingLibrary, UnfitImage, BrokenImagesError, ArgumentError])
+def test_what_a_data_worker_raises_is_the_same_sentence(kind):
+    loader = torch.utils.data.DataLoader(_Faulty(kind), num_workers=1)
+    with pytest.raises(kind, match='in DataLoader worker') as raised:
+        next(iter(loader))
+    assert explain(raised.value) == 'a.dcm is one:\ninstall it'
 
 
 def test_debug_shows_the_traceback_and_the_status_is_1(tmp_path):

@@ -1,10 +1,11 @@
 """DICOM and GeoTIFF files, written by pydicom and rasterio."""
+import importlib.util
 import io
 import warnings
 
 import numpy as np
 import pytest
-from image_files import noise
+from image_files import noise, tiff
 
 from cmae_mm.datasets import LoadCanvas
 from cmae_mm.datasets.decoding import (
@@ -14,6 +15,7 @@ from cmae_mm.datasets.decoding import (
 )
 from cmae_mm.datasets.formats.peeking import peek
 from cmae_mm.datasets.image_settings import make_settings
+from cmae_mm.datasets.measuring import measure_images
 from cmae_mm.dependencies import MissingLibrary
 
 FLOAT = dict(channels=1, dtype='float32')
@@ -168,6 +170,16 @@ def test_a_file_without_an_image_and_a_missing_library(monkeypatch):
         decode(dicom(STORED), **FLOAT)
 
 
+def test_a_window_over_other_files_is_noted(tmp_path):
+    (tmp_path / 'a.tif').write_bytes(tiff(STORED))
+    (tmp_path / 'b.dcm').write_bytes(dicom(STORED, **CT))
+    found = measure_images(tmp_path, num_workers=0, window=(40, 400))
+    assert any('window is for DICOM files, and 1 are none' in note
+               for note in found['notes'])
+    assert not any('window' in note for note in measure_images(
+        tmp_path, num_workers=0)['notes'])
+
+
 def geotiff(array, mask=None, **profile):
     """Let rasterio write an image (H, W, C) with a place on the Earth."""
     rasterio = pytest.importorskip('rasterio')
@@ -199,6 +211,18 @@ def test_bands_are_rasterios(profile, channels):
     file = geotiff(array, **profile)
     made = decode(file, 'x.tif', channels=channels, dtype='uint16')
     assert (made == array).all()
+
+
+def test_the_extra_for_compressions_is_named(monkeypatch):
+    file = geotiff(noise((40, 50, 6)), compress='lzw')
+    if importlib.util.find_spec('imagecodecs'):
+        pytest.skip('imagecodecs reads it')
+    monkeypatch.setattr(
+        'cmae_mm.datasets.formats.tiff.find_rasterio', lambda: False)
+    with pytest.raises(MissingLibrary, match=(
+            r"`pip install -e '\.\[geotiff\]'` \(rasterio\), or `pip install "
+            'imagecodecs`$')):
+        decode(file, 'x.tif', channels=6, dtype='uint16')
 
 
 def test_packed_bits():

@@ -53,6 +53,22 @@ LOST = {
 }
 
 
+def test_only_channels_that_there_are_can_be_chosen():
+    with pytest.raises(UnfitImage, match=r'channels=2; set channels=5, or '
+                       r'bands=\(\.\.\.\) to choose 2 of them'):
+        decode(tiff(noise((40, 50, 5), 'uint8', 256)), channels=2)
+    with pytest.raises(UnfitImage, match=r'channels=6; set channels=5 \('):
+        decode(tiff(noise((40, 50, 5), 'uint8', 256)), channels=6)
+
+
+def test_an_empty_file_is_called_empty():
+    for decoder in (decode, LoadImage().decode):
+        with pytest.raises(UndecodableImage, match='it is empty'):
+            decoder(b'', 'x.jpg')
+    with pytest.raises(UndecodableImage, match='it is empty'):
+        decode(b'', 'x.dcm', channels=1, dtype='float32')
+
+
 @pytest.mark.parametrize('name', LOST)
 def test_what_was_lost_is_refused_or_whole(name, tmp_path):
     data, wanted, said = LOST[name]

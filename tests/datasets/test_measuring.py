@@ -117,6 +117,12 @@ def test_what_is_broken_repeated_or_unfit_is_named(tmp_path):
     assert five['channels'] == 5 and five['unfit_count'] == 8
     with pytest.raises(ValueError, match='none of the 10 images.*so: h.tif'):
         measure_images(tmp_path, num_workers=0, channels=7)
+    assert [b['reason'] for b in found['broken']] == ['it is empty']
+    reasons = {u['path']: u['reason'] for u in found['unfit']}
+    assert reasons['g.tif'] == (
+        'g.tif has 5 channel(s), not 3; bands=(...) chooses 3 of them')
+    reasons = {u['path']: u['reason'] for u in five['unfit']}
+    assert reasons['a.png'] == 'a.png has 3 channel(s), not 5'
 
 
 def test_notes_and_settings(tmp_path):
@@ -166,6 +172,7 @@ def test_the_command_prints_and_writes(tmp_path):
         ['stats', 'scans', '--value-range', '0', '4095', '--dtype', 'uint8'],
         ['stats', 'none'],
         ['stats', 'scans', '--window', '40'],
+        ['stats', 'scans', '--out', 'none'],
         ['stats', 'scans', '--fill', 'zero'],
         ['stats', 'scans', '--channels', '3', '--bands', '0', '1'],
         cwd=tmp_path)
@@ -180,5 +187,6 @@ def test_the_command_prints_and_writes(tmp_path):
     assert code == 0 and 'value_range' in output and ' of uint8' in output
     for (code, output), said in zip(results[2:], (
             'no images below', '--window takes two numbers or file',
+            '--out: none is a folder, where a file is to be named',
             "must be a number or mean, but got 'zero'", 'both must agree')):
         assert code in (1, 2) and said in output.strip().splitlines()[-1]

@@ -35,6 +35,8 @@ def read_image(data: bytes,
         UnfitImage: If a setting must say how to read it; names the file.
         MissingLibrary: If an optional library is needed; names the file.
     """
+    if not data:
+        raise UndecodableImage('it is empty')
     try:
         if is_plain(data, name):
             channels = settings.channels if settings.bands is None else None

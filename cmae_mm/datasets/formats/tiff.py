@@ -138,9 +138,12 @@ def _read_compressed(data: bytes, series: Any, page: Any,
     pages = _read_by_opencv(data, page)
     if pages is not None and len(pages) == len(series.pages):
         return np.stack(pages).reshape(series.shape)
+    others = '`pip install imagecodecs`'
+    if len(series.pages) == 1 and not find_rasterio():
+        others = f'`{install_command("geotiff")}` (rasterio), or {others}'
     raise MissingLibrary(
         f'is compressed in a way that tifffile reads with another library '
-        f'({reason}); install it with `pip install imagecodecs`')
+        f'({reason}); install one with {others}')
 
 
 def _read_by_opencv(data: bytes, page: Any) -> Optional[List[np.ndarray]]:

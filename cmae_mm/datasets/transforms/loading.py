@@ -185,7 +185,7 @@ class LoadImage(LoadImageFromFile):
         Raises:
             ValueError: If it cannot be decoded, or would lose something.
         """
-        if self.settings.is_plain and is_plain(data, path):
+        if data and self.settings.is_plain and is_plain(data, path):
             # As everywhere in the framework, to the last bit.
             image = mmcv.imfrombytes(
                 data, flag=self.color_type, backend=self.imdecode_backend)

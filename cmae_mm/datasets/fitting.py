@@ -168,11 +168,12 @@ def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:
         low, high = pixels.min(), pixels.max()
         if low == high:
             return np.zeros(pixels.shape, dtype)
+        low, high = np.float64(low), np.float64(high)
     else:
         low, high = (np.array(end, np.float64) for end in value_range)
     values = pixels.astype(np.float64)
     values -= low
-    values *= _HIGHEST[dtype] / (np.float64(high) - low)
+    values *= _HIGHEST[dtype] / (high - low)
     return _round(values.clip(0, _HIGHEST[dtype]), dtype)
 
 
@@ -188,7 +189,8 @@ def _convert(pixels: np.ndarray, dtype: str, name: str) -> np.ndarray:
         return pixels
     if np.can_cast(pixels.dtype, dtype, 'safe'):
         return pixels.astype(dtype)
-    low, high = pixels.min(), pixels.max()
+    # Python's numbers: those of float16 cannot be compared with 65535.
+    low, high = pixels.min().item(), pixels.max().item()
     if dtype == 'float32':
         narrow = pixels.astype(np.float32)
         worst = np.abs(narrow.astype(np.float64) - pixels).max()

@@ -282,7 +282,8 @@ def _notes(facts: List[ImageFacts], count: int, used: Dict[str, Any],
     if len(kinds) > 1 and wanted.value_range is None:
         notes.append(
             f'values are of several types ({", ".join(sorted(kinds))}), which '
-            'are taken as they are: see that their units are the same')
+            'are taken as they are: see that their units are the same, or sort'
+            " them into folders, or set value_range='per_image'")
     if count == 3 and all(f.grey or len(f.mean) - f.alpha == 1
                           for f in facts):
         notes.append('all colours are grey: channels=1 holds the same')

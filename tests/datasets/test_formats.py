@@ -61,6 +61,17 @@ def test_only_channels_that_there_are_can_be_chosen():
         decode(tiff(noise((40, 50, 5), 'uint8', 256)), channels=6)
 
 
+@pytest.mark.filterwarnings('error')
+def test_ranges_and_halves_are_no_matter_of_warning():
+    half = numpy(noise((40, 50), 'float16', 200).round())
+    assert (decode(half, channels=1, dtype='uint16')[..., 0]
+            == noise((40, 50), 'float16', 200).round()).all()
+    image = tiff(noise((40, 50)))
+    one = decode(image, channels=1, value_range=(0, 4095))
+    assert (decode(image, channels=1, value_range=([0], [4095])) == one).all()
+    assert (one[..., 0] == np.rint(noise((40, 50)) / 4095 * 255)).all()
+
+
 def test_an_empty_file_is_called_empty():
     for decoder in (decode, LoadImage().decode):
         with pytest.raises(UndecodableImage, match='it is empty'):

@@ -1,7 +1,7 @@
 """What a run's figures say of its health, in words.
 
-The one threshold so far follows from a definition: docs/health.md says what
-has been measured, and what is still to be.
+Thresholds lie between healthy and broken runs that were measured,
+docs/health.md; that of a collapse follows from its definition.
 """
 import math
 from typing import (
@@ -67,6 +67,17 @@ def merge_rows(rows: Sequence[Row]) -> List[Dict[str, float]]:
     return [merged[i] for i in sorted(merged)]
 
 
+# Chance is 0, a collapse 1.
+COLLAPSED_COSINE = 0.9
+# Of what it was in the first measurements: healthy runs fell to 0.63 at the
+# least, one with too high a rate to 0.2.
+FALLEN_RANK = 0.4
+# Healthy runs had 64 and 128 targets; 4 were solved without learning.
+FEW_TARGETS = 16
+# Healthy runs had 25 and more, one whose target followed at once 0.3.
+DISTANCE_PER_RATE = 1.
+
+
 def _collapse(recent: Recent) -> Optional[str]:
     near = recent.mean('rho_neg')
     if not near > COLLAPSED_COSINE:
@@ -76,10 +87,42 @@ def _collapse(recent: Recent) -> Optional[str]:
             'lower the learning rate, and look at the target\'s momentum')
 
 
-COLLAPSED_COSINE = 0.9
+def _fallen_rank(recent: Recent) -> Optional[str]:
+    for name in ('target', 'online'):
+        first = recent.mean(f'health/erank_{name}', first=True)
+        now = recent.mean(f'health/erank_{name}')
+        if now < FALLEN_RANK * first:
+            return (f'the effective rank of the {name} features has fallen '
+                    f'from {first:.1f} to {now:.1f}: images become alike, as '
+                    'with too high a learning rate; lower it and start anew')
+    return None
+
+
+def _few_targets(recent: Recent) -> Optional[str]:
+    count = recent.mean('health/targets')
+    if not count < FEW_TARGETS:
+        return None
+    return (f'an image is told apart from {count - 1:.0f} others alone, which '
+            'takes no good features (acc_ct is high from the start), and '
+            'BatchNorm sees as few; take larger batches, or, where memory is '
+            'short, model.micro_batch, not accumulative_counts')
+
+
+def _near_target(recent: Recent) -> Optional[str]:
+    rate = recent.mean('lr')
+    distance = recent.mean('health/target_distance')
+    if not (rate > 0 and distance < DISTANCE_PER_RATE * rate):
+        return None
+    return (f'the target is hardly behind the online branch (target_distance '
+            f'{distance:.1e}): its momentum is too low to average anything; '
+            'raise model.target.momentum')
+
 
 RULES: Dict[str, Callable[[Recent], Optional[str]]] = {
     'collapse': _collapse,
+    'fallen rank': _fallen_rank,
+    'few targets': _few_targets,
+    'near target': _near_target,
 }
 
 

@@ -131,6 +131,17 @@ def test_accuracy_and_rank_are_of_the_same_targets(image_root, tmp_path):
         assert 1 + wrong - 1e-6 <= rank <= 1 + 3 * wrong + 1e-6
 
 
+def test_what_is_wrong_is_said_once(image_root, tmp_path):
+    """Batches of 4 images are such."""
+    train(image_root, tmp_path, [dict(type='HealthHook', interval=1)],
+          **{'train_cfg.max_iters': 8})
+    (log, ) = tmp_path.glob('*/*.log')
+    said = [line for line in log.read_text().splitlines()
+            if 'Health: ' in line]
+    assert len(said) == 1
+    assert 'an image is told apart from 3 others alone' in said[0]
+
+
 def test_the_targets_distance_is_that_of_what_it_averages():
     model = build(model_cfg())
     assert float(target_distance(model)) == 0

@@ -23,8 +23,8 @@ PANELS: Tuple[Tuple[str, str, bool], ...] = (
     ('distance of target and online', 'health/target_distance', True),
     ('gradient norm, encoder', 'health/grad/backbone', True),
 )
-COLOURS = ('black', '#d55e00', '#0072b2', '#009e73', '#cc79a7', '#56b4e9',
-           '#e69f00')
+COLOURS = ('black', '#777777', '#bbbbbb', '#d55e00', '#0072b2', '#009e73',
+           '#cc79a7', '#56b4e9', '#e69f00')
 # Last measurements that the table averages.
 LAST = 5
 

@@ -33,7 +33,7 @@ class Reference(NamedTuple):
     @property
     def folder(self) -> str:
         """Give the name of its work folder."""
-        return self.name.replace(' ', '_')
+        return self.name.replace(',', '').replace(' ', '_')
 
 
 def _steps(count: int, warmup: int) -> Tuple[str, ...]:
@@ -45,16 +45,20 @@ def _steps(count: int, warmup: int) -> Tuple[str, ...]:
 
 RUNS = [
     Reference('healthy'),
+    # How far healthy runs differ.
+    Reference('healthy, seed 1', ('randomness.seed=1', )),
+    Reference('healthy, seed 2', ('randomness.seed=2', )),
     Reference('rate too high', ('optim_wrapper.optimizer.lr=0.1', )),
     Reference('no shift, no colour', (
         'data_preprocessor.max_shift=0', 'data_preprocessor.jitter_prob=0',
         'data_preprocessor.grey_prob=0', 'data_preprocessor.blur_prob=0')),
-    # 100 steps of 32 images, eight times 4.
+    # 1,000 steps of 32 images, eight times 4.
     Reference('tiny batches', (
         'train_dataloader.batch_size=4', 'optim_wrapper.accumulative_counts=8',
-        'default_hooks.logger.interval=40', 'log_processor.window_size=40',
-        'default_hooks.checkpoint.interval=400', 'custom_hooks.5.interval=400',
-        *_steps(800, 160))),
+        'default_hooks.logger.interval=80', 'log_processor.window_size=80',
+        'default_hooks.checkpoint.interval=4000',
+        'custom_hooks.5.interval=800',
+        *_steps(8000, 800))),
     Reference('momentum too low', ('model.target.momentum=0.05', )),
     Reference('reconstruction alone', ('model.head.contrastive=None', )),
     Reference('duplicates', data='duplicates'),

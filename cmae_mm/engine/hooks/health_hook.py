@@ -19,7 +19,7 @@ from .step_state import at_optimizer_step
 ONLINE, TARGET = 'online', 'target'
 PREDICTION, PROJECTION = 'prediction', 'projection'
 # Of the log line, what warnings are drawn from besides.
-_LOGGED = ('loss', 'loss_rc', 'loss_ct', 'rho_pos', 'rho_neg', 'acc_ct')
+_LOGGED = ('loss', 'loss_rc', 'loss_ct', 'rho_pos', 'rho_neg', 'acc_ct', 'lr')
 _KEPT = 100
 
 

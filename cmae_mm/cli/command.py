@@ -105,12 +105,7 @@ def run(args: argparse.Namespace) -> NoReturn:
     command: Command = args.chosen
     status = 0
     try:
-        check_inputs(args)
-        if command.check is not None:
-            command.check(args)
-        if command.registers:
-            load_libraries()
-        result = dict(command.run(args) or {})
+        result = perform(args)
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
             print(json.dumps(result, default=_plain), flush=True)
@@ -127,6 +122,24 @@ def run(args: argparse.Namespace) -> NoReturn:
     except Exception as error:
         fail(error, f'cmae {command.name}', args.debug, command.error_status)
     sys.exit(status)
+
+
+def perform(args: argparse.Namespace) -> Result:
+    """Check a command line and do what it says; mistakes are raised.
+
+    Args:
+        args (argparse.Namespace): With ``chosen``, the command.
+
+    Returns:
+        Result: What it has found out.
+    """
+    command: Command = args.chosen
+    check_inputs(args)
+    if command.check is not None:
+        command.check(args)
+    if command.registers:
+        load_libraries()
+    return dict(command.run(args) or {})
 
 
 def load_libraries() -> None:

@@ -20,6 +20,7 @@ from . import (
     splits,
     stats,
     store,
+    study,
     test,
     train,
     verify,
@@ -34,6 +35,7 @@ COMMANDS: List[Command] = [
     *evaluate.COMMANDS,
     *embed.COMMANDS,
     *compare.COMMANDS,
+    *study.COMMANDS,
     *pictures.COMMANDS,
     *maps.COMMANDS,
     *report.COMMANDS,
@@ -48,7 +50,8 @@ COMMANDS: List[Command] = [
 # How the help lists them: what one does first stands first.
 GROUPS: Dict[str, Tuple[str, ...]] = {
     'pre-train and fine-tune': ('pretrain', 'train', 'test'),
-    'evaluate': ('knn', 'linear', 'low-shot', 'embed', 'compare'),
+    'evaluate': ('knn', 'linear', 'low-shot', 'embed', 'compare',
+                 'study'),
     'look': ('views', 'reconstruct', 'attention', 'features', 'map',
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),

@@ -16,7 +16,8 @@ from cmae_mm.cli.main import COMMANDS, GROUPS, build_parser, parse
 from cmae_mm.evaluation.knn import KS
 from cmae_mm.evaluation.linear import LRS
 
-ORDER = ['DATA', 'CONFIG', 'CHECKPOINT', 'IMAGES', 'TRACE', 'WORK_DIR', 'OUT']
+ORDER = ['DATA', 'STUDY', 'CONFIG', 'CHECKPOINT', 'IMAGES', 'TRACE',
+         'WORK_DIR', 'OUT']
 NAMES = [command.name for command in COMMANDS]
 
 

@@ -32,6 +32,26 @@ def test_images_of_any_channels_are_learnt_and_reconstructed(channels):
     assert torch.equal(made['reconstruction'][visible], views[0][visible])
 
 
+def test_the_reconstruction_can_be_weighted_down_to_nothing():
+    """With 0, the contrast alone moves the encoder."""
+    views = list(torch.randn(2, 4, 3, 32, 32))
+    found = []
+    for weight in (1., 0.5, 0.):
+        torch.manual_seed(0)
+        model = build(model_cfg(**{
+            'head.reconstruction': dict(loss_weight=weight)}))
+        losses = model.loss(views)
+        (losses['loss_rc'] + losses['loss_ct']).backward()
+        found.append(losses['loss_rc'].item())
+        gradient = model.neck.pixel_decoder.decoder_pred.weight.grad
+        assert bool(gradient.any()) == (weight > 0)
+        assert model.backbone.layers[0].attn.qkv.weight.grad.any()
+    assert found[0] == 2 * found[1] > 0 == found[2]
+    with pytest.raises(ValueError, match='must be 0 or more, but got -1'):
+        MODELS.build(model_cfg(**{
+            'head.reconstruction': dict(loss_weight=-1)}))
+
+
 @pytest.mark.parametrize('changes, named', [
     ({'neck.embed_dims': 999}, 'neck.embed_dims=999 .* embed_dims=48'),
     ({'neck.in_channels': 1}, 'neck.in_channels=1 .* in_channels=3'),

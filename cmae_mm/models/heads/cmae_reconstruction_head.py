@@ -1,4 +1,7 @@
 """The reconstruction loss, of nothing but the removed patches."""
+import math
+from typing import Any
+
 import torch
 from mmpretrain.models import MAEPretrainHead
 from mmpretrain.registry import MODELS
@@ -14,8 +17,20 @@ class CMAEReconstructionHead(MAEPretrainHead):
     pixels would be compared for is left out by the mask.
 
     Args:
+        loss_weight (float): What the loss is multiplied by; 0 leaves the
+            contrast alone. Defaults to 1.
         **kwargs: Arguments of ``MAEPretrainHead``.
+
+    Raises:
+        ValueError: If the weight is negative or not finite.
     """
+
+    def __init__(self, loss_weight: float = 1., **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not (loss_weight >= 0 and math.isfinite(loss_weight)):
+            raise ValueError('head.reconstruction.loss_weight must be 0 or '
+                             f'more, but got {loss_weight}')
+        self.loss_weight = loss_weight
 
     def loss(self, pred: torch.Tensor, images: torch.Tensor,
              mask: torch.Tensor) -> torch.Tensor:
@@ -33,8 +48,9 @@ class CMAEReconstructionHead(MAEPretrainHead):
         ids = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         target = self.construct_removed(images, ids[:, :pred.shape[1]])
         # All count alike; the loss divides by their number.
-        return self.loss_module(
+        loss = self.loss_module(
             pred, target, pred.new_ones(pred.shape[:2], dtype=target.dtype))
+        return loss if self.loss_weight == 1 else self.loss_weight * loss
 
     def construct_removed(self, images: torch.Tensor,
                           ids: torch.Tensor) -> torch.Tensor:

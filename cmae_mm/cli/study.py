@@ -1,0 +1,234 @@
+"""Comparing trainings: several configs, each with several seeds."""
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from ..api.study_plan import CHECKPOINT, Step, Study, StudyRun, read_study
+from ..config import ConfigError
+from .command import Command, Result, perform
+from .parser import at_least
+
+# Seconds between two looks at the processes.
+_LOOK = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument('study', metavar='STUDY', help='YAML file')
+    parser.add_argument(
+        '--out', metavar='DIR',
+        help='folder of runs and results (default: work_dirs/<study>)')
+    parser.add_argument(
+        '--jobs', type=at_least(1), default=1, metavar='N',
+        help='runs at once, which share the cores (default: 1)')
+    parser.add_argument(
+        '--gpus', type=at_least(0), nargs='+', default=[], metavar='N',
+        help='a GPU for each of the runs at once, in turn')
+    parser.add_argument(
+        '--only', nargs='+', default=[], metavar='NAME',
+        help='only these runs of the study')
+    # One run, in this process: what the command starts itself.
+    parser.add_argument('--run', nargs=2, help=argparse.SUPPRESS)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Read the study, and compare with what earlier calls have done.
+
+    Raises:
+        ConfigError: If it cannot be meant so, or something was run with other
+            settings.
+        FileNotFoundError: If a file is missing.
+    """
+    study = read_study(args.study, _out(args))
+    unknown = [name for name in args.only if name not in study.names]
+    if unknown:
+        raise ConfigError(f'--only: there is no run {unknown[0]!r} in '
+                          f'{args.study}, but {", ".join(study.names)}')
+    for run in study.runs:
+        for step in run.steps:
+            _check_same(step)
+
+
+def _check_same(step: Step) -> None:
+    if not step.done.is_file():
+        return
+    before = json.loads(step.done.read_text('utf-8'))['command']
+    if before != step.command:
+        changed = sorted(set(before) ^ set(step.command))
+        raise ConfigError(
+            f'{step.done} was made with other settings ({", ".join(changed)})'
+            f'; delete {step.done.parent} to run it anew, give the run '
+            'another name, or another --out')
+
+
+def study(args: argparse.Namespace) -> Optional[Result]:
+    """Run what is not done, and write the results."""
+    from ..visualization.study_results import write_results
+    out = _out(args)
+    plan = read_study(args.study, out)
+    if args.run is not None:
+        name, seed = args.run
+        make_run(next(run for run in plan.runs
+                      if run.name == name and run.seed == int(seed)))
+        return None
+    chosen = [r for r in plan.runs if not args.only or r.name in args.only]
+    failed = start_all(args, plan, chosen)
+    results = write_results(plan, out)
+    print(results.table)
+    print(f'also in {out}: results.csv, results.md, bars.png, curves.png')
+    for run in failed:
+        print(f'{run.label} failed ({_last_line(run)}); its output is in '
+              f'{run.folder}/output.txt, and the same command tries again',
+              file=sys.stderr)
+    return dict(out=str(out), done=len(chosen) - len(failed),
+                failed=[run.label for run in failed], rows=results.summary,
+                exit_status=1 if failed else 0)
+
+
+def start_all(args: argparse.Namespace, plan: Study,
+              chosen: Sequence[StudyRun]) -> List[StudyRun]:
+    """Start runs, so many at once as is asked; wait for them.
+
+    Returns:
+        List[StudyRun]: Those that failed.
+    """
+    from ..progress import Progress
+    from ..visualization.study_results import write_results
+    waiting = [run for run in chosen if not is_done(run)]
+    places = list(args.gpus) or [None] * args.jobs
+    threads = max(1, (os.cpu_count() or 1) // len(places))
+    running: Dict[int, Tuple[StudyRun, subprocess.Popen]] = {}
+    failed: List[StudyRun] = []
+    with Progress(len(chosen), plan.title, 'run',
+                  initial=len(chosen) - len(waiting)) as progress, \
+            _ended_together(running):
+        while waiting or running:
+            for place, gpu in enumerate(places):
+                if waiting and place not in running:
+                    run = waiting.pop(0)
+                    print(f'{run.label}: started, see {run.folder}',
+                          flush=True)
+                    running[place] = run, _start(args, run, gpu, threads)
+            time.sleep(_LOOK)
+            for place, (run, process) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[place]
+                if process.returncode or not is_done(run):
+                    failed.append(run)
+                progress.update()
+                write_results(plan, _out(args))
+    return failed
+
+
+class _ended_together:
+    """Tells processes that are still running to save and end, at the end.
+
+    Args:
+        running (dict): Runs and their processes.
+    """
+
+    def __init__(self, running: Dict[int, Tuple[StudyRun, subprocess.Popen]]
+                 ) -> None:
+        self.running = running
+
+    def __enter__(self) -> None:
+        def stop(number: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
+        self._before = signal.signal(signal.SIGTERM, stop)
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        processes = [process for _, process in self.running.values()]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def _start(args: argparse.Namespace, run: StudyRun, gpu: Optional[int],
+           threads: int) -> subprocess.Popen:
+    environment = dict(os.environ)
+    environment.setdefault('OMP_NUM_THREADS', str(threads))
+    if gpu is not None:
+        environment['CUDA_VISIBLE_DEVICES'] = str(gpu)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, '-m', 'cmae_mm', 'study', args.study, '--out',
+               str(_out(args)), '--run', run.name, str(run.seed)]
+    with open(run.folder / 'output.txt', 'a') as output:
+        # A group of its own: Ctrl-C reaches it once, from here.
+        return subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+            env=environment, start_new_session=True)
+
+
+def is_done(run: StudyRun) -> bool:
+    """Say whether all steps of a run were made."""
+    return all(step.done.is_file() for step in run.steps)
+
+
+def make_run(run: StudyRun) -> None:
+    """Make the steps of a run that are not done, in this process."""
+    from .main import parse
+    for step in run.steps:
+        if step.done.is_file():
+            continue
+        words = list(_filled_in(step.command, run))
+        begun = time.time()
+        result = perform(parse(words))
+        if result.pop('exit_status', 0):
+            sys.exit(1)
+        done = dict(command=step.command, result=result,
+                    seconds=time.time() - begun)
+        part = step.done.with_suffix('.part')
+        part.write_text(json.dumps(done, default=str) + '\n', 'utf-8')
+        os.replace(part, step.done)
+
+
+def _filled_in(command: Sequence[str], run: StudyRun) -> Iterator[str]:
+    """Put the checkpoint in its place."""
+    from ..engine.checkpoint_folder import find_newest_whole, list_checkpoints
+    for word in command:
+        if CHECKPOINT in word:
+            folder = run.folder / 'train'
+            last = find_newest_whole(list_checkpoints(str(folder)))
+            if last is None:
+                raise FileNotFoundError(f'{folder} holds no checkpoint')
+            word = word.replace(CHECKPOINT, str(last))
+        yield word
+
+
+def _last_line(run: StudyRun) -> str:
+    lines = (run.folder / 'output.txt').read_text(
+        'utf-8', 'replace').strip().splitlines()
+    return lines[-1] if lines else 'it said nothing'
+
+
+def _out(args: argparse.Namespace) -> Path:
+    return Path(args.out or Path('work_dirs') / Path(args.study).stem)
+
+
+COMMANDS = [
+    Command(
+        name='study',
+        help='compare configs over several seeds',
+        description='Trains and evaluates each run of STUDY once for each '
+        'seed, and writes a table with mean and spread, a CSV file and plots. '
+        'Interrupted, the same command goes on where it stopped. '
+        'docs/study.md says what STUDY holds.',
+        example='cmae study studies/cifar10.yaml\n'
+        'cmae study studies/cifar10.yaml --gpus 0 1 2 3',
+        add_arguments=add_arguments,
+        check=check,
+        registers=False,
+        stopped=lambda args: f'runs that are done are in {_out(args)}, and '
+        'the same command goes on',
+        run=study),
+]

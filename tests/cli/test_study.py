@@ -1,0 +1,158 @@
+"""Studies: several trainings beside each other, with several seeds."""
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from helpers import ROOT, run_commands, run_tool
+
+from cmae_mm.api.study_plan import folder_name, read_study
+from cmae_mm.config import ConfigError
+from cmae_mm.visualization.study_results import write_results
+
+CONFIG = 'configs/quickstart/cmae_vit-mini_tiles.py'
+
+
+def write_study(path, **content):
+    content = {'config': CONFIG, 'runs': {'CMAE': None}, **content}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(path)
+
+
+def small_study(folder, image_root, iterations=2):
+    return write_study(
+        folder / 'small.yaml', title='a small one', seeds=[3],
+        evaluate={'knn': ['--ks', 1, '--num-workers', 0]},
+        options={
+            'train_dataloader.dataset.data_root': str(image_root),
+            'train_dataloader.batch_size': 4,
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+            'train_cfg.max_iters': iterations,
+            'default_hooks.checkpoint.interval': 1,
+            'default_hooks.logger.interval': 1},
+        runs={'MAE, no contrast': {
+            'options': {'model.head.contrastive': None}},
+            'random weights': {'checkpoint': 'random'}})
+
+
+def test_it_goes_on_where_it_was_stopped(image_root, tmp_path):
+    """Training is told to end, and made to its end by the next call."""
+    study = small_study(tmp_path, image_root, iterations=40)
+    out = tmp_path / 'out'
+    command = [sys.executable, '-m', 'cmae_mm', 'study', study, '--out',
+               str(out)]
+    trained = out / 'mae_no_contrast/seed3/train'
+    with open(tmp_path / 'said.txt', 'w') as said:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said,
+                                   stderr=said)
+        deadline = time.monotonic() + 120
+        while not list(trained.glob('iter_*.pth')):
+            assert process.poll() is None, (tmp_path / 'said.txt').read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    assert 'the same command goes on' in (tmp_path / 'said.txt').read_text()
+    assert not trained.with_name('train.json').exists()
+    assert len(list(trained.glob('2*'))) == 1
+
+    said = run_tool('cmae', 'study', study, '--out', out, '--json')
+    assert len(list(trained.glob('2*'))) == 2
+    log = (trained.parent / 'output.txt').read_text()
+    assert 'resumed' in log.lower()
+    result = json.loads(next(
+        line for line in said.splitlines() if line.startswith('{"out')))
+    assert result['failed'] == [] and result['done'] == 2
+    knn = json.loads(
+        (out / 'random_weights/seed3/knn.json').read_text())['result']['top1']
+    assert result['rows']['random weights']['knn'] == [knn, 0., 1]
+    assert 'loss_rc' in result['rows']['MAE, no contrast']
+    assert 'loss_ct' not in result['rows']['MAE, no contrast']
+    assert f'| random weights | 1 | - | - | - | {knn:.1f} |' in said
+    for name in ('results.csv', 'results.md', 'bars.png'):
+        assert (out / name).stat().st_size > 50
+    # A setting changed, and a run that fails.
+    write_study(tmp_path / 'wrong.yaml', seeds=[0],
+                runs={'wrong': {'checkpoint': study}})
+    file = tmp_path / 'small.yaml'
+    file.write_text(file.read_text().replace('max_iters: 40',
+                                             'max_iters: 41'))
+    (first, said), (second, failed) = run_commands(
+        ['study', study, '--out', str(out)],
+        ['study', str(tmp_path / 'wrong.yaml'), '--out',
+         str(tmp_path / 'other')])
+    assert first == second == 1
+    assert 'was made with other settings (train_cfg.max_iters=40' in said
+    assert 'wrong, seed 0 failed (cmae study: ' in failed
+    assert 'other/wrong/seed0/output.txt' in failed
+
+
+def test_tables_have_means_and_spreads(tmp_path):
+    values = {'CMAE': [70., 71.5, 76.], 'random': [60., 61.]}
+    study = read_study(write_study(
+        tmp_path / 'x.yaml', seeds=[0, 1, 2], evaluate=['knn', 'low-shot'],
+        runs={'CMAE': {'checkpoint': 'a.pth'},
+              'random': {'checkpoint': 'random'}}), tmp_path)
+    for run in study.runs:
+        known = values[run.name]
+        if run.seed < len(known):
+            knn, few = (step.done for step in run.steps)
+            knn.parent.mkdir(parents=True)
+            knn.write_text(json.dumps(dict(
+                command=['knn'], result=dict(top1=known[run.seed]))))
+            few.write_text(json.dumps(dict(
+                command=['low-shot'],
+                result={'1': 20., '1_std': 3., '1pct': 30.})))
+    results = write_results(study, tmp_path)
+    assert results.summary['CMAE']['knn'] == (
+        statistics.mean(values['CMAE']), statistics.stdev(values['CMAE']), 3)
+    assert '| random | 2 | 60.5 +- 0.7 | 20.0 +- 0.0 | 30.0 +- 0.0 |' in (
+        results.table)
+    rows = list(csv.reader(
+        (tmp_path / 'results.csv').read_text().splitlines()))
+    assert rows[0] == ['run', 'seed', 'knn', 'low-shot 1', 'low-shot 1pct']
+    assert ['CMAE', '1', '71.5', '20.0', '30.0'] in rows and len(rows) == 6
+    assert not os.path.exists(tmp_path / 'curves.png')
+
+
+@pytest.mark.parametrize('content,message', [
+    (dict(run={}), 'has run, but takes only title, config'),
+    (dict(runs={}), 'runs is empty'),
+    (dict(runs=['a']), "runs must be a mapping, but got \\['a'\\]"),
+    (dict(runs={'A 1': None, 'a_1': None}), 'would share a folder'),
+    (dict(runs={'a': {'option': {}}}), 'runs.a has option, but takes only'),
+    (dict(runs={'a': {'options': {'model': {'x': 1}}}}), 'with dots: model.'),
+    (dict(options={'randomness.seed': 1}), 'seeds, not randomness.seed'),
+    (dict(seeds=[0, 0]), 'list of different whole numbers'),
+    (dict(seeds=3), 'list of different whole numbers'),
+    (dict(evaluate=['kn']), 'must be a list of knn, linear, low-shot'),
+    (dict(transfer={'tuned': {}}), 'transfer.tuned has no config'),
+    (dict(transfer={'knn': {'config': CONFIG}}), 'choose another name'),
+    (dict(config=None), 'runs.CMAE has no config'),
+])
+def test_mistakes_of_the_file(content, message, tmp_path):
+    path = write_study(tmp_path / 'x.yaml', **content)
+    with pytest.raises(ConfigError, match=message):
+        read_study(path, tmp_path)
+
+
+def test_values_reach_the_command_line(tmp_path):
+    study = read_study(write_study(
+        tmp_path / 'x.yaml', options={'a.b': [1, 2.5], 'c': None},
+        seeds=[7], transfer={'Fine-tuning': {
+            'config': CONFIG, 'options': {'d': 'text'}}},
+        runs={'one': {'options': {'c': True}}}), tmp_path)
+    train, _, tuned = study.runs[0].steps
+    assert train.command[5:] == [
+        '--cfg-options', 'a.b=[1,2.5]', 'c=True', 'randomness.seed=7']
+    assert tuned.name == 'fine_tuning' and tuned.command[6:] == [
+        'model.backbone.init_cfg.checkpoint={checkpoint}', 'd=text',
+        'randomness.seed=7']
+    assert folder_name('MAE, 75 %') == 'mae_75'

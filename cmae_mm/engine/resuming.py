@@ -34,6 +34,7 @@ from .run_checks import (
     check_ranks_agree,
     check_target_moves,
 )
+from .sharding import load_into
 from .stop_signals import shield_workers
 
 
@@ -223,7 +224,7 @@ class Resuming:
         checkpoint['state_dict'] = state
         # Hooks may take the state apart, as EMAHook does.
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model.load_state_dict(checkpoint['state_dict'], strict=False)
+        load_into(model, checkpoint['state_dict'])
         if copy_target:
             model.reset_target()
         self._has_loaded = True

@@ -18,6 +18,7 @@ from ...visualization import (
 )
 from ..device import unwrapped_model
 from ..random_state import keep_generators
+from ..sharding import whole_parameters
 
 
 @HOOKS.register_module()
@@ -85,8 +86,11 @@ class ReconstructionHook(Hook):
             self._draw(runner, runner.iter + 1)
 
     def _draw(self, runner, step: int) -> None:
-        if not is_main_process():
-            return
+        with whole_parameters(unwrapped_model(runner)):
+            if is_main_process():
+                self._add_picture(runner, step)
+
+    def _add_picture(self, runner, step: int) -> None:
         model = unwrapped_model(runner)
         with keep_generators():
             if self._images is None:

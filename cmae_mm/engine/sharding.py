@@ -59,8 +59,9 @@ def shard(model: nn.Module) -> None:
 def whole_parameters(model: nn.Module) -> Iterator[None]:
     """Bring all parameters together, for other use than a training step.
 
-    Within it ranks may compute different things, or nothing. Where nothing is
-    shared out nothing is done.
+    All ranks must compute with the same modules in it: what torch prefetches
+    in the next backward pass follows from what was computed before. Where
+    nothing is shared out nothing is done.
 
     Args:
         model (nn.Module): The model, on all ranks.

@@ -1,5 +1,5 @@
 """Measures, while a pre-training goes on, whether it is healthy."""
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size, is_main_process
@@ -108,9 +108,14 @@ class HealthHook(Hook):
                 self._seen[name] = value.detach()
 
         extra = model.backbone.num_extra_tokens
-        self._handles = [model.neck.register_forward_pre_hook(
-            lambda module, args: note(
-                module, ONLINE, args[0][:, extra:].mean(dim=1)))]
+
+        def note_online(module, args, out: Tuple[Tensor, ...]) -> None:
+            feature = out[0][:, extra:].mean(dim=1)
+            if ONLINE in self._seen:  # of another micro-batch
+                feature = torch.cat([self._seen[ONLINE], feature.detach()])
+            note(module, ONLINE, feature)
+
+        self._handles = [model.backbone.register_forward_hook(note_online)]
         if model.target is None:
             return
         projector = model.target.projector
@@ -168,6 +173,8 @@ class HealthHook(Hook):
         figures: Dict[str, Tensor] = {}
         if targets is not None:
             predictions = self._seen[PREDICTION]
+            # Micro-batches are computed once more in the backward pass.
+            self._seen[ONLINE] = self._seen[ONLINE][:len(predictions)]
             figures['positive_rank'] = positive_ranks(
                 predictions, targets,
                 len(predictions) * get_rank()).double().mean()

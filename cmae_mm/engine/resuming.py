@@ -112,7 +112,8 @@ class Resuming:
             nn.Module: The trained model.
 
         Raises:
-            TrainingStopped: After SIGTERM or Ctrl-C, when all is saved.
+            TrainingStopped: After SIGTERM, SIGUSR1 or Ctrl-C, when all is
+                saved.
         """
         signals = self._hook(PreemptionHook).signals
         watchdog = self._hook(WatchdogHook).watchdog

@@ -242,7 +242,7 @@ def run_until(command, seen, act, env):
         start_new_session=True)
     # so that a failure ends
     limit = threading.Timer(
-        240, os.killpg, args=(process.pid, signal.SIGKILL))
+        400, os.killpg, args=(process.pid, signal.SIGKILL))
     limit.start()
     lines = []
     for line in process.stdout:
@@ -319,8 +319,8 @@ echo "$@" >>"$CALLS"
 
 
 def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
-    """Twice: by SIGTERM, and by the warning before a time limit; it then goes
-    on as if it had not been."""
+    """By SIGTERM, then by the warning before a time limit, in the job that
+    goes on; what that has saved is what a job without stops has made."""
     for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -334,8 +334,8 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
     def command(folder, iterations):
         # It says to start anew, which a requeued job must not.
         return ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,
-                '--work-dir', folder, '--no-resume', '--cfg-options',
-                *SMALL[1:], 'param_scheduler=[]',
+                '--work-dir', folder, '--no-resume', *SMALL[1:],
+                'param_scheduler=[]',
                 f'train_cfg.max_iters={iterations}']
 
     def warn(process):
@@ -343,7 +343,7 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
 
     steps = []
     for restarts, act in enumerate((terminate, warn)):
-        seen = f' {(steps or [0])[-1] + 3}/99999]'
+        seen = f' {(steps or [1])[-1] + 2}/99999]'
         status, out = run_until(
             command(work, 99999), seen, act,
             {**env, 'SLURM_RESTART_COUNT': str(restarts)})
@@ -351,13 +351,12 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
         asked = calls.read_text().splitlines()
         assert asked.count('requeue 4711') == restarts + 1
         steps += steps_of(work)
-    assert 3 <= steps[0] <= steps[1] - 3
-    end = steps[1] + 1
-    for folder, restarts in ((work, '2'), (tmp_path / 'alone', '0')):
-        status, out = run_until(
-            command(folder, end), None, None,
-            {**env, 'SLURM_RESTART_COUNT': restarts})
-        assert status == 0, out[-3000:]
+    end = steps[1]
+    assert 3 <= steps[0] <= end - 2
+    status, out = run_until(
+        command(tmp_path / 'alone', end), None, None,
+        {**env, 'SLURM_RESTART_COUNT': '0'})
+    assert status == 0, out[-3000:]
     made, alone = (
         torch.load(folder / f'iter_{end}.pth', weights_only=False)
         for folder in (work, tmp_path / 'alone'))

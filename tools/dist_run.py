@@ -50,7 +50,7 @@ def start(context: PContext, original=PContext.start) -> None:
 
 def listen() -> None:
     """Listen to what schedulers and people stop programs with."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, tell_ranks)
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Usage: tools/dist_train.sh CONFIG GPUS [options of cmae train]
-# SIGTERM and Ctrl-C end it with a checkpoint, and with status 75 and 130.
+# SIGTERM (or SIGUSR1) and Ctrl-C end it with a checkpoint, and with status 75
+# and 130.
 # Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
 usage='usage: tools/dist_train.sh CONFIG GPUS [options of cmae train]'

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Usage: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=...] \
 #        tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of cmae train]
-# Training that is told to end (SIGTERM: preemption, or sbatch's
-# --signal=TERM@120 before the time limit) saves and ends with status 75. In a
+# Training that is told to end (SIGTERM: preemption; SIGUSR1: sbatch's
+# --signal=USR1@120 before the time limit) saves and ends with status 75. In a
 # job of sbatch the job is then requeued, and goes on from there; otherwise the
 # command that goes on is said.
 set -euo pipefail
@@ -33,9 +33,10 @@ srun --partition="$PARTITION" --job-name="$JOB_NAME" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     python -u "$(dirname "$0")/train.py" "$CONFIG" --launcher slurm "$@" &
 step=$!
-# srun hands SIGTERM on to the ranks; a signal ends bash's wait, not srun.
+# srun hands SIGTERM on to the ranks, as sbatch does SIGUSR1 by itself, or to
+# this script alone (--signal=B:USR1@120). A signal ends bash's wait, not srun.
 signalled=
-trap 'signalled=1; kill -TERM "$step" 2>/dev/null || true' TERM
+trap 'signalled=1; kill -TERM "$step" 2>/dev/null || true' TERM USR1
 trap 'signalled=1; kill -INT "$step" 2>/dev/null || true' INT
 while :; do
     signalled=

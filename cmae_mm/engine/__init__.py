@@ -1,4 +1,5 @@
 from .frozen_model import build_frozen_model
+from .fully_shard_strategy import FullyShardStrategy
 from .hooks import (
     AtomicCheckpointHook,
     HealthHook,
@@ -22,13 +23,15 @@ from .optimizers import (
     NonFiniteError,
 )
 from .runner import ResumableRunner
+from .sharded_runner import ShardedRunner
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
-    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
-    'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
-    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
-    'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
-    'ResumableRunner', 'SkippedStepHook', 'StepSeedHook', 'TargetUpdateHook',
-    'TransferCheckHook', 'WatchdogHook', 'build_frozen_model'
+    'BackboneLayerDecayConstructor', 'FullyShardStrategy',
+    'GroupedOptimWrapperConstructor', 'HealthHook', 'KNNHook',
+    'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook',
+    'PretrainCheckHook', 'ReconstructionHook', 'ResumableEpochLoop',
+    'ResumableIterLoop', 'ResumableRunner', 'ShardedRunner', 'SkippedStepHook',
+    'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook', 'WatchdogHook',
+    'build_frozen_model'
 ]

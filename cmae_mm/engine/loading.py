@@ -17,6 +17,7 @@ from ..checkpoints.fitting import (
 )
 from ..checkpoints.importing import from_released
 from ..models import CMAE
+from ..models.utils import is_sharded
 
 RESUME, START, TEST = 'resume', 'load_from', 'test'
 # What an MAE lacks of a CMAE, and a start from it makes new; each is there
@@ -105,7 +106,8 @@ def fit(model: nn.Module,
     if not report.fits:
         sizes = [describe_sizes(s) for s in (state, expected)]
         alike = sizes[0] == sizes[1] or '' in sizes
-        if alike and fits_once_converted(model, state):
+        if (alike and not is_sharded(model)
+                and fits_once_converted(model, state)):
             complete = OrderedDict(state)
         elif allow_partial and purpose == START and fitting:
             lines.append('load_partial=True: only what fits was loaded; '

@@ -34,6 +34,7 @@ from .run_checks import (
     check_ranks_agree,
     check_target_moves,
 )
+from .sharding import load_into
 from .stop_signals import shield_workers
 
 
@@ -111,7 +112,8 @@ class Resuming:
             nn.Module: The trained model.
 
         Raises:
-            TrainingStopped: After SIGTERM or Ctrl-C, when all is saved.
+            TrainingStopped: After SIGTERM, SIGUSR1 or Ctrl-C, when all is
+                saved.
         """
         signals = self._hook(PreemptionHook).signals
         watchdog = self._hook(WatchdogHook).watchdog
@@ -223,7 +225,7 @@ class Resuming:
         checkpoint['state_dict'] = state
         # Hooks may take the state apart, as EMAHook does.
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model.load_state_dict(checkpoint['state_dict'], strict=False)
+        load_into(model, checkpoint['state_dict'])
         if copy_target:
             model.reset_target()
         self._has_loaded = True

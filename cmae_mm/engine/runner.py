@@ -9,6 +9,8 @@ from ..models import CMAE
 from .activation_checkpointing import checkpoint_activations
 from .compilation import compile_parts
 from .device import unwrapped_model
+from .learning_rate import scale_learning_rate
+from .optimizers import skipping_steps
 from .resuming import Resuming
 
 
@@ -26,14 +28,7 @@ class ResumableRunner(Resuming, Runner):
         See ``Runner.build_optim_wrapper``; mmengine's plain ``OptimWrapper``
         is replaced by ``AutoAmpOptimWrapper`` in float32.
         """
-        if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
-            kind = optim_wrapper.get('type', 'OptimWrapper')
-            if kind in ('OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper):
-                optim_wrapper = dict(
-                    optim_wrapper,
-                    type='mmpretrain.AutoAmpOptimWrapper',
-                    dtype='float32')
-        return super().build_optim_wrapper(optim_wrapper)
+        return super().build_optim_wrapper(skipping_steps(optim_wrapper))
 
     def scale_lr(self,
                  optim_wrapper: OptimWrapper,
@@ -48,18 +43,9 @@ class ResumableRunner(Resuming, Runner):
             auto_scale_lr (dict, optional): ``base_batch_size``, the batch
                 that the rate is for, and ``enable``. Defaults to None.
         """
-        if not auto_scale_lr or not auto_scale_lr.get('enable', False):
-            return
-        batch = self.train_dataloader.batch_size
-        accumulated = optim_wrapper._accumulative_counts
-        total = batch * self.world_size * accumulated
-        base = auto_scale_lr['base_batch_size']
-        self.logger.info(
-            f'Learning rates are multiplied by {total / base:g}: {batch} '
-            f'images on {self.world_size} process(es), {accumulated} batches '
-            f'a step, are {total} where the config is for {base}.')
-        for group in optim_wrapper.optimizer.param_groups:
-            group['lr'] *= total / base
+        scale_learning_rate(optim_wrapper, auto_scale_lr,
+                            self.train_dataloader.batch_size, self.world_size,
+                            self.logger)
 
     def _init_model_weights(self) -> None:
         super()._init_model_weights()

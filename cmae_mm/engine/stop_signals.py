@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, as wishes that training grants when it is ready."""
+"""SIGTERM, SIGUSR1, Ctrl-C: wishes that training grants when it is ready."""
 import os
 import signal
 import threading
@@ -11,6 +11,10 @@ from torch.utils.data import DataLoader
 # Exit statuses: "try again later" of sysexits.h, which a scheduler can requeue
 # on, and a shell's for Ctrl-C.
 EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130}
+# What Slurm's users are used to ask for some minutes before a time limit.
+WARNING = getattr(signal, 'SIGUSR1', None)  # not on Windows
+if WARNING is not None:
+    EXIT_STATUS[WARNING] = 75
 
 
 class TrainingStopped(SystemExit):
@@ -22,7 +26,7 @@ class TrainingStopped(SystemExit):
 
 
 class StopSignals:
-    """Notes SIGTERM and the first Ctrl-C; the second stops at once."""
+    """Notes SIGTERM, SIGUSR1 and Ctrl-C, the second of which stops at once."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -81,6 +85,8 @@ def shield_workers(loader: DataLoader) -> None:
 
 def _start(inner: Optional[Callable], worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if WARNING is not None:
+        signal.signal(WARNING, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         # Blocked here and so in all threads that come: one waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import ROOT, free_port
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -34,7 +35,8 @@ def log(folder):
 @pytest.fixture(autouse=True)
 def handlers():
     """Give the test process its handlers back, which a stop keeps."""
-    kept = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    kept = {s: signal.getsignal(s)
+            for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -45,6 +47,7 @@ def tell(number):
 
 
 @pytest.mark.parametrize('number, status', [(signal.SIGTERM, 75),
+                                            (signal.SIGUSR1, 75),
                                             (signal.SIGINT, 130)])
 def test_a_signal_ends_with_a_checkpoint_of_the_step(
         number, status, tmp_path):
@@ -239,7 +242,7 @@ def run_until(command, seen, act, env):
         start_new_session=True)
     # so that a failure ends
     limit = threading.Timer(
-        240, os.killpg, args=(process.pid, signal.SIGKILL))
+        400, os.killpg, args=(process.pid, signal.SIGKILL))
     limit.start()
     lines = []
     for line in process.stdout:
@@ -316,6 +319,8 @@ echo "$@" >>"$CALLS"
 
 
 def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
+    """By SIGTERM, then by the warning before a time limit, in the job that
+    goes on; what that has saved is what a job without stops has made."""
     for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -325,17 +330,36 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
         CALLS=str(calls), GPUS='2', SLURM_JOB_ID='4711',
         PATH=os.pathsep.join([str(tmp_path), os.path.dirname(sys.executable),
                               os.environ['PATH']]))
-    command = ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,
-               '--work-dir', work, '--no-resume', *SMALL[1:]]
+
+    def command(folder, iterations):
+        # It says to start anew, which a requeued job must not.
+        return ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,
+                '--work-dir', folder, '--no-resume', *SMALL[1:],
+                'param_scheduler=[]',
+                f'train_cfg.max_iters={iterations}']
+
+    def warn(process):
+        process.send_signal(signal.SIGUSR1)
+
+    steps = []
+    for restarts, act in enumerate((terminate, warn)):
+        seen = f' {(steps or [1])[-1] + 2}/99999]'
+        status, out = run_until(
+            command(work, 99999), seen, act,
+            {**env, 'SLURM_RESTART_COUNT': str(restarts)})
+        assert status == 75, out[-3000:]
+        asked = calls.read_text().splitlines()
+        assert asked.count('requeue 4711') == restarts + 1
+        steps += steps_of(work)
+    end = steps[1]
+    assert 3 <= steps[0] <= end - 2
     status, out = run_until(
-        command + ['train_cfg.max_iters=99999'], ' 3/99999]',
-        terminate, env)
-    assert status == 75, out[-3000:]
-    assert 'requeue 4711' in calls.read_text().splitlines()
-    assert len(steps_of(work)) == 1
-    # the requeued job, though its command says to start anew
-    (tmp_path / 'srun').write_text('#!/usr/bin/env bash\necho "$@"\n')
-    status, out = run_until(
-        command, None, None, {**env, 'SLURM_RESTART_COUNT': '1'})
-    assert status == 0 and out.rstrip().endswith('--resume')
-    assert '--no-resume' not in out and f'--work-dir {work}' in out
+        command(tmp_path / 'alone', end), None, None,
+        {**env, 'SLURM_RESTART_COUNT': '0'})
+    assert status == 0, out[-3000:]
+    made, alone = (
+        torch.load(folder / f'iter_{end}.pth', weights_only=False)
+        for folder in (work, tmp_path / 'alone'))
+    assert made['state_dict'].keys() == alone['state_dict'].keys()
+    for name, value in alone['state_dict'].items():
+        assert torch.equal(made['state_dict'][name], value), name

@@ -47,6 +47,10 @@ def read_arguments(arguments: Any = None) -> argparse.Namespace:
     parser.add_argument(
         '--compile', action='store_true', help='compile our step')
     parser.add_argument(
+        '--activation-checkpointing', action='store_true',
+        help='compute the activations of our layers again in the backward '
+        'pass')
+    parser.add_argument(
         '--profile', nargs='?', const='step_trace.json', metavar='FILE',
         help='write a trace of our step, for chrome://tracing (default: '
         '%(const)s)')
@@ -76,6 +80,9 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     )
 
     import cmae_mm
+    from cmae_mm.engine.activation_checkpointing import (
+        checkpoint_activations,
+    )
     # The libraries tell of every parameter that they initialise.
     logging.disable(logging.WARNING)
     cmae_mm.register()
@@ -90,6 +97,8 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
 
     with PeakMemory(device) as memory:
         ours = build_ours(cfg, batch_size, device, dtype, args.compile)
+        if args.activation_checkpointing:
+            checkpoint_activations(ours.model, True)
         ours()
         clock.time(ours, 2)
     flop = count_flop(ours)
@@ -134,6 +143,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
         batch_size=batch_size,
         dtype=dtype,
         compiled=args.compile,
+        activation_checkpointing=args.activation_checkpointing,
         device=torch.cuda.get_device_name(device) if on_gpu else 'cpu',
         threads=torch.get_num_threads(),
         clock='device' if on_gpu else args.clock)

@@ -5,7 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    is_main_process,
+)
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -13,6 +17,7 @@ from mmpretrain.registry import HOOKS
 from ...checkpoints import CheckpointError, to_plain
 from ...checkpoints.encoder_facts import encoder_facts
 from ...image_config import image_settings
+from ...models.utils import is_sharded
 from ..atomic_files import (
     WRITER,
     CheckpointBackend,
@@ -314,13 +319,12 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.logger.warning(f'{problem[0]}; training goes on without it')
 
     def _parameters_are_finite(self, runner) -> bool:
-        answer = [
-            is_main_process() and all_finite(unwrapped_model(runner))
-        ]
-        broadcast_object_list(answer)
-        if self._finite and not answer[0]:
+        model = unwrapped_model(runner)
+        asked = is_main_process() or is_sharded(model)
+        answers = all_gather_object(all_finite(model) if asked else True)
+        if self._finite and not all(answers):
             runner.logger.warning(
                 f'Parameters are not finite at iteration {runner.iter}: they '
                 'are not saved, and the checkpoints before them are kept.')
-        self._finite = answer[0]
+        self._finite = all(answers)
         return self._finite

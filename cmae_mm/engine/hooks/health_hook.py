@@ -1,5 +1,5 @@
 """Measures, while a pre-training goes on, whether it is healthy."""
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size, is_main_process
@@ -10,6 +10,7 @@ from torch import Tensor
 from ...evaluation.health import effective_rank, positive_ranks, spread
 from ...evaluation.health_rules import WINDOW, HealthWarning, warn
 from ...models import CMAE
+from ...models.utils import is_sharded
 from ..device import unwrapped_model
 from ..optimizers.step_guard import grad_norm, part_of
 from ..run_costs import RunCosts
@@ -107,9 +108,14 @@ class HealthHook(Hook):
                 self._seen[name] = value.detach()
 
         extra = model.backbone.num_extra_tokens
-        self._handles = [model.neck.register_forward_pre_hook(
-            lambda module, args: note(
-                module, ONLINE, args[0][:, extra:].mean(dim=1)))]
+
+        def note_online(module, args, out: Tuple[Tensor, ...]) -> None:
+            feature = out[0][:, extra:].mean(dim=1)
+            if ONLINE in self._seen:  # of another micro-batch
+                feature = torch.cat([self._seen[ONLINE], feature.detach()])
+            note(module, ONLINE, feature)
+
+        self._handles = [model.backbone.register_forward_hook(note_online)]
         if model.target is None:
             return
         projector = model.target.projector
@@ -132,7 +138,8 @@ class HealthHook(Hook):
 
     @torch.no_grad()
     def _measure_gradients(self, model: CMAE) -> None:
-        if not self._pending or not is_main_process():
+        # Where ranks share gradients out, each is asked for its part.
+        if not self._pending or not (is_main_process() or is_sharded(model)):
             return
         grads: Dict[str, List[Tensor]] = {}
         for name, parameter in model.named_parameters():
@@ -151,20 +158,27 @@ class HealthHook(Hook):
             targets = self._seen.get(PROJECTION)
             if targets is not None:  # of all processes: each takes part
                 targets = torch.cat(all_gather(targets), dim=0)
+            model = unwrapped_model(runner)
+            distance = None
+            if targets is not None and (is_main_process()
+                                        or is_sharded(model)):
+                distance = target_distance(model)
             if is_main_process():
-                self._report(runner, targets)
+                self._report(runner, targets, distance)
         self._seen.clear()
 
     @torch.no_grad()
-    def _report(self, runner, targets: Optional[Tensor]) -> None:
-        model = unwrapped_model(runner)
+    def _report(self, runner, targets: Optional[Tensor],
+                distance: Optional[Tensor]) -> None:
         figures: Dict[str, Tensor] = {}
         if targets is not None:
             predictions = self._seen[PREDICTION]
+            # Micro-batches are computed once more in the backward pass.
+            self._seen[ONLINE] = self._seen[ONLINE][:len(predictions)]
             figures['positive_rank'] = positive_ranks(
                 predictions, targets,
                 len(predictions) * get_rank()).double().mean()
-            figures['target_distance'] = target_distance(model)
+            figures['target_distance'] = distance
         for name, features in self._seen.items():
             figures[f'erank_{name}'] = effective_rank(features)
             figures[f'spread_{name}'] = spread(features)

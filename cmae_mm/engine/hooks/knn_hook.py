@@ -7,6 +7,7 @@ from mmpretrain.registry import HOOKS
 
 from ...evaluation import FrozenFeatures, knn_accuracy
 from ..device import unwrapped_model
+from ..sharding import whole_parameters
 
 
 @HOOKS.register_module()
@@ -80,10 +81,11 @@ class KNNHook(Hook):
             self._evaluate(runner, runner.iter + 1, runner.iter + 1)
 
     def _evaluate(self, runner, step: int, iteration: int) -> None:
-        accuracy = knn_accuracy(
-            *self.source.extract('train'),
-            *self.source.extract('val'),
-            ks=self.ks)
+        with whole_parameters(unwrapped_model(runner)):
+            accuracy = knn_accuracy(
+                *self.source.extract('train'),
+                *self.source.extract('val'),
+                ks=self.ks)
         scalars = {f'knn/top1_k{k}': value for k, value in accuracy.items()}
         runner.visualizer.add_scalars(
             {'iter': iteration, **scalars}, step=step)

@@ -21,15 +21,15 @@ from .step_state import at_optimizer_step
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Stop on SIGTERM or Ctrl-C, with a checkpoint of the last step.
+    """Stop on SIGTERM, SIGUSR1 or Ctrl-C, with a checkpoint of the last step.
 
     It needs no line in a config: ``ResumableRunner`` has it. After a signal
     to any rank all ranks finish the same step, an optimizer step where
     gradients accumulate, rank 0 saves, and the process ends: with status 75
-    after SIGTERM, which ``tools/slurm_train.sh`` requeues on, and with 130
-    after Ctrl-C. A second Ctrl-C stops at once. A signal during validation is
-    heeded after it; where one is due after the last step, it is made up for
-    when the run goes on.
+    after SIGTERM and SIGUSR1, which ``tools/slurm_train.sh`` requeues on, and
+    with 130 after Ctrl-C. A second Ctrl-C stops at once. A signal during
+    validation is heeded after it; where one is due after the last step, it is
+    made up for when the run goes on.
 
     Raises:
         TrainingStopped: With that status.

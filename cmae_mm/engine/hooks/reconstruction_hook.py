@@ -11,6 +11,7 @@ from mmpretrain.registry import HOOKS
 from ...datasets.samplers import SeededIndex
 from ...datasets.seeding import mix, seed_generators
 from ...models import CMAE
+from ...models.utils import is_sharded
 from ...visualization import (
     draw_sheet,
     fitting_scale,
@@ -18,6 +19,7 @@ from ...visualization import (
 )
 from ..device import unwrapped_model
 from ..random_state import keep_generators
+from ..sharding import whole_parameters
 
 
 @HOOKS.register_module()
@@ -85,10 +87,10 @@ class ReconstructionHook(Hook):
             self._draw(runner, runner.iter + 1)
 
     def _draw(self, runner, step: int) -> None:
-        if not is_main_process():
-            return
         model = unwrapped_model(runner)
-        with keep_generators():
+        if not (is_main_process() or is_sharded(model)):
+            return
+        with whole_parameters(model), keep_generators():
             if self._images is None:
                 self._images = self._load(runner, model)
             images = self._images.to(next(model.parameters()).device)
@@ -97,8 +99,9 @@ class ReconstructionHook(Hook):
                 images.device)
             columns = prediction_columns(model, images, mask, self.channels)
         sheet = draw_sheet(columns, fitting_scale(images.shape[-1], 128))
-        runner.visualizer.add_image('reconstruction', np.asarray(sheet),
-                                    step=step)
+        if is_main_process():
+            runner.visualizer.add_image('reconstruction', np.asarray(sheet),
+                                        step=step)
 
     def _load(self, runner, model: CMAE) -> torch.Tensor:
         """Give the online views of some images, of constant draws."""

@@ -5,6 +5,8 @@ import torch
 from mmengine.dist import get_world_size
 from torch import nn
 
+from ...models.utils import local_part
+
 
 def at_optimizer_step(runner) -> bool:
     """Say whether no gradients are being accumulated, after an iteration."""
@@ -14,8 +16,12 @@ def at_optimizer_step(runner) -> bool:
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Say whether all parameters are numbers, at one synchronisation."""
-    finite = [torch.isfinite(p.detach()).all() for p in model.parameters()]
+    """Say whether all parameters are numbers, at one synchronisation.
+
+    Of a model that ranks share out it is this rank's part.
+    """
+    finite = [torch.isfinite(local_part(p.detach())).all()
+              for p in model.parameters()]
     return not finite or bool(torch.stack(finite).all())
 
 

@@ -1,7 +1,7 @@
 """Mixed precision that one config can ask for on every machine."""
 import logging
 from contextlib import contextmanager
-from typing import List, Tuple, Union
+from typing import Any, List, Tuple, Union
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
+from ...models.utils import local_part
 from ..device import (
     check_cpu_dtype,
     has_accelerator,
@@ -199,5 +200,24 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             return
         share = float(self.clip_grad_kwargs['max_norm']) / (norm + 1e-6)
         if share < 1:
-            torch._foreach_mul_(grads, share)
+            torch._foreach_mul_([local_part(g) for g in grads], share)
         self.message_hub.update_scalar('train/grad_norm', norm)
+
+
+def skipping_steps(optim_wrapper: Any) -> Any:
+    """Put ``AutoAmpOptimWrapper`` in the place of mmengine's plain wrapper.
+
+    Args:
+        optim_wrapper (dict | OptimWrapper): ``optim_wrapper`` of a config.
+
+    Returns:
+        dict | OptimWrapper: In float32, if it was an ``OptimWrapper``'s
+        config; otherwise the same.
+    """
+    if not isinstance(optim_wrapper, dict) or 'optimizer' not in optim_wrapper:
+        return optim_wrapper
+    kind = optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'mmengine.OptimWrapper', OptimWrapper):
+        return optim_wrapper
+    return dict(optim_wrapper, type='mmpretrain.AutoAmpOptimWrapper',
+                dtype='float32')

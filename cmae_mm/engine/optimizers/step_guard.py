@@ -4,8 +4,11 @@ from collections import defaultdict
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
+import torch.distributed as dist
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
+
+from ...models.utils import local_part
 
 _NAMES_SHOWN = 8
 
@@ -22,11 +25,22 @@ def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
         norm_type (float): p of the p-norm. Defaults to 2.
 
     Returns:
-        Tensor: A float32 scalar.
+        Tensor: A float32 scalar. Of gradients that ranks share out it is the
+        norm over all of them, for which all ranks must ask.
     """
-    norms = torch._foreach_norm(grads, norm_type)
-    return torch.linalg.vector_norm(
-        torch.stack([n.float() for n in norms]), norm_type)
+    parts = [local_part(g) for g in grads]
+    # Of a parameter with fewer rows than there are ranks some have nothing.
+    norms = torch._foreach_norm([p for p in parts if p.numel()], norm_type)
+    norm = torch.linalg.vector_norm(torch.stack(
+        [n.float() for n in norms] or [parts[0].new_zeros(())]), norm_type)
+    if parts[0] is grads[0]:
+        return norm
+    if norm_type == float('inf'):
+        dist.all_reduce(norm, op=dist.ReduceOp.MAX)
+        return norm
+    powers = norm.pow(norm_type)
+    dist.all_reduce(powers)
+    return powers.pow(1 / norm_type)
 
 
 def part_of(name: str) -> str:

@@ -46,6 +46,7 @@ from ..utils import (
     complete_parts,
     count_visible,
     cut_patches,
+    local_part,
     note_visible,
     preprocessor_cfg,
     use_plain_drop_rates,
@@ -460,8 +461,8 @@ class MomentumTarget(nn.Module):
             for name, average in own.named_parameters():
                 # Fixed positions are equal in both branches and stay so.
                 if source[name].requires_grad:
-                    averages.append(average)
-                    sources.append(source[name])
+                    averages.append(local_part(average))
+                    sources.append(local_part(source[name]))
         torch._foreach_lerp_(averages, sources, 1 - self.momentum)
         self.steps += 1
         self._watched = False

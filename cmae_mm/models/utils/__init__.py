@@ -22,6 +22,7 @@ from .completion import complete_parts, fill_in, mlp_cfg, preprocessor_cfg
 from .drop_rates import use_plain_drop_rates
 from .initialisation import MAE_INIT
 from .patches import cut_patches
+from .sharded import is_sharded, local_part
 from .two_view_data_preprocessor import TwoViewDataPreprocessor
 
 __all__ = [
@@ -30,6 +31,6 @@ __all__ = [
     'check_global_blocks', 'check_gradient', 'check_grid', 'check_images',
     'check_in_channels', 'check_maps', 'check_momentum', 'check_stages',
     'check_width', 'complete_parts', 'count_visible', 'cut_patches', 'fill_in',
-    'mlp_cfg', 'note_visible', 'preprocessor_cfg', 'use_plain_drop_rates',
-    'with_mini'
+    'is_sharded', 'local_part', 'mlp_cfg', 'note_visible', 'preprocessor_cfg',
+    'use_plain_drop_rates', 'with_mini'
 ]

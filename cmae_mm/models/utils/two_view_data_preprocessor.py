@@ -231,25 +231,33 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             List[Tensor]: Online and target view, float, (N, C, S, S), in
             which black is 0 and white 1.
         """
-        online = self._online_view(canvas)
+        self._check_size(canvas)
         plan = plan_changes(params, self.colour)
         if canvas.device.type != 'cpu':
             target = self._scale(self._cut(canvas, params.shift))
-            return [online, self.augment(target, self._send(plan, canvas))]
+            return [self._online_view(canvas),
+                    self.augment(target, self._send(plan, canvas))]
         # One after the other: an image stays in the processor's cache, and
         # nothing is done in vain.
-        target = torch.empty_like(online)
-        for n, (y, x) in enumerate(params.shift.tolist()):
-            window = canvas[n:n + 1, :, y:y + self.size, x:x + self.size]
-            own = plan[n:n + 1]
-            target[n:n + 1] = self.augment(
-                self._scale(window), own, steps_of(own))
+        online, target = torch.empty(
+            2, *canvas.shape[:2], self.size, self.size)
+        for n, shift in enumerate(params.shift.tolist()):
+            image, own = canvas[n:n + 1], plan[n:n + 1]
+            online[n] = self._scale(self._window(image))
+            target[n] = self.augment(
+                self._scale(self._window(image, *shift)), own, steps_of(own))
         return [online, target]
 
     def _online_view(self, canvas: Tensor) -> Tensor:
         """Cut the window at the top left corner."""
+        self._check_size(canvas)
+        return self._scale(self._window(canvas))
+
+    def _check_size(self, canvas: Tensor) -> None:
         check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
-        return self._scale(canvas[:, :, :self.size, :self.size])
+
+    def _window(self, canvas: Tensor, y: int = 0, x: int = 0) -> Tensor:
+        return canvas[:, :, y:y + self.size, x:x + self.size]
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
         """Cut each image's own window."""

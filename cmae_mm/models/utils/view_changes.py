@@ -21,8 +21,6 @@ COLOUR_STEPS = (*[BLEND] * 3, HUE, *[BLEND] * 4, BLUR)
 CHANNEL_STEPS = (BLEND, BLEND, BLUR)
 # Shares of red, green and blue in grey (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
-# Hues at which red, green and blue are least, in sixths of a turn.
-_OPPOSITE = (3., 5., 1.)
 
 
 def plan_changes(params: ViewParams, colour: bool) -> Tensor:
@@ -116,8 +114,8 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     hue = hue / chroma.masked_fill(chroma == 0, 1)
     hue = hue.add_(turns[..., None, None], alpha=6).remainder_(6)
     # What a channel lacks of the value, in chroma: all of it within a sixth
-    # of the opposite hue, and nothing two sixths away.
-    opposite = images.new_tensor(_OPPOSITE).view(3, 1, 1)
+    # of the opposite hue (3, 5, and 7 = 1), and nothing two sixths away.
+    opposite = torch.arange(3, 8, 2, device=images.device).view(3, 1, 1)
     lack = (hue - opposite).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
     return torch.addcmul(value, lack, chroma, value=-1)
 

@@ -6,6 +6,7 @@ from typing import Dict, List, NoReturn, Optional, Tuple
 
 from ..version import __version__
 from . import (
+    batch_size,
     checkpoints,
     compare,
     doctor,
@@ -41,6 +42,7 @@ COMMANDS: List[Command] = [
     *store.COMMANDS,
     *shards.COMMANDS,
     *splits.COMMANDS,
+    *batch_size.COMMANDS,
     *verify.COMMANDS,
     *doctor.COMMANDS,
 ]
@@ -52,7 +54,7 @@ GROUPS: Dict[str, Tuple[str, ...]] = {
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),
     'data': ('stats', 'store', 'shards', 'splits'),
-    'check': ('doctor', 'verify'),
+    'check': ('doctor', 'batch-size', 'verify'),
 }
 
 

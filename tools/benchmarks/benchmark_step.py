@@ -67,15 +67,10 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from step_contenders import build_baseline, build_ours
-    from step_timing import (
-        Breakdown,
-        Clock,
-        PeakMemory,
-        count_flop,
-        matmul_peak,
-    )
+    from step_timing import Breakdown, Clock, count_flop, matmul_peak
 
     import cmae_mm
+    from cmae_mm.engine.memory import PeakMemory
     # The libraries tell of every parameter that they initialise.
     logging.disable(logging.WARNING)
     cmae_mm.register()

@@ -81,7 +81,7 @@ def test_it_trains_as_without_and_goes_on(image_root, tmp_path, monkeypatch):
     # ranks, here one through gloo, go on by it
     again = runner_cfg(
         image_root, tmp_path / 'ranks', **steps, compile=EAGER, resume=True,
-        load_from=str(tmp_path / 'made/iter_2.pth'), launcher='pytorch')
+        resume_from=str(tmp_path / 'made/iter_2.pth'), launcher='pytorch')
     monkeypatch.setenv('LOCAL_RANK', '0')
     dist.init_process_group(
         'gloo', store=dist.HashStore(), rank=0, world_size=1)

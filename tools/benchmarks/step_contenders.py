@@ -3,7 +3,9 @@ import copy
 from typing import Any, List, Optional
 
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from step_baseline import ComposedCMAE
 from step_timing import Site
@@ -57,6 +59,9 @@ def build_ours(cfg: Config, batch_size: int, device: torch.device,
         model.target and (model.target, 'forward', 'target'),
         model.target and (model.target, 'update', 'EMA'),
     ]
+    if dist.is_initialized():
+        # Gradients are averaged over ranks, as a training's are.
+        model = MMDistributedDataParallel(model, broadcast_buffers=False)
     return Step(model, step.wrapper, fake_batch(cfg, batch_size, device),
                 [site for site in sites if site])
 

@@ -160,3 +160,14 @@ def matmul_peak(clock: Clock, device: torch.device,
         for _ in range(5):
             best = max(best, 2 * size**3 / clock.time(multiply, repeats))
     return best
+
+
+def memory_bandwidth(clock: Clock, device: torch.device) -> float:
+    """Measure the bytes/s of copying, what is read and written together."""
+    source = torch.ones(1 << (28 if device.type == 'cuda' else 26),
+                        device=device)
+    copy = torch.empty_like(source)
+    clock.time(lambda: copy.copy_(source), 2)
+    return max(
+        2 * source.nbytes / clock.time(lambda: copy.copy_(source))
+        for _ in range(5))

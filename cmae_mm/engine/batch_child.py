@@ -23,12 +23,9 @@ def main() -> None:
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    import cmae_mm
-
     from .batch_trials import build_trial_step, time_steps
     from .memory import read_status, reset_peak
     logging.disable(logging.WARNING)
-    cmae_mm.register()
     task = json.loads(sys.stdin.readline())
     cfg = Config.fromstring(task['config'], '.py')
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')

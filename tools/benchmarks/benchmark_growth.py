@@ -162,7 +162,9 @@ def draw(results: Results, path: Path) -> None:
                       color=colour, linewidth=1)
         memory.plot(sizes, [row['peak_memory_mib'] / 1024 for row in rows],
                     'o-', color=colour)
-    time.set_ylabel('ms an image; dashed: arithmetic, dotted: memory traffic')
+    time.set_ylabel('ms an image')
+    time.set_title('dashed: arithmetic at least, dotted: memory traffic',
+                   fontsize='medium')
     memory.set_ylabel('peak memory of a rank, GiB')
     for axes in (time, memory):
         axes.set_xlabel('batch of a rank')

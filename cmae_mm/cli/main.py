@@ -7,6 +7,7 @@ from typing import Dict, List, NoReturn, Optional, Tuple
 
 from ..version import __version__
 from . import (
+    batch_size,
     checkpoints,
     compare,
     doctor,
@@ -44,6 +45,7 @@ COMMANDS: List[Command] = [
     *store.COMMANDS,
     *shards.COMMANDS,
     *splits.COMMANDS,
+    *batch_size.COMMANDS,
     *verify.COMMANDS,
     *doctor.COMMANDS,
 ]
@@ -56,7 +58,7 @@ GROUPS: Dict[str, Tuple[str, ...]] = {
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),
     'data': ('stats', 'store', 'shards', 'splits'),
-    'check': ('doctor', 'verify'),
+    'check': ('doctor', 'batch-size', 'verify'),
 }
 
 

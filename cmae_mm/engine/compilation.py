@@ -71,7 +71,11 @@ def compile_parts(model: CMAE, **options: Any) -> None:
 
 
 def _parts_of(model: CMAE) -> Iterator[Tuple[nn.Module, str]]:
+    on_cpu = next(model.parameters()).device.type == 'cpu'
     for path, name in _PARTS:
+        # On a CPU views are made one by one, by what each needs.
+        if on_cpu and path == 'data_preprocessor':
+            continue
         module: Any = model
         for step in path.split('.'):
             module = getattr(module, step, None)

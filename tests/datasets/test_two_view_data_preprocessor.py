@@ -6,9 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import photo, preprocessor
+from kornia import enhance
+from kornia.filters import gaussian_blur2d
 from PIL import Image, ImageFilter
 
 from cmae_mm.datasets import PixelShift
+from cmae_mm.models.utils.view_changes import plan_changes
 
 
 def to_batch(*images):
@@ -77,6 +80,47 @@ def test_jitter_is_mmcvs_within_rounding(order, only):
         # Pillow rounds to whole levels after each step, hue to 256 turns.
         assert difference.max() <= (1 if only in (0, 2) else 16)
         assert difference.mean() < (1 if only in (0, 1, 2) else 3)
+
+
+def by_kornia(view, n, params, kernel):
+    """Change one view, (1, 3, S, S), one step after the other."""
+    change = (enhance.adjust_brightness_accumulative,
+              enhance.adjust_contrast_with_mean_subtraction,
+              enhance.adjust_saturation_with_gray_subtraction,
+              lambda x, turns: enhance.adjust_hue(x, turns * 2 * torch.pi))
+    for step in params.order[n].tolist() if params.jitter[n] else ():
+        view = change[step](view, params.factors[n, step]).clamp(0, 1)
+    if params.grey[n]:
+        view = enhance.adjust_saturation_with_gray_subtraction(view, 0.)
+    if params.blur[n]:
+        view = gaussian_blur2d(view, (kernel, kernel),
+                               params.sigma[n].expand(1, 2), 'replicate')
+    return view
+
+
+def test_views_are_kornias_one_by_one_and_at_once():
+    """One by one as on a CPU, and whole batches of one graph as on a GPU."""
+    module = preprocessor(jitter=(0.4, 0.4, 0.4, 0.5))
+    canvas = to_batch(*(photo(seed=s) for s in range(48)))
+    params = module.draw_params(48)
+    assert len({tuple(o) for o in params.order[params.jitter].tolist()}) > 15
+    still_target = module.make_views(canvas, still(module, 48)._replace(
+        shift=params.shift))[1]
+    expected = torch.cat([
+        by_kornia(still_target[n:n + 1], n, params, module._kernel)
+        for n in range(48)])
+    target = module.make_views(canvas, params)[1]
+    assert (target - expected).abs().max() < 1e-5
+    window = module._cut(canvas, params.shift) / 255
+    assert torch.equal(window, still_target)
+    augment = torch.compile(module.augment, backend='aot_eager',
+                            fullgraph=True, dynamic=False)
+    plan = plan_changes(params, True)
+    at_once = augment(window, plan)
+    assert (at_once - expected).abs().max() < 1e-5
+    # what is not chosen is not touched, in its last bit either
+    alone = ~(params.jitter | params.grey | params.blur)
+    assert alone.any() and torch.equal(at_once[alone], window[alone])
 
 
 def test_grey_and_blur_are_pillows_within_rounding():

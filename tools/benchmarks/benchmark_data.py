@@ -3,7 +3,8 @@
 
 (a) decoding alone, (b) the worker's path (LoadCanvas), (c) the all-CPU
 two-view pipeline of the reference recipe (mmpretrain's transforms), all on one
-core, and (d) the preprocessor on the device. The parts alternate, round after
+core, and (d) the preprocessor on the device. With --store, a store of the same
+images (`cmae store`), its (a) and (b) too. The parts alternate, round after
 round, on the same images; medians of the rounds are reported.
 """
 import argparse
@@ -13,38 +14,56 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import cv2
 import mmcv
 import numpy as np
 import torch
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, TRANSFORMS
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.datasets import PixelShift
+from cmae_mm.datasets import PixelShift, PretrainingDataset
 from cmae_mm.datasets.decoding import decode_image
 from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ('decode', 'worker', 'cpu_two_views')
+STORE_PARTS = ('store_decode', 'store_worker')
+# Where an image is: what transforms take.
+Place = Dict[str, Any]
 
 
-def find_images(data: Path) -> List[str]:
+def find_images(data: Path) -> List[Place]:
     """List the images below a folder."""
     paths = sorted(
         str(p) for p in data.rglob('*') if p.suffix.lower() in IMG_EXTENSIONS)
     if not paths:
         raise SystemExit(f'no images below {data}')
-    return paths
+    return [dict(img_path=path) for path in paths]
 
 
-def build_pipeline(name: str) -> Callable[[str], object]:
+def find_stored(store: Path) -> List[Place]:
+    """List the images of a store."""
+    dataset = PretrainingDataset(data_root=str(store))
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+def decode(place: Place) -> object:
+    """Read an image and decode it, at its full size."""
+    return decode_image(fileio.get(
+        place.get('img_key', place['img_path']),
+        backend_args=place.get('backend_args')))
+
+
+def build_pipeline(name: str) -> Callable[[Place], object]:
     """Build what makes one sample of an image file."""
+    name = name.removeprefix('store_')
     if name == 'decode':
-        return lambda path: decode_image(Path(path).read_bytes())
+        return decode
     base = dict(
         worker='imagenet_pretrain', cpu_two_views='imagenet_pretrain_cpu')
     cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/{base[name]}.py')
@@ -53,8 +72,8 @@ def build_pipeline(name: str) -> Callable[[str], object]:
     mean, std = (np.array(cfg.data_preprocessor[k], np.float32)
                  for k in ('mean', 'std'))
 
-    def run(path: str) -> object:
-        results = dict(img_path=path)
+    def run(place: Place) -> object:
+        results = dict(place)
         for transform in transforms:
             results = transform(results)
             if isinstance(transform, PixelShift):
@@ -68,18 +87,20 @@ def build_pipeline(name: str) -> Callable[[str], object]:
     return run
 
 
-def measure_round(paths: List[str], seconds: float) -> Dict[str, float]:
+def measure_round(paths: List[Place], stored: List[Place],
+                  seconds: float) -> Dict[str, float]:
     """Measure each part once, in one process with one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     init_default_scope('mmpretrain')
     rates = {}
-    for name in PARTS:
+    for name in PARTS + (STORE_PARTS if stored else ()):
         run = build_pipeline(name)
-        run(paths[0])
+        places = stored if name in STORE_PARTS else paths
+        run(places[0])
         count, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
-            run(paths[count % len(paths)])
+            run(places[count % len(places)])
             count += 1
         rates[name] = count / (time.perf_counter() - start)
     return rates
@@ -118,6 +139,8 @@ def main() -> None:
     parser.add_argument(
         '--data', type=Path, required=True, help='folder of images')
     parser.add_argument(
+        '--store', type=Path, help='store of the same images')
+    parser.add_argument(
         '--workers', type=int, default=1,
         help='processes that measure at once; rates are per process '
         '(default: 1)')
@@ -131,25 +154,31 @@ def main() -> None:
     args = parser.parse_args()
 
     paths = find_images(args.data)
-    share = args.seconds / args.rounds / len(PARTS)
+    stored = find_stored(args.store) if args.store else []
+    parts = PARTS + (STORE_PARTS if stored else ())
+    share = args.seconds / args.rounds / len(parts)
     rounds: List[Dict[str, float]] = []
     with ProcessPoolExecutor(args.workers) as pool:
         for _ in range(args.rounds):
             jobs = [
-                pool.submit(measure_round, paths, share)
+                pool.submit(measure_round, paths, stored, share)
                 for _ in range(args.workers)
             ]
             rounds += [job.result() for job in jobs]
     result: Dict[str, Optional[float]] = {
         name: statistics.median(r[name] for r in rounds)
-        for name in PARTS
+        for name in parts
     }
     result['preprocessor'] = measure_preprocessor(
         max(args.seconds / 5, 1), args.batch_size)
     # Parts of one round were measured in the same seconds.
-    for name, base in (('worker_over_cpu', 'cpu_two_views'),
-                       ('worker_over_decode', 'decode')):
-        result[name] = statistics.median(r['worker'] / r[base] for r in rounds)
+    ratios = [('worker_over_cpu', 'worker', 'cpu_two_views'),
+              ('worker_over_decode', 'worker', 'decode')]
+    if stored:
+        ratios += [('store_worker_over_decode', 'store_worker', 'decode'),
+                   ('store_worker_over_worker', 'store_worker', 'worker')]
+    for name, above, below in ratios:
+        result[name] = statistics.median(r[above] / r[below] for r in rounds)
 
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else (
         f'CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores')
@@ -162,6 +191,13 @@ def main() -> None:
         print(f'{text:<50} {result[name]:9.1f} images/s')
     print(f"(b) / (c) = {result['worker_over_cpu']:.2f}    "
           f"(b) / (a) = {result['worker_over_decode']:.2f}")
+    if stored:
+        for name, text in (('store_decode', '(a) of the store'),
+                           ('store_worker', '(b) of the store')):
+            print(f'{text:<50} {result[name]:9.1f} images/s')
+        print('(b) of the store / (a) of the files = '
+              f"{result['store_worker_over_decode']:.2f}    / (b) = "
+              f"{result['store_worker_over_worker']:.2f}")
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + '\n')
 

@@ -12,6 +12,7 @@ optimizer, EMA. Images are random.
 import argparse
 import json
 import logging
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -74,19 +75,23 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     from step_timing import (
         Breakdown,
         Clock,
-        PeakMemory,
         count_flop,
         matmul_peak,
+        memory_bandwidth,
     )
 
     import cmae_mm
     from cmae_mm.engine.activation_checkpointing import (
         checkpoint_activations,
     )
+    from cmae_mm.engine.memory import PeakMemory
     # The libraries tell of every parameter that they initialise.
     logging.disable(logging.WARNING)
     cmae_mm.register()
     init_default_scope('mmpretrain')
+    if 'WORLD_SIZE' in os.environ:
+        # Started as one of several ranks, on a CPU.
+        torch.distributed.init_process_group('gloo')
     device = torch.device(
         args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     on_gpu = device.type == 'cuda'
@@ -139,6 +144,9 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
         gflop_per_image=flop / batch_size / 1e9,
         tflop_per_s=speed / 1e12,
         matmul_tflop_per_s=peak / 1e12,
+        memory_gb_per_s=memory_bandwidth(clock, device) / 1e9,
+        parameters=sum(p.numel() for p in ours.model.parameters()
+                       if p.requires_grad),
         config=str(args.config),
         batch_size=batch_size,
         dtype=dtype,
@@ -198,6 +206,8 @@ def main() -> None:
     args = read_arguments()
     sys.path[:0] = [str(HERE), str(ROOT)]
     result = measure(args)
+    if os.environ.get('RANK', '0') != '0':
+        return
     show(result)
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + '\n')

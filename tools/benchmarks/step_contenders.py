@@ -1,40 +1,26 @@
 """The two training steps that ``benchmark_step.py`` measures."""
 import copy
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional
 
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
-from mmpretrain.registry import MODELS
 from step_baseline import ComposedCMAE
 from step_timing import Site
 from torch import Tensor, nn
 
-from cmae_mm.engine import TargetUpdateHook
 from cmae_mm.engine.compilation import compile_parts
+from cmae_mm.engine.training_step import (
+    TrainingStep,
+    build_training_step,
+    fake_batch,
+)
 
 
-def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
-    """Make a batch of random images of the sizes that a config trains on."""
-    settings = cfg.data_preprocessor
-    size = cfg.model.backbone.get('img_size', 224)
-    channels = len(settings.get('mean') or (0, 0, 0))
-
-    def images(side: int) -> Tensor:
-        # Smooth, as photographs are, so that colours are changed as there.
-        coarse = torch.rand(batch_size, channels, 8, 8)
-        fine = nn.functional.interpolate(coarse, side, mode='bicubic')
-        return (fine.clamp(0, 1) * 255).to(torch.uint8).to(device)
-
-    if settings.type == 'TwoViewDataPreprocessor':
-        return dict(inputs=images(settings.size + settings.get(
-            'max_shift', 32)), data_samples=None)
-    return dict(inputs=[images(size), images(size)], data_samples=None)
-
-
-class Step:
-    """A model, its optimizer wrapper and a batch.
+class Step(TrainingStep):
+    """A training step, and what its parts are.
 
     Args:
         model (nn.Module): The model, on its device.
@@ -45,30 +31,20 @@ class Step:
 
     def __init__(self, model: nn.Module, wrapper: Any, batch: dict,
                  sites: List[Site]) -> None:
-        self.model, self.wrapper, self.batch = model, wrapper, batch
+        super().__init__(model, wrapper, batch)
         self.sites = sites + [
             (wrapper, 'backward', 'backward'),
             (wrapper, 'step', 'optimizer')]
-        wrapper.initialize_count_status(model, 0, 1 << 30)
-
-    def __call__(self) -> Dict[str, Tensor]:
-        """Train on the batch once."""
-        return self.model.train_step(self.batch, self.wrapper)
 
 
 def build_ours(cfg: Config, batch_size: int, device: torch.device,
                dtype: str, compiled: bool) -> Step:
     """Build this project's model and optimizer, as a training does."""
-    model = MODELS.build(
-        dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
-    model.init_weights()
-    model = revert_sync_batchnorm(model).to(device).train()
     settings = dict(cfg.optim_wrapper, dtype=dtype, cpu_dtype=dtype)
     if dtype == 'float16' and device.type == 'cpu':
         raise SystemExit('float16 is for GPUs; take bfloat16 on a CPU')
-    wrapper = build_optim_wrapper(model, settings)
-    if model.target is not None and not model.target.fixed:
-        TargetUpdateHook().attach(model, wrapper.optimizer, 1 << 30)
+    step = build_training_step(cfg, device, settings)
+    model = step.model
     if compiled:
         compile_parts(model)
     neck, head = model.neck, model.head
@@ -83,7 +59,10 @@ def build_ours(cfg: Config, batch_size: int, device: torch.device,
         model.target and (model.target, 'forward', 'target'),
         model.target and (model.target, 'update', 'EMA'),
     ]
-    return Step(model, wrapper, fake_batch(cfg, batch_size, device),
+    if dist.is_initialized():
+        # Gradients are averaged over ranks, as a training's are.
+        model = MMDistributedDataParallel(model, broadcast_buffers=False)
+    return Step(model, step.wrapper, fake_batch(cfg, batch_size, device),
                 [site for site in sites if site])
 
 

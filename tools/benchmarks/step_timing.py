@@ -1,8 +1,7 @@
-"""Clocks, memory and arithmetic of a training step."""
+"""Clocks and arithmetic of a training step."""
 import math
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import torch
@@ -163,39 +162,12 @@ def matmul_peak(clock: Clock, device: torch.device,
     return best
 
 
-class PeakMemory:
-    """Largest memory that is added while something is done, in MiB.
-
-    On a GPU what torch allocates; on a CPU the resident set of the process,
-    by Linux' own high-water mark.
-
-    Args:
-        device (torch.device): Where the work is done.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def __enter__(self) -> 'PeakMemory':
-        if self.device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = torch.cuda.memory_allocated(self.device)
-        else:
-            Path('/proc/self/clear_refs').write_text('5')
-            self._before = self._status('VmRSS')
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self.device.type == 'cuda':
-            peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            peak = self._status('VmHWM')
-        self.mib = (peak - self._before) / 2**20
-
-    @staticmethod
-    def _status(name: str) -> int:
-        """Read a size of the process, in bytes."""
-        for line in Path('/proc/self/status').read_text().splitlines():
-            if line.startswith(f'{name}:'):
-                return int(line.split()[1]) * 1024
-        raise OSError(f'/proc/self/status says nothing of {name}')
+def memory_bandwidth(clock: Clock, device: torch.device) -> float:
+    """Measure the bytes/s of copying, what is read and written together."""
+    source = torch.ones(1 << (28 if device.type == 'cuda' else 26),
+                        device=device)
+    copy = torch.empty_like(source)
+    clock.time(lambda: copy.copy_(source), 2)
+    return max(
+        2 * source.nbytes / clock.time(lambda: copy.copy_(source))
+        for _ in range(5))

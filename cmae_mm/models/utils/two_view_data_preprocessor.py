@@ -1,25 +1,25 @@
 """Both views of a whole batch, made on the model's device."""
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import torch
-from kornia.enhance import (
-    adjust_brightness_accumulative,
-    adjust_contrast_with_mean_subtraction,
-    adjust_hue,
-    adjust_saturation_with_gray_subtraction,
-)
-from kornia.filters import gaussian_blur2d
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ...datasets.seeding import mix
 from ...datasets.transforms.pixel_shift import check_canvas
 from .channel_data_preprocessors import ChannelDataPreprocessor
-from .channel_jitter import brighten, stretch
+from .view_changes import (
+    BLEND,
+    CHANNEL_STEPS,
+    COLOUR_STEPS,
+    HUE,
+    blend,
+    blur,
+    plan_changes,
+    steps_of,
+    turn_hue,
+)
 from .view_params import ViewParams
-
-# Shares of red, green and blue in grey (ITU-R BT.601).
-_GREY = (0.299, 0.587, 0.114)
 
 
 def _describe(inputs) -> str:
@@ -119,8 +119,6 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         self.colour = self.channels == 3 if colour is None else colour
         # Odd, and wide enough for 4 sigma to both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
-        self.register_buffer(
-            'grey_shares', torch.tensor(_GREY).view(3, 1, 1), False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Make both views, or normalise.
@@ -151,8 +149,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                 views = self.make_views(canvas, params)
             else:
                 views = [self._online_view(canvas)]
-            views = [(self._unscale(view) - self.mean) / self.std
-                     for view in views]
+            views = [self._normalise(view) for view in views]
         return dict(inputs=views, data_samples=data.get('data_samples'))
 
     def _check_canvas(self, canvas: Tensor) -> None:
@@ -167,13 +164,15 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
     def _scale(self, images: Tensor) -> Tensor:
         """Bring values to [0, 1], as far as they are in their range."""
         if self.is_byte_range:
-            return images.float() / 255
+            return images / 255
         return (images.float() - self.low) / self.width
 
-    def _unscale(self, images: Tensor) -> Tensor:
-        if self.is_byte_range:
-            return images * 255
-        return images * self.width + self.low
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Normalise what :meth:`_scale` gave, in place."""
+        width = 255 if self.is_byte_range else self.width
+        low = 0 if self.is_byte_range else self.low
+        return torch.addcmul((low - self.mean) / self.std, images,
+                             width / self.std, out=images)
 
     @staticmethod
     def _seeds(data_samples) -> Optional[List[int]]:
@@ -232,70 +231,78 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             List[Tensor]: Online and target view, float, (N, C, S, S), in
             which black is 0 and white 1.
         """
-        online = self._online_view(canvas)
-        target = self._scale(self._cut(canvas, params.shift))
-        return [online, self._augment(target, params)]
+        self._check_size(canvas)
+        plan = plan_changes(params, self.colour)
+        if canvas.device.type != 'cpu':
+            target = self._scale(self._cut(canvas, params.shift))
+            return [self._online_view(canvas),
+                    self.augment(target, self._send(plan, canvas))]
+        # One after the other: an image stays in the processor's cache, and
+        # nothing is done in vain.
+        online, target = torch.empty(
+            2, *canvas.shape[:2], self.size, self.size)
+        for n, shift in enumerate(params.shift.tolist()):
+            image, own = canvas[n:n + 1], plan[n:n + 1]
+            online[n] = self._scale(self._window(image))
+            target[n] = self.augment(
+                self._scale(self._window(image, *shift)), own, steps_of(own))
+        return [online, target]
 
     def _online_view(self, canvas: Tensor) -> Tensor:
         """Cut the window at the top left corner."""
+        self._check_size(canvas)
+        return self._scale(self._window(canvas))
+
+    def _check_size(self, canvas: Tensor) -> None:
         check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
-        return self._scale(canvas[:, :, :self.size, :self.size])
+
+    def _window(self, canvas: Tensor, y: int = 0, x: int = 0) -> Tensor:
+        return canvas[:, :, y:y + self.size, x:x + self.size]
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
         """Cut each image's own window."""
-        count, channels = canvas.shape[:2]
-        shift = self._on_device(shift, canvas)
-        window = torch.arange(self.size, device=canvas.device)
-        rows = (shift[:, :1] + window)[:, None, :, None]
-        columns = (shift[:, 1:] + window)[:, None, None, :]
-        image = torch.arange(count, device=canvas.device)
-        channel = torch.arange(channels, device=canvas.device)
-        return canvas[image[:, None, None, None], channel[None, :, None, None],
-                      rows, columns]
+        windows = canvas.unfold(2, self.size, 1).unfold(3, self.size, 1)
+        y, x = self._send(shift, canvas).unbind(1)
+        image = torch.arange(len(canvas), device=canvas.device)
+        return windows[image, :, y, x]
 
-    def _augment(self, images: Tensor, params: ViewParams) -> Tensor:
-        """Jitter, then grey, then blur, each image by its own parameters."""
-        adjust = (adjust_brightness_accumulative,
-                  adjust_contrast_with_mean_subtraction,
-                  adjust_saturation_with_gray_subtraction, self._turn_hue)
-        if not self.colour:
-            adjust = (brighten, stretch)
-        for place in range(4):
-            for number, function in enumerate(adjust):
-                chosen = params.jitter & (params.order[:, place] == number)
-                factor = params.factors[chosen, number]
-                images = self._apply_to(images, chosen, function, factor)
-        if self.colour:
-            images = self._apply_to(images, params.grey, self._to_grey)
-        return self._apply_to(images, params.blur, self._blur,
-                              params.sigma[params.blur])
+    def augment(self, images: Tensor, plan: Tensor,
+                needed: Optional[Tuple[bool, ...]] = None) -> Tensor:
+        """Jitter, then grey, then blur, each image by its own parameters.
 
-    def _apply_to(self, images: Tensor, chosen: Tensor, function,
-                  *args: Tensor) -> Tensor:
-        """Apply a function to the chosen images, in place."""
-        index = chosen.nonzero().flatten()
-        if len(index):
-            index = self._on_device(index, images)
-            made = function(images[index],
-                            *(self._on_device(a, images) for a in args))
-            images[index] = made.clamp(0, 1) if self.colour else made
+        Args:
+            images (Tensor): Target views, (N, C, S, S), in which black is 0
+                and white 1.
+            plan (Tensor): What :func:`plan_changes` gives, on the images'
+                device.
+            needed (Tuple[bool, ...], optional): The steps that all of the
+                images need; the others none. Defaults to None, that each
+                looks at its own plan, in operations of fixed shapes.
+
+        Returns:
+            Tensor: (N, C, S, S).
+        """
+        for number, kind in enumerate(
+                COLOUR_STEPS if self.colour else CHANNEL_STEPS):
+            if needed is not None and not needed[number]:
+                continue
+            chosen, shares, factors = plan[:, number].split(
+                (1, 2, plan.shape[2] - 3), dim=1)
+            if kind == BLEND:
+                made = blend(images, shares, factors, self.colour)
+            elif kind == HUE:
+                made = turn_hue(images, factors)
+            else:
+                made = blur(images, factors[:, :1], self._kernel)
+            if self.colour:
+                made = made.clamp_(0, 1)
+            images = made if needed is not None else torch.where(
+                chosen[..., None, None] > 0, made, images)
         return images
 
     @staticmethod
-    def _on_device(values: Tensor, like: Tensor) -> Tensor:
+    def _send(values: Tensor, like: Tensor) -> Tensor:
+        """Bring what is drawn to the device, which the host need not see."""
+        if like.device.type == 'cuda':
+            values = values.pin_memory()
         return values.to(like.device, non_blocking=True)
-
-    @staticmethod
-    def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-        return adjust_hue(images, turns * 2 * torch.pi)
-
-    def _to_grey(self, images: Tensor) -> Tensor:
-        grey = (images * self.grey_shares).sum(dim=1, keepdim=True)
-        return grey.expand_as(images)
-
-    def _blur(self, images: Tensor, sigma: Tensor) -> Tensor:
-        return gaussian_blur2d(
-            images, (self._kernel, self._kernel),
-            sigma[:, None].expand(-1, 2),
-            border_type='replicate')
-

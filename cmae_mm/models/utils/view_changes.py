@@ -1,0 +1,152 @@
+"""How the target's views are changed: what to do, and how each is done.
+
+All but the blur and the hue are one thing, a move towards or away from a
+reference: black for brightness, the image's mean for contrast, its grey for
+saturation. So a batch needs few passes, of fixed shapes, in whichever order
+its images want them.
+"""
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
+from torch import Tensor
+
+from .view_params import ViewParams
+
+BLEND, HUE, BLUR = 'blend', 'hue', 'blur'
+# Images have up to three blends before their hue and up to three after it, in
+# places of their own; the last blend turns grey.
+COLOUR_STEPS = (*[BLEND] * 3, HUE, *[BLEND] * 4, BLUR)
+CHANNEL_STEPS = (BLEND, BLEND, BLUR)
+# Shares of red, green and blue in grey (ITU-R BT.601).
+_GREY = (0.299, 0.587, 0.114)
+
+
+def plan_changes(params: ViewParams, colour: bool) -> Tensor:
+    """Sort the random parameters of a batch by the steps of its change.
+
+    Args:
+        params (ViewParams): Random parameters of N images.
+        colour (bool): Whether the steps are those of colours,
+            ``COLOUR_STEPS``, or else ``CHANNEL_STEPS``; T of them.
+
+    Returns:
+        Tensor: (N, T, 3 + K) on the CPU, K = 1, or C without colour. In the
+        last dimension: whether the step is done, 0 or 1; shares of mean and
+        of grey in the reference; K factors (turns for the hue, pixels for the
+        blur).
+    """
+    count, factors = len(params.jitter), params.factors
+    if colour:
+        factors = factors[..., None]
+    steps = COLOUR_STEPS if colour else CHANNEL_STEPS
+    plan = torch.zeros(count, len(steps), 3 + factors.shape[2])
+    image = torch.arange(count)
+    # place[n, k]: when change k comes
+    place = params.order.argsort(dim=1)
+    for number in range(factors.shape[1]):
+        if not colour:
+            step = (place[:, number] > place[:, 1 - number]).long()
+        elif number == 3:
+            step = torch.full_like(image, COLOUR_STEPS.index(HUE))
+        else:
+            is_later = place[:, number] > place[:, 3]
+            step = place[:, number] + 3 * is_later
+        plan[image, step, 0] = params.jitter.float()
+        plan[image, step, 1] = float(number == 1)
+        plan[image, step, 2] = float(number == 2)
+        plan[image, step, 3:] = factors[:, number]
+    if colour:
+        plan[:, -2, 0] = params.grey.float()
+        plan[:, -2, 2] = 1
+    plan[:, -1, 0] = params.blur.float()
+    plan[:, -1, 3:] = params.sigma[:, None]
+    return plan
+
+
+def blend(images: Tensor, shares: Tensor, factors: Tensor,
+          colour: bool) -> Tensor:
+    """Multiply the difference from a reference.
+
+    Args:
+        images (Tensor): (N, C, H, W), in which black is 0.
+        shares (Tensor): Shares of the mean and of grey in the reference, of
+            which black is the rest, (N, 2).
+        factors (Tensor): (N, 1), or (N, C), for each channel; 1 changes
+            nothing.
+        colour (bool): Whether there is a grey, and the mean is that of it;
+            otherwise each channel's own.
+
+    Returns:
+        Tensor: (N, C, H, W), a new tensor.
+    """
+    of_mean, of_grey = shares[..., None, None, None].unbind(1)
+    if colour:
+        red, green, blue = images.split(1, dim=1)
+        grey = (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(
+            blue, alpha=_GREY[2])
+        mean = grey.mean(dim=(2, 3), keepdim=True)
+        reference = torch.addcmul(mean * of_mean, grey, of_grey)
+    else:
+        reference = images.mean(dim=(2, 3), keepdim=True) * of_mean
+    return torch.lerp(reference, images, factors[:, :, None, None])
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue, as in the HSV model, which value and chroma outlive.
+
+    Args:
+        images (Tensor): Red, green and blue, (N, 3, H, W).
+        turns (Tensor): (N, 1), 1 is once around.
+
+    Returns:
+        Tensor: (N, 3, H, W), a new tensor.
+    """
+    red, green, blue = images.split(1, dim=1)
+    value = images.amax(dim=1, keepdim=True)
+    chroma = value - images.amin(dim=1, keepdim=True)
+    # in sixths of a turn: 0, 2 and 4 are red, green and blue
+    hue = torch.where(
+        red == value, green - blue,
+        torch.where(green == value, (blue - red).add_(chroma, alpha=2),
+                    (red - green).add_(chroma, alpha=4)))
+    hue = hue / chroma.masked_fill(chroma == 0, 1)
+    hue = hue.add_(turns[..., None, None], alpha=6).remainder_(6)
+    # What a channel lacks of the value, in chroma: all of it within a sixth
+    # of the opposite hue (3, 5, and 7 = 1), and nothing two sixths away.
+    opposite = torch.arange(3, 8, 2, device=images.device).view(3, 1, 1)
+    lack = (hue - opposite).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
+    return torch.addcmul(value, lack, chroma, value=-1)
+
+
+def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
+    """Blur by a Gaussian, with the border's values beyond it.
+
+    Args:
+        images (Tensor): (N, C, H, W).
+        sigma (Tensor): Standard deviation of each image in pixels, (N, 1).
+        size (int): Number of the kernel's places, odd.
+
+    Returns:
+        Tensor: (N, C, H, W), a new tensor.
+    """
+    kernel = get_gaussian_kernel1d(size, sigma)
+    if images.device.type != 'cpu':
+        return filter2d_separable(images, kernel, kernel, 'replicate')
+    # Sums of shifted images stay in the processor's cache.
+    half = size // 2
+    images = F.pad(images, [half] * 4, mode='replicate')
+    for dim in (3, 2):
+        length = images.shape[dim] - 2 * half
+        places = [images.narrow(dim, i, length) for i in range(size)]
+        weights = kernel.t()[..., None, None, None]
+        images = places[0] * weights[0]
+        for place, weight in zip(places[1:], weights[1:]):
+            images.addcmul_(place, weight)
+    return images
+
+
+def steps_of(plan: Tensor) -> Tuple[bool, ...]:
+    """Say which steps any image of a plan needs; the plan is on the CPU."""
+    return tuple(plan[..., 0].bool().any(dim=0).tolist())

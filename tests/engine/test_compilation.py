@@ -1,0 +1,126 @@
+"""compile=True: one graph for each part, none anew, the same training.
+
+Graphs are run by torch's own operators (backend aot_eager), which needs no C++
+compiler and gives the same bits; that they are made is what is tested.
+"""
+import re
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers import runner_cfg
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from shrunken import shrunken
+from torch._dynamo.utils import counters
+
+from cmae_mm.engine import ResumableRunner
+from cmae_mm.engine.compilation import _PARTS
+from cmae_mm.engine.device import adapt_to_device
+
+EAGER = dict(backend='aot_eager')
+# On a CPU the views are not compiled.
+GRAPHS = len(_PARTS) - 1
+
+
+class Watch(Hook):
+    """Keeps losses; after two steps, graphs that are made anew are errors."""
+
+    def __init__(self) -> None:
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None) -> None:
+        self.losses.append(float(outputs['loss']))
+        torch._dynamo.config.error_on_recompile = len(self.losses) >= 2
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    counters.clear()
+    Visualizer._instance_dict.clear()
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        yield
+
+
+def train(cfg):
+    runner = ResumableRunner.from_cfg(cfg)
+    watch = Watch()
+    runner.register_hook(watch)
+    runner.train()
+    torch._dynamo.config.error_on_recompile = False
+    return runner, watch.losses
+
+
+def state_of(runner):
+    model = runner.model
+    return (model.module if is_model_wrapper(model) else model).state_dict()
+
+
+def test_it_trains_as_without_and_goes_on(image_root, tmp_path, monkeypatch):
+    steps = {'train_cfg.max_iters': 4, 'default_hooks.checkpoint.interval': 2,
+             'default_hooks.checkpoint.max_keep_ckpts': 2}
+    plain, expected = train(runner_cfg(image_root, tmp_path / 'plain',
+                                       **steps))
+    assert counters['stats']['unique_graphs'] == 0
+    cfg = runner_cfg(image_root, tmp_path / 'made', **steps, compile=EAGER)
+    made, losses = train(cfg)
+    assert counters['stats']['unique_graphs'] == GRAPHS
+    assert not counters['graph_break']
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert list(made.model.state_dict()) == list(plain.model.state_dict())
+    for name, value in state_of(made).items():
+        torch.testing.assert_close(value, state_of(plain)[name], rtol=1e-3,
+                                   atol=1e-5, msg=name)
+    # a file of the one is a file of the other
+    saved = torch.load(tmp_path / 'made/iter_2.pth', weights_only=False)
+    assert not [k for k in saved['state_dict'] if '_orig_mod' in k]
+    # ranks, here one through gloo, go on by it
+    again = runner_cfg(
+        image_root, tmp_path / 'ranks', **steps, compile=EAGER, resume=True,
+        resume_from=str(tmp_path / 'made/iter_2.pth'), launcher='pytorch')
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    dist.init_process_group(
+        'gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        adapt_to_device(again)
+        ranks, losses = train(again)
+        assert is_model_wrapper(ranks.model)
+    finally:
+        dist.destroy_process_group()
+    assert losses == pytest.approx(expected[2:], rel=1e-5)
+    for name, value in state_of(ranks).items():
+        torch.testing.assert_close(value, state_of(made)[name], rtol=1e-3,
+                                   atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize('name', ['cmae_convvit-b_300e', 'mae_vit-b_300e'])
+def test_other_models_compile(name, tmp_path):
+    cfg = shrunken(name, tmp_path / 'data', tmp_path / 'work', images=6)
+    cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
+    cfg.optim_wrapper.dtype = 'float32'
+    cfg.param_scheduler = []
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+    losses = {}
+    for key, options in dict(plain=False, made=EAGER).items():
+        cfg.compile, cfg.experiment_name = options, f'{name}_{key}'
+        cfg.work_dir = str(tmp_path / key)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            _, losses[key] = train(cfg.copy())
+    assert len(losses['made']) == 3
+    assert losses['made'] == pytest.approx(losses['plain'], rel=1e-5)
+    assert not counters['graph_break']
+    missing = 3 if name.startswith('mae') else 0  # the target's, G_f
+    assert counters['stats']['unique_graphs'] == GRAPHS - missing
+
+
+def test_without_a_compiler_it_says_so(image_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.delenv('CXX', raising=False)
+    cfg = runner_cfg(image_root, tmp_path, compile=True)
+    with pytest.raises(RuntimeError, match=re.escape(
+            'compile=True needs a C++ compiler')):
+        ResumableRunner.from_cfg(cfg).train()

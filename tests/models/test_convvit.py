@@ -5,9 +5,11 @@ from helpers import build, model_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_convvit import encode
+from torch.nn.functional import layer_norm
 
 from cmae_mm.checkpoints.convmae import to_convmae
 from cmae_mm.models import CMAEConvViT, TransferConvViT
+from cmae_mm.visualization import reconstruct
 
 ARCH = dict(embed_dims=[8, 12, 16], depths=[1, 2, 1], num_heads=2)
 
@@ -121,12 +123,47 @@ def test_bad_images_are_named():
     assert transfer(torch.zeros(1, 3, 40, 48))[0].shape == (1, 16)
 
 
-def hybrid_cfg(**overrides):
+def hybrid_cfg(channels=3, **overrides):
     cfg = model_cfg(**overrides)
     cfg.backbone = dict(
         type='CMAEConvViT', arch=ARCH, img_size=32, patch_sizes=(2, 2, 2),
-        mask_ratio=0.5)
+        mask_ratio=0.5, in_channels=channels)
     return cfg
+
+
+@pytest.mark.parametrize('channels', [1, 3, 6])
+def test_images_of_any_channels_go_on_to_transfer(channels, tmp_path):
+    """With as many, the same tokens; with others, alike where they are."""
+    model = build(hybrid_cfg(channels)).eval()
+    images = torch.randn(2, channels, 32, 32)
+    losses = model.loss([images, images])
+    assert all(v.isfinite() for v in losses.values())
+    assert reconstruct(model, images)['reconstruction'].shape == images.shape
+    path = str(tmp_path / 'hybrid.pth')
+    torch.save(dict(state_dict=model.state_dict()), path)
+
+    def loaded(count):
+        transfer = TransferConvViT(
+            arch=ARCH, img_size=32, patch_sizes=(2, 2, 2), in_channels=count,
+            init_cfg=dict(type='Pretrained', checkpoint=path)).eval()
+        transfer.init_weights()
+        return transfer
+
+    with torch.no_grad():
+        tokens = model.backbone.embed(images).tokens
+        for layer in model.backbone.layers:
+            tokens = layer(tokens)
+        # without fusion; a norm of its own after the mean
+        expected = layer_norm(tokens.mean(dim=1), tokens.shape[-1:])
+        torch.testing.assert_close(
+            loaded(channels)(images)[0], expected, rtol=1e-4, atol=1e-4)
+        if channels == 3:
+            grey = torch.randn(2, 1, 32, 32)
+            for count in (1, 5):
+                torch.testing.assert_close(
+                    loaded(count)(grey.expand(-1, count, -1, -1))[0],
+                    loaded(3)(grey.expand(-1, 3, -1, -1))[0],
+                    rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('with_fusion', [True, False])

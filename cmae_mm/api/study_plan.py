@@ -3,8 +3,6 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-import yaml
-
 from ..config import ConfigError
 from ..packaged import find_config
 
@@ -93,6 +91,8 @@ def read_study(path: str, out: Path) -> Study:
         FileNotFoundError: If the file, or a config that it names, is not
             there.
     """
+    # Not above: `cmae doctor` answers where no library is installed.
+    import yaml
     if not Path(path).is_file():
         raise FileNotFoundError(f'there is no study {path}')
     try:

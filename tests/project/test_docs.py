@@ -22,6 +22,8 @@ WRITTEN = {'config.py', 'CONFIG.py', 'results.md'}
 _NOT_OURS = re.compile(r'\S*<[^<>\s]+>\S*|\w+::\S+|\.mim/\S+')
 _PATH = re.compile(r'[\w.{},*/-]+\.(?:py|sh|md|cfg|toml|yml|cff)\b|'
                    r'(?:requirements|\.ci)/\w[\w.]*')
+# A block that begins with a file's name writes that file.
+_WRITES = re.compile(r'^```python\n# (\S+\.py)\n', re.M)
 _FOLDER = re.compile(r'\b(?:cmae_mm|configs|docs|examples|requirements|tests|'
                      r'tools)/[\w.{},*/-]*\w/(?=[`\s:;,)])')
 _CONFIG = re.compile(r'\bc?mae_vit-\w[\w-]*')
@@ -36,6 +38,7 @@ def expand(text):
 
 def missing_files(text, files=FILES):
     """Yield each path in a text that no file or folder has."""
+    files = [*files, *_WRITES.findall(text)]
     text = _NOT_OURS.sub(' ', text)
     for found in _PATH.findall(text) + _FOLDER.findall(text):
         for path in expand(found):

@@ -1,0 +1,180 @@
+"""What mkdocs does beside docs/*.md: pages from elsewhere, and their links.
+
+A hook of mkdocs.yml (extra='docs'). The README is the site's first page; the
+reference is made of the docstrings of what each room names in ``__all__``; a
+file of the clone that a page links to becomes a page too. So every page is
+plain Markdown that reads as well on GitHub, with relative links.
+"""
+import ast
+import posixpath
+import re
+from pathlib import Path
+from typing import Any, Dict, List
+
+import jupytext
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = 'examples/first_steps.py'
+# Pages of the site, by the files of the clone that they are made of.
+PAGES = {
+    'README.md': 'index.md',
+    'CONTRIBUTING.md': 'CONTRIBUTING.md',
+    'CHANGELOG.md': 'CHANGELOG.md',
+}
+# The rooms of the reference, and what heads their pages.
+ROOMS = {
+    'models': 'Models',
+    'datasets': 'Data',
+    'engine': 'Engine',
+    'evaluation': 'Evaluation',
+    'checkpoints': 'Checkpoints',
+    'visualization': 'Pictures',
+    'dense/detection': 'Detection',
+    'dense/segmentation': 'Segmentation',
+}
+FUNCTIONS = [
+    'pretraining.pretrain', 'pretraining.Pretrained', 'encoder.load_encoder',
+    'pretrained_encoder.PretrainedEncoder', 'embedding.embed',
+    'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
+    'pictures.features', 'views.show_views', 'maps.map_images',
+    'maps.nearest_images', 'report.report'
+]
+LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.yaml': 'yaml'}
+# mermaid.js of npm, where it was installed: without it diagrams stay text,
+# since the theme would load it from a network.
+MERMAID = ROOT / 'node_modules/mermaid/dist/mermaid.min.js'
+_LINK = re.compile(r'(\]\()([^)\s#]+)(#[^)\s]*)?(\))')
+_ROLE = re.compile(r':\w+:(<code>)~?')
+_CODE = re.compile(r'^```.*?^```$|`[^`\n]+`', re.M | re.S)
+
+
+def public_names(init: Path) -> List[str]:
+    """Give what a package names in ``__all__``, without importing it."""
+    for node in ast.parse(init.read_text()).body:
+        if isinstance(node, ast.Assign) and (
+                ast.unparse(node.targets[0]) == '__all__'):
+            return sorted(ast.literal_eval(node.value))
+    raise PluginError(f'{init} has no __all__')
+
+
+def reference_pages() -> Dict[str, str]:
+    """Write the pages of the reference, as mkdocstrings takes them."""
+    pages = {'api/functions.md': '# Functions\n\n' + '\n\n'.join(
+        f'::: cmae_mm.api.{name}' for name in FUNCTIONS)}
+    for room, title in ROOMS.items():
+        names = public_names(ROOT / 'cmae_mm' / room / '__init__.py')
+        package = f'cmae_mm.{room.replace("/", ".")}'
+        pages[f'api/{Path(room).name}.md'] = '\n\n'.join(
+            [f'# {title}', f'`{package}`',
+             *(f'::: {package}.{name}' for name in names)])
+    return pages
+
+
+def site_path(path: str) -> str:
+    """Give the page, or file, of the site that a file of the clone is."""
+    if path in PAGES:
+        return PAGES[path]
+    if path.startswith('docs/'):
+        return path.removeprefix('docs/')
+    for room in ROOMS:
+        if path == f'cmae_mm/{room}/__init__.py':
+            return f'api/{Path(room).name}.md'
+    if path == 'cmae_mm/__init__.py':
+        return 'api/functions.md'
+    return f'source/{path}.md'
+
+
+def clone_path(page: str) -> str:
+    """Give the file of the clone that a page of the site is made of."""
+    made = {site: path for path, site in PAGES.items()}
+    return made.get(page, f'docs/{page}')
+
+
+def linked_files(path: str, text: str) -> List[str]:
+    """Give the files of the clone that a page made of a file links to."""
+    folder = posixpath.dirname(path)
+    return [
+        posixpath.normpath(posixpath.join(folder, found[2]))
+        for found in _LINK.finditer(_CODE.sub('', text))
+        if not re.match(r'\w+:', found[2])
+    ]
+
+
+def read_page(path: str) -> str:
+    """Read a file of the clone as Markdown."""
+    text = (ROOT / path).read_text()
+    if path == NOTEBOOK:
+        notebook = jupytext.reads(text, fmt='py:percent')
+        notebook.metadata.clear()
+        return jupytext.writes(notebook, fmt='md')
+    return text
+
+
+def source_page(path: str) -> str:
+    """Show a file of the clone as a page."""
+    if not (ROOT / path).is_file():
+        raise PluginError(f'a page links to {path}, which is no file')
+    language = LANGUAGES.get(Path(path).suffix, 'text')
+    return f'# {path}\n\n```{language}\n{(ROOT / path).read_text()}\n```\n'
+
+
+def on_config(config: Any) -> Any:
+    """Take mermaid from the folder of npm, where it is."""
+    if MERMAID.is_file():
+        config.extra_javascript.append('assets/mermaid.min.js')
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that are not in docs/."""
+    made = reference_pages()
+    made |= {site: read_page(path) for path, site in PAGES.items()}
+    texts = {clone_path(site): text for site, text in made.items()}
+    texts |= {f'docs/{f.src_uri}': f.content_string
+              for f in files.documentation_pages()}
+    for path, text in texts.items():
+        for linked in linked_files(path, text):
+            site = site_path(linked)
+            if site.startswith('source/'):
+                made[site] = source_page(linked)
+    for site, text in made.items():
+        files.append(File.generated(config, site, content=text))
+    if MERMAID.is_file():
+        files.append(File.generated(config, 'assets/mermaid.min.js',
+                                    abs_src_path=str(MERMAID)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any,
+                     files: Files) -> str:
+    """Turn links between files of the clone into those between pages."""
+    here = page.file.src_uri
+    if not MERMAID.is_file():
+        markdown = re.sub(r'^```mermaid$', '```text', markdown, flags=re.M)
+    if here.startswith(('source/', 'api/')):
+        return markdown
+    folder = posixpath.dirname(clone_path(here))
+
+    def turn(found: 're.Match[str]') -> str:
+        before, link, anchor, after = found.groups()
+        if re.match(r'\w+:', link):
+            return found[0]
+        path = posixpath.normpath(posixpath.join(folder, link))
+        site = posixpath.relpath(site_path(path), posixpath.dirname(here))
+        return f'{before}{site}{anchor or ""}{after}'
+
+    kept: List[str] = []
+
+    def keep(found: 're.Match[str]') -> str:
+        kept.append(found[0])
+        return f'\0{len(kept) - 1}\0'
+
+    turned = _LINK.sub(turn, _CODE.sub(keep, markdown))
+    return re.sub(r'\0(\d+)\0', lambda found: kept[int(found[1])], turned)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Take Sphinx's roles off names in docstrings."""
+    return _ROLE.sub(r'\1', html)

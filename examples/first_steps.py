@@ -47,8 +47,7 @@ OUT = Path(os.environ.get('OUT', 'work_dirs/first_steps'))
 # in it say which photograph a tile is of. Training does not look at them.
 
 # %%
-CLONE = next(folder for folder in [Path.cwd(), *Path.cwd().parents]
-             if (folder / 'tools/quickstart').is_dir())
+CLONE = Path(cmae_mm.__file__).resolve().parents[1]
 sys.path.insert(0, str(CLONE / 'tools/quickstart'))
 from make_tiles import make_tiles  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""No block of code in the documents escapes: each is parsed by what runs it."""
+"""Each block of code in the documents is parsed by what runs it."""
 import ast
 import importlib
 import inspect

@@ -3,6 +3,7 @@ import fnmatch
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -104,6 +105,14 @@ def test_the_container_is_pinned_and_has_no_rights():
         subprocess.run(['bash', '-n', '-c', command], check=True)
         if 'pip install' in command:
             assert '-c /opt/cmae_mm/constraints.txt' in command
+
+
+@pytest.mark.skipif(shutil.which('hadolint') is None,
+                    reason="hadolint is not installed (extra 'dev')")
+def test_a_linter_has_nothing_to_say_of_the_container():
+    done = subprocess.run(['hadolint', 'docker/Dockerfile'], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_what_the_container_copies_is_there():

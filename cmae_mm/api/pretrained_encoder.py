@@ -194,6 +194,11 @@ class PretrainedEncoder(nn.Module):
                 f'{array.shape} of {array.dtype}')
         return array
 
+    @property
+    def is_bgr(self) -> bool:
+        """Whether :meth:`decode` gives colours as BGR."""
+        return self._crop.settings.is_bgr
+
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """Decode an image file, see :meth:`CentreCrop.decode`."""
         return self._crop.decode(data, name)

@@ -22,7 +22,8 @@ class Page:
 
     def __init__(self):
         self.problems, self.requests = [], []
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(
+            ignore_cleanup_errors=True)
         # Chromium reads commands from its stream 3, and answers on 4.
         to_browser, self._send = os.pipe()
         self._receive, from_browser = os.pipe()

@@ -1,9 +1,9 @@
 """What mkdocs does beside docs/*.md: pages from elsewhere, and their links.
 
-A hook of mkdocs.yml (extra='docs'). The README is the site's first page; the
-reference is made of the docstrings of what each room names in ``__all__``; a
-file of the clone that a page links to becomes a page too. So every page is
-plain Markdown that reads as well on GitHub, with relative links.
+A hook of mkdocs.yml (extra='docs'). The notebook is a page; the reference is
+made of the docstrings of what each room names in ``__all__``; a file of the
+clone that a page links to becomes a page too. So every page is plain Markdown
+that reads as well on GitHub, with relative links.
 """
 import ast
 import posixpath
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = 'examples/first_steps.py'
 # Pages of the site, by the files of the clone that they are made of.
 PAGES = {
-    'README.md': 'index.md',
+    NOTEBOOK: 'first-steps.md',
     'CONTRIBUTING.md': 'CONTRIBUTING.md',
     'CHANGELOG.md': 'CHANGELOG.md',
 }
@@ -76,6 +76,8 @@ def site_path(path: str) -> str:
     """Give the page, or file, of the site that a file of the clone is."""
     if path in PAGES:
         return PAGES[path]
+    if path == 'README.md':
+        return 'index.md'
     if path.startswith('docs/'):
         return path.removeprefix('docs/')
     for room in ROOMS:

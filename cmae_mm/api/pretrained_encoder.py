@@ -106,15 +106,26 @@ class PretrainedEncoder(nn.Module):
             over the grid of patches. A fine-tuned classifier's mean goes
             through the norm that it was trained with.
         """
-        tokens = self.tokens(images)
-        if self.pool == 'cls':
+        return self.pooled(self.tokens(images), self.pool)
+
+    def pooled(self, tokens: Tensor, pool: str) -> Tensor:
+        """Give the features that ``pool`` names.
+
+        Args:
+            tokens (torch.Tensor): (N, K + L, D), see :meth:`tokens`.
+            pool (str): 'mean', 'cls' or 'patch'.
+
+        Returns:
+            torch.Tensor: (N, D), or (N, L, D) for 'patch'.
+        """
+        if pool == 'cls':
             return tokens[:, 0]
         patches = tokens[:, self.backbone.num_extra_tokens:]
-        if self.pool == 'patch':
+        if pool == 'patch':
             return patches
         norm = getattr(self.backbone, 'ln2', None)
-        pooled = patches.mean(dim=1)
-        return pooled if norm is None else norm(pooled)
+        mean = patches.mean(dim=1)
+        return mean if norm is None else norm(mean)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Give all tokens, a class token first.
@@ -182,6 +193,11 @@ class PretrainedEncoder(nn.Module):
                 f'{wanted[1]}, (H, W, C), but got an array of shape '
                 f'{array.shape} of {array.dtype}')
         return array
+
+    @property
+    def is_bgr(self) -> bool:
+        """Whether :meth:`decode` gives colours as BGR."""
+        return self._crop.settings.is_bgr
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """Decode an image file, see :meth:`CentreCrop.decode`."""

@@ -7,7 +7,7 @@ from ..config import ConfigError
 from ..packaged import find_config
 
 # Evaluations of a frozen encoder: commands that take CONFIG CHECKPOINT.
-EVALUATIONS = ('knn', 'linear', 'low-shot')
+EVALUATIONS = ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear')
 RANDOM = 'random'
 # In a command, where the checkpoint that was trained is to stand.
 CHECKPOINT = '{checkpoint}'

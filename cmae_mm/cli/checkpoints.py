@@ -1,7 +1,9 @@
 """Exporting encoders to other libraries, importing from them."""
 import argparse
 import os
-from typing import TYPE_CHECKING, Any, Dict
+import tempfile
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from ..config import ConfigError, load_config, remember
 from .arguments import (
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 ENCODERS = ('convmae', 'hf_vit', 'hf_vitmae', 'mmdet', 'mmpretrain', 'mmseg',
             'timm')
 WHOLE = 'cmae'
+ONNX = 'onnx'
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +41,13 @@ def add_export(parser: argparse.ArgumentParser) -> None:
                'one: its model gives the sizes; a file')
     add_checkpoint(parser, "a checkpoint of the config's model")
     add_out(parser, '.safetensors or .pth file to write; for Hugging Face a '
-            'folder')
+            'folder; .onnx for ONNX')
     parser.add_argument(
-        '--to', choices=(WHOLE, *ENCODERS), required=True,
+        '--to', choices=(WHOLE, ONNX, *ENCODERS), required=True,
         help='the library that the encoder is for; cmae: the whole state '
         "under the released code's names; convmae: a hybrid encoder and its "
-        "pixel decoder under ConvMAE's")
+        "pixel decoder under ConvMAE's; onnx: a file that takes images as "
+        'they are and gives features')
     add_encoder(parser)
     parser.add_argument(
         '--img-size', type=at_least(1), metavar='PIXELS',
@@ -135,7 +139,16 @@ def export(args: argparse.Namespace) -> Result:
     noted = describe(args, meta)
     images = read_encoder_facts(meta).get('images')
     report = load_state(model, state, args.allow_partial)
-    if is_classifier:
+    result: Result = dict(
+        checkpoint=args.checkpoint, to=args.to, out=args.out)
+    if args.to == ONNX:
+        # A classifier's checkpoint says all about itself; of others the
+        # config's model does.
+        write = None if is_classifier else partial(
+            export_encoder, model, encoder=args.encoder,
+            img_size=args.img_size, images=images)
+        result['difference'] = _export_onnx(args, write, noted)
+    elif is_classifier:
         export_classifier(model, args.out, args.to, **noted)
     elif args.to == WHOLE:
         export_cmae(model, args.out, images, **noted)
@@ -144,7 +157,27 @@ def export(args: argparse.Namespace) -> Result:
                        images, **noted)
     print(f'{args.checkpoint}: {report}')
     print(f'Wrote {args.out}')
-    return dict(checkpoint=args.checkpoint, to=args.to, out=args.out)
+    return result
+
+
+def _export_onnx(args: argparse.Namespace,
+                 write: Optional[Callable[[str], None]],
+                 noted: Dict[str, Any]) -> float:
+    """Write an ONNX file, from the checkpoint or what ``write`` writes."""
+    from ..api.encoder import load_encoder
+    from ..api.onnx_file import export_onnx
+    with tempfile.TemporaryDirectory() as folder:
+        if write is None:
+            encoder = load_encoder(
+                args.checkpoint, args.encoder, img_size=args.img_size)
+        else:
+            file = os.path.join(folder, 'encoder.safetensors')
+            write(file)
+            encoder = load_encoder(file)
+        difference = export_onnx(encoder, args.out, **noted)
+    print(f'features of ONNX Runtime and of torch differ by {difference:.1e} '
+          'at most')
+    return difference
 
 
 def import_(args: argparse.Namespace) -> Result:

@@ -10,6 +10,7 @@ from . import (
     batch_size,
     checkpoints,
     compare,
+    dense,
     doctor,
     embed,
     evaluate,
@@ -34,6 +35,7 @@ COMMANDS: List[Command] = [
     *train.COMMANDS,
     *test.COMMANDS,
     *evaluate.COMMANDS,
+    *dense.COMMANDS,
     *embed.COMMANDS,
     *compare.COMMANDS,
     *study.COMMANDS,
@@ -52,8 +54,8 @@ COMMANDS: List[Command] = [
 # How the help lists them: what one does first stands first.
 GROUPS: Dict[str, Tuple[str, ...]] = {
     'pre-train and fine-tune': ('pretrain', 'train', 'test'),
-    'evaluate': ('knn', 'linear', 'low-shot', 'embed', 'compare',
-                 'study'),
+    'evaluate': ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear',
+                 'embed', 'compare', 'study'),
     'look': ('views', 'reconstruct', 'attention', 'features', 'map',
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),

@@ -24,6 +24,8 @@ from .optimizers import (
 )
 from .runner import ResumableRunner
 from .sharded_runner import ShardedRunner
+from .zero_optimizer import ZeroOptimWrapper
+from .zero_strategy import ZeroStrategy
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
@@ -33,5 +35,5 @@ __all__ = [
     'PretrainCheckHook', 'ReconstructionHook', 'ResumableEpochLoop',
     'ResumableIterLoop', 'ResumableRunner', 'ShardedRunner', 'SkippedStepHook',
     'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook', 'WatchdogHook',
-    'build_frozen_model'
+    'ZeroOptimWrapper', 'ZeroStrategy', 'build_frozen_model'
 ]

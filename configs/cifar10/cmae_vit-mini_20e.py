@@ -53,3 +53,7 @@ default_hooks = dict(
 
 # k-NN and the probes take the images as they are.
 evaluation = dict(short_side=32)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='KNNHook', interval=5, num_workers=0),
+]

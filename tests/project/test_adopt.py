@@ -1,5 +1,5 @@
-"""docs/adopt.md: its files in a project outside the clone, trained there."""
-import json
+"""What docs/adopt.md shows: its configs train, its table is complete."""
+import importlib
 import os
 import re
 import subprocess
@@ -7,148 +7,170 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT, build, model_cfg, write_images
+from helpers import ROOT, build, model_cfg, require_dense, write_images
+from mmpretrain import registry
 
 PAGE = (ROOT / 'docs/adopt.md').read_text()
-FILES = {
-    found[1]: block
-    for block in re.findall(r'^```python\n(.*?)^```', PAGE, re.M | re.S)
-    if (found := re.match(r'# (\S+\.py)\n', block))
+# Files of such a project, by the first line of their blocks.
+BLOCKS = re.findall(r'^```python\n# (\S+\.py)\n(.*?)^```', PAGE, re.M | re.S)
+# The table's rows, and the registries whose classes they list.
+ROWS = {
+    'models': ['MODELS'],
+    'data sets, samplers': ['DATASETS', 'DATA_SAMPLERS'],
+    'transforms': ['TRANSFORMS'],
+    'hooks': ['HOOKS'],
+    'runner, loops': ['RUNNERS', 'LOOPS'],
+    'visualisation back ends': ['VISBACKENDS'],
+    'optimizer wrappers, their constructors':
+    ['OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS'],
 }
-CONFIGS = sorted(
-    name for name in FILES
-    if name.startswith('configs/') and 'model = ' in FILES[name]
-    or '_base_ = ' in FILES[name])
-# Sizes of the page's networks, images and batches, made small; names stay.
-SMALL = [
-    (r"arch='base', img_size=224, patch_size=16",
-     "arch='mini', img_size=32, patch_size=8"),
-    (r'decoder_embed_dim=512, decoder_depth=\d, decoder_num_heads=16',
-     'decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2'),
-    ('size=224, max_shift=32, canvas_size=256',
-     'size=32, max_shift=8, canvas_size=40'),
-    (r'size=256\)', 'size=40)'),
-    (r'batch_size=64, (num_workers=4,)?', 'batch_size=2, num_workers=0, '),
-    (r'max_iters=100_000', 'max_iters=2'),
-]
-# What the page's configs inherit is of full size.
-SHRINK = {
-    'configs/finetune.py': '''
+DENSE = [('mmdet', 'cmae_mm.dense.detection'),
+         ('mmseg', 'cmae_mm.dense.segmentation')]
+
+# Smaller and shorter, the same otherwise.
+TINY = dict(
+    train_cfg=dict(max_epochs=1),
+    train_dataloader=dict(batch_size=2, num_workers=0),
+    model=dict(
+        backbone=dict(arch=dict(
+            _delete_=True, embed_dims=24, num_layers=1, num_heads=2,
+            feedforward_channels=48)),
+        neck=dict(
+            pixel_decoder=dict(
+                decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+            feature_decoder=dict(
+                decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
+            projector=dict(hid_channels=16, out_channels=8)),
+        head=dict(contrastive=dict(predictor=dict(hid_channels=16)))))
+# What the classifier's config inherits is of full size, on ImageNet.
+SMALL_CLASSIFIER = """
 model['backbone'].update(arch='mini', img_size=32, patch_size=8)
 model['head'] = dict(num_classes=2, in_channels=128)
-model['data_preprocessor'] = dict(num_classes=2)
+model['data_preprocessor'] = data_preprocessor = dict(num_classes=2)
 train_dataloader = dict(
     batch_size=2, num_workers=0, persistent_workers=False,
-    dataset=dict(_delete_=True, type='CustomDataset', data_root='photos',
-                 pipeline=[
-        dict(type='LoadImageFromFile'),
-        dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')]))
+    dataset=dict(_delete_=True, type='CustomDataset', data_root='data/images',
+                 pipeline=[dict(type='LoadImageFromFile'),
+                           dict(type='Resize', scale=(32, 32)),
+                           dict(type='PackInputs')]))
 val_dataloader = val_cfg = val_evaluator = None
 test_dataloader = test_cfg = test_evaluator = None
 param_scheduler = []
-train_cfg = dict(by_epoch=True, max_epochs=1)
-''',
-    'configs/pretrain.py': '''
-model = dict(
-    backbone=dict(arch='mini', img_size=32, patch_size=8),
-    neck=dict(
-        pixel_decoder=dict(decoder_embed_dim=16, decoder_depth=1,
-                           decoder_num_heads=2),
-        feature_decoder=dict(decoder_embed_dim=16, decoder_depth=1,
-                             decoder_num_heads=2)))
-data_preprocessor = dict(size=32, max_shift=8, canvas_size=40)
-train_dataloader['persistent_workers'] = False
-train_dataloader['dataset']['pipeline'] = [
-    dict(type='LoadCanvas', size=40),
-    dict(type='PackInputs', meta_keys=('img_path', 'view_seed'))]
-param_scheduler = []
 train_cfg = dict(max_epochs=1)
-''',
-}
-# The page's own training script on each config, in one process, which
-# imports the libraries once.
-DRIVER = '''
-import json, runpy, sys
+"""
+# A train.py as such a project has it.
+TRAIN = f"""
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-done = {}
-for config in json.load(sys.stdin):
+
+for name in ('cmae', 'new_style', 'own_scope', 'finetune'):
     DefaultScope._instance_dict.clear()
-    sys.argv = ['train.py', config, f'out/{config[8:-3]}']
-    runner = runpy.run_path('train.py')['runner']
-    model = getattr(runner.model, 'module', runner.model)
-    done[config] = dict(
-        runner=type(runner).__name__, steps=runner.iter,
-        model=type(model).__module__, images=len(
-            runner.train_dataloader.dataset))
-print(json.dumps(done))
-'''
-
-
-def small(text):
-    for pattern, replacement in SMALL:
-        text = re.sub(pattern, replacement, text)
-    return text
+    cfg = Config.fromfile(f'configs/{{name}}.py')
+    if name != 'finetune':
+        cfg.merge_from_dict({TINY!r})
+    cfg.work_dir = cfg.experiment_name = name
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    data = runner.train_dataloader.dataset
+    print(name, 'trained', type(runner.model).__name__, type(data).__name__,
+          f'{{len(data)}} images, {{runner.iter}} steps')
+    if name != 'finetune':
+        assert runner.model.target.steps == runner.iter, name
+"""
 
 
 @pytest.fixture(scope='module')
-def project(tmp_path_factory):
-    """Write the page's files, small, and a checkpoint; what training said."""
+def trained(tmp_path_factory):
+    """The page's project outside the clone; what its training said."""
     root = tmp_path_factory.mktemp('project')
     assert ROOT not in root.parents
-    for name, block in FILES.items():
+    for name, text in BLOCKS:
         (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_text(small(block) + SHRINK.get(name, ''))
+        (root / name).write_text(text)
+    with (root / 'configs/finetune.py').open('a') as file:
+        file.write(SMALL_CLASSIFIER)
+    (root / 'train.py').write_text(TRAIN)
     for name in 'ab':
-        write_images(root / 'photos' / name, 4)
+        write_images(root / 'data/images' / name, 2, size=64)
     encoder = build(model_cfg(**{
         'backbone.arch': 'mini', 'backbone.patch_size': 8}))
     torch.save(dict(state_dict=encoder.state_dict()), root / 'cmae.pth')
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1',
-                   'PYTHONPATH': f'{root}{os.pathsep}{ROOT}'}
-
-    def python(*arguments, **kwargs):
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=root, env=environment,
-            capture_output=True, text=True, timeout=300, **kwargs)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout + done.stderr, done.stdout
-
-    command = re.search(r'^python -c "(.*)"$', PAGE, re.M)[1]
-    said, out = python('-c', f'{command}\n{DRIVER}',
-                       input=json.dumps(CONFIGS))
-    return root, said, json.loads(out.splitlines()[-1])
+    done = subprocess.run(
+        [sys.executable, 'train.py'], cwd=root, capture_output=True,
+        text=True, env={**os.environ, 'OMP_NUM_THREADS': '1',
+                        'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root, done.stdout + done.stderr
 
 
-def test_the_page_shows_every_way():
-    assert CONFIGS == ['configs/finetune.py', 'configs/new_pretrain.py',
-                       'configs/own_scope.py', 'configs/pretrain.py']
-    assert 'read_base()' in FILES['configs/new_pretrain.py']
-    assert "default_scope = 'shapes'" in FILES['configs/own_scope.py']
+def test_the_page_shows_each_way():
+    text = dict(BLOCKS)
+    assert list(text) == [
+        'configs/finetune.py', 'configs/runtime.py', 'configs/cmae.py',
+        'configs/new_style.py', 'shapes/registry.py', 'shapes/__init__.py',
+        'configs/own_scope.py']
+    assert 'read_base()' in text['configs/new_style.py']
+    assert "default_scope = 'shapes'" in text['configs/own_scope.py']
 
 
-@pytest.mark.parametrize('config,runner,images', [
-    ('configs/finetune.py', 'Runner', 8),
-    ('configs/pretrain.py', 'ResumableRunner', 8),
-    ('configs/new_pretrain.py', 'Runner', 8),
-    ('configs/own_scope.py', 'Runner', 4),
+@pytest.mark.parametrize('said', [
+    'cmae trained CMAE PretrainingDataset 4 images, 2 steps',
+    'new_style trained CMAE PretrainingDataset 4 images, 2 steps',
+    'own_scope trained CMAE EverySecond 2 images, 1 steps',
+    'finetune trained ImageClassifier CustomDataset 4 images, 2 steps',
 ])
-def test_a_config_of_the_page_trains_outside_the_clone(
-        project, config, runner, images):
-    root, said, trained = project
-    one = trained[config]
-    assert one['runner'] == runner and one['images'] == images
-    assert one['steps'] == (2 if 'max_iters' in FILES[config] or
-                            config == 'configs/new_pretrain.py' else 4)
-    assert list((root / 'out' / config[8:-3]).glob('*.pth'))
+def test_the_pages_configs_train_in_another_project(trained, said):
+    assert said in trained[1]
 
 
-def test_the_encoder_of_the_page_is_loaded_whole(project):
-    root, said, _ = project
-    assert re.search(r'cmae\.pth.*every key', said), said[-2000:]
-    trained = torch.load(root / 'out/finetune/epoch_1.pth',
-                         weights_only=False)['state_dict']
-    start = torch.load(root / 'cmae.pth', weights_only=True)['state_dict']
-    # fixed in pre-training, and a bias that layer decay hardly moves
+def test_the_encoder_starts_from_the_checkpoint(trained):
+    root, _ = trained
+    after, before = (
+        torch.load(root / name, weights_only=False)['state_dict']
+        for name in ('finetune/epoch_1.pth', 'cmae.pth'))
     name = 'backbone.patch_embed.projection.weight'
-    torch.testing.assert_close(trained[name], start[name], atol=1e-3, rtol=0)
+    # layer decay leaves the first layer nearly as it was
+    torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=0)
+
+
+def row(label):
+    """Give the names in backticks of a row of the table."""
+    found = re.findall(rf'^\| {re.escape(label)} \| (.*) \|$', PAGE, re.M)
+    assert len(found) == 1, f'the page has {len(found)} rows {label!r}'
+    return re.findall(r'`(\w+)`', found[0])
+
+
+def registered(registries, room='cmae_mm.'):
+    """Give the names of our classes that registries hold themselves."""
+    return [
+        name for one in registries for name, kind in one.module_dict.items()
+        if kind.__module__.startswith(room)
+    ]
+
+
+@pytest.mark.parametrize('label', ROWS)
+def test_a_row_of_the_page_is_what_is_registered(label):
+    ours = registered(getattr(registry, name) for name in ROWS[label])
+    assert sorted(row(label)) == sorted(ours)
+
+
+def test_the_page_has_a_row_for_every_registry_of_ours():
+    listed = {name for names in ROWS.values() for name in names}
+    others = [
+        one for key, one in vars(registry).items()
+        if key.isupper() and key not in listed
+    ]
+    assert len(others) > 5
+    assert not registered(others)
+
+
+@pytest.mark.ops
+@pytest.mark.parametrize('library, room', DENSE)
+def test_a_dense_row_of_the_page_is_what_its_room_registers(library, room):
+    require_dense(library)
+    importlib.import_module(room)
+    theirs = vars(importlib.import_module(f'{library}.registry'))
+    ours = registered((one for key, one in theirs.items() if key.isupper()),
+                      room)
+    assert sorted(row(f'`{room}`')) == sorted(ours)

@@ -17,7 +17,8 @@ FILES = sorted(
     str(p.relative_to(ROOT)) for top in ROOT.iterdir()
     if top.name not in OTHERS for p in [top, *top.rglob('*')] if p.is_file())
 # What commands write, and what stands for a reader's own file.
-WRITTEN = {'config.py', 'CONFIG.py', 'results.md'}
+WRITTEN = {'config.py', 'CONFIG.py', 'results.md', 'report.md', 'runtime.py',
+           'cmae.py', 'new_style.py'}
 # What has a placeholder in it, or is another package's.
 _NOT_OURS = re.compile(r'\S*<[^<>\s]+>\S*|\w+::\S+|\.mim/\S+')
 _PATH = re.compile(r'[\w.{},*/-]+\.(?:py|sh|md|cfg|toml|yml|cff)\b|'

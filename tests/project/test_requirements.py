@@ -18,7 +18,8 @@ import missing_requirements  # noqa: E402
 
 EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'dicom', 'geotiff',
           'logging', 'report', 'map', 'completion', 'quickstart', 'tests',
-          'dev', 'webdataset', 'docs')
+          'dev', 'webdataset', 'onnx', 'docs',
+          'deepspeed')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
     'mmengine': {'onedl-mmengine', 'mmengine'},

@@ -150,7 +150,7 @@ def draw(results: Results, path: Path) -> None:
     if not groups:
         raise SystemExit('nothing could be measured, so that there is '
                          'nothing to draw')
-    figure, (time, memory) = pyplot.subplots(1, 2, figsize=(12, 5))
+    figure, (time, memory) = pyplot.subplots(1, 2, figsize=(13, 5))
     for name, rows in groups.items():
         rows.sort(key=lambda row: row['batch_size'])
         sizes = [row['batch_size'] for row in rows]
@@ -169,13 +169,16 @@ def draw(results: Results, path: Path) -> None:
     for axes in (time, memory):
         axes.set_xlabel('batch of a rank')
         axes.set_xscale('log', base=2)
-        axes.set_yscale('log')
+        axes.xaxis.set_major_formatter('{x:g}')
         axes.grid(alpha=0.3)
-    time.legend(fontsize='small')
+    time.set_yscale('log')
+    memory.set_ylim(bottom=0)
+    figure.legend(*time.get_legend_handles_labels(), loc='center right',
+                  fontsize='small')
     row = next(iter(groups.values()))[0]
     figure.suptitle(f"{row['device']}, {row['dtype']}, {row['threads']} "
                     'thread(s)')
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 0.85, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -182,12 +182,10 @@ class CMAENeck(BaseModule):
                 ``split_by_mask``.
 
         Returns:
-            Tuple[torch.Tensor, torch.Tensor | None]:
-
-            - ``pred_pixel`` (N, L - V, P*P*C): the reconstruction y' of the
-              removed patches, row-major.
-            - ``proj_s`` (N, E): the online projection, or None without a
-              contrastive branch.
+            Tuple[torch.Tensor, torch.Tensor | None]: ``pred_pixel``,
+            (N, L - V, P*P*C), the reconstruction y' of the removed patches,
+            row-major; and ``proj_s``, (N, E), the online projection, or None
+            without a contrastive branch.
         """
         pred_pixel = self.pixel_decoder(tokens, ids_restore, of='removed')
         if self.projector is None:

@@ -1,0 +1,10 @@
+# CMAE, ViT-L/16: the recipe of cmae_vit-l_800e.py, 800 epochs, batch 4096,
+# with gradients and optimizer state shared out between the GPUs
+# (DeepSpeed's ZeRO 2).
+# Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
+# Two machines: NNODES=2 NODE_RANK=... MASTER_ADDR=...
+# tools/dist_train.sh configs/cmae_vit-l_800e_zero.py 8
+_base_ = './cmae_vit-l_800e.py'
+
+runner_type = 'mmpretrain.ShardedRunner'  # mmengine's FlexibleRunner
+strategy = dict(type='ZeroStrategy')

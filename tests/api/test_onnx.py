@@ -1,0 +1,151 @@
+"""Encoders as ONNX files."""
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, build, model_cfg
+from mmengine.config import Config
+from PIL import Image
+
+import cmae_mm
+from cmae_mm.api import onnx_file
+from cmae_mm.checkpoints import CheckpointError, export_encoder
+from cmae_mm.cli.command import perform
+from cmae_mm.cli.main import parse
+from cmae_mm.dependencies import MissingLibrary
+
+onnx = pytest.importorskip('onnx')
+onnxruntime = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6),
+    reason='exporting to ONNX needs torch 2.6')
+
+HYBRID = dict(
+    type='CMAEConvViT',
+    arch=dict(embed_dims=[8, 12, 16], depths=[1, 1, 1], num_heads=2),
+    img_size=32, patch_sizes=(2, 2, 2), mask_ratio=0.5)
+
+
+PREPROCESSOR = dict(
+    type='SelfSupDataPreprocessor', mean=[100., 105., 110.],
+    std=[50., 53., 56.], to_rgb=True)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """A plain CMAE's file and its config."""
+    folder = tmp_path_factory.mktemp('onnx')
+    cfg = model_cfg(data_preprocessor=PREPROCESSOR)
+    Config(dict(model=cfg)).dump(folder / 'cfg.py')
+    model = build(cfg)
+    torch.save(model.state_dict(), folder / 'epoch_1.pth')
+    export_encoder(model, str(folder / 'online.pth'))
+    return folder / 'online.pth'
+
+
+def images_of(encoder, count):
+    shape = (count, encoder.in_channels, encoder.img_size, encoder.img_size)
+    return np.random.default_rng(count).uniform(0, 255, shape).astype('f4')
+
+
+def assert_alike(file, encoder, counts=(1, 5)):
+    """ONNX Runtime gives what the loaded encoder gives of batches."""
+    session = onnxruntime.InferenceSession(str(file))
+    for count in counts:
+        images = images_of(encoder, count)
+        found = dict(zip([o.name for o in session.get_outputs()],
+                         session.run(None, dict(images=images))))
+        with torch.no_grad():
+            tokens = encoder.tokens(
+                encoder.normalize(torch.from_numpy(images))).numpy()
+        extra = encoder.backbone.num_extra_tokens
+        expected = dict(features=tokens[:, extra:].mean(1),
+                        patch_tokens=tokens[:, extra:])
+        if extra:
+            expected['cls_token'] = tokens[:, 0]
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                found[name], value, rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize('encoder, size', [('online', None), ('target', 48)])
+def test_the_command_writes_the_same_features(
+        encoder, size, checkpoint, tmp_path, monkeypatch):
+    file = tmp_path / 'new/encoder.onnx'
+    more = ['--img-size', str(size)] if size else []
+    result = perform(parse([
+        'export', str(checkpoint.with_name('cfg.py')),
+        str(checkpoint.with_name('epoch_1.pth')), str(file), '--to', 'onnx',
+        '--encoder', encoder, *more]))
+    assert result['difference'] < 1e-4
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    loaded = cmae_mm.load_encoder(
+        checkpoint.with_name('epoch_1.pth'), encoder, img_size=size,
+        num_heads=4)
+    loaded.mean = cmae_mm.load_encoder(checkpoint).mean
+    loaded.std = cmae_mm.load_encoder(checkpoint).std
+    assert_alike(file, loaded)
+    facts = {p.key: json.loads(p.value)
+             for p in onnx.load(str(file)).metadata_props}
+    assert facts['img_size'] == (size or 32)
+    assert facts['normalised_by'] == dict(
+        mean=[100., 105., 110.], std=[50., 53., 56.])
+    if size is None:
+        run_the_pages_example(file, loaded, monkeypatch)
+
+
+def run_the_pages_example(file, encoder, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    Image.effect_noise((50, 40), 90).convert('RGB').save('photo.jpg')
+    page = (ROOT / 'docs/deploy.md').read_text()
+    example, = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    assert names['features'].shape == (1, encoder.embed_dims)
+    with torch.no_grad():
+        expected = encoder(encoder.preprocess('photo.jpg')[None])
+    # Pillow's resampling is that of preprocess(), up to rounding.
+    np.testing.assert_allclose(names['features'], expected, atol=1e-3)
+
+
+def test_a_hybrid_encoder_of_six_channels(tmp_path):
+    cfg = model_cfg(data_preprocessor=dict(
+        type='TwoViewDataPreprocessor', size=32, max_shift=4, canvas_size=36,
+        mean=[10. * c for c in range(6)], std=[30. + c for c in range(6)]))
+    cfg.backbone = dict(HYBRID, in_channels=6)
+    export_encoder(build(cfg), str(tmp_path / 'cmae.safetensors'))
+    loaded = cmae_mm.load_encoder(tmp_path / 'cmae.safetensors')
+    onnx_file.export_onnx(loaded, tmp_path / 'encoder.onnx')
+    assert 'cls_token' not in [
+        o.name for o in onnx.load(str(tmp_path / 'encoder.onnx')).graph.output]
+    assert_alike(tmp_path / 'encoder.onnx', loaded)
+
+
+def test_large_weights_stand_beside_the_file(
+        checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, '_LARGEST', 1000)
+    loaded = cmae_mm.load_encoder(checkpoint)
+    onnx_file.export_onnx(loaded, tmp_path / 'encoder.onnx')
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        'encoder.onnx', 'encoder.onnx.data']
+    assert_alike(tmp_path / 'encoder.onnx', loaded)
+
+
+def test_what_differs_or_is_missing_leaves_no_file(
+        checkpoint, tmp_path, monkeypatch):
+    loaded = cmae_mm.load_encoder(checkpoint)
+    with pytest.raises(CheckpointError, match=r'are written as \.onnx'):
+        onnx_file.export_onnx(loaded, tmp_path / 'encoder.pth')
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'onnxruntime', None)
+        with pytest.raises(MissingLibrary, match=r"\[onnx\]|'\.\[onnx"):
+            onnx_file.export_onnx(loaded, tmp_path / 'encoder.onnx')
+    monkeypatch.setattr(onnx_file, 'TOLERANCE', -1.)
+    with pytest.raises(CheckpointError, match='was not kept'):
+        onnx_file.export_onnx(loaded, tmp_path / 'encoder.onnx')
+    assert not list(tmp_path.iterdir())

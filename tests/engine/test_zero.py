@@ -8,9 +8,16 @@ import json
 import pytest
 import torch
 from run_commands import run_one
-from test_sharding import STEPS, assert_close, config, scalars, train
-from tiny_training import AtIteration, content, end_fork, log, on_ranks
-from tiny_training import start_fork as fork
+from test_sharding import STEPS, assert_close, scalars, train
+from test_sharding import config as constant_rate_config
+from tiny_training import (
+    AtIteration,
+    content,
+    end_fork,
+    log,
+    on_ranks,
+    start_fork,
+)
 
 import cmae_mm
 from cmae_mm.dependencies import MissingLibrary
@@ -20,6 +27,14 @@ needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec('deepspeed') is None,
     reason="DeepSpeed is not installed (extra 'deepspeed')")
 MOMENTS = ('exp_avg', 'exp_avg_sq')
+
+
+def config(*args, **overrides):
+    """Give a config whose learning rate is another in each step."""
+    return constant_rate_config(*args, **{
+        'param_scheduler': [dict(
+            type='LinearLR', start_factor=0.1, by_epoch=False, end=STEPS)],
+        **overrides})
 
 
 def zero(root, work, stage=2, **overrides):
@@ -97,7 +112,7 @@ def folder(image_root, tmp_path_factory):
             ['export', str(folder / 'config.py'), checkpoint,
              str(folder / 'timm.safetensors'), '--to', 'timm'])]))
 
-    assert end_fork(fork(alone)) == 0
+    assert end_fork(start_fork(alone)) == 0
     return folder
 
 
@@ -233,4 +248,4 @@ def test_where_it_cannot_start_it_says_what_to_do(
         ShardedRunner.from_cfg(zero(image_root, tmp_path, launcher='none'))
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(MissingLibrary, match=r'pip install .*\[deepspeed\]'):
-        ZeroStrategy()
+        ZeroStrategy(work_dir=str(tmp_path))

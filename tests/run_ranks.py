@@ -18,7 +18,7 @@ from mmengine.visualization import Visualizer
 from mmpretrain.registry import HOOKS
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.engine import ResumableRunner
+from cmae_mm.engine import ResumableRunner, ShardedRunner
 from cmae_mm.engine.device import adapt_to_device
 
 
@@ -117,7 +117,8 @@ def main() -> None:
         cfg = Config.fromfile(path)
         cfg.launcher = 'pytorch'
         adapt_to_device(cfg)
-        runner = ResumableRunner.from_cfg(cfg)
+        kind = ShardedRunner if 'strategy' in cfg else ResumableRunner
+        runner = kind.from_cfg(cfg)
         watch = Watch()
         runner.register_hook(watch)
         runner.train()

@@ -73,6 +73,11 @@ def _shrink_pretraining(cfg: Config, root, images: int) -> None:
     write_images(root / split / 'a', images, size=300)
 
 
+def _shrink_neighbour(cfg: Config, root, images: int) -> None:
+    cfg.model.neck.in_channels = WIDTH
+    write_images(root / 'train' / 'a', images, size=300)
+
+
 def _shrink_classifier(cfg: Config, root, images: int) -> None:
     if cfg.model.get('neck') is not None:
         cfg.model.neck.input_features = WIDTH
@@ -133,8 +138,8 @@ def shrunken(name: str, root, work_dir, images: int = 2) -> Config:
     scope = cfg.default_scope
     cfg.train_dataloader.dataset.data_root = str(root)
     shrink = dict(mmdet=_shrink_detector, mmseg=_shrink_segmentor).get(
-        scope, _shrink_pretraining
-        if cfg.model.type == 'CMAE' else _shrink_classifier)
+        scope, _shrink_pretraining if cfg.model.type == 'CMAE' else
+        _shrink_neighbour if '/neighbours/' in name else _shrink_classifier)
     # Without mmengine's merging: nothing of the large one may stay.
     hybrid = 'ConvViT' in cfg.model.backbone.type
     cfg.model.backbone.arch = ConfigDict(HYBRID if hybrid else ARCH)

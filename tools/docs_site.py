@@ -39,7 +39,7 @@ FUNCTIONS = [
     'pretrained_encoder.PretrainedEncoder', 'embedding.embed',
     'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
     'pictures.features', 'views.show_views', 'maps.map_images',
-    'maps.nearest_images', 'report.report'
+    'maps.nearest_images', 'report.report', 'onnx_file.export_onnx'
 ]
 LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.yaml': 'yaml'}
 # mermaid.js of npm, where it was installed: without it diagrams stay text,

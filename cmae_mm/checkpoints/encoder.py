@@ -39,6 +39,12 @@ RELEASED = 'a released CMAE checkpoint'
 PRETRAINING = 'a pre-training checkpoint'
 FOREIGN_ENCODER = 'an MAE or timm encoder'
 CONVMAE = 'a ConvMAE encoder'
+OTHER_METHOD = "a pre-training checkpoint of another method's"
+# What only the checkpoints of mmpretrain's other methods hold: SimMIM's, and
+# the momentum encoders of MoCo v3 and BYOL.
+_OTHERS = ('neck.decoder.', 'momentum_encoder.', 'target_net.')
+# Stands for masked patches, in encoders that take all of them.
+_MASK_TOKEN = 'mask_token'
 # What a backbone need not have.
 _SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
 
@@ -88,6 +94,8 @@ def find_encoder(state: StateDict,
         kind, state = RELEASED, names.from_cmae(state)
     elif holds('neck.pixel_decoder.'):
         kind = PRETRAINING
+    elif holds('backbone.') and holds(*_OTHERS):
+        kind = OTHER_METHOD
     elif holds('backbone.') and holds('head.', 'neck.'):
         kind = 'a fine-tuned model'
     elif holds('backbone.'):
@@ -112,11 +120,13 @@ def find_encoder(state: StateDict,
             raise CheckpointError(
                 f'it is {kind}, which has no target encoder; take the online '
                 'one')
-    return FoundEncoder(
-        {
-            k.removeprefix(prefix): v
-            for k, v in state.items() if k.startswith(prefix)
-        }, kind, _other_parts(given, kind), tuple(lines))
+    found = {
+        k.removeprefix(prefix): v
+        for k, v in state.items() if k.startswith(prefix)
+    }
+    if kind == OTHER_METHOD and found.pop(_MASK_TOKEN, None) is not None:
+        lines = [*lines, 'left out: its mask token']
+    return FoundEncoder(found, kind, _other_parts(given, kind), tuple(lines))
 
 
 def _other_parts(state: StateDict, kind: str) -> Tuple[str, ...]:

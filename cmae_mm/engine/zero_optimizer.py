@@ -5,11 +5,14 @@ DeepSpeed is an extra (extra='deepspeed').
 from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
+from mmengine.dist import is_main_process
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .optimizers import AutoAmpOptimWrapper
+
+_MOMENTS = ('exp_avg', 'exp_avg_sq')  # of AdamW
 
 
 class ZeroOptimizer(Optimizer):
@@ -64,7 +67,12 @@ class ZeroOptimizer(Optimizer):
                 number += 1
 
     def state_dict(self) -> Dict[str, Any]:
-        """Give the whole state; all ranks must ask."""
+        """Give the whole state; all ranks must ask.
+
+        Returns:
+            dict: As an unsharded optimizer gives it, on CPUs; on other ranks
+            than 0 moments are left empty.
+        """
         from deepspeed.utils import safe_get_full_optimizer_state
         packed = super().state_dict()
         steps = [value['step'] for value in self.inner.state.values()
@@ -72,10 +80,12 @@ class ZeroOptimizer(Optimizer):
         state: Dict[int, Dict[str, Any]] = {}
         if steps and float(steps[0]):
             for number, parameter in self.trained():
-                state[number] = dict(step=steps[0].clone().cpu(), **{
-                    name: safe_get_full_optimizer_state(
-                        parameter, name).clone().view_as(parameter).cpu()
-                    for name in ('exp_avg', 'exp_avg_sq')})
+                state[number] = dict(step=steps[0].clone().cpu())
+                for name in _MOMENTS:
+                    whole = safe_get_full_optimizer_state(parameter, name)
+                    state[number][name] = (
+                        whole if is_main_process() else whole.new_empty(0)
+                    ).cpu()
         return dict(packed, state=state)
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
@@ -92,7 +102,7 @@ class ZeroOptimizer(Optimizer):
             return
         self._set_steps(next(iter(state.values()))['step'])
         for number, parameter in self.trained():
-            for name in ('exp_avg', 'exp_avg_sq'):
+            for name in _MOMENTS:
                 safe_set_full_optimizer_state(
                     parameter, state[number][name].to(parameter.device), name)
 
@@ -105,12 +115,15 @@ class ZeroOptimizer(Optimizer):
 
     def _set_steps(self, step: Tensor) -> None:
         """Set each piece's number of steps, and make place for a state."""
-        pieces: List[Tensor] = [p for g in self.inner.param_groups
-                                for p in g['params']]
-        for piece in pieces:
+        pieces: List[Tuple[Tensor, Dict[str, Any]]] = [
+            (p, g) for g in self.inner.param_groups for p in g['params']]
+        for piece, group in pieces:
             own = self.inner.state[piece]
-            own['step'] = step.clone()
-            for name in ('exp_avg', 'exp_avg_sq'):
+            # Where torch has it: its fused kernel reads it on the device.
+            there = group.get('fused') or group.get('capturable')
+            own['step'] = torch.tensor(
+                float(step), device=piece.device if there else 'cpu')
+            for name in _MOMENTS:
                 own.setdefault(name, torch.zeros_like(piece))
 
 
@@ -133,7 +146,11 @@ class ZeroOptimWrapper(AutoAmpOptimWrapper):
             **kwargs: Not used.
         """
         self._losses.append(loss.detach())
-        self.optimizer.engine.backward(loss)
+        # DeepSpeed looks at gradients alone: let a loss that is not finite
+        # have such gradients, on all ranks once they are averaged.
+        amiss = ~loss.detach().isfinite()
+        self.optimizer.engine.backward(
+            loss * torch.ones_like(loss).masked_fill(amiss, float('nan')))
         self._inner_count += 1
 
     @torch.compiler.disable

@@ -15,6 +15,8 @@ from .optimizers import skipping_steps
 from .sharing_strategy import SharingStrategy
 from .zero_optimizer import ZeroOptimizer
 
+# Of float32 values; DeepSpeed's own, 2 GB, are larger than a ViT-L.
+_BUCKET = 25_000_000
 _WRAPPERS = ('AutoAmpOptimWrapper', 'mmpretrain.AutoAmpOptimWrapper')
 
 
@@ -44,8 +46,8 @@ class ZeroStrategy(SharingStrategy):
         if importlib.util.find_spec('deepspeed') is None:
             raise MissingLibrary(
                 'ZeroStrategy needs DeepSpeed, which is not installed: '
-                'install it with `DS_BUILD_OPS=0 '
-                f'{install_command("deepspeed")}`')
+                f'install it with `{install_command("deepspeed")}`, or train '
+                'with the config with fsdp in its name')
         if stage not in (1, 2):
             raise ValueError(
                 f'ZeroStrategy has stages 1 and 2, but got {stage!r}; to '
@@ -67,16 +69,21 @@ class ZeroStrategy(SharingStrategy):
 
         Raises:
             ValueError: If it is of another kind, trains in float16,
-                accumulates gradients, or its optimizer is not AdamW; or if
-                the model computes micro-batches.
+                accumulates gradients, clips otherwise than by the 2-norm, or
+                its optimizer is not AdamW; or if the model computes
+                micro-batches.
         """
         settings = skipping_steps(optim_wrapper)
         kind = settings.get('type') if isinstance(settings, dict) else None
         name = getattr(kind, '__name__', kind)
         if name not in _WRAPPERS:
             raise ValueError(
-                'ZeroStrategy needs the settings of an AutoAmpOptimWrapper, '
-                f'but got optim_wrapper.type={name!r}')
+                'ZeroStrategy needs optim_wrapper.type='
+                f"'mmpretrain.AutoAmpOptimWrapper', but got {name!r}")
+        if settings.get('dtype') == 'float16':
+            raise ValueError(
+                'ZeroStrategy has no loss scaler for float16; set '
+                "optim_wrapper.dtype='bfloat16' or 'float32'")
         built = super().build_optim_wrapper(
             dict(settings, type='mmpretrain.ZeroOptimWrapper'), model)
         assert model is not None
@@ -90,16 +97,14 @@ class ZeroStrategy(SharingStrategy):
                 gradient_clipping=float(clip.get('max_norm', 0.)),
                 zero_allow_untested_optimizer=True,
                 zero_optimization=dict(
-                    stage=self.stage, contiguous_gradients=True),
+                    stage=self.stage, contiguous_gradients=True,
+                    reduce_bucket_size=_BUCKET,
+                    allgather_bucket_size=_BUCKET),
                 # DeepSpeed's own lines; the log has the framework's
                 steps_per_print=1 << 40))
         return built
 
     def _check(self, wrapper: BaseOptimWrapper, model: nn.Module) -> None:
-        if wrapper.loss_scaler.is_enabled():
-            raise ValueError(
-                'ZeroStrategy has no loss scaler for float16; set '
-                "optim_wrapper.dtype='bfloat16' or 'float32'")
         if wrapper._accumulative_counts != 1:
             raise ValueError(
                 'ZeroStrategy does not accumulate gradients; leave '
@@ -109,14 +114,21 @@ class ZeroStrategy(SharingStrategy):
             raise ValueError(
                 'ZeroStrategy shares the state of torch.optim.AdamW out, but '
                 'optim_wrapper.optimizer is '
-                f'{type(wrapper.optimizer).__name__}')
+                f'{type(wrapper.optimizer).__name__}; set its type to '
+                "'AdamW', or take FullyShardStrategy")
+        if any(g['amsgrad'] for g in wrapper.optimizer.param_groups):
+            raise ValueError(
+                'ZeroStrategy keeps two moments of a parameter, but AdamW has '
+                'amsgrad=True; leave it out, or take FullyShardStrategy')
         if getattr(model, 'micro_batch', None):
             raise ValueError('ZeroStrategy computes no micro-batches; leave '
                              'model.micro_batch out, or take '
                              'FullyShardStrategy')
-        if (wrapper.clip_grad_kwargs or {}).get('norm_type', 2) != 2:
-            raise ValueError('ZeroStrategy clips by the 2-norm; leave '
-                             'optim_wrapper.clip_grad.norm_type out')
+        clip = wrapper.clip_grad_kwargs or {}
+        if clip and (clip.get('norm_type', 2) != 2 or 'max_norm' not in clip):
+            raise ValueError('ZeroStrategy clips by the 2-norm; set '
+                             'optim_wrapper.clip_grad=dict(max_norm=...), or '
+                             'take FullyShardStrategy')
 
     def after_loading(self) -> None:
         """Take the parameters over: DeepSpeed updates copies of its own."""

@@ -69,8 +69,8 @@ def load_frozen(model: nn.Module,
     """Load a checkpoint's encoder into a pre-training model, for evaluation.
 
     Args:
-        model (CMAE): The model, without distributed wrapper; modified in
-            place.
+        model (CMAE | FrozenViT): The model, without distributed wrapper;
+            modified in place.
         checkpoint (str): A file that
             :func:`~cmae_mm.checkpoints.load_encoder_into` takes, or 'random'
             for random initialisation.
@@ -87,8 +87,10 @@ def load_frozen(model: nn.Module,
         model.init_weights()
         return model.eval()
     if encoder == 'target' and model.target is None:
-        raise ValueError("this config's model has no target encoder, since "
-                         'head.contrastive is None; take the online one')
+        raise ValueError("this config's model has no target encoder (a CMAE "
+                         'has none where head.contrastive is None); take the '
+                         'online one')
     part = model.target.encoder if encoder == 'target' else model.backbone
-    load_encoder_into(part, checkpoint, encoder)
+    # Whole images are encoded: a mask token takes no part.
+    load_encoder_into(part, checkpoint, encoder, new=r'^mask_token$')
     return model.eval()

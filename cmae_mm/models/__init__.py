@@ -1,5 +1,6 @@
 from .backbones import (
     ConvViT,
+    SimMIMViT,
     TransferConvViT,
     TransferConvViTDet,
     TransferViT,
@@ -30,6 +31,7 @@ __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
     'CMAENeck', 'CMAEQueueHead', 'CMAEReconstructionHead', 'CMAEViT',
     'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'ConvViT',
-    'MomentumTarget', 'SimpleFPN', 'TransferConvViT', 'TransferConvViTDet',
-    'TransferViT', 'TransferViTDet', 'TwoViewDataPreprocessor', 'split_by_mask'
+    'MomentumTarget', 'SimMIMViT', 'SimpleFPN', 'TransferConvViT',
+    'TransferConvViTDet', 'TransferViT', 'TransferViTDet',
+    'TwoViewDataPreprocessor', 'split_by_mask'
 ]

@@ -1,8 +1,8 @@
 # CMAE, ViT-S/16 on Imagenette, the protocol of a public table: 200 epochs,
 # batch 256, k-NN and an online probe. 7,400 steps where the recipe makes
 # 375,000, so that the rate is three times the recipe's for this batch, and the
-# target averages over 100 steps and not 250. Both are guesses: no GPU was there
-# to tune them, nor crop scale and temperature, which are the recipe's.
+# target averages over 100 steps and not 250. Both are guesses: no GPU was
+# there to tune them, nor crop scale and temperature, which are the recipe's.
 # Data: $DATA_ROOT/{train,val}/<class>/*.JPEG, as imagenette2 has them.
 # cmae train configs/imagenette/cmae_vit-s_200e.py
 _base_ = ['../cmae_vit-s_300e.py']

@@ -146,7 +146,8 @@ BAD_INPUT = [
      'patches of 4 pixels(.|\n)*patches of 8 pixels'),
     (None, ['model.backbone.arch.embed_dims=64'], '48 wide(.|\n)*64 wide'),
     (None, ['evaluation.valid=1'], "got .*'valid'"),
-    (None, ['model.type=MAE'], 'must be one of pre-training'),
+    (None, ['model.type=ImageClassifier'],
+     'must be one of pre-training.* is of type .ImageClassifier'),
 ]
 
 

@@ -207,27 +207,61 @@ def test_processes(processes, tmp_path):
     """Through NCCL on GPUs: the same model, different masks."""
     if ON_GPU and torch.cuda.device_count() < processes:
         pytest.skip(f'there are no {processes} GPUs')
-    names = dict(pretraining=PRETRAINING,
-                 finetuning='finetune/vit-b_pt300e_100e_in1k')
+    seen = on_processes(processes, tmp_path, dict(
+        pretraining=PRETRAINING,
+        finetuning='finetune/vit-b_pt300e_100e_in1k'))
+    for ranks in seen.values():
+        assert len({m for r in ranks for m in r['masks']}) == sum(
+            len(r['masks']) for r in ranks)
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_zero(processes, tmp_path):
+    """DeepSpeed's steps are those of DDP within rounding."""
+    pytest.importorskip(
+        'deepspeed', reason="DeepSpeed is not installed (extra 'deepspeed')")
+    if ON_GPU and torch.cuda.device_count() < processes:
+        pytest.skip(f'there are no {processes} GPUs')
+    strategy = dict(type='ZeroStrategy')
+    seen = on_processes(
+        processes, tmp_path, dict(ddp=PRETRAINING, zero=PRETRAINING),
+        zero=dict(strategy=strategy))
+    assert {rank['steps'] for ranks in seen.values() for rank in ranks} == {3}
+    ddp, zero = (torch.load(
+        tmp_path / kind / 'work/iter_3.pth', weights_only=False)
+        for kind in seen)
+    states = [run['optimizer']['state'] for run in (ddp, zero)]
+    assert states[0].keys() == states[1].keys()
+    assert {float(v['step']) for s in states for v in s.values()} == {3.}
+    for name in ('exp_avg', 'exp_avg_sq'):
+        expected, made = (torch.cat([
+            s[number][name].flatten() for number in states[0]])
+            for s in states)
+        assert (made - expected).norm() < 0.05 * expected.norm()
+
+
+def on_processes(processes, folder, names, **overrides):
+    """Train configs on ranks, which end alike; give what each rank saw."""
     for kind, name in names.items():
-        cfg = config(name, tmp_path / kind)
+        cfg = config(name, folder / kind, **overrides.get(kind, {}))
         cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=3)
         cfg.default_hooks.checkpoint.by_epoch = False
-        cfg.dump(tmp_path / f'{kind}.py')
+        cfg.dump(folder / f'{kind}.py')
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone',
          '--nproc_per_node', str(processes),
-         str(ROOT / 'tests/run_ranks.py'), str(tmp_path)],
+         str(ROOT / 'tests/run_ranks.py'), str(folder)],
         capture_output=True, text=True, timeout=300, env=dict(
             os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    seen = {}
     for kind in names:
-        seen = [json.loads((tmp_path / f'{kind}.{rank}.json').read_text())
-                for rank in range(processes)]
-        assert len({rank['parameters'] for rank in seen}) == 1
-        assert len({rank.get('target') for rank in seen}) == 1
-        assert len({m for r in seen for m in r['masks']}) == sum(
-            len(r['masks']) for r in seen)
+        seen[kind] = [
+            json.loads((folder / f'{kind}.{rank}.json').read_text())
+            for rank in range(processes)]
+        assert len({rank['parameters'] for rank in seen[kind]}) == 1
+        assert len({rank.get('target') for rank in seen[kind]}) == 1
+    return seen
 
 
 def test_evaluation_commands(image_root, tmp_path):

@@ -24,6 +24,8 @@ def test_one_step_in_half_precision(name, tmp_path, monkeypatch):
         runner = ResumableRunner.from_cfg(cfg)
         runner._init_model_weights()
         model = runner.model.train()
+        # of RuntimeInfoHook; mmpretrain's momentum encoders ask for it
+        runner.message_hub.update_info('max_iters', 2)
         batch = next(iter(runner.build_dataloader(cfg.train_dataloader)))
         for dtype in ('bfloat16', 'float16'):
             wrapper = runner.build_optim_wrapper(

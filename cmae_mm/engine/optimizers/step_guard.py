@@ -151,7 +151,8 @@ class StepGuard:
 
     def _report(self, optimizer: torch.optim.Optimizer, what: str) -> str:
         norms = ', '.join(
-            f'{part} {norm:.3g}' for part, norm in self._norms().items())
+            f'{part} {norm:.3g}' for part, norm in self._norms().items()
+        ) or 'not known'  # an engine has taken them away
         rates = [float(g['lr']) for g in optimizer.param_groups]
         return (
             f'Stopped at iteration {self._step()}: {self.in_a_row} steps in a '

@@ -1,10 +1,11 @@
 from .convvit import ConvViT
+from .simmim_vit import SimMIMViT
 from .transfer_convvit import TransferConvViT
 from .transfer_convvit_det import TransferConvViTDet
 from .transfer_vit import TransferViT
 from .transfer_vit_det import TransferViTDet
 
 __all__ = [
-    'ConvViT', 'TransferConvViT', 'TransferConvViTDet', 'TransferViT',
-    'TransferViTDet'
+    'ConvViT', 'SimMIMViT', 'TransferConvViT', 'TransferConvViTDet',
+    'TransferViT', 'TransferViTDet'
 ]

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Iterable, Optional, Sequence, Union
 
+from ..dependencies import MissingLibrary
 from ..packaged import install_command
 
 PathLike = Union[str, 'os.PathLike[str]']
@@ -137,6 +138,27 @@ def check_out_file(out: Optional[PathLike]) -> None:
             'parquet files are written by pyarrow, which is not installed: '
             f'install it with `{install_command("embed")}`, or name a file '
             'that ends in .npz')
+
+
+def check_onnx_file(out: PathLike) -> None:
+    """Check that an ONNX file can be written.
+
+    Raises:
+        ArgumentError: If the ending is another, or a folder has that name.
+        MissingLibrary: If a library for it is not installed.
+    """
+    file = Path(out).expanduser()
+    if file.suffix != '.onnx':
+        raise ArgumentError(
+            f'ONNX files are written as .onnx, but out is {str(out)!r}')
+    if file.is_dir():
+        raise ArgumentError(f'out must be a file, but {str(out)!r} is a '
+                            'folder')
+    for library in ('onnx', 'onnxscript', 'onnxruntime'):
+        if not importlib.util.find_spec(library):
+            raise MissingLibrary(
+                f'exporting to ONNX needs {library}, which is not installed: '
+                f'install it with `{install_command("onnx")}`')
 
 
 def check_pretraining(data: PathLike,

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
 from ..dependencies import MissingLibrary
-from ..packaged import install_command
 from ..version import __version__
-from .checks import PathLike
+from .checks import PathLike, check_onnx_file
 from .pretrained_encoder import PretrainedEncoder
 
 OPSET = 18
@@ -80,14 +79,14 @@ def export_onnx(encoder: PretrainedEncoder, path: PathLike,
         torch's.
 
     Raises:
-        CheckpointError: If the ending is another, the file cannot be written,
-            or its features differ by more than 1e-4 of the largest.
+        ArgumentError: If the ending is another, or a folder has that name.
+        CheckpointError: If the file cannot be written, or its features differ
+            by more than 1e-4, or 1e-4 of the largest where that is above 1.
         MissingLibrary: If a library for it is not installed, or torch is
             older than 2.6.
     """
+    check_onnx_file(path)
     file = Path(path).expanduser()
-    if file.suffix != '.onnx':
-        raise CheckpointError(f'{file}: ONNX files are written as .onnx')
     onnx = _require_libraries()
     model = DeployedEncoder(encoder.eval()).eval()
     program = _translate(model)
@@ -111,19 +110,12 @@ def export_onnx(encoder: PretrainedEncoder, path: PathLike,
 
 
 def _require_libraries() -> Any:
-    """Import what is needed."""
+    """Import onnx, with a torch that can write for it."""
     if Version(torch.__version__.split('+')[0]) < Version(_TORCH):
         raise MissingLibrary(
             f'exporting to ONNX needs torch {_TORCH} or later, but '
             f'{torch.__version__} is installed')
-    try:
-        for name in ('onnxscript', 'onnxruntime'):
-            importlib.import_module(name)
-        return importlib.import_module('onnx')
-    except ModuleNotFoundError as error:
-        raise MissingLibrary(
-            f'exporting to ONNX needs {error.name}, which is not installed: '
-            f'install it with `{install_command("onnx")}`') from error
+    return importlib.import_module('onnx')
 
 
 def _images(encoder: PretrainedEncoder, count: int) -> Tensor:
@@ -160,9 +152,21 @@ def _describe(encoder: PretrainedEncoder, facts: Dict[str, Any]
         embed_dims=encoder.embed_dims,
         normalised_by=dict(mean=encoder.mean.flatten().tolist(),
                            std=encoder.std.flatten().tolist()),
-        images=encoder.images or 'RGB, 0 to 255')
+        images=encoder.images or 'RGB, 0 to 255',
+        outputs=_meanings(encoder))
     return {name: json.dumps(value, default=str)
             for name, value in known.items()}
+
+
+def _meanings(encoder: PretrainedEncoder) -> Dict[str, str]:
+    """Say how tokens become each output."""
+    pooled = 'mean of the patch tokens'
+    if hasattr(encoder.backbone, 'ln2'):
+        pooled += ", through the classifier's norm"
+    meanings = dict(features=pooled, patch_tokens='all of them, row by row')
+    if encoder.backbone.num_extra_tokens:
+        meanings['cls_token'] = 'the class token'
+    return meanings
 
 
 def _compare(model: DeployedEncoder, file: Path) -> float:

@@ -3,7 +3,7 @@ import argparse
 import os
 import tempfile
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict
 
 from ..config import ConfigError, load_config, remember
 from .arguments import (
@@ -72,6 +72,8 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: If the checkpoint would be overwritten, or an option is
             of no use.
+        ArgumentError: If an ONNX file would have another ending.
+        MissingLibrary: If a library for it is not installed.
     """
     if os.path.realpath(args.checkpoint) == os.path.realpath(args.out):
         raise ConfigError(
@@ -82,6 +84,9 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError('--to cmae exports the whole state, with both '
                           'encoders as they are: leave --encoder and '
                           '--img-size out')
+    if getattr(args, 'to', None) == ONNX:
+        from ..api.checks import check_onnx_file
+        check_onnx_file(args.out)
 
 
 def build_model(args: argparse.Namespace) -> 'nn.Module':
@@ -124,13 +129,15 @@ def export(args: argparse.Namespace) -> Result:
     from mmpretrain.models import ImageClassifier
 
     from ..checkpoints import (
+        CheckpointError,
         export_classifier,
         export_cmae,
         export_encoder,
         load_state,
         read_checkpoint,
+        write_checkpoint,
     )
-    from ..checkpoints.encoder_facts import read_encoder_facts
+    from ..checkpoints.encoder_facts import encoder_facts, read_encoder_facts
     model = build_model(args)
     is_classifier = isinstance(model, ImageClassifier) and args.to != WHOLE
     if not is_classifier:
@@ -142,11 +149,17 @@ def export(args: argparse.Namespace) -> Result:
     result: Result = dict(
         checkpoint=args.checkpoint, to=args.to, out=args.out)
     if args.to == ONNX:
-        # A classifier's checkpoint says all about itself; of others the
-        # config's model does.
-        write = None if is_classifier else partial(
-            export_encoder, model, encoder=args.encoder,
-            img_size=args.img_size, images=images)
+        write: Callable[[str], None]
+        if is_classifier:
+            if args.encoder != 'online':
+                raise CheckpointError(
+                    f'{args.checkpoint}: a fine-tuned classifier has no '
+                    'target encoder; leave --encoder out')
+            write = partial(write_checkpoint, state=model.state_dict(),
+                            meta=encoder_facts(model, images))
+        else:
+            write = partial(export_encoder, model, encoder=args.encoder,
+                            img_size=args.img_size, images=images)
         result['difference'] = _export_onnx(args, write, noted)
     elif is_classifier:
         export_classifier(model, args.out, args.to, **noted)
@@ -160,20 +173,24 @@ def export(args: argparse.Namespace) -> Result:
     return result
 
 
-def _export_onnx(args: argparse.Namespace,
-                 write: Optional[Callable[[str], None]],
+def _export_onnx(args: argparse.Namespace, write: Callable[[str], None],
                  noted: Dict[str, Any]) -> float:
-    """Write an ONNX file, from the checkpoint or what ``write`` writes."""
+    """Write an ONNX file of what ``write`` writes.
+
+    Heads and normalisation are those of the config's model, which the
+    checkpoint itself need not say.
+    """
     from ..api.encoder import load_encoder
     from ..api.onnx_file import export_onnx
+    from ..checkpoints import CheckpointError
     with tempfile.TemporaryDirectory() as folder:
-        if write is None:
-            encoder = load_encoder(
-                args.checkpoint, args.encoder, img_size=args.img_size)
-        else:
-            file = os.path.join(folder, 'encoder.safetensors')
-            write(file)
-            encoder = load_encoder(file)
+        file = os.path.join(folder, 'encoder.safetensors')
+        write(file)
+        try:
+            encoder = load_encoder(file, img_size=args.img_size)
+        except CheckpointError as error:
+            raise CheckpointError(
+                str(error).replace(file, args.checkpoint)) from None
         difference = export_onnx(encoder, args.out, **noted)
     print(f'features of ONNX Runtime and of torch differ by {difference:.1e} '
           'at most')

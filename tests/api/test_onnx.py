@@ -6,12 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, build, model_cfg
+from helpers import CLASSIFIER, ROOT, build, model_cfg
 from mmengine.config import Config
 from PIL import Image
 
 import cmae_mm
 from cmae_mm.api import onnx_file
+from cmae_mm.api.checks import ArgumentError
 from cmae_mm.checkpoints import CheckpointError, export_encoder
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse
@@ -95,6 +96,8 @@ def test_the_command_writes_the_same_features(
     assert facts['img_size'] == (size or 32)
     assert facts['normalised_by'] == dict(
         mean=[100., 105., 110.], std=[50., 53., 56.])
+    assert facts['channels'] == 3 and set(facts['outputs']) == {
+        'features', 'patch_tokens', 'cls_token'}
     if size is None:
         run_the_pages_example(file, loaded, monkeypatch)
 
@@ -139,7 +142,7 @@ def test_large_weights_stand_beside_the_file(
 def test_what_differs_or_is_missing_leaves_no_file(
         checkpoint, tmp_path, monkeypatch):
     loaded = cmae_mm.load_encoder(checkpoint)
-    with pytest.raises(CheckpointError, match=r'are written as \.onnx'):
+    with pytest.raises(ArgumentError, match=r'are written as \.onnx'):
         onnx_file.export_onnx(loaded, tmp_path / 'encoder.pth')
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, 'onnxruntime', None)
@@ -149,3 +152,40 @@ def test_what_differs_or_is_missing_leaves_no_file(
     with pytest.raises(CheckpointError, match='was not kept'):
         onnx_file.export_onnx(loaded, tmp_path / 'encoder.onnx')
     assert not list(tmp_path.iterdir())
+
+
+def test_a_classifier_is_exported_as_its_config_says(tmp_path):
+    """Heads, normalisation and norm of a checkpoint of nothing but tensors."""
+    classifier = build(Config(CLASSIFIER)).eval()
+    torch.nn.init.normal_(classifier.backbone.ln2.weight)
+    Config(dict(model=CLASSIFIER)).dump(tmp_path / 'cfg.py')
+    torch.save(classifier.state_dict(), tmp_path / 'c.pth')
+    line = ['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'c.pth'),
+            str(tmp_path / 'c.onnx'), '--to', 'onnx']
+    with pytest.raises(CheckpointError, match='c.pth: .* no target encoder'):
+        perform(parse([*line, '--encoder', 'target']))
+    with pytest.raises(CheckpointError, match='c.pth: .*do not divide'):
+        perform(parse([*line, '--img-size', '30']))
+    perform(parse(line))
+    images = np.random.default_rng(0).uniform(
+        0, 255, (5, 3, 32, 32)).astype('f4')
+    found, = onnxruntime.InferenceSession(str(tmp_path / 'c.onnx')).run(
+        ['features'], dict(images=images))
+    with torch.no_grad():
+        wanted = classifier.backbone((torch.from_numpy(images) - 120) / 60)[-1]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    facts = {p.key: json.loads(p.value) for p in onnx.load(
+        str(tmp_path / 'c.onnx')).metadata_props}
+    assert facts['outputs']['features'].endswith("the classifier's norm")
+    assert facts['normalised_by'] == dict(mean=[120.] * 3, std=[60.] * 3)
+
+
+def test_mistakes_are_found_before_anything_is_read(tmp_path, monkeypatch):
+    for name in ('cfg.py', 'c.pth'):
+        (tmp_path / name).write_text('neither')
+    line = ['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'c.pth')]
+    with pytest.raises(ArgumentError, match=r"as \.onnx, but out is 'c.pth'"):
+        perform(parse([*line, 'c.pth', '--to', 'onnx']))
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(MissingLibrary, match='needs onnxscript'):
+        perform(parse([*line, 'c.onnx', '--to', 'onnx']))

@@ -57,6 +57,17 @@ def test_only_the_target_is_augmented():
     assert (target[..., 0] == target[..., 1]).all()
 
 
+def test_the_online_view_is_augmented_where_that_is_asked_for():
+    image = canvas(20, 20)
+    kept = image.copy()
+    grey = dict(type='RandomGrayscale', prob=1., keep_channels=True)
+    online, target = PixelShift(
+        size=8, max_shift=4, online_pipeline=[grey])(dict(img=image))['img']
+    assert (online[..., 0] == online[..., 1]).all()
+    assert (target[..., 0] != target[..., 1]).any()
+    assert (image == kept).all()
+
+
 @pytest.mark.parametrize('kwargs, named', [
     (dict(size=224, max_shift=32, canvas_size=255),
      'canvas of 255 pixels .* must be 256'),

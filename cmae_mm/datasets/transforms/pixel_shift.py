@@ -30,8 +30,8 @@ class PixelShift(BaseTransform):
 
     The online view is the window at the canvas's top left corner, the target
     view one of the same size, ``(r_y, r_x)`` pixels away, both drawn
-    uniformly from ``[0, max_shift)``. Only the target view is augmented in
-    colour. What must be shared (the resized crop, the flip) comes before.
+    uniformly from ``[0, max_shift)``. The method augments the target view alone
+    in colour. What must be shared (the resized crop, the flip) comes before.
 
     **Required Keys:**
 
@@ -55,6 +55,8 @@ class PixelShift(BaseTransform):
             pipeline is built. Defaults to None: only each image is checked.
         target_pipeline (List[dict]): Transforms of the target view. Defaults
             to an empty list, no augmentation.
+        online_pipeline (List[dict]): Transforms of the online view, for an
+            ablation. Defaults to an empty list, no augmentation.
 
     Raises:
         ValueError: If an argument is out of range, or the canvas is smaller
@@ -65,7 +67,8 @@ class PixelShift(BaseTransform):
                  size: int,
                  max_shift: int = 32,
                  canvas_size: Optional[int] = None,
-                 target_pipeline: Sequence[dict] = ()) -> None:
+                 target_pipeline: Sequence[dict] = (),
+                 online_pipeline: Sequence[dict] = ()) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f'size must be 1 pixel or more, but got {size}')
@@ -77,8 +80,9 @@ class PixelShift(BaseTransform):
         self.size = size
         self.max_shift = max_shift
         self.canvas_size = canvas_size
-        self.target_pipeline = Compose(
-            [TRANSFORMS.build(dict(t)) for t in target_pipeline])
+        self.target_pipeline, self.online_pipeline = (
+            Compose([TRANSFORMS.build(dict(t)) for t in given])
+            for given in (target_pipeline, online_pipeline))
 
     def draw_shift(self) -> tuple:
         """Draw ``(r_y, r_x)``, in pixels, uniformly from [0, max_shift)."""
@@ -98,10 +102,11 @@ class PixelShift(BaseTransform):
         check_canvas(min(canvas.shape[:2]), self.size, self.max_shift)
         y, x = self.draw_shift()
         size = self.size
-        online = canvas[:size, :size]
+        online = dict(results, img=canvas[:size, :size].copy())
+        online = self.online_pipeline(online)
         target = dict(results, img=canvas[y:y + size, x:x + size].copy())
         target = self.target_pipeline(target)
-        results['img'] = [online, target['img']]
+        results['img'] = [online['img'], target['img']]
         results['img_shape'] = (size, size)
         results['shift'] = (y, x)
         return results

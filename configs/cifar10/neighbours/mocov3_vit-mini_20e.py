@@ -7,14 +7,12 @@
 # not tuned for it.
 # Data: $DATA_ROOT/train/<class>/*.jpg; for evaluation test/<class>/*.jpg.
 # cmae train configs/cifar10/neighbours/mocov3_vit-mini_20e.py
-_base_ = ['../cmae_vit-mini_20e.py']
+_base_ = [
+    '../cmae_vit-mini_20e.py',
+    '../../_base_/datasets/cifar10_view_parts.py',
+]
 
-data_preprocessor = dict(
-    _delete_=True,
-    type='SelfSupDataPreprocessor',
-    mean=[125.307, 122.961, 113.8575],
-    std=[51.5865, 50.847, 51.255],
-    to_rgb=True)
+data_preprocessor = dict(_delete_=True, **_base_.normalisation)
 
 mlp = dict(
     type='NonLinearNeck',
@@ -44,40 +42,13 @@ model = dict(
         loss=dict(type='CrossEntropyLoss', loss_weight=2 * 0.2),
         temperature=0.2))
 
-view = [
-    dict(
-        type='RandomResizedCrop',
-        scale=32,
-        crop_ratio_range=(0.2, 1.0),
-        backend='cv2',
-        interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='RandomApply',
-        prob=0.8,
-        transforms=[
-            dict(
-                type='ColorJitter',
-                brightness=0.4,
-                contrast=0.4,
-                saturation=0.4,
-                hue=0.1)
-        ]),
-    dict(
-        type='RandomGrayscale',
-        prob=0.2,
-        keep_channels=True,
-        channel_weights=(0.114, 0.587, 0.2989)),
-    dict(
-        type='GaussianBlur',
-        magnitude_range=(0.1, 0.6),
-        magnitude_std='inf',
-        prob=0.5),
-]
 train_pipeline = [
     dict(type='SeedDraws'),
     dict(type='LoadImageOrSkip'),
-    dict(type='MultiView', num_views=[2], transforms=[view]),
+    dict(
+        type='MultiView',
+        num_views=[2],
+        transforms=[[*_base_.crop_and_flip, *_base_.colour]]),
     dict(type='PackInputs', meta_keys=('img_path', )),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

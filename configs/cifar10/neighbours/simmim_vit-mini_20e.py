@@ -3,14 +3,12 @@
 # of 2x2 patches. Its rate is CMAE's and was not tuned for it.
 # Data: $DATA_ROOT/train/<class>/*.jpg; for evaluation test/<class>/*.jpg.
 # cmae train configs/cifar10/neighbours/simmim_vit-mini_20e.py
-_base_ = ['../cmae_vit-mini_20e.py']
+_base_ = [
+    '../cmae_vit-mini_20e.py',
+    '../../_base_/datasets/cifar10_view_parts.py',
+]
 
-data_preprocessor = dict(
-    _delete_=True,
-    type='SelfSupDataPreprocessor',
-    mean=[125.307, 122.961, 113.8575],
-    std=[51.5865, 50.847, 51.255],
-    to_rgb=True)
+data_preprocessor = dict(_delete_=True, **_base_.normalisation)
 
 model = dict(
     _delete_=True,

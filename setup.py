@@ -15,7 +15,8 @@ COMPILED = ('__pycache__', '*.pyc')
 # What only a clone can do.
 LEFT_OUT = {
     'tools': ('run_tests.sh', 'environment.sh', 'missing_requirements.py',
-              'quickstart', 'quickstart.sh', 'check_gpu.sh', 'docs_site.py'),
+              'quickstart', 'quickstart.sh', 'check_gpu.sh',
+              'release_check.sh', 'docs_site.py'),
 }
 
 

@@ -6,7 +6,7 @@ round after round; medians of the rounds are reported, and the ratio is the
 median of the rounds' ratios. Without CHECKPOINT a ViT of random weights is
 measured, which takes the same time.
 
-    python tools/benchmarks/benchmark_onnx.py --arch base --threads 1
+    python tools/benchmarks/benchmark_onnx.py --arch deit-small --threads 2
 """
 import argparse
 import json
@@ -54,7 +54,6 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
         torch.manual_seed(0)
         backbone = TransferViT(arch=args.arch, img_size=224, patch_size=16,
                                out_type='raw')
-        backbone.init_weights()
         encoder = PretrainedEncoder(backbone).eval()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads

@@ -105,8 +105,12 @@ def start_all(args: argparse.Namespace, plan: Study,
     threads = max(1, (os.cpu_count() or 1) // len(places))
     running: Dict[int, Tuple[StudyRun, subprocess.Popen]] = {}
     failed: List[StudyRun] = []
-    with Progress(len(chosen), plan.title, 'run',
-                  initial=len(chosen) - len(waiting)) as progress, \
+    # What is not trained takes no time beside what is.
+    counted = {run.label for run in chosen if not run.checkpoint} or {
+        run.label for run in chosen}
+    left = sum(run.label in counted for run in waiting)
+    with Progress(len(counted), plan.title, 'run',
+                  initial=len(counted) - left) as progress, \
             _ended_together(running):
         while waiting or running:
             for place, gpu in enumerate(places):
@@ -122,7 +126,7 @@ def start_all(args: argparse.Namespace, plan: Study,
                 del running[place]
                 if process.returncode or not is_done(run):
                     failed.append(run)
-                progress.update()
+                progress.update(int(run.label in counted))
                 write_results(plan, _out(args))
     return failed
 

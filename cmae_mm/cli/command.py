@@ -86,7 +86,9 @@ def needed(parser: argparse.ArgumentParser) -> List[str]:
     actions = [a for a in parser._actions if a.required]
     return [str(a.metavar or a.dest) for a in actions if not a.option_strings
             ] + [
-        f'{a.option_strings[0]} {a.metavar or a.dest.upper()}'
+        f'{a.option_strings[0]} ' + (
+            ' '.join(a.metavar) if isinstance(a.metavar, tuple)
+            else a.metavar or a.dest.upper())
         for a in actions if a.option_strings]
 
 

@@ -31,6 +31,7 @@ def parser_of(name):
 def test_a_commands_help_has_an_example_that_is_right(command):
     text = parser_of(command.name).format_help()
     assert text.startswith(f'usage: cmae {command.name} ')
+    assert '(' not in text.partition('[OPTIONS]')[0]
     examples = [line.strip() for line in text.partition(
         '\nfor example:\n')[2].splitlines()]
     own = [line for line in examples if line.startswith('cmae ')]

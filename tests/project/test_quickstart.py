@@ -17,6 +17,7 @@ from cmae_mm.checkpoints import export_encoder
 from cmae_mm.evaluation import FeatureSet, hold_out
 
 sys.path.insert(0, str(ROOT / 'tools/quickstart'))
+import make_mosaics  # noqa: E402
 import make_tiles  # noqa: E402
 import quickstart_steps  # noqa: E402
 
@@ -42,6 +43,45 @@ def test_halves_share_no_pixel():
         train, val = (set(np.asarray(parts[s]).ravel().tolist())
                       for s in ('train', 'val'))
         assert not train & val and train | val == set(range(70))
+
+
+def test_mosaics(tmp_path):
+    def make():
+        make_mosaics.make_mosaics(tmp_path, dict(train=3, val=2), size=24,
+                                  parts=4, seed=0)
+
+    make()
+    for split, count in (('train', 3), ('val', 2)):
+        maps = sorted((tmp_path / 'maps' / split).iterdir())
+        images = sorted((tmp_path / 'images' / split).iterdir())
+        assert [p.stem for p in images] == [p.stem for p in maps]
+        assert len(maps) == count
+        for image, labels in zip(images, maps):
+            assert Image.open(image).size == Image.open(labels).size == (24,
+                                                                         24)
+            classes = np.unique(np.asarray(Image.open(labels)))
+            assert 2 <= len(classes) <= 4
+            assert classes.min() >= 1 and classes.max() <= 20
+    stamp = maps[0].stat().st_mtime_ns
+    make()
+    assert maps[0].stat().st_mtime_ns == stamp
+
+
+def test_a_part_of_a_mosaic_shows_the_photograph_of_its_map():
+    colours = [Image.new('RGB', (40, 30), (10 * n, 0, 0)) for n in range(6)]
+    image, labels = make_mosaics.make_mosaic(
+        colours, 32, 5, np.random.default_rng(0))
+    assert (image[..., 0] == 10 * (labels.astype(int) - 1)).all()
+    assert len(np.unique(labels)) > 2
+
+
+def test_each_pixel_of_a_mosaic_belongs_to_the_nearest_point():
+    where = make_mosaics.draw_parts(9, 4, np.random.default_rng(3))
+    points = np.random.default_rng(3).uniform(0, 9, (4, 2))
+    for y in range(9):
+        for x in range(9):
+            away = [(y + .5 - p)**2 + (x + .5 - q)**2 for p, q in points]
+            assert where[y, x] == int(np.argmin(away))
 
 
 def test_a_fifth_is_held_out_where_no_images_are_for_validation(tmp_path):

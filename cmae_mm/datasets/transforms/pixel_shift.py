@@ -30,8 +30,9 @@ class PixelShift(BaseTransform):
 
     The online view is the window at the canvas's top left corner, the target
     view one of the same size, ``(r_y, r_x)`` pixels away, both drawn
-    uniformly from ``[0, max_shift)``. The method augments the target view alone
-    in colour. What must be shared (the resized crop, the flip) comes before.
+    uniformly from ``[0, max_shift)``. The method augments the target view
+    alone in colour. What must be shared (the resized crop, the flip) comes
+    before.
 
     **Required Keys:**
 

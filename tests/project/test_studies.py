@@ -29,7 +29,7 @@ def test_every_run_makes_a_step(path, photos):
     MessageHub.get_current_instance().update_info('max_iters', 1)
     for run in [run for run in study.runs if run.seed == seed]:
         # Trained or not, evaluations read the config with these options.
-        command = run.steps[-1].command
+        command = next(s for s in run.steps if s.name == 'knn').command
         cfg = load_config(command[1], [
             *command[command.index('--cfg-options') + 1:],
             f'train_dataloader.dataset.data_root={photos}'])

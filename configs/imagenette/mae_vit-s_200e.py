@@ -1,4 +1,4 @@
-# MAE, ViT-S/16 on Imagenette, 200 epochs, batch 256: the baseline of
+# MAE, ViT-S/16 on Imagenette, 200 epochs, batch 128: the baseline of
 # cmae_vit-s_200e.py, with its schedule, rate, crops and probes, and MAE's own
 # mask.
 # Data: $DATA_ROOT/{train,val}/<class>/*.JPEG, as imagenette2 has them.

@@ -1,6 +1,8 @@
 # Two views of 224 pixels from a canvas of 256 (pixel shift): the recipe of
 # imagenet_pretrain.py, made entirely by workers on the CPU, and slower.
 # Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
+_base_ = './colour_augmentation.py'
+
 data_root = '{{$DATA_ROOT:data/imagenet}}'
 
 data_preprocessor = dict(
@@ -9,29 +11,7 @@ data_preprocessor = dict(
     std=[58.395, 57.12, 57.375],
     to_rgb=True)
 
-# Colour augmentation, of the target view only.
-target_pipeline = [
-    dict(
-        type='RandomApply',
-        prob=0.8,
-        transforms=[
-            dict(
-                type='ColorJitter',
-                brightness=0.4,
-                contrast=0.4,
-                saturation=0.4,
-                hue=0.1)
-        ]),
-    dict(
-        type='RandomGrayscale',
-        prob=0.2,
-        keep_channels=True,
-        channel_weights=(0.114, 0.587, 0.2989)),
-    dict(
-        type='GaussianBlur', magnitude_range=(0.1, 2.0), magnitude_std='inf',
-        prob=0.5),
-]
-
+target_pipeline = _base_.target_pipeline
 train_pipeline = [
     dict(type='SeedDraws'),
     dict(type='LoadImageOrSkip'),

@@ -105,8 +105,8 @@ def start_all(args: argparse.Namespace, plan: Study,
     threads = max(1, (os.cpu_count() or 1) // len(places))
     running: Dict[int, Tuple[StudyRun, subprocess.Popen]] = {}
     failed: List[StudyRun] = []
-    # What is not trained takes no time beside what is.
-    counted = {run.label for run in chosen if not run.checkpoint} or {
+    # What trains nothing takes no time beside what does.
+    counted = {run.label for run in chosen if trains(run)} or {
         run.label for run in chosen}
     left = sum(run.label in counted for run in waiting)
     with Progress(len(counted), plan.title, 'run',
@@ -176,6 +176,11 @@ def _start(args: argparse.Namespace, run: StudyRun, gpu: Optional[int],
 def is_done(run: StudyRun) -> bool:
     """Say whether all steps of a run were made."""
     return all(step.done.is_file() for step in run.steps)
+
+
+def trains(run: StudyRun) -> bool:
+    """Say whether a run pre-trains or fine-tunes."""
+    return any(step.command[0] == 'train' for step in run.steps)
 
 
 def make_run(run: StudyRun) -> None:

@@ -13,6 +13,7 @@ import yaml
 from helpers import ROOT, run_commands, run_tool
 
 from cmae_mm.api.study_plan import folder_name, read_study
+from cmae_mm.cli.study import trains
 from cmae_mm.config import ConfigError
 from cmae_mm.visualization.study_results import write_results
 
@@ -156,3 +157,15 @@ def test_values_reach_the_command_line(tmp_path):
         'model.backbone.init_cfg.checkpoint={checkpoint}', 'd=text',
         'randomness.seed=7']
     assert folder_name('MAE, 75 %') == 'mae_75'
+
+
+def test_fine_tuning_random_weights_counts_as_a_training(tmp_path):
+    content = ('config: quickstart/cmae_vit-mini_tiles\nseeds: [0]\n'
+               'runs: {a: {}, b: {checkpoint: random}}\n')
+    file = tmp_path / 'study.yaml'
+    file.write_text(content)
+    trained, untrained = read_study(str(file), tmp_path).runs
+    assert trains(trained) and not trains(untrained)
+    file.write_text(f'{content}transfer: '
+                    '{tuned: {config: cifar10/finetune_vit-mini_10e}}\n')
+    assert all(map(trains, read_study(str(file), tmp_path).runs))

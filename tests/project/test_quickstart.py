@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -65,6 +66,19 @@ def test_mosaics(tmp_path):
     stamp = maps[0].stat().st_mtime_ns
     make()
     assert maps[0].stat().st_mtime_ns == stamp
+
+
+def test_mosaics_of_other_settings_are_not_mixed(tmp_path):
+    tool = ROOT / 'tools/quickstart/make_mosaics.py'
+    few = ['--train', '1', '--val', '1', '--size', '16']
+    for words, said in (([*few, '--parts', '30'], 'has 1 to 20 parts'),
+                        (few, ''),
+                        ([*few, '--seed', '1'], 'delete it, or name another')):
+        done = subprocess.run([sys.executable, tool, tmp_path / 'out', *words],
+                              capture_output=True, text=True)
+        assert done.returncode == (2 if said else 0)
+        assert said in done.stderr and 'Traceback' not in done.stderr
+    assert len(list((tmp_path / 'out').glob('images/*/*'))) == 2
 
 
 def test_a_part_of_a_mosaic_shows_the_photograph_of_its_map():

@@ -71,14 +71,26 @@ def make_mosaics(out: Path, counts: Dict[str, int], size: int, parts: int,
         size (int): Side of a mosaic in pixels.
         parts (int): Number of parts of a mosaic.
         seed (int): Of all draws.
+
+    Raises:
+        ValueError: If the folder holds mosaics of other settings, or there
+            are fewer photographs than parts.
     """
     settings = dict(counts, size=size, parts=parts, seed=seed)
     done = out / 'mosaics.json'
-    if done.exists() and json.loads(done.read_text()) == settings:
+    if done.exists():
+        made = json.loads(done.read_text())
+        if made != settings:
+            raise ValueError(
+                f'{out} holds mosaics of other settings, {made}, among which '
+                'these would be mixed; delete it, or name another folder')
         return
-    done.unlink(missing_ok=True)
     rng = np.random.default_rng(seed)
     photographs = [halves(image) for _, image in iter_photographs()]
+    if not 1 <= parts <= len(photographs):
+        raise ValueError(
+            f'a mosaic has 1 to {len(photographs)} parts, each of another '
+            f'photograph, but parts is {parts}')
     for split in SPLITS:
         for kind in ('images', 'maps'):
             (out / kind / split).mkdir(parents=True, exist_ok=True)
@@ -102,8 +114,11 @@ def main() -> None:
     parser.add_argument('--parts', type=int, default=5)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    make_mosaics(args.out, dict(train=args.train, val=args.val), args.size,
-                 args.parts, args.seed)
+    try:
+        make_mosaics(args.out, dict(train=args.train, val=args.val),
+                     args.size, args.parts, args.seed)
+    except ValueError as error:
+        parser.error(str(error))
     print(f'{args.train + args.val} mosaics in {args.out}')
 
 

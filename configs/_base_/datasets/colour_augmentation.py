@@ -1,4 +1,4 @@
-# The colour augmentation of the recipe, of the target view, as workers make it.
+# The recipe's colour augmentation of the target view, as workers make it.
 target_pipeline = [
     dict(
         type='RandomApply',

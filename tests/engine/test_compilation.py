@@ -3,12 +3,15 @@
 Graphs are run by torch's own operators (backend aot_eager), which needs no C++
 compiler and gives the same bits; that they are made is what is tested.
 """
+import importlib
+import logging
 import re
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import runner_cfg
+from helpers import ROOT, runner_cfg
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
@@ -17,7 +20,7 @@ from shrunken import shrunken
 from torch._dynamo.utils import counters
 
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.compilation import _PARTS
+from cmae_mm.engine.compilation import _PARTS, compile_parts
 from cmae_mm.engine.device import adapt_to_device
 
 EAGER = dict(backend='aot_eager')
@@ -124,3 +127,45 @@ def test_without_a_compiler_it_says_so(image_root, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=re.escape(
             'compile=True needs a C++ compiler')):
         ResumableRunner.from_cfg(cfg).train()
+
+
+def test_the_benchmark_times_what_is_compiled(monkeypatch):
+    """Counting FLOP, or timing parts, must not switch the graphs off."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/benchmarks'))
+    benchmark = importlib.import_module('benchmark_step')
+    contenders = importlib.import_module('step_contenders')
+    timing = importlib.import_module('step_timing')
+    monkeypatch.setattr(logging, 'disable', lambda level: None)
+    runs, seen = [], []
+
+    def counting(graph, inputs):
+
+        def run(*args):
+            runs.append(1)
+            return graph(*args)
+
+        return run
+
+    def watch(owner, name, steps):
+        method = getattr(owner, name)
+
+        def watched(self, work, *times):
+            before = len(runs)
+            result = method(self, work, *times)
+            if isinstance(work, contenders.Step):
+                seen.append((len(runs) - before) / steps(*times))
+            return result
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(timing.Clock, 'time', lambda times=1: times)
+    watch(timing.Breakdown, 'of', lambda: 1)
+    monkeypatch.setattr(contenders, 'compile_parts', partial(
+        compile_parts, backend=counting))
+    monkeypatch.setattr(timing, 'matmul_peak', lambda *args: 1.)
+    monkeypatch.setattr(timing, 'memory_bandwidth', lambda *args: 1.)
+    result = benchmark.measure(benchmark.read_arguments([
+        str(ROOT / 'configs/quickstart/cmae_vit-mini_canvas.py'),
+        '--batch-size', '4', '--rounds', '2', '--device', 'cpu', '--compile']))
+    assert seen == [GRAPHS] * len(seen) and len(seen) >= 6
+    assert result['compiled'] and result['gflop_per_image'] > 0

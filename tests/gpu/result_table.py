@@ -1,21 +1,19 @@
 """A pytest plugin: one table of what was checked, and how it went."""
-import pytest
 
 _ROWS = []
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Keep how each check ended, and why."""
-    outcome = yield
-    report = outcome.get_result()
+def pytest_runtest_logreport(report):
+    """Keep how each check ended, and why; with xdist in its main process."""
     if report.when != 'call' and report.passed:
         return
     reason = ''
     if report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix('Skipped: ')
     elif report.failed:
-        reason = str(call.excinfo.value).splitlines()[0][:70]
+        crash = getattr(report.longrepr, 'reprcrash', None)
+        reason = (crash.message if crash else str(report.longrepr))
+        reason = reason.splitlines()[0][:70]
     else:
         reason = ', '.join(f'{k}: {v}' for k, v in report.user_properties)
     name = report.nodeid.split('::')[-1].removeprefix('test_')

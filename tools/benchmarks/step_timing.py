@@ -67,13 +67,18 @@ class Breakdown:
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
+        # What is compiled is an attribute of the object already.
+        before = [vars(owner).get(name) for owner, name, _ in self.sites]
         for owner, name, part in self.sites:
             setattr(owner, name, self._timed(getattr(owner, name), part))
         try:
             yield
         finally:
-            for owner, name, _ in self.sites:
-                delattr(owner, name)
+            for (owner, name, _), own in zip(self.sites, before):
+                if own is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, own)
 
     def _timed(self, method: Callable, part: str) -> Callable:
 

@@ -81,7 +81,7 @@ def study(args: argparse.Namespace) -> Optional[Result]:
     failed = start_all(args, plan, chosen)
     results = write_results(plan, out)
     print(results.table)
-    print(f'also in {out}: results.csv, results.md, bars.png, curves.png')
+    print(f'also in {out}: results.csv, results.md, scores.png, curves.png')
     for run in failed:
         print(f'{run.label} failed ({_last_line(run)}); its output is in '
               f'{run.folder}/output.txt, and the same command tries again',

@@ -1,4 +1,4 @@
-"""The results of a study: a table, a CSV file, bars and curves."""
+"""The results of a study: a table, a CSV file, points and curves."""
 import csv
 import json
 import statistics
@@ -29,7 +29,7 @@ class Results(NamedTuple):
 
 
 def write_results(study: Any, out: Path) -> Results:
-    """Write results.csv, results.md, bars.png and curves.png.
+    """Write results.csv, results.md, scores.png and curves.png.
 
     Args:
         study (Study): See :func:`~cmae_mm.api.study_plan.read_study`.
@@ -54,7 +54,7 @@ def write_results(study: Any, out: Path) -> Results:
     (out / 'results.md').write_text(f'# {study.title}\n\n{table}\n', 'utf-8')
     scores = [c for c in columns if c != SECONDS and 'loss' not in c]
     if scores:
-        _draw_bars(summary, scores, out / 'bars.png')
+        _draw_scores(summary, scores, out / 'scores.png')
     _draw_curves(study, out / 'curves.png')
     return Results(summary, table)
 
@@ -133,9 +133,13 @@ def _cell(column: str, value: Any) -> str:
         f' +- {spread:.{digits}f}' if count > 1 else '')
 
 
-def _draw_bars(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
-               columns: Sequence[str], path: Path) -> None:
-    """Draw each measure's means, with the standard deviation."""
+def _draw_scores(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
+                 columns: Sequence[str], path: Path) -> None:
+    """Draw each measure's means, with the standard deviation.
+
+    As points: their axes need no zero, from which bars would hide what
+    differs.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     names = list(summary)
@@ -147,13 +151,11 @@ def _draw_bars(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
         for place, name in enumerate(names):
             if column in summary[name]:
                 mean, spread, _ = summary[name][column]
-                axis.barh(place, mean, xerr=spread or None,
-                          color=COLOURS[place % len(COLOURS)], capsize=3)
-        # Bars from 0 would hide what differs.
-        low = min(v[column][0] - v[column][1] for v in summary.values()
-                  if column in v)
-        axis.set(title=f'{column}, %', xlim=(max(0., low - 5), None))
-        axis.grid(axis='x', alpha=0.3)
+                axis.errorbar(mean, place, xerr=spread or None, fmt='o',
+                              color=COLOURS[place % len(COLOURS)], capsize=3)
+        axis.set(title=f'{column}, %')
+        axis.margins(x=0.1)
+        axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
     figure.savefig(path, dpi=90)

@@ -77,7 +77,7 @@ def test_it_goes_on_where_it_was_stopped(image_root, tmp_path):
     assert 'loss_rc' in result['rows']['MAE, no contrast']
     assert 'loss_ct' not in result['rows']['MAE, no contrast']
     assert f'| random weights | 1 | - | - | - | {knn:.1f} |' in said
-    for name in ('results.csv', 'results.md', 'bars.png'):
+    for name in ('results.csv', 'results.md', 'scores.png'):
         assert (out / name).stat().st_size > 50
     # A setting changed, and a run that fails.
     write_study(tmp_path / 'wrong.yaml', seeds=[0],

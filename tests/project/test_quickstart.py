@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from helpers import (
     ROOT,
@@ -35,6 +36,8 @@ def test_tiles(tmp_path):
     stamp = (tmp_path / 'train/coffee/0000.jpg').stat().st_mtime_ns
     make_tiles.make_tiles(tmp_path, train=43, val=20, size=16)
     assert (tmp_path / 'train/coffee/0000.jpg').stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="other settings, .*'size': 16"):
+        make_tiles.make_tiles(tmp_path, train=43, val=20, size=24)
 
 
 def test_halves_share_no_pixel():

@@ -77,12 +77,19 @@ def make_tiles(out: Path,
 
     Returns:
         int: The number of tiles there.
+
+    Raises:
+        ValueError: If the folder holds tiles of other settings.
     """
     settings = dict(train=train, val=val, size=size, seed=seed)
     done = out / 'tiles.json'
-    if done.exists() and json.loads(done.read_text()) == settings:
+    if done.exists():
+        made = json.loads(done.read_text())
+        if made != settings:
+            raise ValueError(
+                f'{out} holds tiles of other settings, {made}, among which '
+                'these would be mixed; delete it, or name another folder')
         return train + val
-    done.unlink(missing_ok=True)
     counts = dict(train=train, val=val)
     number = sum(len(names) for names in PHOTOGRAPHS.values())
     rng = np.random.default_rng(seed)
@@ -107,7 +114,10 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=80, help='in pixels')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    count = make_tiles(**vars(args))
+    try:
+        count = make_tiles(**vars(args))
+    except ValueError as error:
+        parser.error(str(error))
     print(f'{count} tiles in {args.out}')
 
 

@@ -6,7 +6,6 @@ by one, to the pipe that its argument is the number of.
 import ctypes
 import gc
 import json
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -25,7 +24,6 @@ def main() -> None:
 
     from .batch_trials import build_trial_step, time_steps
     from .memory import read_status, reset_peak
-    logging.disable(logging.WARNING)
     task = json.loads(sys.stdin.readline())
     cfg = Config.fromstring(task['config'], '.py')
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')

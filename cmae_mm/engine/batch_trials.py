@@ -1,16 +1,19 @@
 """Trying batch sizes by real training steps, within a budget of memory."""
 import gc
 import json
+import logging
 import os
 import select
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, List, NamedTuple, Optional
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from .memory import read_status
 from .training_step import TrainingStep, build_training_step, fake_batch
@@ -84,7 +87,25 @@ def build_trial_step(cfg: Config, device: torch.device,
     if wrapper.get('accumulative_counts', 1) > 1:
         # Gradients are held from step to step, in as few steps as can be.
         wrapper['accumulative_counts'] = 2
-    return build_training_step(cfg, device, wrapper, activation_checkpointing)
+    with _without_infos():
+        return build_training_step(
+            cfg, device, wrapper, activation_checkpointing)
+
+
+@contextmanager
+def _without_infos() -> Iterator[None]:
+    """Leave out the lines on each parameter that is initialised."""
+    # Not logging.disable: what it turned off stays off in mmengine's logger.
+    logger = MMLogger.get_current_instance()
+
+    def above(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO
+
+    logger.addFilter(above)
+    try:
+        yield
+    finally:
+        logger.removeFilter(above)
 
 
 def time_steps(step: TrainingStep, cfg: Config, batch_size: int,

@@ -1,6 +1,5 @@
 """Trying batch sizes: the search, the process that is watched, the command."""
 import json
-import logging
 import os
 import sys
 import threading
@@ -10,6 +9,7 @@ import torch
 from helpers import runner_cfg
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.logging import MMLogger
 
 from cmae_mm.cli import batch_size as command
 from cmae_mm.cli.main import parse
@@ -82,11 +82,20 @@ def test_the_command_compares_and_says_what_to_set(config_file, capsys,
     assert 'batch_size=5 activation_checkpointing=True' in said
 
 
-def test_a_trial_holds_what_a_training_holds(image_root, tmp_path):
+def test_a_trial_holds_what_a_training_holds(image_root, tmp_path, caplog):
     """Gradients that are accumulated, Adam's state, and a moved target."""
     cfg = runner_cfg(image_root, tmp_path, **{
         'optim_wrapper.accumulative_counts': 8})
-    step = build_trial_step(cfg, torch.device('cpu'), True)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        step = build_trial_step(cfg, torch.device('cpu'), True)
+        logger.info('the next')
+    finally:
+        logger.removeHandler(caplog.handler)
+    # And no line on how each parameter was initialised.
+    assert [r.getMessage() for r in caplog.records
+            if r.levelname == 'INFO'] == ['the next']
     time_steps(step, cfg, 4, torch.device('cpu'))
     trained = [p for p in step.model.parameters() if p.requires_grad]
     state = step.wrapper.optimizer.state
@@ -127,11 +136,7 @@ def test_steps_that_fail_for_another_reason_say_so(image_root, tmp_path,
     monkeypatch.setattr(sys, 'argv', ['child', str(writer)])
     task = dict(config=cfg.pretty_text, checkpointing=None)
     monkeypatch.setattr(sys, 'stdin', open_lines(task, 2))
-    before = logging.root.manager.disable
-    try:
-        batch_child.main()
-    finally:
-        logging.disable(before)
+    batch_child.main()
     with os.fdopen(reader) as answers:
         base, failed = (json.loads(line) for line in answers)
     assert base['base'] > 0

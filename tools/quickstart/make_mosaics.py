@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 import numpy as np
-from make_tiles import SPLITS, cut_tiles, halves, iter_photographs
+from make_tiles import (
+    SPLITS,
+    are_made,
+    cut_tiles,
+    halves,
+    iter_photographs,
+)
 from PIL import Image
 
 
@@ -78,12 +84,7 @@ def make_mosaics(out: Path, counts: Dict[str, int], size: int, parts: int,
     """
     settings = dict(counts, size=size, parts=parts, seed=seed)
     done = out / 'mosaics.json'
-    if done.exists():
-        made = json.loads(done.read_text())
-        if made != settings:
-            raise ValueError(
-                f'{out} holds mosaics of other settings, {made}, among which '
-                'these would be mixed; delete it, or name another folder')
+    if are_made(done, settings):
         return
     rng = np.random.default_rng(seed)
     photographs = [halves(image) for _, image in iter_photographs()]

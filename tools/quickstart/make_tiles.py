@@ -61,6 +61,27 @@ def cut_tiles(image: Image.Image, count: int, size: int,
             (size, size), Image.Resampling.BICUBIC)
 
 
+def are_made(done: Path, settings: Dict[str, int]) -> bool:
+    """Say whether a folder's images are there already.
+
+    Args:
+        done (Path): ``<what they are>.json``, written after them.
+        settings (dict): Of those that are wanted.
+
+    Raises:
+        ValueError: If they are there with other settings.
+    """
+    if not done.exists():
+        return False
+    made = json.loads(done.read_text())
+    if made != settings:
+        raise ValueError(
+            f'{done.parent} holds {done.stem} of other settings, {made}, '
+            'among which these would be mixed; delete it, or name another '
+            'folder')
+    return True
+
+
 def make_tiles(out: Path,
                train: int = 4000,
                val: int = 1000,
@@ -83,12 +104,7 @@ def make_tiles(out: Path,
     """
     settings = dict(train=train, val=val, size=size, seed=seed)
     done = out / 'tiles.json'
-    if done.exists():
-        made = json.loads(done.read_text())
-        if made != settings:
-            raise ValueError(
-                f'{out} holds tiles of other settings, {made}, among which '
-                'these would be mixed; delete it, or name another folder')
+    if are_made(done, settings):
         return train + val
     counts = dict(train=train, val=val)
     number = sum(len(names) for names in PHOTOGRAPHS.values())

@@ -1,0 +1,27 @@
+# CMAE, an ablation of cmae_vit-mini_tiles.py: two independent crops in place of
+# the pixel shift; 300 iterations of batch 128.
+# Data: $DATA_ROOT, any folder of images.
+# cmae train configs/quickstart/ablations/cmae_vit-mini_two-crops_tiles.py
+_base_ = '../cmae_vit-mini_tiles.py'
+
+crop_and_flip = [
+    dict(
+        type='RandomResizedCrop',
+        scale=64,
+        crop_ratio_range=(0.2, 1.0),
+        backend='cv2',
+        interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5),
+]
+train_pipeline = [
+    dict(type='SeedDraws'),
+    dict(type='LoadImageOrSkip'),
+    dict(
+        type='MultiView',
+        num_views=[1, 1],
+        transforms=[
+            crop_and_flip, [*crop_and_flip, *_base_.target_pipeline]
+        ]),
+    dict(type='PackInputs', meta_keys=('img_path', )),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

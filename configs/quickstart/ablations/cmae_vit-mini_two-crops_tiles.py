@@ -1,5 +1,5 @@
-# CMAE, an ablation of cmae_vit-mini_tiles.py: two independent crops in place of
-# the pixel shift; 300 iterations of batch 128.
+# CMAE, an ablation of cmae_vit-mini_tiles.py: two independent crops in place
+# of the pixel shift; 300 iterations of batch 128.
 # Data: $DATA_ROOT, any folder of images.
 # cmae train configs/quickstart/ablations/cmae_vit-mini_two-crops_tiles.py
 _base_ = '../cmae_vit-mini_tiles.py'

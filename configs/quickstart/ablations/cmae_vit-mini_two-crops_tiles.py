@@ -4,15 +4,8 @@
 # cmae train configs/quickstart/ablations/cmae_vit-mini_two-crops_tiles.py
 _base_ = '../cmae_vit-mini_tiles.py'
 
-crop_and_flip = [
-    dict(
-        type='RandomResizedCrop',
-        scale=64,
-        crop_ratio_range=(0.2, 1.0),
-        backend='cv2',
-        interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-]
+crop_and_flip = _base_.train_pipeline[2:4]
+crop_and_flip[0].scale = 64  # the view's, and not a canvas's
 train_pipeline = [
     dict(type='SeedDraws'),
     dict(type='LoadImageOrSkip'),

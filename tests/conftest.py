@@ -17,17 +17,12 @@ import cmae_mm  # noqa: F401  registers the plugin
 
 init_default_scope('mmpretrain')
 
+
 @pytest.fixture(autouse=True)
 def seed():
     """Make each test's random numbers its own."""
     torch.manual_seed(0)
     np.random.seed(0)
-
-
-
-
-
-
 
 
 @pytest.fixture(scope='session')
@@ -38,10 +33,6 @@ def image_root(tmp_path_factory) -> Path:
         for c in range(2):
             write_images(root / split / f'class{c}', count, seed=c)
     return root
-
-
-
-
 
 
 def write_encoder(config, folder) -> Path:

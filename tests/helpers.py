@@ -152,6 +152,30 @@ def run_tool(*command, **env):
     return done.stdout + done.stderr
 
 
+AT_EXIT = """
+import atexit, os, pathlib
+def note():
+    threads = pathlib.Path('/proc/self/task').glob('*/comm')
+    names = ' '.join(sorted(t.read_text().strip() for t in threads))
+    folder = pathlib.Path(__file__).parent
+    (folder / f'rank{os.environ["RANK"]}.txt').write_text(names)
+if 'RANK' in os.environ:
+    atexit.register(note)
+"""
+
+
+def note_threads(folder):
+    """Let ranks note their threads last of all; give their environment."""
+    (folder / 'sitecustomize.py').write_text(AT_EXIT)
+    return dict(PYTHONPATH=str(folder))
+
+
+def check_threads(folder, ranks=2):
+    """See that no thread of gloo outlived a rank, which could abort it."""
+    left = [(folder / f'rank{r}.txt').read_text() for r in range(ranks)]
+    assert not any('gloo' in names for names in left), left
+
+
 def run_commands(*lines, cwd=ROOT, **env):
     """Run command lines of `cmae` in one process, which imports once.
 

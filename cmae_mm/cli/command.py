@@ -1,5 +1,6 @@
 """What a command is, and how every one begins and ends."""
 import argparse
+import gc
 import json
 import os
 import signal
@@ -105,16 +106,15 @@ def run(args: argparse.Namespace) -> NoReturn:
             ``exit_status``, if there is one, is the process's.
     """
     command: Command = args.chosen
-    status = 0
+    status: Any = 0
     try:
         result = perform(args)
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
             print(json.dumps(result, default=_plain), flush=True)
-        _leave_ranks()
-    except SystemExit:
-        _leave_ranks()
-        raise
+    except SystemExit as stop:
+        # Without its traceback, whose frames hold what _leave_ranks ends.
+        status = stop.code
     except KeyboardInterrupt:
         # In training: pressed twice, or before there was anything to save.
         what = command.stopped(args) if command.stopped else (
@@ -123,6 +123,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         sys.exit(130)
     except Exception as error:
         fail(error, f'cmae {command.name}', args.debug, command.error_status)
+    _leave_ranks()
     sys.exit(status)
 
 
@@ -168,14 +169,16 @@ def load_libraries() -> None:
 def _leave_ranks() -> None:
     """End the talk with other processes, if there are any.
 
-    A process that exits while a thread still listens to them may be aborted,
-    and its exit status then says that training failed.
+    A process that exits while a thread still lets go of what was sent may be
+    aborted, and its exit status then says that training failed. The threads
+    end with the last that holds their group, which a model in a cycle does.
     """
     if 'torch' not in sys.modules:
         return
     import torch.distributed as dist
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,17 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from helpers import QUICK, ROOT, SMALL, build, model_cfg, run_tool, runner_cfg
+from helpers import (
+    QUICK,
+    ROOT,
+    SMALL,
+    build,
+    check_threads,
+    model_cfg,
+    note_threads,
+    run_tool,
+    runner_cfg,
+)
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -216,12 +226,13 @@ def test_distributed_command(image_root, tmp_path):
     """Two processes, as two GPUs would be used; on CPUs through gloo."""
     out = run_tool(
         'bash', 'tools/dist_train.sh', QUICK, 2, '--work-dir', tmp_path,
-        *SMALL, DATA_ROOT=str(image_root),
+        *SMALL, DATA_ROOT=str(image_root), **note_threads(tmp_path),
         CUDA_VISIBLE_DEVICES='' if torch.cuda.device_count() < 2 else '0,1')
     assert 'Iter(train) [2/2]' in out
     state = torch.load(
         tmp_path / 'iter_2.pth', weights_only=False)['state_dict']
     assert state['target.steps'] == 2
+    check_threads(tmp_path)
 
 
 def test_what_cannot_be_tested_is_said(tmp_path):
@@ -281,6 +292,8 @@ def test_the_same_commands_run_a_classifier(image_root, tmp_path):
     out = run_tool('bash', 'tools/dist_test.sh', config, checkpoint, 2,
                    '--out', tmp_path / 'dist.json', '--work-dir',
                    tmp_path / 'test2',
-                   DATA_ROOT=str(image_root), CUDA_VISIBLE_DEVICES='')
+                   DATA_ROOT=str(image_root), CUDA_VISIBLE_DEVICES='',
+                   **note_threads(tmp_path))
+    check_threads(tmp_path)
     assert metrics == json.loads((tmp_path / 'dist.json').read_text())
     assert (tmp_path / 'out.pkl').exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, free_port
+from helpers import ROOT, check_threads, free_port, note_threads
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from tiny_training import (
@@ -283,8 +283,10 @@ def test_the_distributed_command_gives_the_status_on(image_root, tmp_path):
     status, out = run_until(
         ['bash', 'tools/dist_train.sh', QUICK, 2, '--work-dir', tmp_path,
          *SMALL, 'train_cfg.max_iters=99999'], ' 3/99999]', terminate,
-        dict(DATA_ROOT=str(image_root), PORT=str(free_port())))
+        dict(DATA_ROOT=str(image_root), PORT=str(free_port()),
+             **note_threads(tmp_path)))
     assert status == 75, out[-3000:]
+    check_threads(tmp_path)
     assert 'SIGTERM: stopped after iteration' in out
     assert len(steps_of(tmp_path)) == 1
 

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         if args.json and _is_first_rank():
             print(json.dumps(result, default=_plain), flush=True)
     except SystemExit as stop:
-        # Without its traceback, whose frames hold what _leave_ranks ends.
+        # Without its traceback, whose frames hold what leave_ranks ends.
         status = stop.code
     except KeyboardInterrupt:
         # In training: pressed twice, or before there was anything to save.
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         sys.exit(130)
     except Exception as error:
         fail(error, f'cmae {command.name}', args.debug, command.error_status)
-    _leave_ranks()
+    leave_ranks()
     sys.exit(status)
 
 
@@ -166,7 +166,7 @@ def load_libraries() -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave_ranks() -> None:
+def leave_ranks() -> None:
     """End the talk with other processes, if there are any.
 
     A process that exits while a thread still lets go of what was sent may be

@@ -190,6 +190,13 @@ def test_cifar10_as_class_folders(tmp_path, monkeypatch):
         data_root=str(tmp_path / 'download'), split='test', pipeline=[])
     for _ in range(2):  # the second time nothing is written
         assert make_cifar10.write_images(dataset, tmp_path / 'test') == 4
+    # the first of each class alone, and none mixed in
+    one = tmp_path / 'one'
+    assert make_cifar10.write_images(dataset, one, per_class=1) == 3
+    assert sorted(p.name for p in one.glob('*/*')) == [
+        '00000.png', '00001.png', '00003.png']
+    with pytest.raises(FileExistsError, match='has 1 more images, such as '):
+        make_cifar10.write_images(dataset, tmp_path / 'test', per_class=1)
     written = build_eval_dataset(
         dict(type='LabelledDataset', data_root=str(tmp_path),
              data_prefix='test', pipeline=[dict(type='LoadImageFromFile')]))

@@ -235,7 +235,8 @@ def test_a_module_and_a_worker_of_its_own_are_told_apart():
         done = subprocess.run(
             [sys.executable, '-c', code.format(orig, argv)], cwd=ROOT,
             capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [str(registers)]
+        # Libraries may say before it that they have no operators.
+        assert done.stdout.split()[-1] == str(registers)
 
 
 def test_a_shell_completes_commands_and_options():

@@ -5,8 +5,7 @@ import numpy as np
 from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
 
-from ..datasets.decoding import UndecodableImage
-from ..datasets.image_settings import ImageSettings
+from ..datasets.decode import ImageSettings, UndecodableImage
 from ..evaluation.data import eval_pipeline
 
 

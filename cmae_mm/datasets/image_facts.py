@@ -5,17 +5,19 @@ from typing import List, NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
-from .decoding import UndecodableImage, UnfitImage
-from .fitting import (
+from .decode import (
+    ImageSettings,
+    RawImage,
+    UndecodableImage,
+    UnfitImage,
     change_type,
     choose_channels,
     fill_missing,
     find_missing,
+    is_dicom,
     is_grey,
+    read_image,
 )
-from .formats import RawImage, read_image
-from .formats.sniffing import is_dicom
-from .image_settings import ImageSettings
 
 # Differences of neighbours on a grid of 16 x 16 make the fingerprint.
 _GRID = 16

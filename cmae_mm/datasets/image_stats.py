@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Union
 
+from .decode import IMAGE_DTYPES, MAX_CHANNELS
+
 STATS_FORMAT = 'cmae_mm image stats 1'
-IMAGE_DTYPES = ('uint8', 'uint16', 'float32')
-MAX_CHANNELS = 64
 # What has one number for each channel.
 _PER_CHANNEL = ('mean', 'std', 'min', 'max')
 

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
-from .formats.peeking import peek
+from .decode import peek
 from .shrinking import ShrinkError, short_side_of, shrink
 
 LIST_NAME = 'images.txt'

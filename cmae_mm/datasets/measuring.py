@@ -9,11 +9,14 @@ from mmengine import fileio
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .decoding import UndecodableImage
-from .fitting import natural_dtype
+from .decode import (
+    ImageSettings,
+    UndecodableImage,
+    make_settings,
+    natural_dtype,
+)
 from .image_facts import ImageFacts, look_at, near_pairs
 from .image_folder import IMG_EXTENSIONS
-from .image_settings import ImageSettings, make_settings
 from .image_stats import IMAGE_DTYPES
 from .image_store import find_images, is_store, key_of, read_list
 
@@ -88,7 +91,7 @@ def measure_images(data: Union[str, 'os.PathLike[str]'],
             that holds the types of all files; with a range or a window to
             float32.
         **settings: Further ones of
-            :class:`~cmae_mm.datasets.image_settings.ImageSettings`.
+            :class:`~cmae_mm.datasets.decode.ImageSettings`.
 
     Returns:
         Dict[str, Any]: What

@@ -8,13 +8,19 @@ import simplejpeg
 import tifffile
 from mmengine.logging import print_log
 
-from .decoding import UndecodableImage, UnfitImage, decode_image
-from .formats import RawImage, is_plain, read_image
-from .formats.plain import has_alpha
-from .formats.sniffing import is_dicom
-from .image_settings import ImageSettings
+from .decode import (
+    ImageSettings,
+    RawImage,
+    UndecodableImage,
+    UnfitImage,
+    decode_image,
+    has_alpha,
+    is_dicom,
+    is_plain,
+    read_image,
+    resize_image,
+)
 from .image_stats import IMAGE_DTYPES
-from .resizing import resize_image
 
 # All that a file holds.
 _WHOLE = ImageSettings(channels=None, dtype=None)

@@ -22,7 +22,7 @@ from cmae_mm.config import (
     load_config,
     parse_options,
 )
-from cmae_mm.datasets.formats import UnfitImage
+from cmae_mm.datasets.decode import UnfitImage
 from cmae_mm.datasets.transforms.loading import BrokenImagesError
 from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.packaged import find_config

@@ -7,7 +7,7 @@ from images import photo
 from PIL import Image, ImageOps
 
 from cmae_mm.datasets import LoadCanvas
-from cmae_mm.datasets.decoding import UndecodableImage, decode_image
+from cmae_mm.datasets.decode import UndecodableImage, decode_image
 
 
 def encode(image, kind='JPEG', **kwargs):
@@ -107,7 +107,7 @@ def test_large_jpegs_are_decoded_small():
 
 
 def test_images_beyond_the_limit_are_refused(monkeypatch):
-    monkeypatch.setattr('cmae_mm.datasets.formats.raw_image.MAX_PIXELS', 1000)
+    monkeypatch.setattr('cmae_mm.datasets.decode.raw_image.MAX_PIXELS', 1000)
     for kind in ('PNG', 'JPEG'):
         with pytest.raises(UndecodableImage, match='40x40 pixels are more'):
             decode_image(encode(Image.fromarray(photo(40)), kind))

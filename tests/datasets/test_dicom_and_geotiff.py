@@ -8,13 +8,13 @@ import pytest
 from image_files import noise, tiff
 
 from cmae_mm.datasets import LoadCanvas
-from cmae_mm.datasets.decoding import (
+from cmae_mm.datasets.decode import (
     UndecodableImage,
     UnfitImage,
     decode_image,
+    make_settings,
+    peek,
 )
-from cmae_mm.datasets.formats.peeking import peek
-from cmae_mm.datasets.image_settings import make_settings
 from cmae_mm.datasets.measuring import measure_images
 from cmae_mm.dependencies import MissingLibrary
 
@@ -218,7 +218,7 @@ def test_the_extra_for_compressions_is_named(monkeypatch):
     if importlib.util.find_spec('imagecodecs'):
         pytest.skip('imagecodecs reads it')
     monkeypatch.setattr(
-        'cmae_mm.datasets.formats.tiff.find_rasterio', lambda: False)
+        'cmae_mm.datasets.decode.tiff.find_rasterio', lambda: False)
     with pytest.raises(MissingLibrary, match=(
             r"`pip install -e '\.\[geotiff\]'` \(rasterio\), or `pip install "
             'imagecodecs`$')):
@@ -259,7 +259,7 @@ def test_a_mask_of_missing_pixels(monkeypatch):
         decode(file, 'x.tif', **wanted)
     made = decode(file, 'x.tif', fill=3, **wanted)
     assert (made[:20] == 3).all() and (made[20:] == array[20:]).all()
-    monkeypatch.setattr('cmae_mm.datasets.formats.tiff.find_rasterio',
+    monkeypatch.setattr('cmae_mm.datasets.decode.tiff.find_rasterio',
                         lambda: False)
     with pytest.raises(MissingLibrary,
                        match=r"x\.tif has a mask.*'\.\[geotiff\]'`"):

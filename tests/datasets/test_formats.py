@@ -9,12 +9,13 @@ from images import photo
 from PIL import Image
 
 from cmae_mm.datasets import LoadCanvas, LoadImage, LoadImageOrSkip
-from cmae_mm.datasets.decoding import (
+from cmae_mm.datasets.decode import (
+    RGB,
     UndecodableImage,
     UnfitImage,
     decode_image,
+    make_settings,
 )
-from cmae_mm.datasets.image_settings import RGB, make_settings
 from cmae_mm.dependencies import MissingLibrary
 
 
@@ -382,11 +383,11 @@ def test_what_needs_another_library_is_said(monkeypatch):
     file = opencv(noise((40, 50, 3)), '.tiff')
     wanted = dict(dtype='uint16')
     by_rasterio = decode(file, **wanted)
-    monkeypatch.setattr('cmae_mm.datasets.formats.tiff.find_rasterio',
+    monkeypatch.setattr('cmae_mm.datasets.decode.tiff.find_rasterio',
                         lambda: False)
     assert (decode(file, **wanted) == by_rasterio).all()
     assert (by_rasterio == noise((40, 50, 3))).all()
-    monkeypatch.setattr('cmae_mm.datasets.formats.tiff._read_by_opencv',
+    monkeypatch.setattr('cmae_mm.datasets.decode.tiff._read_by_opencv',
                         lambda *args: None)
     if not _has_imagecodecs():
         with pytest.raises(MissingLibrary,

@@ -9,9 +9,7 @@ from image_files import noise, numpy, opencv, pillow, tiff
 from images import photo
 
 from cmae_mm.datasets import PretrainingDataset
-from cmae_mm.datasets.decoding import decode_image
-from cmae_mm.datasets.formats.peeking import peek
-from cmae_mm.datasets.image_settings import make_settings
+from cmae_mm.datasets.decode import decode_image, make_settings, peek
 from cmae_mm.datasets.image_store import StoreError, read_types, write_store
 from cmae_mm.datasets.samplers import SeededIndex
 from cmae_mm.datasets.shrinking import ShrinkError, shrink

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import RandomResizedCrop
 
 from cmae_mm.datasets import LoadCanvas, PretrainingDataset
-from cmae_mm.datasets.decoding import decode_image
+from cmae_mm.datasets.decode import decode_image
 
 
 def test_crops_are_torchvisions():

@@ -11,9 +11,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
-from ..decoding import decode_image
-from ..image_settings import make_settings
-from ..resizing import resize_image
+from ..decode import decode_image, make_settings, resize_image
 from .loading import SkipBroken
 
 # More than there are data workers.
@@ -61,7 +59,7 @@ class LoadCanvas(SkipBroken):
         channels (int): Number C of channels, from 1 to 64. Defaults to 3.
         dtype (str): 'uint8', 'uint16' or 'float32'. Defaults to 'uint8'.
         value_range (Sequence | str, optional): This and the next ones, see
-            :class:`~cmae_mm.datasets.image_settings.ImageSettings`.
+            :class:`~cmae_mm.datasets.decode.ImageSettings`.
         bands (Sequence[int], optional): Channels of the file that are taken.
         fill (float | str, optional): What stands for missing pixels.
         window (Sequence[float] | str, optional): Window of DICOM values.

@@ -12,14 +12,14 @@ from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 
 from ...dependencies import MissingLibrary
-from ..decoding import (
+from ..decode import (
     UndecodableImage,
     UnfitImage,
     decode_image,
+    is_plain,
+    make_settings,
     say_left_out,
 )
-from ..formats import is_plain
-from ..image_settings import make_settings
 
 
 class BrokenImagesError(RuntimeError):
@@ -105,7 +105,7 @@ class LoadImage(LoadImageFromFile):
         channels (int): Number C of channels, from 1 to 64. Defaults to 3.
         dtype (str): 'uint8', 'uint16' or 'float32'. Defaults to 'uint8'.
         value_range (Sequence | str, optional): This and the next ones, see
-            :class:`~cmae_mm.datasets.image_settings.ImageSettings`.
+            :class:`~cmae_mm.datasets.decode.ImageSettings`.
         bands (Sequence[int], optional): Channels of the file that are taken.
         fill (float | str, optional): What stands for missing pixels.
         window (Sequence[float] | str, optional): Window of DICOM values.

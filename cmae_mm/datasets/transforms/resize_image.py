@@ -2,7 +2,7 @@
 from mmpretrain.datasets import ResizeEdge
 from mmpretrain.registry import TRANSFORMS
 
-from ..resizing import resize_image
+from ..decode import resize_image
 
 
 @TRANSFORMS.register_module()

@@ -3,7 +3,9 @@
 What tifffile cannot read by itself (compressions that need imagecodecs, masks
 of missing pixels) goes through rasterio where that is installed, or OpenCV.
 """
+import importlib.util
 import io
+import warnings
 from typing import Any, List, NamedTuple, Optional
 
 import cv2
@@ -12,11 +14,15 @@ import tifffile
 
 from ...dependencies import MissingLibrary
 from ...packaged import install_command
-from ..image_settings import ImageSettings
-from .axes import arrange, arrange_pages
-from .geotiff import find_rasterio, read_bands
-from .plain import stand_upright
-from .raw_image import RawImage, UndecodableImage, UnfitImage, check_size
+from .arrays import arrange, arrange_pages
+from .raw_image import (
+    RawImage,
+    UndecodableImage,
+    UnfitImage,
+    check_size,
+    stand_upright,
+)
+from .settings import ImageSettings
 
 _NODATA = 42113
 _ORIENTATION = 274
@@ -194,3 +200,34 @@ def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
     if pixels.dtype.kind == 'f':
         return pixels == np.array(value).astype(pixels.dtype)
     return pixels == value
+
+
+def find_rasterio() -> bool:
+    """Say whether rasterio is installed."""
+    return importlib.util.find_spec('rasterio') is not None
+
+
+def read_bands(data: bytes) -> RawImage:
+    """Read all bands of a TIFF file, and which pixels its masks leave out.
+
+    Args:
+        data (bytes): The file.
+
+    Returns:
+        RawImage: Of the file's type; values as stored, without the scale and
+        offset that a band may have.
+    """
+    import rasterio
+    from rasterio.enums import MaskFlags
+    from rasterio.errors import NotGeoreferencedWarning
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.MemoryFile(data) as memory, memory.open() as file:
+            pixels = file.read().transpose(1, 2, 0)
+            flags = {flag for band in file.mask_flag_enums for flag in band}
+            missing = None
+            # Of a mask in the file: neither alpha nor a nodata value.
+            if MaskFlags.per_dataset in flags and (
+                    MaskFlags.alpha not in flags):
+                missing = file.dataset_mask()[..., None] == 0
+    return RawImage(np.ascontiguousarray(pixels), missing=missing)

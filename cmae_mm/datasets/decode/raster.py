@@ -6,16 +6,25 @@ through Pillow.
 import io
 from typing import Optional, Tuple
 
+import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .raw_image import RawImage, UndecodableImage, check_size
+from .raw_image import (
+    RawImage,
+    UndecodableImage,
+    check_size,
+    stand_upright,
+)
+from .sniffing import is_png
 
 _EXIF_MARK = b'Exif\x00\x00'
 _ORIENTATION = 0x0112
 # Of which Pillow loses nothing where `is_plain` says that they are plain.
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP')
+# Of IHDR's colour types: grey and alpha.
+_GREY_ALPHA, _GREY = 4, 0
 ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
 
@@ -28,7 +37,7 @@ def decode_plain(data: bytes,
     Args:
         data (bytes): The file.
         shrink_to (int, optional): See
-            :func:`~cmae_mm.datasets.decoding.decode_image`.
+            :func:`~cmae_mm.datasets.decode.decode_image`.
 
     Returns:
         Tuple[np.ndarray, bool]: uint8, (H, W, 3), not always contiguous; and
@@ -138,17 +147,24 @@ def _orientation(data: bytes) -> int:
         return opened.getexif().get(_ORIENTATION, 1)
 
 
-def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply an orientation of EXIF or TIFF, as a view.
+def read_deep_raster(data: bytes) -> RawImage:
+    """Read a PNG or PNM file of 16 bits a channel.
 
-    Args:
-        image (np.ndarray): (H, W, C).
-        orientation (int): From 1, upright, to 8.
+    Returns:
+        RawImage: uint16, of 1 to 4 channels.
     """
-    if orientation in (5, 6, 7, 8):
-        image = image.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image
+    with Image.open(io.BytesIO(data)) as file:  # reads the header alone
+        check_size(file.height, file.width, 8)
+        orientation = file.getexif().get(_ORIENTATION, 1)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise UndecodableImage('OpenCV cannot decode it')
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    channels = pixels.shape[2]
+    if is_png(data) and data[25] in (_GREY, _GREY_ALPHA) and channels > 1:
+        # OpenCV repeats grey beside alpha.
+        pixels = pixels[..., [0, -1]]
+    elif channels >= 3:
+        pixels = pixels[..., [2, 1, 0, 3][:channels]]
+    return RawImage(
+        stand_upright(pixels, orientation), alpha=pixels.shape[2] in (2, 4))

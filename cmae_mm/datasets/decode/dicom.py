@@ -7,9 +7,9 @@ import numpy as np
 
 from ...dependencies import MissingLibrary
 from ...packaged import install_command
-from ..image_settings import ImageSettings
-from .axes import arrange_pages
+from .arrays import arrange_pages
 from .raw_image import RawImage, UndecodableImage, UnfitImage, check_size
+from .settings import ImageSettings
 
 
 def read_dicom(data: bytes, settings: ImageSettings) -> RawImage:

@@ -1,12 +1,12 @@
-"""Which axis of an array is which."""
+"""Bare arrays: which axis is which, and files of ``np.save``."""
+import io
 import math
 from typing import Optional
 
 import numpy as np
 
-from ..image_settings import ImageSettings
-from ..image_stats import MAX_CHANNELS
-from .raw_image import UndecodableImage, UnfitImage
+from .raw_image import RawImage, UndecodableImage, UnfitImage, check_size
+from .settings import MAX_CHANNELS, ImageSettings
 
 
 def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
@@ -88,3 +88,22 @@ def arrange_pages(pixels: np.ndarray, axes: str, what: str,
     pixels = pixels.transpose(rows, columns, *rest)
     return pixels.reshape(*pixels.shape[:2], -1)
 
+
+def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
+    """Read an array as an image; nothing in the file is executed.
+
+    Args:
+        data (bytes): The file, an array (H, W), (H, W, C) or (C, H, W); see
+            :func:`~cmae_mm.datasets.decode.arrays.arrange`.
+        settings (ImageSettings): ``channels`` and ``bands`` are looked at.
+
+    Returns:
+        RawImage: The array.
+    """
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.ndim < 2 or 0 in array.shape:
+        raise UndecodableImage(f'an array of shape {array.shape} is no image')
+    pixels = arrange(array, settings)
+    height, width, channels = pixels.shape
+    check_size(height, width, channels * pixels.itemsize)
+    return RawImage(pixels)

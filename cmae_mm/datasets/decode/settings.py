@@ -3,7 +3,8 @@ from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
-from .image_stats import IMAGE_DTYPES, MAX_CHANNELS
+IMAGE_DTYPES = ('uint8', 'uint16', 'float32')
+MAX_CHANNELS = 64
 
 ValueRange = Union[None, str, Sequence[Any]]
 

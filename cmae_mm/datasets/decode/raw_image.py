@@ -53,3 +53,19 @@ def check_size(height: int, width: int, bytes_per_pixel: int = 1) -> None:
         raise UndecodableImage(
             f'{width}x{height} pixels of {bytes_per_pixel} bytes are more '
             f'than {MAX_BYTES:,} bytes; cut it into tiles')
+
+
+def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an orientation of EXIF or TIFF, as a view.
+
+    Args:
+        image (np.ndarray): (H, W, C).
+        orientation (int): From 1, upright, to 8.
+    """
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image

@@ -24,8 +24,6 @@ from .optimizers import (
 )
 from .runner import ResumableRunner
 from .sharded_runner import ShardedRunner
-from .zero_optimizer import ZeroOptimWrapper
-from .zero_strategy import ZeroStrategy
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
@@ -35,5 +33,5 @@ __all__ = [
     'PretrainCheckHook', 'ReconstructionHook', 'ResumableEpochLoop',
     'ResumableIterLoop', 'ResumableRunner', 'ShardedRunner', 'SkippedStepHook',
     'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook', 'WatchdogHook',
-    'ZeroOptimWrapper', 'ZeroStrategy', 'build_frozen_model'
+    'build_frozen_model'
 ]

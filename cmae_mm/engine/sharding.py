@@ -37,22 +37,27 @@ def check_can_shard() -> None:
             'one process alone; start it with tools/dist_train.sh CONFIG GPUS')
 
 
-def shard(model: nn.Module) -> None:
-    """Share out each parameter of a model between all ranks, in place.
+def shard(model: nn.Module, reshard_after_forward: bool = True) -> None:
+    """Shard each parameter of a model over all ranks, in place.
 
-    Each transformer layer is a unit that is brought together for the time it
-    computes, what is left of the model is one more. Names and classes stay
-    what they are. A parameter is shared out by its own rows, so that online
-    and target parameters, which have equal shapes, are shared out alike.
+    Each transformer layer is a unit that is gathered while it computes; the
+    rest of the model is one more. Names and classes do not change. Parameters
+    are sharded by their rows, so that online and target parameters, which have
+    the same shapes, are sharded alike.
 
     Args:
         model (nn.Module): The model, the same on all ranks.
+        reshard_after_forward (bool): Whether to free a layer's gathered
+            parameters between forward and backward pass. Defaults to True.
     """
     mesh = dist.device_mesh.init_device_mesh(
         get_device().split(':')[0], (get_world_size(), ))
     for layer in transformer_layers(model).values():
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(layer, mesh=mesh,
+                    reshard_after_forward=reshard_after_forward)
+    # The rest is needed at once in the backward pass.
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    model.reshards_after_forward = reshard_after_forward
 
 
 @contextmanager
@@ -77,8 +82,9 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
     finally:
         for unit in units:
             unit.reshard()
-            # The rest, which is needed at once, is kept in a training step.
-            unit.set_reshard_after_forward(unit is not model, recurse=False)
+            unit.set_reshard_after_forward(
+                unit is not model and model.reshards_after_forward,
+                recurse=False)
 
 
 def together(value: Any) -> Any:

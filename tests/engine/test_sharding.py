@@ -32,6 +32,7 @@ HOOKS = [
 SETTINGS = dict(
     micro={'model.micro_batch': 2},
     recompute=dict(activation_checkpointing=True),
+    gathered={'strategy.reshard_after_forward': False},
     weights={'load_from': 'whole/iter_2.pth',
              'optim_wrapper.optimizer.lr': 0.})
 
@@ -109,8 +110,10 @@ def folder(image_root, tmp_path_factory):
         for work, setting in SETTINGS.items():
             if 'load_from' in setting:
                 setting['load_from'] = str(folder / setting['load_from'])
-            train(config(image_root, folder / work, resume=False, **{
-                'train_cfg.max_iters': 2, **setting}))
+            hooks = HOOKS if work == 'gathered' else ()
+            train(config(
+                image_root, folder / work, hooks=hooks, resume=False, **{
+                    'train_cfg.max_iters': 2, **setting}))
 
     assert on_ranks(rank, folder) == [0, 0]
     return folder
@@ -165,8 +168,8 @@ def test_each_kind_of_run_goes_on_with_the_others_checkpoint(folder, kind):
         assert_close(made[key], expected[key], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('setting', ['micro', 'recompute'])
-def test_settings_that_save_memory_work_with_sharing(folder, setting):
+@pytest.mark.parametrize('setting', ['micro', 'recompute', 'gathered'])
+def test_settings_of_memory_work_with_sharding(folder, setting):
     logged = [scalars(folder / kind) for kind in ('whole', setting)]
     for step in (1, 2):
         for name in ('loss_rc', 'loss_ct', 'grad_norm', 'health/erank_online'):

@@ -18,8 +18,7 @@ import missing_requirements  # noqa: E402
 
 EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'dicom', 'geotiff',
           'logging', 'report', 'map', 'completion', 'quickstart', 'tests',
-          'dev', 'webdataset', 'onnx', 'docs',
-          'deepspeed')
+          'dev', 'webdataset', 'onnx', 'docs')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
     'mmengine': {'onedl-mmengine', 'mmengine'},

@@ -114,12 +114,12 @@ def test_the_doctor_finds_nothing_wrong_where_the_tests_run(capsys):
 
 
 def test_the_doctor_names_what_is_broken_and_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'kornia', None)
+    monkeypatch.setitem(sys.modules, 'lmdb', None)
     monkeypatch.setattr(doctor, '_framework_range', lambda name: '>=9')
     found = doctor.examine()
     assert found['exit_status'] == 1
     assert len(found['problems']) == 1  # repaired by one command
-    assert 'kornia: cannot be imported' in found['problems'][0]
+    assert 'lmdb: cannot be imported' in found['problems'][0]
     assert 'mmpretrain: 1.' in found['problems'][0]
     assert '[onedl]' in found['problems'][0]
 

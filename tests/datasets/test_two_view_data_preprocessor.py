@@ -1,4 +1,6 @@
 """Windows, colour and normalisation of whole batches."""
+import colorsys
+
 import mmcv
 import numpy as np
 import pytest
@@ -6,12 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import photo, preprocessor
-from kornia import enhance
-from kornia.filters import gaussian_blur2d
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from cmae_mm.datasets import PixelShift
-from cmae_mm.models.utils.view_changes import plan_changes
+from cmae_mm.models.utils.view_changes import blur, plan_changes
 
 
 def to_batch(*images):
@@ -82,23 +83,46 @@ def test_jitter_is_mmcvs_within_rounding(order, only):
         assert difference.mean() < (1 if only in (0, 1, 2) else 3)
 
 
-def by_kornia(view, n, params, kernel):
-    """Change one view, (1, 3, S, S), one step after the other."""
-    change = (enhance.adjust_brightness_accumulative,
-              enhance.adjust_contrast_with_mean_subtraction,
-              enhance.adjust_saturation_with_gray_subtraction,
-              lambda x, turns: enhance.adjust_hue(x, turns * 2 * torch.pi))
+GREY = np.array([0.299, 0.587, 0.114])
+
+
+def turn_hue(pixels, turns):
+    """Turn the hue of (H, W, 3) with Python's own colour conversion."""
+    turned = []
+    for red, green, blue in pixels.reshape(-1, 3).tolist():
+        hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
+        turned.append(
+            colorsys.hsv_to_rgb((hue + turns) % 1, saturation, value))
+    return np.array(turned).reshape(pixels.shape)
+
+
+def one_by_one(view, n, params, kernel):
+    """Change one view, (3, S, S), one step after the other in float64."""
+    pixels = view.permute(1, 2, 0).double().numpy()
+    factors = params.factors[n].tolist()
     for step in params.order[n].tolist() if params.jitter[n] else ():
-        view = change[step](view, params.factors[n, step]).clamp(0, 1)
+        if step == 3:
+            pixels = turn_hue(pixels, factors[3])
+        else:
+            grey = (pixels @ GREY)[..., None]
+            reference = (0, grey.mean(), grey)[step]
+            pixels = reference + factors[step] * (pixels - reference)
+        pixels = pixels.clip(0, 1)
     if params.grey[n]:
-        view = enhance.adjust_saturation_with_gray_subtraction(view, 0.)
+        pixels = np.repeat((pixels @ GREY)[..., None], 3, axis=2)
     if params.blur[n]:
-        view = gaussian_blur2d(view, (kernel, kernel),
-                               params.sigma[n].expand(1, 2), 'replicate')
-    return view
+        pixels = blurred(pixels, params.sigma[n].item(), kernel)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float()
 
 
-def test_views_are_kornias_one_by_one_and_at_once():
+def blurred(pixels, sigma, kernel):
+    for axis in (0, 1):
+        pixels = ndimage.gaussian_filter1d(
+            pixels, sigma, axis=axis, mode='nearest', radius=kernel // 2)
+    return pixels
+
+
+def test_views_are_changed_one_by_one_and_at_once():
     """One by one as on a CPU, and whole batches of one graph as on a GPU."""
     module = preprocessor(jitter=(0.4, 0.4, 0.4, 0.5))
     canvas = to_batch(*(photo(seed=s) for s in range(48)))
@@ -106,8 +130,8 @@ def test_views_are_kornias_one_by_one_and_at_once():
     assert len({tuple(o) for o in params.order[params.jitter].tolist()}) > 15
     still_target = module.make_views(canvas, still(module, 48)._replace(
         shift=params.shift))[1]
-    expected = torch.cat([
-        by_kornia(still_target[n:n + 1], n, params, module._kernel)
+    expected = torch.stack([
+        one_by_one(still_target[n], n, params, module._kernel)
         for n in range(48)])
     target = module.make_views(canvas, params)[1]
     assert (target - expected).abs().max() < 1e-5
@@ -121,6 +145,26 @@ def test_views_are_kornias_one_by_one_and_at_once():
     # what is not chosen is not touched, in its last bit either
     alone = ~(params.jitter | params.grey | params.blur)
     assert alone.any() and torch.equal(at_once[alone], window[alone])
+
+
+class OnDevice(torch.Tensor):
+    """A tensor on a CPU that says it is on a GPU."""
+
+    device = torch.device('cuda')
+
+
+@pytest.mark.parametrize('size', [1, 5, 17])
+def test_blur_is_scipys_on_both_devices(size):
+    """The convolutions of a GPU are the sums of a CPU."""
+    images = torch.rand(3, 4, 9, 11)
+    sigma = torch.tensor([[0.1], [0.9], [2.]])
+    expected = torch.stack([
+        torch.from_numpy(blurred(
+            image.permute(1, 2, 0).double().numpy(), s.item(), size))
+        for image, s in zip(images, sigma)]).permute(0, 3, 1, 2).float()
+    for given_images in (images, images.as_subclass(OnDevice)):
+        made = blur(given_images, sigma, size).as_subclass(torch.Tensor)
+        torch.testing.assert_close(made, expected, rtol=0, atol=2e-6)
 
 
 def test_grey_and_blur_are_pillows_within_rounding():

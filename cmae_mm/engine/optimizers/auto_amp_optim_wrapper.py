@@ -20,6 +20,11 @@ from ..device import (
 from .fused import keep_how, use_fused
 from .step_guard import StepGuard, grad_norm
 
+try:  # torch 2.3 or newer
+    from torch.amp import GradScaler
+except ImportError:
+    from torch.cuda.amp import GradScaler
+
 DTYPES = ('bfloat16', 'float16', 'float32')
 
 
@@ -94,7 +99,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         else:  # what AmpOptimWrapper refuses to do without an accelerator
             OptimWrapper.__init__(self, **kwargs)
             self._scale_update_param = None
-            self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
+            self.loss_scaler = GradScaler(enabled=False)
             self.cast_dtype = getattr(torch, dtype)
         if use_fused(self.optimizer):
             print_log('The optimizer updates all parameters in one pass.',

@@ -9,7 +9,6 @@ from typing import Tuple
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor
 
 from .view_params import ViewParams
@@ -120,23 +119,43 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     return torch.addcmul(value, lack, chroma, value=-1)
 
 
+def gaussian_kernel(sigma: Tensor, size: int) -> Tensor:
+    """Sample Gaussians at whole pixels around 0; each sums to 1.
+
+    Args:
+        sigma (Tensor): Standard deviations in pixels, (N, 1).
+        size (int): Number of samples, odd.
+
+    Returns:
+        Tensor: (N, size).
+    """
+    places = torch.arange(size, device=sigma.device) - size // 2
+    weights = torch.exp(-places**2 / (2 * sigma**2))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
-    """Blur by a Gaussian, with the border's values beyond it.
+    """Blur each image by its own Gaussian; the border is replicated.
 
     Args:
         images (Tensor): (N, C, H, W).
         sigma (Tensor): Standard deviation of each image in pixels, (N, 1).
-        size (int): Number of the kernel's places, odd.
+        size (int): Size of the kernel, odd.
 
     Returns:
         Tensor: (N, C, H, W), a new tensor.
     """
-    kernel = get_gaussian_kernel1d(size, sigma)
-    if images.device.type != 'cpu':
-        return filter2d_separable(images, kernel, kernel, 'replicate')
-    # Sums of shifted images stay in the processor's cache.
+    count, channels, height, width = images.shape
+    kernel = gaussian_kernel(sigma, size)
     half = size // 2
     images = F.pad(images, [half] * 4, mode='replicate')
+    if images.device.type != 'cpu':
+        groups = count * channels
+        weights = kernel.repeat_interleave(channels, dim=0)[:, None, None]
+        images = F.conv2d(images.flatten(0, 1)[None], weights, groups=groups)
+        images = F.conv2d(images, weights.transpose(2, 3), groups=groups)
+        return images.view(count, channels, height, width)
+    # Sums of shifted images stay in the processor's cache.
     for dim in (3, 2):
         length = images.shape[dim] - 2 * half
         places = [images.narrow(dim, i, length) for i in range(size)]

@@ -6,6 +6,7 @@ pip cannot express "either", so the check is made at import.
 """
 import importlib
 import importlib.metadata
+import os
 from typing import Callable, NamedTuple
 
 from .packaged import in_clone, install_command, packaged_root
@@ -29,6 +30,13 @@ REQUIREMENTS = {
     'mmcv': Requirement('2.0.0', '2.4', _FRAMEWORK),
     'mmpretrain': Requirement('1.2.0', '2.0', _FRAMEWORK),
 }
+
+
+def cpu_count() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_transformers(

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.image_folder import IMG_EXTENSIONS
 from ..datasets.image_store import find_images, is_store, key_of, read_list
 from ..datasets.workers import ignore_interrupts
+from ..dependencies import cpu_count
 from ..progress import Progress
 from .checks import PathLike, check_data, check_embedding
 from .encoder import load_encoder
@@ -202,7 +203,7 @@ def _compute(model: PretrainedEncoder, root: Path, paths: List[str],
              dtype: str, in_parts: bool) -> Iterator[Part]:
     """Yield parts, or all in one, from image ``start`` on."""
     if num_workers is None:
-        num_workers = min(8, len(os.sched_getaffinity(0)))
+        num_workers = min(8, cpu_count())
     loader = DataLoader(
         _Images(root, paths, model, start),
         batch_size,

@@ -13,6 +13,7 @@ from ..config import apply_options, load_config
 from ..datasets.image_shards import is_shards
 from ..datasets.image_stats import read_image_stats
 from ..datasets.image_store import is_store
+from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
 from ..image_config import is_plain, settings_of
 from .checks import (
@@ -122,8 +123,7 @@ def plan_pretraining(data: PathLike,
             cfg.train_cfg.max_iters / steps)
     if num_workers is None:
         local = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-        cores = len(os.sched_getaffinity(0))
-        num_workers = min(most_workers, max(cores // local, 1))
+        num_workers = min(most_workers, max(cpu_count() // local, 1))
 
     warm_up = _warm_up(epochs, steps)
     _fit(cfg, epochs, steps, batch_size, num_workers, warm_up)

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from ..dependencies import REQUIREMENTS, cpu_count
 from ..packaged import in_clone, install_command
 from ..version import __version__
 from .command import Command, Result
@@ -151,7 +152,6 @@ def _examine_libraries() -> Dict[str, Library]:
 
 
 def _framework_range(name: str) -> str:
-    from ..dependencies import REQUIREMENTS
     return f'>={REQUIREMENTS[name].minimum},<{REQUIREMENTS[name].below}'
 
 
@@ -228,7 +228,7 @@ def _examine_machine() -> Dict[str, Any]:
     count = getattr(sys.modules.get('torch'), 'get_num_threads', None)
     shared = Path('/dev/shm')
     return dict(
-        cores=len(os.sched_getaffinity(0)),
+        cores=cpu_count(),
         torch_threads=count() if count is not None else None,
         omp_num_threads=os.environ.get('OMP_NUM_THREADS'),
         memory_gb=_read_memory(),

@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..api.study_plan import CHECKPOINT, Step, Study, StudyRun, read_study
 from ..config import ConfigError
+from ..dependencies import cpu_count
 from .command import Command, Result, perform
 from .parser import at_least
 
@@ -102,7 +103,7 @@ def start_all(args: argparse.Namespace, plan: Study,
     from ..visualization.study_results import write_results
     waiting = [run for run in chosen if not is_done(run)]
     places = list(args.gpus) or [None] * args.jobs
-    threads = max(1, (os.cpu_count() or 1) // len(places))
+    threads = max(1, cpu_count() // len(places))
     running: Dict[int, Tuple[StudyRun, subprocess.Popen]] = {}
     failed: List[StudyRun] = []
     # What trains nothing takes no time beside what does.

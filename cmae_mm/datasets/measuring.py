@@ -9,6 +9,7 @@ from mmengine import fileio
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..dependencies import cpu_count
 from .decode import (
     ImageSettings,
     UndecodableImage,
@@ -182,7 +183,7 @@ def _look(root: Path, paths: List[str], chosen: np.ndarray,
           settings: ImageSettings,
           num_workers: Optional[int]) -> List[ImageFacts]:
     if num_workers is None:
-        num_workers = min(8, len(os.sched_getaffinity(0)))
+        num_workers = min(8, cpu_count())
     channels = settings.channels or 4
     kept = min(max(_KEPT_VALUES // (len(chosen) * channels), 16), 1024)
     loader = DataLoader(

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -5,7 +6,11 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 from helpers import ROOT
 
-from cmae_mm.dependencies import check_dependencies, check_transformers
+from cmae_mm.dependencies import (
+    check_dependencies,
+    check_transformers,
+    cpu_count,
+)
 
 GOOD = dict(torch='2.12.1+cu130', mmengine='0.10.12', mmcv='2.3.6',
             mmpretrain='1.3.6')
@@ -25,6 +30,18 @@ def check(**changes):
 def test_both_distributions_are_supported():
     check()
     check(mmengine='0.10.7', mmcv='2.1.0', mmpretrain='1.2.0')
+
+
+def test_cores_are_counted_on_every_system(monkeypatch):
+    """macOS and Windows have no ``os.sched_getaffinity``."""
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 3, 5},
+                        raising=False)
+    assert cpu_count() == 3
+    monkeypatch.delattr(os, 'sched_getaffinity')
+    assert cpu_count() == os.cpu_count()
+    for path in (ROOT / 'cmae_mm').rglob('*.py'):
+        text = path.read_text('utf-8')
+        assert path.name == 'dependencies.py' or 'sched_get' not in text
 
 
 @pytest.mark.parametrize('name', GOOD)

@@ -45,9 +45,7 @@ def find_config(name: str) -> str:
     """Find a config by its path, or a packaged one by its name.
 
     Args:
-        name (str): Path of a file, or name of a config below ``configs``,
-            with or without its folder, ``configs/`` and ``.py``, for example
-            'finetune/vit-b_pt300e_100e_in1k'.
+        name (str): Path of a file, or see :func:`find_packaged_config`.
 
     Returns:
         str: Path of the file.
@@ -56,10 +54,25 @@ def find_config(name: str) -> str:
         FileNotFoundError: If there is no such config, or several folders
             hold one of that name; the message lists the nearest names.
     """
+    return name if Path(name).is_file() else find_packaged_config(name)
+
+
+def find_packaged_config(name: str) -> str:
+    """Find a packaged config by its name.
+
+    Args:
+        name (str): Name of a config below ``configs``, with or without its
+            folder, ``configs/`` and ``.py``, for example
+            'finetune/vit-b_pt300e_100e_in1k'.
+
+    Returns:
+        str: Path of the file.
+
+    Raises:
+        FileNotFoundError: See :func:`find_config`.
+    """
     import difflib
 
-    if Path(name).is_file():
-        return name
     configs = packaged_root() / 'configs'
     wanted = name.removeprefix('configs/').removesuffix('.py')
     found = {

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import ROOT, build, write_images
 from mmengine.config import Config
+from mmengine.fileio.handlers import file_handlers
 from mmengine.registry import DefaultScope, init_default_scope
 
 import cmae_mm  # noqa: F401  registers the plugin
@@ -57,3 +58,15 @@ def hybrid_encoder(tmp_path_factory):
     """The same of their small hybrid encoder."""
     return write_encoder('coco_mini/cmae_convvit-mini_coco',
                          tmp_path_factory.mktemp('hybrid'))
+
+
+@pytest.fixture
+def safe_process(monkeypatch):
+    """Take back what load_only_safely changes."""
+    monkeypatch.setattr(torch, 'load', torch.load)
+    monkeypatch.setattr(torch.serialization, 'load', torch.load)
+    for name in ('WEIGHTS_ONLY', 'NO_WEIGHTS_ONLY'):
+        monkeypatch.setenv(f'TORCH_FORCE_{name}_LOAD', '0')
+        monkeypatch.delenv(f'TORCH_FORCE_{name}_LOAD')
+    for name, handler in list(file_handlers.items()):
+        monkeypatch.setitem(file_handlers, name, handler)

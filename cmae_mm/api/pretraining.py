@@ -19,6 +19,7 @@ from ..engine.atomic_files import write_atomically
 from ..engine.checkpoint_folder import list_checkpoints
 from ..engine.device import adapt_to_device
 from ..engine.log_backends import log_to as add_log_backends
+from ..plain_config import PlainConfigError, parse_config
 from .checks import ArgumentError, PathLike, check_log_to
 from .recipe import ARGUMENTS, CONFIG_NAME, count_processes, plan_pretraining
 
@@ -172,15 +173,26 @@ def _check_start(cfg: Config) -> None:
         fit_encoder(encoder, **given)
 
 
+def _read_before(config: Path) -> Mapping[str, Any]:
+    """Read the config that a folder's training was started with."""
+    try:
+        return parse_config(config.read_text('utf-8'))
+    except (PlainConfigError, OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(
+            f'{config} is no config that `cmae pretrain` has written '
+            f'({error}); name another folder with out (--out), or start anew '
+            'with resume=False (--no-resume)') from error
+
+
 def _check_same_training(cfg: Config, config: Path) -> None:
     """Check that a folder's training, if it has one, has the same settings."""
     if not config.is_file() or not list_checkpoints(str(config.parent)):
         return
     now, before = ({
         key: value
-        for key, value in walk(c.to_dict()) if key.startswith(_LASTING)
+        for key, value in walk(c) if key.startswith(_LASTING)
         and not isinstance(value, (Mapping, list, tuple))
-    } for c in (cfg, Config.fromfile(str(config))))
+    } for c in (cfg.to_dict(), _read_before(config)))
     # First what has an argument, under its name: the rest follows from it.
     differ = sorted(
         (key for key in {*now, *before} if now.get(key) != before.get(key)),

@@ -12,10 +12,10 @@ from ..checkpoints import (
     load_state,
     read_checkpoint,
 )
-from ..checkpoints.config_text import parse_config_text
 from ..checkpoints.encoder import RELEASED
 from ..config import load_config
 from ..models import CMAE
+from ..plain_config import PlainConfigError, check_types, parse_config
 from .checks import PathLike
 
 
@@ -45,9 +45,7 @@ def load_pretraining_model(checkpoint: PathLike,
     cfg = _read_config(str(checkpoint), meta, config)
     model = MODELS.build(cfg)
     if not isinstance(model, CMAE):
-        raise CheckpointError(
-            f'{checkpoint} is of a {type(model).__name__}, and what is needed '
-            'is a pre-training checkpoint, of a CMAE')
+        raise _not_cmae(str(checkpoint), type(model).__name__)
     try:
         if find_encoder(state).kind == RELEASED:
             import_cmae(model, state)
@@ -60,25 +58,38 @@ def load_pretraining_model(checkpoint: PathLike,
 
 def _read_config(checkpoint: str, meta: Dict[str, Any],
                  config: Optional[str]) -> Dict[str, Any]:
-    """Give the config of the model, with its data preprocessor."""
+    """Give the config of the model, with its data preprocessor.
+
+    The checkpoint's own config is plain data with types of a list. The config
+    that a person names may be anything.
+    """
     if config is not None:
-        cfg: Dict[str, Any] = load_config(config).to_dict()
-    elif isinstance(meta.get('cfg'), str):
-        try:
-            cfg = parse_config_text(meta['cfg'])
-        except CheckpointError as error:
-            raise CheckpointError(
-                f'{checkpoint}: {error}; name its config (--config)'
-            ) from None
-    else:
+        return _model_of(load_config(config).to_dict(), config)
+    if not isinstance(meta.get('cfg'), str):
         raise CheckpointError(
             f'{checkpoint} does not say which config it is of; name it '
             '(--config)')
+    try:
+        model = check_types(_model_of(parse_config(meta['cfg']), checkpoint))
+    except PlainConfigError as error:
+        raise CheckpointError(
+            f'{checkpoint}: {error}; name its config (--config)') from None
+    if model.get('type') != 'CMAE':
+        raise _not_cmae(checkpoint, model.get('type'))
+    return model
+
+
+def _model_of(cfg: Dict[str, Any], name: str) -> Dict[str, Any]:
     if not isinstance(cfg.get('model'), dict):
         raise CheckpointError(
-            f'the config of {checkpoint} has no model; name another one '
-            '(--config)')
+            f'the config of {name} has no model; name another one (--config)')
     model = dict(cfg['model'])
     if model.get('data_preprocessor') is None:
         model['data_preprocessor'] = cfg.get('data_preprocessor')
     return model
+
+
+def _not_cmae(checkpoint: str, kind: Any) -> CheckpointError:
+    return CheckpointError(
+        f'{checkpoint} is of a {kind}, and what is needed is a pre-training '
+        'checkpoint, of a CMAE')

@@ -12,11 +12,10 @@ from typing import (
     Tuple,
 )
 
-from ..checkpoints import CheckpointError
-from ..checkpoints.config_text import parse_config_text
 from ..config import ConfigError, load_config, walk
 from ..evaluation.health_rules import find_warnings
-from ..packaged import find_config
+from ..packaged import find_packaged_config
+from ..plain_config import PlainConfigError, parse_config
 from ..version import __version__
 from ..visualization.report_page import (
     embed_picture,
@@ -243,21 +242,23 @@ def settings_of(cfg: Mapping[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _find_base(run: Run, base: Optional[str]) -> Optional[str]:
-    """Tell which packaged config a run is made from."""
-    if base is not None:
-        return base
+def _find_base(run: Run) -> Optional[str]:
+    """Find the name of the packaged config that a run is made from.
+
+    What stands in the run's folder is compared with the names of the packaged
+    configs: a file that it names is not run.
+    """
+    names = [path.stem for path in sorted(run.folder.glob('*.py'))]
     own = run.folder / _SEARCHED
     if own.is_file():
-        found = re.search(r'after the config (\S+)', own.read_text('utf-8'))
-        if found:
-            return found[1]
-    for path in sorted(run.folder.glob('*.py')):
+        names[:0] = re.findall(r'after the config (\S+)',
+                               own.read_text('utf-8', 'replace'))[:1]
+    for name in names:
         try:
-            find_config(path.stem)
+            find_packaged_config(name)
         except FileNotFoundError:
             continue
-        return path.stem
+        return name
     return None
 
 
@@ -279,8 +280,8 @@ def _configs(runs: Sequence[Run], base: Optional[str]) -> str:
     made, settings = '', {}
     for run in runs:
         try:
-            settings[run.name] = settings_of(parse_config_text(run.config))
-        except CheckpointError as error:
+            settings[run.name] = settings_of(parse_config(run.config))
+        except PlainConfigError as error:
             made += (f'<p>The config of {escape(run.name)} cannot be '
                      f'compared: {escape(error)}.</p>')
     if len(settings) > 1:
@@ -302,13 +303,14 @@ def _configs(runs: Sequence[Run], base: Optional[str]) -> str:
 
 def _compare_with_base(run: Run, settings: Mapping[str, Any],
                        base: Optional[str]) -> str:
-    name = _find_base(run, base)
+    name = base or _find_base(run)
     heading = f'<h3>{escape(run.name)}: what differs from its base</h3>'
     if name is None:
         return heading + ('<p>Which config it is made from cannot be told; '
                           'name it by <code>--base</code>.</p>')
     try:
-        theirs = settings_of(load_config(name).to_dict())
+        path = name if name == base else find_packaged_config(name)
+        theirs = settings_of(load_config(path).to_dict())
     except (ConfigError, FileNotFoundError) as error:
         return heading + f'<p>{escape(error)}</p>'
     rows = _differences(theirs, [settings])

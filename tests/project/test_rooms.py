@@ -18,7 +18,8 @@ LEVELS = (
     ('image_config', ),
     ('datasets', 'visualization'),
     # What the package knows of itself and of the libraries below it.
-    ('dependencies', 'packaged', 'entry', 'version', 'progress'),
+    ('dependencies', 'packaged', 'entry', 'version', 'progress',
+     'plain_config'),
 )
 # Rooms of one level that import each other all the same, one way.
 BESIDE = {('dependencies', 'packaged')}

@@ -1,0 +1,178 @@
+"""Configs as plain data: read and checked without running anything.
+
+mmengine reads a config by running it as Python, and its registries import
+and call any dotted name. That is for configs which a person names on the
+command line. A config out of a checkpoint or a work directory may come from
+anywhere: :func:`parse_config` reads its literals, and :func:`check_types`
+looks its types up in a list.
+"""
+import ast
+import re
+from typing import Any, Callable, Collection, Dict, List
+
+# Longer than any config; the parser takes time and memory for it.
+MAX_CHARACTERS = 10_000_000
+# Keys whose value mmengine and mmcv look up in a registry.
+_TYPE_KEYS = ('type', 'conv_type')
+# Packages that classes of a model may be written with.
+_LIBRARIES = ('cmae_mm', 'mmcv', 'mmengine', 'mmpretrain', 'torch')
+# Strings of a model, such as 'b', 'avg_featmap' or 'eva02-l'. No dots, colons
+# or slashes: no module, address or path.
+_WORD = re.compile(r'[\w \-+]{0,100}')
+
+# What a model that is built from a checkpoint's own config may consist of.
+MODEL_TYPES = frozenset({
+    'CMAE', 'CMAEViT', 'CMAEConvViT', 'CMAENeck', 'CMAEHead',
+    'CMAEContrastiveHead', 'CMAEQueueHead', 'CMAEReconstructionHead',
+    'TwoViewDataPreprocessor', 'ChannelDataPreprocessor',
+    # mmpretrain's
+    'CosineSimilarityLoss', 'LinearNeck', 'MAEPretrainDecoder',
+    'MAEPretrainHead', 'NonLinearNeck', 'PixelReconstructionLoss',
+    'SelfSupDataPreprocessor',
+    # layers of mmcv and mmpretrain
+    'BN', 'BN1d', 'BN2d', 'Conv2d', 'DropPath', 'Dropout', 'GELU', 'GN',
+    'IN1d', 'LN', 'LN2d', 'LeakyReLU', 'ReLU', 'SiLU', 'SyncBN',
+})
+
+
+class PlainConfigError(ValueError):
+    """A config that is no plain data; the message says where."""
+
+
+def parse_config(text: str) -> Dict[str, Any]:
+    """Read a config that was written to a file, without running it.
+
+    Args:
+        text (str): Assignments of literals and ``dict(...)``, as mmengine's
+            ``Config.dump`` and :func:`format_config` write them. A dotted
+            name, which stands for a class, is read as a string.
+
+    Returns:
+        Dict[str, Any]: Values by name.
+
+    Raises:
+        PlainConfigError: If it holds anything else, or is too long or nested
+            too deeply.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise PlainConfigError(
+            f'its config has {len(text):,} characters; at most '
+            f'{MAX_CHARACTERS:,} are read')
+    try:
+        return _read_assignments(ast.parse(text))
+    except PlainConfigError:
+        raise
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise PlainConfigError(f'its config cannot be read: {error}'
+                               ) from error
+    except (RecursionError, MemoryError) as error:
+        raise PlainConfigError('its config is nested too deeply') from error
+
+
+def _read_assignments(tree: ast.Module) -> Dict[str, Any]:
+    values: Dict[str, Any] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Expr) and isinstance(
+                statement.value, ast.Constant):
+            continue  # a docstring
+        if not isinstance(statement, ast.Assign):
+            raise _unexpected(statement)
+        for target in statement.targets:
+            if not isinstance(target, ast.Name):
+                raise _unexpected(statement)
+            values[target.id] = _read_value(statement.value)
+    return values
+
+
+def _read_value(node: ast.AST) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        kinds: Dict[type, Callable[[List[Any]], Any]] = {
+            ast.List: list, ast.Tuple: tuple, ast.Set: set}
+        return kinds[type(node)]([_read_value(n) for n in node.elts])
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {_read_value(k): _read_value(v)
+                for k, v in zip(node.keys, node.values) if k is not None}
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _read_value(node.operand)
+        if isinstance(value, (int, float)):
+            return -value
+    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
+        return float(node.id)
+    if isinstance(node, ast.Attribute):
+        return _read_dotted_name(node)
+    if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            and node.func.id == 'dict' and not node.args
+            and all(k.arg for k in node.keywords)):
+        return {str(k.arg): _read_value(k.value) for k in node.keywords}
+    raise _unexpected(node)
+
+
+def _read_dotted_name(node: ast.Attribute) -> str:
+    """Read a class that mmengine has written without quotes."""
+    inner = node.value
+    if isinstance(inner, ast.Attribute):
+        return f'{_read_dotted_name(inner)}.{node.attr}'
+    if isinstance(inner, ast.Name):
+        return f'{inner.id}.{node.attr}'
+    raise _unexpected(node)
+
+
+def _unexpected(node: ast.AST) -> PlainConfigError:
+    line = getattr(node, 'lineno', 0)
+    return PlainConfigError(
+        f'line {line} of its config is no plain value '
+        f'({type(node).__name__}), and nothing in it is run')
+
+
+def check_types(node: Any,
+                allowed: Collection[str] = MODEL_TYPES,
+                where: str = 'model') -> Any:
+    """Check a model's config before it is built.
+
+    Each type must be on a list. Nothing else may name a module, a file or an
+    address. ``init_cfg`` is left out: the weights come from the checkpoint.
+
+    Args:
+        node (Any): Plain values.
+        allowed (Collection[str]): Names of registered classes. Defaults to
+            :data:`MODEL_TYPES`.
+        where (str): The node's dotted key, for messages. Defaults to 'model'.
+
+    Returns:
+        Any: A copy without ``init_cfg``, whose types are bare names of
+        ``allowed``.
+
+    Raises:
+        PlainConfigError: If a type is not on the list, or a key or value can
+            be no setting of a model.
+    """
+    if isinstance(node, dict):
+        return {key: _check_entry(key, value, allowed, f'{where}.{key}')
+                for key, value in node.items() if key != 'init_cfg'}
+    if isinstance(node, (list, tuple)):
+        return type(node)(check_types(value, allowed, f'{where}.{i}')
+                          for i, value in enumerate(node))
+    if node is None or isinstance(node, (bool, int, float)) or (
+            isinstance(node, str) and _WORD.fullmatch(node)):
+        return node
+    raise PlainConfigError(
+        f'{where}={str(node)[:100]!r} in its config is no setting of a model')
+
+
+def _check_entry(key: Any, value: Any, allowed: Collection[str],
+                 where: str) -> Any:
+    if not isinstance(key, str) or key.startswith('_') or (
+            not key.isidentifier()):
+        raise PlainConfigError(
+            f'{where[:100]!r} in its config is no setting of a model')
+    if key not in _TYPE_KEYS:
+        return check_types(value, allowed, where)
+    package, _, name = str(value).rpartition('.')
+    known = package == '' or package.split('.')[0] in _LIBRARIES
+    if not isinstance(value, str) or not known or name not in allowed:
+        raise PlainConfigError(
+            f'{where}={str(value)[:100]!r} in its config is none of the '
+            'classes that are built from a checkpoint, and is not imported')
+    return name

@@ -13,7 +13,6 @@ from .hooks import (
     StepSeedHook,
     TargetUpdateHook,
     TransferCheckHook,
-    WatchdogHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizers import (
@@ -32,6 +31,6 @@ __all__ = [
     'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook',
     'PretrainCheckHook', 'ReconstructionHook', 'ResumableEpochLoop',
     'ResumableIterLoop', 'ResumableRunner', 'ShardedRunner', 'SkippedStepHook',
-    'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook', 'WatchdogHook',
+    'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook',
     'build_frozen_model'
 ]

@@ -1,6 +1,8 @@
-"""Fitting a run to its machine: accelerators, processes, the wrapped model."""
+"""Adapting a run to its machine: accelerators, process groups, wrappers."""
+import datetime
 import os
 import subprocess
+from typing import Any, Dict
 
 import torch
 import torch.distributed as dist
@@ -67,18 +69,42 @@ def unwrapped_model(runner: Runner) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
+def group_timeout(cfg: Config) -> Dict[str, Any]:
+    """Return the timeout of a config's process groups.
+
+    Args:
+        cfg (Config): The config of a runner, where
+            ``env_cfg.dist_cfg.timeout`` is a number of seconds.
+
+    Returns:
+        Dict[str, Any]: ``timeout`` for ``init_process_group`` and
+        ``new_group``; empty for torch's default.
+
+    Raises:
+        ValueError: If it is not a positive number.
+    """
+    settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    seconds = settings.get('timeout')
+    if seconds is None:
+        return {}
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise ValueError('env_cfg.dist_cfg.timeout must be a number of seconds'
+                         f' above 0, but got {seconds!r}')
+    return dict(timeout=datetime.timedelta(seconds=seconds))
+
+
 def adapt_to_device(cfg: Config) -> None:
     """Make a config run on CPUs where there is no accelerator, in place.
 
-    Distributed ranks on CPUs talk through gloo, and BatchNorm cannot be
-    synchronised between them: each rank normalises over its own batch.
+    Distributed ranks on CPUs use gloo. BatchNorm is not synchronised between
+    them: each rank normalises over its own batch.
 
     Args:
         cfg (Config): The config of a runner.
 
     Raises:
         ValueError: If a launcher other than pytorch and slurm is to start
-            ranks on CPUs.
+            ranks on CPUs, or the process groups' timeout is not positive.
     """
     if has_accelerator():
         return
@@ -93,7 +119,7 @@ def adapt_to_device(cfg: Config) -> None:
         if not dist.is_initialized():
             if launcher == 'slurm':
                 _name_slurm_ranks()
-            dist.init_process_group('gloo')
+            dist.init_process_group('gloo', **group_timeout(cfg))
         wrapper = dict(
             type='MMDistributedDataParallel',
             device_ids=None,

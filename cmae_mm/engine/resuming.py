@@ -24,7 +24,6 @@ from .hooks import (
     ProgressHook,
     SkippedStepHook,
     StepSeedHook,
-    WatchdogHook,
 )
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable
@@ -101,7 +100,7 @@ class Resuming:
         """
         super().register_hooks(default_hooks, custom_hooks)
         for needed in (PreemptionHook, StepSeedHook, SkippedStepHook,
-                       WatchdogHook, ProgressHook):
+                       ProgressHook):
             if not any(isinstance(hook, needed) for hook in self.hooks):
                 self.register_hook(needed())
 
@@ -116,8 +115,6 @@ class Resuming:
                 saved.
         """
         signals = self._hook(PreemptionHook).signals
-        watchdog = self._hook(WatchdogHook).watchdog
-        watchdog.start()
         try:
             with signals.listening():
                 return super().train()
@@ -131,7 +128,6 @@ class Resuming:
                 self.logger.warning(problem)
             raise
         finally:
-            watchdog.stop()
             self._hook(ProgressHook).close()
 
     def load_or_resume(self) -> None:

@@ -25,7 +25,7 @@ LANGUAGES = {'bash', 'python', 'yaml', 'mermaid', 'text'}
 OTHERS = {
     '.', 'cd', 'coverage', 'docker', 'eval', 'export', 'gh', 'git',
     'jupytext', 'mim', 'mkdocs', 'mypy', 'nsys', 'pip', 'pre-commit', 'ruff',
-    'sbatch', 'tensorboard', 'torchrun', 'unzip', 'wget'
+    'sbatch', 'tensorboard', 'torchfrtrace', 'torchrun', 'unzip', 'wget'
 }
 ASSIGNED = re.compile(r'^\w+=')
 

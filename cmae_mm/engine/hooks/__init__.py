@@ -11,11 +11,10 @@ from .skipped_step_hook import SkippedStepHook
 from .step_seed_hook import StepSeedHook
 from .target_update_hook import TargetUpdateHook
 from .transfer_check_hook import TransferCheckHook
-from .watchdog_hook import WatchdogHook
 
 __all__ = [
     'AtomicCheckpointHook', 'HealthHook', 'KNNHook', 'OnlineProbeHook',
     'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook', 'ProgressHook',
     'ReconstructionHook', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook', 'WatchdogHook'
+    'TargetUpdateHook', 'TransferCheckHook'
 ]

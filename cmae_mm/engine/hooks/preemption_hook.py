@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
+from ..device import group_timeout
 from ..pending_validation import (
     note_pending_validation,
     validation_follows,
@@ -49,7 +50,8 @@ class PreemptionHook(Hook):
         self._training, self._agreed, self._vote = True, 0, None
         if get_world_size() > 1 and self._group is None:
             # On CPUs, so that no rank waits for its accelerator.
-            self._group = torch_dist.new_group(backend='gloo')
+            self._group = torch_dist.new_group(
+                backend='gloo', **group_timeout(runner.cfg))
         if validation_pending(runner):
             note_pending_validation(runner, False)
             if runner.val_loop is not None:

@@ -9,7 +9,12 @@ import importlib.metadata
 import os
 from typing import Callable, NamedTuple
 
-from .packaged import in_clone, install_command, packaged_root
+from .packaged import (
+    dense_command,
+    framework_command,
+    in_clone,
+    packaged_root,
+)
 
 
 class Requirement(NamedTuple):
@@ -20,7 +25,7 @@ class Requirement(NamedTuple):
     command: str
 
 
-_FRAMEWORK = install_command('onedl')
+_FRAMEWORK = framework_command()
 
 # Order matters: mmpretrain's own import fails where mmcv or mmengine is
 # missing, so those are looked at first.
@@ -101,7 +106,7 @@ def require_dense(name: str, extra: str) -> None:
     except ModuleNotFoundError as error:
         raise MissingLibrary(
             f'this config needs {name}, but {error.name} is not installed: '
-            f'install it with `{install_command(extra)}`.') from error
+            f'install it with `{dense_command(extra)}`.') from error
 
 
 def installed_version(name: str) -> str:

@@ -1,7 +1,12 @@
 """Locations of configs and tools, in a clone or in the installed package."""
+from importlib import metadata
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+# Detection and segmentation of the original distribution.
+_ORIGINAL_DENSE = dict(
+    det='pip install mmdet==3.3.0',
+    seg='pip install mmsegmentation==1.2.2 ftfy regex')
 
 
 def packaged_root() -> Path:
@@ -39,6 +44,43 @@ def install_command(extra: str) -> str:
     """
     what = f"-e '.[{extra}]'" if in_clone() else f"'cmae_mm[{extra}]'"
     return f'pip install {what}'
+
+
+def is_installed(distribution: str) -> bool:
+    """Tell whether a distribution is installed, without importing it."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def uses_original() -> bool:
+    """Tell whether the original OpenMMLab packages are installed.
+
+    Returns:
+        bool: False with OneDL's, and where there are none.
+    """
+    return is_installed('mmengine') and not is_installed('onedl-mmengine')
+
+
+def framework_command() -> str:
+    """Give the command that installs or repairs the distribution in use."""
+    if not uses_original():
+        return install_command('onedl')
+    has_mmcv = is_installed('mmcv') or is_installed('mmcv-lite')
+    return install_command('openmmlab' if has_mmcv else 'openmmlab,lite')
+
+
+def dense_command(extra: str) -> str:
+    """Give the command that installs mmdetection or mmsegmentation.
+
+    Args:
+        extra (str): 'det' or 'seg'.
+    """
+    if uses_original():
+        return _ORIGINAL_DENSE[extra]
+    return install_command(extra)
 
 
 def find_config(name: str) -> str:

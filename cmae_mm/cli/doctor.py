@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from ..dependencies import REQUIREMENTS, cpu_count
-from ..packaged import in_clone, install_command
+from ..packaged import (
+    dense_command,
+    framework_command,
+    in_clone,
+    install_command,
+)
 from ..version import __version__
 from .command import Command, Result
 
@@ -79,7 +84,8 @@ def examine() -> Result:
         problems += _try_to_register()
     optional = {
         name: dict(_import(name)._asdict(), purpose=purpose,
-                   command=install_command(extra))
+                   command=dense_command(extra) if extra in ('det', 'seg')
+                   else install_command(extra))
         for name, purpose, extra in _OPTIONAL
     }
     machine = _examine_machine()
@@ -138,10 +144,10 @@ def _examine_libraries() -> Dict[str, Library]:
         library = _import(_MODULES.get(name, name), name)
         wrong = library.problem or _outside(library.version, needed)
         command = 'pip install torch torchvision' if name in (
-            'torch', 'torchvision') else install_command('onedl')
+            'torch', 'torchvision') else framework_command()
         found[name] = Library(
             library.version, needed, wrong, command if wrong else '')
-    command = install_command('onedl')
+    command = framework_command()
     for name in _FRAMEWORK:
         library = _import(name)
         needed = _framework_range(name)

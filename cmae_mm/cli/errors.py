@@ -8,7 +8,7 @@ import traceback
 from typing import Any, List, NoReturn, Optional
 
 from ..config import remembered, walk, where
-from ..packaged import install_command
+from ..packaged import framework_command
 
 
 def fail(error: Exception, prog: str, debug: bool = False,
@@ -79,7 +79,7 @@ def _not_installed(error: BaseException, text: str) -> Optional[str]:
             ('No module ', 'import of ')):
         return None
     return (f'{error.name.partition(".")[0]} is not installed; install what '
-            f'cmae_mm needs with `{install_command("onedl")}`')
+            f'cmae_mm needs with `{framework_command()}`')
 
 
 def _memory(error: BaseException, text: str) -> Optional[str]:

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 from helpers import ROOT
 
+from cmae_mm import packaged
 from cmae_mm.dependencies import (
     check_dependencies,
     check_transformers,
@@ -157,3 +158,17 @@ def test_what_a_dense_config_lacks_is_one_sentence(config, missing, command,
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith('cmae train: ') and command in last, done.stderr
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('installed,framework,dense', [
+    ((), '[onedl]', '[det]'),
+    (('onedl-mmengine', 'onedl-mmcv'), '[onedl]', '[det]'),
+    (('mmengine', ), '[openmmlab,lite]', 'mmdet==3.3.0'),
+    (('mmengine', 'mmcv'), '[openmmlab]', 'mmdet==3.3.0'),
+])
+def test_commands_fit_the_distribution_in_use(installed, framework, dense,
+                                              monkeypatch):
+    """Packages of the other distribution would be written over it."""
+    monkeypatch.setattr(packaged, 'is_installed', installed.__contains__)
+    assert framework in packaged.framework_command()
+    assert dense in packaged.dense_command('det')

@@ -16,8 +16,8 @@ from cmae_mm.dependencies import REQUIREMENTS
 sys.path.insert(0, str(ROOT / 'tools'))
 import missing_requirements  # noqa: E402
 
-EXTRAS = ('onedl', 'openmmlab', 'det', 'seg', 'embed', 'dicom', 'geotiff',
-          'logging', 'report', 'map', 'completion', 'quickstart', 'tests',
+EXTRAS = ('onedl', 'openmmlab', 'lite', 'det', 'seg', 'embed', 'dicom',
+          'geotiff', 'logging', 'report', 'map', 'completion', 'quickstart', 'tests',
           'dev', 'webdataset', 'onnx', 'docs')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
@@ -70,7 +70,9 @@ def announced_extras(path):
             texts += re.findall(r'^ensure_environment (.*)$',
                                 shell.read_text(), re.M)
             return set(' '.join(texts[1:]).split())
-    return set(re.findall(r"extra='(\w+)'", ' '.join(texts))) & set(EXTRAS)
+    found = re.findall(r'''extra='(\w+)|install_command\(["'](\w+)''',
+                       ' '.join(texts))
+    return {name for pair in found for name in pair} & set(EXTRAS)
 
 
 def missing_from_the_lists(path):
@@ -79,7 +81,7 @@ def missing_from_the_lists(path):
         owners = OWNERS.get(module, {canonicalize_name(module)})
         if module in FRAMEWORK:
             # whichever distribution is chosen
-            if owners <= names_of('onedl') | names_of('openmmlab'):
+            if owners <= names_of('onedl') | names_of('openmmlab', 'lite'):
                 continue
         elif owners & (always | names_of(*announced_extras(path))):
             continue
@@ -132,12 +134,13 @@ def test_constraints_fit_the_ranges(python):
     """Each exact version is within the range of the list it is in."""
     pins = pins_for(python)
     assert set(pins) == set(pins_for('3.11'))
-    others = [e for e in EXTRAS if e != 'openmmlab']
+    others = [e for e in EXTRAS if e not in ('openmmlab', 'lite')]
     for need in missing_requirements.read_requirements(others):
         pin = pins.get(canonicalize_name(need.name))
         if pin is not None:
             assert need.specifier.contains(pin), need
-    for need in missing_requirements.read_requirements(['openmmlab']):
+    original = ['openmmlab', 'lite']
+    for need in missing_requirements.read_requirements(original):
         if need.name.startswith('mm'):
             assert need.specifier.contains(pins[need.name]), need
 

@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT / 'tools'))
 import missing_requirements  # noqa: E402
 
 EXTRAS = ('onedl', 'openmmlab', 'lite', 'det', 'seg', 'embed', 'dicom',
-          'geotiff', 'logging', 'report', 'map', 'completion', 'quickstart', 'tests',
-          'dev', 'webdataset', 'onnx', 'docs')
+          'geotiff', 'logging', 'report', 'map', 'completion', 'quickstart',
+          'tests', 'dev', 'webdataset', 'onnx', 'docs')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
     'mmengine': {'onedl-mmengine', 'mmengine'},

@@ -25,7 +25,6 @@ from . import (
     study,
     test,
     train,
-    verify,
 )
 from .command import Command, run
 from .parser import Parser, near
@@ -48,7 +47,6 @@ COMMANDS: List[Command] = [
     *shards.COMMANDS,
     *splits.COMMANDS,
     *batch_size.COMMANDS,
-    *verify.COMMANDS,
     *doctor.COMMANDS,
 ]
 # How the help lists them: what one does first stands first.
@@ -60,7 +58,7 @@ GROUPS: Dict[str, Tuple[str, ...]] = {
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),
     'data': ('stats', 'store', 'shards', 'splits'),
-    'check': ('doctor', 'batch-size', 'verify'),
+    'check': ('doctor', 'batch-size'),
 }
 
 

@@ -63,7 +63,6 @@ COMMANDS = {
     'import': ['import', 'pretrain.py', 'FILE', 'OUT'],
     'export': ['export', 'pretrain.py', 'FILE', 'OUT', '--to', 'timm'],
     'export of all': ['export', 'pretrain.py', 'FILE', 'OUT', '--to', 'cmae'],
-    'verify': ['verify', 'FILE'],
 }
 
 

@@ -104,7 +104,6 @@ LIGHT = {
     'a file as a folder': (
         ['splits', 'setup.cfg'],
         'cmae splits: setup.cfg is a file, and a folder is needed', 1),
-    'no such trace': (['verify', 'none'], 'there is no trace none', 2),
     'a broken override': (
         ['train', QUICK, '--cfg-options', 'lr'], 'takes KEY=VALUE', 1),
     'to resume and not': (

@@ -158,8 +158,6 @@ MISTAKES = {
     'a text as a checkpoint': (
         ['export', QUICK, '{tmp}/broken.py', '{tmp}/out.pth', '--to',
          'timm'], r'broken\.py'),
-    'a text as a trace': (
-        ['verify', '{tmp}/broken.py'], r'broken\.py'),
     'an import of what is ours already': (
         ['import', QUICK, '{tmp}/encoder.pth', '{tmp}/out.pth'],
         r'encoder\.pth: it is a bare encoder under the names of this project '

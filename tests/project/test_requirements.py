@@ -44,7 +44,9 @@ def names_of(*extras):
 
 def third_party_imports(path):
     """Yield every imported module that is neither Python's nor ours."""
-    own = {p.stem for p in (ROOT / 'tools').rglob('*.py')} | {'cmae_mm'}
+    scripts = list((ROOT / 'tools').rglob('*.py'))
+    own = {'cmae_mm', *(p.stem for p in scripts),
+           *(p.parent.name for p in scripts)}
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):

@@ -1,35 +1,33 @@
-"""Replaying a recorded trace of the method's released code.
+"""Replay a recorded trace of CMAE's released code.
 
-Every step of the trace goes through ``CMAE.loss``, the optimizer wrapper and
+Each step of the trace runs ``CMAE.loss``, the optimizer wrapper and
 ``TargetUpdateHook``, as in training.
 """
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, import_cmae
-from ..checkpoints.names import from_cmae
-from . import convvit_replay
-from .hooks import TargetUpdateHook
-from .traces import (
+from cmae_mm.checkpoints import CheckpointError, import_cmae
+from cmae_mm.checkpoints.names import from_cmae
+from cmae_mm.engine.hooks import TargetUpdateHook
+
+from .trace import (
     Row,
     Trace,
     keep_output,
     keep_predictions,
-    read_trace,
     relative_error,
 )
 
 
 def check_trace(trace: Trace, path: str) -> None:
-    """Check that what is needed was recorded.
+    """Check that a trace is complete.
 
     Raises:
-        CheckpointError: If something is missing.
+        CheckpointError: If metadata or tensors are missing.
     """
     meta, tensors = trace
     needed = ('img_size', 'patch_size', 'arch', 'decoder', 'mask_ratio',
@@ -45,7 +43,7 @@ def check_trace(trace: Trace, path: str) -> None:
 
 
 def build_model(trace: Trace) -> nn.Module:
-    """Build the trace's model and load its first weights."""
+    """Build the trace's model with its initial weights."""
     meta, decoder = trace.meta, trace.meta['decoder']
     weights = trace.under('state_dict.')
 
@@ -89,10 +87,10 @@ def build_model(trace: Trace) -> nn.Module:
 
 
 def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
-    """Make the model leave its intermediates in a dict.
+    """Store the model's intermediates in a dict.
 
     Returns:
-        List[Callable]: Calls that stop it.
+        List[Callable]: Functions that remove the hooks.
     """
     modules = dict(
         latent_s=model.backbone,
@@ -110,7 +108,7 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
         decoder.register_forward_hook(keep_predictions(seen, name)).remove
         for name, decoder in decoders.items()
     ]
-    # The target's tokens are the output of its last layer: no norm follows.
+    # No norm follows the target's last layer.
     last = model.target.encoder.layers[-1]
     stops.append(last.register_forward_hook(
         keep_output(seen, 'latent_t')).remove)
@@ -119,7 +117,7 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
 
 def reference_order(latent: Tensor, mask: Tensor,
                     ids_restore: Tensor) -> Tensor:
-    """Put our visible tokens, row-major, into the reference's order."""
+    """Reorder our row-major visible tokens as the reference does."""
     num_visible = latent.shape[1] - 1
     patches = (~mask).nonzero()[:, 1].view(-1, num_visible)
     place = ids_restore.gather(1, patches)  # of our i-th token in theirs
@@ -130,7 +128,7 @@ def reference_order(latent: Tensor, mask: Tensor,
 
 def compare_intermediates(trace: Trace, number: int, seen: Dict[str, Tensor],
                           mask: Tensor) -> Iterator[Row]:
-    """Compare what a step recorded of the forward pass."""
+    """Compare the intermediates of a step."""
     for name, ours in seen.items():
         recorded = trace.tensors.get(f'step{number}.{name}')
         if recorded is None:
@@ -151,13 +149,12 @@ def find_ours(ours: Dict[str, Tensor], theirs: Dict[str, Tensor],
         renamed = next(iter(from_cmae({name: recorded})))
         if renamed not in ours:
             raise CheckpointError(
-                f'the trace records {what} of {name}, which this model has '
-                'not')
+                f'the trace has {what} of {name}, but the model does not')
         yield name, ours[renamed], recorded
 
 
 def replay(trace: Trace) -> Iterator[Row]:
-    """Run every step of the trace and compare with it."""
+    """Run every step of the trace; compare all recorded values."""
     meta = trace.meta
     model = build_model(trace)
     optim_wrapper = OptimWrapper(
@@ -165,7 +162,7 @@ def replay(trace: Trace) -> Iterator[Row]:
                         lr=meta['sgd_lr']))
     hook = TargetUpdateHook()
     hook.attach(model, optim_wrapper.optimizer, num_steps=meta['steps'])
-    # update_params clears gradients after the step; look before.
+    # Before the step: update_params clears gradients after it.
     grads: Dict[str, Tensor] = {}
     optim_wrapper.optimizer.register_step_pre_hook(
         lambda *args: grads.update((n, p.grad.clone()) for n, p in model.
@@ -193,38 +190,5 @@ def replay(trace: Trace) -> Iterator[Row]:
             model.state_dict(), trace.under('final.'), 'a final value'):
         if (name == 'target_backbone.pos_embed'
                 and recorded.shape[1] == ours.shape[1] - 1):
-            ours = ours[:, 1:]  # a target without the class token's slot
+            ours = ours[:, 1:]  # a target without a class token
         yield Row(f'final.{name}', relative_error(ours, recorded))
-
-
-def verify_trace(path: str) -> List[Row]:
-    """Compare this plugin with a recorded trace.
-
-    Args:
-        path (str): The ``.safetensors`` file, of the method's released code
-            or of the hybrid encoder's published one; its metadata tells which.
-
-    Returns:
-        List[Row]: The largest error of each recorded tensor, relative to its
-        largest magnitude.
-
-    Raises:
-        CheckpointError: If the file is no trace, or contradicts itself.
-    """
-    try:
-        trace = read_trace(path)
-        hybrid = convvit_replay.is_of_convvit(trace.meta)
-        check, run = (
-            (convvit_replay.check_trace, convvit_replay.replay)
-            if hybrid else (check_trace, replay))
-        check(trace, path)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            return list(run(trace))
-    except CheckpointError:
-        raise
-    except (KeyError, ValueError, TypeError, RuntimeError,
-            AssertionError) as error:
-        # Sizes in the metadata that contradict each other or the tensors.
-        raise CheckpointError(
-            f'{path} is not a consistent trace: {type(error).__name__}: '
-            f'{error}') from error

@@ -1,15 +1,15 @@
-"""Recorded traces, and how far something is from one."""
+"""Recorded traces, and the error of a value relative to one."""
 import json
 from typing import Any, Callable, Dict, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..checkpoints import CheckpointError, read_checkpoint
+from cmae_mm.checkpoints import CheckpointError, read_checkpoint
 
 
 class Row(NamedTuple):
-    """One recorded value and how far ours is from it."""
+    """A recorded value and our error relative to it."""
 
     name: str
     error: float
@@ -22,14 +22,14 @@ class Trace(NamedTuple):
     tensors: Dict[str, Tensor]
 
     def under(self, prefix: str) -> Dict[str, Tensor]:
-        """Give the tensors whose key starts with a prefix, without it."""
+        """Return the tensors under a prefix, by the rest of their key."""
         return {
             k[len(prefix):]: v
             for k, v in self.tensors.items() if k.startswith(prefix)
         }
 
     def step(self, number: int, key: str) -> Tensor:
-        """Give a recorded tensor of a step."""
+        """Return a recorded tensor of a step."""
         return self.tensors[f'step{number}.{key}']
 
 
@@ -54,16 +54,16 @@ def relative_error(ours: Tensor, recorded: Tensor) -> float:
         return float('inf')
     error = (ours - recorded).abs().max().item()
     scale = recorded.abs().max().item() or 1.
-    # nan is the worst error, and compares with nothing
+    # NaN counts as the worst error; no comparison with it is true.
     return error / scale if error == error else float('inf')
 
 
 def keep_output(seen: Dict[str, Tensor], name: str) -> Callable[..., None]:
-    """Make a forward hook that keeps a module's output, or its first part.
+    """Make a forward hook that stores a module's (first) output.
 
     Args:
-        seen (Dict[str, Tensor]): Where it is kept.
-        name (str): Under what name.
+        seen (Dict[str, Tensor]): The dict to store it in.
+        name (str): Its key.
     """
 
     def hook(module, args, output) -> None:
@@ -74,13 +74,13 @@ def keep_output(seen: Dict[str, Tensor], name: str) -> Callable[..., None]:
 
 def keep_predictions(seen: Dict[str, Tensor], name: str
                      ) -> Callable[..., None]:
-    """Make a forward hook that keeps what a decoder predicts of every patch.
+    """Make a forward hook that stores a decoder's prediction of all patches.
 
-    A training step computes only what the losses need of it.
+    A training step only computes the patches that the losses need.
 
     Args:
-        seen (Dict[str, Tensor]): Where it is kept.
-        name (str): Under what name.
+        seen (Dict[str, Tensor]): The dict to store it in.
+        name (str): Its key.
     """
 
     def hook(module, args, output) -> None:

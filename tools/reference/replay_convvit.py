@@ -1,7 +1,7 @@
-"""Replaying a recorded trace of the hybrid encoder's published code.
+"""Replay a recorded trace of the hybrid encoder's published code.
 
-One forward and backward pass of ConvMAE, which is a CMAE with the hybrid
-encoder and without its contrastive branch: it goes through ``CMAE.loss``.
+The trace has one forward and backward pass of ConvMAE, which is a CMAE with
+the hybrid encoder and without the contrastive branch. It runs ``CMAE.loss``.
 """
 import re
 from typing import Any, Callable, Dict, Iterator, List
@@ -10,18 +10,14 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, import_convmae, load_state
-from ..checkpoints.convmae import (
+from cmae_mm.checkpoints import CheckpointError, import_convmae, load_state
+from cmae_mm.checkpoints.convmae import (
     decoder_from_convmae,
     decoder_to_convmae,
     to_convmae,
 )
-from .traces import (
-    Row,
-    Trace,
-    keep_output,
-    relative_error,
-)
+
+from .trace import Row, Trace, keep_output, relative_error
 
 _NEEDED = ('img', 'mask', 'state_dict.pos_embed',
            'state_dict.patch_embed1.proj.weight',
@@ -31,15 +27,15 @@ _NEEDED = ('img', 'mask', 'state_dict.pos_embed',
 
 
 def is_of_convvit(meta: Dict[str, Any]) -> bool:
-    """Tell by its metadata whether a trace is one of the hybrid encoder."""
+    """Return whether a trace's metadata are those of the hybrid encoder."""
     return 'patch_sizes' in meta
 
 
 def check_trace(trace: Trace, path: str) -> None:
-    """Check that what is needed was recorded.
+    """Check that a trace is complete.
 
     Raises:
-        CheckpointError: If something is missing.
+        CheckpointError: If metadata or tensors are missing.
     """
     missing = [k for k in _NEEDED if k not in trace.tensors]
     missing += [k for k in ('num_heads', 'decoder') if k not in trace.meta]
@@ -52,7 +48,7 @@ def check_trace(trace: Trace, path: str) -> None:
 def build_model(trace: Trace) -> nn.Module:
     """Build the trace's model and load its weights.
 
-    All sizes are those of the tensors, but for the numbers of heads.
+    All sizes come from the tensors, except for the numbers of heads.
     """
     weights = trace.under('state_dict.')
 
@@ -79,7 +75,7 @@ def build_model(trace: Trace) -> nn.Module:
                 mlp_ratio=weights['blocks3.0.mlp.fc1.weight'].shape[0] /
                 dims[-1],
                 kernel_size=weights['blocks1.0.attn.weight'].shape[-1],
-                # the trace's own mask is used; this is how much it keeps
+                # of the trace's own mask, which is used
                 mask_ratio=1 - visible,
                 mask_block=1),
             neck=dict(
@@ -101,10 +97,10 @@ def _decoder_ratio(weights: Dict[str, Tensor], width: int) -> float:
 
 
 def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
-    """Make the model leave its intermediates in a dict.
+    """Store the model's intermediates in a dict.
 
     Returns:
-        List[Callable]: Calls that stop it.
+        List[Callable]: Functions that remove the hooks.
     """
     encoder = model.backbone
     modules = dict(
@@ -124,7 +120,7 @@ def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
 
 
 def cells_of(maps: Tensor, mask: Tensor, like: Tensor) -> Tensor:
-    """Take the visible patches' cells out of a recorded map, (N, C, H, W)."""
+    """Select the visible patches' cells of a recorded map, (N, C, H, W)."""
     number, visible, side = like.shape[:3]
     grid = maps.shape[-1] // side
     x = maps.unflatten(2, (grid, side)).unflatten(4, (grid, side))
@@ -134,10 +130,10 @@ def cells_of(maps: Tensor, mask: Tensor, like: Tensor) -> Tensor:
 
 def compare_stages(trace: Trace, encoder: nn.Module, seen: Dict[str, Tensor],
                    mask: Tensor) -> Iterator[Row]:
-    """Compare the stages' maps, with the mask and of whole images.
+    """Compare the stages' maps with and without a mask.
 
-    Of what a training step computes, the visible patches, and of the maps of
-    both, on which removed ones are set to zero before a convolution.
+    Compared are the visible patches of a training step, and the maps on which
+    masked patches are set to zero before a convolution.
     """
     images = trace.tensors['img']
     for name in ('patch_embed1', 'stage1', 'stage2'):
@@ -165,7 +161,7 @@ def compare_stages(trace: Trace, encoder: nn.Module, seen: Dict[str, Tensor],
 
 
 def replay(trace: Trace) -> Iterator[Row]:
-    """Run the trace's step and compare with it."""
+    """Run the trace's step; compare all recorded values."""
     model = build_model(trace)
     mask = trace.tensors['mask'].bool()
     model.backbone.generate_mask = lambda n, device: mask
@@ -201,9 +197,9 @@ def replay(trace: Trace) -> Iterator[Row]:
 def _compare_predictions(recorded: Tensor, model: nn.Module,
                          seen: Dict[str, Tensor], ids_restore: Tensor,
                          mask: Tensor) -> Iterator[Row]:
-    """Compare what a step predicts, the removed patches, and all of them."""
+    """Compare the predictions of masked patches and of all patches."""
     pred = seen['pred_pixel']
-    yield Row('pred_pixel (removed patches)',
+    yield Row('pred_pixel (masked patches)',
               relative_error(pred, recorded[mask].view_as(pred)))
     with torch.no_grad():
         every = model.neck.pixel_decoder(seen['latent'], ids_restore)
@@ -213,7 +209,7 @@ def _compare_predictions(recorded: Tensor, model: nn.Module,
 def _compare_gradients(trace: Trace, model: nn.Module) -> Iterator[Row]:
 
     def gradients(module: nn.Module) -> Dict[str, Tensor]:
-        # what has no gradient has none to compare
+        # NaN where there is no gradient
         return {
             n: torch.full_like(p, torch.nan) if p.grad is None else p.grad
             for n, p in module.named_parameters()
@@ -224,6 +220,5 @@ def _compare_gradients(trace: Trace, model: nn.Module) -> Iterator[Row]:
     for name, recorded in trace.under('grad.').items():
         if name not in ours:
             raise CheckpointError(
-                f'the trace records a gradient of {name}, which this model '
-                'has not')
+                f'the trace has a gradient of {name}, but the model does not')
         yield Row(f'grad.{name}', relative_error(ours[name], recorded))

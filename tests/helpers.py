@@ -1,4 +1,5 @@
 """Small real models, image folders and commands for the tests."""
+import contextlib
 import itertools
 import json
 import os
@@ -39,6 +40,23 @@ CLASSIFIER = dict(
                   feedforward_channels=96),
         img_size=32, patch_size=4, final_norm=False, out_type='avg_featmap'),
     head=dict(type='LinearClsHead', num_classes=2, in_channels=48))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int, options: str = ''):
+    """Mount a disk of so many bytes; skip the test where that is refused."""
+    disk = folder / 'disk'
+    disk.mkdir()
+    mounted = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', f'size={size}{options}', 'none', disk],
+        capture_output=True)
+    if mounted.returncode:
+        pytest.skip('a small disk cannot be mounted here')
+    try:
+        yield disk
+    finally:
+        subprocess.run(['umount', '-l', disk], check=True)
+        disk.rmdir()
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ..engine.atomic_files import write_atomically
+from ..files import write_file
 
 _PLAN = 'settings.json'
 
@@ -96,9 +96,9 @@ class FeatureFile:
             reasons=np.array(list(part.skipped.values()), dtype=str))
         if not self.parts():
             plan = json.dumps(self.settings, indent=1)
-            write_atomically(self.folder / _PLAN, plan.encode())
+            write_file(self.folder / _PLAN, plan.encode())
         name = f'part_{part.start:010d}_{part.stop:010d}.npz'
-        write_atomically(self.folder / name, buffer.getvalue())
+        write_file(self.folder / name, buffer.getvalue())
 
     def read_parts(self) -> Iterator[Part]:
         """Read the parts, one at a time."""
@@ -137,7 +137,7 @@ class FeatureFile:
         write(partial, self, paths, shape, skipped)
         if skipped:
             lines = ''.join(f'{k}\t{v}\n' for k, v in skipped.items())
-            write_atomically(
+            write_file(
                 self.path.with_name(f'{self.path.name}.skipped.txt'),
                 lines.encode('utf-8', 'surrogateescape'))
         with open(partial, 'rb') as opened:

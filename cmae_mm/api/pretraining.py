@@ -15,10 +15,10 @@ from ..checkpoints.encoder import (
 )
 from ..config import remember, walk
 from ..engine import ResumableRunner
-from ..engine.atomic_files import write_atomically
 from ..engine.checkpoint_folder import list_checkpoints
 from ..engine.device import adapt_to_device
 from ..engine.log_backends import log_to as add_log_backends
+from ..files import write_file
 from ..plain_config import PlainConfigError, parse_config
 from .checks import ArgumentError, PathLike, check_log_to
 from .recipe import ARGUMENTS, CONFIG_NAME, count_processes, plan_pretraining
@@ -145,7 +145,7 @@ def pretrain(data: PathLike,
     add_log_backends(cfg, log_to)
     runner = ResumableRunner.from_cfg(cfg)
     if is_main_process():
-        write_atomically(config, text.encode())
+        write_file(config, text)
         print(summary, flush=True)
     runner.train()
     saved = list_checkpoints(str(folder))

@@ -1,4 +1,4 @@
-"""Files that are on disk in full, or not at all."""
+"""Saving checkpoints in a thread, each in full or not at all."""
 import errno
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,57 +8,7 @@ from typing import Callable, List, Optional
 
 from mmengine.fileio import LocalBackend, register_backend
 
-# Names that no checkpoint has, of what a killed process leaves behind.
-_PREFIX, _SUFFIX = '.saving-', '.tmp'
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at each moment the old or the new one is there.
-
-    The data goes to a temporary file in the same folder, which takes the
-    file's name after it is on disk.
-
-    Args:
-        path (Path): The file; its folder is made where it is missing.
-        data (bytes): The content of the file.
-
-    Raises:
-        OSError: If it cannot be written. The temporary file is gone then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{_PREFIX}{path.name}-{os.getpid()}{_SUFFIX}')
-    try:
-        with open(temporary, 'wb') as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring names to disk, where the file system lets folders be synced."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(opened)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what processes that were killed while writing left behind.
-
-    Args:
-        folder (Path): The folder, which may be missing.
-    """
-    for left in Path(folder).glob(f'{_PREFIX}*{_SUFFIX}'):
-        left.unlink(missing_ok=True)
+from ..files import output_error, write_file
 
 
 class FileWriter:
@@ -82,7 +32,7 @@ class FileWriter:
             data (bytes): The content of the file.
         """
         self.wait()  # not two copies in memory either
-        self.then(partial(write_atomically, path, data), path, len(data))
+        self.then(partial(write_file, path, data), path, len(data))
 
     def then(self,
              action: Callable[[], None],
@@ -147,8 +97,8 @@ def describe_failure(error: OSError, path: Optional[Path], size: int) -> str:
                   f'of {file.parent}, or name another folder')
     else:
         advice = f'see to it that files can be written in {file.parent}'
-    return (f'{file} could not be saved ({error.strerror or error}): {advice};'
-            ' the checkpoints before it are intact')
+    return (f'{file} {output_error(file, error).strerror}; {advice}; the '
+            'checkpoints before it are intact')
 
 
 # A process has one writer, whoever saves; a forked one must not wait for the

@@ -19,7 +19,7 @@ LEVELS = (
     ('datasets', 'visualization'),
     # What the package knows of itself and of the libraries below it.
     ('dependencies', 'packaged', 'entry', 'version', 'progress',
-     'plain_config'),
+     'plain_config', 'files'),
 )
 # Rooms of one level that import each other all the same, one way.
 BESIDE = {('dependencies', 'packaged')}

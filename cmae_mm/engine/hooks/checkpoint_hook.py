@@ -16,14 +16,10 @@ from mmpretrain.registry import HOOKS
 
 from ...checkpoints import CheckpointError, to_plain
 from ...checkpoints.encoder_facts import encoder_facts
+from ...files import remove_temporaries, write_file
 from ...image_config import image_settings
 from ...models.utils import is_sharded
-from ..atomic_files import (
-    WRITER,
-    CheckpointBackend,
-    remove_temporaries,
-    write_atomically,
-)
+from ..atomic_files import WRITER, CheckpointBackend
 from ..checkpoint_folder import list_checkpoints, move_aside
 from ..device import unwrapped_model
 from ..pending_validation import (
@@ -252,7 +248,7 @@ class AtomicCheckpointHook(CheckpointHook):
             content = name if finds_itself else str(
                 Path(self.last_ckpt).absolute())
             WRITER.then(
-                partial(write_atomically, pointer, content.encode()), pointer)
+                partial(write_file, pointer, content.encode()), pointer)
             for old in replaced:
                 path = Path(self.out_dir) / self.filename_tmpl.format(old)
                 WRITER.then(partial(path.unlink, missing_ok=True), path)

@@ -85,23 +85,24 @@ def check_log_to(names: Sequence[str]) -> None:
 
 
 def check_data(data: PathLike) -> Path:
-    """Check that there is a folder of images.
+    """Check that there is a folder or a file.
 
     Args:
-        data (str | PathLike): A folder.
+        data (str | PathLike): A folder of images, a list, a store or shards.
 
     Returns:
-        Path: The folder, absolute.
+        Path: The folder or file, absolute.
 
     Raises:
         ArgumentError: If there is none.
     """
-    folder = Path(data).expanduser()
-    if folder.is_dir():
-        return Path(os.path.abspath(folder))
-    what = 'is a file' if folder.exists() else 'does not exist'
-    raise ArgumentError(f'the data folder {str(data)!r} {what}; name a folder '
-                        'of images, with or without class folders')
+    path = Path(data).expanduser()
+    if path.is_dir() or path.is_file():
+        return Path(os.path.abspath(path))
+    what = 'is no folder or file' if path.exists() else 'does not exist'
+    raise ArgumentError(
+        f'the data folder {str(data)!r} {what}; name a folder of images, with '
+        'or without class folders, a list of them, a store or shards')
 
 
 def check_out_folder(out: Optional[PathLike]) -> None:

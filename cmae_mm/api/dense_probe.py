@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..datasets.image_folder import IMG_EXTENSIONS
-from ..datasets.image_store import find_images
+from ..datasets.source import open_source
 from ..evaluation.dense import IGNORED, patch_labels
 from ..progress import Progress
 from .checks import ArgumentError
@@ -48,12 +47,12 @@ def pair_files(images: Path, maps: Path) -> List[Tuple[Path, Path]]:
 
     Raises:
         ArgumentError: If a folder or a map is not there.
-        StoreError: If there are no images.
+        SourceError: If there are no images.
     """
     for folder in (images, maps):
         if not folder.is_dir():
             raise ArgumentError(f'there is no folder {folder}')
-    names = find_images(images, IMG_EXTENSIONS)
+    names = open_source(images).names
     pairs = [(images / name, (maps / name).with_suffix('.png'))
              for name in names]
     lacking = [image for image, there in pairs if not there.is_file()]

@@ -7,13 +7,11 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
-from mmengine import fileio
 from mmengine.device import get_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.image_folder import IMG_EXTENSIONS
-from ..datasets.image_store import find_images, is_store, key_of, read_list
+from ..datasets.source import ImageSource, open_source
 from ..datasets.workers import ignore_interrupts
 from ..dependencies import cpu_count
 from ..progress import Progress
@@ -47,27 +45,21 @@ class Embeddings(NamedTuple):
 
 
 class _Images(Dataset):
-    """Images of a folder or store, cropped; or why one cannot be read."""
+    """Images of a source, cropped; or why one cannot be read."""
 
-    def __init__(self, root: Path, paths: List[str],
-                 encoder: PretrainedEncoder, start: int) -> None:
-        self.root, self.paths, self.start = root, paths, start
+    def __init__(self, source: ImageSource, encoder: PretrainedEncoder,
+                 start: int) -> None:
+        self.source, self.start = source, start
         self.encoder = encoder
-        self.backend_args = dict(
-            backend='lmdb', db_path=str(root)) if is_store(str(root)) else None
 
     def __len__(self) -> int:
-        return len(self.paths) - self.start
+        return len(self.source) - self.start
 
     def __getitem__(self, index: int) -> Tuple[str, Optional[Tensor], str]:
         index += self.start
-        path = self.paths[index]
-        place = str(self.root / path)
-        if self.backend_args is not None:
-            place = key_of(index)
+        path = self.source.names[index]
         try:
-            data = fileio.get(place, backend_args=self.backend_args)
-            image = self.encoder.decode(data, path)
+            image = self.encoder.decode(self.source.read(index), path)
             return path, self.encoder.crop(image), ''
         # Decoders raise all sorts of errors on broken files.
         except Exception as error:
@@ -133,14 +125,13 @@ def embed(data: PathLike,
     """
     check_embedding(data, checkpoint, out, encoder, pool, batch_size,
                     num_workers, img_size, dtype, stats)
-    root = check_data(data)
-    paths = read_list(str(root)) if is_store(str(root)) else find_images(
-        root, IMG_EXTENSIONS)
+    source = open_source(check_data(data))
+    print(source.describe(), flush=True)
     file = None
     if out is not None:
         file = FeatureFile(
             Path(out).expanduser(),
-            _settings(root, paths, Path(checkpoint).expanduser(), encoder,
+            _settings(source, Path(checkpoint).expanduser(), encoder,
                       pool, img_size, num_heads, dtype, stats))
         if file.is_whole:
             found, shape, skipped = read_whole(file.path)
@@ -148,7 +139,7 @@ def embed(data: PathLike,
     model = load_encoder(
         checkpoint, encoder, pool=pool, img_size=img_size,
         num_heads=num_heads, stats=stats).to(get_device())
-    parts = _compute(model, root, paths, file.count_done() if file else 0,
+    parts = _compute(model, source, file.count_done() if file else 0,
                      batch_size, num_workers, dtype, file is not None)
     if file is not None:
         for part in parts:
@@ -162,7 +153,7 @@ def embed(data: PathLike,
                       whole.skipped)
 
 
-def _settings(root: Path, paths: List[str], checkpoint: Path, encoder: str,
+def _settings(source: ImageSource, checkpoint: Path, encoder: str,
               pool: str, img_size: Optional[int],
               num_heads: Optional[int], dtype: str,
               stats: Optional[PathLike]) -> Dict[str, Any]:
@@ -172,21 +163,15 @@ def _settings(root: Path, paths: List[str], checkpoint: Path, encoder: str,
         file = file / 'model.safetensors'
     stat = file.stat()
     # A photograph that another has replaced has another feature.
-    whole = root / 'data.mdb'
-    states = [(whole if is_store(str(root)) else root / p).stat()
-              for p in paths]
-    listed = '\n'.join(f'{p}\t{s.st_size}\t{s.st_mtime_ns}'
-                       for p, s in zip(paths, states))
-    files = hashlib.sha256(
-        listed.encode('utf-8', 'surrogateescape')).hexdigest()
+    files = source.fingerprint()
     more: Dict[str, Any] = {}
     if stats is not None:
         content = Path(stats).expanduser().read_bytes()
         more['stats'] = hashlib.sha256(content).hexdigest()[:16]
     return dict(
         more,
-        data=str(root),
-        images=len(paths),
+        data=source.root,
+        images=len(source),
         files=files[:16],
         checkpoint=os.path.abspath(checkpoint),
         checkpoint_bytes=stat.st_size,
@@ -198,14 +183,14 @@ def _settings(root: Path, paths: List[str], checkpoint: Path, encoder: str,
         dtype=dtype)
 
 
-def _compute(model: PretrainedEncoder, root: Path, paths: List[str],
-             start: int, batch_size: int, num_workers: Optional[int],
+def _compute(model: PretrainedEncoder, source: ImageSource, start: int,
+             batch_size: int, num_workers: Optional[int],
              dtype: str, in_parts: bool) -> Iterator[Part]:
     """Yield parts, or all in one, from image ``start`` on."""
     if num_workers is None:
         num_workers = min(8, cpu_count())
     loader = DataLoader(
-        _Images(root, paths, model, start),
+        _Images(source, model, start),
         batch_size,
         num_workers=num_workers,
         worker_init_fn=ignore_interrupts,
@@ -226,7 +211,7 @@ def _compute(model: PretrainedEncoder, root: Path, paths: List[str],
         begun, start = time.monotonic(), stop
         return part
 
-    with Progress(len(paths), 'features', initial=start) as progress:
+    with Progress(len(source), 'features', initial=start) as progress:
         for batch in loader:
             images = [image for _, image, _ in batch if image is not None]
             if images:

@@ -4,11 +4,9 @@ from typing import List, Sequence
 
 import numpy as np
 import torch
-from mmengine import fileio
 from torch import Tensor
 
-from ..datasets.image_folder import IMG_EXTENSIONS
-from ..datasets.image_store import find_images, is_store, key_of, read_list
+from ..datasets.source import open_source
 from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike
 
@@ -30,8 +28,8 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[Path]:
     for name in named:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = find_images(path, IMG_EXTENSIONS)
-            files += [path / inside[i] for i in evenly(len(inside), most)]
+            inside = open_source(path)
+            files += [Path(inside.path(i)) for i in evenly(len(inside), most)]
         elif path.is_file():
             files.append(path)
         else:
@@ -67,31 +65,3 @@ def load_crops(files: Sequence[Path], crop: CentreCrop) -> Tensor:
         except (ValueError, OSError) as error:
             raise ArgumentError(str(error)) from error
     return torch.stack(crops)
-
-
-class ImageFolder:
-    """The images of a folder or a store, by number.
-
-    Args:
-        root (Path): The folder, or a store that ``cmae store`` wrote.
-        crop (CentreCrop): What decodes and crops them.
-
-    Attributes:
-        paths (List[str]): The images, relative to the folder.
-    """
-
-    def __init__(self, root: Path, crop: CentreCrop) -> None:
-        self.root = root
-        self.crop = crop
-        self.in_store = is_store(str(root))
-        self.paths = read_list(str(root)) if self.in_store else find_images(
-            root, IMG_EXTENSIONS)
-
-    def read(self, number: int) -> Tensor:
-        """Decode and crop an image: (C, S, S), colours as RGB."""
-        path = self.paths[number]
-        data = fileio.get(
-            key_of(number),
-            backend_args=dict(backend='lmdb', db_path=str(self.root))
-        ) if self.in_store else (self.root / path).read_bytes()
-        return self.crop(self.crop.decode(data, path))

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
+from ..datasets.source import open_source
 from ..visualization import label_files, save_sheet, to_rgb
 from ..visualization.image_map import (
     METHODS,
@@ -17,7 +18,7 @@ from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike, check_choice, check_data
 from .embedding import Embeddings, embed
 from .encoder import load_encoder
-from .images import ImageFolder, evenly, load_crops, pick_images
+from .images import evenly, load_crops, pick_images
 from .pictures import check_picture, check_shown
 from .pretrained_encoder import PretrainedEncoder
 
@@ -133,10 +134,11 @@ def map_images(data: PathLike,
 def _thumbnails(model: PretrainedEncoder, root: Path, paths: Sequence[str],
                 side: int, channels: Optional[Sequence[int]]
                 ) -> List[np.ndarray]:
-    folder = ImageFolder(root, CentreCrop(side, model.images))
-    number = {path: i for i, path in enumerate(folder.paths)}
-    return [to_rgb(model.normalize(folder.read(number[path]))[None], model,
-                   channels)[0] for path in paths]
+    source, crop = open_source(root), CentreCrop(side, model.images)
+    number = {path: i for i, path in enumerate(source.names)}
+    return [to_rgb(model.normalize(crop(crop.decode(
+        source.read(number[path]), path)))[None], model, channels)[0]
+        for path in paths]
 
 
 def nearest_images(data: PathLike,

@@ -10,9 +10,8 @@ from mmpretrain.registry import DATASETS
 
 from ..checkpoints.encoder import is_pretrained
 from ..config import apply_options, load_config
-from ..datasets.image_shards import is_shards
 from ..datasets.image_stats import read_image_stats
-from ..datasets.image_store import is_store
+from ..datasets.source import kind_of
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
 from ..image_config import is_plain, settings_of
@@ -170,8 +169,9 @@ def count_processes(launcher: str) -> int:
 def _count_images(cfg: Config, root: Path, model: str) -> int:
     dataset = cfg.train_dataloader.dataset
     reads_stores = dataset.pipeline[0].type == 'LoadCanvas'
-    if not reads_stores and (is_store(str(root)) or is_shards(root)):
-        what = 'is a store' if is_store(str(root)) else 'holds shards'
+    kind = kind_of(root)
+    if not reads_stores and kind in ('store', 'shards'):
+        what = 'is a store' if kind == 'store' else 'holds shards'
         raise ArgumentError(
             f'{root} {what}, which the model {model!r} is not trained from; '
             'name the folder of images, or choose another model')

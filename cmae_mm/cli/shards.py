@@ -29,9 +29,8 @@ def shards(args: argparse.Namespace) -> Result:
     """Write the shards, with progress."""
     from tqdm import tqdm
 
-    from ..datasets.image_folder import IMG_EXTENSIONS
-    from ..datasets.image_shards import read_index
     from ..datasets.shard_writing import write_shards
+    from ..datasets.source import IMG_EXTENSIONS, read_shard_index
     with tqdm(desc='write, then verify', file=sys.stderr,
               delay=0.5) as progress:
         for done, total in write_shards(
@@ -40,7 +39,7 @@ def shards(args: argparse.Namespace) -> Result:
                 args.num_workers):
             progress.total = total
             progress.update(done - progress.n)
-    index = read_index(Path(args.out).expanduser())
+    index = read_shard_index(Path(args.out).expanduser())
     count = len(index['shards'])
     print(f'{index["images"]} images in {count} shards, indexed in {args.out}')
     return dict(images=index['images'], shards=count, out=args.out)

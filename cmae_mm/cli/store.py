@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def store(args: argparse.Namespace) -> Result:
     """Write the store, with progress."""
     from ..datasets.image_store import read_types, write_store
-    from ..datasets.pretraining_dataset import IMG_EXTENSIONS
+    from ..datasets.source import IMG_EXTENSIONS
     from ..progress import Progress
     total = 0
     with Progress(0, 'write, then verify') as progress:

@@ -1,6 +1,5 @@
 from .block_sampler import BlockShuffleSampler
-from .labelled_dataset import LabelledDataset
-from .pretraining_dataset import PretrainingDataset
+from .datasets import LabelledDataset, PretrainingDataset
 from .samplers import SeededInfiniteSampler, SeededSampler
 from .transforms import (
     LoadCanvas,

@@ -9,12 +9,18 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from .decode import peek
 from .shrinking import ShrinkError, short_side_of, shrink
+from .source import (
+    NAMES_FILE,
+    encode_name,
+    kind_of,
+    open_source,
+    store_key,
+)
 
-LIST_NAME = 'images.txt'
 # How many images there are of each type, for people.
 TYPES_NAME = 'types.json'
 _MAP_SIZE = 1 << 40  # address space, not disk space
@@ -23,17 +29,6 @@ _COMMIT_EVERY = 256
 
 class StoreError(ValueError):
     """A store that cannot be written or is damaged; the message says why."""
-
-
-def is_store(folder: str) -> bool:
-    """Say whether a folder is a whole store."""
-    return (Path(folder) / LIST_NAME).is_file() and (
-        Path(folder) / 'data.mdb').is_file()
-
-
-def read_list(folder: str) -> List[str]:
-    """Read the relative paths of a store's images, in the keys' order."""
-    return (Path(folder) / LIST_NAME).read_text('utf-8').splitlines()
 
 
 def read_types(folder: str) -> Dict[str, int]:
@@ -45,29 +40,6 @@ def read_types(folder: str) -> Dict[str, int]:
     """
     path = Path(folder) / TYPES_NAME
     return json.loads(path.read_text('utf-8')) if path.is_file() else {}
-
-
-def key_of(number: int) -> str:
-    """Give the key of the n-th image."""
-    return f'{number:09d}'
-
-
-def find_images(source: Path, extensions: Tuple[str, ...]) -> List[str]:
-    """List the images below a folder, as relative paths, sorted.
-
-    Raises:
-        StoreError: If there are none, or a name holds a line break.
-    """
-    paths = sorted(
-        str(Path(folder, name).relative_to(source))
-        for folder, _, names in os.walk(source) for name in names
-        if name.lower().endswith(extensions))
-    if not paths:
-        raise StoreError(f'no images below {source}')
-    broken = [p for p in paths if '\n' in p or '\r' in p]
-    if broken:
-        raise StoreError(f'{broken[0]!r} has a line break in its name')
-    return paths
 
 
 def write_store(source: Path,
@@ -96,11 +68,13 @@ def write_store(source: Path,
     """
     import lmdb
 
-    paths = find_images(source, extensions)
-    started = '\n'.join([f'short_side={short_side}', *paths])
+    images = open_source(source, extensions=extensions)
+    paths = list(images.names)
+    encoded = [encode_name(path) for path in paths]
+    started = '\n'.join([f'short_side={short_side}', *encoded])
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / 'images.txt.partial'
-    if is_store(str(folder)):
+    if folder.exists() and kind_of(folder) == 'store':
         raise StoreError(f'{folder} is a whole store already; delete it to '
                          'write it anew')
     if plan.exists():
@@ -122,22 +96,21 @@ def write_store(source: Path,
             batch = paths[done:done + _COMMIT_EVERY]
             with env.begin(write=True) as transaction:
                 for number, path in enumerate(batch, done):
-                    data = _shrink((source / path).read_bytes(), short_side,
-                                   path)
-                    transaction.put(key_of(number).encode(), data)
+                    data = _shrink(images.read(number), short_side, path)
+                    transaction.put(store_key(number).encode(), data)
             done += len(batch)
             yield done, total
         for number, path in enumerate(paths):
             with env.begin() as transaction:
-                stored = transaction.get(key_of(number).encode())
-            _verify(stored, source / path, short_side)
+                stored = transaction.get(store_key(number).encode())
+            _verify(stored, Path(images.path(number)), short_side)
             types[_type_of(stored, path)] += 1
             yield len(paths) + number + 1, total
     (folder / TYPES_NAME).write_text(
         json.dumps(dict(types.most_common())) + '\n', 'utf-8')
-    finished = folder / (LIST_NAME + '.tmp')
-    finished.write_text('\n'.join(paths) + '\n', 'utf-8')
-    os.replace(finished, folder / LIST_NAME)
+    finished = folder / (NAMES_FILE + '.tmp')
+    finished.write_text('\n'.join(encoded) + '\n', 'utf-8')
+    os.replace(finished, folder / NAMES_FILE)
     plan.unlink()
 
 

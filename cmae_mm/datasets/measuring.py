@@ -2,10 +2,9 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import numpy as np
-from mmengine import fileio
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -17,9 +16,8 @@ from .decode import (
     natural_dtype,
 )
 from .image_facts import ImageFacts, look_at, near_pairs
-from .image_folder import IMG_EXTENSIONS
 from .image_stats import IMAGE_DTYPES
-from .image_store import find_images, is_store, key_of, read_list
+from .source import ImageSource, open_source
 
 # In all, for the quantiles.
 _KEPT_VALUES = 2**24
@@ -40,27 +38,24 @@ class _Channels(NamedTuple):
 
 
 class _Files(Dataset):
-    """Images of a folder or store, looked at."""
+    """Images of a source, measured."""
 
-    def __init__(self, root: Path, paths: List[str], chosen: np.ndarray,
+    def __init__(self, source: ImageSource, chosen: np.ndarray,
                  settings: ImageSettings, kept: int) -> None:
-        self.root, self.paths, self.chosen = root, paths, chosen
+        self.source, self.chosen = source, chosen
         self.settings, self.kept = settings, kept
-        self.backend_args = dict(
-            backend='lmdb', db_path=str(root)) if is_store(str(root)) else None
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> ImageFacts:
         number = int(self.chosen[index])
-        path = self.paths[number]
-        place = str(self.root / path) if self.backend_args is None else (
-            key_of(number))
+        path = self.source.names[number]
         try:
-            data = fileio.get(place, backend_args=self.backend_args)
-        except OSError as error:
-            return ImageFacts(path, 'broken', f'{error.strerror or error}')
+            data = self.source.read(number)
+        except (OSError, ValueError) as error:
+            return ImageFacts(path, 'broken',
+                              f'{getattr(error, "strerror", "") or error}')
         return look_at(data, path, self.settings, self.kept)
 
 
@@ -107,12 +102,13 @@ def measure_images(data: Union[str, 'os.PathLike[str]'],
                           settings.get('value_range')):
         dtype = 'float32'
     wanted = make_settings(channels=channels, dtype=dtype, **settings)
-    root, paths = list_images(data)
+    source = open_source(data, split='train')
+    root, paths = source.root, source.names
     chosen: np.ndarray = np.arange(len(paths))
     if 0 < sample < len(paths):
         chosen = np.sort(np.random.default_rng(0).choice(
             len(paths), sample, replace=False))
-    facts = _look(root, paths, chosen, wanted, num_workers)
+    facts = _look(source, chosen, wanted, num_workers)
     read = [f for f in facts if not f.fault]
     count = channels or (len(wanted.bands) if wanted.bands else
                          _choose_channels(read))
@@ -160,26 +156,7 @@ def measure_images(data: Union[str, 'os.PathLike[str]'],
     return result
 
 
-def list_images(data: Union[str, 'os.PathLike[str]']
-                ) -> Tuple[Path, List[str]]:
-    """List a folder's images as pre-training takes them.
-
-    Args:
-        data (str | PathLike): The folder, or a store.
-
-    Returns:
-        Tuple[Path, List[str]]: The folder that they are in, which is the
-        sub-folder 'train' where there is one, and their paths in it.
-    """
-    root = Path(os.path.abspath(Path(data).expanduser()))
-    if is_store(str(root)):
-        return root, read_list(str(root))
-    if (root / 'train').is_dir():
-        root = root / 'train'
-    return root, find_images(root, IMG_EXTENSIONS)
-
-
-def _look(root: Path, paths: List[str], chosen: np.ndarray,
+def _look(source: ImageSource, chosen: np.ndarray,
           settings: ImageSettings,
           num_workers: Optional[int]) -> List[ImageFacts]:
     if num_workers is None:
@@ -187,7 +164,7 @@ def _look(root: Path, paths: List[str], chosen: np.ndarray,
     channels = settings.channels or 4
     kept = min(max(_KEPT_VALUES // (len(chosen) * channels), 16), 1024)
     loader = DataLoader(
-        _Files(root, paths, chosen, settings, kept), 8,
+        _Files(source, chosen, settings, kept), 8,
         num_workers=num_workers if len(chosen) > 64 else 0, collate_fn=list)
     facts: List[ImageFacts] = []
     # disable=None: shown where a person watches

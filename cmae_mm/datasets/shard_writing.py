@@ -14,23 +14,28 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Sequence,
     Tuple,
 )
 
 import numpy as np
 
 from ..packaged import install_command
-from .file_names import FileNames, list_files
-from .image_shards import (
-    INDEX_NAME,
-    LIST_NAME,
+from .names import FileNames
+from .shrinking import shrink
+from .source import (
+    INDEX_FILE,
+    INDEX_VERSION,
+    NAMES_FILE,
     PLACE,
-    PLACES_NAME,
-    VERSION,
-    ShardError,
-    is_shards,
+    PLACES_FILE,
+    ImageSource,
+    SourceError,
+    encode_name,
+    kind_of,
+    open_source,
+    read_record,
 )
-from .image_store import shrink
 
 _PLAN = 'shards.partial.json'
 _SHARD = 'shard-{:06d}.tar'
@@ -65,28 +70,30 @@ def write_shards(source: Path,
         written and once verified.
 
     Raises:
-        ShardError: If there are no images, the folder holds something else, or
-            what was written does not read back.
+        SourceError: If there are no images, the folder holds something else,
+            or what was written does not read back.
         ImportError: If the webdataset library is not installed.
     """
     _need_webdataset()
-    if is_shards(folder):
-        raise ShardError(f'{folder} holds whole shards already; delete it to '
+    if folder.exists() and kind_of(folder) == 'shards':
+        raise SourceError(f'{folder} holds whole shards already; delete it to '
                          'write them anew')
-    if is_shards(source):  # whose index has an ending of images, .npy
-        raise ShardError(f'{source} holds shards and their index already: '
+    if kind_of(source) == 'shards':
+        raise SourceError(f'{source} holds shards and their index already: '
                          'train on it as it is, or give a folder of images')
-    names = FileNames.of(list_files(
-        str(source), lambda name: name.lower().endswith(extensions)))
-    if not len(names):
-        yield from _index_shards(source, folder, extensions)
+    try:
+        images = open_source(source, extensions=extensions)
+        names = images.names
+    except SourceError:
+        yield from _index_shards(Path(os.path.abspath(source)), folder,
+                                 extensions)
         return
     plan = dict(images=len(names), names=_digest(names),
                 images_per_shard=images_per_shard, short_side=short_side)
     _begin(folder, plan)
     parts = [(start, min(start + images_per_shard, len(names)))
              for start in range(0, len(names), images_per_shard)]
-    read = partial(_read, str(source), short_side)
+    read = partial(_read, images, short_side)
     total, done = 2 * len(names), 0
     with _pool(num_workers) as pool:
         for number, (start, end) in enumerate(parts):
@@ -129,24 +136,26 @@ def _begin(folder: Path, plan: Dict[str, Any]) -> None:
     path = folder / _PLAN
     if path.exists():
         if json.loads(path.read_text('utf-8')) != plan:
-            raise ShardError(
+            raise SourceError(
                 f'{folder} was begun with other images or settings; delete it '
                 'to begin anew')
     elif any(folder.iterdir()):
-        raise ShardError(f'{folder} is not empty and holds no shards')
+        raise SourceError(f'{folder} is not empty and holds no shards')
     else:
         path.write_text(json.dumps(plan), 'utf-8')
 
 
-def _digest(names: FileNames) -> str:
+def _digest(names: Sequence[str]) -> str:
     made = hashlib.blake2b(digest_size=16)
     for i in range(len(names)):
         made.update(os.fsencode(names[i]) + b'\n')
     return made.hexdigest()
 
 
-def _read(source: str, short_side: Optional[int], name: str) -> bytes:
-    return shrink(Path(source, name).read_bytes(), short_side, name)
+def _read(images: ImageSource, short_side: Optional[int],
+          name: str) -> bytes:
+    data = read_record(dict(img_path=os.path.join(images.root, name)))
+    return shrink(data, short_side, name)
 
 
 def _digest_of(read: Callable[[str], bytes], name: str) -> bytes:
@@ -201,7 +210,7 @@ def _verify_shard(path: Path, start: int, names: List[str],
     else:
         if number + 1 == start + len(names) and next(samples, None) is None:
             return
-    raise ShardError(
+    raise SourceError(
         f'{path} does not read back as it was written: the disk or the shard '
         'is damaged, or the images have changed since; delete the shard and '
         'start again')
@@ -236,24 +245,26 @@ def _save(path: Path, array: np.ndarray) -> None:
 def _index_shards(source: Path, folder: Path, extensions: Tuple[str, ...]
                   ) -> Iterator[Tuple[int, int]]:
     """Make the index of shards that are there already."""
-    shards = [source / name for group in list_files(
-        str(source), lambda name: name.endswith('.tar')) for name in group]
-    if not shards:
-        raise ShardError(f'no images and no shards (.tar) below {source}')
+    try:
+        found = open_source(source, extensions=('.tar', ))
+    except SourceError:
+        raise SourceError(
+            f'no images and no shards (.tar) below {source}') from None
+    shards = [source / name for name in found.names]
     _begin(folder, dict(shards=[str(p) for p in shards]))
     counts, names = [], []
     for number, path in enumerate(shards):
         try:
-            places, found = _find_places(path, number, extensions)
+            places, inside = _find_places(path, number, extensions)
         except (tarfile.TarError, OSError) as error:
-            raise ShardError(f'{path} cannot be read ({error})') from error
+            raise SourceError(f'{path} cannot be read ({error})') from error
         _save(folder / f'.{number:06d}.places.npy', places)
-        counts.append(len(found))
+        counts.append(len(inside))
         names.append(FileNames.of(iter([[
-            f'{path.relative_to(source)}/{name}' for name in found]])))
+            f'{path.relative_to(source)}/{name}' for name in inside]])))
         yield number + 1, len(shards)
     if not sum(counts):
-        raise ShardError(f'no images in the shards below {source}')
+        raise SourceError(f'no images in the shards below {source}')
     root = os.path.relpath(source, folder)
     _finish(folder, root, shards, counts,
             (name for part in names for name in part),
@@ -264,22 +275,20 @@ def _finish(folder: Path, root: str, shards: List[Path], counts: List[int],
             names: Iterator[str], kept: Optional[List[Path]] = None) -> None:
     """Write the index, and its own file last."""
     kept = [_places_of(path) for path in shards] if kept is None else kept
-    with open(folder / LIST_NAME, 'w', encoding='utf-8',
+    with open(folder / NAMES_FILE, 'w', encoding='utf-8',
               errors='surrogateescape', newline='\n') as file:
         for name in names:
-            if '\n' in name or '\r' in name:
-                raise ShardError(f'{name!r} has a line break in its name')
-            file.write(f'{name}\n')
+            file.write(f'{encode_name(name)}\n')
         file.flush()
         os.fsync(file.fileno())
-    _save(folder / PLACES_NAME, np.concatenate([np.load(p) for p in kept]))
+    _save(folder / PLACES_FILE, np.concatenate([np.load(p) for p in kept]))
     base = folder / root
     index = dict(
-        version=VERSION, images=sum(counts), root=root,
+        version=INDEX_VERSION, images=sum(counts), root=root,
         shards=[(os.path.relpath(path, base), count, path.stat().st_size)
                 for path, count in zip(shards, counts)])
-    temporary = folder / f'{INDEX_NAME}.tmp'
+    temporary = folder / f'{INDEX_FILE}.tmp'
     temporary.write_text(json.dumps(index), 'utf-8')
-    os.replace(temporary, folder / INDEX_NAME)
+    os.replace(temporary, folder / INDEX_FILE)
     for path in (*kept, folder / _PLAN):
         path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from ..datasets.labelled_dataset import count_classes
+from ..datasets.datasets import count_classes
 from ..image_config import image_settings
 
 # Where validation images are looked for, beside the training images.

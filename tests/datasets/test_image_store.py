@@ -13,6 +13,7 @@ from cmae_mm.datasets.decode import decode_image, make_settings, peek
 from cmae_mm.datasets.image_store import StoreError, read_types, write_store
 from cmae_mm.datasets.samplers import SeededIndex
 from cmae_mm.datasets.shrinking import ShrinkError, shrink
+from cmae_mm.datasets.source import SourceError, kind_of
 
 
 def cmae_store(*args):
@@ -49,7 +50,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     steps = image_store.write_store(source, store, ('.jpg', ))
     assert [next(steps)[0] for _ in range(3)] == [0, 2, 4]
     steps.close()  # as when killed
-    assert not image_store.is_store(str(store))
+    assert kind_of(store) == 'folder'
     read = []
     real = image_store.shrink
     monkeypatch.setattr(image_store, 'shrink',
@@ -57,7 +58,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     assert list(image_store.write_store(source, store, ('.jpg', )))[-1] == (
         14, 14)
     assert read == ['004.jpg', '005.jpg', '006.jpg']
-    assert image_store.is_store(str(store))
+    assert kind_of(store) == 'store'
 
 
 def test_damage_and_mistakes_are_found(tmp_path, monkeypatch):
@@ -67,12 +68,12 @@ def test_damage_and_mistakes_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(image_store, 'shrink', lambda d, s, n: d[:-1])
     with pytest.raises(image_store.StoreError, match='does not read back'):
         list(image_store.write_store(source, store, ('.jpg', )))
-    assert not image_store.is_store(str(store))
+    assert kind_of(store) == 'folder'
     with pytest.raises(image_store.StoreError, match='begun with other'):
         list(image_store.write_store(source, store, ('.jpg', ), 20))
     with pytest.raises(image_store.StoreError, match='not empty'):
         list(image_store.write_store(source, source, ('.jpg', )))
-    with pytest.raises(image_store.StoreError, match='no images'):
+    with pytest.raises(SourceError, match='no images'):
         list(image_store.write_store(source, tmp_path / 'x', ('.png', )))
 
 

@@ -11,9 +11,13 @@ from helpers import ROOT, run_commands, write_images
 from PIL import Image
 
 from cmae_mm.datasets import PretrainingDataset
-from cmae_mm.datasets.image_folder import IMG_EXTENSIONS
-from cmae_mm.datasets.image_shards import ShardBackend, ShardError, is_shards
 from cmae_mm.datasets.samplers import SeededIndex
+from cmae_mm.datasets.source import (
+    IMG_EXTENSIONS,
+    ShardBackend,
+    SourceError,
+    kind_of,
+)
 
 webdataset = pytest.importorskip('webdataset')
 
@@ -57,8 +61,12 @@ def test_training_sees_what_it_sees_in_the_folder(images, shards, tmp_path):
         one, other = (d[SeededIndex(index, 7)] for d in (folder, packed))
         assert (one['img'] == other['img']).all()
         assert one['img_path'] == str(images / other['img_path'])
-    with pytest.raises(ValueError, match='holds shards.*with_label out'):
-        PretrainingDataset(data_root=str(moved), with_label=True)
+    labelled = [PretrainingDataset(data_root=str(root), with_label=True)
+                for root in (images, moved)]
+    for index in range(NAMES):
+        one, other = (d.get_data_info(index) for d in labelled)
+        assert one['gt_label'] == other['gt_label']
+    assert labelled[0].CLASSES == labelled[1].CLASSES == ('a.x', 'b')
 
 
 def test_the_library_reads_them(images, shards):
@@ -81,7 +89,7 @@ def test_an_interrupted_one_goes_on(images, tmp_path):
         for _ in range(stop):
             next(running)
         running.close()
-        assert not is_shards(folder)
+        assert kind_of(folder) == 'folder'
         times = {p: p.stat().st_mtime_ns for p in folder.glob('shard-*.tar')}
         assert len(times) == min(stop, 3)
         write(images, folder, num_workers=stop % 2)
@@ -99,7 +107,7 @@ def test_what_is_damaged_is_named(images, tmp_path):
     data = bytearray(path.read_bytes())
     data[700] ^= 1  # in its first image
     path.write_bytes(data)
-    with pytest.raises(ShardError, match='000001.tar does not read back'):
+    with pytest.raises(SourceError, match='000001.tar does not read back'):
         list(running)
     path.unlink()
     write(images, tmp_path / 'bad')
@@ -119,7 +127,7 @@ def test_what_is_damaged_is_named(images, tmp_path):
     (lambda out, images: out.mkdir() or (out / 'x').touch(), 'is not empty')])
 def test_nothing_is_overwritten(prepare, named, images, tmp_path):
     prepare(tmp_path / 'out', images)
-    with pytest.raises(ShardError, match=named):
+    with pytest.raises(SourceError, match=named):
         write(images, tmp_path / 'out')
 
 
@@ -141,17 +149,17 @@ def test_shards_of_others_are_indexed_where_they_are(shards, tmp_path):
         one, other = (d[SeededIndex(index, 3)] for d in (ours, theirs))
         assert (one['img'] == other['img']).all()
     assert other['img_path'] == '1.tar/000000009.jpg'
-    with pytest.raises(ShardError, match='shards and their index already'):
+    with pytest.raises(SourceError, match='shards and their index already'):
         write(tmp_path / 'index', tmp_path / 'none')
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ShardError, match='no images and no shards'):
+    with pytest.raises(SourceError, match='no images and no shards'):
         write(tmp_path / 'empty', tmp_path / 'none')
 
 
 def test_few_files_are_open_at_a_time(shards):
     backend = ShardBackend(str(shards))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr('cmae_mm.datasets.image_shards._MOST_OPEN', 2)
+        patched.setattr('cmae_mm.datasets.source._MOST_OPEN', 2)
         data = [backend.get(str(i)) for i in (0, 5, 10, 1, 0)]
     assert data[0] == data[-1] and len(backend._opened) == 2
 

@@ -28,7 +28,7 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 import cmae_mm  # noqa: F401  registers the plugin
 from cmae_mm.datasets import PixelShift, PretrainingDataset
 from cmae_mm.datasets.decode import decode_image
-from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
+from cmae_mm.datasets.source import IMG_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ('decode', 'worker', 'cpu_two_views')

@@ -26,6 +26,7 @@ from cmae_mm.datasets import (
     SeededInfiniteSampler,
     SeededSampler,
 )
+from cmae_mm.datasets.source import open_source
 from cmae_mm.engine.skipping import skip_batches
 
 PER_FOLDER = 10_000
@@ -69,6 +70,12 @@ class Timer:
 class Indices(PretrainingDataset):
     """Gives an image's record in place of the image."""
 
+    def open(self):
+        """Open the list, whose files are not there."""
+        if not self.ann_file:
+            return super().open()
+        return open_source(self.ann_file, check=False)
+
     def __getitem__(self, index):
         return len(self.get_data_info(index)['img_path'])
 
@@ -98,7 +105,7 @@ def main() -> None:
             dataset = timed('read a list', lambda: Indices(
                 folder, ann_file='names.txt'))
         assert len(dataset) == args.images
-        out['names_mb'] = round(dataset.data_list.names.nbytes / 2**20)
+        out['names_mb'] = round(dataset.source.names.nbytes / 2**20)
         sampler = timed('make a sampler', lambda: SeededSampler(
             dataset, seed=0))
         loader = DataLoader(

@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 
 from cmae_mm.checkpoints import export_encoder
 from cmae_mm.config import load_config, remember
-from cmae_mm.datasets.pretraining_dataset import IMG_EXTENSIONS
+from cmae_mm.datasets.source import IMG_EXTENSIONS
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation import FrozenFeatures, hold_out, knn_accuracy
 from cmae_mm.visualization import (

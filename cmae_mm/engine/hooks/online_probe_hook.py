@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
-from ...datasets.labelled_dataset import count_classes
+from ...datasets.datasets import count_classes
 from ..device import unwrapped_model
 
 

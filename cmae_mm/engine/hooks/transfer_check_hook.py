@@ -2,7 +2,7 @@
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from ...datasets.labelled_dataset import count_classes
+from ...datasets.datasets import count_classes
 from ...evaluation import check_same_classes
 from ..device import unwrapped_model
 from ..run_checks import check_one_batch

@@ -1,0 +1,201 @@
+"""Data sets of image files, with and without labels."""
+import os
+from typing import Any, Sequence, Union
+
+import numpy as np
+from mmengine import fileio
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.registry import DATASETS
+
+from .samplers import SeededIndex
+from .source import IMG_EXTENSIONS, ImageSource, SourceError, open_source
+
+
+@DATASETS.register_module()
+class PretrainingDataset(CustomDataset):
+    """All images of a folder, a list, a store or shards, for pre-training.
+
+    mmpretrain's ``CustomDataset``, without labels unless asked for, that
+    takes ImageNet's layout (``DATA_ROOT/train/<class>/*.jpg``), any number of
+    class folders, a plain folder of images, a list file, an LMDB store that
+    ``cmae store`` wrote, or shards of ``cmae shards``, see
+    :func:`~cmae_mm.datasets.source.open_source`. Ten million names take about
+    half a gigabyte, which all workers share; a list of paths is not read into
+    memory but mapped.
+
+    Args:
+        data_root (str): The data folder, or a list file.
+        split (str): The part to take where there is one, a sub-folder or rows
+            of a CSV file; otherwise all images of ``data_root`` are taken, and
+            the log says so. Defaults to 'train'.
+        with_label (bool): Whether samples have labels, of class folders or of
+            a list. Defaults to False.
+        ann_file (str): A list file, in ``data_root`` unless absolute. Its
+            paths are relative to ``data_root`` and ``data_prefix``, or to its
+            folder if these are not given. Defaults to ''.
+        data_prefix (str | dict): Sub-folder to take; given, ``split`` is
+            not looked at. Defaults to ''.
+        extensions (Sequence[str]): Endings of image files.
+        **kwargs: Other arguments of ``CustomDataset``.
+
+    Attributes:
+        source (ImageSource): All images, with their names and labels.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If it has no images, a line of a list is wrong, or a store
+            or a shard is damaged.
+    """
+
+    source: ImageSource
+
+    def __init__(self,
+                 data_root: str = '',
+                 split: str = 'train',
+                 with_label: bool = False,
+                 ann_file: str = '',
+                 data_prefix: Union[str, dict] = '',
+                 extensions: Sequence[str] = IMG_EXTENSIONS,
+                 **kwargs) -> None:
+        prefix = data_prefix if isinstance(data_prefix, str) else (
+            data_prefix.get('img_path', ''))
+        self._parts = (os.path.expanduser(prefix), split)
+        super().__init__(
+            data_root=os.path.expanduser(data_root),
+            data_prefix=data_prefix,
+            ann_file=ann_file,
+            with_label=with_label,
+            extensions=extensions,
+            **kwargs)
+
+    def load_data_list(self) -> Sequence[dict]:
+        """List the images.
+
+        Returns:
+            Sequence[dict]: An ``ImageSource``, which makes a sample's record
+            when it is asked for, and needs no serialising.
+        """
+        self.serialize_data = False
+        self.source = self.open()
+        print_log(self.source.describe() + '.', logger='current')
+        if self.source.classes is not None:
+            self._set_classes(self.source.classes)
+        return self.source
+
+    def open(self) -> ImageSource:
+        """Open the source that the arguments name."""
+        prefix, split = self._parts
+        options: Any = dict(labels=self.with_label, extensions=self.extensions)
+        if self.ann_file:
+            root = self.img_prefix if self.data_root or prefix else None
+            return open_source(self.ann_file, root=root, split=split,
+                               **options)
+        folder = self.img_prefix if prefix else self.data_root
+        if prefix:
+            split = ''
+        if self.data_root and prefix and not fileio.isdir(folder):
+            # A part of a list, a store or shards.
+            folder, split = self.data_root, prefix
+        try:
+            source = open_source(folder, split=split, **options)
+            if prefix and source.split != split:
+                raise FileNotFoundError(
+                    f'{folder!r} has no part {prefix!r}, such as a folder of '
+                    'this name')
+            return source
+        except (FileNotFoundError, SourceError) as error:
+            raise type(error)(
+                f'{error}; set the environment variable DATA_ROOT to a folder '
+                'of images') from None
+
+    def _set_classes(self, found: Sequence[str]) -> None:
+        """Take the names of classes, or compare them with those given."""
+        given = self.CLASSES
+        if given is None:
+            self._metainfo['classes'] = tuple(found)
+        elif len(given) != len(found) or (
+                sorted(given) == list(found) != list(given)):
+            raise SourceError(
+                f'the classes of {self.source.root} are {list(found)[:10]}, '
+                f'in this order, but {list(given)[:10]} are given')
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on a sample, with the seed that its index has.
+
+        What takes the place of a sample that cannot be loaded follows from
+        that sample's seed. (An index without seed is left to mmengine, which
+        draws another one from numpy's generator.)
+
+        Args:
+            idx (int): The sample; a ``SeededIndex`` has a seed.
+
+        Returns:
+            Any: What the pipeline makes of it; None if it cannot be loaded.
+        """
+        if not isinstance(idx, SeededIndex) or self.test_mode:
+            return self._run_pipeline(idx)
+        for _ in range(self.max_refetch + 1):
+            sample = self._run_pipeline(idx)
+            if sample is not None:
+                return sample
+            rng = np.random.default_rng(idx.seed)
+            idx = SeededIndex(
+                int(rng.integers(len(self))), int(rng.integers(2**63)))
+        return None
+
+    def _run_pipeline(self, idx: int) -> Any:
+        data_info = self.get_data_info(idx)
+        if isinstance(idx, SeededIndex):
+            data_info['view_seed'] = idx.seed
+        return self.pipeline(data_info)
+
+
+@DATASETS.register_module()
+class LabelledDataset(PretrainingDataset):
+    """Images with labels, of class folders or of a list.
+
+    Classes are numbered in the order of their sorted names. Labels of a list
+    that are whole numbers are taken as they are.
+
+    Args:
+        data_root (str): The data folder, a list file, a store or shards.
+        data_prefix (str): Folder in it, with one folder of images per class.
+        ann_file (str): List file with labels instead of class folders, in
+            ``data_root`` unless absolute. Defaults to ''.
+        split (str): The rows of a CSV file to take. Defaults to '', all.
+        **kwargs: Other arguments of ``CustomDataset``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If there are no images, or no labels.
+    """
+
+    def __init__(self, data_root: str = '', split: str = '', **kwargs) -> None:
+        super().__init__(data_root, split, **{'with_label': True, **kwargs})
+
+
+def count_classes(dataset: BaseDataset) -> int:
+    """Count the classes of a labelled data set.
+
+    Args:
+        dataset (BaseDataset): A data set of class folders, whose number is
+            known, or of a list, all labels of which are looked at.
+
+    Returns:
+        int: The number of classes, or the largest label plus one.
+
+    Raises:
+        ValueError: If there are no images, or images without labels.
+    """
+    if len(dataset) == 0:
+        raise ValueError('there are no images')
+    classes = dataset.metainfo.get('classes')
+    checked = range(1 if classes else len(dataset))
+    labels = {dataset.get_data_info(i).get('gt_label') for i in checked}
+    if None in labels:
+        raise ValueError(
+            'there are images without labels; needed are class folders, or an '
+            'annotation file with labels')
+    return len(classes) if classes else max(labels) + 1

@@ -1,0 +1,136 @@
+"""Names of images: one text encoding, and millions of them in little memory.
+
+A Python list of strings takes about 100 bytes a name, in every process that
+touches it. Here all names are one array of bytes beside one of their ends,
+which forked workers share; those of a text file stay in the file.
+"""
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Callable, Iterable, List, Optional
+
+import numpy as np
+
+# Line breaks of any kind, other control characters, bytes that are not
+# UTF-8, and white space at either end.
+_UNSAFE = re.compile(
+    '[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]|^\\s|\\s$')
+
+
+def encode_name(name: str) -> str:
+    r"""Encode a name as one line of printable text.
+
+    Ordinary names stay as they are. A name with line breaks, control
+    characters, bytes that are not UTF-8, white space at an end or a quote at
+    its start becomes a JSON string: ``"line\nbreak.jpg"``. A byte XX that is
+    not UTF-8 is written as ``\udcXX``.
+
+    Args:
+        name (str): A name, as ``os.fsdecode`` gives it.
+
+    Returns:
+        str: The encoded name. :func:`decode_name` gives the name back.
+    """
+    if name.startswith('"') or _UNSAFE.search(name):
+        return json.dumps(name)
+    return name
+
+
+def decode_name(text: str) -> str:
+    """Give the name that :func:`encode_name` has encoded.
+
+    Args:
+        text (str): An encoded name, or a name that needs no encoding.
+
+    Returns:
+        str: The name.
+    """
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        try:
+            return json.loads(text)
+        except ValueError:  # a name that was never encoded
+            pass
+    return text
+
+
+class FileNames(Sequence):
+    """Names in little memory, which become strings when they are asked for.
+
+    Args:
+        data (np.ndarray): All names, uint8, one after the other.
+        ends (np.ndarray): End of each name in the data, int64, (N, ).
+        gap (int): Number of bytes between two names. Defaults to 0.
+        start (int): Start of the first name. Defaults to 0.
+        decode (Callable, optional): Makes a name of the text. Defaults to
+            None, the text is the name.
+    """
+
+    def __init__(self,
+                 data: np.ndarray,
+                 ends: np.ndarray,
+                 gap: int = 0,
+                 start: int = 0,
+                 decode: Optional[Callable[[str], str]] = None) -> None:
+        self._data = data
+        self.ends = ends
+        self._gap = gap
+        self._start = start
+        self._decode = decode
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        end = int(self.ends[index])
+        start = int(self.ends[index - 1]) + self._gap if index else (
+            self._start)
+        text = os.fsdecode(self._data[start:end].tobytes())
+        return self._decode(text) if self._decode else text
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes in memory or in the file."""
+        return self._data.nbytes + self.ends.nbytes
+
+    @classmethod
+    def of(cls, groups: Iterable[List[str]]) -> 'FileNames':
+        """Collect names that come in groups.
+
+        Args:
+            groups (Iterable[List[str]]): The names.
+
+        Returns:
+            FileNames: All of them.
+        """
+        data, done = bytearray(), 0
+        ends: List[np.ndarray] = [np.empty(0, np.int64)]
+        for group in groups:
+            encoded = [os.fsencode(name) for name in group]
+            lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+            ends.append(done + lengths.cumsum())
+            data += b''.join(encoded)
+            done = len(data)
+        return cls(np.frombuffer(data, np.uint8), np.concatenate(ends))
+
+    @classmethod
+    def of_lines(cls,
+                 data: np.ndarray,
+                 decode: Callable[[str], str] = decode_name) -> 'FileNames':
+        r"""Take the lines of a text file, which end in ``\n`` alone.
+
+        Args:
+            data (np.ndarray): The file, uint8, in memory or mapped.
+            decode (Callable): Makes a name of a line. Defaults to
+                :func:`decode_name`.
+
+        Returns:
+            FileNames: The lines, empty ones too.
+        """
+        breaks = np.flatnonzero(data == ord('\n'))
+        if len(data) and data[-1] != ord('\n'):
+            breaks = np.append(breaks, len(data))
+        return cls(data, breaks, gap=1, decode=decode)

@@ -260,7 +260,7 @@ def test_ranks_agree_on_what_is_there_and_what_failed(full_disk, tmp_path):
     hook = [AtIteration(5, fill(full_disk))]
     assert on_ranks(
         lambda n: train(n, 9, hook if n == 0 else ()), tmp_path) == [1, 1]
-    assert ends()[0] == ends()[1] and 'iter_5.pth could not' in ends()[0]
+    assert ends()[0] == ends()[1] and 'iter_5.pth cannot be' in ends()[0]
 
 
 def test_all_configs_save_like_this():

@@ -1,7 +1,8 @@
-"""What a study trains and evaluates, read from its YAML file."""
+"""The runs and steps of a study, read from its YAML file."""
+import json
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 from ..config import ConfigError
 from ..packaged import find_config
@@ -9,7 +10,7 @@ from ..packaged import find_config
 # Evaluations of a frozen encoder: commands that take CONFIG CHECKPOINT.
 EVALUATIONS = ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear')
 RANDOM = 'random'
-# In a command, where the checkpoint that was trained is to stand.
+# Placeholder in a command for the trained checkpoint.
 CHECKPOINT = '{checkpoint}'
 _STUDY = ('title', 'config', 'options', 'seeds', 'evaluate', 'transfer',
           'runs')
@@ -21,10 +22,10 @@ class Step(NamedTuple):
     """One command of a run.
 
     Args:
-        name (str): 'train', or the name of what is measured.
-        command (List[str]): What follows ``cmae``; :data:`CHECKPOINT` stands
-            for the file that the training has left.
-        folder (Path): Where the command writes.
+        name (str): 'train', or the name of an evaluation or transfer.
+        command (List[str]): The words after ``cmae``; :data:`CHECKPOINT` is a
+            placeholder for the trained checkpoint.
+        folder (Path): The command's output folder.
     """
 
     name: str
@@ -33,8 +34,28 @@ class Step(NamedTuple):
 
     @property
     def done(self) -> Path:
-        """Give the file that says that it is done, and the result."""
+        """The file that is written when the step is done."""
         return self.folder.with_name(f'{self.folder.name}.json')
+
+    def read_done(self) -> Dict[str, Any]:
+        """Read the command, result and seconds of a finished step.
+
+        Returns:
+            Dict[str, Any]: Empty if the step is not done.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
+        if not self.done.is_file():
+            return {}
+        try:
+            content = json.loads(self.done.read_text('utf-8'))
+            dict(content['result']), list(content['command'])
+            return content
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(
+                f'{self.done} is damaged ({error}); delete it to run this '
+                'step again') from None
 
 
 class StudyRun(NamedTuple):
@@ -43,21 +64,18 @@ class StudyRun(NamedTuple):
     Args:
         name (str): The run's name in the file, a row of the table.
         seed (int): Its seed.
-        checkpoint (str): What is evaluated: '' for what is trained, or a file,
-            or 'random'.
-        steps (List[Step]): What is done, in this order.
-        folder (Path): Where all of it is.
+        steps (List[Step]): Its commands, in order.
+        folder (Path): Its output folder.
     """
 
     name: str
     seed: int
-    checkpoint: str
     steps: List[Step]
     folder: Path
 
     @property
     def label(self) -> str:
-        """Give a name for messages."""
+        """The run's name in messages."""
         return f'{self.name}, seed {self.seed}'
 
 
@@ -65,10 +83,11 @@ class Study(NamedTuple):
     """A study.
 
     Args:
-        title (str): What is compared.
-        names (List[str]): Names of the rows, in the file's order.
-        runs (List[StudyRun]): Each row once for each seed; all rows of a seed
-            before the next seed, so that an interrupted study compares.
+        title (str): The heading of its table.
+        names (List[str]): The rows, in the file's order.
+        runs (List[StudyRun]): Each row once for each seed. All rows of a seed
+            precede the next seed, so that an interrupted study has complete
+            comparisons.
     """
 
     title: str
@@ -80,112 +99,142 @@ def read_study(path: str, out: Path) -> Study:
     """Read and check a study.
 
     Args:
-        path (str): The YAML file; docs/study.md says what it holds.
-        out (Path): Folder of the runs.
+        path (str): The YAML file, see docs/study.md.
+        out (Path): The output folder of all runs.
 
     Returns:
-        Study: What is to be done.
+        Study: The runs and their steps.
 
     Raises:
-        ConfigError: If the file cannot be meant so.
-        FileNotFoundError: If the file, or a config that it names, is not
-            there.
+        ConfigError: If the file is not a valid study.
+        FileNotFoundError: If the file or one of its configs does not exist.
     """
-    # Not above: `cmae doctor` answers where no library is installed.
-    import yaml
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'there is no study {path}')
-    try:
-        content = yaml.safe_load(Path(path).read_text('utf-8'))
-    except yaml.YAMLError as error:
-        raise ConfigError(f'{path} is no YAML: {error}') from error
+    content = _load_yaml(path)
     _check_keys(path, content, _STUDY)
     _check_mapping(path, content, 'runs')
     if not content['runs']:
         raise ConfigError(f'{path}: runs is empty; name at least one')
-    _check_folders(path, content['runs'])
-    names = list(content['runs'])
+    runs = {str(name): run for name, run in content['runs'].items()}
+    _check_folders(path, runs)
     seeds = _read_seeds(path, content)
-    runs = [_plan(path, content, name, seed, out)
-            for seed in seeds for name in names]
-    return Study(str(content.get('title') or Path(path).stem), names, runs)
+    planned = [_plan(path, content, name, runs[name] or {}, seed, out)
+               for seed in seeds for name in runs]
+    return Study(str(content.get('title') or Path(path).stem), list(runs),
+                 planned)
+
+
+def _load_yaml(path: str) -> Any:
+    """Load YAML in which no key is repeated."""
+    # Not above: `cmae doctor` also works without any library.
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value
+                    if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                if key != '<<' and keys.count(key) > 1:
+                    raise ConfigError(f'{path} has two entries {key!r} in one '
+                                      'mapping; rename one')
+            return super().construct_mapping(node, deep)
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'there is no study {path}')
+    try:
+        return yaml.load(Path(path).read_text('utf-8'), Loader)
+    except RecursionError:
+        raise ConfigError(f'{path} is nested too deeply') from None
+    except (yaml.YAMLError, ValueError) as error:
+        reason = ' '.join(str(error).split())
+        raise ConfigError(f'{path} is not valid YAML: {reason}') from None
 
 
 def folder_name(name: str) -> str:
-    """Make a folder's name of a run's: 'MAE, 75 %' becomes 'mae_75'."""
+    """Make a folder's name from a run's: 'MAE, 75 %' becomes 'mae_75'."""
     return re.sub(r'[^a-z0-9.]+', '_', name.lower()).strip('_.') or 'run'
 
 
-def _plan(path: str, content: Mapping[str, Any], name: str, seed: int,
-          out: Path) -> StudyRun:
-    """Write down the commands of one run."""
+def _plan(path: str, content: Mapping[str, Any], name: str, run: Any,
+          seed: int, out: Path) -> StudyRun:
+    """List the commands of one run."""
     where = f'{path}: runs.{name}'
-    run = content['runs'][name] or {}
     _check_keys(where, run, _RUN)
+    checkpoint = str(run.get('checkpoint') or '')
+    evaluations = _evaluations(path, content)
     config = run.get('config', content.get('config'))
-    if config is None:
-        raise ConfigError(f'{where} has no config, and the study neither; '
-                          'name one')
-    find_config(config)
+    if config is not None or evaluations or not checkpoint:
+        _check_config(where, config)
     options = _pairs(where, {**_mapping(path, content, 'options'),
                              **_mapping(where, run, 'options')}, seed)
-    checkpoint = str(run.get('checkpoint', ''))
     folder = out / folder_name(name) / f'seed{seed}'
     steps: List[Step] = []
     if not checkpoint:
         steps.append(Step('train', [
             'train', config, '--resume', '--work-dir', str(folder / 'train'),
             '--cfg-options', *options], folder / 'train'))
-    for kind, more in _evaluations(path, content).items():
+    for kind, more in evaluations.items():
         steps.append(Step(kind, [
             kind, config, checkpoint or CHECKPOINT, '--work-dir',
             str(folder / kind), *more, '--cfg-options', *options],
             folder / kind))
+    start = f'model.backbone.init_cfg.checkpoint={checkpoint or CHECKPOINT}'
     for kind, command in _transfers(path, content, seed).items():
-        start = checkpoint or CHECKPOINT
         steps.append(Step(kind, [
             'train', command[0], '--resume', '--work-dir', str(folder / kind),
-            '--cfg-options',
-            f'model.backbone.init_cfg.checkpoint={start}', *command[1:]],
-            folder / kind))
-    return StudyRun(name, seed, checkpoint, steps, folder)
+            '--cfg-options', start, *command[1:]], folder / kind))
+    if not steps:
+        raise ConfigError(f'{path} has nothing to do: evaluate and transfer '
+                          'are empty')
+    return StudyRun(name, seed, steps, folder)
 
 
 def _evaluations(path: str, content: Mapping[str, Any]
                  ) -> Dict[str, List[str]]:
-    """Read what is evaluated: a list of commands, or commands' arguments."""
+    """Read the evaluations: a list of commands, or commands' arguments."""
     given = content.get('evaluate', ['knn'])
-    if isinstance(given, list):
-        given = {name: [] for name in given}
-    if not isinstance(given, dict) or set(given) - set(EVALUATIONS):
+    named = {name: [] for name in given if isinstance(name, str)} if (
+        isinstance(given, list)) else given
+    if (not isinstance(named, dict) or len(named) < len(given)
+            or set(named) - set(EVALUATIONS)
+            or not all(isinstance(more, (list, type(None)))
+                       for more in named.values())):
         raise ConfigError(
             f'{path}: evaluate must be a list of {", ".join(EVALUATIONS)}, or '
-            f'a mapping from these to arguments, but got {given!r}')
+            f'a mapping from these to lists of arguments, but got {given!r}')
     return {name: [str(word) for word in more or []]
-            for name, more in given.items()}
+            for name, more in named.items()}
 
 
 def _transfers(path: str, content: Mapping[str, Any], seed: int
                ) -> Dict[str, List[str]]:
-    """Read what is fine-tuned: the config and its options, by name."""
+    """Read the fine-tunings: a config and its options by name."""
     found: Dict[str, List[str]] = {}
     for name, value in _mapping(path, content, 'transfer').items():
         where = f'{path}: transfer.{name}'
-        if name in ('train', *EVALUATIONS):
-            raise ConfigError(f'{where}: choose another name; this one is a '
-                              "step's")
+        kind = folder_name(str(name))
+        if kind in ('train', *EVALUATIONS, *found):
+            raise ConfigError(f'{where}: choose another name; another step '
+                              f'has the folder {kind}')
         _check_keys(where, value, _TRANSFER)
-        if 'config' not in value:
-            raise ConfigError(f'{where} has no config; name one')
-        find_config(value['config'])
-        found[folder_name(name)] = [
+        _check_config(where, value.get('config'))
+        found[kind] = [
             value['config'],
             *_pairs(where, _mapping(where, value, 'options'), seed)]
     return found
 
 
+def _check_config(where: str, config: Any) -> None:
+    if config is None:
+        raise ConfigError(f'{where} has no config; name one')
+    if not isinstance(config, str):
+        raise ConfigError(f'{where}: config must be the name of a config, but '
+                          f'got {config!r}')
+    find_config(config)
+
+
 def _pairs(where: str, options: Mapping[str, Any], seed: int) -> List[str]:
-    """Write options as ``--cfg-options`` takes them."""
+    """Write options in the form of ``--cfg-options``."""
     pairs = []
     for key, value in options.items():
         if isinstance(value, dict):
@@ -213,8 +262,8 @@ def _read_seeds(path: str, content: Mapping[str, Any]) -> List[int]:
 def _check_folders(path: str, names: Mapping[str, Any]) -> None:
     folders: Dict[str, str] = {}
     for name in names:
-        other = folders.setdefault(folder_name(str(name)), str(name))
-        if other != str(name):
+        other = folders.setdefault(folder_name(name), name)
+        if other != name:
             raise ConfigError(f'{path}: the runs {other!r} and {name!r} would '
                               'share a folder; choose names that differ in '
                               'letters or digits')
@@ -238,8 +287,7 @@ def _check_keys(where: str, content: Any, known: Sequence[str]) -> None:
     if not isinstance(content, dict):
         raise ConfigError(f'{where} must be a mapping with some of '
                           f'{", ".join(known)}, but got {content!r}')
-    unknown: Tuple[str, ...] = tuple(
-        str(key) for key in content if key not in known)
+    unknown = [str(key) for key in content if key not in known]
     if unknown:
         raise ConfigError(f'{where} has {", ".join(unknown)}, but takes only '
                           f'{", ".join(known)}')

@@ -9,7 +9,6 @@ from ..version import __version__
 from . import (
     batch_size,
     checkpoints,
-    compare,
     dense,
     doctor,
     embed,
@@ -36,7 +35,6 @@ COMMANDS: List[Command] = [
     *evaluate.COMMANDS,
     *dense.COMMANDS,
     *embed.COMMANDS,
-    *compare.COMMANDS,
     *study.COMMANDS,
     *pictures.COMMANDS,
     *maps.COMMANDS,
@@ -53,7 +51,7 @@ COMMANDS: List[Command] = [
 GROUPS: Dict[str, Tuple[str, ...]] = {
     'pre-train and fine-tune': ('pretrain', 'train', 'test'),
     'evaluate': ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear',
-                 'embed', 'compare', 'study'),
+                 'embed', 'study'),
     'look': ('views', 'reconstruct', 'attention', 'features', 'map',
              'nearest', 'report'),
     'checkpoints': ('export', 'import'),

@@ -1,4 +1,4 @@
-"""Comparing trainings: several configs, each with several seeds."""
+"""Train and evaluate several configs with several seeds."""
 import argparse
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -15,8 +16,8 @@ from ..dependencies import cpu_count
 from .command import Command, Result, perform
 from .parser import at_least
 
-# Seconds between two looks at the processes.
-_LOOK = 0.2
+# Seconds between two checks of the processes.
+_INTERVAL = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,25 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('study', metavar='STUDY', help='YAML file')
     parser.add_argument(
         '--out', metavar='DIR',
-        help='folder of runs and results (default: work_dirs/<study>)')
+        help='output folder of runs and results (default: '
+        'work_dirs/<study>)')
     parser.add_argument(
         '--jobs', type=at_least(1), default=1, metavar='N',
-        help='runs at once, which share the cores (default: 1)')
+        help='runs at the same time, which share the cores (default: 1)')
     parser.add_argument(
         '--gpus', type=at_least(0), nargs='+', default=[], metavar='N',
-        help='a GPU for each of the runs at once, in turn')
+        help='GPUs, one for each of the runs at the same time')
     parser.add_argument(
         '--only', nargs='+', default=[], metavar='NAME',
         help='only these runs of the study')
-    # One run, in this process: what the command starts itself.
+    # One run in this process; started by the command itself.
     parser.add_argument('--run', nargs=2, help=argparse.SUPPRESS)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Read the study, and compare with what earlier calls have done.
+    """Check the study and the steps that are already done.
 
     Raises:
-        ConfigError: If it cannot be meant so, or something was run with other
+        ConfigError: If the study is invalid, or a step was done with other
             settings.
         FileNotFoundError: If a file is missing.
     """
@@ -57,19 +59,17 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _check_same(step: Step) -> None:
-    if not step.done.is_file():
-        return
-    before = json.loads(step.done.read_text('utf-8'))['command']
+    before = step.read_done().get('command', step.command)
     if before != step.command:
         changed = sorted(set(before) ^ set(step.command))
         raise ConfigError(
             f'{step.done} was made with other settings ({", ".join(changed)})'
-            f'; delete {step.done.parent} to run it anew, give the run '
-            'another name, or another --out')
+            f'; delete {step.done.parent} to run it again, or choose '
+            'another name for the run or another --out')
 
 
 def study(args: argparse.Namespace) -> Optional[Result]:
-    """Run what is not done, and write the results."""
+    """Run the steps that are not done; write the results."""
     from ..visualization.study_results import write_results
     out = _out(args)
     plan = read_study(args.study, out)
@@ -94,10 +94,10 @@ def study(args: argparse.Namespace) -> Optional[Result]:
 
 def start_all(args: argparse.Namespace, plan: Study,
               chosen: Sequence[StudyRun]) -> List[StudyRun]:
-    """Start runs, so many at once as is asked; wait for them.
+    """Start runs, ``--jobs`` or ``--gpus`` at a time, and wait for them.
 
     Returns:
-        List[StudyRun]: Those that failed.
+        List[StudyRun]: The runs that failed.
     """
     from ..progress import Progress
     from ..visualization.study_results import write_results
@@ -106,13 +106,13 @@ def start_all(args: argparse.Namespace, plan: Study,
     threads = max(1, cpu_count() // len(places))
     running: Dict[int, Tuple[StudyRun, subprocess.Popen]] = {}
     failed: List[StudyRun] = []
-    # What trains nothing takes no time beside what does.
+    # Runs without training take hardly any time.
     counted = {run.label for run in chosen if trains(run)} or {
         run.label for run in chosen}
     left = sum(run.label in counted for run in waiting)
     with Progress(len(counted), plan.title, 'run',
                   initial=len(counted) - left) as progress, \
-            _ended_together(running):
+            _terminating(running):
         while waiting or running:
             for place, gpu in enumerate(places):
                 if waiting and place not in running:
@@ -120,7 +120,7 @@ def start_all(args: argparse.Namespace, plan: Study,
                     print(f'{run.label}: started, see {run.folder}',
                           flush=True)
                     running[place] = run, _start(args, run, gpu, threads)
-            time.sleep(_LOOK)
+            time.sleep(_INTERVAL)
             for place, (run, process) in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -132,29 +132,25 @@ def start_all(args: argparse.Namespace, plan: Study,
     return failed
 
 
-class _ended_together:
-    """Tells processes that are still running to save and end, at the end.
+@contextmanager
+def _terminating(running: Dict[int, Tuple[StudyRun, subprocess.Popen]]
+                 ) -> Iterator[None]:
+    """Terminate the processes that still run; they save before they end."""
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
 
-    Args:
-        running (dict): Runs and their processes.
-    """
-
-    def __init__(self, running: Dict[int, Tuple[StudyRun, subprocess.Popen]]
-                 ) -> None:
-        self.running = running
-
-    def __enter__(self) -> None:
-        def stop(number: int, frame: object) -> None:
-            raise KeyboardInterrupt
-
-        self._before = signal.signal(signal.SIGTERM, stop)
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        processes = [process for _, process in self.running.values()]
-        for process in processes:
+    # nohup ignores SIGHUP, which stays so.
+    before = {s: signal.signal(s, stop)
+              for s in (signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(s) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for _, process in running.values():
             process.terminate()
-        for process in processes:
+        for _, process in running.values():
             process.wait()
 
 
@@ -168,24 +164,24 @@ def _start(args: argparse.Namespace, run: StudyRun, gpu: Optional[int],
     command = [sys.executable, '-m', 'cmae_mm', 'study', args.study, '--out',
                str(_out(args)), '--run', run.name, str(run.seed)]
     with open(run.folder / 'output.txt', 'a') as output:
-        # A group of its own: Ctrl-C reaches it once, from here.
+        # In its own session: Ctrl-C only reaches it through this process.
         return subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True)
 
 
 def is_done(run: StudyRun) -> bool:
-    """Say whether all steps of a run were made."""
+    """Return whether all steps of a run are done."""
     return all(step.done.is_file() for step in run.steps)
 
 
 def trains(run: StudyRun) -> bool:
-    """Say whether a run pre-trains or fine-tunes."""
+    """Return whether a run pre-trains or fine-tunes."""
     return any(step.command[0] == 'train' for step in run.steps)
 
 
 def make_run(run: StudyRun) -> None:
-    """Make the steps of a run that are not done, in this process."""
+    """Run the steps of a run that are not done, in this process."""
     from .main import parse
     for step in run.steps:
         if step.done.is_file():
@@ -203,7 +199,7 @@ def make_run(run: StudyRun) -> None:
 
 
 def _filled_in(command: Sequence[str], run: StudyRun) -> Iterator[str]:
-    """Put the checkpoint in its place."""
+    """Replace the placeholder of the trained checkpoint."""
     from ..engine.checkpoint_folder import find_newest_whole, list_checkpoints
     for word in command:
         if CHECKPOINT in word:
@@ -218,7 +214,7 @@ def _filled_in(command: Sequence[str], run: StudyRun) -> Iterator[str]:
 def _last_line(run: StudyRun) -> str:
     lines = (run.folder / 'output.txt').read_text(
         'utf-8', 'replace').strip().splitlines()
-    return lines[-1] if lines else 'it said nothing'
+    return lines[-1] if lines else 'without output'
 
 
 def _out(args: argparse.Namespace) -> Path:
@@ -230,15 +226,15 @@ COMMANDS = [
         name='study',
         help='compare configs over several seeds',
         description='Trains and evaluates each run of STUDY once for each '
-        'seed, and writes a table with mean and spread, a CSV file and plots. '
-        'Interrupted, the same command goes on where it stopped. '
-        'docs/study.md says what STUDY holds.',
+        'seed, and writes a table with mean and standard deviation, a CSV '
+        'file and plots. After an interruption the same command continues. '
+        'docs/study.md describes STUDY.',
         example='cmae study studies/cifar10.yaml\n'
         'cmae study studies/cifar10.yaml --gpus 0 1 2 3',
         add_arguments=add_arguments,
         check=check,
         registers=False,
-        stopped=lambda args: f'runs that are done are in {_out(args)}, and '
-        'the same command goes on',
+        stopped=lambda args: f'finished runs are in {_out(args)}, and the '
+        'same command goes on',
         run=study),
 ]

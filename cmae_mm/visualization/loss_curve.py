@@ -18,39 +18,13 @@ def read_scalars(work_dir: str) -> List[Dict[str, float]]:
     Raises:
         FileNotFoundError: If the folder holds no log.
     """
-    return [line for line in _read_log(work_dir) if 'loss' in line]
-
-
-def read_metrics(work_dir: str) -> Dict[str, float]:
-    """Read the last validation's metrics of the newest run in a work folder.
-
-    Args:
-        work_dir (str): A runner's work folder.
-
-    Returns:
-        Dict[str, float]: Values by name; empty without a validation.
-
-    Raises:
-        FileNotFoundError: If the folder holds no log.
-    """
-    lines = [
-        line for line in _read_log(work_dir) if 'loss' not in line
-        and not any(name.startswith(('health/', 'knn/')) for name in line)
-    ]
-    return {
-        name: value
-        for name, value in (lines[-1] if lines else {}).items()
-        if name not in ('time', 'data_time', 'step')
-    }
-
-
-def _read_log(work_dir: str) -> List[Dict[str, float]]:
     logs = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     if not logs:
         raise FileNotFoundError(
             f'{work_dir} holds no */vis_data/scalars.json; is it the work '
             'folder of a training?')
-    return [json.loads(line) for line in logs[-1].read_text().splitlines()]
+    lines = map(json.loads, logs[-1].read_text().splitlines())
+    return [line for line in lines if 'loss' in line]
 
 
 def save_loss_curve(path: str, scalars: List[Dict[str, float]]) -> None:

@@ -1,14 +1,14 @@
-"""The results of a study: a table, a CSV file, points and curves."""
+"""The results of a study: a table, a CSV file and plots."""
 import csv
-import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from ..progress import describe_seconds
-from .runs import read_run, series
+from .runs import PLACES, Run, read_run, series
 
-# The curve that is drawn: of KNNHook, in the configs that have it.
+# The curve of KNNHook, drawn for configs that have it.
 CURVE = 'knn/top1_k20'
 SECONDS = 'seconds of training'
 COLOURS = ('black', '#d55e00', '#0072b2', '#009e73', '#cc79a7', '#56b4e9',
@@ -16,11 +16,11 @@ COLOURS = ('black', '#d55e00', '#0072b2', '#009e73', '#cc79a7', '#56b4e9',
 
 
 class Results(NamedTuple):
-    """What is known so far.
+    """Results of the runs that are done.
 
     Args:
-        summary (dict): Of each row and measure the mean, the sample's standard
-            deviation, and the number of seeds.
+        summary (dict): Mean, sample standard deviation and number of seeds of
+            each measure of each row.
         table (str): The same as Markdown.
     """
 
@@ -33,10 +33,10 @@ def write_results(study: Any, out: Path) -> Results:
 
     Args:
         study (Study): See :func:`~cmae_mm.api.study_plan.read_study`.
-        out (Path): Where to write to.
+        out (Path): The folder to write to.
 
     Returns:
-        Results: What they show.
+        Results: The summary and the table.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = [(run, measured(run)) for run in study.runs]
@@ -60,37 +60,50 @@ def write_results(study: Any, out: Path) -> Results:
 
 
 def measured(run: Any) -> Dict[str, float]:
-    """Read what the steps of a run that are done have found.
+    """Read the results of a run's finished steps.
 
     Args:
         run (StudyRun): The run.
 
     Returns:
-        Dict[str, float]: Values by the column's name.
+        Dict[str, float]: Values by column.
     """
     found: Dict[str, float] = {}
     for step in run.steps:
-        if not step.done.is_file():
+        done = step.read_done()
+        if not done:
             continue
-        result = json.loads(step.done.read_text('utf-8'))['result']
         if step.command[0] != 'train':
-            found.update(_of_evaluation(step.name, result))
+            found.update(_of_evaluation(step.name, done['result']))
             continue
         log = read_run(step.folder)
         if step.name == 'train':
             found.update({name: series(log, name)[1][-1] for name in (
                 'loss', 'loss_rc', 'loss_ct') if series(log, name)[1]})
             found[SECONDS] = round(log.seconds, 1)
-            continue
-        validations = [row for row in log.rows if 'loss' not in row]
-        for name, value in (validations[-1] if validations else {}).items():
-            if name.startswith(('accuracy/', 'coco/', 'm')):
-                found[f'{step.name} {name.removeprefix("accuracy/")}'] = value
+        else:
+            found.update(_of_transfer(step.name, log))
+    return found
+
+
+def _of_transfer(name: str, log: Run) -> Dict[str, float]:
+    """Take the mean of the last tenth of losses and the last validation."""
+    losses = series(log, 'loss')[1]
+    found = {}
+    if losses:
+        found[f'{name} loss'] = statistics.mean(
+            losses[-max(1, len(losses) // 10):])
+    validations = [row for row in log.rows if 'loss' not in row and not any(
+        key.startswith(('health/', 'knn/')) for key in row)]
+    for key, value in (validations[-1] if validations else {}).items():
+        if key not in (*PLACES, 'time', 'data_time') and isinstance(
+                value, (int, float)) and math.isfinite(value):
+            found[f'{name} {key.removeprefix("accuracy/")}'] = value
     return found
 
 
 def _of_evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
-    """Take the best accuracy, or that of each number of labels."""
+    """Take the best accuracy, or the one of each number of labels."""
     if 'top1' in result:
         return {name: result['top1']}
     return {f'{name} {key}': value for key, value in result.items()
@@ -112,7 +125,7 @@ def _summarise(values: Sequence[Dict[str, float]], columns: Sequence[str]
 
 def _table(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
            columns: Sequence[str]) -> str:
-    """Write Markdown: mean +- standard deviation."""
+    """Write Markdown cells of mean +- standard deviation."""
     lines = ['| | seeds | ' + ' | '.join(columns) + ' |',
              '|---' * (len(columns) + 2) + '|']
     for name, values in summary.items():
@@ -122,23 +135,26 @@ def _table(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
     return '\n'.join(lines)
 
 
+def _is_percent(column: str) -> bool:
+    return 'loss' not in column and 'coco/' not in column
+
+
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return '-'
     mean, spread, count = value
     if column == SECONDS:
         return describe_seconds(mean)
-    digits = 4 if 'loss' in column else 1
+    digits = 1 if _is_percent(column) else 4
     return f'{mean:.{digits}f}' + (
         f' +- {spread:.{digits}f}' if count > 1 else '')
 
 
 def _draw_scores(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
                  columns: Sequence[str], path: Path) -> None:
-    """Draw each measure's means, with the standard deviation.
+    """Draw the means and standard deviations of each measure.
 
-    As points: their axes need no zero, from which bars would hide what
-    differs.
+    Drawn as points, since bars would need an axis from zero.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -153,7 +169,7 @@ def _draw_scores(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
                 mean, spread, _ = summary[name][column]
                 axis.errorbar(mean, place, xerr=spread or None, fmt='o',
                               color=COLOURS[place % len(COLOURS)], capsize=3)
-        axis.set(title=f'{column}, %')
+        axis.set(title=column + ', %' * _is_percent(column))
         axis.margins(x=0.1)
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
@@ -162,7 +178,7 @@ def _draw_scores(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
 
 
 def _draw_curves(study: Any, path: Path) -> None:
-    """Draw k-NN while training goes on, over iterations and over minutes."""
+    """Draw k-NN during training, over iterations and over minutes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     figure = Figure(figsize=(11, 4), layout='constrained')

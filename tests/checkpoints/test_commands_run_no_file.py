@@ -5,6 +5,7 @@ import sys
 
 import payloads
 import pytest
+import yaml
 from helpers import CLASSIFIER, ROOT, runner_cfg
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -122,14 +123,15 @@ def test_as_a_user_runs_it(configs, marker, tmp_path):
     """In processes of their own, one that starts another one."""
     file = tmp_path / 'stranger.pth'
     write_zip(file, body(payloads.chain(marker)))
-    # as if the random starts had been trained before
-    done = tmp_path / 'compare/random_seed0/result.json'
-    done.parent.mkdir(parents=True)
-    done.write_text('{"loss": 1}')
+    study = tmp_path / 'study.yaml'
+    study.write_text(yaml.safe_dump(dict(
+        seeds=[0], evaluate=[], runs={'stranger': dict(checkpoint=str(file))},
+        transfer=dict(tuned=dict(
+            config=str(configs / 'classify.py'),
+            options={'model.backbone.init_cfg.type': 'Pretrained',
+                     'train_cfg.max_epochs': 1})))))
     for words in (COMMANDS['resume'],
-                  ['compare', 'classify.py', 'FILE', '--seeds', '0',
-                   '--work-dir', str(tmp_path / 'compare'), '--cfg-options',
-                   PRETRAINED, 'train_cfg.max_epochs=1']):
+                  ['study', str(study), '--out', str(tmp_path / 'study')]):
         done = subprocess.run(
             [sys.executable, '-m', 'cmae_mm',
              *fill(words, file, configs, tmp_path / 'work')],

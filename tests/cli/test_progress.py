@@ -70,8 +70,8 @@ STOPPED = {
               'what was computed is in f.npz.parts, and the same command goes '
               'on'),
     'store': (['store', 'DATA', 'out.lmdb'], 'out.lmdb, and the same command'),
-    'compare': (['compare', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],
-                'cmae_vit-mini_tiles_compare, and the same command goes on'),
+    'study': (['study', 'studies/tiles.yaml'],
+              'work_dirs/tiles, and the same command goes on'),
     'knn': (['knn', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],
             'nothing was written'),
 }

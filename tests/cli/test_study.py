@@ -9,8 +9,11 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
-from helpers import ROOT, run_commands, run_tool
+from helpers import CLASSIFIER, ROOT, run_commands, run_tool
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
 
 from cmae_mm.api.study_plan import folder_name, read_study
 from cmae_mm.cli.study import trains
@@ -123,6 +126,103 @@ def test_tables_have_means_and_spreads(tmp_path):
     assert not os.path.exists(tmp_path / 'curves.png')
 
 
+def test_fine_tuning_from_a_checkpoint_and_from_random_weights(
+        image_root, tmp_path):
+    def images(split):
+        return dict(
+            batch_size=8, num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=split == 'train'),
+            dataset=dict(
+                type='CustomDataset', data_root=str(image_root),
+                data_prefix=split,
+                pipeline=[dict(type='LoadImageFromFile'),
+                          dict(type='Resize', scale=(32, 32)),
+                          dict(type='PackInputs')]))
+
+    Config(dict(
+        default_scope='mmpretrain', model=CLASSIFIER,
+        train_dataloader=images('train'), val_dataloader=images('val'),
+        train_cfg=dict(by_epoch=True, max_epochs=1), val_cfg=dict(),
+        val_evaluator=dict(type='Accuracy', topk=(1, )),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=.1)))).dump(
+            str(tmp_path / 'classify.py'))
+    encoder = MODELS.build(CLASSIFIER['backbone'])
+    torch.save({f'backbone.{k}': v for k, v in encoder.state_dict().items()},
+               tmp_path / 'encoder.pth')
+    path = tmp_path / 'x.yaml'
+    path.write_text(yaml.safe_dump(dict(
+        seeds=[0, 1], evaluate=[],
+        transfer={'Tuned': dict(
+            config=str(tmp_path / 'classify.py'),
+            options={'model.backbone.init_cfg.type': 'Pretrained'})},
+        runs={'random': dict(checkpoint='random'),
+              'pre-trained': dict(checkpoint=str(tmp_path / 'encoder.pth'))}
+    ), sort_keys=False))
+    study = read_study(str(path), tmp_path / 'out')
+    assert [(r.name, r.seed, len(r.steps)) for r in study.runs] == [
+        ('random', 0, 1), ('pre-trained', 0, 1), ('random', 1, 1),
+        ('pre-trained', 1, 1)]
+    # The other seed as a longer log: 20 losses, then a validation.
+    step = study.runs[3].steps[0]
+    log = step.folder / 'a/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(''.join(
+        json.dumps(row) + '\n' for row in [
+            *(dict(loss=20. - n, step=n, iter=n, epoch=1, time=1.)
+              for n in range(1, 21)),
+            {'step': 1, 'accuracy/top1': 60., 'data_time': 1., 'time': 1.}]))
+    step.done.write_text(json.dumps(dict(command=step.command, result={})))
+    said = run_tool('cmae', 'study', path, '--out', tmp_path / 'out',
+                    '--only', 'pre-trained', '--json')
+    assert 'every key matched' in (
+        study.runs[1].folder / 'output.txt').read_text()
+    rows = [json.loads(line) for line in next(
+        study.runs[1].steps[0].folder.glob('*/vis_data/scalars.json')
+    ).read_text().splitlines()]
+    loss = rows[-2]['loss']  # 3 iterations: the last one alone
+    result = json.loads(next(
+        line for line in said.splitlines() if line.startswith('{"out')))
+    found = result['rows']['pre-trained']
+    assert set(found) == {'tuned loss', 'tuned top1'}
+    assert found['tuned loss'] == pytest.approx([
+        (loss + .5) / 2, statistics.stdev([loss, .5]), 2])
+    assert found['tuned top1'] == pytest.approx([
+        (rows[-1]['accuracy/top1'] + 60) / 2,
+        statistics.stdev([rows[-1]['accuracy/top1'], 60]), 2])
+    assert result['rows']['random'] == {}
+
+
+@pytest.mark.parametrize('text,message', [
+    ('runs:\n  a: {}\n  a: {}\n', "two entries 'a' in one mapping"),
+    ('[' * 5000, 'nested too deeply'),
+    ('a: [', 'is not valid YAML'),
+    ('\x00', 'is not valid YAML'),
+    ('runs: 2026-01-01', 'runs must be a mapping'),
+    ('- 1', 'must be a mapping with some of'),
+])
+def test_a_file_that_is_no_study_is_named(text, message, tmp_path):
+    path = tmp_path / 'x.yaml'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_study(str(path), tmp_path)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
+    path.write_bytes(b'title: \xff')
+    with pytest.raises(ConfigError, match=f'{path} is not valid YAML'):
+        read_study(str(path), tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    study = read_study(write_study(
+        tmp_path / 'x.yaml', runs={'a': {'checkpoint': 'random'}}), tmp_path)
+    step = study.runs[0].steps[0]
+    step.done.parent.mkdir(parents=True)
+    for text in ('{', '{}', '[]', 'null', '{"command": 1, "result": {}}'):
+        step.done.write_text(text)
+        with pytest.raises(ConfigError, match=f'{step.done} is damaged'):
+            write_results(study, tmp_path)
+
+
 @pytest.mark.parametrize('content,message', [
     (dict(run={}), 'has run, but takes only title, config'),
     (dict(runs={}), 'runs is empty'),
@@ -136,7 +236,18 @@ def test_tables_have_means_and_spreads(tmp_path):
     (dict(evaluate=['kn']), 'must be a list of knn, linear, low-shot'),
     (dict(transfer={'tuned': {}}), 'transfer.tuned has no config'),
     (dict(transfer={'knn': {'config': CONFIG}}), 'choose another name'),
+    (dict(transfer={'a b': {'config': CONFIG}, 'a-b': {'config': CONFIG}}),
+     'choose another name'),
+    (dict(transfer={'a': {'config': 3}}), 'config must be the name'),
     (dict(config=None), 'runs.CMAE has no config'),
+    (dict(config=['a']), 'config must be the name'),
+    (dict(runs={'a': 3}), 'runs.a must be a mapping'),
+    (dict(runs={'a': {'options': [1]}}), 'options must be a mapping'),
+    (dict(evaluate=3), 'evaluate must be a list'),
+    (dict(evaluate=[['knn']]), 'evaluate must be a list'),
+    (dict(evaluate={'knn': 3}), 'evaluate must be a list'),
+    (dict(evaluate=[], runs={'a': {'checkpoint': 'random'}}),
+     'nothing to do'),
 ])
 def test_mistakes_of_the_file(content, message, tmp_path):
     path = write_study(tmp_path / 'x.yaml', **content)

@@ -111,9 +111,6 @@ LIGHT = {
     'an option of no use': (
         ['export', QUICK, 'setup.cfg', 'out.pth', '--to', 'cmae', '--encoder',
          'target'], 'leave --encoder and --img-size out', 1),
-    'a share that is none': (
-        ['batch-size', QUICK, '--headroom', '1.5'],
-        '--headroom is a share of the memory', 1),
     'metrics that are no JSON': (
         ['test', QUICK, 'setup.cfg', '--out', 'metrics.txt'],
         "--out must name a .json file, but got 'metrics.txt'", 1),

@@ -75,6 +75,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     from step_timing import (
         Breakdown,
         Clock,
+        PeakMemory,
         count_flop,
         matmul_peak,
         memory_bandwidth,
@@ -84,7 +85,6 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     from cmae_mm.engine.activation_checkpointing import (
         checkpoint_activations,
     )
-    from cmae_mm.engine.memory import PeakMemory
     # The libraries tell of every parameter that they initialise.
     logging.disable(logging.WARNING)
     cmae_mm.register()

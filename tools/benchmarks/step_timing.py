@@ -1,7 +1,9 @@
 """Clocks and arithmetic of a training step."""
 import math
+import re
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import torch
@@ -48,6 +50,40 @@ class Clock:
         for _ in range(times):
             work()
         return self.between(start, self.now()) / times
+
+
+class PeakMemory:
+    """Largest memory added by a block of code, in MiB.
+
+    On a GPU the memory allocated by torch, on a CPU the resident set of the
+    process (Linux).
+
+    Args:
+        device (torch.device): The device of the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> 'PeakMemory':
+        if self.device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+        else:
+            Path('/proc/self/clear_refs').write_text('5')  # resets VmHWM
+            self._before = _read_status('VmRSS')
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        peak = (torch.cuda.max_memory_allocated(self.device)
+                if self.device.type == 'cuda' else _read_status('VmHWM'))
+        self.mib = (peak - self._before) / 2**20
+
+
+def _read_status(name: str) -> int:
+    """Read a size of this process in bytes, 'VmRSS' or 'VmHWM'."""
+    status = Path('/proc/self/status').read_text()
+    return 1024 * int(re.search(rf'^{name}:\s*(\d+)', status, re.M)[1])
 
 
 class Breakdown:

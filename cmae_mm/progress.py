@@ -1,27 +1,25 @@
-"""How far a command is, and how long it will take.
-
-A bar where a person watches, plain lines where none does.
-"""
+"""Progress of commands and training: a bar on a terminal, or plain lines."""
 import sys
 import time
+from logging import Handler, StreamHandler
 from types import TracebackType
-from typing import Optional, Type
+from typing import Any, Dict, Iterable, Optional, Type
 
-from tqdm import tqdm
-
-# Seconds between two plain lines.
-_BETWEEN = 30.
+# Seconds between two plain lines, and between two drawings of the bar.
+_PLAIN_INTERVAL, _BAR_INTERVAL = 30., 0.1
 
 
 class Progress:
     """Shows progress on standard error.
 
     Args:
-        total (int): Number of steps in all.
-        what (str): What is being done, for example 'features'.
-        unit (str): What a step is. Defaults to 'image'.
-        initial (int): Number of steps that were done before. Defaults to 0.
-        enabled (bool): Whether anything is shown. Defaults to True.
+        total (int): The number of steps.
+        what (str): Name of the work, for example 'features'.
+        unit (str): Name of a step. Defaults to 'image'.
+        initial (int): Number of steps that are already done. Defaults to 0.
+        enabled (bool): Whether to show anything. Defaults to True.
+        plain (bool): Whether to print lines where standard error is no
+            terminal. Defaults to True.
     """
 
     def __init__(self,
@@ -29,43 +27,62 @@ class Progress:
                  what: str,
                  unit: str = 'image',
                  initial: int = 0,
-                 enabled: bool = True) -> None:
+                 enabled: bool = True,
+                 plain: bool = True) -> None:
         self.total, self.what, self.unit = total, what, unit
         self.done = self._initial = initial
-        self._begun = self._said = time.monotonic()
-        self._plain = enabled and not sys.stderr.isatty()
-        self._bar: Optional[tqdm] = None
-        if enabled and not self._plain:
-            self._bar = tqdm(total=total, initial=initial, unit=unit,
-                             desc=what, file=sys.stderr)
+        self._begun = self._shown = time.monotonic()
+        self._streams: Dict[StreamHandler, Any] = {}
+        self._bar: Any = None
+        terminal = sys.stderr.isatty()
+        self._plain = enabled and plain and not terminal
+        if enabled and terminal:
+            self._bar = _make_bar()
+            self._bar.add_task(what, total=total, completed=initial)
+            self._bar.start()
+            self._bar.console.show_cursor()  # also if the process is killed
 
-    def update(self, count: int = 1, total: Optional[int] = None) -> None:
-        """Note that steps were made.
+    def show_logs_above(self, handlers: Iterable[Handler]) -> None:
+        """Print what handlers log to the terminal above the bar.
 
         Args:
-            count (int): Number of steps. Defaults to 1.
-            total (int, optional): Their number in all, if that is known now.
+            handlers (Iterable[Handler]): The handlers of a logger.
+        """
+        for handler in handlers if self._bar is not None else ():
+            if isinstance(handler, StreamHandler) and handler.stream.isatty():
+                # As long as the bar is shown, rich's proxy of the terminal.
+                self._streams[handler] = handler.setStream(sys.stderr)
+
+    def update(self, count: int = 1, total: Optional[int] = None) -> None:
+        """Count steps.
+
+        Args:
+            count (int): Number of new steps. Defaults to 1.
+            total (int, optional): The number of all steps, if it has changed.
         """
         self.done += count
         if total is not None:
             self.total = total
-        if self._bar is not None:
-            self._bar.total = self.total
-            self._bar.update(count)
         now = time.monotonic()
-        if self._plain and now - self._said >= _BETWEEN:
-            self._said = now
+        if self._bar is not None:
+            self._bar.update(0, completed=self.done, total=self.total)
+            # No thread draws: processes are forked while the bar is shown.
+            if now - self._shown >= _BAR_INTERVAL:
+                self._shown = now
+                self._bar.refresh()
+        if self._plain and now - self._shown >= _PLAIN_INTERVAL:
+            self._shown = now
             print(self.describe(now - self._begun), file=sys.stderr,
                   flush=True)
 
     def describe(self, seconds: float) -> str:
-        """Say how far it is.
+        """Describe the progress in one line.
 
         Args:
-            seconds (float): Time that it has taken.
+            seconds (float): Time since the beginning.
 
         Returns:
-            str: One line.
+            str: For example 'features: 2 of 5 images, 20 s left'.
         """
         line = f'{self.what}: {self.done:,} of {self.total:,} {self.unit}s'
         made = self.done - self._initial
@@ -74,14 +91,32 @@ class Progress:
         left = seconds / made * (self.total - self.done)
         return f'{line}, {describe_seconds(left)} left'
 
+    def close(self) -> None:
+        """Draw the bar a last time and release the terminal."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()
+            for handler, stream in self._streams.items():
+                handler.setStream(stream)
+
     def __enter__(self) -> 'Progress':
         return self
 
     def __exit__(self, kind: Optional[Type[BaseException]],
                  error: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.close()
+
+
+def _make_bar() -> Any:
+    """Make rich's bar, without a thread of its own."""
+    from rich import progress
+    from rich.console import Console
+    return progress.Progress(
+        *progress.Progress.get_default_columns(),
+        progress.MofNCompleteColumn(),
+        console=Console(file=sys.stderr, force_terminal=True),
+        auto_refresh=False, redirect_stdout=sys.stdout.isatty())
 
 
 def describe_seconds(seconds: float) -> str:

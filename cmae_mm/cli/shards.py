@@ -1,6 +1,5 @@
 """Putting a folder of images into webdataset shards, for many machines."""
 import argparse
-import sys
 from pathlib import Path
 
 from .arguments import add_data, add_out
@@ -27,18 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def shards(args: argparse.Namespace) -> Result:
     """Write the shards, with progress."""
-    from tqdm import tqdm
-
     from ..datasets.shard_writing import write_shards
     from ..datasets.source import IMG_EXTENSIONS, read_shard_index
-    with tqdm(desc='write, then verify', file=sys.stderr,
-              delay=0.5) as progress:
+    from ..progress import Progress
+    with Progress(0, 'write, then verify') as progress:
         for done, total in write_shards(
                 Path(args.data).expanduser(), Path(args.out).expanduser(),
                 IMG_EXTENSIONS, args.images_per_shard, args.short_side,
                 args.num_workers):
-            progress.total = total
-            progress.update(done - progress.n)
+            progress.update(done - progress.done, total)
     index = read_shard_index(Path(args.out).expanduser())
     count = len(index['shards'])
     print(f'{index["images"]} images in {count} shards, indexed in {args.out}')

@@ -6,9 +6,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from ..dependencies import cpu_count
+from ..progress import Progress
 from .decode import (
     ImageSettings,
     UndecodableImage,
@@ -167,8 +167,7 @@ def _look(source: ImageSource, chosen: np.ndarray,
         _Files(source, chosen, settings, kept), 8,
         num_workers=num_workers if len(chosen) > 64 else 0, collate_fn=list)
     facts: List[ImageFacts] = []
-    # disable=None: shown where a person watches
-    with tqdm(total=len(chosen), unit='image', disable=None) as progress:
+    with Progress(len(chosen), 'measure') as progress:
         for batch in loader:
             facts += batch
             progress.update(len(batch))

@@ -1,9 +1,11 @@
 """Progress on a terminal and without one, and what Ctrl-C says."""
 import io
 import itertools
+import logging
 import os
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +30,41 @@ def test_a_person_sees_a_bar(monkeypatch):
         shown.update(1, total=5)
     said = sys.stderr.getvalue()
     assert 'features' in said and '4/5' in said and '\r' in said
+
+
+def test_log_lines_are_above_the_bar(monkeypatch):
+    """And what is printed to a file stays there; no thread draws."""
+    terminal, file = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    monkeypatch.setattr(sys, 'stdout', file)
+    logger = logging.Logger('test')
+    handlers = [logging.StreamHandler(terminal), logging.StreamHandler(file)]
+    for handler in handlers:
+        logger.addHandler(handler)
+    threads = threading.active_count()
+    with progress.Progress(4, 'training', plain=False) as shown:
+        shown.show_logs_above(logger.handlers)
+        assert threading.active_count() == threads
+        logger.warning('the loss is 3')
+        print('printed')
+    logger.warning('the end')
+    assert file.getvalue() == 'the loss is 3\nprinted\nthe end\n'
+    before, after = terminal.getvalue().split('the loss is 3\n')
+    assert 'training' in before and 'training' in after
+    assert after.endswith('the end\n')
+    assert terminal.getvalue().rindex('\x1b[?25h') > (
+        terminal.getvalue().rindex('\x1b[?25l'))
+    assert sys.stderr is terminal and handlers[0].stream is terminal
+
+
+def test_training_without_a_terminal_prints_no_progress(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', io.StringIO())
+    monkeypatch.setattr(progress, 'time', SimpleNamespace(
+        monotonic=iter(range(0, 10**6, 100)).__next__))
+    with progress.Progress(4, 'training', plain=False) as shown:
+        for _ in range(3):
+            shown.update()
+    assert sys.stderr.getvalue() == ''
 
 
 def test_a_file_gets_plain_lines(monkeypatch):

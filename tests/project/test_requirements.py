@@ -179,7 +179,7 @@ def test_what_is_installed_and_fits_is_not_pinned(monkeypatch):
     real = metadata.version
 
     def version(name):
-        if name in ('scikit-image', 'tqdm'):
+        if name in ('scikit-image', 'rich'):
             raise metadata.PackageNotFoundError(name)
         return '2.3.1' if name == 'torch' else real(name)
 
@@ -188,4 +188,4 @@ def test_what_is_installed_and_fits_is_not_pinned(monkeypatch):
         missing_requirements.remaining_constraints(['onedl', 'quickstart']))
     text = '\n'.join(lines)
     assert 'torch==' not in text and 'torchvision==' not in text
-    assert 'tqdm==' in text and 'scikit-image==' in text
+    assert 'rich==' in text and 'scikit-image==' in text

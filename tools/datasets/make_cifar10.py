@@ -17,7 +17,7 @@ from typing import Optional
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CIFAR10
 from PIL import Image
-from tqdm import tqdm
+from rich.progress import track
 
 
 def write_images(dataset, out: Path, per_class: Optional[int] = None) -> int:
@@ -40,7 +40,8 @@ def write_images(dataset, out: Path, per_class: Optional[int] = None) -> int:
         (out / name).mkdir(parents=True, exist_ok=True)
     others = set(out.glob('*/*.png'))
     written: Counter = Counter()
-    for i in tqdm(range(len(dataset)), desc=str(out)):
+    for i in track(range(len(dataset)), str(out),
+                   disable=not sys.stderr.isatty()):
         record = dataset.get_data_info(i)
         name = classes[record['gt_label']]
         if written[name] == per_class:

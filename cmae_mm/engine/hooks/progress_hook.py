@@ -1,54 +1,46 @@
-"""A bar below the log, where a person watches."""
-import sys
-from typing import Any, Optional
+"""A progress bar of training, below the log."""
+from typing import Optional
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ...progress import Progress
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Show how far a training is, and the time left, on a terminal.
+    """Show the progress of a training and the time left on a terminal.
 
-    It needs no line in a config: ``ResumableRunner`` has it. Where standard
-    error is no terminal, the lines of the log are all there is.
+    ``ResumableRunner`` registers it by itself. Where standard error is no
+    terminal, only the log has these figures.
     """
 
     priority = 'LOW'
 
     def __init__(self) -> None:
-        self._bar: Optional[tqdm] = None
-        self._redirected: Any = None
+        self._progress: Optional[Progress] = None
 
     def before_train(self, runner) -> None:
-        """Begin, at what was trained before."""
-        if not is_main_process() or not sys.stderr.isatty():
-            return
-        # Log lines then come above the bar.
-        self._redirected = logging_redirect_tqdm([runner.logger])
-        self._redirected.__enter__()
-        self._bar = tqdm(total=runner.max_iters, initial=runner.iter,
-                         unit='step', desc='training', file=sys.stderr)
+        """Show the bar, beginning with the iterations done before."""
+        self._progress = Progress(
+            runner.max_iters, 'training', 'step', runner.iter,
+            enabled=is_main_process(), plain=False)
+        self._progress.show_logs_above(runner.logger.handlers)
 
     def after_train_iter(self,
                          runner,
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        """Note a step."""
-        if self._bar is not None:
-            self._bar.update(1)
+        """Count a step."""
+        self._progress.update()
 
     def after_train(self, runner) -> None:
-        """End."""
+        """Release the terminal."""
         self.close()
 
     def close(self) -> None:
-        """Take the bar away, whatever has ended the training."""
-        if self._bar is not None:
-            self._bar.close()
-            self._redirected.__exit__(None, None, None)
-            self._bar = None
+        """Release the terminal, however training has ended."""
+        if self._progress is not None:
+            self._progress.close()

@@ -3,12 +3,11 @@ import difflib
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Iterable, Optional, Sequence, Union
+from typing import Any, Iterable, Optional, Sequence
 
 from ..dependencies import MissingLibrary
+from ..files import PathLike, check_output
 from ..packaged import install_command
-
-PathLike = Union[str, 'os.PathLike[str]']
 
 # Models by the name that pretrain takes, and the packaged config of each.
 MODELS = {
@@ -105,23 +104,12 @@ def check_data(data: PathLike) -> Path:
         'or without class folders, a list of them, a store or shards')
 
 
-def check_out_folder(out: Optional[PathLike]) -> None:
-    """Check that a name can be that of a work folder.
-
-    Raises:
-        ArgumentError: If it is that of a file.
-    """
-    if out is not None and Path(out).expanduser().is_file():
-        raise ArgumentError(f'out must be a folder, but {str(out)!r} is a '
-                            'file')
-
-
 def check_out_file(out: Optional[PathLike]) -> None:
     """Check that a file can be written by its ending.
 
     Raises:
-        ArgumentError: If the ending is of no known format, or a
-            folder has that name.
+        ArgumentError: If the ending is of no known format.
+        OSError: If it cannot be written.
         ImportError: If the library of the format is missing.
     """
     if out is None:
@@ -131,9 +119,7 @@ def check_out_file(out: Optional[PathLike]) -> None:
         raise ArgumentError(
             f'features are written as {" or ".join(ENDINGS)}, but out is '
             f'{str(out)!r}')
-    if file.is_dir():
-        raise ArgumentError(f'out must be a file, but {str(out)!r} is a '
-                            'folder')
+    check_output(file)
     if file.suffix == '.parquet' and not importlib.util.find_spec('pyarrow'):
         raise ImportError(
             'parquet files are written by pyarrow, which is not installed: '
@@ -145,16 +131,15 @@ def check_onnx_file(out: PathLike) -> None:
     """Check that an ONNX file can be written.
 
     Raises:
-        ArgumentError: If the ending is another, or a folder has that name.
+        ArgumentError: If the ending is another.
+        OSError: If it cannot be written.
         MissingLibrary: If a library for it is not installed.
     """
     file = Path(out).expanduser()
     if file.suffix != '.onnx':
         raise ArgumentError(
             f'ONNX files are written as .onnx, but out is {str(out)!r}')
-    if file.is_dir():
-        raise ArgumentError(f'out must be a file, but {str(out)!r} is a '
-                            'folder')
+    check_output(file)
     for library in ('onnx', 'onnxscript', 'onnxruntime'):
         if not importlib.util.find_spec(library):
             raise MissingLibrary(
@@ -182,7 +167,8 @@ def check_pretraining(data: PathLike,
     # InfoNCE needs negatives, and BatchNorm something to normalise over.
     check_whole_number('batch_size', batch_size, 2)
     check_whole_number('num_workers', num_workers, 0)
-    check_out_folder(out)
+    if out is not None:
+        check_output(Path(out).expanduser(), is_folder=True)
     check_stats(stats)
     if init is not None:
         check_checkpoint(init)
@@ -230,6 +216,7 @@ def check_embedding(data: PathLike,
 
     Raises:
         ArgumentError: If one is none of what is allowed.
+        OSError: If ``out`` cannot be written.
         ImportError: If ``out`` is a parquet file and pyarrow is missing.
     """
     check_choice('encoder', encoder, ENCODERS)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.source import ImageSource, open_source
 from ..datasets.workers import ignore_interrupts
 from ..dependencies import cpu_count
+from ..files import output_lock
 from ..progress import Progress
 from .checks import PathLike, check_data, check_embedding
 from .encoder import load_encoder
@@ -121,36 +122,40 @@ def embed(data: PathLike,
         CheckpointError: If the checkpoint cannot be used.
         FeatureFileError: If ``out`` was begun or written with other
             arguments.
+        OutputInUse: If another process writes ``out``.
         ValueError: If there are no images, or none that can be read.
     """
     check_embedding(data, checkpoint, out, encoder, pool, batch_size,
                     num_workers, img_size, dtype, stats)
     source = open_source(check_data(data))
-    print(source.describe(), flush=True)
-    file = None
-    if out is not None:
-        file = FeatureFile(
-            Path(out).expanduser(),
-            _settings(source, Path(checkpoint).expanduser(), encoder,
-                      pool, img_size, num_heads, dtype, stats))
+
+    def load() -> PretrainedEncoder:
+        return load_encoder(
+            checkpoint, encoder, pool=pool, img_size=img_size,
+            num_heads=num_heads, stats=stats).to(get_device())
+
+    if out is None:
+        print(source.describe(), flush=True)
+        whole = next(_compute(load(), source, 0, batch_size, num_workers,
+                              dtype, in_parts=False))
+        if not whole.paths:
+            raise ValueError(describe_none(whole.skipped))
+        return Embeddings(whole.paths, whole.features, whole.features.shape,
+                          whole.skipped)
+    path = Path(out).expanduser()
+    with output_lock(path):
+        print(source.describe(), flush=True)
+        file = FeatureFile(path, _settings(
+            source, Path(checkpoint).expanduser(), encoder, pool, img_size,
+            num_heads, dtype, stats))
         if file.is_whole:
-            found, shape, skipped = read_whole(file.path)
-            return Embeddings(found, None, shape, skipped, file.path)
-    model = load_encoder(
-        checkpoint, encoder, pool=pool, img_size=img_size,
-        num_heads=num_heads, stats=stats).to(get_device())
-    parts = _compute(model, source, file.count_done() if file else 0,
-                     batch_size, num_workers, dtype, file is not None)
-    if file is not None:
-        for part in parts:
+            found, shape, skipped = read_whole(path)
+            return Embeddings(found, None, shape, skipped, path)
+        for part in _compute(load(), source, file.count_done(), batch_size,
+                             num_workers, dtype, in_parts=True):
             file.add(part)
         found, shape, skipped = file.finish()
-        return Embeddings(found, None, shape, skipped, file.path)
-    whole = next(parts)
-    if not whole.paths:
-        raise ValueError(describe_none(whole.skipped))
-    return Embeddings(whole.paths, whole.features, whole.features.shape,
-                      whole.skipped)
+        return Embeddings(found, None, shape, skipped, path)
 
 
 def _settings(source: ImageSource, checkpoint: Path, encoder: str,

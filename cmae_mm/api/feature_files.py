@@ -1,17 +1,20 @@
 """Files of features: written part by part, and joined when all are there."""
 import io
 import json
-import os
+import re
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ..files import write_file
+from ..datasets.names import decode_name, encode_name
+from ..files import atomic_path, remove_temporaries, write_file
 
 _PLAN = 'settings.json'
+_PART = re.compile(r'part_\d+_\d+\.npz')
 
 
 class FeatureFileError(ValueError):
@@ -58,8 +61,18 @@ class FeatureFile:
         if self.is_whole:
             self._compare(_read_settings(path), 'was written', path)
         elif self.parts():
-            plan = (self.folder / _PLAN).read_text('utf-8')
-            self._compare(json.loads(plan), 'was begun', self.folder)
+            self._compare(self._read_plan(), 'was begun', self.folder)
+
+    def _read_plan(self) -> Dict[str, Any]:
+        """Read the settings of the parts; without any they are of no use."""
+        try:
+            plan = json.loads((self.folder / _PLAN).read_text('utf-8'))
+            if isinstance(plan, dict):
+                return plan
+        except (FileNotFoundError, ValueError):
+            pass
+        self._remove(self.parts(), f'{self.folder / _PLAN} is damaged')
+        return self.settings
 
     def _compare(self, found: Optional[Dict[str, Any]], what: str,
                  obstacle: Path) -> None:
@@ -78,12 +91,31 @@ class FeatureFile:
 
     def parts(self) -> List[Path]:
         """List the parts that are there, in order."""
-        return sorted(self.folder.glob('part_*.npz'))
+        return sorted(path for path in self.folder.glob('part_*.npz')
+                      if _PART.fullmatch(path.name))
 
     def count_done(self) -> int:
-        """Count the images that the parts deal with, read or skipped."""
-        names = self.parts()
-        return int(names[-1].stem.split('_')[2]) if names else 0
+        """Count the images that the parts deal with, read or skipped.
+
+        A part that is damaged or does not begin where the one before it ends
+        is removed, and so are all after it: they are computed again.
+        """
+        done, parts = 0, self.parts()
+        remove_temporaries(self.folder)
+        for number, path in enumerate(parts):
+            part = _read_part(path, self.settings['dtype'])
+            if part is None or part.start != done:
+                why = 'is damaged' if part is None else 'has none before it'
+                self._remove(parts[number:], f'{path} {why}')
+                break
+            done = part.stop
+        return done
+
+    def _remove(self, parts: List[Path], reason: str) -> None:
+        print(f'{reason}: {len(parts)} part(s) of {self.path} are computed '
+              'again', flush=True)
+        for path in parts:
+            path.unlink()
 
     def add(self, part: Part) -> None:
         """Write a part, in full or not at all."""
@@ -102,14 +134,15 @@ class FeatureFile:
 
     def read_parts(self) -> Iterator[Part]:
         """Read the parts, one at a time."""
+        done = 0
         for path in self.parts():
-            _, start, stop = path.stem.split('_')
-            with np.load(path) as part:
-                yield Part(
-                    int(start), int(stop), part['paths'].tolist(),
-                    part['features'],
-                    dict(zip(part['skipped'].tolist(),
-                             part['reasons'].tolist())))
+            part = _read_part(path, self.settings['dtype'])
+            if part is None or part.start != done:
+                raise FeatureFileError(
+                    f'{path} was changed while {self.path} was written; the '
+                    'same command computes it again')
+            done = part.stop
+            yield part
 
     def finish(self) -> Tuple[List[str], Tuple[int, ...], Dict[str, str]]:
         """Join the parts to the file, and remove them.
@@ -132,19 +165,34 @@ class FeatureFile:
         if not paths:
             raise FeatureFileError(describe_none(skipped))
         shape = (len(paths), *shape)
-        partial = self.folder / f'whole{self.path.suffix}'
         write = _write_npz if self.path.suffix == '.npz' else _write_parquet
-        write(partial, self, paths, shape, skipped)
         if skipped:
-            lines = ''.join(f'{k}\t{v}\n' for k, v in skipped.items())
+            lines = ''.join(f'{encode_name(k)}\t{v}\n'
+                            for k, v in skipped.items())
             write_file(
-                self.path.with_name(f'{self.path.name}.skipped.txt'),
-                lines.encode('utf-8', 'surrogateescape'))
-        with open(partial, 'rb') as opened:
-            os.fsync(opened.fileno())
-        os.replace(partial, self.path)
+                self.path.with_name(f'{self.path.name}.skipped.txt'), lines)
+        with atomic_path(self.path) as target:
+            write(target, self, paths, shape, skipped)
         shutil.rmtree(self.folder)
         return paths, shape, skipped
+
+
+def _read_part(path: Path, dtype: str) -> Optional[Part]:
+    """Read a part; None if it is damaged."""
+    start, stop = map(int, path.stem.split('_')[1:])
+    try:
+        with np.load(path) as part:
+            paths, features, skipped, reasons = (
+                part[name] for name in (
+                    'paths', 'features', 'skipped', 'reasons'))
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError):
+        return None
+    if len(paths) + len(skipped) != stop - start or len(features) != len(
+            paths) or features.dtype != dtype:
+        return None
+    return Part(start, stop, paths.tolist(), features,
+                dict(zip(skipped.tolist(), reasons.tolist())))
 
 
 def describe_none(skipped: Dict[str, str]) -> str:
@@ -168,8 +216,8 @@ def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
         return paths, shape, skipped
     import pyarrow.parquet as parquet
     meta = json.loads(parquet.read_schema(path).metadata[b'cmae_mm'])
-    paths = parquet.read_table(path, columns=['path'])['path'].to_pylist()
-    return paths, tuple(meta['shape']), meta['skipped']
+    names = parquet.read_table(path, columns=['path'])['path'].to_pylist()
+    return list(map(decode_name, names)), tuple(meta['shape']), meta['skipped']
 
 
 def _read_settings(path: Path) -> Optional[Dict[str, Any]]:
@@ -211,6 +259,8 @@ def _write_parquet(target: Path, file: FeatureFile, paths: List[str],
                    shape: Tuple[int, ...], skipped: Dict[str, str]) -> None:
     """Write columns ``path`` and ``feature``, a row group a part.
 
+    Paths are encoded by ``encode_name``.
+
     Patch tokens are flattened, row by row; the file's metadata hold the shape.
     """
     import pyarrow
@@ -227,8 +277,9 @@ def _write_parquet(target: Path, file: FeatureFile, paths: List[str],
         for part in file.read_parts():
             if not part.paths:
                 continue
+            names = pyarrow.array(list(map(encode_name, part.paths)))
             flat = pyarrow.array(part.features.reshape(-1), type=kind)
             features = pyarrow.FixedSizeListArray.from_arrays(flat, width)
             writer.write_table(
-                pyarrow.table([pyarrow.array(part.paths), features],
+                pyarrow.table([names, features],
                               schema=schema))

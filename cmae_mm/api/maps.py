@@ -14,6 +14,7 @@ from ..visualization.image_map import (
     lay_out,
     nearest,
 )
+from ..visualization.sheet import save_picture
 from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike, check_choice, check_data
 from .embedding import Embeddings, embed
@@ -126,8 +127,7 @@ def map_images(data: PathLike,
         places, _thumbnails(model, check_data(data), paths, thumbnail,
                             channels), groups)
     path = Path(out).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    save_picture(path, picture)
     return ImageMap(path, paths, places, method)
 
 

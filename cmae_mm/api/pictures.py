@@ -7,6 +7,7 @@ from mmengine.device import get_device
 
 from ..checkpoints import read_checkpoint
 from ..checkpoints.encoder_facts import read_encoder_facts
+from ..files import check_output
 from ..visualization import (
     attention_maps,
     colour_features,
@@ -43,14 +44,13 @@ def check_picture(out: PathLike) -> None:
     """Check that a picture can be written under a name.
 
     Raises:
-        ArgumentError: If its ending is of no picture, or a folder has it.
+        ArgumentError: If its ending is of no picture.
+        OSError: If it cannot be written.
     """
     path = Path(out).expanduser()
     check_choice('the ending of out', path.suffix.lower(),
                  ('.png', '.jpg', '.jpeg', '.webp'))
-    if path.is_dir():
-        raise ArgumentError(f'out must be a file, but {str(out)!r} is a '
-                            'folder')
+    check_output(path)
 
 
 def check_shown(channels: Optional[Sequence[int]], count: int) -> None:

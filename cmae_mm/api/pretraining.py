@@ -18,10 +18,11 @@ from ..engine import ResumableRunner
 from ..engine.checkpoint_folder import list_checkpoints
 from ..engine.device import adapt_to_device
 from ..engine.log_backends import log_to as add_log_backends
+from ..engine.work_dir import count_processes, work_dir_lock
 from ..files import write_file
 from ..plain_config import PlainConfigError, parse_config
 from .checks import ArgumentError, PathLike, check_log_to
-from .recipe import ARGUMENTS, CONFIG_NAME, count_processes, plan_pretraining
+from .recipe import ARGUMENTS, CONFIG_NAME, plan_pretraining
 
 # What decides how a training goes on: not to be changed within one.
 _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
@@ -120,6 +121,7 @@ def pretrain(data: PathLike,
             too few images for the batch, or ``out`` holds a training with
             other settings.
         ConfigError: If an override cannot be meant so.
+        OutputInUse: If another process trains in ``out``.
         ImageStatsError: If ``stats`` cannot be used, or
         ImageStatsConflict: if an override contradicts it.
         ImportError: If a library to log to is missing.
@@ -134,11 +136,17 @@ def pretrain(data: PathLike,
         cfg_options=cfg_options, processes=count_processes(launcher))
     remember(cfg, [f'{key}=' for key in cfg_options or {}])
     cfg.resume, cfg.launcher = resume, launcher
+    with work_dir_lock(cfg.work_dir, launcher):
+        return _train(cfg, summary, log_to)
+
+
+def _train(cfg: Config, summary: str, log_to: Sequence[str]) -> Pretrained:
+    """Train in a work folder that no other process writes to."""
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME
-    if resume:
+    if cfg.resume:
         _check_same_training(cfg, config)
-    if not (resume and list_checkpoints(str(folder))):
+    if not (cfg.resume and list_checkpoints(str(folder))):
         _check_start(cfg)
     text = f'{_as_comment(summary)}\n{cfg.pretty_text}'
     adapt_to_device(cfg)

@@ -159,13 +159,6 @@ def _choose_base(model: str, stats: Optional[PathLike]) -> str:
     return MODELS[model] if is_plain(settings) else MINI_CANVAS
 
 
-def count_processes(launcher: str) -> int:
-    """Give how many processes a launcher has started, by its variables."""
-    names = dict(
-        pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
-    return int(os.environ.get(names.get(launcher, ''), 1))
-
-
 def _count_images(cfg: Config, root: Path, model: str) -> int:
     dataset = cfg.train_dataloader.dataset
     reads_stores = dataset.pipeline[0].type == 'LoadCanvas'

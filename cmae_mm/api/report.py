@@ -14,6 +14,7 @@ from typing import (
 
 from ..config import ConfigError, load_config, walk
 from ..evaluation.health_rules import find_warnings
+from ..files import write_file
 from ..packaged import find_packaged_config
 from ..plain_config import PlainConfigError, parse_config
 from ..version import __version__
@@ -94,8 +95,7 @@ def report(folders: Sequence[PathLike],
     ]
     page = render_page(title, intro, runs, [s for s in sections if s[2]])
     file = Path(out).expanduser()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, 'utf-8')
+    write_file(file, page)
     return Report(file, [run.name for run in runs], warnings)
 
 

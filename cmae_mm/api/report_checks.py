@@ -3,6 +3,7 @@ import importlib.util
 from pathlib import Path
 from typing import Sequence
 
+from ..files import check_output
 from ..packaged import install_command
 from .checks import ArgumentError, PathLike
 
@@ -12,6 +13,7 @@ def check_report(folders: Sequence[PathLike], out: PathLike) -> None:
 
     Raises:
         ArgumentError: If a folder is none, or the report has another ending.
+        OSError: If the report cannot be written.
         ImportError: If plotly is missing.
     """
     for folder in folders:
@@ -25,6 +27,7 @@ def check_report(folders: Sequence[PathLike], out: PathLike) -> None:
     if Path(out).suffix.lower() not in ('.html', '.htm'):
         raise ArgumentError(
             f'a report is written as .html, but out is {str(out)!r}')
+    check_output(Path(out).expanduser())
     if not importlib.util.find_spec('plotly'):
         raise ImportError(
             'the curves of a report are drawn by plotly, which is not '

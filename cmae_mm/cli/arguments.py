@@ -2,9 +2,10 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Tuple
 
-from ..config import check_pairs
+from ..config import ConfigError, check_pairs
+from ..files import check_output
 from ..packaged import find_config
 from .parser import at_least
 
@@ -59,7 +60,8 @@ def check_inputs(args: argparse.Namespace) -> None:
     Raises:
         FileNotFoundError: If one is not there.
         NotADirectoryError: If DATA is a file.
-        ConfigError: If an override is none.
+        ConfigError: If an override is none, or an output is an input.
+        OSError: If nothing can be written to the work folder.
     """
     given = vars(args)
     if 'config' in given:
@@ -67,12 +69,38 @@ def check_inputs(args: argparse.Namespace) -> None:
     check_pairs(given.get('cfg_options') or [])
     if given.get('data') is not None:
         check_folder(args.data)
+    if given.get('work_dir') is not None:
+        check_output(args.work_dir, is_folder=True)
+    _check_outputs(given)
     checkpoint = given.get('checkpoint')
     if checkpoint is None or '://' in checkpoint or (
             checkpoint == RANDOM and given.get('takes_random')):
         return
     if not Path(checkpoint).expanduser().exists():
         raise FileNotFoundError(f'there is no checkpoint {checkpoint}')
+
+
+def _check_outputs(given: Dict[str, Any]) -> None:
+    """Check that no output is a file that the command reads.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    outputs = {name: given[name] for name in ('out', 'dump')
+               if isinstance(given.get(name), str)}
+    inputs = [value for name, values in given.items() if name not in outputs
+              for value in (values if isinstance(values, list) else [values])
+              if isinstance(value, str)]
+    for output in outputs.values():
+        for name in inputs:
+            try:
+                same = os.path.samefile(output, os.path.expanduser(name))
+            except (OSError, ValueError):  # one of them is no file
+                continue
+            if same:
+                raise ConfigError(
+                    f'{output} is read by this command, and would be '
+                    'overwritten; name another output')
 
 
 def _check_is_config(name: str) -> None:

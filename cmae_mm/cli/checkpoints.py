@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict
 
 from ..config import ConfigError, load_config, remember
+from ..files import check_output
 from .arguments import (
     add_cfg_options,
     add_checkpoint,
@@ -70,15 +71,11 @@ def check(args: argparse.Namespace) -> None:
     """Find contradictions.
 
     Raises:
-        ConfigError: If the checkpoint would be overwritten, or an option is
-            of no use.
+        ConfigError: If an option is of no use.
+        OSError: If the output cannot be written.
         ArgumentError: If an ONNX file would have another ending.
         MissingLibrary: If a library for it is not installed.
     """
-    if os.path.realpath(args.checkpoint) == os.path.realpath(args.out):
-        raise ConfigError(
-            f'{args.out} is the checkpoint that is read, and would be '
-            'overwritten; write to another file')
     if getattr(args, 'to', None) == WHOLE and (
             args.img_size is not None or args.encoder != 'online'):
         raise ConfigError('--to cmae exports the whole state, with both '
@@ -87,6 +84,9 @@ def check(args: argparse.Namespace) -> None:
     if getattr(args, 'to', None) == ONNX:
         from ..api.checks import check_onnx_file
         check_onnx_file(args.out)
+    else:
+        to_folder = str(getattr(args, 'to', None)).startswith('hf_')
+        check_output(args.out, is_folder=to_folder)
 
 
 def build_model(args: argparse.Namespace) -> 'nn.Module':

@@ -103,6 +103,7 @@ def note_evaluation(folder: str, kind: str, result: Result) -> None:
 
     from mmengine.dist import is_main_process
 
+    from ..files import append_line
     from ..visualization.runs import EVALUATIONS
     if not is_main_process():
         return
@@ -110,10 +111,7 @@ def note_evaluation(folder: str, kind: str, result: Result) -> None:
     if checkpoint != RANDOM and '://' not in checkpoint:
         checkpoint = os.path.abspath(checkpoint)
     line = json.dumps(dict(result, kind=kind, checkpoint=checkpoint))
-    path = Path(folder) / EVALUATIONS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a', encoding='utf-8') as file:
-        file.write(line + '\n')
+    append_line(Path(folder) / EVALUATIONS, line)
 
 
 def add_knn(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+from ..files import check_output
 from .arguments import add_data, check_folder
 from .command import Command, Result
 from .parser import at_least
@@ -29,10 +30,15 @@ def check(args: argparse.Namespace) -> None:
         ValueError: If a share is none.
     """
     check_folder(str(Path(args.data) / 'train'))
+    check_output(_out(args), is_folder=True)
     for percent in args.percent:
         if not 0 < percent <= 100:
             raise ValueError('--percent must be above 0 and at most 100, but '
                              f'got {percent:g}')
+
+
+def _out(args: argparse.Namespace) -> Path:
+    return Path(args.out or Path(args.data) / 'splits')
 
 
 def splits(args: argparse.Namespace) -> Result:
@@ -46,7 +52,7 @@ def splits(args: argparse.Namespace) -> Result:
         dict(
             type='LabelledDataset', data_root=args.data, data_prefix='train',
             pipeline=[]))
-    folder = Path(args.out or Path(args.data) / 'splits')
+    folder = _out(args)
     files = {}
     for percent in args.percent:
         path = str(folder / f'{percent:g}pct_seed{args.seed}.txt')

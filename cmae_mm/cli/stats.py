@@ -1,8 +1,8 @@
 """What the images of a folder are."""
 import argparse
-import os
 from typing import Any, Dict, List, Union
 
+from ..files import check_output
 from .arguments import add_data
 from .command import Command, Result
 from .parser import at_least
@@ -90,9 +90,8 @@ def settings_of(args: argparse.Namespace) -> Dict[str, Any]:
 
 def check(args: argparse.Namespace) -> None:
     """Check the arguments before anything is loaded."""
-    if args.out and os.path.isdir(args.out):
-        raise ValueError(
-            f'--out: {args.out} is a folder, where a file is to be named')
+    if args.out:
+        check_output(args.out)
     for name, word in (('value_range', 'per_image'), ('window', 'file')):
         given = getattr(args, name)
         numbers = given and len(given) == 2 and word not in given

@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from ..api.study_plan import CHECKPOINT, Step, Study, StudyRun, read_study
 from ..config import ConfigError
 from ..dependencies import cpu_count
+from ..files import check_output, output_lock, write_file
 from .command import Command, Result, perform
 from .parser import at_least
 
@@ -49,6 +50,7 @@ def check(args: argparse.Namespace) -> None:
         FileNotFoundError: If a file is missing.
     """
     study = read_study(args.study, _out(args))
+    check_output(_out(args), is_folder=True)
     unknown = [name for name in args.only if name not in study.names]
     if unknown:
         raise ConfigError(f'--only: there is no run {unknown[0]!r} in '
@@ -79,8 +81,9 @@ def study(args: argparse.Namespace) -> Optional[Result]:
                       if run.name == name and run.seed == int(seed)))
         return None
     chosen = [r for r in plan.runs if not args.only or r.name in args.only]
-    failed = start_all(args, plan, chosen)
-    results = write_results(plan, out)
+    with output_lock(out, is_folder=True):
+        failed = start_all(args, plan, chosen)
+        results = write_results(plan, out)
     print(results.table)
     print(f'also in {out}: results.csv, results.md, scores.png, curves.png')
     for run in failed:
@@ -193,9 +196,7 @@ def make_run(run: StudyRun) -> None:
             sys.exit(1)
         done = dict(command=step.command, result=result,
                     seconds=time.time() - begun)
-        part = step.done.with_suffix('.part')
-        part.write_text(json.dumps(done, default=str) + '\n', 'utf-8')
-        os.replace(part, step.done)
+        write_file(step.done, json.dumps(done, default=str) + '\n')
 
 
 def _filled_in(command: Sequence[str], run: StudyRun) -> Iterator[str]:

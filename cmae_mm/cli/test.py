@@ -1,7 +1,10 @@
 """Testing a checkpoint with the evaluators of its config."""
 import argparse
+from contextlib import contextmanager, nullcontext
+from typing import Any, Iterator, Optional
 
 from ..config import ConfigError, load_config, remember
+from ..files import atomic_path, check_output, write_file
 from .arguments import (
     add_cfg_options,
     add_checkpoint,
@@ -36,15 +39,18 @@ def check(args: argparse.Namespace) -> None:
     """
     for option, name, suffix in (('--out', args.out, '.json'),
                                  ('--dump', args.dump, '.pkl')):
-        if name is not None and not name.endswith(suffix):
+        if name is None:
+            continue
+        if not name.endswith(suffix):
             raise ConfigError(f'{option} must name a {suffix} file, but got '
                               f'{name!r}')
+        check_output(name)
 
 
 def test(args: argparse.Namespace) -> Result:
     """Build the runner and test; give the metrics."""
     import mmengine
-    from mmengine.evaluator import DumpResults
+    from mmengine.dist import is_main_process
 
     from ..engine import ResumableRunner
     from ..engine.device import adapt_to_device
@@ -60,13 +66,26 @@ def test(args: argparse.Namespace) -> Result:
     remember(cfg, args.cfg_options)
     adapt_to_device(cfg)
     runner = ResumableRunner.from_cfg(cfg)
-    if args.dump:
-        runner.test_evaluator.metrics.append(
-            DumpResults(out_file_path=args.dump))
-    metrics = runner.test()
-    if args.out:
-        mmengine.dump(metrics, args.out)
+    with _dumping(runner, args.dump):
+        metrics = runner.test()
+    if args.out and is_main_process():
+        write_file(args.out, mmengine.dump(metrics, file_format='json'))
     return metrics
+
+
+@contextmanager
+def _dumping(runner: Any, path: Optional[str]) -> Iterator[None]:
+    """Let a runner write its predictions while it tests."""
+    from mmengine.dist import is_main_process
+    from mmengine.evaluator import DumpResults
+    if path is None:
+        yield
+        return
+    with atomic_path(path) if is_main_process() else nullcontext(
+            path) as file:
+        runner.test_evaluator.metrics.append(
+            DumpResults(out_file_path=str(file)))
+        yield
 
 
 COMMANDS = [

@@ -85,17 +85,19 @@ def train(args: argparse.Namespace) -> Result:
     from ..engine import ResumableRunner
     from ..engine.device import adapt_to_device
     from ..engine.log_backends import log_to
+    from ..engine.work_dir import work_dir_lock
     note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)
     apply_arguments(cfg, args)
     log_to(cfg, args.log_to)
     remember(cfg, args.cfg_options)
     adapt_to_device(cfg)
-    if 'runner_type' in cfg:
-        runner = RUNNERS.build(cfg)
-    else:
-        runner = ResumableRunner.from_cfg(cfg)
-    runner.train()
+    with work_dir_lock(cfg.work_dir, cfg.launcher):
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = ResumableRunner.from_cfg(cfg)
+        runner.train()
     return dict(work_dir=runner.work_dir, epochs=runner.epoch,
                 iterations=runner.iter)
 

@@ -5,6 +5,7 @@ from typing import List, Sequence
 
 from mmengine.dataset import BaseDataset
 
+from ..files import write_file
 from .data import EvaluationDataError
 from .low_shot import draw_share
 
@@ -32,9 +33,7 @@ def write_split(dataset: BaseDataset, percent: float, seed: int,
         f'{os.path.relpath(infos[i]["img_path"], dataset.img_prefix)} '
         f'{infos[i]["gt_label"]}\n' for i in drawn
     ]
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(''.join(lines))
+    write_file(path, ''.join(lines))
     return len(lines)
 
 

@@ -3,6 +3,8 @@ import json
 from pathlib import Path
 from typing import Dict, List
 
+from ..files import atomic_path
+
 KEYS = ('loss', 'loss_rc', 'loss_ct', 'rho_pos', 'rho_neg')
 
 
@@ -50,4 +52,5 @@ def save_loss_curve(path: str, scalars: List[Dict[str, float]]) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=110)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

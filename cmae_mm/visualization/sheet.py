@@ -7,6 +7,8 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files import PathLike, atomic_path
+
 _GAP, _MARGIN = 4, 6
 
 
@@ -175,8 +177,21 @@ def save_sheet(path: str,
         per_row (int): Number of images side by side. Defaults to 1.
         labels (Sequence[str], optional): See :func:`draw_sheet`.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(columns, scale, per_row, labels).save(path)
+    save_picture(path, draw_sheet(columns, scale, per_row, labels))
+
+
+def save_picture(path: PathLike, picture: Image.Image) -> None:
+    """Save a picture in the format of the file's ending, whole or not at all.
+
+    Args:
+        path (str | PathLike): The file; its folder is made if missing.
+        picture (Image): The picture.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
 
 
 def fitting_scale(side: int, wanted: int = 160) -> int:

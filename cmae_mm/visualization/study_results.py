@@ -1,10 +1,12 @@
 """The results of a study: a table, a CSV file and plots."""
 import csv
+import io
 import math
 import statistics
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+from ..files import atomic_path, write_file
 from ..progress import describe_seconds
 from .runs import PLACES, Run, read_run, series
 
@@ -38,20 +40,20 @@ def write_results(study: Any, out: Path) -> Results:
     Returns:
         Results: The summary and the table.
     """
-    out.mkdir(parents=True, exist_ok=True)
     rows = [(run, measured(run)) for run in study.runs]
     columns = list(dict.fromkeys(
         name for _, values in rows for name in values))
-    with open(out / 'results.csv', 'w', encoding='utf-8') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['run', 'seed', *columns])
-        writer.writerows([run.name, run.seed, *(values.get(c, '')
-                                                for c in columns)]
-                         for run, values in rows if values)
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator='\n')
+    writer.writerow(['run', 'seed', *columns])
+    writer.writerows([run.name, run.seed, *(values.get(c, '')
+                                            for c in columns)]
+                     for run, values in rows if values)
+    write_file(out / 'results.csv', lines.getvalue())
     summary = {name: _summarise([v for run, v in rows if run.name == name],
                                 columns) for name in study.names}
     table = _table(summary, columns)
-    (out / 'results.md').write_text(f'# {study.title}\n\n{table}\n', 'utf-8')
+    write_file(out / 'results.md', f'# {study.title}\n\n{table}\n')
     scores = [c for c in columns if c != SECONDS and 'loss' not in c]
     if scores:
         _draw_scores(summary, scores, out / 'scores.png')
@@ -174,7 +176,8 @@ def _draw_scores(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    figure.savefig(path, dpi=90)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=90)
 
 
 def _draw_curves(study: Any, path: Path) -> None:
@@ -207,4 +210,5 @@ def _draw_curves(study: Any, path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize='small')
-    figure.savefig(path, dpi=90)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=90)

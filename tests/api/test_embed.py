@@ -1,4 +1,5 @@
 """Features of folders of images."""
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cmae_mm.api.feature_files import FeatureFile, FeatureFileError
 from cmae_mm.datasets.image_store import write_store
 from cmae_mm.engine import build_frozen_model
 from cmae_mm.evaluation import FrozenFeatures
+from cmae_mm.files import OutputInUse, output_lock
 
 
 @pytest.fixture(scope='module')
@@ -134,11 +136,56 @@ def test_a_whole_file_is_kept_and_never_replaced_by_another(
         cmae_mm.embed(photos, pretrained.checkpoint, tmp_path / 'other.npz')
 
 
-def test_a_part_that_was_not_written_whole_is_not_counted(tmp_path):
-    file = FeatureFile(tmp_path / 'f.npz', dict(dtype='float32'))
-    file.folder.mkdir()
-    (file.folder / '.saving-part_0000000000_0000000004.npz-1.tmp').touch()
-    assert file.count_done() == 0
+def damage(path: Path, how: str) -> None:
+    """Do to a part what disks and people do."""
+    content = bytearray(path.read_bytes())
+    if how == 'removed':
+        path.unlink()
+    elif how == 'flipped':
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif how == 'moved':
+        path.rename(path.with_name('part_0000000003_0000000007.npz'))
+    else:
+        path.write_bytes(content[:dict(emptied=0, cut=-30)[how]])
+
+
+@pytest.mark.parametrize('how', [
+    'removed', 'flipped', 'moved', 'emptied', 'cut', 'plan'])
+def test_parts_that_are_damaged_or_missing_are_computed_again(
+        pretrained, folder, tmp_path, monkeypatch, how, capsys):
+    monkeypatch.setattr(embedding, '_PART_SECONDS', 0.)
+    options = dict(batch_size=2, num_workers=0)
+    out = tmp_path / 'f.npz'
+    with monkeypatch.context() as broken:
+        broken.setattr(FeatureFile, 'finish', None)
+        with pytest.raises(TypeError):
+            cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
+    parts = sorted((tmp_path / 'f.npz.parts').glob('part_*'))
+    assert len(parts) == 5
+    if how == 'plan':
+        (tmp_path / 'f.npz.parts/settings.json').unlink()
+    else:
+        damage(parts[2], how)
+    found = cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
+    once = cmae_mm.embed(folder, pretrained.checkpoint, **options)
+    assert found.paths == once.paths and found.skipped == once.skipped
+    with np.load(out) as file:
+        assert np.array_equal(file['features'], once.features)
+    said = capsys.readouterr().out
+    counted = dict(plan=5, removed=2).get(how, 3)
+    assert f'{counted} part(s) of {out} are computed again' in said
+    assert sorted(p.name for p in tmp_path.glob('.*')) == []
+
+
+def test_two_processes_do_not_write_to_one_file(
+        pretrained, photos, tmp_path, monkeypatch):
+    with output_lock(tmp_path / 'f.npz'), pytest.raises(
+            OutputInUse, match=f'f.npz is being written by process '
+            f'{os.getpid()} on '):
+        cmae_mm.embed(photos, pretrained.checkpoint, tmp_path / 'f.npz',
+                      num_workers=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_store_gives_the_features_of_its_images(
@@ -206,5 +253,5 @@ def test_a_mistake_is_refused_before_anything_is_loaded(
     (tmp_path / 'x.npz').mkdir()
     given, said = MISTAKES[name]
     call = dict(dict(data=photos, checkpoint=pretrained.checkpoint), **given)
-    with pytest.raises(ArgumentError, match=said):
+    with pytest.raises((ArgumentError, OSError), match=said):
         cmae_mm.embed(**call)

@@ -11,9 +11,10 @@ from tiny_training import on_ranks
 
 import cmae_mm
 from cmae_mm.api.checks import MODELS, ArgumentError
-from cmae_mm.api.recipe import count_processes, plan_pretraining
+from cmae_mm.api.recipe import plan_pretraining
 from cmae_mm.cli.main import build_parser
 from cmae_mm.config import ConfigError
+from cmae_mm.engine.work_dir import count_processes
 
 
 def weights(path) -> dict:

@@ -54,7 +54,7 @@ def apply_image_stats(cfg: 'Config', options: Sequence[str] = ()) -> None:
         return
     from mmengine.logging import print_log
 
-    from .datasets.image_stats import read_image_stats
+    from .datasets.stats import read_image_stats
     stats = read_image_stats(name)
     filler = _Filler(cfg, str(name), stats, options)
     left_out = filler.fill()

@@ -10,7 +10,7 @@ from ..checkpoints.encoder import find_encoder
 from ..checkpoints.encoder_facts import read_encoder_facts
 from ..checkpoints.families import is_hybrid
 from ..checkpoints.files import StateDict
-from ..datasets.image_stats import read_image_stats
+from ..datasets.stats import read_image_stats
 from ..image_config import is_plain, settings_of, value_range_of
 from ..models import ConvViT, TransferConvViT, TransferViT
 from .checks import (

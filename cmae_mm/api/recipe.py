@@ -10,8 +10,8 @@ from mmpretrain.registry import DATASETS
 
 from ..checkpoints.encoder import is_pretrained
 from ..config import apply_options, load_config
-from ..datasets.image_stats import read_image_stats
 from ..datasets.source import kind_of
+from ..datasets.stats import read_image_stats
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
 from ..image_config import is_plain, settings_of

@@ -1,5 +1,6 @@
-"""What the images of a folder are."""
+"""Measure images, and find the settings that they need."""
 import argparse
+import os
 from typing import Any, Dict, List, Union
 
 from ..files import check_output
@@ -13,8 +14,8 @@ _PER_CHANNEL = ('mean', 'std', 'min', 'low', 'high', 'max')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_data(parser, 'folder of images, with class folders or none (of '
-             'DATA/train where there is one), or a store')
+    add_data(parser, 'folder of images, list of images, store or shards '
+             '(their part train where there is one)')
     parser.add_argument(
         '--out', metavar='FILE',
         help='JSON file to write, for `cmae pretrain --stats` and for '
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='processes that read images (default: one for each processor '
         'core, at most 8)')
     group = parser.add_argument_group(
-        'what an image shall be (kept in the file, and taken by training)')
+        'how images are decoded (kept in the file, and used by training)')
     group.add_argument(
         '--channels', type=at_least(1), metavar='C',
         help='number of channels (default: what most images have; 3 where '
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "per_image, each image's own (default: values as they are)")
     group.add_argument(
         '--fill', type=_number_or('mean'), metavar='VALUE',
-        help='what stands for missing pixels (NaN, nodata): a number, or mean')
+        help='value of missing pixels (NaN, nodata): a number, or mean')
     group.add_argument(
         '--window', nargs='+', type=_number_or('file'), metavar='VALUE',
         help="CENTRE WIDTH of a window on DICOM values, or file, each file's "
@@ -78,7 +79,7 @@ def _number_or(word: str) -> Any:
 
 
 def settings_of(args: argparse.Namespace) -> Dict[str, Any]:
-    """Give what was said of the images as arguments of the function."""
+    """Return the options on decoding as arguments of the function."""
     settings = {name: getattr(args, name) for name in (
         'channels', 'dtype', 'bands', 'fill', 'pages')}
     for name in ('value_range', 'window'):
@@ -91,7 +92,7 @@ def settings_of(args: argparse.Namespace) -> Dict[str, Any]:
 def check(args: argparse.Namespace) -> None:
     """Check the arguments before anything is loaded."""
     if args.out:
-        check_output(args.out)
+        check_output(os.path.expanduser(args.out))
     for name, word in (('value_range', 'per_image'), ('window', 'file')):
         given = getattr(args, name)
         numbers = given and len(given) == 2 and word not in given
@@ -103,8 +104,7 @@ def check(args: argparse.Namespace) -> None:
 
 def stats(args: argparse.Namespace) -> Result:
     """Measure, print, and write the file."""
-    from ..datasets.image_stats import write_image_stats
-    from ..datasets.measuring import measure_images
+    from ..datasets.stats import measure_images, write_image_stats
     found = measure_images(
         args.data, sample=args.sample, side=args.side,
         num_workers=args.num_workers, **settings_of(args))
@@ -118,13 +118,14 @@ def stats(args: argparse.Namespace) -> Result:
 
 
 def describe(found: Dict[str, Any]) -> List[str]:
-    """Say in a few lines what was found."""
+    """Describe the result in a few lines."""
+    from ..datasets.names import encode_name
     sizes = found['sizes']
     height, width = sizes['height'], sizes['width']
     settings = ', '.join(f'{k}={v!r}' for k, v in found['settings'].items())
     lines = [
-        f'images     {found["images"]:,} in {found["data"]}, '
-        f'{found["sampled"]:,} of them looked at',
+        f'images     {found["source"]}',
+        f'decoded    {found["sampled"]:,} of them',
         'types      ' + ', '.join(
             f'{count:,} of {kind}' for kind, count in found['types'].items()),
         f'sizes      {height[0]} to {height[2]} pixels high, {width[0]} to '
@@ -143,12 +144,13 @@ def describe(found: Dict[str, Any]) -> List[str]:
         if count:
             first = found[name][0]
             why = first['reason'] if name == 'unfit' else (
-                f'{first["path"]} ({first["reason"]})')
+                f'{encode_name(first["path"])} ({first["reason"]})')
             lines.append(f'{name:<11}{count:,}, the first one: {why}')
     pairs = found['near_duplicates']
     if pairs:
+        one, other = map(encode_name, pairs[0])
         lines.append(f'repeated   {len(pairs):,} look like another one, the '
-                     f'first one: {pairs[0][1]} like {pairs[0][0]}')
+                     f'first one: {other} like {one}')
     lines += [f'note       {note}' for note in found['notes']]
     return [*lines, f'settings   {settings}']
 
@@ -156,11 +158,10 @@ def describe(found: Dict[str, Any]) -> List[str]:
 COMMANDS = [
     Command(
         name='stats',
-        help='say what the images of a folder are, and which settings they '
-        'need',
+        help='measure images, and find the settings that they need',
         description='Sizes, types, channels, mean and deviation, broken files '
-        'and repeated images of a sample. The file it writes is what a config '
-        'needs for images of other depth or channels than colours of 8 bits.',
+        'and repeated images of a sample. Configs need the file that it '
+        'writes for images that are not 8-bit colour.',
         example='cmae stats photos --out stats.json\n'
         'cmae stats scans --window 40 400 --dtype uint8 --out stats.json\n'
         'cmae stats tiles --bands 3 2 1 7 --fill mean --out stats.json',

@@ -4,7 +4,7 @@ A source is a folder, a list file, an LMDB store that ``cmae store`` wrote, or
 shards of ``cmae shards``. Every command asks :func:`open_source`.
 
 - A store is a folder with LMDB's ``data.mdb``, whose keys number the images,
-  and ``images.txt``.
+  and ``images.txt``; ``store.json`` says what is in it.
 - Shards are ``.tar`` files as the webdataset library writes and reads them,
   with ``shards.json``, which lists them, ``images.txt``, and ``places.npy``,
   where in which shard each image is. The library gives a stream, in which no
@@ -12,7 +12,8 @@ shards of ``cmae shards``. Every command asks :func:`open_source`.
   shuffling, seeds and resuming are those of a folder of files.
 
 ``images.txt`` has the images' names in their order, each encoded by
-:func:`~cmae_mm.datasets.names.encode_name`.
+:func:`~cmae_mm.datasets.names.encode_name`. Labels of a list are in
+``labels.npy``, and the names of their classes in the JSON file.
 """
 import hashlib
 import json
@@ -54,6 +55,8 @@ __all__ = [
 NAMES_FILE = 'images.txt'
 STORE_FILE = 'data.mdb'
 INDEX_FILE, PLACES_FILE = 'shards.json', 'places.npy'
+# What else a store has, unless it is of an early version; labels of a list.
+STORE_INDEX_FILE, LABELS_FILE = 'store.json', 'labels.npy'
 PLACE = np.dtype([('offset', '<u8'), ('shard', '<u4'), ('size', '<u4')])
 INDEX_VERSION = 1
 # Shards that a process keeps open; each rank and worker has its own.
@@ -151,8 +154,8 @@ def has_split(data: PathLike, split: str) -> bool:
             return bool(open_source(path, split=split, check=False).split)
         except SourceError:
             return False
-    start, stop = _range_of(_read_names(path), split)
-    return start < stop
+    return len(_find_split(_read_names(path), split, _read_index(kind, path))
+               ) > 0
 
 
 class ImageSource(Sequence):
@@ -398,25 +401,30 @@ def _open_packed(kind: str, folder: str, split: Optional[str],
                  labels: bool) -> ImageSource:
     """Open a store or shards."""
     names: Sequence = _read_names(folder)
+    index = _read_index(kind, folder)
     if kind == 'store':
         packed = dict(backend='lmdb', db_path=folder)
         _check_store(folder, packed, len(names))
     else:
         packed = dict(backend='ShardBackend', root=folder)
-        if read_shard_index(folder)['images'] != len(names):
+        if index['images'] != len(names):
             raise SourceError(f'{folder}: {NAMES_FILE} and {INDEX_FILE} do '
                               'not belong together')
-    start, stop = _range_of(names, split) if split else (0, 0)
-    found = split if split and start < stop else ''
-    places, root = None, folder
-    if found:
-        root = os.path.join(folder, found)
-        places = np.arange(start, stop)
+    places: Optional[np.ndarray] = None
+    root, found = folder, ''
+    chosen = _find_split(names, split, index) if split else (
+        np.zeros(0, np.int64))
+    if split and len(chosen):
+        places, root, found = chosen, os.path.join(folder, split), split
         names = FileNames.of(
-            [names[i][len(found) + 1:]] for i in range(start, stop))
+            [names[i][len(split) + 1:]] for i in chosen.tolist())
     numbers, classes = None, None
     left_out = LeftOut()
-    if labels:
+    own = os.path.join(folder, LABELS_FILE)
+    if labels and os.path.isfile(own):
+        numbers, classes = _load_array(own, '<i8'), index.get('classes')
+        numbers = numbers if places is None else numbers[places]
+    elif labels:
         counted: List[Tuple[str, int]] = []
         kept = np.array(['/' in name and not is_hidden(name.split('/')[0])
                          for name in names], bool)
@@ -432,32 +440,75 @@ def _open_packed(kind: str, folder: str, split: Optional[str],
 
 def _read_names(folder: str) -> FileNames:
     path = os.path.join(folder, NAMES_FILE)
+    if not os.path.isfile(path):
+        raise SourceError(f'{path} is missing: the index is damaged')
     empty = not os.path.getsize(path)
     return FileNames.of_lines(
         np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, 'r'))
 
 
-def _range_of(names: 'Sequence[str]', split: str) -> Tuple[int, int]:
-    """Find the images below a folder among sorted names."""
-    return bisect_left(names, f'{split}/'), bisect_left(
-        names, split + chr(ord('/') + 1))
+def _find_split(names: 'Sequence[str]', split: str,
+                index: Dict[str, Any]) -> np.ndarray:
+    """Find the images below a folder; their numbers."""
+    if not index.get('sorted', True):
+        return np.array([i for i, name in enumerate(names)
+                         if name.startswith(f'{split}/')], np.int64)
+    return np.arange(bisect_left(names, f'{split}/'), bisect_left(
+        names, split + chr(ord('/') + 1)))
+
+
+def _load_array(path: Any, dtype: Any) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode='r', allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SourceError(f'{path} cannot be read ({error}): the index is '
+                          'damaged') from error
+    if array.dtype != dtype or array.ndim != 1:
+        raise SourceError(f'{path} has other values than it should: the index '
+                          'is damaged')
+    return array
 
 
 def _check_store(folder: str, packed: Dict[str, str], count: int) -> None:
-    """Check that a store has as many images as names."""
+    """Check that a store is whole and has as many images as names."""
+    path = os.path.join(folder, STORE_FILE)
+    # A process can open a file of LMDB once, so that this must be the client
+    # of mmengine's backend.
+    backend = fileio.get_file_backend(
+        backend_args=dict(packed), enable_singleton=True)
     try:
-        last, beyond = (fileio.get(store_key(number), backend_args=packed)
-                        for number in (count - 1, count))
+        if backend._client is None:
+            backend._client = backend._get_client()
+        found, last = (backend._client.stat(),
+                       backend._client.info()['last_pgno'])
     except ImportError:
         raise
     except Exception as error:  # LMDB has its own kinds
-        raise SourceError(f'{folder} cannot be read ({error}); the store is '
-                          'damaged') from error
-    if last is None or beyond is not None:
+        raise SourceError(f'{path} cannot be read ({error}): it is damaged'
+                          ) from error
+    # Reading beyond the end of the file would kill the process.
+    size, needed = os.path.getsize(path), (last + 1) * found['psize']
+    if size < needed:
+        raise SourceError(f'{path} has {size:,} bytes instead of {needed:,}: '
+                          'it is damaged; copy it again, or write it again '
+                          'with `cmae store`')
+    if found['entries'] != count:
         raise SourceError(
             f'{folder}: {NAMES_FILE} has {count:,} names, but {STORE_FILE} '
-            f'{"fewer" if last is None else "more"} images; the store is '
-            'damaged')
+            f'{found["entries"]:,} images; the store is damaged')
+
+
+def _read_index(kind: str, folder: str) -> Dict[str, Any]:
+    """Read the JSON file of a store or of shards."""
+    if kind == 'shards':
+        return read_shard_index(folder)
+    path = Path(folder) / STORE_INDEX_FILE
+    try:
+        # Stores of earlier versions have none.
+        return json.loads(path.read_text('utf-8')) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise SourceError(f'{path} cannot be read ({error}): the index is '
+                          'damaged') from error
 
 
 def read_shard_index(folder: PathLike) -> Dict[str, Any]:
@@ -510,7 +561,10 @@ class ShardBackend(BaseStorageBackend):
         index = read_shard_index(root)
         self._paths = [
             os.path.join(index['root'], name) for name, *_ in index['shards']]
-        self._places = np.load(Path(root) / PLACES_FILE, mmap_mode='r')
+        self._places = _load_array(Path(root) / PLACES_FILE, PLACE)
+        if len(self._places) != index['images']:
+            raise SourceError(f'{root}: {PLACES_FILE} and {INDEX_FILE} do not '
+                              'belong together')
         self._opened: OrderedDict[int, int] = OrderedDict()
 
     def get(self, filepath: str) -> bytes:

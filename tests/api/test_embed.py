@@ -13,7 +13,7 @@ import cmae_mm
 from cmae_mm.api import embedding
 from cmae_mm.api.checks import ArgumentError
 from cmae_mm.api.feature_files import FeatureFile, FeatureFileError
-from cmae_mm.datasets.image_store import write_store
+from cmae_mm.datasets.pack import pack_images
 from cmae_mm.engine import build_frozen_model
 from cmae_mm.evaluation import FrozenFeatures
 from cmae_mm.files import OutputInUse, output_lock
@@ -190,8 +190,7 @@ def test_two_processes_do_not_write_to_one_file(
 
 def test_a_store_gives_the_features_of_its_images(
         pretrained, photos, tmp_path):
-    for _ in write_store(photos, tmp_path / 'store', ('.jpg', )):
-        pass
+    pack_images(photos, tmp_path / 'store')
     a, b = (cmae_mm.embed(data, pretrained.checkpoint, num_workers=0)
             for data in (photos, tmp_path / 'store'))
     assert a.paths == b.paths

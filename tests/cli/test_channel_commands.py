@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cmae_mm
-from cmae_mm.datasets.image_stats import read_image_stats
+from cmae_mm.datasets.stats import read_image_stats
 
 # Channels and type, and what values are below.
 KINDS = {1: ('uint16', 4096), 4: ('uint8', 256), 6: ('float32', 3.)}

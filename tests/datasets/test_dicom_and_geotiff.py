@@ -15,7 +15,7 @@ from cmae_mm.datasets.decode import (
     make_settings,
     peek,
 )
-from cmae_mm.datasets.measuring import measure_images
+from cmae_mm.datasets.stats import measure_images
 from cmae_mm.dependencies import MissingLibrary
 
 FLOAT = dict(channels=1, dtype='float32')

@@ -13,7 +13,7 @@ from cmae_mm.api.checks import ArgumentError
 from cmae_mm.api.dense_probe import classes_of, pair_files, read_map
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse
-from cmae_mm.datasets.image_store import StoreError
+from cmae_mm.datasets.source import SourceError
 from cmae_mm.evaluation.dense import (
     IGNORED,
     confusions,
@@ -125,7 +125,7 @@ def test_classes_are_those_of_the_most_pixels(data, tmp_path):
 def test_files_that_do_not_fit_are_named(data, tmp_path):
     with pytest.raises(ArgumentError, match='8 of 8 images have no map'):
         pair_files(data / 'images/train', tmp_path)
-    with pytest.raises(StoreError, match='no images below'):
+    with pytest.raises(SourceError, match='no images below'):
         pair_files(tmp_path, tmp_path)
     with pytest.raises(ArgumentError, match='one whole number a pixel'):
         read_map(data / 'images/train/0.jpg', 8)

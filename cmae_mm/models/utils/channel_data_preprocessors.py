@@ -10,7 +10,7 @@ from mmpretrain.models.utils import (
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ...datasets.image_stats import IMAGE_DTYPES, MAX_CHANNELS
+from ...datasets.decode import IMAGE_DTYPES, MAX_CHANNELS
 
 Values = Union[float, Sequence[float]]
 # What black and white are where only the type is known.

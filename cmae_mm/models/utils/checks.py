@@ -4,7 +4,7 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ...datasets.image_stats import MAX_CHANNELS
+from ...datasets.decode import MAX_CHANNELS
 
 
 def check_grid(img_size: int, patch_size: int, mask_block: int) -> int:

@@ -1,0 +1,546 @@
+"""Pack images into an LMDB store or into webdataset shards.
+
+Both hold the files of a data set, numbered in its order, beside an index that
+is written last: a folder without its index is not whole.
+"""
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections import Counter
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import (
+    IO,
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+import lmdb
+import numpy as np
+import tifffile
+from PIL import Image
+
+from ..files import (
+    atomic_file,
+    check_output,
+    output_lock,
+    remove_temporaries,
+    write_file,
+    writing,
+)
+from ..progress import Progress
+from . import decode
+from .decode.sniffing import is_jpeg
+from .folders import IMG_EXTENSIONS, FolderListing
+from .names import FileNames, encode_name
+from .source import (
+    INDEX_FILE,
+    INDEX_VERSION,
+    LABELS_FILE,
+    NAMES_FILE,
+    PLACE,
+    PLACES_FILE,
+    STORE_FILE,
+    STORE_INDEX_FILE,
+    ImageSource,
+    SourceError,
+    kind_of,
+    open_source,
+    store_key,
+)
+from .workers import map_numbers
+
+# What is being packed, until the index is written.
+PLAN_FILE = 'packing.json'
+# Address space that LMDB reserves, in bytes; no store can be larger.
+_MAP_SIZE = 1 << 42
+# Number of images in a transaction of LMDB.
+_PART = 256
+# Pillow's modes by type, number of channels, and alpha.
+_MODES = {('uint8', 1, False): 'L', ('uint8', 2, True): 'LA',
+          ('uint8', 3, False): 'RGB', ('uint8', 4, True): 'RGBA'}
+# All that a file holds.
+_WHOLE = decode.ImageSettings(channels=None, dtype=None)
+_ENDINGS = {'re-encoded as JPEG': '.jpg', 're-encoded as PNG': '.png',
+            're-encoded as TIFF': '.tif'}
+
+
+class PackError(ValueError):
+    """Images that cannot be packed, or a folder that cannot take them."""
+
+
+class Packed(NamedTuple):
+    """An image as it is packed.
+
+    Args:
+        name (str): Its name.
+        data (bytes): The file.
+        how (str): See :func:`shrink`; 'copied' without ``short_side``.
+        reason (str): Why it was not reduced. Defaults to ''.
+    """
+
+    name: str
+    data: bytes
+    how: str = 'copied'
+    reason: str = ''
+
+
+def pack_images(data: Any,
+                out: Any,
+                kind: str = 'store',
+                *,
+                short_side: Optional[int] = None,
+                images_per_shard: int = 2000,
+                num_workers: int = 0) -> Dict[str, Any]:
+    """Pack the images of a data set, in its order, and verify the copies.
+
+    Interrupted and called again with the same arguments, it continues. Files
+    are copied bit by bit unless ``short_side`` is set. Of a folder of ``.tar``
+    files without images, shards are an index alone.
+
+    Args:
+        data (str | PathLike): Folder of images, list file, store or shards.
+        out (str | PathLike): Folder to write, outside of ``data``.
+        kind (str): 'store' or 'shards'. Defaults to 'store'.
+        short_side (int, optional): Reduce the shorter side of larger images
+            to this length in pixels, see :func:`shrink`. Defaults to None.
+        images_per_shard (int): Number of images in a shard. Defaults to 2000.
+        num_workers (int): Processes that read and reduce images. Defaults to
+            0, none beside this one.
+
+    Returns:
+        Dict[str, Any]: ``images``, their number; ``types``, numbers by
+        channels and type; ``copies``, numbers by :attr:`Packed.how`;
+        ``reasons``, the first image that is unreadable or was not reduced,
+        and why; ``source``, what was listed and left out.
+
+    Raises:
+        ValueError: If the images cannot be packed. Nothing is left then,
+            unless the message says how to continue.
+    """
+    out = Path(os.path.abspath(Path(out).expanduser()))
+    try:
+        source = _open(data)
+    except SourceError:
+        root = os.path.abspath(os.path.expanduser(data))
+        shards = _list_shards(root) if kind == 'shards' else []
+        if not shards:
+            raise
+        return _index_shards(root, shards, out)
+    if source.kind != 'list':
+        _check_outside(out, source.root)
+    _check_readable(source)
+    writer: _Writer = _Store(out, source, _PART) if kind == 'store' else (
+        _Shards(out, source, images_per_shard))
+    plan = dict(kind=kind, source=_digest(source), short_side=short_side,
+                size=writer.size)
+    read = partial(_read, source, short_side)
+    total = len(source)
+    with closing(writer), _output(out, plan, writer), Progress(
+            2 * total, 'write, then verify') as progress:
+        missing = [part for part in writer.parts if not writer.has(part)]
+        numbers = [np.arange(part.start, part.stop) for part in missing]
+        images = map_numbers(read, np.concatenate([np.arange(0), *numbers]),
+                             num_workers)
+        progress.update(writer.count())
+        for part in missing:
+            writer.write(part, islice(images, len(part)))
+            progress.update(len(part))
+        index = _verify(writer, map_numbers(read, range(total), num_workers),
+                        progress)
+        index.update(source=source.describe(), classes=source.classes)
+        writer.finish(index)
+    return index
+
+
+def _open(data: Any) -> ImageSource:
+    """Open the images, with labels where a list or an index has them."""
+    if kind_of(data) != 'folder':
+        with suppress(SourceError):
+            return open_source(data, labels=True)
+    return open_source(data)
+
+
+def _check_outside(out: Path, root: str) -> None:
+    root = os.path.realpath(root)
+    if os.path.commonpath([root, os.path.realpath(out)]) == root:
+        raise PackError(f'{out} lies in the folder of the images, {root}; '
+                        'name a folder outside of it')
+
+
+@contextmanager
+def _output(out: Path, plan: Dict[str, Any],
+            writer: Optional['_Writer'] = None) -> Iterator[None]:
+    """Begin or continue a folder; remove all of it if no part was written."""
+    check_output(out, is_folder=True)
+    if out.is_dir() and kind_of(out) != 'folder':
+        raise PackError(f'{out} is whole already; delete it to write it again')
+    path, text = out / PLAN_FILE, json.dumps(plan)
+    with output_lock(out, is_folder=True):
+        is_new = not path.exists()
+        if not is_new and path.read_text('utf-8') != text:
+            raise PackError(f'{out} was begun with other images or settings; '
+                            'delete it to begin again')
+        if is_new and set(os.listdir(out)) - {'.lock'}:
+            raise PackError(f'{out} is not empty; name another folder')
+        try:
+            remove_temporaries(out)
+            write_file(path, text)
+            yield
+        except BaseException as error:
+            kept = not is_new
+            with suppress(lmdb.Error):
+                kept = kept or writer is not None and writer.count() > 0
+            for name in () if kept else set(os.listdir(out)) - {'.lock'}:
+                os.unlink(out / name)
+            end = (f'what was written is in {out}; the same command continues'
+                   if kept else 'nothing was written')
+            if isinstance(error, OSError) and error.filename:
+                raise PackError(
+                    f'{error.filename} {error.strerror}; {end}') from error
+            if isinstance(error, (RuntimeError, ValueError, lmdb.Error)):
+                raise PackError(f'{error}; {end}') from error
+            raise
+        path.unlink()
+
+
+def _check_readable(source: ImageSource) -> None:
+    """Check that at least one file is an image."""
+    reasons = []
+    for number, name in enumerate(source.names):
+        try:
+            decode.peek(source.read(number), name)
+            return
+        except (OSError, ValueError) as error:
+            reasons.append(f'{encode_name(name)}: {error}')
+    raise PackError(f'none of the {len(source):,} images of {source.root} can '
+                    f'be read ({reasons[0]})')
+
+
+def _digest(source: ImageSource) -> str:
+    """Hash the names and labels of the images."""
+    digest = hashlib.blake2b(os.fsencode(source.root), digest_size=16)
+    for name in source.names:
+        digest.update(b'\0' + os.fsencode(name))
+    if source.labels is not None:
+        digest.update(source.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _read(source: ImageSource, short_side: Optional[int],
+          number: int) -> Packed:
+    """Read an image, and reduce it where that is wanted."""
+    name = source.names[number]
+    try:
+        data = source.read(number)
+    except OSError as error:
+        raise PackError(f'{encode_name(source.path(number))} cannot be read '
+                        f'({error.strerror or error})') from None
+    if short_side is None:
+        return Packed(name, data)
+    return shrink(data, short_side, name)
+
+
+def shrink(data: bytes, short_side: int, name: str) -> Packed:
+    """Re-encode an image whose shorter side is longer than wanted.
+
+    A JPEG file becomes a JPEG file of quality 92. All others become PNG or
+    TIFF files, without loss, of the same type, channels and alpha. The
+    orientation is applied. What a smaller copy would lose stays as it is.
+
+    Args:
+        data (bytes): The file.
+        short_side (int): Length of the shorter side in pixels.
+        name (str): Name of the image.
+
+    Returns:
+        Packed: ``how`` is 're-encoded as JPEG', PNG or TIFF; 'copied' if it is
+        small enough; 'not reduced' or 'undecodable' with a reason.
+
+    Raises:
+        MissingLibrary: If an optional library is needed; names the file.
+    """
+    try:
+        raw = decode.read_image(data, name, _WHOLE, short_side + 1)
+    except decode.UndecodableImage as error:
+        return Packed(name, data, 'undecodable', str(error))
+    except decode.UnfitImage as error:
+        return Packed(name, data, 'not reduced',
+                      str(error).replace(name, 'it', 1))
+    sides = raw.pixels.shape[:2]
+    if min(sides) <= short_side:
+        return Packed(name, data)
+    dtype = raw.pixels.dtype.name
+    for lost, reason in (
+            (decode.is_dicom(data, name), 'DICOM files have units'),
+            (dtype not in decode.IMAGE_DTYPES, f'its type is {dtype}'),
+            (decode.find_missing(raw) is not None, 'it has missing pixels'),
+            (_is_cmyk(data, name), 'it is in CMYK')):
+        if lost:
+            return Packed(name, data, 'not reduced', reason)
+    height, width = (max(round(side * short_side / min(sides)), short_side)
+                     for side in sides)
+    pixels = np.ascontiguousarray(
+        decode.resize_image(raw.pixels, (height, width)))
+    file = io.BytesIO()
+    mode = _MODES.get((dtype, pixels.shape[2], raw.alpha))
+    if mode is None:
+        _write_tiff(file, pixels, raw.alpha)
+        return Packed(name, file.getvalue(), 're-encoded as TIFF')
+    how = 'JPEG' if is_jpeg(data) else 'PNG'
+    Image.frombytes(mode, (width, height), pixels.tobytes()).save(
+        file, how, quality=92, subsampling=0)
+    return Packed(name, file.getvalue(), f're-encoded as {how}')
+
+
+def _is_cmyk(data: bytes, name: str) -> bool:
+    if not decode.is_plain(data, name):
+        return False
+    with Image.open(io.BytesIO(data)) as image:  # reads the header
+        return image.mode == 'CMYK'
+
+
+def _write_tiff(file: IO[bytes], pixels: np.ndarray, alpha: bool) -> None:
+    channels = pixels.shape[2]
+    is_rgb = alpha and channels >= 4
+    extra = ['unspecified'] * (channels - (3 if is_rgb else 1))
+    if alpha:
+        extra[-1] = 'unassalpha'
+    tifffile.imwrite(
+        file,
+        pixels if channels > 1 else pixels[..., 0],
+        photometric='rgb' if is_rgb else 'minisblack',
+        planarconfig='contig' if channels > 1 else None,
+        extrasamples=extra or None,
+        metadata=None,
+        compression='zlib')
+
+
+def _verify(writer: '_Writer', images: Iterator[Packed],
+            progress: Progress) -> Dict[str, Any]:
+    """Compare all parts with their images, and count what they are."""
+    types: Counter = Counter()
+    copies: Counter = Counter()
+    reasons: Dict[str, str] = {}
+    for part in writer.parts:
+        stored = writer.read(part)
+        for name, data, how, reason in islice(images, len(part)):
+            if next(stored, None) != data:
+                raise PackError(
+                    f'{writer.path(part)} does not read back as it was '
+                    'written, or the images have changed; delete it')
+            try:
+                kind = str(decode.peek(data, name))
+            except ValueError as error:
+                kind, reason = 'unreadable', reason or str(error)
+            types[kind] += 1
+            copies[how] += 1
+            if reason:
+                reasons.setdefault(
+                    kind if how == 'copied' else how,
+                    f'{encode_name(name)}: {" ".join(reason.split())}')
+        progress.update(len(part))
+    return dict(images=sum(types.values()), types=dict(types.most_common()),
+                copies=dict(copies.most_common()), reasons=reasons)
+
+
+class _Writer:
+    """Writes images in parts, and reads them back."""
+
+    def __init__(self, out: Path, source: ImageSource, size: int) -> None:
+        self.out, self.source, self.size = out, source, size
+        total = len(source)
+        self.parts = [range(start, min(start + size, total))
+                      for start in range(0, total, size)]
+
+    def count(self) -> int:
+        """Count the images that are on disk."""
+        return sum(len(part) for part in self.parts if self.has(part))
+
+    def close(self) -> None:
+        """Close what is open."""
+
+    def path(self, part: range) -> Path:
+        """Return the file that a part is in."""
+        raise NotImplementedError
+
+    def has(self, part: range) -> bool:
+        """Return whether a part is on disk."""
+        raise NotImplementedError
+
+    def write(self, part: range, images: Iterable[Packed]) -> None:
+        """Write a part, completely or not at all."""
+        raise NotImplementedError
+
+    def read(self, part: range) -> Iterator[Optional[bytes]]:
+        """Read the files of a part."""
+        raise NotImplementedError
+
+    def finish(self, index: Dict[str, Any]) -> None:
+        """Write the index."""
+        raise NotImplementedError
+
+
+class _Store(_Writer):
+    """Writes a store: each part is a transaction of LMDB."""
+
+    env: Any = None
+
+    def close(self) -> None:
+        if self.env is not None:
+            self.env.close()
+
+    def path(self, part: range) -> Path:
+        return self.out / STORE_FILE
+
+    def has(self, part: range) -> bool:
+        if self.env is None:
+            self.env = lmdb.open(str(self.out), map_size=_MAP_SIZE, lock=False)
+        return part.stop <= self.env.stat()['entries']
+
+    def write(self, part: range, images: Iterable[Packed]) -> None:
+        path, size = self.path(part), 0
+        with writing(path):
+            try:
+                with self.env.begin(write=True) as transaction:
+                    for number, image in enumerate(images, part.start):
+                        transaction.put(store_key(number).encode(), image.data)
+                        size += len(image.data)
+            except lmdb.Error as error:
+                # LMDB has the same error for a broken disk and a full one.
+                if shutil.disk_usage(self.out).free < size:
+                    raise OSError(errno.ENOSPC, '') from error
+                raise PackError(
+                    f'{path} cannot be written: {error}') from error
+
+    def read(self, part: range) -> Iterator[Optional[bytes]]:
+        with self.env.begin() as transaction:
+            for number in part:
+                yield transaction.get(store_key(number).encode())
+
+    def finish(self, index: Dict[str, Any]) -> None:
+        self.close()
+        _save_labels(self.out, self.source.labels)
+        write_file(self.out / STORE_INDEX_FILE, json.dumps(index))
+        # The names are last: they make a folder a store.
+        _write_names(self.out, self.source.names)
+
+
+class _Shards(_Writer):
+    """Writes shards: each part is a tar file as webdataset writes it."""
+
+    def path(self, part: range) -> Path:
+        return self.out / f'shard-{part.start // self.size:06d}.tar'
+
+    def has(self, part: range) -> bool:
+        return self.path(part).exists()
+
+    def write(self, part: range, images: Iterable[Packed]) -> None:
+        labels = self.source.labels
+        with atomic_file(self.path(part)) as file, tarfile.open(
+                fileobj=file, mode='w') as shard:
+            for number, image in enumerate(images, part.start):
+                ending = _ENDINGS.get(
+                    image.how, PurePosixPath(image.name).suffix.lower())
+                path = dict(path=encode_name(image.name))
+                fields = {'.json': json.dumps(path).encode()}
+                if labels is not None:
+                    fields['.cls'] = b'%d' % labels[number]
+                fields[ending if ending in IMG_EXTENSIONS else '.bin'] = (
+                    image.data)
+                for ending, content in fields.items():
+                    member = tarfile.TarInfo(store_key(number) + ending)
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+
+    def read(self, part: range) -> Iterator[bytes]:
+        with open(self.path(part), 'rb') as file:
+            for offset, size, _ in _find_images(self.path(part)):
+                yield os.pread(file.fileno(), size, offset)
+
+    def finish(self, index: Dict[str, Any]) -> None:
+        _save_labels(self.out, self.source.labels)
+        _write_shard_index(
+            self.out, self.out, [self.path(part).name for part in self.parts],
+            index, self.source.names)
+
+
+def _find_images(path: Path) -> Iterator[Tuple[int, int, str]]:
+    """Find the images in a shard: offset and size in bytes, and name."""
+    try:
+        with tarfile.open(path, 'r:') as shard:
+            for member in shard:
+                if member.isreg() and member.name.lower().endswith(
+                        (*IMG_EXTENSIONS, '.bin')):
+                    yield member.offset_data, member.size, member.name
+                vars(shard)['members'] = []  # they would pile up
+    except (tarfile.TarError, OSError) as error:
+        raise PackError(f'{path} cannot be read ({error})') from error
+
+
+def _list_shards(folder: str) -> List[str]:
+    if not os.path.isdir(folder):
+        return []
+    groups = FolderListing(folder, ('.tar', )).groups()
+    return [name for group in groups for name in group]
+
+
+def _index_shards(root: str, shards: List[str], out: Path) -> Dict[str, Any]:
+    """Write the index of shards that are there already."""
+    _check_outside(out, root)
+    index: Dict[str, Any] = dict(source=f'{len(shards):,} shards in {root}')
+    with _output(out, {}):
+        _write_shard_index(out, root, shards, index)
+    return index
+
+
+def _write_shard_index(out: Path, root: Any, shards: List[str],
+                       index: Dict[str, Any],
+                       names: Optional[Sequence[str]] = None) -> None:
+    places: List[np.ndarray] = []
+
+    def scan() -> Iterator[List[str]]:
+        for number, shard in enumerate(shards):
+            found = list(_find_images(Path(root, shard)))
+            places.append(np.array([(offset, number, size)
+                                    for offset, size, _ in found], PLACE))
+            yield [f'{shard}/{name}' for _, _, name in found]
+
+    found = FileNames.of(scan())
+    if not len(found):
+        raise PackError(f'there are no images in the shards below {root}')
+    index.update(
+        version=INDEX_VERSION, images=len(found),
+        root=os.path.relpath(root, out),
+        shards=[(shard, len(part), os.path.getsize(os.path.join(root, shard)))
+                for shard, part in zip(shards, places)])
+    with atomic_file(out / PLACES_FILE) as file:
+        np.save(file, np.concatenate(places))
+    _write_names(out, found if names is None else names)
+    # The index is last: it makes a folder one of shards.
+    write_file(out / INDEX_FILE, json.dumps(index))
+
+
+def _write_names(out: Path, names: Sequence[str]) -> None:
+    with atomic_file(out / NAMES_FILE) as file:
+        for name in names:
+            file.write(f'{encode_name(name)}\n'.encode())
+
+
+def _save_labels(out: Path, labels: Optional[np.ndarray]) -> None:
+    if labels is not None:
+        with atomic_file(out / LABELS_FILE) as file:
+            np.save(file, labels)

@@ -1,0 +1,511 @@
+"""Measure the images of a data set, and keep the result in a JSON file."""
+import hashlib
+import json
+from collections import Counter
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
+
+import cv2
+import numpy as np
+
+from ..files import write_file
+from ..progress import Progress
+from . import decode
+from .names import encode_name
+from .source import ImageSource, open_source
+from .workers import map_numbers
+
+STATS_FORMAT = 'cmae_mm image stats 1'
+_PER_CHANNEL = ('mean', 'std', 'min', 'max')
+# Number of pixel values that the quantiles are computed from.
+_SAMPLED_VALUES = 2**24
+_QUANTILES = (0.001, 0.999)
+# Images longer than this times their width are strips.
+_STRIP = 3
+# Number of images that each list names.
+_LISTED = 100
+# The differences of neighbours on a grid of 16 x 16 are the fingerprint.
+_GRID = 16
+# Of more images than this, only identical files are found.
+_MOST_COMPARED = 20_000
+# Rows of an image that are converted to float64 at once.
+_ROWS = 256
+
+
+class ImageStatsError(ValueError):
+    """A file of image statistics that cannot be used."""
+
+
+class ImageFacts(NamedTuple):
+    """Measurements of one image.
+
+    Args:
+        path (str): Name of the image.
+        fault (str): 'broken', 'unfit', or '' for an image that was measured.
+        reason (str): Why it was not measured.
+        size (Tuple[int, int]): Height and width in pixels.
+        channels (int): Number of channels.
+        colours (int): Number of channels without alpha.
+        kind (str): Type of the values in the file.
+        dtype (str): Type of the values that were measured.
+        grey (bool): Whether the three colours are equal everywhere.
+        missing (bool): Whether it has missing pixels.
+        dicom (bool): Whether it is a DICOM file.
+        moments (np.ndarray): Mean, variance, minimum and maximum of each
+            channel, (4, C). NaN for a channel without valid pixels.
+        pixels (np.ndarray): A sample of the pixels, float32, (P, C). Missing
+            values are NaN.
+        digest (bytes): Hash of the file.
+        fingerprint (np.ndarray | None): 256 bits that are nearly equal for
+            similar images; None for an image without structure.
+    """
+
+    path: str
+    fault: str = ''
+    reason: str = ''
+    size: Tuple[int, int] = (0, 0)
+    channels: int = 0
+    colours: int = 0
+    kind: str = ''
+    dtype: str = ''
+    grey: bool = False
+    missing: bool = False
+    dicom: bool = False
+    moments: np.ndarray = np.zeros((4, 0))
+    pixels: np.ndarray = np.zeros((0, 0))
+    digest: bytes = b''
+    fingerprint: Optional[np.ndarray] = None
+
+    def select_channels(self, count: int) -> 'ImageFacts':
+        """Return the measurements as if read with ``count`` channels."""
+        order: Any = slice(0, count)
+        if count == 3 and self.colours == 1:
+            order = [0, 0, 0]
+        elif count not in (self.channels, self.colours) and not (
+                count == 1 and self.grey):
+            choice = (f'; bands=(...) chooses {count} of them'
+                      if self.channels > count else '')
+            return self._replace(fault='unfit', reason=(
+                f'{encode_name(self.path)} has {self.channels} channel(s), '
+                f'not {count}{choice}'))
+        return self._replace(
+            moments=self.moments[:, order], pixels=self.pixels[:, order])
+
+
+def measure_images(data: Union[str, PathLike],
+                   *,
+                   sample: int = 2000,
+                   side: int = 256,
+                   num_workers: Optional[int] = None,
+                   channels: Optional[int] = None,
+                   dtype: Optional[str] = None,
+                   **settings: Any) -> Dict[str, Any]:
+    """Measure images, and find the settings that they need.
+
+    Each image has the same weight, whatever its size. Missing pixels (NaN,
+    nodata) do not count.
+
+    Args:
+        data (str | PathLike): Folder of images, list file, store or shards.
+            Their part 'train' is measured where there is one.
+        sample (int): Number of images to decode, drawn at random with a fixed
+            seed; 0 for all. Defaults to 2000.
+        side (int): Count the images smaller than this, in pixels. Defaults
+            to 256.
+        num_workers (int, optional): Processes that read images. Defaults to
+            one for each processor core, at most 8.
+        channels (int, optional): Number of channels. Defaults to the most
+            frequent one; 3 for a mixture of grey and colour.
+        dtype (str, optional): Type of the values. Defaults to the narrowest
+            one for all images; float32 with a range or a window.
+        **settings: Other arguments of
+            :class:`~cmae_mm.datasets.decode.ImageSettings`.
+
+    Returns:
+        Dict[str, Any]: See :func:`read_image_stats`.
+
+    Raises:
+        ValueError: If there are no images, or none that can be measured.
+        MissingLibrary: If an optional library is needed; names a file.
+    """
+    if settings.get('window') or settings.get('value_range'):
+        dtype = dtype or 'float32'
+    wanted = decode.make_settings(channels=channels, dtype=dtype, **settings)
+    source = open_source(data, split='train')
+    facts = _measure_sample(source, sample, wanted, num_workers)
+    read = [f for f in facts if not f.fault]
+    count = channels or len(wanted.bands or ()) or _choose_channels(read)
+    selected = [f.select_channels(count) for f in read]
+    fitting = [f for f in selected if not f.fault]
+    unfit = [f for f in (*facts, *selected) if f.fault == 'unfit']
+    broken = [f for f in facts if f.fault == 'broken']
+    if not fitting:
+        first = (unfit or broken)[0]
+        reason = first.reason if unfit else (
+            f'{encode_name(first.path)}: {first.reason}')
+        raise decode.UndecodableImage(
+            f'none of the {len(facts)} images of {source.root} that were '
+            f'decoded can be used: {reason}')
+    missing = sum(f.missing for f in fitting)
+    used = {k: v for k, v in wanted._asdict().items() if v is not None}
+    used.update(channels=count, dtype=max(
+        (f.dtype for f in fitting), key=decode.IMAGE_DTYPES.index))
+    if missing:
+        used.setdefault('fill', 'mean')
+    merged = _merge(fitting, source.root)
+    pairs = _find_repeated(fitting, _LISTED + 1)
+    return dict(
+        data=source.root, source=source.describe(), images=len(source),
+        sampled=len(facts), channels=count, dtype=used['dtype'], **merged,
+        sizes=_sizes(fitting, side),
+        types=_count(f'{f.channels} x {f.kind}' for f in read),
+        formats=_count(Path(name).suffix.lower() for name in source.names),
+        missing=missing, alpha=sum(f.channels > f.colours for f in fitting),
+        broken=_list(broken), broken_count=len(broken),
+        unfit=_list(unfit), unfit_count=len(unfit),
+        near_duplicates=[[fitting[a].path, fitting[b].path]
+                         for a, b in pairs[:_LISTED]],
+        settings=used, notes=_notes(fitting, count, wanted, merged['std']))
+
+
+def _measure_sample(source: ImageSource, sample: int,
+                    settings: decode.ImageSettings,
+                    num_workers: Optional[int]) -> List[ImageFacts]:
+    numbers: Any = range(len(source))
+    if 0 < sample < len(source):
+        numbers = np.sort(np.random.default_rng(0).choice(
+            len(source), sample, replace=False))
+    pixels = _SAMPLED_VALUES // (len(numbers) * (settings.channels or 4))
+    measure = partial(_measure_image, source, settings,
+                      min(max(pixels, 16), 1024))
+    facts = []
+    with Progress(len(numbers), 'measure') as progress:
+        for fact in map_numbers(measure, numbers, num_workers):
+            facts.append(fact)
+            progress.update()
+    return facts
+
+
+def _measure_image(source: ImageSource, settings: decode.ImageSettings,
+                   pixels: int, number: int) -> ImageFacts:
+    """Decode an image, measure it, and sample its pixels."""
+    path = source.names[number]
+    settings = settings._replace(channels=None)
+    try:
+        data = source.read(number)
+        raw = decode.choose_channels(
+            decode.read_image(data, path, settings), path, settings)
+        kind, missing = raw.pixels.dtype.name, decode.find_missing(raw)
+        if missing is not None:
+            fill = 'mean' if settings.fill is None else settings.fill
+            raw = raw._replace(
+                pixels=decode.fill_missing(raw.pixels, missing, fill))
+        values = decode.change_type(raw, path, settings)
+    except decode.UnfitImage as error:
+        # In one line, whatever the name is.
+        reason = str(error).replace(path, encode_name(path))
+        return ImageFacts(path, 'unfit', reason)
+    except (OSError, ValueError) as error:
+        return ImageFacts(path, 'broken', ' '.join(str(error).split()))
+    valid = None if missing is None else ~missing
+    colours = values.shape[2] - raw.alpha
+    return ImageFacts(
+        path,
+        size=(values.shape[0], values.shape[1]),
+        channels=values.shape[2],
+        colours=colours,
+        kind=kind,
+        dtype=values.dtype.name,
+        grey=colours == 3 and decode.is_grey(values),
+        missing=missing is not None,
+        dicom=decode.is_dicom(data, path),
+        moments=measure(values, valid),
+        pixels=_sample_pixels(values, valid, pixels),
+        digest=hashlib.blake2b(data, digest_size=16).digest(),
+        fingerprint=_fingerprint(values[..., :colours]))
+
+
+def measure(values: np.ndarray,
+            valid: Optional[np.ndarray] = None) -> np.ndarray:
+    """Measure the channels of an image in float64.
+
+    Args:
+        values (np.ndarray): (H, W, C).
+        valid (np.ndarray, optional): Mask of the values that count, of the
+            same shape. Defaults to all.
+
+    Returns:
+        np.ndarray: Mean, variance, minimum and maximum of each channel,
+        (4, C). NaN for a channel without valid values.
+    """
+    mask = np.broadcast_to(True, values.shape) if valid is None else valid
+    parts = [slice(n, n + _ROWS) for n in range(0, len(values), _ROWS)]
+    count = mask.sum((0, 1))
+    total, squares, low, high = np.zeros((4, values.shape[2]))
+    low, high = low + np.inf, high - np.inf
+    for part in parts:
+        rows, use = values[part].astype(np.float64), mask[part]
+        total += rows.sum((0, 1), where=use)
+        low = np.minimum(low, rows.min((0, 1), where=use, initial=np.inf))
+        high = np.maximum(high, rows.max((0, 1), where=use, initial=-np.inf))
+    mean = total / count.clip(1)
+    for part in parts:
+        squares += ((values[part] - mean)**2).sum((0, 1), where=mask[part])
+    moments = np.stack([mean, squares / count.clip(1), low, high])
+    return np.where(count > 0, moments, np.nan)
+
+
+def _sample_pixels(values: np.ndarray, valid: Optional[np.ndarray],
+                   count: int) -> np.ndarray:
+    flat: np.ndarray = values.reshape(-1, values.shape[2])
+    chosen = np.random.default_rng(0).integers(
+        len(flat), size=min(count, len(flat)))
+    pixels = flat[chosen].astype(np.float32)
+    if valid is not None:
+        pixels[~valid.reshape(flat.shape)[chosen]] = np.nan
+    return pixels
+
+
+def _fingerprint(colours: np.ndarray) -> Optional[np.ndarray]:
+    grey = colours.mean(axis=2, dtype=np.float32)
+    small = cv2.resize(
+        grey, (_GRID + 1, _GRID), interpolation=cv2.INTER_AREA)
+    spread = float(grey.max() - grey.min())
+    steps = np.diff(small, axis=1)
+    # In smooth images the bits would be noise.
+    if np.abs(steps).mean() <= 0.002 * spread or spread == 0:
+        return None
+    return np.packbits(steps > 0)
+
+
+def _find_repeated(facts: List[ImageFacts], most: int,
+                   distance: int = 10) -> List[Tuple[int, int]]:
+    """Pair images with an earlier one that is equal or similar.
+
+    Fingerprints of similar images differ in at most ``distance`` bits. Each
+    image is the second one of at most one pair.
+    """
+    pairs: List[Tuple[int, int]] = []
+    first: Dict[bytes, int] = {}
+    prints = np.zeros((len(facts), _GRID * _GRID // 8), np.uint8)
+    owners: List[int] = []
+    for number, fact in enumerate(facts):
+        if len(pairs) >= most:
+            break
+        if fact.digest in first:
+            pairs.append((first[fact.digest], number))
+            continue
+        first[fact.digest] = number
+        if fact.fingerprint is None or len(facts) > _MOST_COMPARED:
+            continue
+        earlier = prints[:len(owners)] ^ fact.fingerprint
+        near = np.unpackbits(earlier, axis=1).sum(1) <= distance
+        if near.any():
+            pairs.append((owners[int(near.argmax())], number))
+        prints[len(owners)] = fact.fingerprint
+        owners.append(number)
+    return pairs
+
+
+def _choose_channels(facts: List[ImageFacts]) -> int:
+    counts = Counter(f.colours for f in facts)
+    if not counts or set(counts) == {1, 3}:
+        return 3
+    return counts.most_common(1)[0][0]
+
+
+def _merge(facts: List[ImageFacts], root: str) -> Dict[str, List[float]]:
+    """Merge the moments of images, each with the same weight."""
+    mean, var, low, high = np.stack([f.moments for f in facts], axis=1)
+    empty = np.flatnonzero(np.isnan(mean).all(0)).tolist()
+    if empty:
+        raise decode.UndecodableImage(
+            f'no image of {root} has a valid pixel in channel(s) '
+            f'{", ".join(map(str, empty))}; choose others with bands '
+            '(--bands)')
+    low, high = np.nanmin(low, 0), np.nanmax(high, 0)
+    values = dict(
+        mean=np.nanmean(mean, 0),
+        std=(np.nanmean(var, 0) + np.nanvar(mean, 0))**0.5,
+        min=low, max=high, low=low.copy(), high=high.copy())
+    pixels = np.concatenate([f.pixels for f in facts])
+    # The sample may have no valid pixel of a channel.
+    known = ~np.isnan(pixels).all(0)
+    values['low'][known], values['high'][known] = np.nanquantile(
+        pixels[:, known], _QUANTILES, axis=0)
+    return {name: [_round(v) for v in value] for name, value in values.items()}
+
+
+def _round(value: float) -> float:
+    """Round to nine digits; whole numbers become int."""
+    number = float(f'{value:.9g}')
+    return int(number) if number.is_integer() else number
+
+
+def _sizes(facts: List[ImageFacts], side: int) -> Dict[str, Any]:
+    sizes = np.array([f.size for f in facts])
+    height, width = ([int(f(s)) for f in (np.min, np.median, np.max)]
+                     for s in sizes.T)
+    short, long = sizes.min(1), sizes.max(1)
+    return dict(height=height, width=width, side=side,
+                smaller=int((short < side).sum()),
+                strips=int((long > _STRIP * short).sum()))
+
+
+def _count(values: Iterable[str]) -> Dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _list(facts: List[ImageFacts]) -> List[Dict[str, str]]:
+    return [dict(path=f.path, reason=f.reason) for f in facts[:_LISTED]]
+
+
+def _notes(facts: List[ImageFacts], count: int,
+           wanted: decode.ImageSettings, std: List[float]) -> List[str]:
+    """Write what a person should know before training on these images."""
+    others = sum(not f.dicom for f in facts)
+    kinds = sorted({decode.natural_dtype(f.kind) for f in facts})
+    notes: Dict[str, Any] = {
+        f'window is for DICOM files; the values of {others:,} other files are '
+        'taken as they are (value_range is for all files)':
+            wanted.window is not None and others,
+        f'values are of several types ({", ".join(kinds)}) and are taken as '
+        'they are; check that their units are equal, or set '
+        "value_range='per_image'":
+            len(kinds) > 1 and wanted.value_range is None,
+        'all colours are grey: channels=1 holds the same':
+            count == 3 and all(f.grey or f.colours == 1 for f in facts),
+        "some images have missing pixels: fill='mean' is set":
+            wanted.fill is None and any(f.missing for f in facts),
+        f'alpha is left out; channels={count + 1} keeps it where all images '
+        'have it':
+            any(count == f.colours < f.channels for f in facts)
+    }
+    for channel, var in enumerate(np.stack([f.moments[1] for f in facts]).T):
+        empty = int(np.isnan(var).sum())
+        notes.update({
+            f'channel {channel} has no valid pixel in {empty:,} images, which '
+            'do not count for it': empty,
+            f'channel {channel} is the same everywhere, which training '
+            'refuses; choose other channels with bands (--bands)':
+                not std[channel],
+            f'channel {channel} is constant in each image':
+                std[channel] and np.nanmax(var) == 0})
+    return [note for note, holds in notes.items() if holds]
+
+
+def read_image_stats(path: Union[str, PathLike]) -> Dict[str, Any]:
+    """Read and check a file that ``cmae stats`` wrote.
+
+    All numbers are in the units of the decoded images, with the file's
+    ``settings``. Channels are in the order of the image files (red, green,
+    blue for colours).
+
+    Args:
+        path (str | PathLike): The JSON file.
+
+    Returns:
+        Dict[str, Any]: With at least
+
+        - ``format`` (str): ``STATS_FORMAT``.
+        - ``images`` (int): Number of images.
+        - ``channels`` (int): C, number of channels, from 1 to 64.
+        - ``dtype`` (str): 'uint8', 'uint16' or 'float32', the narrowest type
+          that holds all images without loss.
+        - ``mean``, ``std``, ``min``, ``max`` (List[float]): Mean, standard
+          deviation (above 0) and range of each channel, C numbers each.
+
+        ``docs/data.md`` lists the other keys.
+
+    Raises:
+        ImageStatsError: If the file cannot be read or used.
+    """
+    path = Path(path).expanduser()
+    try:
+        stats = json.loads(path.read_text('utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise ImageStatsError(
+            f'{path} cannot be read as image statistics ({reason}); make them '
+            f'with `cmae stats DATA --out {path}`') from error
+    fault = _find_fault(stats if isinstance(stats, dict) else {})
+    if fault:
+        raise ImageStatsError(f'{path}: {fault}')
+    return stats
+
+
+def _find_fault(stats: Dict[str, Any]) -> str:
+    """Return a sentence on what is wrong with the content, or ''."""
+    channels = stats.get('channels')
+    numbers = f'a list of {channels} finite numbers, one for each channel'
+    most = decode.MAX_CHANNELS
+    allowed: Dict[str, Tuple[bool, str]] = dict(
+        format=(stats.get('format') == STATS_FORMAT, repr(STATS_FORMAT)),
+        images=(_is_count(stats.get('images')), 'a whole number from 1'),
+        channels=(_is_count(channels, most), f'a whole number from 1 to {most}'
+                  ),
+        dtype=(stats.get('dtype') in decode.IMAGE_DTYPES,
+               f'one of {", ".join(decode.IMAGE_DTYPES)}'))
+    for name in (*_PER_CHANNEL, *({'low', 'high'} & set(stats))):
+        allowed[name] = _are_numbers(stats.get(name), channels), numbers
+    for name, (good, text) in allowed.items():
+        if not good:
+            return (f'"{name}" must be {text}, but is '
+                    f'{str(stats.get(name))[:60]!r}')
+    for number, (mean, std, low, high) in enumerate(
+            zip(*(stats[name] for name in _PER_CHANNEL))):
+        # Sums over many pixels are rounded.
+        slack = 1e-6 * max(abs(low), abs(high))
+        if not low - slack <= mean <= high + slack:
+            return (f'the mean of channel {number}, {mean}, is not within its '
+                    f'range of {low} to {high}')
+        if std <= 0:
+            return (f'channel {number} has a standard deviation of {std}: it '
+                    'is the same everywhere; choose other channels with '
+                    '`cmae stats --bands`, or write 1 in its place')
+    settings = stats.get('settings', {})
+    try:
+        decode.make_settings(**settings)
+    except (TypeError, ValueError) as error:
+        return f'its "settings" cannot be used ({error})'
+    for name in {'channels', 'dtype'} & set(settings):
+        if settings[name] != stats[name]:
+            return (f'"{name}" is {stats[name]!r}, but its "settings" have '
+                    f'{settings[name]!r}')
+    return ''
+
+
+def _is_count(value: Any, most: float = float('inf')) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _are_numbers(values: Any, count: Any) -> bool:
+    return (isinstance(values, list) and len(values) == count
+            and all(type(v) in (int, float) and abs(v) < 1e300
+                    for v in values))
+
+
+def write_image_stats(stats: Dict[str, Any],
+                      path: Union[str, PathLike]) -> None:
+    """Write image statistics, completely or not at all.
+
+    Args:
+        stats (Dict[str, Any]): The result of :func:`measure_images`.
+        path (str | PathLike): The JSON file.
+    """
+    lines = [
+        f'  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}'
+        for key, value in {'format': STATS_FORMAT, **stats}.items()
+    ]
+    write_file(Path(path).expanduser(), '{\n' + ',\n'.join(lines) + '\n}\n')

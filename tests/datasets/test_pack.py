@@ -1,0 +1,649 @@
+"""Stores and shards: what is in them, and what is left when writing fails."""
+import io
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+import lmdb
+import numpy as np
+import pytest
+import tifffile
+from helpers import ROOT, run_commands, small_disk, write_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_files import noise, numpy, opencv, pillow, tiff
+from images import photo
+from PIL import Image
+
+from cmae_mm.datasets import PretrainingDataset, pack
+from cmae_mm.datasets.decode import decode_image, make_settings, resize_image
+from cmae_mm.datasets.pack import PackError, pack_images, shrink
+from cmae_mm.datasets.samplers import SeededIndex
+from cmae_mm.datasets.source import open_source
+from cmae_mm.files import OutputInUse, output_lock
+
+KINDS = ('store', 'shards')
+both = pytest.mark.parametrize('kind', KINDS)
+# Bytes of names that broke lines, quotes, and none that is UTF-8.
+ODD_NAMES = [b'plain.jpg', b'line\nbreak.jpg', b'return\r.JPG', b'a b.jpg',
+             b'\xc2\x85next\xe2\x80\xa8line.jpg', b'latin1_\xe9.jpg',
+             b'"quoted".jpg', b' leading.jpg', 'ünï/\x0b\x1c猫.jpeg'.encode()]
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """12 images of several formats in two folders."""
+    root = tmp_path_factory.mktemp('images')
+    write_images(root / 'b', 5)
+    write_images(root / 'a.x', 6, seed=1)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(root / 'a.x/ä.b.PNG')
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Let stores have several transactions, too."""
+    monkeypatch.setattr(pack, '_PART', 5)
+
+
+def write(source, out, kind, **kwargs):
+    if kind == 'shards':
+        kwargs.setdefault('images_per_shard', 5)
+    return pack_images(source, out, kind, **kwargs)
+
+
+def content(out, kind):
+    """Read the packed files by other libraries than ours."""
+    if kind == 'store':
+        # A process cannot open a file of LMDB twice.
+        out = shutil.copytree(out, tempfile.mkdtemp(), dirs_exist_ok=True)
+        with lmdb.open(str(out), readonly=True, lock=False) as env, (
+                env.begin()) as transaction:
+            found = list(transaction.cursor())
+        assert [key for key, _ in found] == [
+            b'%09d' % n for n in range(len(found))]
+        return [bytes(data) for _, data in found]
+    files = []
+    for path in sorted(out.glob('*.tar')):
+        with tarfile.open(path) as shard:
+            files += [shard.extractfile(m).read() for m in shard
+                      if not m.name.endswith(('.json', '.cls'))]
+    return files
+
+
+def listing(folder):
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+@both
+def test_files_names_and_order_are_those_of_the_folder(kind, tmp_path):
+    """Whatever the names are; hidden files and links as in training."""
+    root = tmp_path / 'images'
+    for number, name in enumerate(ODD_NAMES):
+        path = os.path.join(os.fsencode(root), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'wb') as file:
+            file.write(pillow(photo(20, number), 'JPEG'))
+    write_images(tmp_path / 'elsewhere', 2)
+    (root / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (root / '.hidden.jpg').write_bytes(b'')
+    os.mkfifo(root / 'fifo.jpg')
+    result = write(root, tmp_path / 'out', kind)
+    assert result['images'] == len(ODD_NAMES) + 2
+    folder, packed = open_source(root), open_source(tmp_path / 'out')
+    assert {os.fsencode(n) for n in packed.names} == {
+        *ODD_NAMES, b'linked/000.jpg', b'linked/001.jpg'}
+    assert list(packed.names) == list(folder.names)
+    files = [(root / name).read_bytes() for name in folder.names]
+    assert content(tmp_path / 'out', kind) == files
+    assert [packed.read(i) for i in range(len(packed))] == files
+
+
+@both
+def test_training_sees_the_same_canvases(kind, images, tmp_path):
+    write(images, tmp_path / 'out', kind)
+    (tmp_path / 'out').rename(tmp_path / 'moved')
+    folder, packed = (
+        PretrainingDataset(data_root=str(root), pipeline=[
+            dict(type='LoadCanvas', size=16)])
+        for root in (images, tmp_path / 'moved'))
+    assert len(folder) == len(packed) == 12
+    for index in range(12):
+        one, other = (d[SeededIndex(index, 7)] for d in (folder, packed))
+        assert (one['img'] == other['img']).all()
+
+
+def test_webdataset_reads_shards(images, tmp_path):
+    webdataset = pytest.importorskip('webdataset')
+    write(images, tmp_path / 'out', 'shards', num_workers=2)
+    samples = list(webdataset.WebDataset(
+        str(tmp_path / 'out/shard-{000000..000002}.tar'), shardshuffle=False))
+    assert len(samples) == 12
+    for number, sample in enumerate(samples):
+        assert sample['__key__'] == f'{number:09d}'
+        path = images / json.loads(sample['json'])['path']
+        assert sample[path.suffix[1:].lower()] == path.read_bytes()
+
+
+@both
+def test_a_store_or_shards_can_be_packed_again(kind, images, tmp_path):
+    write(images, tmp_path / 'one', kind)
+    for other in KINDS:
+        write(tmp_path / 'one', tmp_path / other, other)
+        assert content(tmp_path / other, other) == content(
+            tmp_path / 'one', kind)
+        assert list(open_source(tmp_path / other).names) == list(
+            open_source(images).names)
+
+
+@both
+def test_labels_of_a_list_are_kept(kind, images, tmp_path):
+    names = list(open_source(images).names)[::-1]
+    rows = [f'{name},{"odd" if i % 2 else "even"}'
+            for i, name in enumerate(names)]
+    table = images / 'list.csv'
+    table.write_text('\n'.join(['path,label', *rows]))
+    write(table, tmp_path / 'one', kind)
+    table.unlink()
+    write(tmp_path / 'one', tmp_path / 'two', kind)
+    for out in (tmp_path / 'one', tmp_path / 'two'):
+        packed = open_source(out, labels=True)
+        assert list(packed.names) == names
+        assert packed.classes == ['even', 'odd']
+        assert packed.labels.tolist() == [0, 1] * 6
+        assert packed.record(3)['gt_label'] == 1
+        assert len(open_source(out)) == 12
+    if kind == 'shards':
+        with tarfile.open(tmp_path / 'one/shard-000000.tar') as shard:
+            assert shard.extractfile('000000001.cls').read() == b'1'
+
+
+@both
+def test_class_folders_give_the_labels_of_a_folder(kind, images, tmp_path):
+    write(images, tmp_path / 'out', kind)
+    folder, packed = (open_source(p, labels=True)
+                      for p in (images, tmp_path / 'out'))
+    assert packed.classes == folder.classes == ['a.x', 'b']
+    assert packed.labels.tolist() == folder.labels.tolist()
+
+
+@both
+def test_what_earlier_versions_wrote_is_read(kind, images, tmp_path):
+    out = tmp_path / 'old'
+    out.mkdir()
+    names = list(open_source(images).names)
+    if kind == 'store':
+        with lmdb.open(str(out)) as env, env.begin(write=True) as transaction:
+            for n, name in enumerate(names):
+                transaction.put(b'%09d' % n, (images / name).read_bytes())
+        (out / 'types.json').write_text('{"3 x uint8": 12}\n')
+    else:
+        webdataset = pytest.importorskip('webdataset')
+        with webdataset.TarWriter(str(out / 'a.tar'), encoder=False) as tar:
+            for n, name in enumerate(names):
+                tar.write({'__key__': f'{n:09d}',
+                           'json': json.dumps(dict(path=name)).encode(),
+                           'jpg': (images / name).read_bytes()})
+        with tarfile.open(out / 'a.tar') as tar:
+            places = [(m.offset_data, 0, m.size) for m in tar
+                      if m.name.endswith('.jpg')]
+        np.save(out / 'places.npy', np.array(places, [
+            ('offset', '<u8'), ('shard', '<u4'), ('size', '<u4')]))
+        (out / 'shards.json').write_text(json.dumps(dict(
+            version=1, images=12, root='.',
+            shards=[['a.tar', 12, (out / 'a.tar').stat().st_size]])))
+    (out / 'images.txt').write_text('\n'.join(names) + '\n')
+    packed = open_source(out)
+    assert list(packed.names) == names
+    assert [packed.read(i) for i in range(12)] == [
+        (images / name).read_bytes() for name in names]
+
+
+def test_shards_of_others_are_indexed_where_they_are(images, tmp_path):
+    there = tmp_path / 'there'
+    write(images, tmp_path / 'own', 'shards')
+    there.mkdir()
+    for number in range(2):
+        (there / f'{number}.tar').write_bytes(
+            (tmp_path / f'own/shard-00000{number}.tar').read_bytes())
+    result = write(there, tmp_path / 'index', 'shards')
+    assert result['images'] == 10
+    assert listing(tmp_path / 'index') == [
+        'images.txt', 'places.npy', 'shards.json']
+    packed = open_source(tmp_path / 'index')
+    assert packed.names[9] == '1.tar/000000009.jpg'
+    assert [packed.read(i) for i in range(10)] == content(
+        tmp_path / 'own', 'shards')[:10]
+    os.truncate(there / '1.tar', 3000)
+    with pytest.raises(PackError, match='1.tar cannot be read .*nothing was'):
+        write(there, tmp_path / 'again', 'shards')
+    assert not (tmp_path / 'again').exists()
+
+
+class _Stop(BaseException):
+    """As Ctrl-C."""
+
+
+@both
+@pytest.mark.parametrize('after', range(0, 24, 3))
+def test_interrupted_it_continues(kind, after, images, tmp_path, monkeypatch):
+    """Also in the middle of a part; in the end nothing differs."""
+    write(images, tmp_path / 'whole', kind)
+    read, calls = pack._read, []
+
+    def stopping(source, short_side, number):
+        calls.append(number)
+        if len(calls) > after:
+            raise _Stop
+        return read(source, short_side, number)
+
+    monkeypatch.setattr(pack, '_read', stopping)
+    out = tmp_path / 'out'
+    with pytest.raises(_Stop):
+        write(images, out, kind)
+    done = min(after // 8 * 8 // 5 * 5, 10) if after < 12 else 12
+    assert (out / pack.PLAN_FILE).exists() == (done > 0)
+    assert out.exists() == (done > 0)
+    with pytest.raises(PackError if done else _Stop,
+                       match='begun with other' if done else None):
+        write(images, out, kind, short_side=9)
+    times = {p: p.stat().st_mtime_ns for p in out.glob('*.tar')}
+    monkeypatch.setattr(pack, '_read', read)
+    write(images, out, kind)
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items())
+    assert listing(out) == listing(tmp_path / 'whole')
+    assert content(out, kind) == content(tmp_path / 'whole', kind)
+    for path in out.glob('*.[tj]*'):
+        assert path.read_bytes() == (tmp_path / 'whole' / path.name
+                                     ).read_bytes()
+
+
+@both
+def test_what_does_not_read_back_is_named(kind, images, tmp_path,
+                                          monkeypatch):
+    write_part = (pack._Store if kind == 'store' else pack._Shards).write
+
+    def damaging(self, part, found):
+        write_part(self, part, (
+            image._replace(data=image.data[:-1])
+            if (part.start, number) == (0, 2) else image
+            for number, image in enumerate(found)))
+
+    name = dict(store='data.mdb', shards='shard-000000.tar')[kind]
+    with monkeypatch.context() as patched:
+        patched.setattr(pack._Store, 'write', damaging)
+        patched.setattr(pack._Shards, 'write', damaging)
+        with pytest.raises(PackError, match=f'{name} does not read back'):
+            write(images, tmp_path / 'out', kind)
+    (tmp_path / 'out' / name).unlink()  # as the message says
+    write(images, tmp_path / 'out', kind)
+    assert len(content(tmp_path / 'out', kind)) == 12
+
+
+def _refusals(root):
+    """Arguments that are refused: images, output, and what is said."""
+    (root / 'empty').mkdir()
+    (root / 'broken').mkdir()
+    for name in ('a.jpg', 'b.png', 'c.tif', 'd.npy', 'e.dcm'):
+        (root / f'broken/{name}').write_bytes(b'text')
+    (root / 'file').write_bytes(b'')
+    (root / 'full').mkdir()
+    (root / 'full/notes.txt').touch()
+    (root / 'list.txt').write_text('images/b/000.jpg\nmissing.jpg\n')
+    (root / 'link').symlink_to('images')
+    return [
+        ('empty', 'out', 'no images below'),
+        ('missing', 'out', 'does not exist'),
+        ('broken', 'out', 'none of the 5 images of .*broken can be read '),
+        ('list.txt', 'out', 'line 2: missing.jpg does not exist'),
+        ('images', 'images', 'lies in the folder of the images'),
+        ('images', 'images/b/out', 'lies in the folder of the images'),
+        ('images', 'link/out', 'lies in the folder of the images'),
+        ('images/b', 'images', 'is not empty'),
+        ('images', 'file', 'file'),
+        ('images', 'file/out', 'file'),
+        ('images', 'full', 'is not empty; name another'),
+        ('store', 'out2', ''), ('store', 'store', 'lies in the folder'),
+        ('images', 'store', 'is whole already; delete it'),
+        ('images', 'shards', 'is whole already; delete it'),
+    ]
+
+
+@both
+def test_refusals_leave_nothing(kind, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(images, 'images')
+    for packed in KINDS:
+        write('images', packed, packed)
+    for source, out, said in _refusals(tmp_path):
+        before = sorted(tmp_path.rglob('*'))
+        if not said:
+            write(source, out, kind)
+            continue
+        with pytest.raises((ValueError, OSError), match=said) as error:
+            write(source, out, kind)
+        assert '\n' not in str(error.value)
+        assert sorted(tmp_path.rglob('*')) == before, (source, out)
+
+
+@both
+def test_an_unreadable_file_is_named(kind, images, tmp_path, monkeypatch):
+    """And what was packed before it is kept."""
+    root = shutil.copytree(images, tmp_path / 'images')
+    opened = open_source(root)
+    bad = len(opened) - 1
+
+    def read(self, index):
+        if index == bad:
+            raise OSError(5, 'Input/output error')
+        return (root / self.names[index]).read_bytes()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(opened), 'read', read)
+        with pytest.raises(PackError, match=(
+                r'b/004.jpg cannot be read \(Input/output error\); what was '
+                'written is in .*out; the same command continues')):
+            write(root, tmp_path / 'out', kind)
+    assert write(root, tmp_path / 'out', kind)['images'] == 12
+
+
+@both
+@pytest.mark.parametrize('room', [20_000, 150_000])
+def test_a_full_disk_leaves_nothing_or_what_can_be_continued(
+        kind, room, tmp_path):
+    source = tmp_path / 'images'
+    source.mkdir()
+    for number in range(40):
+        (source / f'{number:02d}.png').write_bytes(
+            pillow(noise((40, 40, 3), 'uint8', 256, number), 'PNG'))
+    with small_disk(tmp_path, 1 << 20) as disk:
+        free = shutil.disk_usage(disk).free
+        (disk / 'other').write_bytes(bytes(free - room))
+        out = disk / 'new/out'
+        with pytest.raises(PackError, match='no space is left') as error:
+            write(source, out, kind)
+        assert str(out) in str(error.value) and '\n' not in str(error.value)
+        whole = listing(out)
+        if room < 100_000:
+            assert 'nothing was written' in str(error.value)
+            assert listing(disk) == ['other']
+        else:
+            assert 'the same command continues' in str(error.value)
+            assert {name.partition('-')[0] for name in whole} == {
+                'packing.json', dict(store='data.mdb', shards='shard')[kind]}
+        (disk / 'other').unlink()
+        write(source, out, kind)
+        assert content(out, kind) == [
+            p.read_bytes() for p in sorted(source.iterdir())]
+        assert 'packing.json' not in listing(out)
+
+
+def test_a_store_has_a_largest_size(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, '_MAP_SIZE', 8 * 4096)
+    with pytest.raises(PackError, match=(
+            'data.mdb cannot be written: .*MAP_FULL')) as error:
+        write(images, tmp_path / 'out', 'store')
+    assert '\n' not in str(error.value)
+
+
+@both
+def test_a_second_process_is_refused(kind, images, tmp_path):
+    out = tmp_path / 'out'
+
+    def hold(connection):
+        with output_lock(out, is_folder=True):
+            connection.send(os.getpid())
+            connection.recv()
+
+    fork = multiprocessing.get_context('fork')
+    ours, theirs = fork.Pipe()
+    process = fork.Process(target=hold, args=(theirs, ))
+    process.start()
+    pid = ours.recv()
+    with pytest.raises(OutputInUse, match=f'process {pid} on'):
+        write(images, out, kind)
+    process.kill()  # and its lock file stays
+    process.join()
+    assert (out / '.lock').exists()
+    assert write(images, out, kind)['images'] == 12
+    assert not (out / '.lock').exists()
+
+
+@pytest.mark.parametrize('kind, damage, said', [
+    ('store', lambda out: os.truncate(
+        out / 'data.mdb', (out / 'data.mdb').stat().st_size // 2),
+     'data.mdb.*damaged'),
+    ('store', lambda out: os.truncate(out / 'data.mdb', 5000), 'data.mdb'),
+    ('store', lambda out: os.truncate(out / 'data.mdb', 0), 'data.mdb'),
+    ('store', lambda out: (out / 'data.mdb').write_bytes(b'text' * 5000),
+     'data.mdb'),
+    ('store', lambda out: (out / 'store.json').write_text('{"images"'),
+     'store.json'),
+    ('store', lambda out: (out / 'images.txt').write_text('a.jpg\n'),
+     'images.txt'),
+    ('shards', lambda out: os.truncate(out / 'shard-000001.tar', 3000),
+     'shard-000001.tar has 3000 bytes instead'),
+    ('shards', lambda out: (out / 'shard-000001.tar').unlink(),
+     'shard-000001.tar is missing'),
+    ('shards', lambda out: os.truncate(out / 'places.npy', 100),
+     'places.npy'),
+    ('shards', lambda out: (out / 'places.npy').write_bytes(b'text'),
+     'places.npy'),
+    ('shards', lambda out: (out / 'places.npy').unlink(), 'places.npy'),
+    ('shards', lambda out: np.save(out / 'places.npy', np.zeros(3)),
+     'places.npy'),
+    ('shards', lambda out: (out / 'shards.json').write_text('[]'),
+     'shards.json'),
+    ('shards', lambda out: (out / 'shards.json').write_text('{"version": 1}'),
+     'shards.json'),
+    ('shards', lambda out: (out / 'images.txt').write_text('a.jpg\n'),
+     'images.txt'),
+    ('shards', lambda out: (out / 'images.txt').unlink(), 'images.txt'),
+])
+def test_damage_is_one_sentence(kind, damage, said, images, tmp_path):
+    write(images, tmp_path / 'out', kind)
+    damage(tmp_path / 'out')
+    names, line = in_child(
+        lambda: str(open_source(tmp_path / 'out').read(3)))
+    assert names == 'SourceError' and str(tmp_path / 'out') in line
+    assert re.search(said, line) and '\n' not in line
+
+
+def in_child(function):
+    """Call a function in a process that a signal may end."""
+    fork = multiprocessing.get_context('fork')
+    ours, theirs = fork.Pipe()
+
+    def call():
+        try:
+            theirs.send(('', function()))
+        except Exception as error:
+            theirs.send((type(error).__name__, str(error)))
+
+    process = fork.Process(target=call)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return ours.recv()
+
+
+# Files, and the channels and type of each.
+LOSSLESS = {
+    'five.tif': (tiff(noise((60, 80, 5))), 5, 'uint16'),
+    'grey.png': (pillow(noise((60, 80)), 'PNG'), 1, 'uint16'),
+    'colour.png': (opencv(noise((60, 80, 3)), '.png'), 3, 'uint16'),
+    'float.npy': (numpy(noise((60, 80, 4), 'float32') / 4096), 4, 'float32'),
+    'alpha.png': (pillow(noise((60, 80, 4), 'uint8', 256), 'PNG'), 4,
+                  'uint8'),
+    'alpha.webp': (pillow(noise((60, 80, 4), 'uint8', 256), 'WEBP',
+                          lossless=True, exact=True), 4, 'uint8'),
+    'grey alpha.png': (pillow(noise((60, 80, 2), 'uint8', 256), 'PNG'), 2,
+                       'uint8'),
+    'deep alpha.png': (opencv(noise((60, 80, 4)), '.png'), 4, 'uint16'),
+    'rgb.bmp': (pillow(noise((60, 80, 3), 'uint8', 256), 'BMP'), 3, 'uint8'),
+    'rgb.tif': (pillow(noise((60, 80, 3), 'uint8', 256), 'TIFF'), 3,
+                'uint8'),
+    'infra-red.tif': (tiff(noise((60, 80, 4), 'uint8', 256)), 4, 'uint8'),
+    'big-endian.npy': (numpy(noise((60, 80, 3), '>u2')), 3, 'uint16'),
+    'palette.png': (pillow(Image.fromarray(photo(70)).quantize(), 'PNG'), 3,
+                    'uint8'),
+}
+
+
+@pytest.mark.parametrize('name', LOSSLESS)
+def test_smaller_copies_have_the_pixels_of_shrinking_in_memory(name):
+    """Type, channels and alpha stay: for all settings of decoding."""
+    data, channels, dtype = LOSSLESS[name]
+    packed = shrink(data, 30, name)
+    assert packed.how in ('re-encoded as PNG', 're-encoded as TIFF')
+    for wanted in {channels, channels - (channels in (2, 4))}:
+        wanted = make_settings(channels=wanted, dtype=dtype)
+        try:
+            before = decode_image(data, None, wanted, name)
+        except ValueError as error:  # infra-red is not left out
+            with pytest.raises(type(error)):
+                decode_image(packed.data, None, wanted, name)
+            continue
+        after = decode_image(packed.data, None, wanted, name)
+        expected = resize_image(before, after.shape[:2])
+        assert after.shape[:2] in ((30, 40), (30, 30))
+        assert after.dtype == dtype and (after == expected).all()
+    assert shrink(data, 70, name).data == data
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.tuples(st.integers(2, 30), st.integers(2, 30), st.integers(1, 7)),
+       st.sampled_from(['uint8', 'uint16', 'float32']), st.booleans(),
+       st.integers(1, 12), st.integers(0, 99))
+def test_copies_of_any_shape_are_read_by_tifffile(shape, dtype, alpha, side,
+                                                  seed):
+    array = noise(shape, dtype, 256, seed)
+    alpha = alpha and shape[2] in (2, 4)
+    kwargs = dict(photometric='minisblack', planarconfig='contig',
+                  metadata=None)
+    if alpha:
+        kwargs['extrasamples'] = ['unassalpha']
+        if shape[2] == 4:
+            kwargs['photometric'] = 'rgb'
+    if shape[2] == 1:
+        array, kwargs = array[..., 0], dict(photometric='minisblack')
+    packed = shrink(tiff(array, **kwargs), side, 'a.tif')
+    if min(shape[:2]) <= side:
+        assert packed.how == 'copied'
+        return
+    if packed.how == 're-encoded as PNG':
+        found = np.asarray(Image.open(io.BytesIO(packed.data)))
+    else:
+        found = tifffile.imread(io.BytesIO(packed.data))
+    found = found.reshape(*found.shape[:2], -1)
+    assert min(found.shape[:2]) == side
+    expected = resize_image(array.reshape(shape), found.shape[:2])
+    assert found.dtype == dtype and (found == expected).all()
+
+
+def test_jpeg_files_become_jpeg_files():
+    """Upright, of the size asked for, grey ones grey, CMYK left alone."""
+    array = np.asarray(Image.fromarray(photo(90)).resize((90, 60)))
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    for side in (30, 45, 20):  # a half, too: as libjpeg decodes by itself
+        data = pillow(array, 'JPEG', quality=95, exif=rotated)
+        copy = shrink(data, side, 'a.jpg')
+        assert copy.how == 're-encoded as JPEG'
+        image = Image.open(io.BytesIO(copy.data))
+        assert image.format == 'JPEG' and not image.getexif()
+        assert image.size == (side, round(side * 1.5))
+        expected = np.rot90(array, -1)
+        expected = np.asarray(Image.fromarray(expected).resize(image.size))
+        assert np.abs(np.asarray(image).astype(int) - expected).mean() < 4
+    grey = shrink(pillow(array[..., 0], 'JPEG'), 30, 'b.jpg')
+    assert Image.open(io.BytesIO(grey.data)).mode == 'L'
+    cmyk = pillow(Image.fromarray(array).convert('CMYK'), 'JPEG')
+    assert shrink(cmyk, 30, 'c.jpg') == ('c.jpg', cmyk, 'not reduced',
+                                         'it is in CMYK')
+
+
+@both
+def test_what_was_not_reduced_is_counted_and_named(kind, tmp_path):
+    source = tmp_path / 'images'
+    source.mkdir()
+    holes = noise((60, 80), 'float32')
+    holes[3, 4] = np.nan
+    files = {
+        'a.jpg': pillow(photo(60), 'JPEG'), 'b.png': pillow(photo(60), 'PNG'),
+        'c.tif': LOSSLESS['five.tif'][0], 'd.jpg': pillow(photo(20), 'JPEG'),
+        'e.jpg': b'text', 'f.npy': numpy(holes),
+        'g.npy': numpy(noise((60, 80), 'int16')),
+        'h.tif': tiff(noise((3, 60, 80)), metadata=None,
+                      photometric='minisblack'),
+        'i.jpg': pillow(photo(60), 'JPEG')[:700]}
+    for name, data in files.items():
+        (source / name).write_bytes(data)
+    result = write(source, tmp_path / 'out', kind, short_side=30)
+    assert result['copies'] == {
+        'not reduced': 3, 'undecodable': 2, 're-encoded as JPEG': 1,
+        're-encoded as PNG': 1, 're-encoded as TIFF': 1, 'copied': 1}
+    assert set(result['reasons']) == {'undecodable', 'not reduced'}
+    assert result['reasons']['undecodable'].startswith('e.jpg: ')
+    assert result['reasons']['not reduced'] == 'f.npy: it has missing pixels'
+    assert result['types']['5 x uint16'] == 1
+    assert result['types']['unreadable'] == 1
+    copies = content(tmp_path / 'out', kind)
+    for number in (3, 4, 5, 6, 7, 8):
+        assert copies[number] == list(files.values())[number]
+    if kind == 'shards':  # endings are those of the content
+        with tarfile.open(tmp_path / 'out/shard-000000.tar') as shard:
+            assert '000000001.png' in shard.getnames()
+
+
+def test_commands_say_what_they_did(images, tmp_path):
+    (images / 'x.heic').write_bytes(b'')
+    lines = [
+        ['store', images, 'out', '--short-side', '9', '--json'],
+        ['shards', 'out', 'out2', '--images-per-shard', '5', '--json'],
+        ['store', images, 'out'],
+        ['shards', tmp_path, 'out2/new'],
+        ['store', 'nowhere', 'new'],
+    ]
+    results = run_commands(*lines, cwd=tmp_path)
+    (images / 'x.heic').unlink()
+    assert [code for code, _ in results] == [0, 0, 1, 1, 1], results
+    stored = json.loads(results[0][1].splitlines()[-1])
+    assert stored['copies'] == {'re-encoded as JPEG': 11, 'copied': 1}
+    for said in ('12 images in', 'left out: 1 .heic',
+                 '12 images in out: 12 of 3 x uint8', '11 re-encoded as JPEG'):
+        assert said in results[0][1]
+    assert len(json.loads(results[1][1].splitlines()[-1])['shards']) == 3
+    assert 'is whole already' in results[2][1]
+    assert 'lies in the folder of the images' in results[3][1]
+    assert all(len(said.splitlines()) == 1 for _, said in results[2:])
+    assert listing(tmp_path) == ['out', 'out2']
+
+
+def test_ctrl_c_says_how_to_continue(tmp_path):
+    source, out = tmp_path / 'images', tmp_path / 'out'
+    source.mkdir()
+    data = pillow(noise((900, 900, 3), 'uint8', 256), 'PNG')
+    for number in range(120):
+        (source / f'{number:03d}.png').write_bytes(data)
+    command = [sys.executable, '-m', 'cmae_mm', 'shards', str(source),
+               str(out), '--short-side', '600', '--images-per-shard', '2']
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE,
+                               text=True)
+    while not list(out.glob('shard-*.tar')) and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate()
+    assert running.returncode == 130
+    assert said.splitlines()[-1] == (
+        f'cmae shards: stopped; what was written is in {out}; the same '
+        'command continues')
+    assert not list(out.glob('.*'))

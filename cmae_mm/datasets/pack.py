@@ -149,18 +149,18 @@ def pack_images(data: Any,
                 size=writer.size)
     read = partial(_read, source, short_side)
     total = len(source)
-    with closing(writer), _output(out, plan, writer), Progress(
-            2 * total, 'write, then verify') as progress:
+    with closing(writer), _output(out, plan, writer):
         missing = [part for part in writer.parts if not writer.has(part)]
         numbers = [np.arange(part.start, part.stop) for part in missing]
         images = map_numbers(read, np.concatenate([np.arange(0), *numbers]),
                              num_workers)
-        progress.update(writer.count())
-        for part in missing:
-            writer.write(part, islice(images, len(part)))
-            progress.update(len(part))
-        index = _verify(writer, map_numbers(read, range(total), num_workers),
-                        progress)
+        with Progress(2 * total, 'write, then verify',
+                      initial=writer.count()) as progress:
+            for part in missing:
+                writer.write(part, islice(images, len(part)))
+                progress.update(len(part))
+            images = map_numbers(read, range(total), num_workers)
+            index = _verify(writer, images, progress)
         index.update(source=source.describe(), classes=source.classes)
         writer.finish(index)
     return index

@@ -122,7 +122,7 @@ CONFLICTS = {
         'of which Posterize is not known to work'),
     'nothing of a file': (
         'cmae_vit-b_300e', ['image_stats=none.json'],
-        "no file of image statistics 'none.json'"),
+        "none.json cannot be read as image statistics .No such file"),
 }
 
 

@@ -174,7 +174,7 @@ def test_a_window_over_other_files_is_noted(tmp_path):
     (tmp_path / 'a.tif').write_bytes(tiff(STORED))
     (tmp_path / 'b.dcm').write_bytes(dicom(STORED, **CT))
     found = measure_images(tmp_path, num_workers=0, window=(40, 400))
-    assert any('window is for DICOM files, and 1 are none' in note
+    assert any('window is for DICOM files; the values of 1 other' in note
                for note in found['notes'])
     assert not any('window' in note for note in measure_images(
         tmp_path, num_workers=0)['notes'])

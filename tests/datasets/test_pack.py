@@ -27,7 +27,7 @@ from cmae_mm.datasets import PretrainingDataset, pack
 from cmae_mm.datasets.decode import decode_image, make_settings, resize_image
 from cmae_mm.datasets.pack import PackError, pack_images, shrink
 from cmae_mm.datasets.samplers import SeededIndex
-from cmae_mm.datasets.source import open_source
+from cmae_mm.datasets.source import ShardBackend, open_source
 from cmae_mm.files import OutputInUse, output_lock
 
 KINDS = ('store', 'shards')
@@ -226,6 +226,17 @@ def test_shards_of_others_are_indexed_where_they_are(images, tmp_path):
     with pytest.raises(PackError, match='1.tar cannot be read .*nothing was'):
         write(there, tmp_path / 'again', 'shards')
     assert not (tmp_path / 'again').exists()
+
+
+def test_few_shards_are_open_at_a_time(images, tmp_path):
+    write(images, tmp_path / 'out', 'shards')
+    backend = ShardBackend(str(tmp_path / 'out'))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr('cmae_mm.datasets.source._MOST_OPEN', 2)
+        before = len(os.listdir('/proc/self/fd'))
+        data = [backend.get(str(i)) for i in (0, 5, 10, 1, 0)]
+        assert len(os.listdir('/proc/self/fd')) <= before + 2
+    assert data[0] == data[-1] == content(tmp_path / 'out', 'shards')[0]
 
 
 class _Stop(BaseException):
@@ -612,9 +623,18 @@ def test_commands_say_what_they_did(images, tmp_path):
         ['store', images, 'out'],
         ['shards', tmp_path, 'out2/new'],
         ['store', 'nowhere', 'new'],
+        ['train', ROOT / 'configs/quickstart/cmae_vit-mini_tiles.py',
+         '--work-dir', 'work', '--cfg-options',
+         'train_dataloader.batch_size=4', 'train_dataloader.num_workers=1',
+         f'train_dataloader.dataset.data_root={tmp_path / "out2"}',
+         'train_dataloader.dataset.pipeline.1.type=LoadCanvas',
+         'train_dataloader.dataset.pipeline.1.size=80',
+         'train_cfg.max_iters=2'],
     ]
-    results = run_commands(*lines, cwd=tmp_path)
+    *results, (code, trained) = run_commands(*lines, cwd=tmp_path)
     (images / 'x.heic').unlink()
+    assert code == 0 and (tmp_path / 'work/iter_2.pth').exists(), trained
+    shutil.rmtree(tmp_path / 'work')
     assert [code for code, _ in results] == [0, 0, 1, 1, 1], results
     stored = json.loads(results[0][1].splitlines()[-1])
     assert stored['copies'] == {'re-encoded as JPEG': 11, 'copied': 1}

@@ -18,7 +18,7 @@ import missing_requirements  # noqa: E402
 
 EXTRAS = ('onedl', 'openmmlab', 'lite', 'det', 'seg', 'embed', 'dicom',
           'geotiff', 'logging', 'report', 'map', 'completion', 'quickstart',
-          'tests', 'dev', 'webdataset', 'onnx', 'docs')
+          'tests', 'dev', 'onnx', 'docs')
 # Two distributions, or one under another name, own these modules.
 OWNERS = {
     'mmengine': {'onedl-mmengine', 'mmengine'},

@@ -65,7 +65,7 @@ left_out() {
 train() {
     python tools/train.py configs/quickstart/cmae_vit-mini_canvas.py \
         --work-dir "$out/train_$1" --no-resume --cfg-options \
-        "optim_wrapper.dtype=$1" "optim_wrapper.cpu_dtype=$1" \
+        "optim_wrapper.dtype=$1" \
         "train_cfg.max_iters=$iterations" default_hooks.logger.interval=1 \
         train_dataloader.batch_size="${2:-128}"
 }

@@ -4,7 +4,6 @@ import os
 import subprocess
 from typing import Any, Dict
 
-import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import (
@@ -18,49 +17,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-# What takes the place of half precision without an accelerator.
-CPU_DTYPES = ('float32', 'bfloat16', 'auto')
-
 
 def has_accelerator() -> bool:
     """Say whether there is a device that mmengine can autocast on."""
     return (is_cuda_available() or is_npu_available() or is_mlu_available()
             or is_musa_available())
-
-
-def has_native_bfloat16() -> bool:
-    """Say whether this CPU multiplies in bfloat16 (AVX512-BF16, AMX).
-
-    torch emulates it on others, which is slower than float32.
-    """
-    asks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
-    # Older versions of torch do not tell.
-    return any(getattr(torch.cpu, name, bool)() for name in asks)
-
-
-def check_cpu_dtype(dtype: str) -> None:
-    """Check a setting of what CPUs train in.
-
-    Raises:
-        ValueError: If it is none of ``CPU_DTYPES``.
-    """
-    if dtype not in CPU_DTYPES:
-        raise ValueError(
-            f'cpu_dtype must be one of {CPU_DTYPES}, but got {dtype!r}')
-
-
-def resolve_cpu_dtype(dtype: str) -> str:
-    """Say what a CPU trains in.
-
-    Args:
-        dtype (str): One of ``CPU_DTYPES``.
-
-    Returns:
-        str: 'float32' or 'bfloat16'.
-    """
-    if dtype == 'auto':
-        return 'bfloat16' if has_native_bfloat16() else 'float32'
-    return dtype
 
 
 def unwrapped_model(runner: Runner) -> nn.Module:

@@ -188,22 +188,6 @@ def test_a_full_disk_stops_training_with_one_sentence(
     assert newest(saved).name == 'iter_4.pth'
 
 
-def test_training_can_go_on_without_the_checkpoint(full_disk, tmp_path):
-    options = dict(
-        on_error='continue', max_keep_ckpts=1, out_dir=str(full_disk))
-
-    def free(runner):
-        assert names(full_disk / 'run') == ['iter_2.pth']
-        (full_disk / 'filling').unlink()
-
-    tiny_runner(
-        tmp_path / 'run', iters=7, width=2000, checkpoint=options,
-        hooks=[AtIteration(3, fill(full_disk)), AtIteration(6, free)]).train()
-    assert log(tmp_path / 'run').count('training goes on without it') >= 2
-    # what is kept was not forgotten while saving failed
-    assert names(full_disk / 'run') == ['iter_7.pth']
-
-
 def test_saves_are_between_optimizer_steps(tmp_path):
     tiny_runner(tmp_path / 'iter', iters=8, accumulate=3).train()
     assert names(tmp_path / 'iter') == [

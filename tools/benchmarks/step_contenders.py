@@ -40,10 +40,12 @@ class Step(TrainingStep):
 def build_ours(cfg: Config, batch_size: int, device: torch.device,
                dtype: str, compiled: bool) -> Step:
     """Build this project's model and optimizer, as a training does."""
-    settings = dict(cfg.optim_wrapper, dtype=dtype, cpu_dtype=dtype)
+    settings = dict(cfg.optim_wrapper, dtype=dtype)
     if dtype == 'float16' and device.type == 'cpu':
         raise SystemExit('float16 is for GPUs; take bfloat16 on a CPU')
     step = build_training_step(cfg, device, settings)
+    if device.type == 'cpu' and dtype == 'bfloat16':  # trains in float32
+        step.wrapper.autocasts, step.wrapper.cast_dtype = True, torch.bfloat16
     model = step.model
     if compiled:
         compile_parts(model)

@@ -52,21 +52,16 @@ class AtomicCheckpointHook(CheckpointHook):
     Args:
         async_save (bool): Whether to write in a thread, for which the memory
             of rank 0 holds one serialised checkpoint. Defaults to True.
-        on_error (str): What to do when a file cannot be written, as on a full
-            disk: 'stop' the training with one sentence, or warn and 'continue'
-            without this checkpoint. Defaults to 'stop'.
         **kwargs: Arguments of ``CheckpointHook``.
 
     Raises:
-        ValueError: If ``on_error`` is neither of these, or the files are to
-            go to another place than a local folder.
+        ValueError: If the files are not to be written to a local folder.
         CheckpointError: In training, if a file cannot be written.
     """
 
     def __init__(self,
                  *args,
                  async_save: bool = True,
-                 on_error: str = 'stop',
                  **kwargs) -> None:
         unknown = set(kwargs) - set(
             inspect.signature(CheckpointHook.__init__).parameters)
@@ -75,9 +70,6 @@ class AtomicCheckpointHook(CheckpointHook):
             raise TypeError(f'{type(self).__name__}.__init__() got an '
                             f'unexpected keyword argument {name!r}')
         super().__init__(*args, **kwargs)
-        if on_error not in ('stop', 'continue'):
-            raise ValueError("on_error must be 'stop' or 'continue', but got "
-                             f'{on_error!r}')
         if (self.backend_args or self.file_client_args
                 or '://' in str(self.out_dir or '')):
             raise ValueError(
@@ -85,11 +77,9 @@ class AtomicCheckpointHook(CheckpointHook):
                 'backend_args or a remote out_dir set '
                 "default_hooks.checkpoint.type='mmengine.CheckpointHook'")
         self.async_save = async_save
-        self.on_error = on_error
         self._root = self.out_dir
         self._finite = True
         self._deferred: Optional[int] = None
-        self._before_last: Dict = {}
         self._loaded: Dict = {}
         # Iteration of the last checkpoint of this process, and whether it
         # says that validation is to follow.
@@ -218,7 +208,6 @@ class AtomicCheckpointHook(CheckpointHook):
         self._deferred = None
         if not self._parameters_are_finite(runner):
             return
-        self._remember(runner)
         hub, replaced = runner.message_hub, []
         if self.max_keep_ckpts > 0:
             ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
@@ -266,7 +255,6 @@ class AtomicCheckpointHook(CheckpointHook):
         self._settle(runner)
         if not self._parameters_are_finite(runner):
             return
-        self._remember(runner)
         super()._save_best_checkpoint(runner, metrics)
         best = [
             value for key, value in runner.message_hub.runtime_info.items()
@@ -282,37 +270,12 @@ class AtomicCheckpointHook(CheckpointHook):
         self._settle(runner)
         super()._publish_model(runner, ckpt_path)
 
-    def _remember(self, runner) -> None:
-        """Remember what is on disk, for the case that the next save fails."""
-        hub = runner.message_hub
-        self._before_last = dict(
-            hook={
-                name: value.copy() if hasattr(value, 'copy') else value
-                for name, value in vars(self).items()
-                if name in ('keep_ckpt_ids', 'last_ckpt', 'best_ckpt_path',
-                            'best_ckpt_path_dict', '_saved')
-            },
-            hub={
-                key: value
-                for key, value in hub.runtime_info.items()
-                if key.startswith((*_PATHS, 'best_score', 'keep_ckpt_ids'))
-            })
-
     def _settle(self, runner) -> None:
-        """Wait for the last save; each rank then knows how it went."""
+        """Wait for the last save; all ranks raise if it has failed."""
         problem = [WRITER.take_problem() if is_main_process() else None]
         broadcast_object_list(problem)
-        if problem[0] is None:
-            return
-        vars(self).update(self._before_last.get('hook', {}))
-        hub = runner.message_hub
-        for key in list(hub.runtime_info):
-            if key.startswith((*_PATHS, 'best_score', 'keep_ckpt_ids')):
-                hub.pop_info(key)
-        hub.update_info_dict(self._before_last.get('hub', {}))
-        if self.on_error == 'stop':
+        if problem[0] is not None:
             raise CheckpointError(problem[0])
-        runner.logger.warning(f'{problem[0]}; training goes on without it')
 
     def _parameters_are_finite(self, runner) -> bool:
         model = unwrapped_model(runner)

@@ -1,5 +1,4 @@
 """Mixed precision that one config can ask for on every machine."""
-import logging
 from contextlib import contextmanager
 from typing import Any, List, Tuple, Union
 
@@ -11,12 +10,7 @@ from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
 from ...models.utils import local_part
-from ..device import (
-    check_cpu_dtype,
-    has_accelerator,
-    has_native_bfloat16,
-    resolve_cpu_dtype,
-)
+from ..device import has_accelerator
 from .fused import keep_how, use_fused
 from .step_guard import StepGuard, grad_norm
 
@@ -30,11 +24,11 @@ DTYPES = ('bfloat16', 'float16', 'float32')
 
 @OPTIM_WRAPPERS.register_module()
 class AutoAmpOptimWrapper(AmpOptimWrapper):
-    """mmengine's ``AmpOptimWrapper`` that fits itself to dtype and machine.
+    """mmengine's ``AmpOptimWrapper`` for any dtype and machine.
 
-    bfloat16 trains without a loss scaler, which it does not need; float16
-    with one; and without an accelerator, where ``AmpOptimWrapper`` refuses to
-    work, training is in ``cpu_dtype`` and the log says so.
+    Training in bfloat16 has no loss scaler, which it does not need. Without
+    an accelerator, where ``AmpOptimWrapper`` raises, training is in float32
+    and the log says so.
 
     Adam and AdamW update all parameters in one pass where torch has a fused
     kernel for the device and their settings do not say otherwise.
@@ -54,9 +48,6 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
     Args:
         dtype (str): 'bfloat16', 'float16' or 'float32'. Defaults to
             'bfloat16'.
-        cpu_dtype (str): What takes the place of half precision without an
-            accelerator: 'float32', 'bfloat16', or 'auto', which is bfloat16
-            on CPUs that compute in it. Defaults to 'float32'.
         loss_scale (str | float | dict): Loss scale for float16, see
             ``AmpOptimWrapper``. Defaults to 'dynamic'.
         max_skipped (int): Number of steps in a row that are not finite after
@@ -70,33 +61,24 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
 
     def __init__(self,
                  dtype: str = 'bfloat16',
-                 cpu_dtype: str = 'float32',
                  loss_scale: Union[str, float, dict] = 'dynamic',
                  max_skipped: int = 10,
                  **kwargs) -> None:
         if dtype not in DTYPES:
             raise ValueError(f'dtype must be one of {DTYPES}, but got '
                              f'{dtype!r}')
-        check_cpu_dtype(cpu_dtype)
         if dtype != 'float32' and not has_accelerator():
-            asked, dtype = dtype, resolve_cpu_dtype(cpu_dtype)
-            if dtype != asked:
-                print_log(
-                    f'No accelerator found: training in {dtype} instead of '
-                    f'{asked}.',
-                    logger='current')
-            elif not has_native_bfloat16():
-                print_log(
-                    'This CPU does not compute in bfloat16: training in it is '
-                    'slower here than in float32.',
-                    logger='current',
-                    level=logging.WARNING)
+            print_log(
+                'No accelerator found: training in float32 instead of '
+                f'{dtype}.',
+                logger='current')
+            dtype = 'float32'
         self.autocasts = dtype != 'float32'
-        if self.autocasts and has_accelerator():
+        if self.autocasts:
             if dtype == 'bfloat16':
                 loss_scale = dict(enabled=False)
             super().__init__(loss_scale=loss_scale, dtype=dtype, **kwargs)
-        else:  # what AmpOptimWrapper refuses to do without an accelerator
+        else:  # AmpOptimWrapper raises without an accelerator
             OptimWrapper.__init__(self, **kwargs)
             self._scale_update_param = None
             self.loss_scaler = GradScaler(enabled=False)

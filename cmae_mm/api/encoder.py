@@ -1,18 +1,22 @@
 """Pre-trained encoders as modules, from a checkpoint alone."""
-import math
-import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 from mmengine.logging import print_log
+from torch import nn
 
-from ..checkpoints import CheckpointError, load_state, read_checkpoint
-from ..checkpoints.encoder import find_encoder
-from ..checkpoints.encoder_facts import read_encoder_facts
-from ..checkpoints.families import is_hybrid
-from ..checkpoints.files import StateDict
+from .. import checkpoints
+from ..checkpoints import (
+    CheckpointError,
+    LoadedEncoder,
+    build_encoder,
+    encoder_facts,
+    naming,
+    read_encoder_facts,
+)
+from ..checkpoints.export import select_encoder
+from ..checkpoints.layouts import FoundEncoder
 from ..datasets.stats import read_image_stats
 from ..image_config import is_plain, settings_of, value_range_of
-from ..models import ConvViT, TransferConvViT, TransferViT
 from .checks import (
     ENCODERS,
     POOLS,
@@ -23,29 +27,6 @@ from .checks import (
     check_whole_number,
 )
 from .pretrained_encoder import PretrainedEncoder
-
-
-class EncoderSizes(NamedTuple):
-    """Sizes of a vision transformer, as its tensors say them."""
-
-    embed_dims: int
-    num_layers: int
-    feedforward_channels: int
-    patch_size: int
-    in_channels: int
-    grid: int
-
-
-class HybridSizes(NamedTuple):
-    """Sizes of a hybrid encoder, as its tensors say them, of each stage."""
-
-    embed_dims: List[int]
-    depths: List[int]
-    patch_sizes: List[int]
-    in_channels: int
-    mlp_ratio: float
-    kernel_size: int
-    grid: int
 
 
 def load_encoder(checkpoint: PathLike,
@@ -99,30 +80,63 @@ def load_encoder(checkpoint: PathLike,
     check_whole_number('num_heads', num_heads, 1)
     check_checkpoint(checkpoint)
     check_stats(stats)
-    try:
-        return _load(str(checkpoint), encoder, pool, img_size, num_heads,
-                     stats)
-    except CheckpointError as error:
-        raise CheckpointError(f'{checkpoint}: {error}') from error
+    loaded = checkpoints.load_encoder(
+        str(checkpoint), encoder, img_size, num_heads)
+    print_log('\n'.join(loaded.lines), logger='current')
+    with naming(checkpoint):
+        return with_preprocessing(loaded, pool, stats)
 
 
-def _load(checkpoint: str, encoder: str, pool: str, img_size: Optional[int],
-          num_heads: Optional[int],
-          stats: Optional[PathLike]) -> PretrainedEncoder:
-    state, meta = read_checkpoint(checkpoint)
-    state, kind = find_encoder(state, encoder)[:2]
-    facts = read_encoder_facts(meta)
-    build = _build_hybrid if is_hybrid(state) else _build_plain
-    backbone, state = build(state, encoder, img_size, num_heads, facts)
-    load_state(
-        backbone, state, advice='it is no vision transformer of this project',
-        most_listed=10)
-    print_log(f'{checkpoint} is {kind}; its {encoder} encoder was loaded, '
-              'every key matched', logger='current')
+def encoder_of(model: nn.Module,
+               encoder: str = 'online',
+               img_size: Optional[int] = None,
+               images: Optional[Mapping[str, Any]] = None
+               ) -> PretrainedEncoder:
+    """Take the encoder out of a model that was loaded by its config.
+
+    Args:
+        model (CMAE | FrozenViT | ImageClassifier): The model.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        img_size (int, optional): See :func:`load_encoder`. Defaults to the
+            model's.
+        images (Mapping[str, Any], optional): How images are decoded, arguments
+            of ``LoadImage``. Defaults to None, colours of 8 bits.
+
+    Returns:
+        PretrainedEncoder: In evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: If the model has no such encoder.
+    """
+    state = select_encoder(model, encoder).state_dict()
+    state.pop('mask_token', None)
+    facts = read_encoder_facts(encoder_facts(model, images))
+    found = FoundEncoder(state, f'a {type(model).__name__}')
+    return with_preprocessing(
+        build_encoder(found, facts, encoder, img_size))
+
+
+def with_preprocessing(loaded: LoadedEncoder,
+                       pool: str = 'mean',
+                       stats: Optional[PathLike] = None) -> PretrainedEncoder:
+    """Add what an encoder does to images.
+
+    Args:
+        loaded (LoadedEncoder): The encoder.
+        pool (str): See :func:`load_encoder`.
+        stats (str | PathLike, optional): See :func:`load_encoder`.
+
+    Returns:
+        PretrainedEncoder: In evaluation mode.
+
+    Raises:
+        CheckpointError: If nothing says how its images are normalised.
+    """
+    backbone = loaded.backbone
     # of a hybrid the first stage's
     channels: int = getattr(backbone, 'in_channels', None) or (
         backbone.patch_embed.projection.in_channels)
-    normalisation = _find_normalisation(channels, facts, stats)
+    normalisation = _find_normalisation(channels, loaded.facts, stats)
     return PretrainedEncoder(backbone, pool, **normalisation).eval()
 
 
@@ -154,163 +168,3 @@ def _find_normalisation(channels: int, facts: Dict[str, Any],
             f'{images["channels"]}')
     found['images'] = None if is_plain(images) else images
     return found
-
-
-def _build_plain(state: StateDict, encoder: str, img_size: Optional[int],
-                 num_heads: Optional[int], facts: Dict[str, Any]
-                 ) -> Tuple[TransferViT, StateDict]:
-    """Build the plain ViT that takes a state, and give what it takes."""
-    sizes = _read_sizes(state)
-    with_cls_token = (
-        encoder == 'online' or facts.get('target_with_cls_token', True))
-    if not with_cls_token:
-        state = dict(state, pos_embed=state['pos_embed'][:, 1:])
-        state.pop('cls_token', None)
-    side = _image_side(img_size, sizes.patch_size, sizes.grid)
-    backbone = TransferViT(
-        arch=dict(
-            embed_dims=sizes.embed_dims,
-            num_layers=sizes.num_layers,
-            num_heads=_find_heads(
-                sizes.embed_dims, sizes.num_layers, num_heads, facts, [
-                    a['num_heads'] for a in TransferViT.arch_zoo.values()
-                    if sizes[:3] == (a['embed_dims'], a['num_layers'],
-                                     a['feedforward_channels'])
-                ]),
-            feedforward_channels=sizes.feedforward_channels),
-        img_size=side,
-        patch_size=sizes.patch_size,
-        in_channels=sizes.in_channels,
-        qkv_bias='layers.0.attn.qkv.bias' in state,
-        final_norm='ln1.weight' in state,
-        with_cls_token=with_cls_token,
-        # with the norm of pooled features that a classifier has
-        out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
-    backbone.out_type = 'raw'
-    return backbone, state
-
-
-def _build_hybrid(state: StateDict, encoder: str, img_size: Optional[int],
-                  num_heads: Optional[int], facts: Dict[str, Any]
-                  ) -> Tuple[TransferConvViT, StateDict]:
-    """Build the hybrid encoder that takes a state, and give that."""
-    sizes = _read_hybrid_sizes(state)
-    named = [
-        a['num_heads'] for a in ConvViT.arch_zoo.values()
-        if [a['embed_dims'], a['depths']] == list(sizes[:2])
-    ]
-    backbone = TransferConvViT(
-        arch=dict(
-            embed_dims=sizes.embed_dims,
-            depths=sizes.depths,
-            num_heads=_find_heads(sizes.embed_dims[-1], sizes.depths[-1],
-                                  num_heads, facts, named)),
-        img_size=_image_side(
-            img_size, math.prod(sizes.patch_sizes), sizes.grid),
-        patch_sizes=sizes.patch_sizes,
-        in_channels=sizes.in_channels,
-        mlp_ratio=sizes.mlp_ratio,
-        kernel_size=sizes.kernel_size,
-        qkv_bias='layers.0.attn.qkv.bias' in state,
-        with_fusion='fusions.0.weight' in state,
-        final_norm='ln1.weight' in state,
-        # with the norm of pooled features that a classifier has
-        out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
-    backbone.out_type = 'raw'
-    return backbone, state
-
-
-def _image_side(given: Optional[int], patch_size: int, grid: int) -> int:
-    """Give the side of images in pixels, which patches must divide."""
-    side = given or grid * patch_size
-    if side % patch_size:
-        raise CheckpointError(
-            f'patches of {patch_size} pixels do not divide images of '
-            f'{side}; choose a multiple of {patch_size}')
-    return side
-
-
-def _read_sizes(state: StateDict) -> EncoderSizes:
-    """Read an encoder's sizes from its tensors."""
-    positions = state.get('pos_embed')
-    patches = state.get('patch_embed.projection.weight')
-    hidden = state.get('layers.0.ffn.layers.0.0.weight')
-    if (positions is None or patches is None or hidden is None
-            or positions.dim() != 3 or patches.dim() != 4):
-        raise CheckpointError(
-            'its encoder is no plain vision transformer with a class token; '
-            'build it by its config')
-    grid = round((positions.shape[1] - 1)**.5)
-    if grid * grid + 1 != positions.shape[1]:
-        raise CheckpointError(
-            f'its {positions.shape[1]} positions are not those of a class '
-            'token and a square grid of patches')
-    return EncoderSizes(
-        embed_dims=patches.shape[0],
-        num_layers=_count(state, 'layers'),
-        feedforward_channels=hidden.shape[0],
-        patch_size=patches.shape[-1],
-        in_channels=patches.shape[1],
-        grid=grid)
-
-
-def _read_hybrid_sizes(state: StateDict) -> HybridSizes:
-    """Read a hybrid encoder's sizes from its tensors."""
-    stages = ('conv_stages.0.', 'conv_stages.1.', '')
-    try:
-        embeds = [state[f'{s}patch_embed.projection.weight'] for s in stages]
-        kernel = state['conv_stages.0.blocks.0.depthwise.weight']
-        hidden = state['layers.0.ffn.layers.0.0.weight']
-        length = state['pos_embed'].shape[1]
-    except KeyError as error:
-        raise CheckpointError(
-            f'its hybrid encoder lacks {error}; build it by its config'
-        ) from None
-    grid = round(length**.5)
-    if grid * grid != length:
-        raise CheckpointError(f'its {length} positions are not those of a '
-                              'square grid of patches')
-    dims = [e.shape[0] for e in embeds]
-    return HybridSizes(
-        embed_dims=dims,
-        depths=[
-            *(_count(state, f'{s}blocks') for s in stages[:2]),
-            _count(state, 'layers')
-        ],
-        patch_sizes=[e.shape[-1] for e in embeds],
-        in_channels=embeds[0].shape[1],
-        mlp_ratio=hidden.shape[0] / dims[-1],
-        kernel_size=kernel.shape[-1],
-        grid=grid)
-
-
-def _count(state: StateDict, name: str) -> int:
-    """Count the blocks or layers of a name."""
-    found = (re.match(rf'{re.escape(name)}\.(\d+)\.', k) for k in state)
-    return 1 + max((int(m[1]) for m in found if m), default=-1)
-
-
-def _find_heads(width: int, layers: int, given: Optional[int],
-                facts: Dict[str, Any], named: List[int]) -> int:
-    """Find the number of heads, which no tensor's shape tells.
-
-    ``named`` are those of the named architectures of the same sizes.
-    """
-    noted = facts.get('num_heads')
-    if given is not None and noted is not None and given != noted:
-        raise CheckpointError(
-            f'it says that it has {noted} heads, but num_heads={given} was '
-            'given; leave num_heads out')
-    heads = given if given is not None else noted
-    if heads is None:
-        known = set(named)
-        heads = known.pop() if len(known) == 1 else None
-    if heads is None:
-        raise CheckpointError(
-            f'it does not say how many attention heads its encoder has '
-            f'({width} wide, {layers} layers), and no '
-            'named architecture has these sizes; give num_heads=')
-    if width % heads:
-        raise CheckpointError(f'num_heads={heads} does not divide the width '
-                              f'of {width}')
-    return heads

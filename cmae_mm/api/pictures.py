@@ -5,8 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import torch
 from mmengine.device import get_device
 
-from ..checkpoints import read_checkpoint
-from ..checkpoints.encoder_facts import read_encoder_facts
+from ..checkpoints import load_pretraining_model
 from ..files import check_output
 from ..visualization import (
     attention_maps,
@@ -23,7 +22,6 @@ from .checks import ArgumentError, PathLike, check_checkpoint, check_choice
 from .encoder import load_encoder
 from .images import load_crops, pick_images
 from .pretrained_encoder import PretrainedEncoder
-from .pretraining_model import load_pretraining_model
 
 
 class Picture(NamedTuple):
@@ -64,12 +62,6 @@ def check_shown(channels: Optional[Sequence[int]], count: int) -> None:
         raise ArgumentError(
             f'pictures show one channel or three, each from 0 to {count - 1} '
             f'here, but got {list(channels)}')
-
-
-def images_of(checkpoint: PathLike) -> Optional[Dict[str, Any]]:
-    """Give how the images of a checkpoint are decoded, as it says itself."""
-    return read_encoder_facts(
-        read_checkpoint(str(checkpoint)).meta).get('images')
 
 
 def _save(out: PathLike, files: List[Path],
@@ -115,12 +107,13 @@ def reconstruct(checkpoint: PathLike,
     check_checkpoint(checkpoint)
     check_picture(out)
     files = pick_images(images, most)
-    model = load_pretraining_model(checkpoint, config).to(get_device())
+    model, facts = load_pretraining_model(str(checkpoint), config)
+    model.to(get_device())
     backbone, preprocessor = model.backbone, model.data_preprocessor
     check_shown(channels, len(preprocessor.mean))
     size = backbone.img_size
     crops = load_crops(files, CentreCrop(
-        size if isinstance(size, int) else size[0], images_of(checkpoint)))
+        size if isinstance(size, int) else size[0], facts.get('images')))
     normal = (crops.to(preprocessor.mean.device).float() - preprocessor.mean
               ) / preprocessor.std
     with torch.random.fork_rng(devices=[]):

@@ -8,11 +8,7 @@ from mmengine.dist import is_main_process
 from mmpretrain.registry import MODELS
 
 from ..checkpoints import CheckpointError
-from ..checkpoints.encoder import (
-    fit_encoder,
-    is_pretrained,
-    pretrained_cfg,
-)
+from ..checkpoints.load import RANDOM, PretrainedEncoder, fit_encoder
 from ..config import remember, walk
 from ..engine import ResumableRunner
 from ..engine.checkpoint_folder import list_checkpoints
@@ -20,6 +16,7 @@ from ..engine.device import adapt_to_device
 from ..engine.log_backends import log_to as add_log_backends
 from ..engine.work_dir import count_processes, work_dir_lock
 from ..files import write_file
+from ..models.utils import is_pretrained
 from ..plain_config import PlainConfigError, parse_config
 from .checks import ArgumentError, PathLike, check_log_to
 from .recipe import ARGUMENTS, CONFIG_NAME, plan_pretraining
@@ -174,11 +171,12 @@ def _check_start(cfg: Config) -> None:
     backbone = cfg.model.backbone
     if not is_pretrained(backbone.get('init_cfg')):
         return
-    given = pretrained_cfg(backbone.init_cfg)
-    if given is not None:
+    start = PretrainedEncoder(
+        **{k: v for k, v in backbone.init_cfg.items() if k != 'type'})
+    if start.checkpoint != RANDOM:
         with torch.device('meta'):
-            encoder = MODELS.build(backbone)
-        fit_encoder(encoder, **given)
+            module = MODELS.build(backbone)
+        fit_encoder(module, start.checkpoint, start.encoder)
 
 
 def _read_before(config: Path) -> Mapping[str, Any]:

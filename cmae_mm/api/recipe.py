@@ -8,13 +8,13 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
-from ..checkpoints.encoder import is_pretrained
 from ..config import apply_options, load_config
 from ..datasets.source import kind_of
 from ..datasets.stats import read_image_stats
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
 from ..image_config import is_plain, settings_of
+from ..models.utils import is_pretrained
 from .checks import (
     MINI_CANVAS,
     MODELS,

@@ -1,22 +1,32 @@
-from .encoder import find_encoder, load_encoder_into
-from .errors import CheckpointError
-from .exporting import (
+from .errors import CheckpointError, naming
+from .export import (
     EXPORTS,
     export_classifier,
     export_cmae,
     export_encoder,
 )
+from .facts import encoder_facts, read_encoder_facts
 from .files import check_whole, read_checkpoint, write_checkpoint
-from .fitting import KeyReport, load_state
-from .importing import import_cmae, import_convmae, import_mae
+from .fit import KeyReport, load_state, resample_pos_embed
+from .layouts import find_encoder
+from .load import (
+    RANDOM,
+    LoadedEncoder,
+    build_encoder,
+    load_encoder,
+    load_encoder_into,
+    load_model,
+    load_pretraining_model,
+)
 from .log_history import to_plain
-from .positions import resample_pos_embed
 from .safe_loading import load_only_safely
 
 __all__ = [
-    'CheckpointError', 'EXPORTS', 'KeyReport', 'check_whole',
-    'export_classifier', 'export_cmae', 'export_encoder', 'find_encoder',
-    'import_cmae', 'import_convmae', 'import_mae', 'load_encoder_into',
-    'load_only_safely', 'load_state', 'read_checkpoint',
-    'resample_pos_embed', 'to_plain', 'write_checkpoint'
+    'CheckpointError', 'EXPORTS', 'KeyReport', 'LoadedEncoder', 'RANDOM',
+    'build_encoder', 'check_whole', 'encoder_facts', 'export_classifier',
+    'export_cmae', 'export_encoder', 'find_encoder', 'load_encoder',
+    'load_encoder_into', 'load_model', 'load_only_safely',
+    'load_pretraining_model', 'load_state', 'naming', 'read_checkpoint',
+    'read_encoder_facts', 'resample_pos_embed', 'to_plain',
+    'write_checkpoint'
 ]

@@ -1,9 +1,6 @@
 """Exporting encoders to other libraries, importing from them."""
 import argparse
-import os
-import tempfile
-from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict
+from typing import TYPE_CHECKING, Any, Dict
 
 from ..config import ConfigError, load_config, remember
 from ..files import check_output
@@ -129,38 +126,27 @@ def export(args: argparse.Namespace) -> Result:
     from mmpretrain.models import ImageClassifier
 
     from ..checkpoints import (
-        CheckpointError,
         export_classifier,
         export_cmae,
         export_encoder,
-        load_state,
+        load_model,
+        naming,
         read_checkpoint,
-        write_checkpoint,
+        read_encoder_facts,
     )
-    from ..checkpoints.encoder_facts import encoder_facts, read_encoder_facts
     model = build_model(args)
     is_classifier = isinstance(model, ImageClassifier) and args.to != WHOLE
     if not is_classifier:
         require_cmae(model, args)
-    state, meta = read_checkpoint(args.checkpoint)
+    with naming(args.checkpoint):
+        state, meta = read_checkpoint(args.checkpoint)
+        images = read_encoder_facts(meta).get('images')
+        report = load_model(model, state, args.allow_partial)
     noted = describe(args, meta)
-    images = read_encoder_facts(meta).get('images')
-    report = load_state(model, state, args.allow_partial)
     result: Result = dict(
         checkpoint=args.checkpoint, to=args.to, out=args.out)
     if args.to == ONNX:
-        write: Callable[[str], None]
-        if is_classifier:
-            if args.encoder != 'online':
-                raise CheckpointError(
-                    f'{args.checkpoint}: a fine-tuned classifier has no '
-                    'target encoder; leave --encoder out')
-            write = partial(write_checkpoint, state=model.state_dict(),
-                            meta=encoder_facts(model, images))
-        else:
-            write = partial(export_encoder, model, encoder=args.encoder,
-                            img_size=args.img_size, images=images)
-        result['difference'] = _export_onnx(args, write, noted)
+        result['difference'] = _export_onnx(model, args, images, noted)
     elif is_classifier:
         export_classifier(model, args.out, args.to, **noted)
     elif args.to == WHOLE:
@@ -173,25 +159,15 @@ def export(args: argparse.Namespace) -> Result:
     return result
 
 
-def _export_onnx(args: argparse.Namespace, write: Callable[[str], None],
-                 noted: Dict[str, Any]) -> float:
-    """Write an ONNX file of what ``write`` writes.
-
-    Heads and normalisation are those of the config's model, which the
-    checkpoint itself need not say.
-    """
-    from ..api.encoder import load_encoder
+def _export_onnx(model: 'nn.Module', args: argparse.Namespace,
+                 images: Any, noted: Dict[str, Any]) -> float:
+    """Write an ONNX file, with the heads and normalisation of the config."""
+    from ..api.encoder import encoder_of
     from ..api.onnx_file import export_onnx
-    from ..checkpoints import CheckpointError
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, 'encoder.safetensors')
-        write(file)
-        try:
-            encoder = load_encoder(file, img_size=args.img_size)
-        except CheckpointError as error:
-            raise CheckpointError(
-                str(error).replace(file, args.checkpoint)) from None
-        difference = export_onnx(encoder, args.out, **noted)
+    from ..checkpoints import naming
+    with naming(args.checkpoint):
+        encoder = encoder_of(model, args.encoder, args.img_size, images)
+    difference = export_onnx(encoder, args.out, **noted)
     print(f'features of ONNX Runtime and of torch differ by {difference:.1e} '
           'at most')
     return difference
@@ -202,40 +178,36 @@ def import_(args: argparse.Namespace) -> Result:
     from ..checkpoints import (
         CheckpointError,
         find_encoder,
-        import_cmae,
-        import_convmae,
-        import_mae,
+        load_model,
+        load_state,
+        naming,
         read_checkpoint,
         write_checkpoint,
     )
-    from ..checkpoints.encoder import CONVMAE, FOREIGN_ENCODER, RELEASED
+    from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
     model = build_model(args)
     require_cmae(model, args)
-    state, meta = read_checkpoint(args.checkpoint)
-    try:
-        kind = find_encoder(state).kind
-        if kind == RELEASED:
-            report = import_cmae(model, state, args.allow_partial)
+    with naming(args.checkpoint):
+        state, meta = read_checkpoint(args.checkpoint)
+        found = find_encoder(state)
+        if found.kind == RELEASED:
+            report = load_model(model, state, args.allow_partial)
             imported = model.state_dict()
             use = 'the whole pre-training state, for load_from'
-        elif kind in (FOREIGN_ENCODER, CONVMAE):
-            load = import_mae if kind == FOREIGN_ENCODER else import_convmae
-            report = load(model.backbone, state, args.allow_partial)
-            imported = {
-                f'backbone.{k}': v
-                for k, v in model.backbone.state_dict().items()
-            }
+        elif found.kind in FOREIGN:
+            report = load_state(
+                model.backbone, found.state, args.allow_partial)
+            imported = with_prefix(model.backbone.state_dict())
             use = 'an encoder, for init_cfg'
         else:
             raise CheckpointError(
-                f'it is {kind} under the names of this project already, and '
-                'is used as it is')
-    except CheckpointError as error:
-        raise CheckpointError(f'{args.checkpoint}: {error}') from None
+                f'it is {found.kind} under the names of this project already, '
+                'and is used as it is')
     write_checkpoint(args.out, imported, describe(args, meta))
-    print(f'{args.checkpoint} is {kind}: {report}')
+    print('\n'.join([f'{args.checkpoint} is {found.kind}: {report}',
+                     *found.lines]))
     print(f'Wrote {args.out}, {use}')
-    return dict(checkpoint=args.checkpoint, kind=kind, out=args.out)
+    return dict(checkpoint=args.checkpoint, kind=found.kind, out=args.out)
 
 
 COMMANDS = [

@@ -1,14 +1,11 @@
 """Evaluating frozen patch features by segmentation."""
 import argparse
-import os
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple
 
 from ..config import ConfigError, load_config, remember
 from .arguments import (
-    RANDOM,
     add_cfg_options,
     add_checkpoint,
     add_config,
@@ -80,26 +77,18 @@ class Dense(NamedTuple):
 
 def load(args: argparse.Namespace) -> 'PretrainedEncoder':
     """Load the encoder that a command line asks for."""
-    from ..api.encoder import load_encoder
-    from ..checkpoints import export_encoder, read_checkpoint
-    from ..checkpoints.encoder_facts import read_encoder_facts
+    from ..api.encoder import encoder_of
     from ..engine import build_frozen_model
     from ..engine.device import adapt_to_device
+    from ..image_config import image_settings
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)
     cfg.work_dir = work_dir_of(args, '_eval')
     cfg.launcher, cfg.load_from, cfg.resume = 'none', None, False
     adapt_to_device(cfg)
     model = build_frozen_model(cfg, args.checkpoint, args.encoder)
-    images = None
-    if args.checkpoint != RANDOM:
-        meta = read_checkpoint(args.checkpoint).meta
-        images = read_encoder_facts(meta).get('images')
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, 'encoder.safetensors')
-        export_encoder(model, file, encoder=args.encoder,
-                       img_size=args.img_size, images=images)
-        encoder = load_encoder(file)
+    encoder = encoder_of(model, args.encoder, args.img_size,
+                         image_settings(cfg))
     return encoder.to(next(model.parameters()).device)
 
 

@@ -1,21 +1,18 @@
 """What a run may load: a checkpoint that fits, or an encoder to start from."""
+import copy
 import re
+import warnings
 from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+import torch
 from torch import Tensor, nn
 
-from ..checkpoints.channels import inflate_to
-from ..checkpoints.encoder import PRETRAINING, RELEASED, find_encoder
-from ..checkpoints.errors import CheckpointError
+from ..checkpoints import CheckpointError, find_encoder
 from ..checkpoints.files import StateDict
-from ..checkpoints.fitting import (
-    QUEUE,
-    compare,
-    describe_sizes,
-    fits_once_converted,
-)
-from ..checkpoints.importing import from_released
+from ..checkpoints.fit import QUEUE, STEPS, compare, read_sizes
+from ..checkpoints.layouts import PRETRAINING, RELEASED
+from ..checkpoints.load import from_released
 from ..models import CMAE
 from ..models.utils import is_sharded
 
@@ -91,23 +88,24 @@ def fit(model: nn.Module,
     optional: List[str] = []
     lines: List[str] = []
     is_cmae = isinstance(model, CMAE)
-    if is_cmae and purpose == START:
+    starts = is_cmae and purpose == START
+    if starts:
         state, optional, lines = _start_of_cmae(model, state)
     # As mmengine does it: BatchNorm counts came late to torch.
     expected = model.state_dict()
     state = _fit_queue(state, expected, purpose, lines)
     optional += [k for k in expected if k.endswith('num_batches_tracked')]
-    fitting, report = compare(model, state, optional)
+    fitting, report = compare(model, state, optional, inflate=starts)
     if purpose == RESUME and report.resampled:
         raise CheckpointError(
             f'it is of another image size ({report.resampled[0]}); '
             f'{_ADVICE[RESUME]}')
     complete = OrderedDict({**expected, **fitting})
     if not report.fits:
-        sizes = [describe_sizes(s) for s in (state, expected)]
-        alike = sizes[0] == sizes[1] or '' in sizes
+        sizes = [read_sizes(s, 'backbone.') for s in (state, expected)]
+        alike = sizes[0] == sizes[1] or None in sizes
         if (alike and not is_sharded(model)
-                and fits_once_converted(model, state)):
+                and _fits_once_converted(model, state)):
             complete = OrderedDict(state)
         elif allow_partial and purpose == START and fitting:
             lines.append('load_partial=True: only what fits was loaded; '
@@ -118,7 +116,7 @@ def fit(model: nn.Module,
             raise CheckpointError(
                 f'it does not fit the model: {differ}{_ADVICE[purpose]}\n'
                 f'{report.listed(_LISTED)}')
-    lines += report.resampled
+    lines += report.inflated + report.resampled
     if metadata is not None:
         complete._metadata = metadata
     new_target = (
@@ -132,7 +130,8 @@ def fit(model: nn.Module,
 def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
                lines: List[str]) -> StateDict:
     """Leave a queue of negatives out that is not the model's."""
-    lengths = [len(s[QUEUE]) if QUEUE in s else 0 for s in (state, expected)]
+    lengths = [s[QUEUE].shape[:1].numel() if QUEUE in s else 0
+               for s in (state, expected)]
     if lengths[0] == lengths[1]:
         return state
     what = (f'its queue of negatives holds {lengths[0]}, the model\'s '
@@ -177,8 +176,6 @@ def _start_of_cmae(model: nn.Module, state: StateDict
         return state, optional, [f'it is {kind}']
     if kind != PRETRAINING:
         state = {f'backbone.{k}': v for k, v in found.items()}
-        state, inflated = inflate_to(state, model.state_dict())
-        lines = [*lines, *inflated]
     fresh = tuple(part for part in _PARTS
                   if not any(k.startswith(part) for k in state))
     optional = [k for k in model.state_dict() if fresh and k.startswith(fresh)]
@@ -189,3 +186,39 @@ def _start_of_cmae(model: nn.Module, state: StateDict
     return state, optional, [
         f'it is {kind}; new, not from it: '
         f'{", ".join(p.rstrip(".") for p in made) or "nothing"}', *lines]
+
+
+def _fits_once_converted(model: nn.Module, state: StateDict) -> bool:
+    """Tell whether the model's own modules make an older state dict fit.
+
+    Libraries rename and reshape parameters of their earlier versions while
+    they load them. This tries it on a copy of the model without memory.
+
+    Args:
+        model (nn.Module): The model, which is not touched.
+        state (StateDict): A state dict under the names of any version of the
+            model.
+
+    Returns:
+        bool: Whether loading it leaves nothing out.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    memo = {id(t): _without_memory(t) for t in tensors}
+    clone = copy.deepcopy(model, memo)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # nothing is copied: that is meant
+        try:
+            keys = clone.load_state_dict(copy.copy(state), strict=False)
+        except RuntimeError:  # shapes
+            return False
+    # What is in the state was taken out by a module that makes it itself.
+    missing = [k for k in keys.missing_keys if k not in state and k != STEPS
+               and not k.endswith('num_batches_tracked')]
+    return not missing and not keys.unexpected_keys
+
+
+def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
+    bare = tensor.detach().to('meta')
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(bare, requires_grad=tensor.requires_grad)
+    return bare

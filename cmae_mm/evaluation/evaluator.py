@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..checkpoints.encoder import RANDOM, load_encoder_into
+from ..checkpoints import RANDOM, load_encoder_into
 from .data import build_eval_dataset, check_same_classes, eval_dataset_cfgs
 from .features import FeatureSet, eval_preprocessor, extract_features
 
@@ -91,6 +91,5 @@ def load_frozen(model: nn.Module,
                          'has none where head.contrastive is None); take the '
                          'online one')
     part = model.target.encoder if encoder == 'target' else model.backbone
-    # Whole images are encoded: a mask token takes no part.
-    load_encoder_into(part, checkpoint, encoder, new=r'^mask_token$')
+    load_encoder_into(part, checkpoint, encoder)
     return model.eval()

@@ -11,9 +11,8 @@ from mmengine.logging import MMLogger
 from payloads import body, write_zip
 
 import cmae_mm
-from cmae_mm.api.pretraining_model import load_pretraining_model
 from cmae_mm.api.report import report
-from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.checkpoints import CheckpointError, load_pretraining_model
 from cmae_mm.cli.main import main
 from cmae_mm.plain_config import parse_config
 
@@ -131,11 +130,11 @@ def test_a_model_is_not_built_of_what_a_checkpoint_names(
 
 def test_what_does_not_belong_to_the_model_is_not_looked_at(
         pretrained, values, marker, tmp_path):
-    expected = load_pretraining_model(pretrained.checkpoint).state_dict()
+    expected = load_pretraining_model(pretrained.checkpoint)[0].state_dict()
     for name, make in HARMLESS.items():
         text = write_config(put(values, name, make(marker)))
         file = with_config(pretrained.checkpoint, text, tmp_path)
-        state = load_pretraining_model(file).state_dict()
+        state = load_pretraining_model(file)[0].state_dict()
         assert all(torch.equal(state[k], v) for k, v in expected.items())
         assert not marker.exists(), name
 

@@ -19,7 +19,7 @@ from cmae_mm.checkpoints import (
     find_encoder,
     read_checkpoint,
 )
-from cmae_mm.checkpoints.encoder_facts import KEY
+from cmae_mm.checkpoints.facts import KEY
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PREPROCESSOR = dict(
@@ -92,7 +92,7 @@ def test_what_says_nothing_is_a_named_architecture_or_asks(model, tmp_path):
     save_file(load_file(tmp_path / 'a.safetensors'),
               tmp_path / 'bare.safetensors')
     with pytest.raises(CheckpointError,
-                       match=r'48 wide, 2 layers.*give num_heads='):
+                       match=r'48 wide and 2 layers.*give num_heads='):
         cmae_mm.load_encoder(tmp_path / 'bare.safetensors')
     assert torch.equal(
         loaded(tmp_path / 'bare.safetensors', num_heads=4), features(model))

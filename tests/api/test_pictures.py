@@ -11,9 +11,8 @@ from PIL import Image, ImageDraw
 
 from cmae_mm.api import maps, pictures
 from cmae_mm.api.checks import ArgumentError
-from cmae_mm.api.pretraining_model import load_pretraining_model
 from cmae_mm.api.views import show_views
-from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.checkpoints import CheckpointError, load_pretraining_model
 from cmae_mm.cli import maps as map_commands
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.visualization import colour_features, prediction_columns
@@ -264,7 +263,7 @@ def test_a_checkpoint_without_decoder_or_config_is_refused(trained, tmp_path):
     torch.save(whole, tmp_path / 'evil.pth')
     with pytest.raises(CheckpointError, match='nothing in it is run'):
         load_pretraining_model(tmp_path / 'evil.pth')
-    model = load_pretraining_model(trained)
+    model, _ = load_pretraining_model(trained)
     for name, value in model.state_dict().items():
         assert torch.equal(value, whole['state_dict'][name]), name
 

@@ -86,6 +86,6 @@ def test_the_command_has_both_options(photos, dino):
         ['pretrain', str(photos), '--init', str(dino[0]), '--stats', 's.json'])
     assert (args.init, args.stats) == (str(dino[0]), 's.json')
     cfg = plan_pretraining(photos, 'vit-s', init=dino[0], cfg_options={
-        'model.backbone.init_cfg.adapt_channels': True}).cfg
+        'model.backbone.init_cfg.encoder': 'target'}).cfg
     assert cfg.model.backbone.init_cfg == dict(
-        type='Pretrained', checkpoint=str(dino[0]), adapt_channels=True)
+        type='Pretrained', checkpoint=str(dino[0]), encoder='target')

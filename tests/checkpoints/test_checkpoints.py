@@ -17,8 +17,8 @@ from cmae_mm.checkpoints import (
     CheckpointError,
     export_cmae,
     export_encoder,
-    import_cmae,
-    import_mae,
+    find_encoder,
+    load_model,
     load_state,
     read_checkpoint,
     resample_pos_embed,
@@ -212,7 +212,7 @@ def test_import_export_import_is_bit_for_bit(tmp_path):
     first, second = build(cfg), build(cfg)
     state, meta = read_checkpoint(str(tmp_path / 'official.pth'))
     assert meta['epoch'] == 7
-    report = import_cmae(first, state)
+    report = load_model(first, state)
     assert report.fits and len(report.matched) == len(official)
     for suffix in ('safetensors', 'pth'):
         path = str(tmp_path / f'again.{suffix}')
@@ -220,7 +220,7 @@ def test_import_export_import_is_bit_for_bit(tmp_path):
         again = read_checkpoint(path).state
         assert set(again) == set(official)
         assert all(torch.equal(again[k], v) for k, v in official.items())
-        import_cmae(second, again)
+        load_model(second, again)
         for name, value in first.state_dict().items():
             assert torch.equal(second.state_dict()[name], value), name
 
@@ -241,7 +241,7 @@ def test_fair_mae_becomes_the_encoder():
     state['decoder_blocks.0.norm1.weight'] = torch.zeros(32)
     state['decoder_pred.weight'] = torch.zeros(48, 32)
     model = build(model_cfg()).eval()
-    assert import_mae(model.backbone, state).fits
+    assert load_state(model.backbone, find_encoder(state).state).fits
     vit.eval()
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

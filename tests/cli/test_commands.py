@@ -10,7 +10,7 @@ import pytest
 from helpers import QUICK, ROOT, SMALL, run_commands, write_images
 
 from cmae_mm.checkpoints import EXPORTS
-from cmae_mm.checkpoints.encoder import RANDOM
+from cmae_mm.checkpoints.load import RANDOM
 from cmae_mm.cli import arguments, checkpoints, evaluate
 from cmae_mm.cli.main import COMMANDS, GROUPS, build_parser, parse
 from cmae_mm.evaluation.knn import KS

@@ -176,7 +176,7 @@ def start(folder, name, **kwargs):
 
 def test_starts_from_pre_training(pretrained, monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.checkpoints.encoder.print_log',
+    monkeypatch.setattr('cmae_mm.checkpoints.load.print_log',
                         lambda text, **kwargs: said.append(text))
     model = start(pretrained, 'hybrid', img_size=64)
     assert 'every key matched' in said[0]

@@ -61,7 +61,7 @@ def test_whole_windows_give_the_encoders_tokens(pretrained, name, windows):
 
 def test_positions_for_another_size(pretrained, monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.checkpoints.encoder.print_log',
+    monkeypatch.setattr('cmae_mm.checkpoints.load.print_log',
                         lambda text, **kwargs: said.append(text))
     init_cfg = dict(
         type='Pretrained', checkpoint=str(pretrained[1] / 'full.pth'))

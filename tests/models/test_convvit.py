@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from plain_convvit import encode
 from torch.nn.functional import layer_norm
 
-from cmae_mm.checkpoints.convmae import to_convmae
+from cmae_mm.checkpoints.layouts import to_convmae
 from cmae_mm.models import CMAEConvViT, TransferConvViT
 from cmae_mm.visualization import reconstruct
 

@@ -17,7 +17,7 @@ from cmae_mm.checkpoints import CheckpointError, load_encoder_into
 def test_every_kind_of_checkpoint_gives_the_encoder(pretrained, name, kind,
                                                     monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.checkpoints.encoder.print_log',
+    monkeypatch.setattr('cmae_mm.checkpoints.load.print_log',
                         lambda text, **kwargs: said.append(text))
     model, folder = pretrained
     vit = transfer_vit(
@@ -50,7 +50,7 @@ def test_the_target_encoder_too(pretrained):
 def test_positions_are_resampled_and_what_is_new_is_said(pretrained,
                                                          monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.checkpoints.encoder.print_log',
+    monkeypatch.setattr('cmae_mm.checkpoints.load.print_log',
                         lambda text, **kwargs: said.append(text))
     vit = transfer_vit(
         img_size=48, out_type='avg_featmap', final_norm=False,
@@ -88,7 +88,7 @@ def test_a_checkpoint_that_does_not_fit(pretrained, change, message):
     None, dict(type='Pretrained', checkpoint='random')])
 def test_a_random_start(init_cfg, monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.checkpoints.encoder.print_log',
+    monkeypatch.setattr('cmae_mm.checkpoints.load.print_log',
                         lambda text, **kwargs: said.append(text))
     vit = transfer_vit(init_cfg=init_cfg)
     assert vit.pos_embed.abs().max() == 0

@@ -44,7 +44,7 @@ def test_parameter_groups_are_timms():
 
 def _timm_names(model):
     """Name a classifier's parameters, in order, as its export does."""
-    from cmae_mm.checkpoints.names import to_timm
+    from cmae_mm.checkpoints.layouts import to_timm
     for name, _ in model.named_parameters():
         if name.startswith('head.fc.'):
             yield name.replace('head.fc.', 'head.')

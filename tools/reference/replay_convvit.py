@@ -10,8 +10,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from cmae_mm.checkpoints import CheckpointError, import_convmae, load_state
-from cmae_mm.checkpoints.convmae import (
+from cmae_mm.checkpoints import CheckpointError, find_encoder, load_state
+from cmae_mm.checkpoints.layouts import (
     decoder_from_convmae,
     decoder_to_convmae,
     to_convmae,
@@ -86,7 +86,7 @@ def build_model(trace: Trace) -> nn.Module:
                     ['decoder_num_heads'],
                     mlp_ratio=_decoder_ratio(weights, decoder_dim))),
             head=dict(contrastive=None)))
-    import_convmae(model.backbone, weights)
+    load_state(model.backbone, find_encoder(weights).state)
     load_state(model.neck.pixel_decoder, decoder_from_convmae(weights))
     return model.train()
 

@@ -10,8 +10,8 @@ from mmengine.optim import OptimWrapper
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from cmae_mm.checkpoints import CheckpointError, import_cmae
-from cmae_mm.checkpoints.names import from_cmae
+from cmae_mm.checkpoints import CheckpointError, load_model
+from cmae_mm.checkpoints.layouts import from_cmae
 from cmae_mm.engine.hooks import TargetUpdateHook
 
 from .trace import (
@@ -82,7 +82,7 @@ def build_model(trace: Trace) -> nn.Module:
             target=dict(
                 momentum=meta['momentum'],
                 with_cls_token=meta['target_cls'])))
-    import_cmae(model, weights)
+    load_model(model, weights)
     return model.train()
 
 

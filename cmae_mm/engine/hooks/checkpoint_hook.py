@@ -14,8 +14,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from ...checkpoints import CheckpointError, to_plain
-from ...checkpoints.encoder_facts import encoder_facts
+from ...checkpoints import CheckpointError, encoder_facts, to_plain
 from ...files import remove_temporaries, write_file
 from ...image_config import image_settings
 from ...models.utils import is_sharded

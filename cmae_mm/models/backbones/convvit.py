@@ -9,7 +9,6 @@ from mmpretrain.models.utils import (
 )
 from torch import Tensor, nn
 
-from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
 from ..utils import (
     MAE_INIT,
     check_arch,
@@ -17,6 +16,7 @@ from ..utils import (
     check_stages,
     check_width,
     cut_patches,
+    start_from_encoder,
     use_plain_drop_rates,
 )
 from ..utils.conv_stages import (
@@ -78,9 +78,6 @@ class ConvViT(VisionTransformer):
             embed_dims=[32, 64, 128], depths=[1, 1, 3], num_heads=4),
     }
     num_extra_tokens = 0
-    # Names of what no encoder has: the norm of pooled features is the
-    # classifier's own.
-    new_in_transfer = r'^ln2\.'
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',
@@ -159,13 +156,9 @@ class ConvViT(VisionTransformer):
         Raises:
             CheckpointError: If the checkpoint is missing or does not fit.
         """
-        pretrained = pretrained_cfg(self.init_cfg)
-        if pretrained is not None:
-            load_encoder_into(self, new=self.new_in_transfer, **pretrained)
-            self._is_init = True
+        if start_from_encoder(self):
             return
-        if self.init_cfg is None or isinstance(self.init_cfg, dict) and (
-                self.init_cfg['type'] == 'Pretrained'):  # the word 'random'
+        if self.init_cfg is None:
             self.init_cfg = MAE_INIT
         super().init_weights()
         self.pos_embed.data.copy_(

@@ -62,7 +62,6 @@ class TransferConvViTDet(ConvViT):
             global_attn_indexes=[0, 2] if name == 'mini' else [0, 3, 6, 10])
         for name, sizes in ConvViT.arch_zoo.items()
     }
-    new_in_transfer = r'\.rel_pos_[hw]$'
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',

@@ -5,8 +5,12 @@ from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
-from ..utils import check_arch, use_plain_drop_rates, with_mini
+from ..utils import (
+    check_arch,
+    start_from_encoder,
+    use_plain_drop_rates,
+    with_mini,
+)
 
 
 @MODELS.register_module()
@@ -50,11 +54,5 @@ class TransferViT(VisionTransformer):
 
     def init_weights(self) -> None:
         """Load the encoder, or initialise as ``VisionTransformer`` does."""
-        pretrained = pretrained_cfg(self.init_cfg)
-        if pretrained is None:
-            self.init_cfg = None
+        if not start_from_encoder(self):
             super().init_weights()
-            return
-        # The norm of pooled features is the classifier's own.
-        load_encoder_into(self, new=r'^ln2\.', **pretrained)
-        self._is_init = True

@@ -5,9 +5,12 @@ from mmpretrain.models import ViTSAM
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ...checkpoints.encoder import load_encoder_into, pretrained_cfg
-from ...checkpoints.names import to_vit_sam
-from ..utils import check_arch, use_plain_drop_rates, with_mini
+from ..utils import (
+    check_arch,
+    start_from_encoder,
+    use_plain_drop_rates,
+    with_mini,
+)
 
 
 @MODELS.register_module()
@@ -47,11 +50,5 @@ class TransferViTDet(ViTSAM):
 
     def init_weights(self) -> None:
         """Load the encoder, or initialise as ``ViTSAM`` does."""
-        pretrained = pretrained_cfg(self.init_cfg)
-        if pretrained is None:
-            self.init_cfg = None
+        if not start_from_encoder(self):
             super().init_weights()
-            return
-        load_encoder_into(
-            self, adapt=to_vit_sam, new=r'\.rel_pos_[hw]$', **pretrained)
-        self._is_init = True

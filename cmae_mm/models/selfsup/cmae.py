@@ -27,11 +27,6 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...checkpoints.encoder import (
-    is_pretrained,
-    load_encoder_into,
-    pretrained_cfg,
-)
 from ..utils import (
     MAE_INIT,
     check_arch,
@@ -46,9 +41,11 @@ from ..utils import (
     complete_parts,
     count_visible,
     cut_patches,
+    is_pretrained,
     local_part,
     note_visible,
     preprocessor_cfg,
+    start_from_encoder,
     use_plain_drop_rates,
     with_mini,
 )
@@ -225,13 +222,9 @@ class CMAEViT(BlockMasking, VisionTransformer):
         Raises:
             CheckpointError: If the checkpoint is missing or does not fit.
         """
-        pretrained = pretrained_cfg(self.init_cfg)
-        if pretrained is not None:
-            load_encoder_into(self, **pretrained)
-            self._is_init = True
+        if start_from_encoder(self):
             return
-        if isinstance(self.init_cfg, dict) and (
-                self.init_cfg['type'] == 'Pretrained'):  # the word 'random'
+        if self.init_cfg is None:
             self.init_cfg = MAE_INIT
         super().init_weights()
         self.pos_embed.data.copy_(

@@ -1,16 +1,31 @@
 """Encoders, classifiers and whole models, written for other libraries."""
-from typing import Any, Callable, Mapping, Optional
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Optional
 
 from torch import nn
 
 from ..version import __version__
-from . import hugging_face, names
-from .convmae import decoder_to_convmae, to_convmae
-from .encoder_facts import encoder_facts
+from . import layouts
 from .errors import CheckpointError
-from .families import is_hybrid
+from .facts import encoder_facts
 from .files import StateDict, write_checkpoint
-from .positions import resample_pos_embed
+from .fit import is_hybrid, resample_pos_embed
+
+# Target libraries, and what renames an encoder for each.
+EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
+    mmpretrain=layouts.with_prefix,
+    mmdet=layouts.to_mmdet,
+    mmseg=layouts.with_prefix,
+    timm=layouts.to_timm,
+    hf_vit=layouts.to_hf,
+    hf_vitmae=layouts.to_hf,
+    convmae=layouts.to_convmae)
+# Those of them that are for hybrid encoders.
+_HYBRID = ('convmae', 'mmpretrain')
+# Hugging Face's type and class of a model.
+_CLASSES = dict(
+    hf_vit=('vit', 'ViTModel'), hf_vitmae=('vit_mae', 'ViTMAEModel'))
 
 
 def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
@@ -26,23 +41,26 @@ def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
     Raises:
         CheckpointError: If the model has no such encoder.
     """
-    if encoder == 'online':
-        return model.backbone
-    if encoder != 'target':
+    if encoder not in ('online', 'target'):
         raise CheckpointError(
             f"the encoder must be 'online' or 'target', but got {encoder!r}")
-    if model.target is None:
+    if encoder == 'online':
+        return model.backbone
+    if getattr(model, 'target', None) is None:
         raise CheckpointError(
             'the model has no target encoder, since head.contrastive is None')
-    if model.target.num_extra_tokens < model.backbone.num_extra_tokens:
-        raise CheckpointError(
-            'this target encoder works without a class token and is not '
-            'exported; export the online encoder')
     return model.target.encoder
 
 
-def _resized(vit: nn.Module, img_size: Optional[int]) -> StateDict:
-    """Give an encoder's state for another image size, in pixels."""
+def _state_for(model: nn.Module, to: str, encoder: str,
+               img_size: Optional[int]) -> StateDict:
+    """Give an encoder's state under a library's names."""
+    vit = select_encoder(model, encoder)
+    if encoder == 'target' and (
+            model.target.num_extra_tokens < vit.num_extra_tokens):
+        raise CheckpointError(
+            'this target encoder works without a class token and is not '
+            'exported; export the online encoder')
     state = dict(vit.state_dict())
     if img_size is not None:
         if img_size % vit.patch_size:
@@ -52,32 +70,6 @@ def _resized(vit: nn.Module, img_size: Optional[int]) -> StateDict:
         state['pos_embed'] = resample_pos_embed(
             state['pos_embed'], img_size // vit.patch_size,
             vit.num_extra_tokens)
-    return state
-
-
-def _with_prefix(state: StateDict) -> StateDict:
-    return {f'backbone.{k}': v for k, v in state.items()}
-
-
-def _to_mmdet(state: StateDict) -> StateDict:
-    return _with_prefix(names.to_vit_sam(state))
-
-
-# Target libraries, and what renames an encoder for each.
-EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
-    mmpretrain=_with_prefix,
-    mmdet=_to_mmdet,
-    mmseg=_with_prefix,
-    timm=names.to_timm,
-    hf_vit=hugging_face.to_hf,
-    hf_vitmae=hugging_face.to_hf,
-    convmae=to_convmae)
-# Those of them that are for hybrid encoders.
-_HYBRID = ('convmae', 'mmpretrain')
-
-
-def _check_kind(state: StateDict, to: str) -> None:
-    """Check that a library has a network for an encoder."""
     hybrid = is_hybrid(state)
     if hybrid and to not in _HYBRID:
         raise CheckpointError(
@@ -90,6 +82,12 @@ def _check_kind(state: StateDict, to: str) -> None:
             'a plain vision transformer is not exported to convmae, whose '
             "encoder has convolution stages; take one of "
             f'{", ".join(k for k in EXPORTS if k != to)}')
+    state = EXPORTS[to](state)
+    if to == 'convmae' and encoder == 'online' and img_size is None:
+        # its checkpoints of pre-training hold the decoder too
+        state |= layouts.decoder_to_convmae(
+            model.neck.pixel_decoder.state_dict())
+    return state
 
 
 def export_encoder(model: nn.Module,
@@ -111,7 +109,7 @@ def export_encoder(model: nn.Module,
         img_size (int, optional): Side of the images in pixels that position
             embeddings are resampled for. Defaults to the model's.
         images (Mapping[str, Any], optional): How images are decoded, see
-            :func:`~cmae_mm.checkpoints.encoder_facts.encoder_facts`.
+            :func:`~cmae_mm.checkpoints.facts.encoder_facts`.
         **meta: Further facts that the file states: epoch, recipe...
 
     Raises:
@@ -122,26 +120,48 @@ def export_encoder(model: nn.Module,
         raise CheckpointError(
             f'the encoder is exported to one of {", ".join(EXPORTS)}, but got '
             f'{to!r}')
+    state = _state_for(model, to, encoder, img_size)
     vit = select_encoder(model, encoder)
-    state = _resized(vit, img_size)
-    _check_kind(state, to)
-    state = EXPORTS[to](state)
-    if to == 'convmae' and encoder == 'online' and img_size is None:
-        # its checkpoints of pre-training hold the decoder too
-        state |= decoder_to_convmae(model.neck.pixel_decoder.state_dict())
-    meta = dict(
-        source='cmae_mm',
-        version=__version__,
-        encoder=encoder,
-        format=to,
-        final_norm=vit.final_norm,
-        **encoder_facts(model, images),
-        **meta)
-    if to not in hugging_face.CLASSES:
+    facts = encoder_facts(model, images)
+    meta = _describe(to, **facts, encoder=encoder, final_norm=vit.final_norm,
+                     **meta)
+    if to not in _CLASSES:
         write_checkpoint(path, state, meta)
         return
-    config = hugging_face.model_config(vit, to, img_size or vit.img_size[0])
-    hugging_face.write_folder(path, state, config, meta)
+    folder = Path(path).expanduser()
+    if folder.suffix:
+        raise CheckpointError(
+            f'for Hugging Face name a folder, not a file like {path}')
+    # transformers asks for the framework's name.
+    write_checkpoint(str(folder / 'model.safetensors'), state,
+                     dict(meta, format='pt'))
+    config = _model_config(vit, to, img_size or vit.img_size[0])
+    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+
+
+def _describe(to: str, **meta: Any) -> Dict[str, Any]:
+    """Say where a file comes from."""
+    return dict(source='cmae_mm', version=__version__, format=to, **meta)
+
+
+def _model_config(vit: nn.Module, to: str, img_size: int) -> Dict[str, Any]:
+    """Give the ``config.json`` that belongs to an exported encoder."""
+    model_type, architecture = _CLASSES[to]
+    return dict(
+        architectures=[architecture],
+        model_type=model_type,
+        hidden_size=vit.embed_dims,
+        num_hidden_layers=vit.num_layers,
+        num_attention_heads=vit.arch_settings['num_heads'],
+        intermediate_size=vit.arch_settings['feedforward_channels'],
+        hidden_act='gelu',
+        layer_norm_eps=1e-6,
+        image_size=img_size,
+        patch_size=vit.patch_size,
+        num_channels=vit.patch_embed.projection.in_channels,
+        qkv_bias=True,
+        hidden_dropout_prob=0.,
+        attention_probs_dropout_prob=0.)
 
 
 def export_classifier(model: nn.Module, path: str, to: str = 'timm',
@@ -164,26 +184,18 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
     if to != 'timm':
         raise CheckpointError(
             f"a classifier is exported to 'timm' alone, but got {to!r}")
-    vit = model.backbone
-    head = getattr(model.head, 'fc', None)
-    if is_hybrid(vit.state_dict()):
+    state = model.state_dict()
+    if is_hybrid(state):
         raise CheckpointError(
             'timm has no network for a classifier on a hybrid encoder; use it '
             "with this project's TransferConvViT")
-    if model.with_neck or head is None or not hasattr(vit, 'ln2'):
+    if model.with_neck or not {'head.fc.weight',
+                               'backbone.ln2.weight'} <= state.keys():
         raise CheckpointError(
             "for timm a classifier needs out_type='avg_featmap', no neck and "
             'a LinearClsHead')
-    state = dict(vit.state_dict())
-    norm = {k: state.pop(k) for k in list(state) if k.startswith('ln2.')}
-    state = names.to_timm(state)
-    for name, value in norm.items():
-        state[name.replace('ln2.', 'fc_norm.')] = value
-    for name, value in head.state_dict().items():
-        state[f'head.{name}'] = value
-    write_checkpoint(
-        path, state,
-        dict(source='cmae_mm', version=__version__, format=to, **meta))
+    write_checkpoint(path, layouts.rename(state, layouts.TIMM_CLASSIFIER),
+                     _describe(to, **meta))
 
 
 def export_cmae(model: nn.Module,
@@ -202,15 +214,11 @@ def export_cmae(model: nn.Module,
         CheckpointError: If the released code has no such encoder, or the file
             cannot be written.
     """
-    if is_hybrid(model.state_dict()):
+    state = model.state_dict()
+    if is_hybrid(state):
         raise CheckpointError(
             'the released CMAE code has no hybrid encoder; export the encoder '
             'and the pixel decoder to convmae')
-    write_checkpoint(
-        path, names.to_cmae(model.state_dict()),
-        dict(
-            source='cmae_mm',
-            version=__version__,
-            format='cmae',
-            **encoder_facts(model, images),
-            **meta))
+    facts = encoder_facts(model, images)
+    write_checkpoint(path, layouts.to_cmae(state),
+                     _describe('cmae', **facts, **meta))

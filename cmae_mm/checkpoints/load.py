@@ -1,0 +1,468 @@
+"""One way to load an encoder: from any file, every key of it or nothing."""
+import logging
+import math
+import os
+import re
+from typing import (
+    Any,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Pattern,
+    Tuple,
+    Union,
+)
+
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import WEIGHT_INITIALIZERS, init_default_scope
+from mmpretrain.registry import MODELS
+from torch import nn
+
+from ..config import load_config
+from ..plain_config import check_types, parse_config
+from . import layouts
+from .errors import CheckpointError, naming
+from .facts import read_encoder_facts
+from .files import StateDict, read_checkpoint
+from .fit import (
+    KeyReport,
+    Sizes,
+    check_family,
+    check_fit,
+    check_sizes,
+    is_hybrid,
+    load_state,
+    read_sizes,
+)
+from .layouts import FoundEncoder, find_encoder
+
+PathLike = Union[str, 'os.PathLike[str]']
+# In the place of a checkpoint.
+RANDOM = 'random'
+# What an encoder has and a backbone need not have.
+_SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
+# What no encoder has and a backbone learns anew: the norm of pooled features,
+# relative positions, and a mask token, which takes no part in whole images.
+_NEW = re.compile(r'^ln2\.|\.rel_pos_[hw]$|^mask_token$')
+
+
+class FittedEncoder(NamedTuple):
+    """An encoder that fits a backbone, and what is to be said about it."""
+
+    state: StateDict
+    report: KeyReport
+    lines: List[str]
+
+
+class LoadedEncoder(NamedTuple):
+    """An encoder as a module, and what else is known of it.
+
+    Args:
+        backbone (TransferViT | TransferConvViT): In evaluation mode, with
+            ``out_type='raw'``.
+        facts (Dict[str, Any]): See
+            :func:`~cmae_mm.checkpoints.facts.encoder_facts`.
+        lines (List[str]): What was loaded, changed and left out.
+    """
+
+    backbone: nn.Module
+    facts: Dict[str, Any]
+    lines: List[str]
+
+
+def load_encoder(checkpoint: str,
+                 encoder: str = 'online',
+                 img_size: Optional[int] = None,
+                 num_heads: Optional[int] = None) -> LoadedEncoder:
+    """Load the encoder of a checkpoint; no config is needed.
+
+    Args:
+        checkpoint (str): A file that :func:`find_encoder` knows.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        img_size (int, optional): Side of the images in pixels that positions
+            are resampled to. Defaults to the checkpoint's.
+        num_heads (int, optional): Number of attention heads, for a checkpoint
+            that does not say it and is of no named architecture.
+
+    Returns:
+        LoadedEncoder: On the CPU.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or holds no such encoder.
+    """
+    with naming(checkpoint):
+        state, meta = read_checkpoint(str(checkpoint))
+        return build_encoder(
+            find_encoder(state, encoder), read_encoder_facts(meta),
+            encoder, img_size, num_heads)
+
+
+def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
+                  encoder: str = 'online',
+                  img_size: Optional[int] = None,
+                  num_heads: Optional[int] = None) -> LoadedEncoder:
+    """Build the module that an encoder's tensors fit into.
+
+    Args:
+        found (FoundEncoder): The encoder.
+        facts (Dict[str, Any]): What is known of it.
+        encoder (str): Which one it is. Defaults to 'online'.
+        img_size (int, optional): See :func:`load_encoder`.
+        num_heads (int, optional): See :func:`load_encoder`.
+
+    Returns:
+        LoadedEncoder: On the CPU.
+
+    Raises:
+        CheckpointError: If there is no such module.
+    """
+    state = dict(found.state)
+    kind, settings = _settings_of(state, facts, img_size, num_heads)
+    if kind == 'TransferViT' and encoder == 'target' and not facts.get(
+            'target_with_cls_token', True):
+        settings['with_cls_token'] = False
+        state['pos_embed'] = state['pos_embed'][:, 1:]
+        state.pop('cls_token', None)
+    try:
+        with torch.device('meta'):  # sizes are compared before memory is taken
+            backbone = MODELS.get(kind)(**settings)
+    except ValueError as error:
+        raise CheckpointError(f'its encoder cannot be built: {error}'
+                              ) from error
+    backbone.out_type = 'raw'
+    fitted = _fit(backbone, found._replace(state=state), encoder, None,
+                  'it is no vision transformer of this project')
+    backbone.to_empty(device='cpu').load_state_dict(fitted.state)
+    return LoadedEncoder(backbone.eval(), facts, fitted.lines)
+
+
+def _settings_of(state: StateDict, facts: Dict[str, Any],
+                 img_size: Optional[int], num_heads: Optional[int]
+                 ) -> Tuple[str, Dict[str, Any]]:
+    """Give the registered name and the arguments of an encoder's module."""
+    hybrid = is_hybrid(state)
+    kind = 'TransferConvViT' if hybrid else 'TransferViT'
+    sizes, positions = read_sizes(state), state.get('pos_embed')
+    hidden = state.get('layers.0.ffn.layers.0.0.weight')
+    kernel = state.get('conv_stages.0.blocks.0.depthwise.weight', hidden)
+    if (sizes is None or positions is None or positions.dim() != 3
+            or hidden is None or hidden.dim() != 2 or kernel is None):
+        what = 'hybrid encoder' if hybrid else (
+            'plain vision transformer with a class token')
+        raise CheckpointError(
+            f'its encoder is no {what}; build it by its config')
+    grid = layouts.square_root(positions.shape[1] - (not hybrid))
+    if not grid:
+        raise CheckpointError(
+            f'its {positions.shape[1]} positions are not those of '
+            f'{"" if hybrid else "a class token and "}a square grid of '
+            'patches')
+    patch = math.prod(sizes.patches)
+    side = img_size or grid * patch
+    if side % patch:
+        raise CheckpointError(
+            f'patches of {patch} pixels do not divide images of {side}; '
+            f'choose a multiple of {patch}')
+    arch: Dict[str, Any] = (
+        dict(embed_dims=sizes.widths, depths=sizes.depths) if hybrid else
+        dict(embed_dims=sizes.widths[0], num_layers=sizes.depths[0],
+             feedforward_channels=hidden.shape[0]))
+    heads = _find_heads(kind, sizes, arch, facts, num_heads)
+    first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
+    settings = dict(
+        arch=dict(arch, num_heads=heads),
+        img_size=side,
+        in_channels=state[f'{first}.projection.weight'].shape[1],
+        qkv_bias='layers.0.attn.qkv.bias' in state,
+        final_norm='ln1.weight' in state,
+        # with the norm of pooled features that a classifier has
+        out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
+    if hybrid:
+        return kind, dict(
+            settings,
+            patch_sizes=sizes.patches,
+            mlp_ratio=hidden.shape[0] / sizes.widths[-1],
+            kernel_size=kernel.shape[-1],
+            with_fusion='fusions.0.weight' in state)
+    return kind, dict(settings, patch_size=patch)
+
+
+def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
+                facts: Dict[str, Any], given: Optional[int]) -> int:
+    """Find the number of heads, which no tensor's shape tells."""
+    noted = facts.get('num_heads')
+    if given is not None and noted is not None and given != noted:
+        raise CheckpointError(
+            f'it says that it has {noted} heads, but num_heads={given} was '
+            'given; leave num_heads out')
+    named = {a['num_heads'] for a in MODELS.get(kind).arch_zoo.values()
+             if all(a[k] == v for k, v in arch.items())}
+    heads = noted if given is None else given
+    if heads is None and len(named) == 1:
+        heads = named.pop()
+    if heads is None:
+        raise CheckpointError(
+            'it does not say how many attention heads its encoder has, which '
+            f'is {sizes}, and no named architecture has these sizes; give '
+            'num_heads=')
+    if sizes.widths[-1] % heads:
+        raise CheckpointError(f'num_heads={heads} does not divide the width '
+                              f'of {sizes.widths[-1]}')
+    return heads
+
+
+def fit_encoder(module: nn.Module, checkpoint: str,
+                encoder: str = 'online') -> FittedEncoder:
+    """Make a pre-trained encoder fit a backbone, without loading it.
+
+    Its arguments are those of :func:`load_encoder_into`.
+
+    Returns:
+        FittedEncoder: What fits, all of it, and what is to be said.
+
+    Raises:
+        CheckpointError: See :func:`load_encoder_into`.
+    """
+    if not checkpoint:
+        raise CheckpointError(
+            'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
+            f'to a file, or to {RANDOM!r} to start from random weights')
+    with naming(checkpoint):
+        state, meta = read_checkpoint(str(checkpoint))
+        found = find_encoder(state, encoder)
+        noted = read_encoder_facts(meta).get('num_heads')
+        arch = getattr(module, 'arch_settings', None)
+        heads = arch.get('num_heads') if isinstance(arch, dict) else None
+        if None not in (noted, heads) and noted != heads:
+            raise CheckpointError(
+                f'its encoder has {noted} attention heads, the model '
+                f"{heads}; set num_heads of backbone.arch to the encoder's")
+        fitted = _fit(module, found, encoder)
+    fitted.lines[0] = f'{checkpoint} is {fitted.lines[0]}'
+    return fitted
+
+
+def _fit(module: nn.Module, found: FoundEncoder, encoder: str,
+         new: Optional[Pattern] = _NEW,
+         advice: str = "the model must have the encoder's width, depth and "
+         'patch size') -> FittedEncoder:
+    """Make an encoder fit a module, all of it."""
+    expected, state = module.state_dict(), found.state
+    check_family(state, expected)
+    positions = expected.get('pos_embed')
+    if positions is not None and positions.dim() == 4:
+        state = layouts.to_vit_sam(state)
+    spared = [k for k in state
+              if k.startswith(tuple(_SPARE)) and k not in expected]
+    state = {k: v for k, v in state.items() if k not in spared}
+    check_sizes(state, expected)
+    made_new = [k for k in expected
+                if new and new.search(k) and k not in state]
+    fitted, report = check_fit(
+        module, state, optional=made_new, inflate=True, advice=advice,
+        most_listed=10)
+    lines = [f'{found.kind}; its {encoder} encoder was loaded, every key '
+             f'matched: {report}', *found.lines]
+    types = {str(v.dtype) for k, v in fitted.items()
+             if v.dtype != expected[k].dtype}
+    if types:
+        lines.append(f'converted from {", ".join(sorted(types))}')
+    left_out = [what for prefix, what in _SPARE.items()
+                if any(k.startswith(prefix) for k in spared)]
+    left_out += found.left_out
+    if left_out:
+        lines.append(f'left out: its {", ".join(left_out)}')
+    if made_new:
+        lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
+    return FittedEncoder(fitted, report, lines)
+
+
+def from_released(model: nn.Module,
+                  state: StateDict) -> Tuple[StateDict, List[str]]:
+    """Rename a released CMAE checkpoint for a model.
+
+    Args:
+        model (CMAE): The model, built for the checkpoint's sizes.
+        state (StateDict): The state dict under the released code's names.
+
+    Returns:
+        Tuple[StateDict, List[str]]: The state dict under the model's names,
+        and the names that need not be in it.
+    """
+    state = layouts.from_cmae(state)
+    target = getattr(model, 'target', None)
+    if target is None or target.with_cls_token:
+        return state, []
+    # A target that has no class token may come with or without its slot.
+    name = 'target.encoder.pos_embed'
+    positions, length = state.get(name), model.backbone.pos_embed.shape[1]
+    if positions is not None and positions.dim() == 3 and (
+            positions.shape[1] == length - 1):
+        state[name] = layouts.with_cls_position(positions)
+    return state, ['target.encoder.cls_token']
+
+
+def load_model(model: nn.Module, state: StateDict,
+               allow_partial: bool = False) -> KeyReport:
+    """Load a whole model, under our names or the released code's.
+
+    Args:
+        model (nn.Module): The model, built for the checkpoint's sizes.
+        state (StateDict): The checkpoint's tensors.
+        allow_partial (bool): See :func:`load_state`.
+
+    Returns:
+        KeyReport: What matched and what did not.
+
+    Raises:
+        CheckpointError: See :func:`load_state`.
+    """
+    optional: List[str] = []
+    if layouts.is_released(state):
+        state, optional = from_released(model, state)
+    return load_state(model, state, allow_partial, optional=optional)
+
+
+def load_encoder_into(module: nn.Module, checkpoint: str,
+                      encoder: str = 'online') -> KeyReport:
+    """Load a pre-trained encoder into a backbone, every key or nothing.
+
+    The log says what was taken, that all keys matched, what was left out and
+    what is new. Positions of another grid are resampled, and the patch
+    embedding of an encoder of colour images is inflated to the backbone's
+    channels. A final norm that the backbone has no place for is left out, as
+    where pooled features have a norm of their own, and so are a hybrid
+    encoder's fusion layers.
+
+    Args:
+        module (nn.Module): A backbone with ``VisionTransformer``'s names,
+            ``ViTSAM``'s or ``ConvViT``'s.
+        checkpoint (str): The file, see :func:`find_encoder`.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+
+    Returns:
+        KeyReport: What matched.
+
+    Raises:
+        CheckpointError: If the file cannot be read, holds no encoder, or is
+            of another width, depth, patch size, number of heads, or, but for
+            three, of channels, or a plain ViT where a hybrid is needed or
+            the reverse.
+    """
+    fitted = fit_encoder(module, checkpoint, encoder)
+    module.load_state_dict(fitted.state, strict=False)
+    print_log('\n'.join(fitted.lines), logger='current')
+    return fitted.report
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PretrainedEncoder:
+    """What the backbones of this project make of ``init_cfg``.
+
+    Args:
+        checkpoint (str): See :func:`load_encoder_into`; or 'random', for
+            random weights.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        **settings: ``prefix`` and ``map_location``, as mmengine's
+            ``Pretrained`` takes them, are not needed and not used.
+
+    Raises:
+        CheckpointError: If there are other settings.
+    """
+
+    def __init__(self, checkpoint: str = '', encoder: str = 'online',
+                 **settings: Any) -> None:
+        unknown = sorted(settings.keys() - {'prefix', 'map_location'})
+        if unknown:
+            raise CheckpointError(
+                'init_cfg takes type, checkpoint, encoder, prefix and '
+                f'map_location, but got {unknown}')
+        self.checkpoint, self.encoder = checkpoint, encoder
+
+    def __call__(self, module: nn.Module) -> bool:
+        """Load the encoder into a backbone.
+
+        Returns:
+            bool: Whether there was one to load; otherwise the backbone is
+            still to be initialised.
+        """
+        if self.checkpoint == RANDOM:
+            print_log(
+                'The backbone starts from random weights; for a pre-trained '
+                'start set model.backbone.init_cfg.checkpoint.',
+                logger='current', level=logging.WARNING)
+            return False
+        load_encoder_into(module, self.checkpoint, self.encoder)
+        return True
+
+
+def load_pretraining_model(checkpoint: PathLike,
+                           config: Optional[str] = None
+                           ) -> Tuple[nn.Module, Dict[str, Any]]:
+    """Load the whole model of a pre-training checkpoint.
+
+    Args:
+        checkpoint (str | PathLike): A pre-training checkpoint of this
+            project, or, with a config, a released CMAE.
+        config (str, optional): Its config. Defaults to the one that the
+            checkpoint holds as text, which is read and not run.
+
+    Returns:
+        Tuple[nn.Module, Dict[str, Any]]: The CMAE, in evaluation mode, on the
+        CPU, and what else is known of its encoder, see
+        :func:`~cmae_mm.checkpoints.facts.encoder_facts`.
+
+    Raises:
+        CheckpointError: If the file cannot be read, holds no decoder, or
+            does not say what it is the model of.
+    """
+    init_default_scope('mmpretrain')
+    with naming(checkpoint):
+        state, meta = read_checkpoint(str(checkpoint))
+        facts = read_encoder_facts(meta)
+        if not any('decoder' in name for name in state):
+            raise CheckpointError(
+                'it holds an encoder without its pixel decoder, which alone '
+                'reconstructs; name a checkpoint of the pre-training')
+        if config is not None:
+            model = MODELS.build(_model_of(load_config(config).to_dict()))
+        else:
+            model = _build_noted(state, meta)
+        if not hasattr(getattr(model, 'neck', None), 'pixel_decoder'):
+            raise CheckpointError(
+                f'its config is of a {type(model).__name__}, and what is '
+                'needed is a pre-training checkpoint, of a CMAE')
+        load_model(model, state)
+    return model.eval(), facts
+
+
+def _model_of(cfg: Dict[str, Any]) -> Dict[str, Any]:
+    """Give the model of a config, with its data preprocessor."""
+    if not isinstance(cfg.get('model'), dict):
+        raise CheckpointError(
+            'its config has no model; name another one (--config)')
+    model = dict(cfg['model'])
+    if model.get('data_preprocessor') is None:
+        model['data_preprocessor'] = cfg.get('data_preprocessor')
+    return model
+
+
+def _build_noted(state: StateDict, meta: Dict[str, Any]) -> nn.Module:
+    """Build the model of the config that a checkpoint holds as text."""
+    if not isinstance(meta.get('cfg'), str):
+        raise CheckpointError(
+            'it does not say which config it is of; name it (--config)')
+    try:
+        cfg = check_types(_model_of(parse_config(meta['cfg'])))
+        with torch.device('meta'):  # sizes are compared before memory is taken
+            check_fit(MODELS.build(dict(cfg, data_preprocessor=None)), state)
+        return MODELS.build(cfg)
+    except CheckpointError:
+        raise
+    # Whatever modules make of wrong settings.
+    except Exception as error:
+        raise CheckpointError(
+            f'the model of its config cannot be built: {error}; name its '
+            'config (--config)') from error

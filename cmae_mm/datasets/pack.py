@@ -15,52 +15,20 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import (
-    IO,
-    Any,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
 import lmdb
 import numpy as np
 import tifffile
 from PIL import Image
 
-from ..files import (
-    atomic_file,
-    check_output,
-    output_lock,
-    remove_temporaries,
-    write_file,
-    writing,
-)
+from .. import files
 from ..progress import Progress
 from . import decode
+from . import source as sources
 from .decode.sniffing import is_jpeg
 from .folders import IMG_EXTENSIONS, FolderListing
 from .names import FileNames, encode_name
-from .source import (
-    INDEX_FILE,
-    INDEX_VERSION,
-    LABELS_FILE,
-    NAMES_FILE,
-    PLACE,
-    PLACES_FILE,
-    STORE_FILE,
-    STORE_INDEX_FILE,
-    ImageSource,
-    SourceError,
-    kind_of,
-    open_source,
-    store_key,
-)
 from .workers import map_numbers
 
 # What is being packed, until the index is written.
@@ -76,6 +44,8 @@ _MODES = {('uint8', 1, False): 'L', ('uint8', 2, True): 'LA',
 _WHOLE = decode.ImageSettings(channels=None, dtype=None)
 _ENDINGS = {'re-encoded as JPEG': '.jpg', 're-encoded as PNG': '.png',
             're-encoded as TIFF': '.tif'}
+# Ending in shards of images whose own one is not known.
+_OTHER = '.image'
 
 
 class PackError(ValueError):
@@ -89,13 +59,15 @@ class Packed(NamedTuple):
         name (str): Its name.
         data (bytes): The file.
         how (str): See :func:`shrink`; 'copied' without ``short_side``.
-        reason (str): Why it was not reduced. Defaults to ''.
+        reason (str): Why it was not reduced or is unreadable.
+        kind (str): Its channels and type, or 'unreadable'.
     """
 
     name: str
     data: bytes
     how: str = 'copied'
     reason: str = ''
+    kind: str = 'unreadable'
 
 
 def pack_images(data: Any,
@@ -134,21 +106,26 @@ def pack_images(data: Any,
     out = Path(os.path.abspath(Path(out).expanduser()))
     try:
         source = _open(data)
-    except SourceError:
+    except sources.SourceError:
         root = os.path.abspath(os.path.expanduser(data))
-        shards = _list_shards(root) if kind == 'shards' else []
+        groups = FolderListing(root, ('.tar', )).groups() if (
+            kind == 'shards' and os.path.isdir(root)) else ()
+        shards = [name for group in groups for name in group]
         if not shards:
             raise
         return _index_shards(root, shards, out)
     if source.kind != 'list':
         _check_outside(out, source.root)
-    _check_readable(source)
-    writer: _Writer = _Store(out, source, _PART) if kind == 'store' else (
+    total = len(source)
+    read = partial(_read, source, short_side)
+    if all(read(number).kind == 'unreadable' for number in range(total)):
+        first = read(0)
+        raise PackError(f'none of the {total:,} images of {source.root} can '
+                        f'be read ({encode_name(first.name)}: {first.reason})')
+    writer: Any = _Store(out, source, _PART) if kind == 'store' else (
         _Shards(out, source, images_per_shard))
     plan = dict(kind=kind, source=_digest(source), short_side=short_side,
                 size=writer.size)
-    read = partial(_read, source, short_side)
-    total = len(source)
     with closing(writer), _output(out, plan, writer):
         missing = [part for part in writer.parts if not writer.has(part)]
         numbers = [np.arange(part.start, part.stop) for part in missing]
@@ -161,17 +138,23 @@ def pack_images(data: Any,
                 progress.update(len(part))
             images = map_numbers(read, range(total), num_workers)
             index = _verify(writer, images, progress)
-        index.update(source=source.describe(), classes=source.classes)
+        names = source.names
+        index.update(
+            source=source.describe(), classes=source.classes,
+            sorted=all(names[i - 1] <= names[i] for i in range(1, total)))
+        if source.labels is not None:
+            with files.atomic_file(out / sources.LABELS_FILE) as file:
+                np.save(file, source.labels)
         writer.finish(index)
     return index
 
 
-def _open(data: Any) -> ImageSource:
+def _open(data: Any) -> sources.ImageSource:
     """Open the images, with labels where a list or an index has them."""
-    if kind_of(data) != 'folder':
-        with suppress(SourceError):
-            return open_source(data, labels=True)
-    return open_source(data)
+    if sources.kind_of(data) != 'folder':
+        with suppress(sources.SourceError):
+            return sources.open_source(data, labels=True)
+    return sources.open_source(data)
 
 
 def _check_outside(out: Path, root: str) -> None:
@@ -183,13 +166,13 @@ def _check_outside(out: Path, root: str) -> None:
 
 @contextmanager
 def _output(out: Path, plan: Dict[str, Any],
-            writer: Optional['_Writer'] = None) -> Iterator[None]:
+            writer: Any = None) -> Iterator[None]:
     """Begin or continue a folder; remove all of it if no part was written."""
-    check_output(out, is_folder=True)
-    if out.is_dir() and kind_of(out) != 'folder':
+    files.check_output(out, is_folder=True)
+    if out.is_dir() and sources.kind_of(out) != 'folder':
         raise PackError(f'{out} is whole already; delete it to write it again')
     path, text = out / PLAN_FILE, json.dumps(plan)
-    with output_lock(out, is_folder=True):
+    with files.output_lock(out, is_folder=True):
         is_new = not path.exists()
         if not is_new and path.read_text('utf-8') != text:
             raise PackError(f'{out} was begun with other images or settings; '
@@ -197,8 +180,8 @@ def _output(out: Path, plan: Dict[str, Any],
         if is_new and set(os.listdir(out)) - {'.lock'}:
             raise PackError(f'{out} is not empty; name another folder')
         try:
-            remove_temporaries(out)
-            write_file(path, text)
+            files.remove_temporaries(out)
+            files.write_file(path, text)
             yield
         except BaseException as error:
             kept = not is_new
@@ -217,20 +200,7 @@ def _output(out: Path, plan: Dict[str, Any],
         path.unlink()
 
 
-def _check_readable(source: ImageSource) -> None:
-    """Check that at least one file is an image."""
-    reasons = []
-    for number, name in enumerate(source.names):
-        try:
-            decode.peek(source.read(number), name)
-            return
-        except (OSError, ValueError) as error:
-            reasons.append(f'{encode_name(name)}: {error}')
-    raise PackError(f'none of the {len(source):,} images of {source.root} can '
-                    f'be read ({reasons[0]})')
-
-
-def _digest(source: ImageSource) -> str:
+def _digest(source: sources.ImageSource) -> str:
     """Hash the names and labels of the images."""
     digest = hashlib.blake2b(os.fsencode(source.root), digest_size=16)
     for name in source.names:
@@ -240,7 +210,7 @@ def _digest(source: ImageSource) -> str:
     return digest.hexdigest()
 
 
-def _read(source: ImageSource, short_side: Optional[int],
+def _read(source: sources.ImageSource, short_side: Optional[int],
           number: int) -> Packed:
     """Read an image, and reduce it where that is wanted."""
     name = source.names[number]
@@ -249,9 +219,13 @@ def _read(source: ImageSource, short_side: Optional[int],
     except OSError as error:
         raise PackError(f'{encode_name(source.path(number))} cannot be read '
                         f'({error.strerror or error})') from None
-    if short_side is None:
-        return Packed(name, data)
-    return shrink(data, short_side, name)
+    image = Packed(name, data)
+    if short_side is not None:
+        image = shrink(data, short_side, name)
+    try:
+        return image._replace(kind=str(decode.peek(image.data, name)))
+    except ValueError as error:
+        return image._replace(reason=image.reason or str(error))
 
 
 def shrink(data: bytes, short_side: int, name: str) -> Packed:
@@ -297,12 +271,12 @@ def shrink(data: bytes, short_side: int, name: str) -> Packed:
         decode.resize_image(raw.pixels, (height, width)))
     file = io.BytesIO()
     mode = _MODES.get((dtype, pixels.shape[2], raw.alpha))
+    how = 'TIFF' if mode is None else 'JPEG' if is_jpeg(data) else 'PNG'
     if mode is None:
         _write_tiff(file, pixels, raw.alpha)
-        return Packed(name, file.getvalue(), 're-encoded as TIFF')
-    how = 'JPEG' if is_jpeg(data) else 'PNG'
-    Image.frombytes(mode, (width, height), pixels.tobytes()).save(
-        file, how, quality=92, subsampling=0)
+    else:
+        Image.frombytes(mode, (width, height), pixels.tobytes()).save(
+            file, how, quality=92, subsampling=0)
     return Packed(name, file.getvalue(), f're-encoded as {how}')
 
 
@@ -313,23 +287,20 @@ def _is_cmyk(data: bytes, name: str) -> bool:
         return image.mode == 'CMYK'
 
 
-def _write_tiff(file: IO[bytes], pixels: np.ndarray, alpha: bool) -> None:
+def _write_tiff(file: io.BytesIO, pixels: np.ndarray, alpha: bool) -> None:
     channels = pixels.shape[2]
     is_rgb = alpha and channels >= 4
     extra = ['unspecified'] * (channels - (3 if is_rgb else 1))
     if alpha:
         extra[-1] = 'unassalpha'
     tifffile.imwrite(
-        file,
-        pixels if channels > 1 else pixels[..., 0],
+        file, pixels if channels > 1 else pixels[..., 0],
         photometric='rgb' if is_rgb else 'minisblack',
         planarconfig='contig' if channels > 1 else None,
-        extrasamples=extra or None,
-        metadata=None,
-        compression='zlib')
+        extrasamples=extra or None, metadata=None, compression='zlib')
 
 
-def _verify(writer: '_Writer', images: Iterator[Packed],
+def _verify(writer: Any, images: Iterator[Packed],
             progress: Progress) -> Dict[str, Any]:
     """Compare all parts with their images, and count what they are."""
     types: Counter = Counter()
@@ -337,21 +308,18 @@ def _verify(writer: '_Writer', images: Iterator[Packed],
     reasons: Dict[str, str] = {}
     for part in writer.parts:
         stored = writer.read(part)
-        for name, data, how, reason in islice(images, len(part)):
-            if next(stored, None) != data:
+        for image in islice(images, len(part)):
+            if next(stored, None) != image.data:
                 raise PackError(
                     f'{writer.path(part)} does not read back as it was '
                     'written, or the images have changed; delete it')
-            try:
-                kind = str(decode.peek(data, name))
-            except ValueError as error:
-                kind, reason = 'unreadable', reason or str(error)
-            types[kind] += 1
-            copies[how] += 1
-            if reason:
+            types[image.kind] += 1
+            copies[image.how] += 1
+            if image.reason:
                 reasons.setdefault(
-                    kind if how == 'copied' else how,
-                    f'{encode_name(name)}: {" ".join(reason.split())}')
+                    image.kind if image.how == 'copied' else image.how,
+                    f'{encode_name(image.name)}: '
+                    f'{" ".join(image.reason.split())}')
         progress.update(len(part))
     return dict(images=sum(types.values()), types=dict(types.most_common()),
                 copies=dict(copies.most_common()), reasons=reasons)
@@ -360,38 +328,19 @@ def _verify(writer: '_Writer', images: Iterator[Packed],
 class _Writer:
     """Writes images in parts, and reads them back."""
 
-    def __init__(self, out: Path, source: ImageSource, size: int) -> None:
+    def __init__(self, out: Path, source: sources.ImageSource,
+                 size: int) -> None:
         self.out, self.source, self.size = out, source, size
         total = len(source)
         self.parts = [range(start, min(start + size, total))
                       for start in range(0, total, size)]
 
-    def count(self) -> int:
+    def count(self: Any) -> int:
         """Count the images that are on disk."""
         return sum(len(part) for part in self.parts if self.has(part))
 
     def close(self) -> None:
         """Close what is open."""
-
-    def path(self, part: range) -> Path:
-        """Return the file that a part is in."""
-        raise NotImplementedError
-
-    def has(self, part: range) -> bool:
-        """Return whether a part is on disk."""
-        raise NotImplementedError
-
-    def write(self, part: range, images: Iterable[Packed]) -> None:
-        """Write a part, completely or not at all."""
-        raise NotImplementedError
-
-    def read(self, part: range) -> Iterator[Optional[bytes]]:
-        """Read the files of a part."""
-        raise NotImplementedError
-
-    def finish(self, index: Dict[str, Any]) -> None:
-        """Write the index."""
-        raise NotImplementedError
 
 
 class _Store(_Writer):
@@ -404,7 +353,7 @@ class _Store(_Writer):
             self.env.close()
 
     def path(self, part: range) -> Path:
-        return self.out / STORE_FILE
+        return self.out / sources.STORE_FILE
 
     def has(self, part: range) -> bool:
         if self.env is None:
@@ -413,11 +362,12 @@ class _Store(_Writer):
 
     def write(self, part: range, images: Iterable[Packed]) -> None:
         path, size = self.path(part), 0
-        with writing(path):
+        with files.writing(path):
             try:
                 with self.env.begin(write=True) as transaction:
                     for number, image in enumerate(images, part.start):
-                        transaction.put(store_key(number).encode(), image.data)
+                        key = sources.store_key(number).encode()
+                        transaction.put(key, image.data)
                         size += len(image.data)
             except lmdb.Error as error:
                 # LMDB has the same error for a broken disk and a full one.
@@ -429,12 +379,12 @@ class _Store(_Writer):
     def read(self, part: range) -> Iterator[Optional[bytes]]:
         with self.env.begin() as transaction:
             for number in part:
-                yield transaction.get(store_key(number).encode())
+                yield transaction.get(sources.store_key(number).encode())
 
     def finish(self, index: Dict[str, Any]) -> None:
         self.close()
-        _save_labels(self.out, self.source.labels)
-        write_file(self.out / STORE_INDEX_FILE, json.dumps(index))
+        files.write_file(self.out / sources.STORE_INDEX_FILE,
+                         json.dumps(index))
         # The names are last: they make a folder a store.
         _write_names(self.out, self.source.names)
 
@@ -450,7 +400,7 @@ class _Shards(_Writer):
 
     def write(self, part: range, images: Iterable[Packed]) -> None:
         labels = self.source.labels
-        with atomic_file(self.path(part)) as file, tarfile.open(
+        with files.atomic_file(self.path(part)) as file, tarfile.open(
                 fileobj=file, mode='w') as shard:
             for number, image in enumerate(images, part.start):
                 ending = _ENDINGS.get(
@@ -459,43 +409,36 @@ class _Shards(_Writer):
                 fields = {'.json': json.dumps(path).encode()}
                 if labels is not None:
                     fields['.cls'] = b'%d' % labels[number]
-                fields[ending if ending in IMG_EXTENSIONS else '.bin'] = (
+                fields[ending if ending in IMG_EXTENSIONS else _OTHER] = (
                     image.data)
                 for ending, content in fields.items():
-                    member = tarfile.TarInfo(store_key(number) + ending)
+                    member = tarfile.TarInfo(
+                        sources.store_key(number) + ending)
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
 
     def read(self, part: range) -> Iterator[bytes]:
         with open(self.path(part), 'rb') as file:
-            for offset, size, _ in _find_images(self.path(part)):
-                yield os.pread(file.fileno(), size, offset)
+            for member in _find_images(self.path(part)):
+                yield os.pread(file.fileno(), member.size, member.offset_data)
 
     def finish(self, index: Dict[str, Any]) -> None:
-        _save_labels(self.out, self.source.labels)
         _write_shard_index(
             self.out, self.out, [self.path(part).name for part in self.parts],
             index, self.source.names)
 
 
-def _find_images(path: Path) -> Iterator[Tuple[int, int, str]]:
-    """Find the images in a shard: offset and size in bytes, and name."""
+def _find_images(path: Path) -> Iterator[tarfile.TarInfo]:
+    """Find the images in a shard."""
     try:
         with tarfile.open(path, 'r:') as shard:
             for member in shard:
                 if member.isreg() and member.name.lower().endswith(
-                        (*IMG_EXTENSIONS, '.bin')):
-                    yield member.offset_data, member.size, member.name
+                        (*IMG_EXTENSIONS, _OTHER)):
+                    yield member
                 vars(shard)['members'] = []  # they would pile up
     except (tarfile.TarError, OSError) as error:
         raise PackError(f'{path} cannot be read ({error})') from error
-
-
-def _list_shards(folder: str) -> List[str]:
-    if not os.path.isdir(folder):
-        return []
-    groups = FolderListing(folder, ('.tar', )).groups()
-    return [name for group in groups for name in group]
 
 
 def _index_shards(root: str, shards: List[str], out: Path) -> Dict[str, Any]:
@@ -508,39 +451,32 @@ def _index_shards(root: str, shards: List[str], out: Path) -> Dict[str, Any]:
 
 
 def _write_shard_index(out: Path, root: Any, shards: List[str],
-                       index: Dict[str, Any],
-                       names: Optional[Sequence[str]] = None) -> None:
+                       index: Dict[str, Any], names: Any = None) -> None:
     places: List[np.ndarray] = []
 
     def scan() -> Iterator[List[str]]:
         for number, shard in enumerate(shards):
             found = list(_find_images(Path(root, shard)))
-            places.append(np.array([(offset, number, size)
-                                    for offset, size, _ in found], PLACE))
-            yield [f'{shard}/{name}' for _, _, name in found]
+            places.append(np.array([(m.offset_data, number, m.size)
+                                    for m in found], sources.PLACE))
+            yield [f'{shard}/{member.name}' for member in found]
 
     found = FileNames.of(scan())
     if not len(found):
         raise PackError(f'there are no images in the shards below {root}')
     index.update(
-        version=INDEX_VERSION, images=len(found),
+        version=sources.INDEX_VERSION, images=len(found),
         root=os.path.relpath(root, out),
         shards=[(shard, len(part), os.path.getsize(os.path.join(root, shard)))
                 for shard, part in zip(shards, places)])
-    with atomic_file(out / PLACES_FILE) as file:
+    with files.atomic_file(out / sources.PLACES_FILE) as file:
         np.save(file, np.concatenate(places))
     _write_names(out, found if names is None else names)
     # The index is last: it makes a folder one of shards.
-    write_file(out / INDEX_FILE, json.dumps(index))
+    files.write_file(out / sources.INDEX_FILE, json.dumps(index))
 
 
-def _write_names(out: Path, names: Sequence[str]) -> None:
-    with atomic_file(out / NAMES_FILE) as file:
+def _write_names(out: Path, names: Iterable[str]) -> None:
+    with files.atomic_file(out / sources.NAMES_FILE) as file:
         for name in names:
             file.write(f'{encode_name(name)}\n'.encode())
-
-
-def _save_labels(out: Path, labels: Optional[np.ndarray]) -> None:
-    if labels is not None:
-        with atomic_file(out / LABELS_FILE) as file:
-            np.save(file, labels)

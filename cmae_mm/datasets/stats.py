@@ -3,18 +3,8 @@ import hashlib
 import json
 from collections import Counter
 from functools import partial
-from os import PathLike
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterable,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-    Union,
-)
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -23,7 +13,7 @@ from ..files import write_file
 from ..progress import Progress
 from . import decode
 from .names import encode_name
-from .source import ImageSource, open_source
+from .source import ImageSource, PathLike, open_source
 from .workers import map_numbers
 
 STATS_FORMAT = 'cmae_mm image stats 1'
@@ -103,7 +93,7 @@ class ImageFacts(NamedTuple):
             moments=self.moments[:, order], pixels=self.pixels[:, order])
 
 
-def measure_images(data: Union[str, PathLike],
+def measure_images(data: PathLike,
                    *,
                    sample: int = 2000,
                    side: int = 256,
@@ -392,20 +382,20 @@ def _notes(facts: List[ImageFacts], count: int,
         'have it':
             any(count == f.colours < f.channels for f in facts)
     }
-    for channel, var in enumerate(np.stack([f.moments[1] for f in facts]).T):
-        empty = int(np.isnan(var).sum())
-        notes.update({
-            f'channel {channel} has no valid pixel in {empty:,} images, which '
-            'do not count for it': empty,
-            f'channel {channel} is the same everywhere, which training '
-            'refuses; choose other channels with bands (--bands)':
-                not std[channel],
-            f'channel {channel} is constant in each image':
-                std[channel] and np.nanmax(var) == 0})
+    var = np.stack([f.moments[1] for f in facts])
+    same = np.array(std) == 0
+    for mask, text in (
+            (np.isnan(var).any(0), 'without a valid pixel in some images, '
+             'which do not count for it'),
+            (same, 'with the same value everywhere, which training refuses: '
+             'choose other channels with bands (--bands)'),
+            ((np.nanmax(var, 0) == 0) & ~same, 'constant in each image')):
+        numbers = ', '.join(map(str, np.flatnonzero(mask)))
+        notes[f'channel(s) {numbers}: {text}'] = numbers
     return [note for note, holds in notes.items() if holds]
 
 
-def read_image_stats(path: Union[str, PathLike]) -> Dict[str, Any]:
+def read_image_stats(path: PathLike) -> Dict[str, Any]:
     """Read and check a file that ``cmae stats`` wrote.
 
     All numbers are in the units of the decoded images, with the file's
@@ -448,13 +438,12 @@ def read_image_stats(path: Union[str, PathLike]) -> Dict[str, Any]:
 def _find_fault(stats: Dict[str, Any]) -> str:
     """Return a sentence on what is wrong with the content, or ''."""
     channels = stats.get('channels')
-    numbers = f'a list of {channels} finite numbers, one for each channel'
     most = decode.MAX_CHANNELS
+    numbers = f'a list of {channels} finite numbers, one for each channel'
     allowed: Dict[str, Tuple[bool, str]] = dict(
         format=(stats.get('format') == STATS_FORMAT, repr(STATS_FORMAT)),
         images=(_is_count(stats.get('images')), 'a whole number from 1'),
-        channels=(_is_count(channels, most), f'a whole number from 1 to {most}'
-                  ),
+        channels=(_is_count(channels, most), f'a number from 1 to {most}'),
         dtype=(stats.get('dtype') in decode.IMAGE_DTYPES,
                f'one of {", ".join(decode.IMAGE_DTYPES)}'))
     for name in (*_PER_CHANNEL, *({'low', 'high'} & set(stats))):
@@ -496,8 +485,7 @@ def _are_numbers(values: Any, count: Any) -> bool:
                     for v in values))
 
 
-def write_image_stats(stats: Dict[str, Any],
-                      path: Union[str, PathLike]) -> None:
+def write_image_stats(stats: Dict[str, Any], path: PathLike) -> None:
     """Write image statistics, completely or not at all.
 
     Args:

@@ -189,8 +189,10 @@ def test_missing_pixels_do_not_count(tmp_path):
     assert found['min'][2] == pytest.approx(first[..., 2].min())
     values = first[..., 2]
     assert found['low'][2] == pytest.approx(np.quantile(values, 0.001), abs=1)
-    assert ('channel 2 has no valid pixel in 1 images, which do not count '
-            'for it') in found['notes']
+    assert ('channel(s) 1, 2: without a valid pixel in some images, which do '
+            'not count for it') not in found['notes']
+    assert ('channel(s) 2: without a valid pixel in some images, which do '
+            'not count for it') in found['notes']
     # A band that no image has.
     first[..., 2] = np.inf
     (folder / 'a.npy').write_bytes(numpy(first))
@@ -246,8 +248,8 @@ def test_alpha_and_constant_channels_are_noted(tmp_path):
     four = measure_images(folder, num_workers=0, channels=4)
     assert four['std'][3] == 0
     assert four['notes'] == [
-        'channel 3 is the same everywhere, which training refuses; choose '
-        'other channels with bands (--bands)']
+        'channel(s) 3: with the same value everywhere, which training '
+        'refuses: choose other channels with bands (--bands)']
     write_image_stats(four, tmp_path / 'four.json')
     with pytest.raises(ImageStatsError, match='channel 3 has a standard dev'):
         read_image_stats(tmp_path / 'four.json')

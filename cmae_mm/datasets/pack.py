@@ -151,9 +151,13 @@ def pack_images(data: Any,
 
 def _open(data: Any) -> sources.ImageSource:
     """Open the images, with labels where a list or an index has them."""
-    if sources.kind_of(data) != 'folder':
-        with suppress(sources.SourceError):
+    labels = os.path.join(os.path.expanduser(data), sources.LABELS_FILE)
+    if sources.kind_of(data) == 'list' or os.path.isfile(labels):
+        try:
             return sources.open_source(data, labels=True)
+        except sources.SourceError as error:
+            if 'has no labels' not in str(error):
+                raise
     return sources.open_source(data)
 
 

@@ -136,6 +136,8 @@ def test_webdataset_reads_shards(images, tmp_path):
 
 @both
 def test_a_store_or_shards_can_be_packed_again(kind, images, tmp_path):
+    images = shutil.copytree(images, tmp_path / 'images')
+    write_images(images, 1)  # beside the class folders
     write(images, tmp_path / 'one', kind)
     for other in KINDS:
         write(tmp_path / 'one', tmp_path / other, other)
@@ -311,12 +313,15 @@ def _refusals(root):
     (root / 'full').mkdir()
     (root / 'full/notes.txt').touch()
     (root / 'list.txt').write_text('images/b/000.jpg\nmissing.jpg\n')
+    (root / 'labels.txt').write_text(
+        'images/b/000.jpg cat\nimages/b/001.jpg 1\n')
     (root / 'link').symlink_to('images')
     return [
         ('empty', 'out', 'no images below'),
         ('missing', 'out', 'does not exist'),
         ('broken', 'out', 'none of the 5 images of .*broken can be read '),
         ('list.txt', 'out', 'line 2: missing.jpg does not exist'),
+        ('labels.txt', 'out', 'line 2: the label .1. is a number, unlike'),
         ('images', 'images', 'lies in the folder of the images'),
         ('images', 'images/b/out', 'lies in the folder of the images'),
         ('images', 'link/out', 'lies in the folder of the images'),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from packaging.version import Version
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +22,19 @@ SHARED = Path(os.environ.get('CMAE_SHARED', ROOT.parent / 'shared'))
 COCO = SHARED / 'data/coco_mini'
 needs_coco = pytest.mark.skipif(
     not COCO.is_dir(), reason='the COCO images are not here')
+
+TORCH = Version(torch.__version__).release
+# In what CPUs autocast; of an old torch also on GPUs in float16.
+HALF = (torch.bfloat16, torch.float16) if TORCH >= (2, 3) else (
+    torch.bfloat16, )
+
+
+def needs_torch(major: int, minor: int, what: str):
+    """Skip a test of what only newer versions of torch have."""
+    return pytest.mark.skipif(
+        (major, minor) > TORCH,
+        reason=f'{what} needs torch {major}.{minor} or newer')
+
 
 QUICK = 'configs/quickstart/cmae_vit-mini_tiles.py'
 SMALL = [

@@ -16,6 +16,11 @@ def conv(x, p, **kwargs):
     return F.conv2d(x, p['weight'], p['bias'], **kwargs)
 
 
+def gelu(x):
+    # F.gelu has wrong gradients on CPUs with torch 2.1.
+    return x * (1 + torch.erf(x / 2**.5)) / 2
+
+
 def channel_norm(x, p):
     mean = x.mean(1, keepdim=True)
     var = (x - mean).square().mean(1, keepdim=True)
@@ -34,19 +39,19 @@ def conv_block(x, p, m):
     y = conv(y, sub(p, 'attn.'), padding=kernel // 2, groups=y.shape[1])
     x = x + conv(y, sub(p, 'conv2.'))
     y = conv(channel_norm(x, sub(p, 'norm2.')), sub(p, 'mlp.fc1.'))
-    return x + conv(F.gelu(y), sub(p, 'mlp.fc2.'))
+    return x + conv(gelu(y), sub(p, 'mlp.fc2.'))
 
 
 def transformer_block(x, p, heads):
     x = x + attention(norm(x, sub(p, 'norm1.')), sub(p, 'attn.'), heads)
     y = F.linear(norm(x, sub(p, 'norm2.')), p['mlp.fc1.weight'],
                  p['mlp.fc1.bias'])
-    return x + F.linear(F.gelu(y), p['mlp.fc2.weight'], p['mlp.fc2.bias'])
+    return x + F.linear(gelu(y), p['mlp.fc2.weight'], p['mlp.fc2.bias'])
 
 
 def patch_embed(x, p):
     x = conv(x, sub(p, 'proj.'), stride=p['proj.weight'].shape[-1])
-    return F.gelu(channel_norm(x, sub(p, 'norm.')))
+    return gelu(channel_norm(x, sub(p, 'norm.')))
 
 
 def encode(p, images, mask, heads):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import build, model_cfg, runner_cfg
+from helpers import build, model_cfg, needs_torch, runner_cfg
 from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
@@ -153,6 +153,7 @@ def make_step(wrapper, model, factor):
     wrapper.update_params(loss)
 
 
+@needs_torch(2, 3, 'a loss scaler on a CPU')
 def test_the_loss_scalers_own_skips_are_normal():
     MessageHub.get_instance('scaler')
     model = torch.nn.Sequential(torch.nn.Linear(2, 2),

@@ -5,7 +5,7 @@ CPU, around the same calls: the data preprocessor, the model and the losses.
 """
 import pytest
 import torch
-from helpers import require_dense
+from helpers import HALF, require_dense
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from shrunken import CONFIGS, shrunken
@@ -27,9 +27,9 @@ def test_one_step_in_half_precision(name, tmp_path, monkeypatch):
         # of RuntimeInfoHook; mmpretrain's momentum encoders ask for it
         runner.message_hub.update_info('max_iters', 2)
         batch = next(iter(runner.build_dataloader(cfg.train_dataloader)))
-        for dtype in ('bfloat16', 'float16'):
+        for dtype in HALF:
             wrapper = runner.build_optim_wrapper(
-                dict(cfg.optim_wrapper, dtype=dtype))
+                dict(cfg.optim_wrapper, dtype=str(dtype)[len('torch.'):]))
             wrapper.initialize_count_status(model, 0, 1)
             wrapper.optimizer.register_step_pre_hook(_check_gradients)
             before = [p.detach().clone() for p in model.parameters()]

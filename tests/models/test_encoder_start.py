@@ -1,6 +1,7 @@
 """A backbone starts from a pre-trained encoder, whatever file holds it."""
 import pytest
 import torch
+from helpers import needs_torch
 from safetensors.torch import save_file
 from transfer_models import ARCH, transfer_vit
 
@@ -105,6 +106,7 @@ def test_a_file_without_encoder(tmp_path):
         load_encoder_into(transfer_vit(), str(tmp_path / 'x.safetensors'))
 
 
+@needs_torch(2, 3, 'compiling without graph breaks')
 def test_the_backbone_compiles_to_one_graph():
     """And the compiled classifier's loss has the same gradients."""
     vit = transfer_vit(

@@ -4,7 +4,14 @@ import textwrap
 
 import pytest
 import torch
-from helpers import build, model_cfg, runner_cfg, write_images
+from helpers import (
+    HALF,
+    build,
+    model_cfg,
+    needs_torch,
+    runner_cfg,
+    write_images,
+)
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -119,8 +126,10 @@ def test_views_of_another_size_than_the_models():
     (dict(mean=[1.] * 65, std=[1.] * 65), 'from 1 to 64'),
     (dict(mean=[1.] * 4, std=[1., 1., 0., 1.]), 'std must be above 0'),
     (dict(mean=[1.], std=[1.], to_rgb=True), '1 channel.*set to_rgb=False'),
-    (dict(mean=MEAN, std=STD, to_rgb=True, dtype='uint16'),
-     '3 channel.* in uint16.*set to_rgb=False'),
+    pytest.param(
+        dict(mean=MEAN, std=STD, to_rgb=True, dtype='uint16'),
+        '3 channel.* in uint16.*set to_rgb=False',
+        marks=needs_torch(2, 3, 'uint16')),
     (dict(mean=MEAN, std=STD, dtype='int8'), "dtype must be .* got 'int8'"),
     (dict(mean=MEAN, std=STD, dtype='float32'), 'value_range must be given'),
     (dict(mean=MEAN, std=STD, value_range=(0, [1, 1])), 'number or 3'),
@@ -145,7 +154,7 @@ def test_canvases_that_cannot_be_cut_are_named(inputs, named):
         module(dict(inputs=inputs), training=True)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', HALF)
 def test_views_are_bitwise_those_without_autocast(dtype):
     canvas = torch.randint(0, 256, (8, 3, 40, 40), dtype=torch.uint8)
     plain, cast = (TwoViewDataPreprocessor(

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import build, model_cfg
+from helpers import build, model_cfg, needs_torch
 
 from cmae_mm.engine import TargetUpdateHook
 from cmae_mm.models import MomentumTarget
@@ -68,6 +68,7 @@ def test_batch_statistics_stay_the_targets_own():
     assert not torch.allclose(model.neck.projector.bn0.running_mean, own)
 
 
+@needs_torch(2, 3, 'a loss scaler on a CPU')
 def test_the_target_follows_the_optimizer_but_for_skipped_steps():
     model = build(model_cfg())
     optimizer = sgd(model, lr=0.1)
@@ -169,6 +170,7 @@ def test_a_target_that_stands_still_is_warned_of(monkeypatch):
     assert 'TargetUpdateHook' in said[0] and 'target.follow(' in said[0]
 
 
+@needs_torch(2, 3, 'compiling without graph breaks')
 def test_looking_whether_it_moves_does_not_break_a_compiled_graph():
     model = build(model_cfg())
     optimizer = sgd(model)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...evaluation.health import effective_rank, positive_ranks, spread
 from ...evaluation.health_rules import WINDOW, HealthWarning, warn
 from ...models import CMAE
-from ...models.utils import is_sharded
+from ...models.utils import is_sharded, keep_step_hooks
 from ..device import unwrapped_model
 from ..optimizers.step_guard import grad_norm, part_of
 from ..run_costs import RunCosts
@@ -97,6 +97,7 @@ class HealthHook(Hook):
         self._listen(model)
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if optimizer is not None:
+            keep_step_hooks(optimizer)
             self._handles.append(optimizer.register_step_pre_hook(
                 lambda *_: self._measure_gradients(model)))
 

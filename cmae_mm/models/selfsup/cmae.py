@@ -42,6 +42,7 @@ from ..utils import (
     count_visible,
     cut_patches,
     is_pretrained,
+    keep_step_hooks,
     local_part,
     note_visible,
     preprocessor_cfg,
@@ -502,6 +503,7 @@ class MomentumTarget(nn.Module):
             self.update(encoder, projector)
             done += 1
 
+        keep_step_hooks(optimizer)
         self._handle = optimizer.register_step_post_hook(move)
         self._watched = False
         return self._handle

@@ -8,10 +8,10 @@ patch; for it, visible cells are put on a map of zeros and taken back.
 from typing import NamedTuple, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from .old_torch import gelu
 from .patch_embedding import PatchConv, PatchEmbedding
 
 
@@ -85,7 +85,7 @@ class ConvBlock(nn.Module):
         else:
             y = self._convolve_visible(y, visible)
         x = x + self.drop_path(self.conv2(y))
-        y = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        y = self.fc2(gelu(self.fc1(self.norm2(x))))
         return x + self.drop_path(y)
 
     def _convolve(self, maps: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from typing import NamedTuple, Optional, Tuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .old_torch import gelu
+
 
 class PatchConv(nn.Conv2d):
     """A convolution whose stride is its kernel, on channels-last maps.
@@ -51,7 +53,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed patches, (*, H, W, C) to (*, H / P, W / P, D)."""
-        return F.gelu(self.norm(self.projection(x)))
+        return gelu(self.norm(self.projection(x)))
 
 
 class TokenEmbedding(PatchEmbedding):

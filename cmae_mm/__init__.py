@@ -7,8 +7,10 @@ command ``cmae`` does so later, when it has understood its arguments.)
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
-from .entry import is_command, quiet_imports
+from .entry import check_system, is_command, quiet_imports
 from .version import __version__
+
+check_system()
 
 if TYPE_CHECKING:
     from .api.embedding import embed

@@ -6,6 +6,7 @@ pip cannot express "either", so the check is made at import.
 """
 import importlib
 import importlib.metadata
+import multiprocessing
 import os
 from typing import Callable, NamedTuple
 
@@ -42,6 +43,15 @@ def cpu_count() -> int:
     if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def start_method() -> str:
+    """Return how worker processes are started: 'fork', or 'spawn' without."""
+    try:
+        multiprocessing.get_context('fork')
+    except ValueError:  # not on Windows
+        return 'spawn'
+    return 'fork'
 
 
 def check_transformers(

@@ -1,12 +1,15 @@
 """How the package has been entered: by the command, or by an import."""
+import logging
 import sys
+import warnings
 from contextlib import contextmanager, redirect_stdout
 from pathlib import PurePath
 from typing import Any, Iterator, TextIO, cast
 
 _NAMES = ('cmae', 'cmae.exe', 'cmae-script.py')
-# mmpretrain prints it for debugging when it is imported.
-_NOISE = 'Could not import OneDL'
+# What mmpretrain prints for debugging, and mmdet where mmcv has no operators,
+# with advice that does not help.
+_NOISE = ('Could not import OneDL', 'Line NMS is not compiled')
 
 
 def is_command() -> bool:
@@ -25,8 +28,25 @@ def is_command() -> bool:
     return PurePath(started).name in _NAMES
 
 
+def check_system() -> None:
+    """Check that this is a POSIX system, in which outputs can be locked.
+
+    Raises:
+        SystemExit: Where it is not and this process is the command.
+        ImportError: Where it is not and the package is imported.
+    """
+    try:
+        import fcntl  # noqa: F401
+    except ImportError as error:
+        message = ('cmae_mm needs Linux or macOS; on Windows run it in WSL '
+                   '(Windows Subsystem for Linux)')
+        if is_command():
+            sys.exit(f'cmae: {message}')
+        raise ImportError(message) from error
+
+
 class _WithoutNoise:
-    """A stream that leaves one line out.
+    """A stream that drops what libraries print at import.
 
     Loggers that are made meanwhile may keep it: it hands on all else.
     """
@@ -37,16 +57,36 @@ class _WithoutNoise:
 
     def write(self, text: str) -> int:
         # print() writes the end of a line by itself.
-        left_out = text == _NOISE or (self._after_noise and text == '\n')
-        self._after_noise = text == _NOISE
-        return len(text) if left_out else self._stream.write(text)
+        dropped = any(noise in text for noise in _NOISE) or (
+            self._after_noise and text == '\n')
+        self._after_noise = dropped and not text.endswith('\n')
+        return len(text) if dropped else self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not any(noise in record.getMessage() for noise in _NOISE)
+
+
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Leave out what mmpretrain prints for its developers at import."""
-    with redirect_stdout(cast(TextIO, _WithoutNoise(sys.stdout))):
-        yield
+    """Drop messages of libraries about operators that nothing here needs.
+
+    What mmcv lacks is said by ``cmae doctor`` and by configs that need it.
+    """
+    warnings.filterwarnings(
+        'ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+    # A logger that is there already does not write to the stream below.
+    logging_module = sys.modules.get('mmengine.logging')
+    logger = None if logging_module is None else (
+        logging_module.MMLogger.get_current_instance())
+    if logger is not None:
+        logger.addFilter(_is_wanted)
+    try:
+        with redirect_stdout(cast(TextIO, _WithoutNoise(sys.stdout))):
+            yield
+    finally:
+        if logger is not None:
+            logger.removeFilter(_is_wanted)

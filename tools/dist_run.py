@@ -50,8 +50,9 @@ def start(context: PContext, original=PContext.start) -> None:
 
 def listen() -> None:
     """Listen to what schedulers and people stop programs with."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, tell_ranks)
+    for name in ('SIGTERM', 'SIGINT', 'SIGUSR1'):  # no SIGUSR1 on Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), tell_ranks)
 
 
 def count_kills() -> int:

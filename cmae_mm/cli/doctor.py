@@ -247,8 +247,10 @@ def _round(size: float) -> float:
     return round(size / _GB, 1)
 
 
-def _read_memory() -> float:
-    """Give the memory in GB: the machine's, or the container's share."""
+def _read_memory() -> Optional[float]:
+    """Return the memory in GB: the machine's, or the container's share."""
+    if not hasattr(os, 'sysconf'):  # on Windows
+        return None
     total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     with contextlib.suppress(OSError, ValueError):
         limit = Path('/sys/fs/cgroup/memory.max').read_text()
@@ -298,8 +300,8 @@ def doctor(args: argparse.Namespace) -> Result:
     print(f'  processor        {machine["cores"]} cores, '
           f'{machine["torch_threads"] or "no"} threads of torch, '
           f'OMP_NUM_THREADS={machine["omp_num_threads"] or ""}')
-    print(f'  memory           {machine["memory_gb"]} GB, '
-          f'{machine["shared_memory_gb"]} GB shared; disk here '
+    print(f'  memory           {machine["memory_gb"] or "?"} GB, '
+          f'{machine["shared_memory_gb"] or 0} GB shared; disk here '
           f'{machine["disk_free_gb"]} GB free')
     print()
     for kind in ('warnings', 'problems'):

@@ -2,7 +2,6 @@
 import argparse
 import os
 import sys
-import warnings
 from typing import Dict, List, NoReturn, Optional, Tuple
 
 from ..version import __version__
@@ -122,7 +121,4 @@ def main(arguments: Optional[List[str]] = None) -> NoReturn:
         arguments (List[str], optional): What follows ``cmae``. Defaults to
             the process's.
     """
-    # mmcv's, of an operator that nothing here needs, with wrong advice.
-    warnings.filterwarnings(
-        'ignore', message='Fail to import ``MultiScaleDeformableAttention``')
     run(parse(sys.argv[1:] if arguments is None else arguments))

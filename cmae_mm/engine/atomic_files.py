@@ -104,7 +104,8 @@ def describe_failure(error: OSError, path: Optional[Path], size: int) -> str:
 # A process has one writer, whoever saves; a forked one must not wait for the
 # thread of its parent.
 WRITER = FileWriter()
-os.register_at_fork(after_in_child=WRITER.__init__)
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=WRITER.__init__)
 
 
 @register_backend('CheckpointBackend', force=True)

@@ -17,6 +17,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..dependencies import start_method
 
 def has_accelerator() -> bool:
     """Say whether there is a device that mmengine can autocast on."""
@@ -55,10 +56,11 @@ def group_timeout(cfg: Config) -> Dict[str, Any]:
 
 
 def adapt_to_device(cfg: Config) -> None:
-    """Make a config run on CPUs where there is no accelerator, in place.
+    """Make a config run on this machine, in place.
 
-    Distributed ranks on CPUs use gloo. BatchNorm is not synchronised between
-    them: each rank normalises over its own batch.
+    Workers are spawned where the system cannot fork them. Without an
+    accelerator, distributed ranks on CPUs use gloo. BatchNorm is not
+    synchronised between them: each rank normalises over its own batch.
 
     Args:
         cfg (Config): The config of a runner.
@@ -67,6 +69,8 @@ def adapt_to_device(cfg: Config) -> None:
         ValueError: If a launcher other than pytorch and slurm is to start
             ranks on CPUs, or the process groups' timeout is not positive.
     """
+    if start_method() == 'spawn':
+        cfg.merge_from_dict({'env_cfg.mp_cfg.mp_start_method': 'spawn'})
     if has_accelerator():
         return
     launcher = cfg.get('launcher', 'none')

@@ -2,12 +2,17 @@
 
 Energy is read by pynvml, where that is installed (extra='logging').
 """
-import resource
+import sys
 from typing import Any, Dict, Optional
 
 import torch
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 _MB, _WATT_HOUR = 2**20, 3.6e6  # in bytes, in millijoules
 
@@ -28,19 +33,20 @@ class RunCosts:
             batch (int): Images of an iteration, of all processes.
 
         Returns:
-            Dict[str, float]: ``images_seen``, ``host_memory_mb``, and, where
-            they are known, ``data_wait``, ``images_per_second``,
+            Dict[str, float]: ``images_seen``, and, where they are known,
+            ``host_memory_mb``, ``data_wait``, ``images_per_second``,
             ``hours_left``, ``device_memory_mb`` and ``energy_wh``.
         """
         done = runner.iter + 1
         steps = done - (self._last if self._last is not None else done - 1)
         self._last = done
         scalars = runner.message_hub.log_scalars
-        found: Dict[str, float] = dict(
-            images_seen=done * batch,
-            # Linux counts it in kB.
-            host_memory_mb=resource.getrusage(
-                resource.RUSAGE_SELF).ru_maxrss / 1024)
+        found: Dict[str, float] = dict(images_seen=done * batch)
+        if resource is not None:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            # in bytes on macOS, in KiB elsewhere
+            found['host_memory_mb'] = peak / (
+                _MB if sys.platform == 'darwin' else 1024)
         if 'train/time' in scalars and 'train/data_time' in scalars:
             time = scalars['train/time'].mean(max(steps, 1))
             wait = scalars['train/data_time'].mean(max(steps, 1))

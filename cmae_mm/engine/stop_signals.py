@@ -87,7 +87,7 @@ def _start(inner: Optional[Callable], worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if WARNING is not None:
         signal.signal(WARNING, signal.SIG_IGN)
-    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS and Windows
         # Blocked here and so in all threads that come: one waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..dependencies import start_method
 
+
 def has_accelerator() -> bool:
     """Say whether there is a device that mmengine can autocast on."""
     return (is_cuda_available() or is_npu_available() or is_mlu_available()

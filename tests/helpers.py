@@ -147,9 +147,9 @@ def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
     vars(cfg)['_format_python_code'] = False
     cfg.merge_from_dict({
         'train_dataloader.dataset.data_root': str(data_root),
-        'train_dataloader.dataset.pipeline.2.scale': 40,
-        'train_dataloader.dataset.pipeline.4.size': 32,
-        'train_dataloader.dataset.pipeline.4.canvas_size': 40,
+        'train_dataloader.dataset.pipeline.0.size': 40,
+        'data_preprocessor.size': 32,
+        'data_preprocessor.canvas_size': 40,
         'train_dataloader.batch_size': 4,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,

@@ -31,7 +31,7 @@ iterations=300 rounds=10 batch=64 config=configs/cmae_vit-b_300e.py
 [ "$device" = cuda ] || { batch=4 rounds=3; }
 [ -z "$short" ] || {
     iterations=2 rounds=1 batch=4
-    config=configs/quickstart/cmae_vit-mini_canvas.py
+    config=configs/quickstart/cmae_vit-mini_tiles.py
 }
 mkdir -p "$out"
 report=$out/report.md
@@ -63,7 +63,7 @@ left_out() {
     echo "| $1 | left out: $2 | |" >>"$report"
 }
 train() {
-    python tools/train.py configs/quickstart/cmae_vit-mini_canvas.py \
+    python tools/train.py configs/quickstart/cmae_vit-mini_tiles.py \
         --work-dir "$out/train_$1" --no-resume --cfg-options \
         "optim_wrapper.dtype=$1" \
         "train_cfg.max_iters=$iterations" default_hooks.logger.interval=1 \

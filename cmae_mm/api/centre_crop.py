@@ -1,11 +1,23 @@
-"""The crop of every evaluation, of a single image."""
+"""The crop of every evaluation, for a single image."""
+import os
 from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
+from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
+from PIL import Image
 from torch import Tensor
 
-from ..datasets.decode import ImageSettings, UndecodableImage
+from ..datasets.decode import (
+    ImageSettings,
+    RawImage,
+    UndecodableImage,
+    arrange,
+    decode_image,
+    finish,
+    from_pillow,
+    make_settings,
+)
 from ..evaluation.data import eval_pipeline
 
 
@@ -18,16 +30,16 @@ class CentreCrop:
             of ``LoadImage``. Defaults to None, colours of 8 bits.
 
     Attributes:
-        settings (ImageSettings): What images are once they are decoded.
+        settings (ImageSettings): How images are decoded.
     """
 
     def __init__(self,
                  size: int,
                  images: Optional[Mapping[str, Any]] = None) -> None:
-        self._loading, *self._transforms = [
-            TRANSFORMS.build(t) for t in eval_pipeline(size, images=images)
-        ]
-        self.settings: ImageSettings = self._loading.settings
+        self.settings: ImageSettings = make_settings(**(images or {}))
+        # The first one loads.
+        self._transforms = [TRANSFORMS.build(t)
+                            for t in eval_pipeline(size)[1:]]
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """Decode an image file as the training's images were.
@@ -40,16 +52,58 @@ class CentreCrop:
             np.ndarray: (H, W, C); three channels of uint8 are in BGR.
 
         Raises:
-            ValueError: If it is empty or cannot be decoded, or would lose
-                something.
+            ValueError: If it cannot be decoded, or would lose something.
         """
-        if not data:
-            raise ValueError(f'{name} cannot be decoded: it is empty')
         try:
-            return self._loading.decode(data, name)
-        # Without the decoder's words, which may differ from run to run.
+            return decode_image(data, None, self.settings, name)
         except UndecodableImage as error:
-            raise ValueError(f'{name} cannot be decoded') from error
+            raise ValueError(f'{name} cannot be decoded ({error})') from error
+
+    def read(self, image: Any) -> np.ndarray:
+        """Decode an image that is given in any form.
+
+        Args:
+            image (Any): See
+                :meth:`~cmae_mm.api.PretrainedEncoder.preprocess`.
+
+        Returns:
+            np.ndarray: See :meth:`decode`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            TypeError: If it is of another type.
+            ValueError: If it cannot be decoded, or would lose something.
+        """
+        if isinstance(image, Image.Image):
+            return self._convert(from_pillow, image)
+        if isinstance(image, np.ndarray):
+            return self._convert(_from_array, image)
+        if hasattr(image, 'read'):
+            image = image.read()
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return self.decode(bytes(image), 'the image')
+        if not isinstance(image, (str, os.PathLike)):
+            raise TypeError(
+                'one image is needed: a file, its bytes, a PIL image or an '
+                f'array (H, W, C), but got {type(image).__name__}; stack the '
+                'results of several images')
+        name = os.fspath(image)
+        try:
+            data = fileio.get(name)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, 'strerror', None) or error
+            raise FileNotFoundError(
+                f'the image file {name[:200]!r} cannot be read: {reason}'
+            ) from error
+        return self.decode(data, name)
+
+    def _convert(self, reader: Any, image: Any) -> np.ndarray:
+        try:
+            raw = reader(image, self.settings)
+            return finish(raw, 'the image', self.settings)
+        except OSError as error:  # of a PIL image that was not loaded before
+            raise ValueError(
+                f'the image cannot be decoded ({error})') from error
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Resize and crop an image, (H, W, C), as :meth:`decode` gives it.
@@ -63,3 +117,7 @@ class CentreCrop:
             results = transform(results)
         inputs = results['inputs']
         return inputs[[2, 1, 0]] if self.settings.is_bgr else inputs
+
+
+def _from_array(array: np.ndarray, settings: ImageSettings) -> RawImage:
+    return RawImage(arrange(array, settings))

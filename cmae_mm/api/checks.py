@@ -19,8 +19,6 @@ MODELS = {
     'mini': 'quickstart/cmae_vit-mini_tiles',
 }
 ENCODERS = ('online', 'target')
-# The same as mini for images of any channels and depth.
-MINI_CANVAS = 'quickstart/cmae_vit-mini_canvas'
 POOLS = ('mean', 'cls', 'patch')
 DTYPES = ('float32', 'float16')
 ENDINGS = ('.npz', '.parquet')

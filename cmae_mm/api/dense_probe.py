@@ -5,10 +5,10 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..datasets.decode import resize_image
 from ..datasets.source import open_source
 from ..evaluation.dense import IGNORED, patch_labels
 from ..progress import Progress
@@ -163,10 +163,7 @@ def _numbered(values: Tensor, classes: Dict[int, int]) -> Tensor:
 
 def _square(encoder: PretrainedEncoder, path: Path, size: int) -> Tensor:
     """Decode an image and resize it, (C, S, S), colours as RGB."""
-    array = encoder.decode(path.read_bytes(), str(path))
-    image = torch.from_numpy(np.ascontiguousarray(array)).permute(
-        2, 0, 1).float()
-    if encoder.is_bgr:
-        image = image[[2, 1, 0]]
-    return F.interpolate(image[None], (size, size), mode='bicubic',
-                         antialias=True, align_corners=False)[0]
+    array = resize_image(
+        encoder.decode(path.read_bytes(), str(path)), (size, size))
+    image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return image[[2, 1, 0]] if encoder.is_bgr else image

@@ -1,15 +1,13 @@
 """A pre-trained vision transformer that turns images into features."""
-from typing import Any, Mapping, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
-from mmengine import fileio
-from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
 from .centre_crop import CentreCrop
-from .checks import POOLS, PathLike, check_choice
+from .checks import POOLS, check_choice
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
 MEAN = (123.675, 116.28, 103.53)
@@ -137,8 +135,28 @@ class PretrainedEncoder(nn.Module):
             torch.Tensor: (N, K + L, D), K = 1 where there is a class token,
             after the final norm where there is one (target encoders of the
             released recipe have none).
+
+        Raises:
+            ValueError: If images are of another size or number of channels,
+                no floats, or none.
         """
+        self._check(images)
         return self.backbone(images)[-1]
+
+    def _check(self, images: Tensor) -> None:
+        wanted = (self.in_channels, self.img_size, self.img_size)
+        if not isinstance(images, Tensor):
+            found = f'a {type(images).__name__}'
+        elif (tuple(images.shape[1:]) == wanted and images.shape[0]
+              and images.is_floating_point()):
+            return
+        else:
+            found = f'{tuple(images.shape)} of {images.dtype}'
+        raise ValueError(
+            'the encoder takes normalised float images, (N, {}, {}, {}) with '
+            'N of 1 or more, but got {}; encoder.preprocess makes them of any '
+            'image, and load_encoder(..., img_size=...) resamples positions '
+            'for another size'.format(*wanted, found))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise images as in pre-training.
@@ -153,46 +171,30 @@ class PretrainedEncoder(nn.Module):
         """
         return (images.float() - self.mean) / self.std
 
-    def preprocess(self, image: Union[PathLike, Image.Image, np.ndarray]
-                   ) -> Tensor:
+    def preprocess(self, image: Any) -> Tensor:
         """Turn an image into what ``forward`` takes a batch of.
 
-        As every evaluation does: the short side is resized to 256/224 of the
-        image size, the centre is cropped, and colours are normalised.
+        As every evaluation does: the image is decoded by the encoder's
+        settings and turned upright, its short side is resized to 256/224 of
+        the image size, the centre is cropped and normalised.
 
         Args:
-            image (str | PathLike | PIL.Image.Image | np.ndarray): A file, or
-                an image. An array is (H, W, C), or (H, W) of one channel,
-                colours as RGB.
+            image (Any): A file's name, its bytes, an open file, a PIL image
+                or an array. An array is (H, W, C), or (H, W) of one channel,
+                colours as RGB. A PIL image is rotated by its EXIF data, as
+                its file is.
 
         Returns:
             torch.Tensor: (C, H, W), normalised, on the encoder's device.
 
         Raises:
-            ValueError: If the file cannot be decoded, or is not of the
-                encoder's channels and type.
+            FileNotFoundError: If there is no such file.
+            TypeError: If it is no image, but for instance a list of images.
+            ValueError: If it cannot be decoded, or does not fit the encoder's
+                channels and type.
         """
-        settings = self._crop.settings
-        if isinstance(image, Image.Image) and settings.is_plain:
-            image = np.asarray(image.convert('RGB'))
-        if isinstance(image, (Image.Image, np.ndarray)):
-            array = self._check_array(np.asarray(image))
-            if settings.is_bgr:
-                array = np.ascontiguousarray(array[..., ::-1])
-        else:
-            array = self.decode(fileio.get(str(image)), str(image))
-        return self.normalize(self.crop(array).to(self.mean.device))
-
-    def _check_array(self, array: np.ndarray) -> np.ndarray:
-        array = array[..., None] if array.ndim == 2 else array
-        settings = self._crop.settings
-        wanted = (settings.channels, settings.dtype)
-        if array.ndim != 3 or (array.shape[2], str(array.dtype)) != wanted:
-            raise ValueError(
-                f'the encoder takes images of {wanted[0]} channel(s) of '
-                f'{wanted[1]}, (H, W, C), but got an array of shape '
-                f'{array.shape} of {array.dtype}')
-        return array
+        crop = self.crop(self._crop.read(image))
+        return self.normalize(crop.to(self.mean.device))
 
     @property
     def is_bgr(self) -> bool:

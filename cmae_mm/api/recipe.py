@@ -9,14 +9,10 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 from ..config import apply_options, load_config
-from ..datasets.source import kind_of
-from ..datasets.stats import read_image_stats
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
-from ..image_config import is_plain, settings_of
 from ..models.utils import is_pretrained
 from .checks import (
-    MINI_CANVAS,
     MODELS,
     ArgumentError,
     PathLike,
@@ -91,7 +87,7 @@ def plan_pretraining(data: PathLike,
                 f'{key} is set by the argument {argument} here, by which '
                 'others are chosen, too; leave it out of cfg_options')
     root = check_data(data)
-    base = _choose_base(model, stats)
+    base = MODELS[model]
     cfg = load_config(base)
     if stats is not None:
         cfg.image_stats = str(stats)
@@ -100,7 +96,7 @@ def plan_pretraining(data: PathLike,
             type='Pretrained',
             checkpoint=os.path.abspath(Path(init).expanduser()))
     cfg.train_dataloader.dataset.data_root = str(root)
-    images = _count_images(cfg, root, model)
+    images = _count_images(cfg)
     if images < 2 * processes:
         raise ArgumentError(
             f'{root} has {images} image(s), and each of {processes} '
@@ -151,23 +147,8 @@ def plan_pretraining(data: PathLike,
     return Plan(cfg, _summarize(cfg, facts, root, scaled, total), facts)
 
 
-def _choose_base(model: str, stats: Optional[PathLike]) -> str:
-    """Choose the packaged config that takes the images."""
-    if model != 'mini' or stats is None:
-        return MODELS[model]
-    settings = settings_of(read_image_stats(stats))
-    return MODELS[model] if is_plain(settings) else MINI_CANVAS
-
-
-def _count_images(cfg: Config, root: Path, model: str) -> int:
+def _count_images(cfg: Config) -> int:
     dataset = cfg.train_dataloader.dataset
-    reads_stores = dataset.pipeline[0].type == 'LoadCanvas'
-    kind = kind_of(root)
-    if not reads_stores and kind in ('store', 'shards'):
-        what = 'is a store' if kind == 'store' else 'holds shards'
-        raise ArgumentError(
-            f'{root} {what}, which the model {model!r} is not trained from; '
-            'name the folder of images, or choose another model')
     try:
         return len(DATASETS.build(dict(dataset, pipeline=[])))
     except ValueError as error:

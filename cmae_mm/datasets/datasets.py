@@ -136,8 +136,8 @@ class PretrainingDataset(CustomDataset):
         """
         if not isinstance(idx, SeededIndex) or self.test_mode:
             return self._run_pipeline(idx)
-        for _ in range(self.max_refetch + 1):
-            sample = self._run_pipeline(idx)
+        for number in range(self.max_refetch + 1):
+            sample = self._run_pipeline(idx, is_replacement=number > 0)
             if sample is not None:
                 return sample
             rng = np.random.default_rng(idx.seed)
@@ -145,8 +145,10 @@ class PretrainingDataset(CustomDataset):
                 int(rng.integers(len(self))), int(rng.integers(2**63)))
         return None
 
-    def _run_pipeline(self, idx: int) -> Any:
+    def _run_pipeline(self, idx: int, is_replacement: bool = False) -> Any:
         data_info = self.get_data_info(idx)
+        if is_replacement:  # not counted again
+            data_info['is_replacement'] = True
         if isinstance(idx, SeededIndex):
             data_info['view_seed'] = idx.seed
         return self.pipeline(data_info)

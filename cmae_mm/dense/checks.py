@@ -1,8 +1,25 @@
 """What the checks of detection and segmentation data have in common."""
 from typing import Any, Dict, Sequence
 
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmengine.dataset import BaseDataset
 from torch import nn
+
+from ..datasets.decode import (
+    ImageSettings,
+    UndecodableImage,
+    UnfitImage,
+    decode_image,
+    is_jpeg,
+    read_image,
+)
+
+# Images of each data set that are decoded before the first step.
+_MOST_IMAGES = 500
+# By how much decoders of JPEG and CMYK differ, of 255.
+_SLACK = 8
 
 
 def datasets_of(runner) -> Dict[str, BaseDataset]:
@@ -15,6 +32,56 @@ def datasets_of(runner) -> Dict[str, BaseDataset]:
             dataset = dataset.dataset
         splits[name] = dataset
     return splits
+
+
+def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
+    """Check that mmcv's loader loses nothing of a data set's images.
+
+    It reduces values to 8 bits, multiplies the colours of TIFF files by
+    their alpha, and leaves out pages and some orientations. At most 500
+    images, evenly spaced, are decoded and compared.
+
+    Args:
+        name (str): Name of the split, for the error.
+        dataset (BaseDataset): The data set.
+
+    Raises:
+        ValueError: If it would change an image; names the file.
+    """
+    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    loaders = [t for t in transforms if isinstance(t, LoadImageFromFile)]
+    count = min(len(dataset), _MOST_IMAGES) if loaders else 0
+    for number in np.linspace(0, len(dataset) - 1, count).astype(int):
+        path = dataset.get_data_info(int(number))['img_path']
+        reason = '' if '://' in path else _find_loss(path, loaders[0])
+        if reason:
+            raise ValueError(
+                f"the {name} data: mmcv's image loader would change {path}: "
+                f'{reason}. Detection and segmentation read 8-bit colours: '
+                'convert the images to 8-bit JPEG or PNG files without alpha')
+
+
+def _find_loss(path: str, loader: LoadImageFromFile) -> str:
+    """Say what a loader changes in an image; '' if nothing."""
+    data = fileio.get(path)
+    if is_jpeg(data) and b'\xff\xe1' not in data:
+        return ''  # without EXIF data
+    theirs = loader(dict(img_path=path))['img'].astype(float)
+    theirs = theirs.reshape(*theirs.shape[:2], -1)
+    try:
+        ours = decode_image(data, name=path)
+        reason = 'its alpha, range or orientation would get lost'
+    except UndecodableImage:
+        return ''  # of a format that is not compared
+    except UnfitImage as error:
+        raw = read_image(data, path, ImageSettings(
+            channels=None, dtype=None, pages='first'))
+        ours, reason = raw.pixels, str(error).split('; set ')[0]
+        if ours.shape[2] >= 3:  # loaders keep OpenCV's order
+            ours = ours[..., [2, 1, 0, *range(3, ours.shape[2])]]
+    is_same = theirs.shape == ours.shape and (
+        np.abs(theirs - ours).max() <= _SLACK)
+    return '' if is_same else reason
 
 
 def check_channels(model: nn.Module, parts: Sequence[str]) -> None:

@@ -33,19 +33,10 @@ def eval_pipeline(img_size: int,
     Returns:
         list: Configs of transforms.
     """
-    scale = short_side or round(img_size * 256 / 224)
-    if images:
-        resize = dict(type='ResizeImage', scale=scale)
-    else:
-        resize = dict(
-            type='ResizeEdge',
-            scale=scale,
-            edge='short',
-            backend='pillow',
-            interpolation='bicubic')
     return [
         dict(type='LoadImage', **(images or {})),
-        resize,
+        dict(type='ResizeImage',
+             scale=short_side or round(img_size * 256 / 224)),
         dict(type='CenterCrop', crop_size=img_size),
         dict(type='PackInputs'),
     ]

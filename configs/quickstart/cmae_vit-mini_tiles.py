@@ -1,10 +1,11 @@
 # CMAE, a ViT of 4 layers on images of 64 pixels: 300 iterations of batch 128,
 # a few minutes on 2 CPU cores. What tools/quickstart.sh trains.
-# Data: $DATA_ROOT, any folder of images.
+# Data: $DATA_ROOT, any folder of images; for others than colours of 8 bits
+# image_stats, the file that `cmae stats $DATA_ROOT --out stats.json` writes.
 # cmae train configs/quickstart/cmae_vit-mini_tiles.py
 _base_ = [
     '../_base_/models/cmae_vit-b16.py',
-    '../_base_/datasets/imagenet_pretrain_cpu.py',
+    '../_base_/datasets/imagenet_pretrain.py',
     '../_base_/schedules/adamw_bs4096.py',
     '../_base_/pretrain_runtime.py',
 ]
@@ -22,26 +23,14 @@ model = dict(
     head=dict(contrastive=dict(predictor=dict(hid_channels=512))),
     target=dict(momentum=0.99))
 
-# The recipe's colour augmentation, but for less blur on small images.
-target_pipeline = _base_.target_pipeline
-target_pipeline[-1].magnitude_range = (0.1, 1.0)
+# The recipe's views, but for less blur on small images.
+data_preprocessor = dict(
+    size=64, max_shift=8, canvas_size=72, blur_sigma=(0.1, 1.0))
 train_pipeline = [
-    dict(type='SeedDraws'),
-    dict(type='LoadImageOrSkip'),
     dict(
-        type='RandomResizedCrop',
-        scale=72,
-        crop_ratio_range=(0.2, 1.0),
-        backend='cv2',
-        interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='PixelShift',
-        size=64,
-        max_shift=8,
-        canvas_size=72,
-        target_pipeline=target_pipeline),
-    dict(type='PackInputs'),
+        type='LoadCanvas', size=72, crop_ratio_range=(0.2, 1.0),
+        flip_prob=0.5),
+    dict(type='PackInputs', meta_keys=('img_path', 'view_seed')),
 ]
 train_dataloader = dict(
     batch_size=128,

@@ -34,17 +34,17 @@ def trained(image_root, tmp_path_factory):
 
 def test_a_view_is_a_window_of_the_canvas(image_root, tmp_path):
     """Both kinds of views: windows where the frames say."""
-    cfg = runner_cfg(image_root, tmp_path)
-    whole = Config(cfg.to_dict())
-    whole.train_dataloader.dataset.pipeline = [
+    whole = runner_cfg(image_root, tmp_path)
+    whole.data_preprocessor.update(jitter_prob=0, grey_prob=0, blur_prob=0)
+    cfg = Config(whole.to_dict())
+    cfg.train_dataloader.dataset.pipeline = [
+        dict(type='SeedDraws'),
         dict(type='LoadCanvas', size=40),
-        dict(type='PackInputs', meta_keys=('img_path', 'view_seed'))]
-    whole.train_dataloader.sampler.type = 'SeededSampler'
-    whole.data_preprocessor = dict(
-        type='TwoViewDataPreprocessor', mean=[120.] * 3, std=[60.] * 3,
-        size=32, max_shift=8, jitter_prob=0, grey_prob=0, blur_prob=0,
+        dict(type='PixelShift', size=32, max_shift=8),
+        dict(type='PackInputs')]
+    cfg.data_preprocessor = dict(
+        type='SelfSupDataPreprocessor', mean=[120.] * 3, std=[60.] * 3,
         to_rgb=True)
-    cfg.train_dataloader.dataset.pipeline[4].target_pipeline = []
     import cmae_mm.api.views as module
     drawn = {}
     original = module.save_sheet

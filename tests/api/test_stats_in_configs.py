@@ -27,7 +27,7 @@ def find(cfg, kind, split='train'):
 
 
 @pytest.mark.parametrize('name', [
-    'cmae_vit-b_300e', 'mae_vit-b_300e', 'cmae_vit-mini_canvas'])
+    'cmae_vit-b_300e', 'mae_vit-b_300e', 'cmae_vit-mini_tiles'])
 def test_a_pretraining_takes_all_of_it(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, stats = stats_file(tmp_path, settings=dict(
@@ -54,7 +54,7 @@ def test_a_pretraining_takes_all_of_it(name, tmp_path, monkeypatch):
 def test_colours_of_8_bits_are_normalised_and_no_more(tmp_path):
     path, stats = stats_file(tmp_path, 3, 'uint8')
     for name, kind in (('cmae_vit-b_300e', 'TwoViewDataPreprocessor'),
-                       ('cmae_vit-mini_tiles', 'SelfSupDataPreprocessor'),
+                       ('cmae_vit-mini_tiles', 'TwoViewDataPreprocessor'),
                        ('vit-b_pt300e_100e_in1k', 'ClsDataPreprocessor')):
         plain = load_config(name)
         cfg = load_config(name, [f'image_stats={path}'])
@@ -109,17 +109,17 @@ CONFLICTS = {
     "another config's own mean": (
         'cmae_vit-mini_20e', [], 'data_preprocessor.mean=.125.307.*contradi'),
     'workers that make views of colours': (
-        'cmae_vit-mini_tiles', [],
+        'cmae_vit-mini_colour-both_tiles', [],
         '4 channels of uint16, but data_preprocessor.type=SelfSupDataPrepro'
-        '.*TwoViewDataPreprocessor.*mini_canvas'),
+        '.*needed is TwoViewDataPreprocessor'),
     'a pipeline that loads colours': (
         'cmae_vit-mini_tiles',
-        ['data_preprocessor.type=TwoViewDataPreprocessor'],
+        ['train_dataloader.dataset.pipeline.0.type=LoadImageOrSkip'],
         'begin it with LoadCanvas'),
     'an unknown transform of a classifier': (
         'vit-b_pt300e_100e_in1k',
         ['train_dataloader.dataset.pipeline.4.type=Posterize'],
-        'of which Posterize is not known to work'),
+        'Posterize of the pipeline is not known to take such'),
     'nothing of a file': (
         'cmae_vit-b_300e', ['image_stats=none.json'],
         "none.json cannot be read as image statistics .No such file"),
@@ -176,7 +176,7 @@ def test_black_and_white_are_not_single_pixels():
 
 def test_pretrain_takes_it_as_an_argument(photos, tmp_path):
     path, stats = stats_file(tmp_path)
-    for model, base in (('mini', 'quickstart/cmae_vit-mini_canvas'),
+    for model, base in (('mini', 'quickstart/cmae_vit-mini_tiles'),
                         ('vit-s', 'cmae_vit-s_300e')):
         cfg, summary, facts = plan_pretraining(photos, model, stats=path)
         assert facts['base'] == base

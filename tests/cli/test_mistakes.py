@@ -147,7 +147,7 @@ MISTAKES = {
         '--ks: must be a whole number of 1 or more, but got .0.'),
     'images that are none': (
         options('train_dataloader.dataset.data_root={tmp}/none_is_one',
-                'train_dataloader.dataset.pipeline.1.max_failures=3'),
+                'train_dataloader.dataset.pipeline.0.max_failures=3'),
         '3 images in a row could not be decoded'),
     'nothing to test': (
         ['test', QUICK, '{tmp}/a.pth'], 'has no test_dataloader'),

@@ -165,7 +165,7 @@ def test_the_benchmark_times_what_is_compiled(monkeypatch):
     monkeypatch.setattr(timing, 'matmul_peak', lambda *args: 1.)
     monkeypatch.setattr(timing, 'memory_bandwidth', lambda *args: 1.)
     result = benchmark.measure(benchmark.read_arguments([
-        str(ROOT / 'configs/quickstart/cmae_vit-mini_canvas.py'),
+        str(ROOT / 'configs/quickstart/cmae_vit-mini_tiles.py'),
         '--batch-size', '4', '--rounds', '2', '--device', 'cpu', '--compile']))
     assert seen == [GRAPHS] * len(seen) and len(seen) >= 6
     assert result['compiled'] and result['gflop_per_image'] > 0

@@ -1,3 +1,4 @@
+from .arrays import arrange
 from .convert import (
     change_type,
     choose_channels,
@@ -7,8 +8,8 @@ from .convert import (
     natural_dtype,
     resize_image,
 )
-from .decode import decode_image, peek, read_image, say_left_out
-from .raster import has_alpha
+from .decode import decode_image, finish, is_plain, peek, read_image
+from .raster import from_pillow
 from .raw_image import RawImage, UndecodableImage, UnfitImage
 from .settings import (
     IMAGE_DTYPES,
@@ -17,12 +18,12 @@ from .settings import (
     ImageSettings,
     make_settings,
 )
-from .sniffing import is_dicom, is_plain
+from .sniffing import is_dicom, is_jpeg
 
 __all__ = [
     'IMAGE_DTYPES', 'ImageSettings', 'MAX_CHANNELS', 'RGB', 'RawImage',
-    'UndecodableImage', 'UnfitImage', 'change_type', 'choose_channels',
-    'decode_image', 'fill_missing', 'find_missing', 'has_alpha', 'is_dicom',
-    'is_grey', 'is_plain', 'make_settings', 'natural_dtype', 'peek',
-    'read_image', 'resize_image', 'say_left_out'
+    'UndecodableImage', 'UnfitImage', 'arrange', 'change_type',
+    'choose_channels', 'decode_image', 'fill_missing', 'find_missing',
+    'finish', 'from_pillow', 'is_dicom', 'is_grey', 'is_jpeg', 'is_plain',
+    'make_settings', 'natural_dtype', 'peek', 'read_image', 'resize_image'
 ]

@@ -1,4 +1,4 @@
-"""Bare arrays: which axis is which, and files of ``np.save``."""
+"""Bare arrays: the meaning of their axes, and files of ``np.save``."""
 import io
 import math
 from typing import Optional
@@ -9,6 +9,22 @@ from .raw_image import RawImage, UndecodableImage, UnfitImage, check_size
 from .settings import MAX_CHANNELS, ImageSettings
 
 
+def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
+    """Read an array as an image; nothing in the file is executed.
+
+    Args:
+        data (bytes): The file, an array that :func:`arrange` takes.
+        settings (ImageSettings): See :func:`arrange`.
+
+    Returns:
+        RawImage: The array.
+    """
+    pixels = arrange(np.load(io.BytesIO(data), allow_pickle=False), settings)
+    height, width, channels = pixels.shape
+    check_size(height, width, channels * pixels.itemsize)
+    return RawImage(pixels)
+
+
 def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     """Bring a bare array to (H, W, C).
 
@@ -16,9 +32,9 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     last one, whichever has as many entries as channels are wanted.
 
     Args:
-        pixels (np.ndarray): Of two or three dimensions.
-        settings (ImageSettings): ``channels``, unless ``bands`` chooses some
-            of them, decide; without, the shorter axis does.
+        pixels (np.ndarray): (H, W), (H, W, C) or (C, H, W).
+        settings (ImageSettings): ``channels`` decides, unless ``bands``
+            chooses some of them; without, the shorter axis does.
 
     Returns:
         np.ndarray: (H, W, C), a view.
@@ -27,12 +43,12 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
         UndecodableImage: If it is no image.
         UnfitImage: If both axes have as many entries.
     """
-    if pixels.ndim == 2:
-        return pixels[..., None]
-    if pixels.ndim != 3:
+    if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UndecodableImage(
             f'an array of shape {pixels.shape} is no image; needed are (H, W),'
             ' (H, W, C) or (C, H, W)')
+    if pixels.ndim == 2:
+        return pixels[..., None]
     first, last = pixels.shape[0], pixels.shape[2]
     wanted = settings.channels if settings.bands is None else None
     if wanted is not None and first == last == wanted:
@@ -54,8 +70,8 @@ def arrange_pages(pixels: np.ndarray, axes: str, what: str,
 
     Args:
         pixels (np.ndarray): The array.
-        axes (str): A letter an axis: Y and X, rows and columns; S and C,
-            channels; any other one, pages.
+        axes (str): A letter for each axis: Y and X are rows and columns, S
+            and C channels, all others pages.
         what (str): What pages are called: 'pages' or 'frames'.
         pages (str, optional): See :class:`ImageSettings`.
 
@@ -63,25 +79,18 @@ def arrange_pages(pixels: np.ndarray, axes: str, what: str,
         np.ndarray: (H, W, C), a view where possible.
 
     Raises:
-        UnfitImage: If there are several pages, and nothing says what they
-            are.
+        UnfitImage: If there are several pages and ``pages`` is None.
     """
     kept = [n for n, axis in enumerate(axes)
             if axis in 'YX' or pixels.shape[n] > 1]
-    pixels = pixels.squeeze(
-        tuple(n for n in range(len(axes)) if n not in kept))
+    pixels = pixels.reshape([pixels.shape[n] for n in kept])
     axes = ''.join(axes[n] for n in kept)
     others = [n for n, axis in enumerate(axes) if axis not in 'YXSC']
     if others and pages is None:
-        count = math.prod(pixels.shape[n] for n in others)
-        raise UnfitImage(
-            f'has {count} {what}: set pages=\'channels\' if they are the '
-            "channels of one image, or pages='first' to take one of them, or "
-            'save each as a file of its own')
+        refuse_pages(math.prod(pixels.shape[n] for n in others), what)
     if others and pages == 'first':
-        place = tuple(0 if n in others else slice(None)
-                      for n in range(len(axes)))
-        pixels = pixels[place]
+        pixels = pixels[tuple(0 if n in others else slice(None)
+                              for n in range(len(axes)))]
         axes = ''.join(axis for axis in axes if axis in 'YXSC')
     rows, columns = axes.index('Y'), axes.index('X')
     rest = [n for n in range(len(axes)) if n not in (rows, columns)]
@@ -89,21 +98,9 @@ def arrange_pages(pixels: np.ndarray, axes: str, what: str,
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
-    """Read an array as an image; nothing in the file is executed.
-
-    Args:
-        data (bytes): The file, an array (H, W), (H, W, C) or (C, H, W); see
-            :func:`~cmae_mm.datasets.decode.arrays.arrange`.
-        settings (ImageSettings): ``channels`` and ``bands`` are looked at.
-
-    Returns:
-        RawImage: The array.
-    """
-    array = np.load(io.BytesIO(data), allow_pickle=False)
-    if array.ndim < 2 or 0 in array.shape:
-        raise UndecodableImage(f'an array of shape {array.shape} is no image')
-    pixels = arrange(array, settings)
-    height, width, channels = pixels.shape
-    check_size(height, width, channels * pixels.itemsize)
-    return RawImage(pixels)
+def refuse_pages(count: int, what: str) -> None:
+    """Refuse a file of several pages that are not declared as channels."""
+    raise UnfitImage(
+        f"has {count} {what}: set pages='channels' if they are the channels "
+        "of one image, or pages='first' to read the first of them, or save "
+        'each as a file of its own')

@@ -1,4 +1,4 @@
-"""Bringing an image as it is in its file to the settings, or refusing it."""
+"""Conversion of an image from its file's form to the settings, or refusal."""
 from typing import Any, Optional, Tuple, Union
 
 import numpy as np
@@ -8,38 +8,26 @@ import torch.nn.functional as F
 from .raw_image import RawImage, UndecodableImage, UnfitImage
 from .settings import ImageSettings
 
-# The highest value of each type that is scaled to.
+# The highest value of each type that values are scaled to.
 _HIGHEST = {'uint8': 255, 'uint16': 65535, 'float32': 1}
 # By how much of its range an image may change when float64 is rounded.
 _ROUNDING = 2.**-16
 
 
-def natural_dtype(dtype: Any) -> str:
-    """Give the narrowest of our types that holds a file's type.
-
-    Whole numbers of 32 or 64 bits fit into float32 as far as they are below
-    16,777,216, which :func:`fit` looks at.
-    """
-    dtype = np.dtype(dtype)
-    if dtype.kind in 'bu' and dtype.itemsize <= 2:
-        return 'uint16' if dtype.itemsize == 2 else 'uint8'
-    return 'float32'
-
-
-def fit(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
-    """Bring an image to the channels and the type of the settings.
+def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
+    """Convert an image to the channels and the type of the settings.
 
     Args:
-        raw (RawImage): The image as it is in its file.
+        raw (RawImage): The image as its file stores it.
         name (str): The file's name, for errors.
-        settings (ImageSettings): What it shall be.
+        settings (ImageSettings): What is wanted.
 
     Returns:
         np.ndarray: (H, W, C), channels in the file's order (red, green, blue
         for colours).
 
     Raises:
-        UnfitImage: If something would be lost that no setting allows to.
+        UnfitImage: If something would be lost that no setting gives up.
         UndecodableImage: If no pixel holds a value.
     """
     raw = choose_channels(raw, name, settings)
@@ -48,11 +36,23 @@ def fit(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
         if settings.fill is None:
             raise UnfitImage(
                 f'{name} has missing pixels ({missing.mean():.0%}; NaN, or '
-                "nodata by its own words); set fill='mean', or a number that "
-                'stands for them')
+                "what the file declares as nodata); set fill='mean', or a "
+                'number that replaces them')
         raw = raw._replace(
             pixels=fill_missing(raw.pixels, missing, settings.fill))
     return change_type(raw, name, settings)
+
+
+def natural_dtype(dtype: Any) -> str:
+    """Give the narrowest of our types that holds a file's type.
+
+    Whole numbers of 32 or 64 bits fit into float32 as far as they are below
+    16,777,216, which :func:`change_type` checks.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind in 'bu' and dtype.itemsize <= 2:
+        return 'uint16' if dtype.itemsize == 2 else 'uint8'
+    return 'float32'
 
 
 def choose_channels(raw: RawImage, name: str,
@@ -60,28 +60,28 @@ def choose_channels(raw: RawImage, name: str,
     """Choose or check the channels of an image.
 
     Raises:
-        UnfitImage: If it has others than the settings want.
+        UnfitImage: If it has other channels than the settings want.
         UndecodableImage: If its values are no real numbers.
     """
-    pixels, alpha, missing, _ = raw
+    pixels, missing = raw.pixels, raw.missing
     if pixels.dtype.kind not in 'buif':
         raise UndecodableImage(f'its values are of the type {pixels.dtype}')
     found, wanted = pixels.shape[2], settings.channels
+    colours = found - raw.alpha
     chosen: Any
     if settings.bands is not None:
-        if max(settings.bands) >= found:
+        chosen = list(settings.bands)
+        if max(chosen) >= found:
             raise UnfitImage(
                 f'{name} has {found} channel(s), numbered from 0, but bands='
-                f'{tuple(settings.bands)} asks for number '
-                f'{max(settings.bands)}')
-        chosen = list(settings.bands)
-    elif wanted is None or found == wanted:
+                f'{settings.bands} asks for number {max(chosen)}')
+    elif wanted in (None, found):
         return raw
-    elif alpha and found - 1 == wanted:
+    elif colours == wanted:
         chosen = slice(0, wanted)
-    elif wanted == 3 and found - alpha == 1:
+    elif wanted == 3 and colours == 1:
         chosen = [0, 0, 0]
-    elif wanted == 1 and found - alpha == 3 and is_grey(pixels):
+    elif wanted == 1 and colours == 3 and is_grey(pixels):
         chosen = slice(0, 1)
     else:
         choice = (f', or bands=(...) to choose {wanted} of them'
@@ -97,7 +97,7 @@ def choose_channels(raw: RawImage, name: str,
 
 
 def is_grey(pixels: np.ndarray) -> bool:
-    """Say whether red, green and blue are the same everywhere."""
+    """Whether red, green and blue are the same everywhere."""
     return bool((pixels[..., 1:3] == pixels[..., :1]).all())
 
 
@@ -119,7 +119,7 @@ def find_missing(raw: RawImage) -> Optional[np.ndarray]:
 
 def fill_missing(pixels: np.ndarray, missing: np.ndarray,
                  fill: Union[float, str]) -> np.ndarray:
-    """Put something in the place of missing pixels.
+    """Replace missing pixels.
 
     Args:
         pixels (np.ndarray): (H, W, C).
@@ -151,46 +151,19 @@ def fill_missing(pixels: np.ndarray, missing: np.ndarray,
 
 def change_type(raw: RawImage, name: str,
                 settings: ImageSettings) -> np.ndarray:
-    """Bring values without gaps to the type of the settings.
+    """Convert values without gaps to the type of the settings.
 
     Raises:
         UnfitImage: If the type cannot hold them.
     """
-    dtype = settings.dtype or natural_dtype(raw.pixels.dtype)
+    pixels = raw.pixels
+    dtype = settings.dtype or natural_dtype(pixels.dtype)
     if raw.is_share:
-        return _round(raw.pixels * _HIGHEST[dtype], dtype)
+        return _round(pixels * _HIGHEST[dtype], dtype)
     if settings.value_range is not None:
-        return _scale(raw.pixels, dtype, settings.value_range)
-    return _convert(raw.pixels, dtype, name)
-
-
-def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:
-    """Map a range of values to that of a type, and clip what is beyond."""
-    if isinstance(value_range, str):  # 'per_image'
-        low, high = pixels.min(), pixels.max()
-        if low == high:
-            return np.zeros(pixels.shape, dtype)
-        low, high = np.float64(low), np.float64(high)
-    else:
-        low, high = (np.array(end, np.float64) for end in value_range)
-    values = pixels.astype(np.float64)
-    values -= low
-    values *= _HIGHEST[dtype] / (high - low)
-    return _round(values.clip(0, _HIGHEST[dtype]), dtype)
-
-
-def _round(values: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype != 'float32':
-        values = np.rint(values)
-    return values.astype(dtype)
-
-
-def _convert(pixels: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """Change the type where every value keeps its place among the others."""
-    if pixels.dtype == dtype:
-        return pixels
+        return _scale(pixels, dtype, settings.value_range)
     if np.can_cast(pixels.dtype, dtype, 'safe'):
-        return pixels.astype(dtype)
+        return pixels.astype(dtype, copy=False)
     # Python's numbers: those of float16 cannot be compared with 65535.
     low, high = pixels.min().item(), pixels.max().item()
     if dtype == 'float32':
@@ -206,9 +179,11 @@ def _convert(pixels: np.ndarray, dtype: str, name: str) -> np.ndarray:
     if pixels.dtype.kind != 'f' or (pixels == np.rint(pixels)).all():
         if low >= 0 and high <= _HIGHEST[dtype]:
             return pixels.astype(dtype)
-        divisor = _widened_by(pixels) if dtype == 'uint8' else None
-        if divisor is not None:
-            return (pixels // divisor).astype(dtype)
+        # 8 bits that were widened to 16.
+        for factor in (257, 256) if (
+                pixels.dtype, dtype) == ('uint16', 'uint8') else ():
+            if not (pixels % factor).any():
+                return (pixels // factor).astype(dtype)
     raise UnfitImage(
         f'{name} has values from {low:g} to {high:g} of {pixels.dtype}, which '
         f'dtype={dtype!r} cannot hold; set dtype='
@@ -216,14 +191,23 @@ def _convert(pixels: np.ndarray, dtype: str, name: str) -> np.ndarray:
         'are mapped to the ends of the type (`cmae stats` finds both)')
 
 
-def _widened_by(pixels: np.ndarray) -> Optional[int]:
-    """Find by which factor 8 bits have been widened to 16, if they have."""
-    if pixels.dtype != np.uint16:
-        return None
-    for factor in (257, 256):
-        if not (pixels % factor).any():
-            return factor
-    return None
+def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:
+    """Map a range of values to that of a type, and clip what is beyond."""
+    if value_range == 'per_image':
+        value_range = pixels.min(), pixels.max()
+        if value_range[0] == value_range[1]:
+            return np.zeros(pixels.shape, dtype)
+    low, high = (np.array(end, np.float64) for end in value_range)
+    values = pixels.astype(np.float64)
+    values -= low
+    values *= _HIGHEST[dtype] / (high - low)
+    return _round(values.clip(0, _HIGHEST[dtype]), dtype)
+
+
+def _round(values: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype != 'float32':
+        values = np.rint(values)
+    return values.astype(dtype)
 
 
 def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
@@ -238,7 +222,9 @@ def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
         rounded, and stay within their type's range. A view, of channels one
         after the other, as ``PackInputs`` wants them.
     """
-    image = np.ascontiguousarray(image)
+    if image.strides[2] < 0:  # BGR as a view of RGB: faster turned back
+        return resize_image(image[..., ::-1], size)[..., ::-1]
+    image = np.require(image, requirements=('C', 'W'))
     dtype = image.dtype
     if dtype != np.uint8:
         image = image.astype(np.float32, copy=False)

@@ -1,116 +1,87 @@
-"""Decoding image files of all kinds, without loss."""
+"""The one decoder of image files, for training and every evaluation."""
 import io
-from typing import NamedTuple, Optional, Tuple
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-import simplejpeg
-import tifffile
-from PIL import Image
 
 from ...dependencies import MissingLibrary
-from ..saying import has_said, say_once
+from ..saying import say_once
 from .arrays import read_numpy
-from .convert import fit
+from .convert import convert
 from .dicom import peek_dicom, read_dicom
-from .raster import (
-    ALPHA_MODES,
-    decode_plain,
-    has_alpha,
-    read_deep_raster,
-    read_plain,
-)
+from .raster import peek_raster, read_raster
 from .raw_image import RawImage, UndecodableImage, UnfitImage
 from .settings import RGB, ImageSettings
 from .sniffing import (
-    is_animated,
-    is_deep_raster,
+    is_deep_png,
+    is_deep_pnm,
     is_dicom,
-    is_jpeg,
     is_numpy,
-    is_plain,
-    is_png,
     is_tiff,
 )
-from .tiff import read_tiff
+from .tiff import is_plain_tiff, peek_tiff, read_tiff
 
-_GREY_MODES = ('1', 'L', 'LA', 'La')
-# Of PNG's colour types.
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+# Loggers of libraries that report on each file they read.
+_LOGGERS = ('tifffile', 'rasterio._env', 'rasterio._err', 'pydicom',
+            'PIL.TiffImagePlugin', 'PIL.PngImagePlugin')
 
 
 def decode_image(data: bytes,
                  shrink_to: Optional[int] = None,
                  settings: ImageSettings = RGB,
                  name: str = 'an image') -> np.ndarray:
-    """Decode an image, upright, without loss of what it holds.
+    """Decode an image file, upright, without loss of what it holds.
 
-    By default to BGR of 8 bits: grey and palette images become colour, and
-    alpha is left out, which is said once. EXIF orientations are applied.
+    By default to 8-bit colours in BGR: grey and palette images become colour,
+    and alpha is left out, which is reported once.
 
     Args:
         data (bytes): The file.
-        shrink_to (int, optional): The caller needs no more than this on the
-            shorter side, in pixels: JPEG files are then decoded at 1/2, 1/4
-            or 1/8 where that leaves enough. Defaults to None, full size.
-        settings (ImageSettings): What the image shall be. Defaults to colour
-            of 8 bits.
+        shrink_to (int, optional): The shorter side, in pixels, that is enough
+            for the caller: JPEG files are decoded at 1/2, 1/4 or 1/8 where
+            that leaves as much. Defaults to None, full size.
+        settings (ImageSettings): What is wanted. Defaults to 8-bit colour.
         name (str): The file's name, for errors.
 
     Returns:
         np.ndarray: (H, W, C), not always contiguous. Three channels of uint8
-        are in BGR; all else keeps the file's order.
+        are in BGR; all others keep the file's order.
 
     Raises:
         UndecodableImage: If it cannot be decoded, or is too large.
         UnfitImage: If it would lose something; names the file and the setting
-            that takes it.
+            that accepts it.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    if data and settings.is_plain and is_plain(data, name):
-        try:
-            image, alpha = decode_plain(data, shrink_to)
-        except UndecodableImage:
-            raise
-        # Decoders raise all sorts of errors on broken files.
-        except Exception as error:
-            raise UndecodableImage(
-                f'{type(error).__name__}: {error}') from error
-        if alpha:
-            _say_alpha(name)
-        _say_frames(data, name)
-        return image
-    raw = read_image(data, name, settings, shrink_to)
-    image = fit(raw, name, settings)
-    if raw.alpha and settings.bands is None and (
-            image.shape[2] < raw.pixels.shape[2]):
-        _say_alpha(name)
-    _say_frames(data, name)
-    return image[..., ::-1] if settings.is_bgr else image
+    return finish(read_image(data, name, settings, shrink_to), name, settings)
 
 
-def say_left_out(data: bytes, name: str) -> None:
-    """Say once what another decoder than ours leaves out of a plain image.
+def finish(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
+    """Convert what was read to the settings, and report what is left out.
 
     Args:
-        data (bytes): The file.
-        name (str): Its name.
+        raw (RawImage): The image as its file stores it.
+        name (str): Its name, for errors.
+        settings (ImageSettings): What is wanted.
+
+    Returns:
+        np.ndarray: See :func:`decode_image`.
     """
-    if not has_said('alpha') and has_alpha(data):
-        _say_alpha(name)
-    _say_frames(data, name)
-
-
-def _say_alpha(name: str) -> None:
-    say_once(
-        'alpha', f'{name} has an alpha channel, which is left out, as that of '
-        'further images; one channel more (channels=4 for colour) keeps it.')
-
-
-def _say_frames(data: bytes, name: str) -> None:
-    if is_animated(data):
+    image = convert(raw, name, settings)
+    if raw.alpha and settings.bands is None and (
+            image.shape[2] < raw.pixels.shape[2]):
+        say_once(
+            'alpha', f'{name} has an alpha channel, which is left out, as in '
+            'further images; one channel more (channels=4 for colour) keeps '
+            'it.')
+    if raw.is_animated:
         say_once(
             'frames', f'{name} is an animation, of which the first frame is '
-            'taken, as of further ones.')
+            'read, as of further ones.')
+    return image[..., ::-1] if settings.is_bgr else image
 
 
 def read_image(data: bytes,
@@ -121,35 +92,31 @@ def read_image(data: bytes,
 
     Args:
         data (bytes): The file.
-        name (str): Its name, for errors, and to know DICOM files without
+        name (str): Its name, for errors, and to recognise DICOM files without
             their mark.
         settings (ImageSettings): What is wanted, where a file can be read in
             several ways.
-        shrink_to (int, optional): See
-            :func:`~cmae_mm.datasets.decode.decode_image`.
+        shrink_to (int, optional): See :func:`decode_image`.
 
     Returns:
         RawImage: Of the file's type and channels.
 
     Raises:
         UndecodableImage: If it cannot be read, or is too large.
-        UnfitImage: If a setting must say how to read it; names the file.
+        UnfitImage: If a setting is needed to read it; names the file.
         MissingLibrary: If an optional library is needed; names the file.
     """
     if not data:
         raise UndecodableImage('it is empty')
     try:
-        if is_plain(data, name):
-            channels = settings.channels if settings.bands is None else None
-            return read_plain(data, channels, shrink_to)
-        if is_tiff(data):
-            return read_tiff(data, settings)
-        if is_numpy(data):
-            return read_numpy(data, settings)
-        if is_dicom(data, name):
-            return read_dicom(data, settings)
-        assert is_deep_raster(data)
-        return read_deep_raster(data)
+        with _library_messages(name):
+            if is_tiff(data):
+                return read_tiff(data, settings)
+            if is_numpy(data):
+                return read_numpy(data, settings)
+            if is_dicom(data, name):
+                return read_dicom(data, settings)
+            return read_raster(data, settings, shrink_to)
     except UndecodableImage:
         raise
     except (UnfitImage, MissingLibrary) as error:
@@ -157,6 +124,41 @@ def read_image(data: bytes,
     # Decoders raise all sorts of errors on broken files.
     except Exception as error:
         raise UndecodableImage(f'{type(error).__name__}: {error}') from error
+
+
+def is_plain(data: bytes, name: str) -> bool:
+    """Whether a file has 8 bits a channel, in grey or colour."""
+    if is_tiff(data):
+        return is_plain_tiff(data)
+    return not (is_numpy(data) or is_dicom(data, name) or is_deep_png(data)
+                or is_deep_pnm(data))
+
+
+@contextmanager
+def _library_messages(name: str) -> Iterator[None]:
+    """Report what libraries say of a file once for each kind of message."""
+    said: List[Tuple[str, str]] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        said.append((record.name, record.getMessage()))
+        return False
+
+    loggers = [logging.getLogger(logger) for logger in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)
+    said += [(w.category.__name__, str(w.message)) for w in caught]
+    for kind, text in said:
+        # The reader of TIFF files reports these itself.
+        if 'GDAL_NODATA' not in text and kind != 'NotGeoreferencedWarning':
+            say_once(kind, f'{name}: {" ".join(text.split())} ({kind}; '
+                     'further messages of this kind are not shown)')
 
 
 class Peek(NamedTuple):
@@ -185,33 +187,16 @@ def peek(data: bytes, name: str) -> Peek:
         ValueError: If the header cannot be read.
     """
     try:
-        return Peek(*_peek(data, name))
+        with _library_messages(name):
+            if is_tiff(data):
+                return Peek(*peek_tiff(data))
+            if is_numpy(data):
+                array = np.load(io.BytesIO(data), allow_pickle=False)
+                ends = array.shape[::2] if array.ndim == 3 else (1, )
+                return Peek(min(ends), array.dtype.name)
+            if is_dicom(data, name):
+                return Peek(*peek_dicom(data))
+            return Peek(*peek_raster(data))
     # Decoders raise all sorts of errors on broken files.
     except Exception as error:
         raise ValueError(f'{type(error).__name__}: {error}') from error
-
-
-def _peek(data: bytes, name: str) -> Tuple[int, str]:
-    if is_jpeg(data):
-        colours = simplejpeg.decode_jpeg_header(data)[2]
-        return (1 if colours == 'Gray' else 3), 'uint8'
-    if is_tiff(data) and not is_plain(data, name):
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            series = file.series[0]
-            page = series.keyframe
-            return (series.size // (page.imagelength * page.imagewidth),
-                    series.dtype.name)
-    if is_numpy(data):
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-        axes = array.shape
-        channels = min(axes[0], axes[-1]) if array.ndim == 3 else 1
-        return channels, array.dtype.name
-    if is_dicom(data, name):
-        return peek_dicom(data)
-    if is_deep_raster(data):
-        if is_png(data):
-            return _PNG_CHANNELS[data[25]], 'uint16'
-        return (3 if data[1:2] in b'36' else 1), 'uint16'
-    with Image.open(io.BytesIO(data)) as opened:
-        alpha = opened.mode in ALPHA_MODES or 'transparency' in opened.info
-        return (1 if opened.mode in _GREY_MODES else 3) + alpha, 'uint8'

@@ -1,76 +1,97 @@
-"""DICOM files; need setup.cfg's extra='dicom'."""
+"""DICOM files, through pydicom; needs setup.cfg's extra='dicom'."""
 import importlib.util
 import io
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
 from ...dependencies import MissingLibrary
 from ...packaged import install_command
-from .arrays import arrange_pages
+from .arrays import arrange_pages, refuse_pages
+from .convert import fill_missing
 from .raw_image import RawImage, UndecodableImage, UnfitImage, check_size
 from .settings import ImageSettings
+
+_PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
+_GREY = ('MONOCHROME1', 'MONOCHROME2')
+_PALETTE = 'PALETTE COLOR'
+# What pydicom decodes to RGB.
+_COLOURS = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
 
 
 def read_dicom(data: bytes, settings: ImageSettings) -> RawImage:
     """Read a DICOM image in the units of its modality.
 
-    The rescaling of the file (Hounsfield units, for instance) is applied.
-    What is white where values are low (MONOCHROME1) is turned round. A window
-    is applied only where ``window`` asks for it.
+    Each frame is rescaled (to Hounsfield units, for instance) by its own
+    slope and intercept, of its functional groups or of the file. MONOCHROME1,
+    white where values are low, is inverted. A window is applied only if
+    ``window`` is set.
 
     Args:
         data (bytes): The file.
-        settings (ImageSettings): ``window``, ``pages`` and ``fill`` are
-            looked at; DICOM's padding counts as missing where ``fill`` is
-            given.
+        settings (ImageSettings): ``window``, ``pages`` and ``fill`` are read;
+            DICOM's padding counts as missing if ``fill`` is set.
 
     Returns:
-        RawImage: Of whole numbers where rescaling leaves these, and float64
+        RawImage: Of whole numbers where rescaling keeps these, and float64
         otherwise.
 
     Raises:
-        MissingLibrary: If pydicom, or what it needs for this file's
-            compression, is not installed.
-        UnfitImage: If it has several frames and nothing says what these are,
-            or no window of its own where that is asked for.
+        MissingLibrary: If pydicom, or a library for the file's compression,
+            is not installed.
+        UndecodableImage: If it has no image, or one of a kind that is not
+            read.
+        UnfitImage: If a setting is needed to read it.
     """
+    file = _open(data)
+    count = int(file.get('NumberOfFrames') or 1)
+    samples = int(file.get('SamplesPerPixel') or 1)
+    kind = str(file.get('PhotometricInterpretation', ''))
+    _check_kind(file, kind)
+    if count > 1 and settings.pages is None:
+        refuse_pages(count, 'frames')
+    count = 1 if settings.pages == 'first' else count
+    check_size(file.Rows, file.Columns, count * samples * 2)
+    stored = _decode(file, 0 if settings.pages == 'first' else None).reshape(
+        count, file.Rows, file.Columns, samples)
+    if kind == _PALETTE:
+        from pydicom.pixels import apply_color_lut
+        stored = apply_color_lut(stored[..., 0], file)
+    if kind not in _GREY:
+        return RawImage(arrange_pages(stored, 'TYXS', 'frames', 'channels'))
+    frames, masks = zip(*(_read_frame(file, number, stored[number], settings)
+                          for number in range(count)))
+    return RawImage(
+        np.concatenate(frames, axis=2),
+        missing=None if masks[0] is None else np.concatenate(masks, axis=2),
+        is_share=settings.window is not None)
+
+
+def _open(data: bytes, **kwargs: Any) -> Any:
     if importlib.util.find_spec('pydicom') is None:
         raise MissingLibrary(
             'is a DICOM file, which pydicom reads: install it with '
             f'`{install_command("dicom")}`')
     import pydicom
-    file = pydicom.dcmread(io.BytesIO(data), force=True)
-    if 'PixelData' not in file:
+    return pydicom.dcmread(io.BytesIO(data), force=True, **kwargs)
+
+
+def _check_kind(file: Any, kind: str) -> None:
+    if not any(name in file for name in _PIXELS):
         raise UndecodableImage('it is a DICOM file without an image')
-    frames = int(file.get('NumberOfFrames') or 1)
-    samples = int(file.get('SamplesPerPixel', 1))
-    check_size(file.Rows, file.Columns, frames * samples * 2)
-    stored = arrange_pages(
-        _decode(file).reshape(frames, file.Rows, file.Columns, samples),
-        'TYXS', 'frames', settings.pages)
-    kind = str(file.get('PhotometricInterpretation', ''))
-    if kind == 'PALETTE COLOR':
-        from pydicom.pixels import apply_color_lut
-        return RawImage(apply_color_lut(stored[..., 0], file))
-    if samples > 1:
-        return RawImage(stored)
-    missing = _find_padding(stored, file) if (
-        settings.fill is not None) else None
-    pixels = _rescale(stored, file)
-    turned = kind == 'MONOCHROME1'
-    if settings.window is not None:
-        pixels = _see_through(pixels, file, settings.window)
-        return RawImage(1 - pixels if turned else pixels, False, missing, True)
-    if turned:
-        ends = _rescale(_stored_range(file, stored.dtype), file)
-        pixels = ends.sum(dtype=pixels.dtype) - pixels
-    return RawImage(pixels, missing=missing)
+    if kind not in (*_GREY, *_COLOURS, _PALETTE):
+        raise UndecodableImage(f'its colours are {kind!r}, which are not read')
+    bits = file.get('BitsStored')
+    if bits and file.get('HighBit', bits - 1) != bits - 1:
+        raise UndecodableImage(
+            f'its {bits} stored bits end at bit {file.HighBit}; needed is '
+            f'{bits - 1}')
 
 
-def _decode(file: Any) -> np.ndarray:
+def _decode(file: Any, index: Optional[int]) -> np.ndarray:
+    from pydicom.pixels import pixel_array
     try:
-        return file.pixel_array
+        return pixel_array(file, index=index)
     except (ImportError, NotImplementedError, RuntimeError) as error:
         text = ' '.join(str(error).split())
         if 'missing' not in text and 'required' not in text:
@@ -81,44 +102,96 @@ def _decode(file: Any) -> np.ndarray:
         ) from error
 
 
-def _rescale(stored: np.ndarray, file: Any) -> np.ndarray:
-    """Apply the file's rescaling, in whole numbers where these stay whole."""
-    from pydicom.pixels import apply_modality_lut
-    slope = float(file.get('RescaleSlope', 1))
-    intercept = float(file.get('RescaleIntercept', 0))
-    if 'ModalityLUTSequence' not in file and slope % 1 == intercept % 1 == 0:
-        if (slope, intercept) == (1, 0):
-            return stored
+def _read_frame(file: Any, number: int, stored: np.ndarray,
+                settings: ImageSettings
+                ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """Give a frame's values or shares of its window, and what is missing."""
+    fill, window = settings.fill, settings.window
+    missing = None if fill is None else _find_padding(stored, file)
+    inverted = file.PhotometricInterpretation == 'MONOCHROME1'
+    values = _rescale(stored, file, number, settings)
+    if window is not None:
+        # A number is in the file's units, the mean may be of shares.
+        if missing is not None and fill not in (None, 'mean'):
+            values = fill_missing(values, missing, fill)
+            missing = np.zeros_like(missing)
+        values = _apply_window(values, file, number, window)
+        return 1 - values if inverted else values, missing
+    if inverted:
+        ends = _rescale(_stored_range(file, stored), file, number, settings)
+        values = ends.sum(dtype=values.dtype) - values
+    return values, missing
+
+
+def _groups(file: Any, number: int, name: str) -> List[Any]:
+    """Find a sequence in a frame's own or the shared functional groups."""
+    own = file.get('PerFrameFunctionalGroupsSequence') or []
+    shared = file.get('SharedFunctionalGroupsSequence') or []
+    for group in (*own[number:number + 1], *shared[:1]):
+        if group.get(name):
+            return list(group.get(name))
+    return list(file.get(name) or [])
+
+
+def _rescale(stored: np.ndarray, file: Any, number: int,
+             settings: ImageSettings) -> np.ndarray:
+    """Apply a frame's rescaling, in whole numbers where these stay whole."""
+    own = _groups(file, number, 'PixelValueTransformationSequence')
+    source = own[0] if own else file
+    prefix = 'Rescale'
+    if 'ModalityLUTSequence' in source:
+        from pydicom.pixels import apply_modality_lut
+        return apply_modality_lut(stored, source)
+    maps = _groups(file, number, 'RealWorldValueMappingSequence')
+    # A window is in the units of the rescaling alone.
+    if (maps and 'RescaleSlope' not in source and settings.window is None):
+        if len(maps) > 1 or 'RealWorldValueSlope' not in maps[0]:
+            raise UnfitImage(
+                'has real world values of several mappings or by a table, '
+                'which are not read; convert it, or set window')
+        source, prefix = maps[0], 'RealWorldValue'
+    slope, intercept = (
+        float(given) if (given := source.get(prefix + name)) is not None
+        else default for name, default in (('Slope', 1.), ('Intercept', 0.)))
+    slope *= float(file.get('DoseGridScaling') or 1)
+    if (slope, intercept) == (1, 0):
+        return stored
+    if slope % 1 == intercept % 1 == 0 and stored.dtype.kind in 'iu':
         return stored.astype(np.int64) * int(slope) + int(intercept)
-    return apply_modality_lut(stored, file)
+    return stored * slope + intercept
 
 
-def _stored_range(file: Any, dtype: np.dtype) -> np.ndarray:
+def _stored_range(file: Any, stored: np.ndarray) -> np.ndarray:
     """Give the lowest and highest value that the file's bits can have."""
-    bits = int(file.BitsStored)
-    if file.PixelRepresentation:
-        return np.array([-2**(bits - 1), 2**(bits - 1) - 1]).astype(dtype)
-    return np.array([0, 2**bits - 1]).astype(dtype)
+    if stored.dtype.kind == 'f':
+        raise UndecodableImage('it is MONOCHROME1 of floats, without a range')
+    half = 2**(int(file.BitsStored) - 1)
+    low = -half if file.PixelRepresentation else 0
+    return np.array([low, low + 2 * half - 1]).astype(stored.dtype)
 
 
-def _see_through(pixels: np.ndarray, file: Any, window: Any) -> np.ndarray:
-    """Apply a window, DICOM PS3.3 C.11.2, to shares from 0 to 1."""
+def _apply_window(values: np.ndarray, file: Any, number: int,
+                  window: Any) -> np.ndarray:
+    """Apply a window, DICOM PS3.3 C.11.2, giving shares from 0 to 1."""
     function = 'LINEAR'
     if window == 'file':
         if 'VOILUTSequence' in file:
             from pydicom.pixels import apply_voi
             bits = file.VOILUTSequence[0].LUTDescriptor[2]
-            return apply_voi(pixels, file) / (2.**bits - 1)
-        found = _own_window(file)
-        if found is None:
+            return apply_voi(values, file) / (2.**bits - 1)
+        own = _groups(file, number, 'FrameVOILUTSequence')
+        source = own[0] if own else file
+        # The first one where there are several.
+        window = [np.ravel(source.get(name) or [])[:1].astype(float)
+                  for name in ('WindowCenter', 'WindowWidth')]
+        if not all(map(len, window)) or window[1] <= 0:
             raise UnfitImage(
                 "has no window of its own, which window='file' asks for; give "
                 'window=(centre, width), or leave window out and set '
                 "dtype='float32'")
-        window = found
-        function = str(file.get('VOILUTFunction') or 'LINEAR')
-    centre, width = window
-    values = pixels.astype(np.float64)
+        function = str(source.get('VOILUTFunction') or 'LINEAR')
+    centre, width = map(float, window)
+    values = values.astype(np.float64)
     if function == 'SIGMOID':
         return 1 / (1 + np.exp(-4 * (values - centre) / width))
     if function == 'LINEAR':
@@ -127,27 +200,14 @@ def _see_through(pixels: np.ndarray, file: Any, window: Any) -> np.ndarray:
     return ((values - centre) / width + 0.5).clip(0, 1)
 
 
-def _own_window(file: Any) -> Optional[Tuple[float, float]]:
-    """Find the first window that a file names."""
-    found = []
-    for name in ('WindowCenter', 'WindowWidth'):
-        value = file.get(name)
-        if value is None:
-            return None
-        several = value if hasattr(value, '__len__') else [value]
-        if not len(several):
-            return None
-        found.append(float(several[0]))
-    return found[0], found[1]
-
-
 def _find_padding(stored: np.ndarray, file: Any) -> Optional[np.ndarray]:
     """Find the pixels that only pad the image."""
     value = file.get('PixelPaddingValue')
     if value is None:
         return None
     limit = file.get('PixelPaddingRangeLimit', value)
-    low, high = sorted((int(value), int(limit)))
+    # Some files have them as unsigned beside signed pixels.
+    low, high = np.sort(np.array([value, limit]).astype(stored.dtype))
     return (stored >= low) & (stored <= high)
 
 
@@ -159,10 +219,9 @@ def peek_dicom(data: bytes) -> Tuple[int, str]:
     """
     if importlib.util.find_spec('pydicom') is None:
         return 1, 'DICOM'
-    import pydicom
-    file = pydicom.dcmread(
-        io.BytesIO(data), force=True, stop_before_pixels=True)
-    signed = 'int' if file.PixelRepresentation else 'uint'
-    return (int(file.get('SamplesPerPixel', 1))
+    file = _open(data, stop_before_pixels=True)
+    # Files of floats have no PixelRepresentation.
+    kind = {0: 'uint', 1: 'int'}.get(file.get('PixelRepresentation'), 'float')
+    return (int(file.get('SamplesPerPixel') or 1)
             * int(file.get('NumberOfFrames') or 1),
-            f'{signed}{file.BitsAllocated}')
+            f'{kind}{file.BitsAllocated}')

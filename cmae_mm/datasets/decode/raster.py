@@ -1,7 +1,7 @@
-"""Ordinary images, of 8 bits a channel: JPEG, PNG, BMP, WebP, TIFF and such.
+"""JPEG, PNG, WebP, BMP and PNM files.
 
-JPEG files go through libjpeg-turbo, all others, and JPEG files in CMYK,
-through Pillow.
+JPEG files are decoded by libjpeg-turbo; CMYK ones and all other formats by
+Pillow, except PNG and PNM files of more than 8 bits, which Pillow reduces.
 """
 import io
 from typing import Optional, Tuple
@@ -9,7 +9,7 @@ from typing import Optional, Tuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from .raw_image import (
     RawImage,
@@ -17,154 +17,181 @@ from .raw_image import (
     check_size,
     stand_upright,
 )
-from .sniffing import is_png
+from .settings import ImageSettings
+from .sniffing import PNM_HEADER, is_deep_png, is_deep_pnm, is_jpeg
 
-_EXIF_MARK = b'Exif\x00\x00'
 _ORIENTATION = 0x0112
-# Of which Pillow loses nothing where `is_plain` says that they are plain.
+# Formats that Pillow decodes without loss, as far as they have 8 bits.
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP')
-# Of IHDR's colour types: grey and alpha.
-_GREY_ALPHA, _GREY = 4, 0
-ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
+_GREY_MODES = ('1', 'L', 'LA', 'La')
+_ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
 
-def decode_plain(data: bytes,
-                 shrink_to: Optional[int] = None) -> Tuple[np.ndarray, bool]:
-    """Decode a plain image to BGR, upright.
-
-    Grey and palette images become colour; alpha is left out.
+def read_raster(data: bytes, settings: ImageSettings,
+                shrink_to: Optional[int] = None) -> RawImage:
+    """Read an image file with all its channels, upright.
 
     Args:
         data (bytes): The file.
+        settings (ImageSettings): See :func:`from_pillow`.
         shrink_to (int, optional): See
             :func:`~cmae_mm.datasets.decode.decode_image`.
 
     Returns:
-        Tuple[np.ndarray, bool]: uint8, (H, W, 3), not always contiguous; and
-        whether there was an alpha channel.
+        RawImage: uint8 or uint16, of 1 to 4 channels.
     """
-    if simplejpeg.is_jpeg(data):
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in ('CMYK', 'YCCK'):
-            image = _decode_jpeg(data, 'BGR', height, width, shrink_to)
-            return stand_upright(image, _orientation(data)), False
-    opened = _open(data)
-    alpha = _has_alpha(opened)
-    if opened.mode != 'RGB':
-        opened = opened.convert('RGB')
-    # A view: crops of it are small, the whole need not be copied.
-    return np.asarray(opened)[..., ::-1], alpha
+    raw = _read_jpeg(data, shrink_to) if is_jpeg(data) else None
+    if raw is not None:
+        return raw
+    if is_deep_pnm(data):
+        return RawImage(_read_pnm(data))
+    if is_deep_png(data):
+        return _read_deep_png(data)
+    return from_pillow(open_image(data), settings)
 
 
-def read_plain(data: bytes,
-               channels: Optional[int] = None,
-               shrink_to: Optional[int] = None) -> RawImage:
-    """Read a plain image with the channels that it has, upright.
+def open_image(data: bytes) -> Image.Image:
+    """Read a file's header through Pillow.
 
-    Palettes become their colours. CMYK stays so where four channels are
-    wanted, and becomes RGB otherwise.
+    Raises:
+        UndecodableImage: If it is too large, or of a format that is not read.
+    """
+    try:
+        file = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UndecodableImage(
+            'HEIF files are not read; convert it to PNG or TIFF'
+            if data[4:8] == b'ftyp' else
+            'it is no image of a known format') from None
+    if file.format not in _FORMATS:
+        raise UndecodableImage(
+            f'{file.format} files are not read; convert it to PNG or TIFF')
+    check_size(file.height, file.width)
+    return file
+
+
+def from_pillow(image: Image.Image, settings: ImageSettings) -> RawImage:
+    """Convert a Pillow image of any mode, upright.
+
+    Palettes become their colours. CMYK is kept where four channels are
+    wanted, and otherwise becomes RGB.
 
     Args:
-        data (bytes): The file.
-        channels (int, optional): Number of channels that is wanted.
-        shrink_to (int, optional): See :func:`decode_plain`.
+        image (PIL.Image.Image): The image; it is loaded.
+        settings (ImageSettings): ``channels`` and ``bands`` are read.
 
     Returns:
-        RawImage: uint8, of 1 to 4 channels.
+        RawImage: Of 1 to 4 channels; uint8, or the mode's own type.
     """
-    if simplejpeg.is_jpeg(data):
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in ('CMYK', 'YCCK'):
-            space = 'GRAY' if colours == 'Gray' else 'RGB'
-            image = _decode_jpeg(data, space, height, width, shrink_to)
-            return RawImage(stand_upright(image, _orientation(data)))
-    opened = _open(data)
-    alpha = _has_alpha(opened)
-    if opened.mode in ('1', 'L', 'LA', 'La'):
-        mode = 'LA' if alpha else 'L'
-    elif opened.mode == 'CMYK' and channels == 4:
-        mode = 'CMYK'
-    else:
-        mode = 'RGBA' if alpha else 'RGB'
-    if opened.mode != mode:
-        opened = opened.convert(mode)
-    pixels = np.asarray(opened)
-    return RawImage(pixels.reshape(*pixels.shape[:2], -1), alpha)
-
-
-def has_alpha(data: bytes) -> bool:
-    """Say whether a plain image has an alpha channel."""
-    if simplejpeg.is_jpeg(data):
-        return False
-    try:
-        with Image.open(io.BytesIO(data)) as file:  # reads the header alone
-            return _has_alpha(file)
-    # Broken: the decoder shall say how.
-    except Exception:
-        return False
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        opened = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise UndecodableImage('it is no image of a known format') from None
-    with opened as file:
-        if file.format not in _FORMATS:
-            raise UndecodableImage(
-                f'{file.format} files are not read; convert it to PNG or TIFF')
-        check_size(file.height, file.width)
-        image: Image.Image = ImageOps.exif_transpose(file)
+    image.load()  # of TIFF files Pillow applies the orientation here
+    orientation = _orientation(image)
+    alpha = _has_alpha(image)
+    if image.mode in ('LAB', 'HSV'):
+        raise UndecodableImage(f'its colours are {image.mode}; convert it to '
+                               'RGB')
     if image.mode[0] in 'IF':
-        raise UndecodableImage(f'its mode {image.mode} is not of 8 bits')
-    return image
+        alpha = False
+        pixels = np.asarray(image)
+        if image.mode == 'I' and pixels.min() >= 0 and pixels.max() < 2**16:
+            pixels = pixels.astype(np.uint16)
+    else:
+        mode = 'LA' if alpha else 'L'
+        if image.mode not in _GREY_MODES:
+            mode = 'RGBA' if alpha else 'RGB'
+        if (image.mode, settings.channels, settings.bands) == (
+                'CMYK', 4, None):
+            mode = 'CMYK'
+        pixels = np.asarray(
+            image if image.mode == mode else image.convert(mode))
+    return RawImage(
+        stand_upright(pixels.reshape(*pixels.shape[:2], -1), orientation),
+        alpha, is_animated=getattr(image, 'is_animated', False))
 
 
 def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ALPHA_MODES or 'transparency' in image.info
+    return image.mode in _ALPHA_MODES or 'transparency' in image.info
 
 
-def _decode_jpeg(data: bytes, space: str, height: int, width: int,
-                 shrink_to: Optional[int]) -> np.ndarray:
-    factor = 1
-    if shrink_to is not None:
-        while factor < 8 and min(height, width) // (2 * factor) >= shrink_to:
-            factor *= 2
-    check_size(height // factor, width // factor)
-    if factor == 1:
-        return simplejpeg.decode_jpeg(data, space)
-    # Rounded up, as libjpeg does.
-    return simplejpeg.decode_jpeg(
-        data, space, min_height=-(-height // factor),
-        min_width=-(-width // factor), min_factor=factor)
-
-
-def _orientation(data: bytes) -> int:
-    """Read a JPEG file's EXIF orientation."""
-    if _EXIF_MARK not in data[:4096]:
+def _orientation(image: Image.Image) -> int:
+    """Read the orientation from a Pillow image's EXIF, or else XMP, data."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    # Damaged EXIF data: the image is shown as it is, as viewers do.
+    except Exception:
         return 1
-    with Image.open(io.BytesIO(data)) as opened:  # reads the header alone
-        return opened.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) else 1
 
 
-def read_deep_raster(data: bytes) -> RawImage:
-    """Read a PNG or PNM file of 16 bits a channel.
+def _read_jpeg(data: bytes, shrink_to: Optional[int]) -> Optional[RawImage]:
+    """Read a JPEG file of grey or colour; None for CMYK and damaged ones."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        space = dict(CMYK=None, YCCK=None, Gray='GRAY').get(colours, 'RGB')
+        if space is None:
+            return None
+        factor = 1
+        while shrink_to is not None and factor < 8 and (
+                min(height, width) // (2 * factor) >= shrink_to):
+            factor *= 2
+        check_size(height // factor, width // factor)
+        # Rounded up, as libjpeg does.
+        smaller = {} if factor == 1 else dict(
+            min_height=-(-height // factor), min_width=-(-width // factor),
+            min_factor=factor)
+        pixels = simplejpeg.decode_jpeg(data, space, **smaller)
+    except UndecodableImage:
+        raise
+    except ValueError:  # Pillow tells the harmless faults from others
+        return None
+    orientation = 1
+    if b'\xff\xe1' in data:  # EXIF needs an APP1 segment
+        with Image.open(io.BytesIO(data)) as file:  # up to the start of scan
+            orientation = _orientation(file)
+    return RawImage(stand_upright(pixels, orientation))
 
-    Returns:
-        RawImage: uint16, of 1 to 4 channels.
-    """
-    with Image.open(io.BytesIO(data)) as file:  # reads the header alone
-        check_size(file.height, file.width, 8)
-        orientation = file.getexif().get(_ORIENTATION, 1)
+
+def _read_pnm(data: bytes) -> np.ndarray:
+    """Read a PNM file of more than 8 bits; values are kept."""
+    header = PNM_HEADER.match(data)
+    assert header is not None
+    kind, width, height, _ = map(int, header.groups())
+    shape = (height, width, 3 if kind in (3, 6) else 1)
+    check_size(height, width, 2 * shape[2])
+    count = height * width * shape[2]
+    if kind in (2, 3):
+        values = np.array(data[header.end():].split()[:count], np.uint16)
+    else:
+        values = np.frombuffer(data, '>u2', count, header.end())
+    return values.reshape(shape).astype(np.uint16)
+
+
+def _read_deep_png(data: bytes) -> RawImage:
+    """Read a PNG file of 16 bits a channel."""
+    file = open_image(data)
+    check_size(file.height, file.width, 8)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise UndecodableImage('OpenCV cannot decode it')
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    channels = pixels.shape[2]
-    if is_png(data) and data[25] in (_GREY, _GREY_ALPHA) and channels > 1:
-        # OpenCV repeats grey beside alpha.
-        pixels = pixels[..., [0, -1]]
-    elif channels >= 3:
-        pixels = pixels[..., [2, 1, 0, 3][:channels]]
+    # OpenCV gives BGR, and repeats grey beside alpha.
+    is_grey = data[25] in (0, 4)
+    colours = pixels[..., :1] if is_grey else pixels[..., 2::-1]
+    alpha = None
+    key = file.info.get('transparency')
+    if key is not None:  # OpenCV does not apply it
+        alpha = (colours != key).any(2, keepdims=True) * np.uint16(65535)
+    elif pixels.shape[2] in (2, 4):
+        alpha = pixels[..., -1:]
+    if alpha is not None:
+        colours = np.concatenate([colours, alpha], axis=2)
     return RawImage(
-        stand_upright(pixels, orientation), alpha=pixels.shape[2] in (2, 4))
+        stand_upright(colours, _orientation(file)), alpha is not None)
+
+
+def peek_raster(data: bytes) -> Tuple[int, str]:
+    """Read the number of channels and the type of values."""
+    file = open_image(data)
+    is_grey = file.mode in _GREY_MODES or file.mode[0] in 'IF'
+    is_deep = is_deep_png(data) or is_deep_pnm(data)
+    return ((1 if is_grey else 3) + _has_alpha(file),
+            'uint16' if is_deep else 'uint8')

@@ -1,27 +1,27 @@
-"""An image as it is in its file, and why a file gives none."""
+"""An image as its file stores it, and the errors of decoding."""
 from typing import NamedTuple, Optional
 
 import numpy as np
 
-# Above this an image that cannot be decoded at a smaller scale is refused.
-# Pillow takes over 10 bytes a pixel, and a worker shall stay below 400 MB.
+# Larger images are refused unless they can be decoded at a smaller scale.
+# Pillow needs over 10 bytes a pixel; a worker must stay below 400 MB.
 MAX_PIXELS = 25_000_000
 MAX_BYTES = 16 * MAX_PIXELS
 
 
 class UndecodableImage(ValueError):
-    """Bytes that are no image, or not one that can be used."""
+    """A broken file, or one of a kind that is not read."""
 
 
 class UnfitImage(ValueError):
-    """An image that would lose something by the settings; names the file.
+    """A valid image that does not fit the settings; names the file.
 
-    Not a broken file: a setting is to be changed, so that it is not skipped.
+    Training stops: a setting must change. Broken files are skipped instead.
     """
 
 
 class RawImage(NamedTuple):
-    """An image as it is in its file.
+    """An image as its file stores it, upright.
 
     Args:
         pixels (np.ndarray): (H, W, C), of the file's type; colours are in the
@@ -29,14 +29,17 @@ class RawImage(NamedTuple):
         alpha (bool): Whether the last channel is opacity. Defaults to False.
         missing (np.ndarray, optional): Which pixels hold no value, bool,
             (H, W, 1) or (H, W, C). Defaults to None.
-        is_share (bool): Whether values are shares from 0 to 1 of what a
-            window shows. Defaults to False.
+        is_share (bool): Whether values are shares of a window, from 0 to 1.
+            Defaults to False.
+        is_animated (bool): Whether it is the first of several frames.
+            Defaults to False.
     """
 
     pixels: np.ndarray
     alpha: bool = False
     missing: Optional[np.ndarray] = None
     is_share: bool = False
+    is_animated: bool = False
 
 
 def check_size(height: int, width: int, bytes_per_pixel: int = 1) -> None:
@@ -60,7 +63,7 @@ def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
     Args:
         image (np.ndarray): (H, W, C).
-        orientation (int): From 1, upright, to 8.
+        orientation (int): 2 to 8; all other values are upright.
     """
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)

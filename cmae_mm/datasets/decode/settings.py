@@ -1,4 +1,4 @@
-"""What an image shall be once it is decoded: one set of settings for all."""
+"""How images are decoded: one set of settings for every loader."""
 from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -10,35 +10,35 @@ ValueRange = Union[None, str, Sequence[Any]]
 
 
 class ImageSettings(NamedTuple):
-    """What an image shall be once it is decoded.
+    """How an image is decoded.
 
-    Nothing is lost by decoding unless one of these settings says so: an image
-    that does not fit is refused by its name, with the setting that takes it.
+    Decoding loses nothing unless one of these settings asks for it. An image
+    that does not fit is refused by name, with the setting that accepts it.
 
     Args:
         channels (int, optional): Number C of channels, from 1 to 64; None
-            takes as many as the file has. Defaults to 3.
-        dtype (str, optional): 'uint8', 'uint16' or 'float32', which holds the
-            values as they are in the file; None keeps the file's type.
-            Defaults to 'uint8'.
+            keeps those of the file. Defaults to 3.
+        dtype (str, optional): 'uint8', 'uint16' or 'float32'; None keeps the
+            narrowest of these that holds the file's type. Defaults to
+            'uint8'.
         value_range (Sequence | str, optional): ``(low, high)``, values that
             are mapped to the ends of the type's range (0 to 255, 0 to 65535,
-            0. to 1.); what lies beyond is clipped. Each may be a number or C
-            numbers. 'per_image' takes each image's own range. Defaults to
-            None, values as they are.
-        bands (Sequence[int], optional): The C channels that are taken, by
-            their number in the file, from 0. Defaults to None, all.
-        fill (float | str, optional): What stands in for missing pixels (NaN,
-            the file's nodata value or mask, DICOM's padding), in the file's
-            units; 'mean' is that of the image's other pixels in the channel.
-            Defaults to None: images with missing pixels are refused.
+            0. to 1.) and clipped there. Each is one number or C numbers.
+            'per_image' uses the range of each image. Defaults to None: values
+            are kept.
+        bands (Sequence[int], optional): The C channels to read, numbered from
+            0 in the file's order. Defaults to None, all.
+        fill (float | str, optional): Value of missing pixels (NaN, the file's
+            nodata value or mask, DICOM's padding), in the file's units, or
+            'mean' of the channel's other pixels. Defaults to None: images
+            with missing pixels are refused.
         window (Sequence[float] | str, optional): ``(centre, width)`` of the
-            window that DICOM values are seen through; 'file' takes each
-            file's own. Defaults to None, values as they are.
-        pages (str, optional): What the pages of a TIFF file, or the frames of
-            a DICOM file, are: the 'channels' of one image, or images of which
-            the 'first' is taken. Defaults to None: files of several pages are
-            refused unless they say that these are channels.
+            window applied to DICOM values; 'file' applies each file's own.
+            Defaults to None: values are kept.
+        pages (str, optional): What the pages of a TIFF file or the frames of
+            a DICOM file are: 'channels' of one image, or images of which the
+            'first' is read. Defaults to None: files of several pages are
+            refused unless they declare them as channels.
     """
 
     channels: Optional[int] = 3
@@ -56,91 +56,90 @@ class ImageSettings(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether these are ordinary colour images, with nothing asked."""
-        return self is RGB or self == RGB
+        """Whether all settings are the defaults: 8-bit colour images."""
+        return self == RGB
 
 
 RGB = ImageSettings()
 
 
 def make_settings(**given: Any) -> ImageSettings:
-    """Check settings, and bring them to tuples.
+    """Validate settings and convert sequences to tuples.
 
     Args:
-        **given: Those of :class:`ImageSettings`.
+        **given: Fields of :class:`ImageSettings`.
 
     Raises:
-        ValueError: If one is none of what is allowed, or two contradict.
+        ValueError: If a value is not allowed, or two contradict each other.
     """
     settings = ImageSettings(**given)
-    channels, bands = settings.channels, settings.bands
+    channels, bands, fill = settings.channels, settings.bands, settings.fill
     if channels is not None and not (_is_whole(channels)
                                      and 1 <= channels <= MAX_CHANNELS):
         raise ValueError(f'channels must be a whole number from 1 to '
                          f'{MAX_CHANNELS}, but got {channels!r}')
-    _check_word('dtype', settings.dtype, IMAGE_DTYPES)
+    for name, allowed in (('dtype', IMAGE_DTYPES),
+                          ('pages', ('channels', 'first'))):
+        value = getattr(settings, name)
+        if value is not None and value not in allowed:
+            raise ValueError(f'{name} must be one of {", ".join(allowed)}, '
+                             f'but got {value!r}')
     if settings.dtype == 'uint16' and not hasattr(torch, 'uint16'):
         raise ValueError(f"dtype='uint16' needs torch 2.3 or newer, but "
                          f"{torch.__version__} is installed; set "
                          "dtype='float32', which holds the same values")
-    _check_word('pages', settings.pages, ('channels', 'first'))
     if bands is not None:
-        bands = tuple(bands)
-        if not bands or not all(_is_whole(b) and b >= 0 for b in bands):
+        found = _numbers(bands)
+        if not found or not all(_is_whole(b) and b >= 0 for b in found):
             raise ValueError('bands must be numbers of channels, from 0, but '
                              f'got {bands!r}')
-        if channels is not None and len(bands) != channels:
-            raise ValueError(f'bands={bands} are {len(bands)}, but '
-                             f'channels={channels}; both must agree')
-    if settings.fill is not None and settings.fill != 'mean' and not (
-            _is_number(settings.fill)):
-        raise ValueError("fill must be a number or 'mean', but got "
-                         f'{settings.fill!r}')
+        if channels is not None and len(found) != channels:
+            raise ValueError(f'bands={found} are {len(found)}, but channels='
+                             f'{channels}; both must agree')
+        bands = found
+    if fill not in (None, 'mean') and not _is_number(fill):
+        raise ValueError(f"fill must be a number or 'mean', but got {fill!r}")
     window = _check_window(settings.window)
     value_range = _check_range(settings.value_range, channels)
     if window is not None and value_range is not None:
-        raise ValueError('window and value_range both say which values are '
-                         'seen; give one of them')
-    settings = settings._replace(
+        raise ValueError('window and value_range both choose the values that '
+                         'are seen; give one of them')
+    return settings._replace(
         bands=bands, window=window, value_range=value_range)
-    return RGB if settings == RGB else settings
 
 
-def _check_window(window: Any) -> Union[None, str, Tuple[float, float]]:
+def _check_window(window: Any) -> Union[None, str, Tuple[float, ...]]:
     if window is None or window == 'file':
         return window
-    if (isinstance(window, str) or len(window) != 2
-            or not all(map(_is_number, window)) or not window[1] > 0):
+    pair = _numbers(window)
+    if pair is None or len(pair) != 2 or pair[1] <= 0:
         raise ValueError("window must be (centre, width) or 'file', but got "
                          f'{window!r}')
-    return window[0], window[1]
+    return pair
 
 
 def _check_range(value_range: Any, channels: Optional[int]) -> ValueRange:
     if value_range is None or value_range == 'per_image':
         return value_range
-    if isinstance(value_range, str) or len(value_range) != 2:
-        raise ValueError("value_range must be (low, high) or 'per_image', but "
-                         f'got {value_range!r}')
-    ends = [(end, ) if _is_number(end) else tuple(end) for end in value_range]
-    lengths = {len(end) for end in ends} - {1}
-    if len(lengths) > 1 or (channels and lengths - {channels}):
-        raise ValueError('each end of value_range must be one number, or one '
-                         f'for each of {channels} channels, but got '
-                         f'{value_range!r}')
-    count = max(map(len, ends))
-    lows, highs = (end * count if len(end) == 1 else end for end in ends)
-    if not all(_is_number(low) and _is_number(high) and low < high
-               for low, high in zip(lows, highs)):
-        raise ValueError('value_range must be two finite numbers, the lower '
-                         f'one first, but got {value_range!r}')
-    return lows, highs
+    pair = value_range if isinstance(value_range, (list, tuple)) else ()
+    ends = [_numbers([end] if _is_number(end) else end) for end in pair]
+    count = max([len(end or ()) for end in ends], default=0)
+    full = [end * count if end and len(end) == 1 else end for end in ends]
+    if (len(full) != 2 or any(not end or len(end) != count for end in full)
+            or (count > 1 and channels not in (None, count))
+            or any(low >= high for low, high in zip(*full))):
+        raise ValueError(
+            'value_range must be two finite numbers, the lower one first, '
+            f'each one number or one for each of {channels or "the"} channels,'
+            f" or 'per_image', but got {value_range!r}")
+    return tuple(full)
 
 
-def _check_word(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value is not None and value not in allowed:
-        raise ValueError(f'{name} must be one of {", ".join(allowed)}, but '
-                         f'got {value!r}')
+def _numbers(values: Any) -> Optional[Tuple[Any, ...]]:
+    """Convert a sequence of finite numbers to a tuple; None for others."""
+    if isinstance(values, (list, tuple)) and all(map(_is_number, values)):
+        return tuple(values)
+    return None
 
 
 def _is_whole(value: Any) -> bool:

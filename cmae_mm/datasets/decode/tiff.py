@@ -1,12 +1,13 @@
-"""TIFF files of any depth and number of channels, through tifffile.
+"""TIFF files of any depth and number of channels.
 
-What tifffile cannot read by itself (compressions that need imagecodecs, masks
-of missing pixels) goes through rasterio where that is installed, or OpenCV.
+Images of 8 bits in grey or colour are decoded by Pillow, all others by
+tifffile. What tifffile cannot read by itself (compressions that need
+imagecodecs, masks of missing pixels) is decoded by rasterio where that is
+installed, or by OpenCV.
 """
 import importlib.util
 import io
-import warnings
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -14,7 +15,9 @@ import tifffile
 
 from ...dependencies import MissingLibrary
 from ...packaged import install_command
+from ..saying import say_once
 from .arrays import arrange, arrange_pages
+from .raster import from_pillow, open_image
 from .raw_image import (
     RawImage,
     UndecodableImage,
@@ -24,93 +27,117 @@ from .raw_image import (
 )
 from .settings import ImageSettings
 
-_NODATA = 42113
-_ORIENTATION = 274
-_ALPHA = (1, 2)  # ExtraSamples: associated or not
+_ORIENTATION, _NODATA = 274, 42113
+# Tags of maps: of GeoTIFF, and those that GDAL writes.
+_MAP_TAGS = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # ExtraSamples: kinds of alpha
+# PhotometricInterpretation, and the channels of those that Pillow decodes.
 _MINISWHITE, _PALETTE = 0, 3
+_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
+# Compression: what every libtiff decodes (CCITT, LZW, JPEG, Deflate,
+# PackBits).
+_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
 _MASK = 4  # a bit of NewSubfileType
-# What OpenCV gives as it is.
-_OPENCV_TYPES = ('uint8', 'int8', 'uint16', 'int16', 'int32', 'float32',
-                 'float64')
-
-
-class _Layout(NamedTuple):
-    """What a file's first image is, as its tags say.
-
-    Args:
-        series (Any): tifffile's, of all pages that belong together.
-        page (Any): The first of these pages.
-        has_mask (bool): Whether another page says which pixels are missing.
-    """
-
-    series: Any
-    page: Any
-    has_mask: bool
+# What OpenCV decodes without changing it.
+_OPENCV_TYPES = ('int8', 'uint16', 'int16', 'int32', 'float32', 'float64')
 
 
 def read_tiff(data: bytes, settings: ImageSettings) -> RawImage:
     """Read a TIFF file's first image, with all its channels.
 
-    Pages that the file calls channels are channels. Overviews and thumbnails
-    are left out.
+    Pages that the file declares as channels are channels. Overviews and
+    thumbnails are left out. Colours that are multiplied by alpha are divided
+    by it. What a map calls alpha is data unless it has one or two values:
+    GDAL calls any fourth band alpha.
 
     Args:
         data (bytes): The file.
         settings (ImageSettings): ``channels``, ``bands`` and ``pages`` are
-            looked at.
+            read.
 
     Returns:
         RawImage: Of the file's type.
 
     Raises:
-        UnfitImage: If it has several pages, and nothing says what they are.
+        UndecodableImage: If its colours are of a kind that is not read.
+        UnfitImage: If it has several pages and ``pages`` is None.
         MissingLibrary: If a library is needed that is not installed.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        layout = _look(file, settings)
-        series, page = layout.series, layout.page
-        if int(page.photometric) == _PALETTE:
-            raise UndecodableImage('it has a palette of more than 8 bits')
-        missing = None
-        if layout.has_mask:
-            read = _read_mask_too(data, series)
-            pixels, missing = read.pixels, read.missing
+        page = file.pages.first
+        if _is_plain(file):
+            raw = from_pillow(open_image(data), settings)
         else:
-            pixels = _read_pixels(data, series, page, settings)
-        orientation = _tag(page, _ORIENTATION) or 1
-        nodata = _tag(page, _NODATA)
-        alpha = (len(page.extrasamples) > 0
-                 and int(page.extrasamples[-1]) in _ALPHA)
-        if int(page.photometric) == _MINISWHITE and pixels.dtype.kind == 'u':
-            pixels = (2**page.bitspersample - 1) - pixels
+            raw = _read_deep(data, file, settings)
+        is_map = any(tag in page.tags for tag in _MAP_TAGS)
+    if raw.alpha and is_map and len(np.unique(raw.pixels[..., -1])) > 2:
+        return raw._replace(alpha=False)
+    return raw
+
+
+def _is_plain(file: Any) -> bool:
+    """Whether Pillow decodes all of it: one page, 8 bits, grey or colour."""
+    page = file.pages.first
+    colours = _CHANNELS.get(int(page.photometric))
+    extra = tuple(map(int, page.extrasamples))
+    return (
+        len(file.pages) == 1 and page.bitspersample <= 8
+        and int(page.sampleformat) == 1 and page.imagedepth == 1
+        and int(page.compression) in _COMPRESSIONS
+        and page.samplesperpixel == (colours or 0) + len(extra)
+        and (extra in ((), (_UNASSOCIATED, ))
+             or extra == (_ASSOCIATED, ) and colours == 3)
+        and _NODATA not in page.tags)
+
+
+def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
+    """Read what is no ordinary image of 8 bits."""
+    series = file.series[0]
+    page = series.keyframe
+    has_mask = _check_pages(file, series, settings)
+    kind = int(page.photometric)
+    if kind not in _CHANNELS or kind == _PALETTE:
+        raise UndecodableImage(
+            f'its colours are {getattr(page.photometric, "name", kind)} of '
+            f'{page.bitspersample} bits, which are not read')
+    missing = None
+    if has_mask:
+        pixels, _, missing, *_ = _read_mask_too(data, series)
+    else:
+        pixels = _read_pixels(data, series, page, settings)
+    extra = int(page.extrasamples[-1]) if len(page.extrasamples) else 0
+    if kind == _MINISWHITE and pixels.dtype.kind == 'u':
+        pixels = (2**page.bitspersample - 1) - pixels
+    if extra == _ASSOCIATED:
+        pixels = _divide_by_alpha(pixels)
+    nodata = page.tags.get(_NODATA)
     if nodata is not None:
-        missing = _find_nodata(pixels, str(nodata))
+        missing = _find_nodata(pixels, str(nodata.value))
+    orientation = getattr(page.tags.get(_ORIENTATION), 'value', 1)
     if missing is not None:
         missing = stand_upright(missing, orientation)
-    return RawImage(stand_upright(pixels, orientation), alpha, missing)
+    return RawImage(stand_upright(pixels, orientation),
+                    extra in (_ASSOCIATED, _UNASSOCIATED), missing)
 
 
-def _look(file: Any, settings: ImageSettings) -> _Layout:
-    """Find the pages of the first image, and check that it is one."""
-    series = file.series[0]
+def _check_pages(file: Any, series: Any, settings: ImageSettings) -> bool:
+    """Check that a file is one image; whether it has a mask beside it."""
     page = series.keyframe
     height, width = page.imagelength, page.imagewidth
     channels = max(series.size // (height * width), 1)
     check_size(height, width, channels * series.dtype.itemsize)
     own = {p.index for p in series.pages if p is not None}
-    has_mask, others = False, 0
-    for number, other in enumerate(file.pages):
-        kind = int(other.subfiletype or 0) if hasattr(
-            other, 'subfiletype') else 0
-        has_mask |= bool(kind & _MASK)
-        # Overviews, thumbnails, masks
-        others += number not in own and not kind
+    kinds = [int(getattr(other, 'subfiletype', 0) or 0)
+             for other in file.pages]
+    # Overviews, thumbnails and masks have a kind.
+    others = sum(not kind and number not in own
+                 for number, kind in enumerate(kinds))
     if others and settings.pages is None:
         raise UnfitImage(
             f"has {others} page(s) of another size beside its first image: "
             "set pages='first' to leave these out, or save each as a file of "
             'its own')
-    return _Layout(series, page, has_mask)
+    return any(kind & _MASK for kind in kinds)
 
 
 def _read_pixels(data: bytes, series: Any, page: Any,
@@ -134,9 +161,10 @@ def _read_pixels(data: bytes, series: Any, page: Any,
 
 def _read_compressed(data: bytes, series: Any, page: Any,
                      reason: str) -> np.ndarray:
-    """Read what tifffile cannot without imagecodecs, as tifffile would."""
-    if len(series.pages) == 1 and find_rasterio():
-        bands = read_bands(data).pixels
+    """Read what tifffile cannot without imagecodecs, in tifffile's shape."""
+    single = len(series.pages) == 1
+    if single and find_rasterio():
+        bands = _read_bands(data).pixels
         pixels = bands.transpose(2, 0, 1) if (
             page.axes.startswith('S')) else bands
         if pixels.size == series.size and pixels.dtype == series.dtype:
@@ -145,7 +173,7 @@ def _read_compressed(data: bytes, series: Any, page: Any,
     if pages is not None and len(pages) == len(series.pages):
         return np.stack(pages).reshape(series.shape)
     others = '`pip install imagecodecs`'
-    if len(series.pages) == 1 and not find_rasterio():
+    if single and not find_rasterio():
         others = f'`{install_command("geotiff")}` (rasterio), or {others}'
     raise MissingLibrary(
         f'is compressed in a way that tifffile reads with another library '
@@ -159,18 +187,17 @@ def _read_by_opencv(data: bytes, page: Any) -> Optional[List[np.ndarray]]:
             or page.bitspersample != 8 * page.dtype.itemsize
             or page.planarconfig != 1 and samples > 1):
         return None
-    read, pages = cv2.imdecodemulti(
+    _, pages = cv2.imdecodemulti(
         np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if not read:
-        return None
     order = [2, 1, 0, 3][:samples] if samples >= 3 else slice(None)
-    pages = [p.reshape(*p.shape[:2], -1) for p in pages]
-    pages = [
-        p[..., order] for p in pages
-        if p.shape == (page.imagelength, page.imagewidth, samples)
-        and p.dtype == page.dtype
-    ]
-    return pages
+    shape = (page.imagelength, page.imagewidth, samples)
+    return [p.reshape(shape)[..., order] for p in pages
+            if p.dtype == page.dtype and p.size == np.prod(shape)]
+
+
+def find_rasterio() -> bool:
+    """Whether rasterio is installed."""
+    return importlib.util.find_spec('rasterio') is not None
 
 
 def _read_mask_too(data: bytes, series: Any) -> RawImage:
@@ -180,54 +207,73 @@ def _read_mask_too(data: bytes, series: Any) -> RawImage:
             f'with `{install_command("geotiff")}`')
     if len(series.pages) > 1:
         raise UndecodableImage('it has masks and several pages')
-    return read_bands(data)
+    return _read_bands(data)
 
 
-def _tag(page: Any, number: int) -> Any:
-    tag = page.tags.get(number)
-    return None if tag is None else tag.value
+def _read_bands(data: bytes) -> RawImage:
+    """Read all bands, and which pixels a mask in the file leaves out.
+
+    Values are as stored, without the scale and offset that a band may have.
+    """
+    import rasterio
+    from rasterio.enums import MaskFlags
+    with rasterio.MemoryFile(data) as memory, memory.open() as file:
+        pixels = file.read().transpose(1, 2, 0)
+        flags = {flag for band in file.mask_flag_enums for flag in band}
+        missing = None
+        # Of a mask in the file: neither alpha nor a nodata value.
+        if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+            missing = file.dataset_mask()[..., None] == 0
+    return RawImage(np.ascontiguousarray(pixels), missing=missing)
+
+
+def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
+    """Divide colours by the opacity that they were multiplied by."""
+    dtype = pixels.dtype
+    white = 1 if dtype.kind == 'f' else np.iinfo(dtype).max
+    values = pixels.astype(np.float64)
+    colours, alpha = values[..., :-1], values[..., -1:]
+    colours = (colours * white / np.where(alpha == 0, 1, alpha)).clip(0, white)
+    if dtype.kind != 'f':
+        colours = np.rint(colours)
+    return np.concatenate([colours.astype(dtype), pixels[..., -1:]], axis=2)
 
 
 def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
     """Find the pixels that have the value which stands for none."""
+    text, dtype = text.strip('\0 '), pixels.dtype
     try:
-        value = float(text.strip('\0 '))
+        value: Any = float(text)
+        if dtype.kind in 'iu' and value.is_integer():
+            value = int(text) if text.lstrip('+-').isdigit() else int(value)
     except ValueError:
-        return None
-    if np.isnan(value):
-        return None  # as all that is no number is missing
-    # Rounded as the file's own type rounds it.
-    if pixels.dtype.kind == 'f':
-        return pixels == np.array(value).astype(pixels.dtype)
-    return pixels == value
+        value = None
+    if dtype.kind == 'f' and value is not None:
+        with np.errstate(over='ignore'):
+            # Rounded as the file's own type rounds it; NaN is missing anyway.
+            return pixels == dtype.type(value)
+    if isinstance(value, int) and (
+            np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
+        return pixels == dtype.type(value)
+    say_once('nodata', f'a TIFF file declares missing pixels by {text!r}, '
+             f'which {dtype} cannot hold: no pixel of it is missing, nor of '
+             'other files whose value does not fit.')
+    return None
 
 
-def find_rasterio() -> bool:
-    """Say whether rasterio is installed."""
-    return importlib.util.find_spec('rasterio') is not None
+def is_plain_tiff(data: bytes) -> bool:
+    """Whether it is one image of 8 bits, in grey or colour."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return _is_plain(file)
 
 
-def read_bands(data: bytes) -> RawImage:
-    """Read all bands of a TIFF file, and which pixels its masks leave out.
-
-    Args:
-        data (bytes): The file.
-
-    Returns:
-        RawImage: Of the file's type; values as stored, without the scale and
-        offset that a band may have.
-    """
-    import rasterio
-    from rasterio.enums import MaskFlags
-    from rasterio.errors import NotGeoreferencedWarning
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.MemoryFile(data) as memory, memory.open() as file:
-            pixels = file.read().transpose(1, 2, 0)
-            flags = {flag for band in file.mask_flag_enums for flag in band}
-            missing = None
-            # Of a mask in the file: neither alpha nor a nodata value.
-            if MaskFlags.per_dataset in flags and (
-                    MaskFlags.alpha not in flags):
-                missing = file.dataset_mask()[..., None] == 0
-    return RawImage(np.ascontiguousarray(pixels), missing=missing)
+def peek_tiff(data: bytes) -> Tuple[int, str]:
+    """Read the number of channels, pages included, and the type of values."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        series = file.series[0]
+        page = series.keyframe
+        channels = series.size // (page.imagelength * page.imagewidth)
+        if int(page.photometric) == _PALETTE:
+            channels *= 3
+        return channels, ('uint8' if page.bitspersample == 1
+                          else series.dtype.name)

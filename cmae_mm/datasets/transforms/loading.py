@@ -1,99 +1,63 @@
-"""Loading images of any kind, and loading that outlives broken files."""
+"""Loading images of any kind, and training despite broken files."""
 import logging
-from abc import abstractmethod
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, Set
 
-import mmcv
 import numpy as np
-from mmcv.transforms import BaseTransform, LoadImageFromFile
+import torch
+from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
+from torch.utils.data import get_worker_info
 
 from ...dependencies import MissingLibrary
 from ..decode import (
     UndecodableImage,
     UnfitImage,
     decode_image,
-    is_plain,
     make_settings,
-    say_left_out,
 )
+from .arguments import check_share
+
+# More than there are data workers.
+_PLACES = 128
+# Broken files that each worker names in the log.
+_NAMED = 100
 
 
 class BrokenImagesError(RuntimeError):
-    """Image after image that cannot be decoded; the message names one."""
+    """Too many images that cannot be decoded; the message names one."""
 
 
-class SkipBroken(BaseTransform):
-    """A transform that skips what it cannot load, with a warning.
+class WorkerCounter:
+    """A number that data workers add to and the main process reads."""
 
-    The warning names the file. The data set then takes another sample in its
-    place (mmengine's ``BaseDataset`` does so where a pipeline gives None).
+    def __init__(self) -> None:
+        # Each worker has a place of its own.
+        self._counts = torch.zeros(
+            _PLACES, dtype=torch.int64).share_memory_()
 
-    Args:
-        max_failures (int): Number of files in a row that cannot be loaded
-            after which loading fails. Defaults to 100.
-    """
+    def add(self) -> None:
+        """Add one."""
+        worker = get_worker_info()
+        self._counts[worker.id % _PLACES if worker else 0] += 1
 
-    max_failures: int = 100
-    _failures: int = 0
-
-    @abstractmethod
-    def load(self, results: dict) -> dict:
-        """Load the image at ``img_path``, or raise any error."""
-
-    def transform(self, results: dict) -> Optional[dict]:
-        """Load the image at ``img_path``.
-
-        Args:
-            results (dict): The sample, with ``img_path``.
-
-        Returns:
-            dict | None: The sample with ``img``, or None for a skipped file.
-
-        Raises:
-            BrokenImagesError: If ``max_failures`` files in a row failed.
-            UnfitImage: If the image is whole, but does not fit the settings.
-            MissingLibrary: If an optional library is needed for it.
-        """
-        path = results['img_path']
-        try:
-            loaded = self.load(results)
-            self._failures = 0
-            return loaded
-        except (UnfitImage, MissingLibrary):
-            raise
-        # Decoders raise all sorts of errors on broken files.
-        except Exception as error:
-            self._failures += 1
-            text = ' '.join(str(error).split())
-            reason = f'{type(error).__name__}: {text}'
-        if self._failures >= self.max_failures:
-            raise BrokenImagesError(
-                f'{self._failures} images in a row could not be decoded, the '
-                f'last one {path} ({reason}); check the data folder')
-        # Loggers of ranks other than 0 print errors alone.
-        print_log(
-            f'Skipped {path}, which cannot be decoded ({reason}); another '
-            'image takes its place.',
-            logger='current',
-            level=logging.WARNING if get_rank() == 0 else logging.ERROR)
-        return None
+    def __int__(self) -> int:
+        return int(self._counts.sum())
 
 
 @TRANSFORMS.register_module()
-class LoadImage(LoadImageFromFile):
-    """mmcv's ``LoadImageFromFile`` for images of any kind, without loss.
+class LoadImage(BaseTransform):
+    """Load an image of any kind, without loss.
 
-    Ordinary images, of 8 bits in colour or grey, are those of
-    ``LoadImageFromFile``. An image that would lose something is refused by
-    its name, with the setting that takes it.
+    An image that would lose something is refused by name, with the setting
+    that accepts it.
 
     **Required Keys:**
 
     - img_path
+    - img_key, backend_args (optional): Where an image in a store is.
 
     **Added Keys:**
 
@@ -102,33 +66,31 @@ class LoadImage(LoadImageFromFile):
     - img_shape, ori_shape
 
     Args:
+        backend_args (dict, optional): Arguments of mmengine's file backend.
+            Defaults to None.
         channels (int): Number C of channels, from 1 to 64. Defaults to 3.
         dtype (str): 'uint8', 'uint16' or 'float32'. Defaults to 'uint8'.
         value_range (Sequence | str, optional): This and the next ones, see
             :class:`~cmae_mm.datasets.decode.ImageSettings`.
-        bands (Sequence[int], optional): Channels of the file that are taken.
-        fill (float | str, optional): What stands for missing pixels.
+        bands (Sequence[int], optional): Channels of the file that are read.
+        fill (float | str, optional): Value of missing pixels.
         window (Sequence[float] | str, optional): Window of DICOM values.
         pages (str, optional): What the pages of a file are.
-        **kwargs: Arguments of ``LoadImageFromFile``.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
     def __init__(self,
+                 backend_args: Optional[dict] = None,
                  channels: int = 3,
                  dtype: str = 'uint8',
                  value_range: Any = None,
                  bands: Optional[Sequence[int]] = None,
                  fill: Any = None,
                  window: Any = None,
-                 pages: Optional[str] = None,
-                 **kwargs) -> None:
-        super().__init__(**kwargs)
-        if self.file_client_args is not None:
-            raise ValueError('file_client_args is no argument of LoadImage; '
-                             'give backend_args')
+                 pages: Optional[str] = None) -> None:
+        self.backend_args = backend_args
         self.settings = make_settings(
             channels=channels, dtype=dtype, value_range=value_range,
             bands=bands, fill=fill, window=window, pages=pages)
@@ -140,8 +102,7 @@ class LoadImage(LoadImageFromFile):
             results (dict): The sample, with ``img_path``.
 
         Returns:
-            dict | None: The sample with ``img``; None for a broken file where
-            ``ignore_empty`` is set.
+            dict: The sample with ``img``.
 
         Raises:
             UndecodableImage: If it cannot be decoded; names the file.
@@ -150,66 +111,125 @@ class LoadImage(LoadImageFromFile):
         """
         try:
             return self.load(results)
-        except (UnfitImage, MissingLibrary):
-            raise
-        except Exception as error:
-            if self.ignore_empty:
-                return None
-            if isinstance(error, OSError):
-                raise
-            raise UndecodableImage(
-                f'{results["img_path"]} cannot be decoded '
-                f'({type(error).__name__}: {error})') from error
+        except UndecodableImage as error:
+            raise UndecodableImage(f'{results["img_path"]} cannot be decoded '
+                                   f'({error})') from error
 
     def load(self, results: dict) -> dict:
         """Load the image at ``img_path``, or raise any error."""
-        path = results['img_path']
-        data = fileio.get(path, backend_args=self.backend_args)
-        image = self.decode(data, path)
-        results.update(
-            img=image.astype(np.float32) if self.to_float32 else image,
-            img_shape=image.shape[:2],
-            ori_shape=image.shape[:2])
-        return results
+        image = np.ascontiguousarray(self.read(results))
+        return dict(results, img=image, img_shape=image.shape[:2],
+                    ori_shape=image.shape[:2])
 
-    def decode(self, data: bytes, path: str) -> np.ndarray:
-        """Decode an image.
+    def read(self, results: dict,
+             shrink_to: Optional[int] = None) -> np.ndarray:
+        """Decode the image at ``img_path``.
 
         Args:
-            data (bytes): The file.
-            path (str): Its name, for errors.
-
-        Returns:
-            np.ndarray: (H, W, C), see the class.
-
-        Raises:
-            ValueError: If it cannot be decoded, or would lose something.
+            results (dict): The sample.
+            shrink_to (int, optional): See
+                :func:`~cmae_mm.datasets.decode.decode_image`.
         """
-        if data and self.settings.is_plain and is_plain(data, path):
-            # As everywhere in the framework, to the last bit.
-            image = mmcv.imfrombytes(
-                data, flag=self.color_type, backend=self.imdecode_backend)
-            if image is not None:
-                say_left_out(data, path)
-                return image
-        return np.ascontiguousarray(
-            decode_image(data, None, self.settings, path))
+        path = results['img_path']
+        data = fileio.get(
+            results.get('img_key', path),
+            backend_args=results.get('backend_args', self.backend_args))
+        return decode_image(data, shrink_to, self.settings, path)
+
+    def __repr__(self) -> str:
+        given = ', '.join(f'{name}={value!r}' for name, value
+                          in self.settings._asdict().items())
+        return f'{type(self).__name__}({given})'
 
 
 @TRANSFORMS.register_module()
-class LoadImageOrSkip(SkipBroken):
-    """``LoadImage`` that skips what cannot be decoded.
+class LoadImageOrSkip(LoadImage):
+    """Load an image of any kind; skip it with a warning if it is broken.
+
+    The data set then draws another sample in its place (mmengine's
+    ``BaseDataset`` does so where a pipeline gives None). ``PretrainCheckHook``
+    reports the number of broken images after each epoch, and stops the
+    training where they are more than ``max_broken``.
 
     Args:
-        max_failures (int): Number of files in a row that cannot be decoded
-            after which loading fails. Defaults to 100.
-        **kwargs: Arguments of ``LoadImage``.
+        max_broken (float): The share of broken images above which training
+            stops. Defaults to 0.1.
+        max_failures (int): Number of broken files in a row after which
+            loading fails. Defaults to 100.
+        **kwargs: Arguments of :class:`LoadImage`.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
-    def __init__(self, max_failures: int = 100, **kwargs) -> None:
+    def __init__(self, max_broken: float = 0.1, max_failures: int = 100,
+                 **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_broken = check_share('max_broken', max_broken)
         self.max_failures = max_failures
-        self._loader = LoadImage(**kwargs)
+        self._loaded, self._broken = WorkerCounter(), WorkerCounter()
+        self._in_a_row = 0
+        self._named: Set[str] = set()
 
-    def load(self, results: dict) -> dict:
-        """Load the image at ``img_path``."""
-        return self._loader.load(results)
+    @property
+    def loaded(self) -> int:
+        """Number of samples so far, without those in the place of others."""
+        return int(self._loaded)
+
+    @property
+    def broken(self) -> int:
+        """Number of broken ones among them."""
+        return int(self._broken)
+
+    def transform(self, results: dict) -> Optional[dict]:
+        """Load the image at ``img_path``.
+
+        Args:
+            results (dict): The sample, with ``img_path``.
+
+        Returns:
+            dict | None: The sample with ``img``, or None for a broken file.
+
+        Raises:
+            BrokenImagesError: If ``max_failures`` files in a row were broken.
+            UnfitImage: If the image does not fit the settings.
+            MissingLibrary: If an optional library is needed for it.
+        """
+        is_first = not results.pop('is_replacement', False)
+        if is_first:
+            self._loaded.add()
+        try:
+            loaded = self.load(results)
+            self._in_a_row = 0
+            return loaded
+        except (UnfitImage, MissingLibrary):
+            raise
+        # Decoders raise all sorts of errors on broken files.
+        except Exception as error:
+            text = ' '.join(str(error).split())
+            reason = (text if isinstance(error, UndecodableImage) else
+                      f'{type(error).__name__}: {text}')
+        if is_first:
+            self._broken.add()
+        self._in_a_row += 1
+        path = results['img_path']
+        if self._in_a_row >= self.max_failures:
+            raise BrokenImagesError(
+                f'{self._in_a_row} images in a row could not be decoded, the '
+                f'last one {path} ({reason}); check the data folder')
+        self._name(path, reason)
+        return None
+
+    def _name(self, path: str, reason: str) -> None:
+        """Name a broken file once in each worker, up to a number of them."""
+        if path in self._named or len(self._named) >= _NAMED:
+            return
+        self._named.add(path)
+        text = (f'Skipped {path}, which cannot be decoded ({reason}); another '
+                'image takes its place.')
+        if len(self._named) == _NAMED:
+            text += ' Further broken images are counted, but not named.'
+        # Loggers of ranks other than 0 print errors alone.
+        print_log(
+            text, logger='current',
+            level=logging.WARNING if get_rank() == 0 else logging.ERROR)

@@ -5,23 +5,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform, Compose
 from mmpretrain.registry import TRANSFORMS
 
-
-def check_canvas(canvas_size: int, size: int, max_shift: int) -> None:
-    """Check that both windows fit into the canvas.
-
-    Args:
-        canvas_size (int): Side of the canvas in pixels.
-        size (int): Side of both windows in pixels.
-        max_shift (int): Bound of the shift in pixels; the shift is below it.
-
-    Raises:
-        ValueError: If they do not fit.
-    """
-    if canvas_size < size + max_shift:
-        raise ValueError(
-            f'a canvas of {canvas_size} pixels is too small for windows of '
-            f'size={size} shifted by up to max_shift={max_shift}; it must be '
-            f'{size + max_shift} or more')
+from .arguments import check_canvas
 
 
 @TRANSFORMS.register_module()
@@ -71,13 +55,8 @@ class PixelShift(BaseTransform):
                  target_pipeline: Sequence[dict] = (),
                  online_pipeline: Sequence[dict] = ()) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f'size must be 1 pixel or more, but got {size}')
-        if max_shift < 0:
-            raise ValueError(
-                f'max_shift must be 0 pixels or more, but got {max_shift}')
-        if canvas_size is not None:
-            check_canvas(canvas_size, size, max_shift)
+        check_canvas(size + max_shift if canvas_size is None else canvas_size,
+                     size, max_shift)
         self.size = size
         self.max_shift = max_shift
         self.canvas_size = canvas_size

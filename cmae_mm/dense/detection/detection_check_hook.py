@@ -8,7 +8,12 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 
 from ...engine.device import unwrapped_model
-from ..checks import check_channels, check_heads, datasets_of
+from ..checks import (
+    check_channels,
+    check_heads,
+    check_images_are_kept,
+    datasets_of,
+)
 
 
 @HOOKS.register_module()
@@ -17,9 +22,10 @@ class DetectionCheckHook(Hook):
 
     Raises:
         FileNotFoundError: If annotations name images that are not there.
-        ValueError: If a data set is empty, annotated categories are not the
-            data set's classes, a head has another number of them, or the
-            neck takes other channels than a pyramid of maps has.
+        ValueError: If a data set is empty, the image loader would change an
+            image (of up to 500 that are compared), annotated categories are
+            not the data set's classes, a head has another number of them, or
+            the neck takes other channels than a pyramid of maps has.
     """
 
     def before_train(self, runner) -> None:
@@ -32,6 +38,7 @@ class DetectionCheckHook(Hook):
                 raise ValueError(
                     f'the {name} data has no images with annotations')
             self._check_images(name, dataset)
+            check_images_are_kept(name, dataset)
             if isinstance(dataset, CocoDataset):
                 self._check_categories(name, dataset)
             check_heads(name, dataset, owner, ('bbox_head', 'mask_head'))

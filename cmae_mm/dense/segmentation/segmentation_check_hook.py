@@ -7,7 +7,12 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
 from ...engine.device import unwrapped_model
-from ..checks import check_channels, check_heads, datasets_of
+from ..checks import (
+    check_channels,
+    check_heads,
+    check_images_are_kept,
+    datasets_of,
+)
 
 _HEADS = ('decode_head', 'auxiliary_head')
 
@@ -22,8 +27,9 @@ class SegmentationCheckHook(Hook):
 
     Raises:
         FileNotFoundError: If a data set names files that are not there.
-        ValueError: If a data set is empty, a map has values that are no
-            class, or a head has another number of classes or takes other
+        ValueError: If a data set is empty, the image loader would change an
+            image (of up to 500 that are compared), a map has values that are
+            no class, or a head has another number of classes or takes other
             channels than a pyramid of maps has.
     """
 
@@ -40,6 +46,7 @@ class SegmentationCheckHook(Hook):
                 raise ValueError(f'the {name} data has no images')
             check_heads(name, dataset, model, _HEADS)
             self._check_maps(name, dataset)
+            check_images_are_kept(name, dataset)
 
     def _check_maps(self, name: str, dataset) -> None:
         # What loads maps is the one transform that knows their format.

@@ -1,6 +1,5 @@
 """Looks, before the first step, for settings that cannot train."""
 from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -11,14 +10,20 @@ from ..run_checks import (
     check_ranks_agree,
     check_target_moves,
 )
+from .broken_images_hook import BrokenImagesHook
 from .step_seed_hook import StepSeedHook
 
 
 @HOOKS.register_module()
-class PretrainCheckHook(Hook):
+class PretrainCheckHook(BrokenImagesHook):
     """Check batch, data set and target before pre-training starts.
 
+    After each epoch it reports how many images were broken, and stops where
+    these are too many.
+
     Raises:
+        BrokenImagesError: In training, if more than ``max_broken`` of an
+            epoch's images are broken.
         ValueError: If the batch over all GPUs leaves InfoNCE without
             negatives, or that of one process leaves BatchNorm nothing to
             normalise over; if the data set is smaller than one batch; if

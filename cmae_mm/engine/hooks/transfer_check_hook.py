@@ -1,16 +1,18 @@
 """Looks, before the first step, for data that a classifier cannot learn."""
-from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
 from ...datasets.datasets import count_classes
 from ...evaluation import check_same_classes
 from ..device import unwrapped_model
 from ..run_checks import check_one_batch
+from .broken_images_hook import BrokenImagesHook
 
 
 @HOOKS.register_module()
-class TransferCheckHook(Hook):
+class TransferCheckHook(BrokenImagesHook):
     """Check labels and classes before a classifier is trained.
+
+    After each epoch it reports broken images, as ``PretrainCheckHook`` does.
 
     Raises:
         ValueError: If a data set is empty or has no labels, validation

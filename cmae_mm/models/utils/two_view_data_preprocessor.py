@@ -6,7 +6,12 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ...datasets.seeding import mix
-from ...datasets.transforms.pixel_shift import check_canvas
+from ...datasets.transforms.arguments import (
+    check_canvas,
+    check_numbers,
+    check_range,
+    check_share,
+)
 from .channel_data_preprocessors import ChannelDataPreprocessor
 from .view_changes import (
     BLEND,
@@ -52,7 +57,8 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             one too small is found when the model is built. Defaults to None,
             checked at each batch alone.
         jitter (Sequence[float]): Strengths of the jitter of brightness,
-            contrast, saturation and hue. Defaults to (0.4, 0.4, 0.4, 0.1).
+            contrast, saturation and hue, the last at most 0.5 turns. Defaults
+            to (0.4, 0.4, 0.4, 0.1).
         jitter_prob (float): Probability of colour jitter. Defaults to 0.8.
         grey_prob (float): Probability of turning the image grey. Defaults to
             0.2.
@@ -96,25 +102,18 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             raise ValueError(
                 'colour=True is for images of red, green and blue, but mean '
                 f'has {self.channels} number(s); leave colour out')
-        if size < 1 or max_shift < 0:
-            raise ValueError(
-                'size must be 1 pixel or more and max_shift 0 or more, but '
-                f'got {size} and {max_shift}')
-        if canvas_size is not None:
-            check_canvas(canvas_size, size, max_shift)
-        for name, prob in (('jitter_prob', jitter_prob),
-                           ('grey_prob', grey_prob), ('blur_prob',
-                                                      blur_prob)):
-            if not 0 <= prob <= 1:
-                raise ValueError(
-                    f'{name} must be between 0 and 1, but got {prob}')
+        check_canvas(size + max_shift if canvas_size is None else canvas_size,
+                     size, max_shift)
         self.size = size
         self.max_shift = max_shift
-        self.jitter = tuple(jitter)
-        self.jitter_prob = jitter_prob
-        self.grey_prob = grey_prob
-        self.blur_sigma = tuple(blur_sigma)
-        self.blur_prob = blur_prob
+        self.jitter = check_numbers('jitter', jitter, 4)
+        if self.jitter[3] > 0.5:
+            raise ValueError('the hue, the last number of jitter, must be at '
+                             f'most 0.5, half a turn, but got {jitter!r}')
+        self.jitter_prob = check_share('jitter_prob', jitter_prob)
+        self.grey_prob = check_share('grey_prob', grey_prob)
+        self.blur_sigma = check_range('blur_sigma', blur_sigma)
+        self.blur_prob = check_share('blur_prob', blur_prob)
         self.target_view = target_view
         self.colour = self.channels == 3 if colour is None else colour
         # Odd, and wide enough for 4 sigma to both sides.

@@ -44,12 +44,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImage'),
-    dict(
-        type='ResizeEdge',
-        scale=256,
-        edge='short',
-        backend='pillow',
-        interpolation='bicubic'),
+    dict(type='ResizeImage', scale=256),
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),
 ]

@@ -20,6 +20,8 @@ from ..datasets.decode import (
 _MOST_IMAGES = 500
 # By how much decoders of JPEG and CMYK differ, of 255.
 _SLACK = 8
+# All that a file holds.
+_WHOLE = ImageSettings(channels=None, dtype=None)
 
 
 def datasets_of(runner) -> Dict[str, BaseDataset]:
@@ -68,16 +70,18 @@ def _find_loss(path: str, loader: LoadImageFromFile) -> str:
         return ''  # without EXIF data
     theirs = loader(dict(img_path=path))['img'].astype(float)
     theirs = theirs.reshape(*theirs.shape[:2], -1)
+    reason = 'its alpha, range or orientation would get lost'
     try:
         ours = decode_image(data, name=path)
-        reason = 'its alpha, range or orientation would get lost'
     except UndecodableImage:
         return ''  # of a format that is not compared
     except UnfitImage as error:
-        raw = read_image(data, path, ImageSettings(
-            channels=None, dtype=None, pages='first'))
-        ours, reason = raw.pixels, str(error).split('; set ')[0]
-        if ours.shape[2] >= 3:  # loaders keep OpenCV's order
+        reason = str(error).split('; set ')[0]
+        try:  # a loader may keep what it holds
+            ours = read_image(data, path, _WHOLE).pixels
+        except UnfitImage:
+            return reason
+        if ours.shape[2] >= 3:  # in OpenCV's order
             ours = ours[..., [2, 1, 0, *range(3, ours.shape[2])]]
     is_same = theirs.shape == ours.shape and (
         np.abs(theirs - ours).max() <= _SLACK)

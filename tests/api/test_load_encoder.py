@@ -3,6 +3,7 @@ import inspect
 import re
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from helpers import CLASSIFIER, build, model_cfg
@@ -171,6 +172,55 @@ def test_the_docstrings_example_runs(pretrained, tmp_path, monkeypatch):
             3, 64, 64))
     with Image.open('photo.png') as opened:
         assert torch.equal(encoder.preprocess(opened), names['image'])
+
+
+@pytest.mark.parametrize('shape,kind', [
+    ((2, 3, 64, 64), torch.float32), ((2, 1, 32, 32), torch.float32),
+    ((3, 32, 32), torch.float32), ((0, 3, 32, 32), torch.float32),
+    ((2, 3, 32, 32), torch.uint8)])
+def test_other_images_than_the_encoders_are_refused(
+        shape, kind, model, tmp_path):
+    export_encoder(model, str(tmp_path / 'a.pth'))
+    encoder = cmae_mm.load_encoder(tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=(
+            r'takes normalised float images, \(N, 3, 32, 32\) with N of 1 or '
+            rf'more, but got \({shape[0]}, .* of {kind}; .*img_size=')):
+        encoder(torch.zeros(shape, dtype=kind))
+    with pytest.raises(ValueError, match='but got a ndarray'):
+        encoder(np.zeros((2, 3, 32, 32), 'float32'))
+    with torch.no_grad():
+        assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 48)
+
+
+def test_a_picture_gives_one_feature_in_every_form(pretrained, tmp_path):
+    """And in every format without loss, rotated or not."""
+    encoder = cmae_mm.load_encoder(pretrained.checkpoint)
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((90, 70))
+    opaque = Image.fromarray(
+        rng.integers(60, 256, (70, 90), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for turned in (False, True):
+        options = dict(exif=exif.tobytes()) if turned else {}
+        seen = picture.rotate(90, expand=True) if turned else picture
+        expected = encoder.preprocess(np.asarray(seen))
+        picture.putalpha(opaque)
+        for name, more in (
+                ('a.png', options), ('a.webp', dict(
+                    lossless=True, exact=True, **options)),
+                # Pillow itself turns uncompressed ones wrongly.
+                ('a.tif', dict(compression='tiff_lzw', **(
+                    dict(tiffinfo={274: 8}) if turned else {})))):
+            picture.save(tmp_path / name, **more)
+            path = tmp_path / name
+            with path.open('rb') as opened, Image.open(path) as image:
+                for given in (path, str(path), path.read_bytes(), opened,
+                              image):
+                    made = encoder.preprocess(given)
+                    assert torch.equal(made, expected), (name, type(given))
+        picture = picture.convert('RGB')
 
 
 def test_a_mistake_says_what_is_allowed(model, tmp_path):

@@ -179,6 +179,183 @@ def test_a_window_over_other_files_is_noted(tmp_path):
     assert not any('window' in note for note in measure_images(
         tmp_path, num_workers=0)['notes'])
 
+FRAMES = noise((3, 30, 40))
+
+
+def group(slope=None, intercept=0., window=None, real=None):
+    """Make the functional groups of a frame."""
+    pydicom = pytest.importorskip('pydicom')
+    made = pydicom.Dataset()
+    if slope is not None:
+        part = pydicom.Dataset()
+        part.RescaleSlope, part.RescaleIntercept = slope, intercept
+        part.RescaleType = 'HU'
+        made.PixelValueTransformationSequence = [part]
+    if window is not None:
+        part = pydicom.Dataset()
+        part.WindowCenter, part.WindowWidth = window
+        made.FrameVOILUTSequence = [part]
+    if real is not None:
+        made.RealWorldValueMappingSequence = real
+    return made
+
+
+def mapping(slope, intercept, **tags):
+    pydicom = pytest.importorskip('pydicom')
+    made = pydicom.Dataset()
+    made.RealWorldValueFirstValueMapped = 0
+    made.RealWorldValueLastValueMapped = 4095
+    made.RealWorldValueSlope = slope
+    made.RealWorldValueIntercept = intercept
+    for name, value in tags.items():
+        setattr(made, name, value)
+    return made
+
+
+def frames_of(shared=None, own=None, stored=FRAMES, **tags):
+    """Write a multi-frame file with functional groups."""
+    if shared is not None:
+        tags['SharedFunctionalGroupsSequence'] = [shared]
+    if own is not None:
+        tags['PerFrameFunctionalGroupsSequence'] = own
+    return dicom(stored, NumberOfFrames=len(stored), **tags)
+
+
+def test_each_frame_has_its_own_units():
+    """As pydicom applies a modality's values to a data set of one frame."""
+    from pydicom import Dataset
+    from pydicom.pixels import apply_rescale
+    slopes = [(1, -1024), (0.5, 3), (2, 0)]
+    expected = []
+    for stored, (slope, intercept) in zip(FRAMES, slopes):
+        single = Dataset()
+        single.RescaleSlope, single.RescaleIntercept = slope, intercept
+        expected.append(apply_rescale(stored, single))
+    file = frames_of(own=[group(*s) for s in slopes],
+                     shared=group(7, 7))
+    made = decode(file, channels=3, dtype='float32', pages='channels')
+    np.testing.assert_array_equal(made, np.moveaxis(expected, 0, 2))
+    made = decode(file, pages='first', **FLOAT)
+    np.testing.assert_array_equal(made[..., 0], expected[0])
+    # Shared by all frames, or of the file itself.
+    for file in (frames_of(shared=group(1, -1024), own=[group()] * 3),
+                 frames_of(**CT)):
+        made = decode(file, channels=3, dtype='float32', pages='channels')
+        assert (made == np.moveaxis(FRAMES, 0, 2).astype(int) - 1024).all()
+    with pytest.raises(UnfitImage, match='has 3 frames: set pages='):
+        decode(file, **FLOAT)
+
+
+def test_each_frame_has_its_own_window():
+    windows = [(100, 300), (2000, 500), (3000, 4000)]
+    file = frames_of(shared=group(1, -1024),
+                     own=[group(window=w) for w in windows])
+    made = decode(file, channels=3, window='file', pages='channels',
+                  dtype='float32')
+    for number, window in enumerate(windows):
+        alone = decode(dicom(FRAMES[number], **CT), window=window, **FLOAT)
+        np.testing.assert_allclose(made[..., number], alone[..., 0])
+    with pytest.raises(UnfitImage, match='no window of its own'):
+        decode(frames_of(shared=group(1, 0)), pages='first', window='file',
+               **FLOAT)
+
+
+def test_real_world_values():
+    """They are the units of a file that has no others."""
+    file = frames_of(shared=group(real=[mapping(0.25, 10)]))
+    made = decode(file, pages='first', **FLOAT)[..., 0]
+    assert (made == FRAMES[0] * 0.25 + 10).all()
+    one = dicom(STORED, RealWorldValueMappingSequence=[mapping(0.5, 1)])
+    assert (decode(one, **FLOAT)[..., 0] == STORED * 0.5 + 1).all()
+    # Hounsfield units come first, and a window is in their units.
+    both = frames_of(shared=group(1, -1024, real=[mapping(0.25, 10)]))
+    made = decode(both, pages='first', **FLOAT)[..., 0]
+    assert (made == FRAMES[0].astype(int) - 1024).all()
+    windowed = decode(file, pages='first', window=(1000, 500), **FLOAT)
+    plain = decode(dicom(FRAMES[0]), window=(1000, 500), **FLOAT)
+    assert (windowed == plain).all()
+    several = frames_of(shared=group(real=[mapping(1, 0), mapping(2, 0)]))
+    with pytest.raises(UnfitImage, match='x.dcm has real world values of sev'):
+        decode(several, pages='first', **FLOAT)
+
+
+def test_doses_floats_and_tables():
+    pydicom = pytest.importorskip('pydicom')
+    doses = frames_of(Modality='RTDOSE', DoseGridScaling='0.125')
+    made = decode(doses, channels=3, dtype='float32', pages='channels')
+    assert (made == np.moveaxis(FRAMES, 0, 2) * 0.125).all()
+    values = (STORED / 100).astype('float32')
+    file = dicom(STORED.astype('uint32'), 32, BitsAllocated=32)
+    opened = pydicom.dcmread(io.BytesIO(file))
+    for tag in ('PixelData', 'BitsStored', 'HighBit', 'PixelRepresentation'):
+        delattr(opened, tag)
+    opened.FloatPixelData = values.tobytes()
+    target = io.BytesIO()
+    pydicom.dcmwrite(target, opened)
+    made = decode(target.getvalue(), **FLOAT)
+    assert (made[..., 0] == values).all()
+    assert str(peek(target.getvalue(), 'x.dcm')) == '1 x float32'
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [4096, 0, 16]
+    squares = (np.arange(4096.)**2 / 256).astype('uint16')
+    table.LUTData = squares.tobytes()
+    table.ModalityLUTType = 'US'
+    file = dicom(STORED, ModalityLUTSequence=[table])
+    made = decode(file, channels=1, dtype='uint16')
+    assert (made[..., 0] == squares[STORED]).all()
+
+
+def test_bits_beside_the_stored_ones():
+    """Overlays in the upper bits are no values; other layouts are refused."""
+    made = decode(dicom(STORED | 0xA000), channels=1, dtype='uint16')
+    assert (made[..., 0] == STORED).all()
+    signed = (STORED.astype(int) - 2048).astype('int16')
+    dirty = ((signed.view('uint16') & 0x0fff) | 0x3000).view('int16')
+    assert (decode(dicom(dirty), **FLOAT)[..., 0] == signed).all()
+    with pytest.raises(UndecodableImage, match='12 stored bits end at bit 15'):
+        decode(dicom(STORED << 4, HighBit=15), **FLOAT)
+
+
+@pytest.mark.parametrize('kind', ['YBR_FULL', 'YBR_FULL_422', 'planes',
+                                  'PALETTE COLOR', 'YBR_PARTIAL_422'])
+def test_colours_are_pydicoms(kind):
+    pydicom = pytest.importorskip('pydicom')
+    colours = noise((30, 40, 3), 'uint8', 256)
+    tags = dict(SamplesPerPixel=3, PlanarConfiguration=0,
+                PhotometricInterpretation=kind, PixelData=colours.tobytes())
+    if kind == 'planes':
+        tags.update(PhotometricInterpretation='RGB', PlanarConfiguration=1)
+    elif kind == 'YBR_FULL_422':
+        tags['PixelData'] = colours.reshape(-1)[:30 * 40 * 2].tobytes()
+    elif kind == 'PALETTE COLOR':
+        tags = dict(PhotometricInterpretation=kind)
+        for number, colour in enumerate(('Red', 'Green', 'Blue')):
+            tags[f'{colour}PaletteColorLookupTableDescriptor'] = [256, 0, 8]
+            tags[f'{colour}PaletteColorLookupTableData'] = np.roll(
+                np.arange(256, dtype='uint8'), number * 7).tobytes()
+    file = dicom(colours[..., 0], 8, **tags)
+    if kind == 'YBR_PARTIAL_422':
+        with pytest.raises(UndecodableImage, match="'YBR_PARTIAL_422', which"):
+            decode(file)
+        return
+    opened = pydicom.dcmread(io.BytesIO(file))
+    expected = opened.pixel_array
+    if kind == 'PALETTE COLOR':
+        expected = pydicom.pixels.apply_color_lut(expected, opened)
+    assert (decode(file)[..., ::-1] == expected).all()
+
+
+def test_padding_within_a_window_has_the_value_that_is_given():
+    padded = STORED.astype('int16') - 1000
+    padded[:5] = -2000
+    file = dicom(padded, 16, PixelPaddingValue=-2000)
+    made = decode(file, fill=-1000, window=(0, 4000), **FLOAT)[..., 0]
+    alone = decode(dicom(np.full((4, 4), -1000, 'int16'), 16),
+                   window=(0, 4000), **FLOAT)[0, 0, 0]
+    np.testing.assert_allclose(made[:5], alone)
+    assert (made >= 0).all() and (made <= 1).all()
+    mean = decode(file, fill='mean', window=(0, 4000), **FLOAT)[..., 0]
+    np.testing.assert_allclose(mean[:5], mean[5:].mean(), rtol=1e-5)
 
 def geotiff(array, mask=None, **profile):
     """Let rasterio write an image (H, W, C) with a place on the Earth."""

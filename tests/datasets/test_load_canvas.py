@@ -126,3 +126,21 @@ def test_small_images_are_enlarged_and_counted(tmp_path, monkeypatch):
                         collate_fn=lambda samples: len(samples)):
         pass
     assert transform.enlarged == 7 and len(said) == 1
+
+
+@pytest.mark.parametrize('given, said', [
+    (dict(size=0), 'size must be a whole number of 1 or more'),
+    (dict(size=16.5), 'size must be a whole number'),
+    (dict(crop_ratio_range=(0, 1)), 'crop_ratio_range must be two numbers'),
+    (dict(crop_ratio_range=(0.5, 1.5)), 'crop_ratio_range must be 2 numbers '
+     'from 0 to 1, but got .0.5, 1.5.'),
+    (dict(crop_ratio_range=(0.9, 0.2)), 'the lower one first'),
+    (dict(crop_ratio_range=0.5), 'crop_ratio_range must be 2 numbers'),
+    (dict(aspect_ratio_range=(-1, 2)), 'aspect_ratio_range must be 2 numbers'),
+    (dict(aspect_ratio_range=(1, 2, 3)), 'aspect_ratio_range must be 2'),
+    (dict(flip_prob=-1), 'flip_prob must be between 0 and 1, but got -1'),
+    (dict(flip_prob='half'), 'flip_prob must be between'),
+])
+def test_wrong_arguments_are_named(given, said):
+    with pytest.raises(ValueError, match=said):
+        LoadCanvas(**{'size': 16, **given})

@@ -230,6 +230,17 @@ def test_views_are_normalised_and_in_rgb():
     (dict(canvas_size=31), 'canvas of 31 pixels .* must be 32'),
     (dict(size=0), 'size must be .* got 0'),
     (dict(grey_prob=1.5), 'grey_prob .* got 1.5'),
+    (dict(blur_prob='often'), 'blur_prob must be .* got .often'),
+    (dict(max_shift=1.5), 'max_shift must be a whole number'),
+    (dict(jitter=(0.4, 0.4, 0.4)), 'jitter must be 4 numbers of 0 or more'),
+    (dict(jitter=(0.4, 0.4, 0.4, 0.1, 0.1)), 'jitter must be 4 numbers'),
+    (dict(jitter=(0.4, -0.4, 0.4, 0.1)), 'jitter must be 4 .* -0.4'),
+    (dict(jitter=(0.4, 0.4, 0.4, 3)), 'hue, the last number .* at most 0.5'),
+    (dict(jitter=(0.4, float('nan'), 0.4, 0.1)), 'jitter must be 4 numbers'),
+    (dict(jitter=0.4), 'jitter must be 4 numbers .* got 0.4'),
+    (dict(blur_sigma=(2.0, 0.1)), 'blur_sigma .* the lower one first'),
+    (dict(blur_sigma=(0, 2.0)), 'blur_sigma must be two numbers above 0'),
+    (dict(blur_sigma=1.0), 'blur_sigma must be 2 numbers'),
 ])
 def test_bad_arguments_are_named(kwargs, named):
     with pytest.raises(ValueError, match=named):

@@ -27,15 +27,16 @@ class BrokenImagesHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:
         """Report at the end of an epoch of a loop of iterations."""
-        if isinstance(runner.train_loop, IterBasedTrainLoop) and (
+        if _by_iterations(runner) and (
                 self.every_n_train_iters(runner, _length(runner))):
-            self._report(runner)
+            self._report(runner, f'before iteration {runner.iter + 1}')
 
     def after_train_epoch(self, runner) -> None:
         """Report at the end of an epoch."""
-        self._report(runner)
+        if not _by_iterations(runner):
+            self._report(runner, f'of epoch {runner.epoch + 1}')
 
-    def _report(self, runner) -> None:
+    def _report(self, runner, when: str) -> None:
         loaders = find_skipping(runner.train_dataloader.dataset)
         if not loaders:
             return
@@ -46,7 +47,8 @@ class BrokenImagesHook(Hook):
         loaded, broken = counts.tolist()
         if not broken:
             return
-        said = (f'{broken:,} of {loaded:,} images of this epoch '
+        # Different each time: mmengine drops warnings that repeat others.
+        said = (f'{broken:,} of {loaded:,} images {when} '
                 f'({broken / loaded:.1%}) could not be decoded')
         limit = max(t.max_broken for t in loaders)
         if broken > limit * loaded:
@@ -55,6 +57,10 @@ class BrokenImagesHook(Hook):
                 f'{type(loaders[0]).__name__} allows; the log names them. '
                 'Remove them, or set max_broken higher')
         runner.logger.warning(f'{said}; others took their place.')
+
+
+def _by_iterations(runner) -> bool:
+    return isinstance(runner.train_loop, IterBasedTrainLoop)
 
 
 def _length(runner) -> int:

@@ -224,7 +224,9 @@ def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     """
     if image.strides[2] < 0:  # BGR as a view of RGB: faster turned back
         return resize_image(image[..., ::-1], size)[..., ::-1]
-    image = np.require(image, requirements=('C', 'W'))
+    image = np.ascontiguousarray(image)
+    if not image.flags.writeable:  # as those of Pillow, which torch refuses
+        image = image.copy()
     dtype = image.dtype
     if dtype != np.uint8:
         image = image.astype(np.float32, copy=False)

@@ -134,25 +134,32 @@ def is_plain(data: bytes, name: str) -> bool:
                 or is_deep_pnm(data))
 
 
+# What libraries have logged of the file that is read; None between files.
+_logged: Optional[List[Tuple[str, str]]] = None
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    if _logged is None:
+        return True
+    _logged.append((record.name, record.getMessage()))
+    return False
+
+
+for _logger in _LOGGERS:
+    logging.getLogger(_logger).addFilter(_keep)
+
+
 @contextmanager
 def _library_messages(name: str) -> Iterator[None]:
     """Report what libraries say of a file once for each kind of message."""
-    said: List[Tuple[str, str]] = []
-
-    def keep(record: logging.LogRecord) -> bool:
-        said.append((record.name, record.getMessage()))
-        return False
-
-    loggers = [logging.getLogger(logger) for logger in _LOGGERS]
-    for logger in loggers:
-        logger.addFilter(keep)
+    global _logged
+    _logged = said = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             yield
     finally:
-        for logger in loggers:
-            logger.removeFilter(keep)
+        _logged = None
     said += [(w.category.__name__, str(w.message)) for w in caught]
     for kind, text in said:
         # The reader of TIFF files reports these itself.

@@ -21,6 +21,11 @@ from .settings import ImageSettings
 from .sniffing import PNM_HEADER, is_deep_png, is_deep_pnm, is_jpeg
 
 _ORIENTATION = 0x0112
+# Markers of JPEG: segments of EXIF or XMP data, and the start of the scan.
+_APP1, _SCAN = 0xe1, 0xda
+_EXIF, _XMP = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'
+# Chunks of PNG that may hold an orientation.
+_PNG_TEXTS = {b'eXIf', b'tEXt', b'zTXt', b'iTXt'}
 # Formats that Pillow decodes without loss, as far as they have 8 bits.
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP')
 _GREY_MODES = ('1', 'L', 'LA', 'La')
@@ -143,11 +148,31 @@ def _read_jpeg(data: bytes, shrink_to: Optional[int]) -> Optional[RawImage]:
         raise
     except ValueError:  # Pillow tells the harmless faults from others
         return None
-    orientation = 1
-    if b'\xff\xe1' in data:  # EXIF needs an APP1 segment
-        with Image.open(io.BytesIO(data)) as file:  # up to the start of scan
-            orientation = _orientation(file)
-    return RawImage(stand_upright(pixels, orientation))
+    return RawImage(stand_upright(pixels, _jpeg_orientation(data)))
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """Read the orientation in the segments before a JPEG file's scan."""
+    exif, xmp, place = b'', b'', 2
+    while place + 4 < len(data) and data[place] == 0xff and (
+            data[place + 1] != _SCAN):
+        if data[place + 1] == 0xff:  # fills
+            place += 1
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+        body = data[place + 4:end] if data[place + 1] == _APP1 else b''
+        if body.startswith(_EXIF):
+            exif += body[len(_EXIF) if exif else 0:]
+        elif body.startswith(_XMP):
+            xmp = body
+        place = end
+    if not exif and not xmp:
+        return 1
+    image = Image.Image()
+    image.info = {'XML:com.adobe.xmp': xmp.decode('utf-8', 'replace')}
+    if exif:
+        image.info['exif'] = exif
+    return _orientation(image)
 
 
 def _read_pnm(data: bytes) -> np.ndarray:
@@ -169,23 +194,29 @@ def _read_deep_png(data: bytes) -> RawImage:
     """Read a PNG file of 16 bits a channel."""
     file = open_image(data)
     check_size(file.height, file.width, 8)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    # libpng warns of optional chunks at each read.
+    kept, kinds, place = [data[:8]], set(), 8
+    while place + 8 <= len(data):
+        end = place + 12 + int.from_bytes(data[place:place + 4], 'big')
+        kinds.add(data[place + 4:place + 8])
+        if data[place + 4:place + 5].isupper():
+            kept.append(data[place:end])
+        place = end
+    pixels = cv2.imdecode(
+        np.frombuffer(b''.join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise UndecodableImage('OpenCV cannot decode it')
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     # OpenCV gives BGR, and repeats grey beside alpha.
-    is_grey = data[25] in (0, 4)
-    colours = pixels[..., :1] if is_grey else pixels[..., 2::-1]
-    alpha = None
+    colours = pixels[..., :1] if data[25] in (0, 4) else pixels[..., 2::-1]
+    alpha = pixels[..., -1:] if pixels.shape[2] == 4 else None
     key = file.info.get('transparency')
-    if key is not None:  # OpenCV does not apply it
+    if key is not None:
         alpha = (colours != key).any(2, keepdims=True) * np.uint16(65535)
-    elif pixels.shape[2] in (2, 4):
-        alpha = pixels[..., -1:]
     if alpha is not None:
         colours = np.concatenate([colours, alpha], axis=2)
-    return RawImage(
-        stand_upright(colours, _orientation(file)), alpha is not None)
+    orientation = _orientation(file) if kinds & _PNG_TEXTS else 1
+    return RawImage(stand_upright(colours, orientation), alpha is not None)
 
 
 def peek_raster(data: bytes) -> Tuple[int, str]:

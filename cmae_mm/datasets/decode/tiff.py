@@ -32,11 +32,12 @@ _ORIENTATION, _NODATA = 274, 42113
 _MAP_TAGS = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # ExtraSamples: kinds of alpha
 # PhotometricInterpretation, and the channels of those that Pillow decodes.
-_MINISWHITE, _PALETTE = 0, 3
+_MINISWHITE, _PALETTE, _YCBCR = 0, 3, 6
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 # Compression: what every libtiff decodes (CCITT, LZW, JPEG, Deflate,
 # PackBits).
 _COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
+_JPEG = 7
 _MASK = 4  # a bit of NewSubfileType
 # What OpenCV decodes without changing it.
 _OPENCV_TYPES = ('int8', 'uint16', 'int16', 'int32', 'float32', 'float64')
@@ -96,7 +97,8 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
     page = series.keyframe
     has_mask = _check_pages(file, series, settings)
     kind = int(page.photometric)
-    if kind not in _CHANNELS or kind == _PALETTE:
+    if kind not in _CHANNELS or kind == _PALETTE or (
+            kind == _YCBCR and int(page.compression) != _JPEG):
         raise UndecodableImage(
             f'its colours are {getattr(page.photometric, "name", kind)} of '
             f'{page.bitspersample} bits, which are not read')
@@ -111,8 +113,9 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
     if extra == _ASSOCIATED:
         pixels = _divide_by_alpha(pixels)
     nodata = page.tags.get(_NODATA)
-    if nodata is not None:
-        missing = _find_nodata(pixels, str(nodata.value))
+    found = nodata and _find_nodata(pixels, str(nodata.value))
+    if found is not None:
+        missing = found if missing is None else found | missing
     orientation = getattr(page.tags.get(_ORIENTATION), 'value', 1)
     if missing is not None:
         missing = stand_upright(missing, orientation)

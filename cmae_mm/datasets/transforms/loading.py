@@ -41,7 +41,8 @@ class WorkerCounter:
     def add(self) -> None:
         """Add one."""
         worker = get_worker_info()
-        self._counts[worker.id % _PLACES if worker else 0] += 1
+        place = worker.id % _PLACES if worker else 0
+        self._counts.numpy()[place] += 1  # faster than torch's
 
     def __int__(self) -> int:
         return int(self._counts.sum())

@@ -666,8 +666,6 @@ def test_commands_say_what_they_did(images, tmp_path):
          '--work-dir', 'work', '--cfg-options',
          'train_dataloader.batch_size=4', 'train_dataloader.num_workers=1',
          f'train_dataloader.dataset.data_root={tmp_path / "out2"}',
-         'train_dataloader.dataset.pipeline.1.type=LoadCanvas',
-         'train_dataloader.dataset.pipeline.1.size=80',
          'train_cfg.max_iters=2'],
     ]
     *results, (code, trained) = run_commands(*lines, cwd=tmp_path)

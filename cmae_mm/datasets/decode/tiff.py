@@ -36,7 +36,7 @@ _MINISWHITE, _PALETTE, _YCBCR = 0, 3, 6
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 # Compression: what every libtiff decodes (CCITT, LZW, JPEG, Deflate,
 # PackBits).
-_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
+_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 _JPEG = 7
 _MASK = 4  # a bit of NewSubfileType
 # What OpenCV decodes without changing it.

@@ -88,12 +88,9 @@ def show_views(model, dataset, path: Path, count: int = 12) -> None:
     picked = np.linspace(0, len(dataset) - 1, min(count, len(dataset)))
     samples = [dataset[int(i)] for i in picked]
     batch = dict(
-        inputs=[
-            torch.stack([s['inputs'][view] for s in samples])
-            for view in range(2)
-        ],
+        inputs=torch.stack([s['inputs'] for s in samples]),
         data_samples=[s['data_samples'] for s in samples])
-    views = model.data_preprocessor(batch)['inputs']
+    views = model.data_preprocessor(batch, training=True)['inputs']
     save_sheet(
         str(path), reconstruction_columns(model, views), scale=2, per_row=2)
 

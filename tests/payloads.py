@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from cmae_mm.checkpoints.safe_pickle import read_pickle
+from cmae_mm.checkpoints.read import read_pickle
 
 MAGIC, VERSION = 0x1950a86a20f9469cfc6c, 1001
 HISTORY = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
@@ -128,7 +128,7 @@ CONTAINERS = (write_zip, write_legacy, write_bare)
 
 
 def read_bytes(content: bytes):
-    return read_pickle(io.BytesIO(content), 'a file', len(content))
+    return read_pickle(content, 'a file')
 
 
 def has_run(marker: Path) -> bool:

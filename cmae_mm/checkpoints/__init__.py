@@ -6,7 +6,6 @@ from .export import (
     export_encoder,
 )
 from .facts import encoder_facts, read_encoder_facts
-from .files import check_whole, read_checkpoint, write_checkpoint
 from .fit import KeyReport, load_state, resample_pos_embed
 from .layouts import find_encoder
 from .load import (
@@ -18,15 +17,21 @@ from .load import (
     load_model,
     load_pretraining_model,
 )
-from .log_history import to_plain
-from .safe_loading import load_only_safely
+from .pickles import to_plain
+from .read import (
+    DamagedCheckpoint,
+    check_whole,
+    load_only_safely,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 __all__ = [
-    'CheckpointError', 'EXPORTS', 'KeyReport', 'LoadedEncoder', 'RANDOM',
-    'build_encoder', 'check_whole', 'encoder_facts', 'export_classifier',
-    'export_cmae', 'export_encoder', 'find_encoder', 'load_encoder',
-    'load_encoder_into', 'load_model', 'load_only_safely',
-    'load_pretraining_model', 'load_state', 'naming', 'read_checkpoint',
-    'read_encoder_facts', 'resample_pos_embed', 'to_plain',
-    'write_checkpoint'
+    'CheckpointError', 'DamagedCheckpoint', 'EXPORTS', 'KeyReport',
+    'LoadedEncoder', 'RANDOM', 'build_encoder', 'check_whole',
+    'encoder_facts', 'export_classifier', 'export_cmae', 'export_encoder',
+    'find_encoder', 'load_encoder', 'load_encoder_into', 'load_model',
+    'load_only_safely', 'load_pretraining_model', 'load_state', 'naming',
+    'read_checkpoint', 'read_encoder_facts', 'resample_pos_embed',
+    'to_plain', 'write_checkpoint'
 ]

@@ -9,8 +9,8 @@ from ..version import __version__
 from . import layouts
 from .errors import CheckpointError
 from .facts import encoder_facts
-from .files import StateDict, write_checkpoint
 from .fit import is_hybrid, resample_pos_embed
+from .read import StateDict, write_checkpoint
 
 # Target libraries, and what renames an encoder for each.
 EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(

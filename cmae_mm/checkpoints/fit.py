@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import CheckpointError
-from .files import StateDict
 from .layouts import square_root
+from .read import StateDict
 
 # Not in any foreign checkpoint, and right at its start.
 STEPS = 'target.steps'

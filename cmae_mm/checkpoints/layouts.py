@@ -10,7 +10,7 @@ from typing import List, Mapping, NamedTuple, Sequence, Set, Tuple
 import torch
 
 from .errors import CheckpointError
-from .files import StateDict
+from .read import StateDict
 
 
 class Row(NamedTuple):

@@ -25,7 +25,6 @@ from ..plain_config import check_types, parse_config
 from . import layouts
 from .errors import CheckpointError, naming
 from .facts import read_encoder_facts
-from .files import StateDict, read_checkpoint
 from .fit import (
     KeyReport,
     Sizes,
@@ -37,6 +36,7 @@ from .fit import (
     read_sizes,
 )
 from .layouts import FoundEncoder, find_encoder
+from .read import StateDict, read_checkpoint
 
 PathLike = Union[str, 'os.PathLike[str]']
 # In the place of a checkpoint.

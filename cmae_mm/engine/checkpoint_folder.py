@@ -7,7 +7,7 @@ from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
-from ..checkpoints.files import CheckpointError, check_whole
+from ..checkpoints import CheckpointError, check_whole
 
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
 

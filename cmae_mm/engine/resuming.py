@@ -7,8 +7,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from ..checkpoints.errors import CheckpointError
-from ..checkpoints.files import ready_to_resume
+from ..checkpoints import CheckpointError
+from ..checkpoints.read import ready_to_resume
 from ..image_config import apply_image_stats
 from .atomic_files import WRITER
 from .checkpoint_folder import (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from payloads import assert_same
 
 from cmae_mm.checkpoints import CheckpointError, check_whole
-from cmae_mm.checkpoints.torch_files import load_file
+from cmae_mm.checkpoints.read import load_file
 
 
 @pytest.fixture(scope='module')

@@ -23,7 +23,7 @@ from cmae_mm.checkpoints import (
     to_plain,
     write_checkpoint,
 )
-from cmae_mm.checkpoints.torch_files import load_file
+from cmae_mm.checkpoints.read import load_file
 from cmae_mm.engine import ResumableRunner
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from payloads import body, read_bytes
 
 from cmae_mm.checkpoints import CheckpointError
-from cmae_mm.checkpoints.torch_files import load_file
+from cmae_mm.checkpoints.read import load_file
 
 _WATCHED = ('import', 'exec', 'compile', 'open', 'pickle.find_class',
             'os.', 'subprocess.', 'socket.', 'ctypes.', 'shutil.')

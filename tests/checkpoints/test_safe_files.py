@@ -20,7 +20,7 @@ from cmae_mm.checkpoints import (
     load_only_safely,
     read_checkpoint,
 )
-from cmae_mm.checkpoints.torch_files import load_file
+from cmae_mm.checkpoints.read import load_file
 from cmae_mm.engine import ResumableRunner
 
 

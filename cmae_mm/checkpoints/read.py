@@ -1,0 +1,577 @@
+"""Checkpoint files: read without running what is in them, written in full.
+
+Three kinds are read: torch's zip format, its format before 1.6, and
+safetensors. A file is damaged only if that is certain. An input/output error
+or a failed allocation is an error of another kind, after which the file may be
+read again.
+"""
+import io
+import json
+import os
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from collections import OrderedDict
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, Iterator, NamedTuple, Optional, Union
+
+import safetensors.torch
+import torch
+import yaml
+from mmengine.fileio import register_handler
+from mmengine.fileio.handlers import PickleHandler, YamlHandler
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+from torch.serialization import _get_restore_location
+
+from ..files import atomic_file
+from .errors import CheckpointError, naming
+from .pickles import Builder, StorageId, from_plain, unpickle
+
+StateDict = Dict[str, Tensor]
+PathLike = Union[str, 'os.PathLike[str]']
+# torch's legacy format begins with these numbers.
+_MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
+_ZIP = b'PK\x03\x04'
+# What frameworks wrap a state dict in.
+_WRAPPERS = ('state_dict', 'model')
+# Few system calls, and what is copied is still in the processor's cache.
+_CHUNK = 1 << 20
+_NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A file that is certainly damaged: cut off, changed, or unparsable."""
+
+
+class Checkpoint(NamedTuple):
+    """A state dict and what the file says about itself."""
+
+    state: StateDict
+    meta: Dict[str, Any]
+
+
+class _Source:
+    """A file that never gives more than there is, and remembers errors."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self.file, self.name = file, name
+        self.error: Optional[OSError] = None
+        self.size = file.seek(0, os.SEEK_END)
+        self.seek, self.tell, self.seekable = (
+            file.seek, file.tell, file.seekable)
+        self.seek(0)
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self.size - self.tell())
+        return self._try(self.file.read, left if count < 0 else
+                         min(count, left))
+
+    def readline(self) -> bytes:
+        return self._try(self.file.readline)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._try(self.file.readinto, buffer)
+
+    def _try(self, function: Any, *args: Any) -> Any:
+        try:
+            return function(*args)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def _reading(source: _Source) -> Iterator[None]:
+    """Tell a damaged file from one that could not be read.
+
+    Raises:
+        DamagedCheckpoint: Instead of the errors that a damaged file causes.
+        CheckpointError: Instead of errors of input, output and memory.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # zipfile takes some errors of the disk for a file of another kind.
+        cause = source.error or error
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        if source.error or isinstance(error, MemoryError) or (
+                _NO_MEMORY.search(str(error))):
+            raise CheckpointError(
+                f'{source.name} could not be read: {reason}') from error
+        raise DamagedCheckpoint(
+            f'{source.name} is damaged: {reason}') from error
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[_Source]:
+    """Open a local file.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be opened.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise CheckpointError(
+            f'{file} is a folder, where a checkpoint file is to be named')
+    try:
+        with open(file, 'rb') as opened:
+            yield _Source(opened, str(file))
+    except FileNotFoundError as error:
+        raise CheckpointError(f'there is no checkpoint {file}') from error
+    except OSError as error:
+        raise CheckpointError(
+            f'{file} could not be read: {error.strerror or error}') from error
+
+
+class _Records:
+    """The records of a file in torch's zip format, compared with checksums.
+
+    torch's own reader does not look at them: here one wrong bit is found.
+    """
+
+    def __init__(self, source: _Source) -> None:
+        self.source, name = source, source.name
+        with _reading(source):
+            self.archive = zipfile.ZipFile(source)  # type: ignore[arg-type]
+            infos = self.archive.infolist()
+        self.infos = {info.filename: info for info in infos}
+        # Where torch was told to write no checksums, all of them are 0.
+        self.has_checksums = any(info.CRC for info in infos)
+        roots = [n.removesuffix('data.pkl') for n in self.infos
+                 if n.count('/') == 1 and n.endswith('/data.pkl')]
+        if len(roots) != 1:
+            raise DamagedCheckpoint(
+                f'{name} is a zip file, but none that torch.save wrote')
+        self.root = roots[0]
+        if f'{self.root}constants.pkl' in self.infos:
+            raise CheckpointError(
+                f'{name} is a TorchScript file, which holds a program; save '
+                'its state_dict() instead')
+        # This bounds what a small file can make of itself, too.
+        if len(self.infos) != len(infos) or any(
+                i.compress_type != zipfile.ZIP_STORED
+                or i.compress_size != i.file_size for i in infos) or sum(
+                    i.file_size for i in infos) > source.size:
+            raise DamagedCheckpoint(
+                f'{name} is damaged: records are there twice, cut off, or '
+                'compressed, as torch.save never writes them')
+
+    def __contains__(self, name: str) -> bool:
+        return self.root + name in self.infos
+
+    def read(self, name: str) -> bytes:
+        """Read and verify a record."""
+        return self.read_tensor(name).numpy().tobytes()
+
+    def read_tensor(self, name: str) -> Tensor:
+        """Read and verify a record as bytes, (N, ) uint8."""
+        with _reading(self.source):
+            if name not in self:
+                raise EOFError(f'it lacks its record {name}')
+            info = self.infos[self.root + name]
+            tensor = torch.empty(info.file_size, dtype=torch.uint8)
+            view, checksum = memoryview(tensor.numpy()), 0
+            with self.archive.open(info):
+                pass  # compares the record's own header with the directory
+            # Read in place: zipfile itself would copy once more.
+            self.source.seek(info.header_offset + 26)
+            lengths = struct.unpack('<HH', self.source.read(4))
+            self.source.seek(sum(lengths), os.SEEK_CUR)
+            for start in range(0, len(view), _CHUNK):
+                part = view[start:start + _CHUNK]
+                if self.source.readinto(part) != len(part):
+                    raise EOFError(f'{name} ends too early')
+                checksum = zlib.crc32(part, checksum)
+            if self.has_checksums and checksum != info.CRC:
+                raise zipfile.BadZipFile(f'the checksum of {name} is another')
+        return tensor
+
+
+def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
+              ) -> Any:
+    """Read what ``torch.save`` wrote, as ``torch.load`` would.
+
+    Nothing in the file is run: it may hold tensors, plain values and
+    containers, numpy arrays of numbers and mmengine's log history. Of the zip
+    format every record that is read is compared with its checksum.
+
+    Args:
+        file (str | PathLike | BinaryIO): A file, or one opened for reading
+            bytes.
+        map_location (str | torch.device | dict | Callable, optional): As in
+            ``torch.load``. Defaults to None, where the tensors were.
+
+    Returns:
+        Any: What was saved.
+
+    Raises:
+        DamagedCheckpoint: If the file is damaged.
+        CheckpointError: If it could not be read, is no file of torch, or
+            holds more than the above.
+    """
+    if isinstance(file, (str, os.PathLike)):
+        with _opened(file) as source:
+            return _load(source, map_location)
+    name = str(getattr(file, 'name', 'the file'))
+    if not (hasattr(file, 'readinto') and file.seekable()) or file.tell():
+        file = io.BytesIO(file.read())
+    return _load(_Source(file, name), map_location)
+
+
+def _load(source: _Source, map_location: Any) -> Any:
+    name = source.name
+    with _reading(source):
+        start = source.read(262)
+        source.seek(0)
+    if start.startswith(_ZIP):
+        return _load_zip(source, map_location)
+    if not start.strip(b'\0'):
+        raise DamagedCheckpoint(
+            f'{name} is damaged: it is empty, or starts with zeros')
+    if start[257:] == b'ustar':
+        raise CheckpointError(
+            f'{name} is in the tar format of torch before 0.1.10, which is '
+            'not read; load it with torch and save it again')
+    if not start.startswith(b'\x80'):  # PROTO, the first opcode
+        raise DamagedCheckpoint(
+            f'{name} is no file that torch.save wrote, or it is damaged: it '
+            f'begins with {start[:4]!r}')
+    return _load_legacy(source, map_location)
+
+
+def _place(source: _Source, data: Tensor, identity: StorageId,
+           map_location: Any) -> torch.UntypedStorage:
+    """Move the bytes of a storage to where they were, or are wanted."""
+    try:
+        placed = _get_restore_location(map_location)(
+            data.untyped_storage(), identity.location)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        raise CheckpointError(
+            f'{source.name}: its tensors belong on '
+            f'{map_location or identity.location}, which is not here; read it '
+            "with map_location='cpu'") from error
+    return getattr(placed, '_untyped_storage', placed)
+
+
+def _load_zip(source: _Source, map_location: Any) -> Any:
+    records = _Records(source)
+    order = records.read('byteorder') if 'byteorder' in records else b'little'
+    if order not in (b'little', b'big'):
+        raise DamagedCheckpoint(
+            f'{source.name} is damaged: byte order {order!r}')
+    loaded: Dict[str, torch.UntypedStorage] = {}
+
+    def storage(identity: StorageId) -> torch.UntypedStorage:
+        if identity.key not in loaded:
+            data = records.read_tensor(f'data/{identity.key}')
+            if order.decode() != sys.byteorder:
+                data.untyped_storage().byteswap(identity.dtype)
+            loaded[identity.key] = _place(source, data, identity, map_location)
+        return loaded[identity.key]
+
+    pickled = records.read('data.pkl')
+    with _reading(source):
+        graph, _ = unpickle(io.BytesIO(pickled), source.name)
+        return Builder(source.name, len(pickled), storage).build(graph)
+
+
+def read_pickle(content: bytes, name: str) -> Any:
+    """Read a pickle of plain values and numpy arrays.
+
+    Args:
+        content (bytes): The pickle.
+        name (str): Name of its file, for errors.
+
+    Returns:
+        Any: Its value.
+
+    Raises:
+        CheckpointError: If it holds more than that, or is damaged.
+    """
+    source = _Source(io.BytesIO(content), name)
+    with _reading(source):
+        graph, _ = unpickle(source, name)
+        return Builder(name, len(content)).build(graph)
+
+
+def _load_legacy(source: _Source, map_location: Any) -> Any:
+    """Read pickles, one after the other, then the storages."""
+    name = source.name
+    with _reading(source):
+        if unpickle(source, name)[0] != _MAGIC:
+            raise CheckpointError(
+                f'{name} is a pickle, but none that torch.save wrote')
+        (version, _), (system, _) = (unpickle(source, name) for _ in range(2))
+        if version != _VERSION or type(system) is not dict or (
+                system.get('little_endian') is not True):
+            raise CheckpointError(
+                f'{name} is a legacy file of torch of version {version}, or '
+                'of another byte order, which is not read')
+        graph, identities = unpickle(source, name)
+        wanted = {identity.key: identity for identity in identities}
+        keys, _ = unpickle(source, name)
+        if sorted(keys) != sorted(wanted) or sum(
+                i.nbytes for i in wanted.values()) > source.size:
+            raise ValueError('storages are missing')
+        loaded = {}
+        for key in keys:
+            numel, = struct.unpack('<q', source.read(8))
+            data = torch.empty(wanted[key].nbytes, dtype=torch.uint8)
+            if numel != wanted[key].numel or source.readinto(
+                    memoryview(data.numpy())) != len(data):
+                raise EOFError('a storage is cut off')
+            loaded[key] = _place(source, data, wanted[key], map_location)
+        return Builder(name, source.size, lambda identity: loaded[
+            identity.key]).build(graph)
+
+
+def read_checkpoint(path: PathLike) -> Checkpoint:
+    """Read a ``.safetensors`` or pickled file, or a Hugging Face folder.
+
+    Nothing in a pickled file is run, see :func:`load_file`.
+
+    Args:
+        path (str | PathLike): The file, or a folder with
+            ``model.safetensors``.
+
+    Returns:
+        Checkpoint: The tensors, on the CPU, without wrappers
+        (``state_dict``, ``model``) and without a ``module.`` prefix.
+
+    Raises:
+        CheckpointError: If there is no such file, it cannot be read safely,
+            or it holds no tensors.
+    """
+    file = Path(path).expanduser()
+    if (file / 'model.safetensors').is_file():
+        file = file / 'model.safetensors'
+    with naming(file), _opened(file) as source:
+        if file.suffix == '.safetensors':
+            return _read_safetensors(source)
+        return unwrap(_load(source, 'cpu'))
+
+
+def unwrap(content: Any) -> Checkpoint:
+    """Take the state dict out of what a file holds.
+
+    Args:
+        content (Any): A state dict, or what frameworks wrap it in.
+
+    Returns:
+        Checkpoint: The tensors, without a ``module.`` prefix.
+
+    Raises:
+        CheckpointError: If there are none, or their names are no text.
+    """
+    meta: Any = {}
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(
+                content.get(wrapper), dict):
+            meta = content.get('meta')
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f'it holds a {type(content).__name__}, not a state dict')
+    state: StateDict = OrderedDict()
+    for name, value in content.items():
+        if isinstance(value, Tensor):
+            if not isinstance(name, str):
+                raise CheckpointError(
+                    f'it names a tensor {name!r}, which is no text')
+            short = name.removeprefix('module.')
+            if short in state:
+                raise CheckpointError(f'it holds {short} under two names')
+            state[short] = value
+    if not state:
+        raise CheckpointError('it holds no tensors')
+    if hasattr(content, '_metadata'):
+        state._metadata = content._metadata  # type: ignore[attr-defined]
+    return Checkpoint(state, meta if isinstance(meta, dict) else {})
+
+
+def _read_safetensors(source: _Source) -> Checkpoint:
+    # Not mapped into memory, where an error of the disk ends the process.
+    with _reading(source):
+        data = source.read()
+        state = safetensors.torch.load(data)
+        length, = struct.unpack('<Q', data[:8])
+        meta = json.loads(data[8:8 + length]).get('__metadata__') or {}
+    return unwrap(dict(state_dict=state, meta=meta))
+
+
+def check_whole(path: PathLike) -> None:
+    """Check that a checkpoint file is whole, without building what it holds.
+
+    Args:
+        path (str | PathLike): A local file, ``.pth`` or ``.safetensors``.
+
+    Raises:
+        DamagedCheckpoint: If it is empty, cut off, or differs from its
+            checksums.
+        CheckpointError: If there is no such file, or it could not be read.
+    """
+    with _opened(path) as source:
+        with _reading(source):
+            is_zip = source.read(4) == _ZIP
+            source.seek(0)
+        if is_zip:
+            records = _Records(source)
+            for name in records.infos:
+                records.read_tensor(name.removeprefix(records.root))
+        elif Path(path).suffix == '.safetensors':
+            _read_safetensors(source)
+        else:
+            _load(source, 'cpu')
+
+
+def write_checkpoint(path: PathLike, state: StateDict,
+                     meta: Dict[str, Any]) -> None:
+    """Write a checkpoint, in full or not at all.
+
+    Args:
+        path (str | PathLike): ``.safetensors``, or ``.pth`` for torch's own
+            format with ``state_dict`` and ``meta``.
+        state (StateDict): The tensors.
+        meta (Dict[str, Any]): What the file says about itself; safetensors
+            holds strings alone.
+
+    Raises:
+        CheckpointError: If the file's ending is neither of these, or it cannot
+            be written.
+    """
+    file = Path(path).expanduser()
+    if file.suffix not in ('.safetensors', '.pth'):
+        raise CheckpointError(
+            f'{file}: checkpoints are written as .safetensors or .pth')
+    # Tensors that share memory are not allowed in safetensors.
+    state = {k: v.detach().cpu().contiguous().clone()
+             for k, v in state.items()}
+    try:
+        with atomic_file(file) as opened:
+            if file.suffix == '.pth':
+                torch.save(dict(state_dict=state, meta=meta), opened)
+            else:
+                opened.write(safetensors.torch.save(
+                    state, {k: str(v) for k, v in meta.items()}))
+    except OSError as error:
+        raise CheckpointError(f'{file} {error.strerror}') from error
+
+
+# What mmengine and other libraries read through
+
+
+@CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$')
+def load_from_safetensors(filename: str, map_location: Any = None) -> dict:
+    """Let mmengine read safetensors: ``init_cfg``, ``load_from``, tools.
+
+    Args:
+        filename (str): A local ``.safetensors`` file.
+        map_location (str, optional): See ``torch.load``.
+
+    Returns:
+        dict: ``state_dict`` and ``meta``, as in mmengine's own files.
+    """
+    state, meta = read_checkpoint(filename)
+    if isinstance(map_location, (str, torch.device)):
+        state = {k: v.to(map_location) for k, v in state.items()}
+    return dict(state_dict=state, meta=meta)
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Let mmengine read local files without running what is in them.
+
+    Args:
+        filename (str): A file that ``torch.save`` wrote.
+        map_location (optional): See ``torch.load``.
+
+    Returns:
+        Any: What was saved; of a runner's checkpoint, as it resumes it.
+
+    Raises:
+        CheckpointError: See :func:`load_file`.
+    """
+    return ready_to_resume(load_file(filename, map_location))
+
+
+def ready_to_resume(content: Any) -> Any:
+    """Give a runner's checkpoint the form in which mmengine resumes it.
+
+    Log histories are rebuilt from plain values. A config under the name that
+    mmengine would run it by (``meta['config']``, which none of its versions
+    writes) is left out.
+
+    Args:
+        content (Any): The content of a file.
+
+    Returns:
+        Any: The same, modified where it is a runner's checkpoint.
+    """
+    if isinstance(content, dict):
+        hub = content.get('message_hub')
+        if isinstance(hub, dict) and isinstance(hub.get('log_scalars'), dict):
+            hub['log_scalars'] = {k: from_plain(v) for k, v in
+                                  hub['log_scalars'].items()}
+        if isinstance(content.get('meta'), dict):
+            content['meta'].pop('config', None)
+    return content
+
+
+def safe_load(f: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
+    """Stand in for ``torch.load``, whatever else the caller asks for."""
+    return load_file(f, map_location)
+
+
+def load_only_safely() -> None:
+    """Let nothing that this process reads run code.
+
+    A command calls it at its start. ``torch.load`` is replaced by
+    :func:`safe_load`, so that every loader of every library takes it, and
+    mmengine's reading of ``.pkl`` and ``.yaml`` files builds plain values
+    alone. What is started from here loads with ``weights_only=True``. What
+    processes send each other, and data sets keep in memory, is not changed.
+    """
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    torch.load = torch.serialization.load = safe_load
+    register_handler(['pickle', 'pkl'])(SafePickleHandler)
+    register_handler(['yaml', 'yml'])(SafeYamlHandler)
+
+
+class SafePickleHandler(PickleHandler):
+    """mmengine's handler of pickles, for plain values and numpy arrays."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        """Read a pickle.
+
+        Raises:
+            CheckpointError: If it holds anything else, or is damaged.
+        """
+        content = file.read()
+        name = str(getattr(file, 'name', 'the pickled file'))
+        return read_pickle(content, name)
+
+
+class SafeYamlHandler(YamlHandler):
+    """mmengine's handler of YAML, for plain values."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        """Read YAML.
+
+        Raises:
+            CheckpointError: If it is none, or asks for Python objects.
+        """
+        kwargs['Loader'] = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+        try:
+            return yaml.load(file, **kwargs)
+        except yaml.YAMLError as error:
+            reason = ' '.join(str(error).split())
+            raise CheckpointError(
+                f'{getattr(file, "name", "the file")} is no plain YAML: '
+                f'{reason}') from error

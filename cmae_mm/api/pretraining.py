@@ -11,7 +11,7 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.load import RANDOM, PretrainedEncoder, fit_encoder
 from ..config import remember, walk
 from ..engine import ResumableRunner
-from ..engine.checkpoint_folder import list_checkpoints
+from ..engine.checkpoint_folder import list_saved
 from ..engine.device import adapt_to_device
 from ..engine.log_backends import log_to as add_log_backends
 from ..engine.work_dir import count_processes, work_dir_lock
@@ -143,7 +143,7 @@ def _train(cfg: Config, summary: str, log_to: Sequence[str]) -> Pretrained:
     config = folder / CONFIG_NAME
     if cfg.resume:
         _check_same_training(cfg, config)
-    if not (cfg.resume and list_checkpoints(str(folder))):
+    if not (cfg.resume and list_saved(cfg)):
         _check_start(cfg)
     text = f'{_as_comment(summary)}\n{cfg.pretty_text}'
     adapt_to_device(cfg)
@@ -153,7 +153,7 @@ def _train(cfg: Config, summary: str, log_to: Sequence[str]) -> Pretrained:
         write_file(config, text)
         print(summary, flush=True)
     runner.train()
-    saved = list_checkpoints(str(folder))
+    saved = list_saved(cfg)
     if not saved:
         raise CheckpointError(
             f'no checkpoint was saved in {folder}; the log there says why')
@@ -192,7 +192,7 @@ def _read_before(config: Path) -> Mapping[str, Any]:
 
 def _check_same_training(cfg: Config, config: Path) -> None:
     """Check that a folder's training, if it has one, has the same settings."""
-    if not config.is_file() or not list_checkpoints(str(config.parent)):
+    if not config.is_file() or not list_saved(cfg):
         return
     now, before = ({
         key: value

@@ -1,15 +1,95 @@
 """Which checkpoints a work folder has, and which of them are whole."""
 import logging
+import os
 import re
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from string import Formatter
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
-from ..checkpoints import CheckpointError, check_whole
+from ..checkpoints import CheckpointError, DamagedCheckpoint, check_whole
 
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
+# What stands for the checkpoint within an epoch: which one, which iteration.
+_WITHIN = '_iter_'
+
+
+class NameTemplate(str):
+    """``filename_tmpl`` of a checkpoint hook, which reads names, too.
+
+    Args:
+        template (str): A file's name with one number in braces, epochs or
+            iterations, in any format of ``str.format`` that shows all its
+            digits: 'iter_{}.pth', 'epoch_{:03d}.pth'.
+
+    Raises:
+        ValueError: If names that it makes cannot be read back.
+    """
+
+    def __init__(self, template: str) -> None:
+        try:
+            steps = (1, 0), (12, 0), (345678, 0), (12, 34)
+            works = '/' not in template and all(
+                self.parse(self.format(f'{n}{_WITHIN}{i}' if i else n))
+                == (n, i) for n, i in steps)
+        except (LookupError, ValueError, TypeError, AttributeError):
+            works = False
+        if not works:
+            raise ValueError(
+                f'filename_tmpl={template!r} must be the name of a file with '
+                "one whole number in braces, as in 'epoch_{:03d}.pth'")
+
+    def format(self, step: Union[int, str]) -> str:  # type: ignore[override]
+        """Make the name of a checkpoint.
+
+        Args:
+            step (int | str): Epochs or iterations; ``<epochs>_iter_<n>``
+                within an epoch.
+        """
+        number, _, iteration = str(step).partition(_WITHIN)
+        stem, suffix = os.path.splitext(super().format(int(number)))
+        return f'{stem}{_WITHIN}{iteration}{suffix}' if iteration else (
+            stem + suffix)
+
+    def parse(self, name: str) -> Optional[Tuple[int, int]]:
+        """Read the numbers in a name.
+
+        Args:
+            name (str): Name of a file.
+
+        Returns:
+            Tuple[int, int]: Epochs or iterations, and the iteration within an
+            epoch or 0; None of a file of another kind.
+        """
+        found = re.fullmatch(rf'(.+){_WITHIN}(\d+)(\.[^.]*)?', name)
+        within = found and (f'{found[1]}{found[3] or ""}', int(found[2]))
+        for start, iteration in filter(None, ((name, 0), within)):
+            for base in (10, 16):
+                number = self._read(start, base)
+                if number is not None and super().format(number) == start:
+                    return number, iteration
+        return None
+
+    def _read(self, name: str, base: int) -> Optional[int]:
+        parts = [re.escape(text) + ('' if field is None else '(.+)')
+                 for text, field, _, _ in Formatter().parse(self)]
+        found = re.fullmatch(''.join(parts), name)
+        digits = re.sub('[^0-9a-fA-F]' if base == 16 else '[^0-9]', '',
+                        found[1] if found else '')
+        return int(digits, base) if digits else None
 
 
 class SavedStep(NamedTuple):
@@ -39,24 +119,51 @@ def list_checkpoints(folder: str,
 
     Returns:
         List[SavedStep]: The checkpoints, which have not been looked into.
+
+    Raises:
+        CheckpointError: If the folder cannot be read.
     """
     kinds = {TEMPLATES[0]: True, TEMPLATES[1]: False}
     if template is not None:
-        kinds.setdefault(template, by_epoch)
-    found = []
-    for name, counts_epochs in kinds.items():
-        before, after = map(re.escape, name.split('{}'))
-        pattern = re.compile(rf'{before}(\d+)(?:_iter_(\d+))?{after}')
-        for path in Path(folder).glob(name.replace('{}', '*')):
-            match = pattern.fullmatch(path.name)
-            if match and path.is_file():
-                position = (int(match[1]), int(match[2] or 0))
-                found.append(SavedStep(path, counts_epochs, position))
-    if len({saved.by_epoch for saved in found}) > 1:
-        found.sort(key=lambda saved: saved.path.stat().st_mtime_ns)
-    else:
-        found.sort(key=lambda saved: saved.position)
-    return found[::-1]
+        kinds = {template: by_epoch, **kinds}
+    found: Dict[Path, SavedStep] = {}
+    try:
+        paths = [p for p in sorted(Path(folder).iterdir()) if p.is_file()]
+        for kind, counts_epochs in kinds.items():
+            names = NameTemplate(kind)
+            for path in paths:
+                position = names.parse(path.name)
+                if position is not None:
+                    found.setdefault(
+                        path, SavedStep(path, counts_epochs, position))
+        mixed = len({saved.by_epoch for saved in found.values()}) > 1
+        return sorted(
+            found.values(), reverse=True,
+            key=lambda saved: (saved.path.stat().st_mtime_ns if mixed else 0,
+                               saved.position))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f'the checkpoints in {folder} could not be listed: '
+            f'{error.strerror}') from error
+
+
+def list_saved(cfg: Mapping[str, Any]) -> List[SavedStep]:
+    """List the checkpoints that a config's run has saved, newest first.
+
+    Args:
+        cfg (Config): The config, with ``work_dir``.
+
+    Returns:
+        List[SavedStep]: See :func:`list_checkpoints`.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    folder = Path(cfg['work_dir'])
+    if hook.get('out_dir') not in (None, cfg['work_dir']):
+        folder = Path(hook['out_dir']) / folder.name
+    return list_checkpoints(
+        str(folder), hook.get('filename_tmpl'), hook.get('by_epoch', True))
 
 
 def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
@@ -69,20 +176,25 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
         Path: The checkpoint, or None where there are none.
 
     Raises:
-        CheckpointError: If there are some and all are damaged.
+        CheckpointError: If there are some and all are damaged, or one could
+            not be read and may be whole.
     """
-    damaged = []
+    damaged: List[Tuple[Path, DamagedCheckpoint]] = []
     for path, *_ in checkpoints:
         try:
-            check_whole(str(path))
-        except CheckpointError as error:
+            check_whole(path)
+        except DamagedCheckpoint as error:
             damaged.append((path, error))
             continue
-        for bad, error in damaged:
+        except CheckpointError as error:
+            raise CheckpointError(
+                f'{error}; it may be whole, and nothing was changed: run the '
+                'same command again once it can be read') from error
+        for bad, reason in damaged:
             aside = bad.with_name(f'{bad.name}.damaged')
             bad.replace(aside)
             print_log(
-                f'{error}; it is now {aside.name}, and {path.name} before it '
+                f'{reason}; it is now {aside.name}, and {path.name} before it '
                 'is taken',
                 logger='current',
                 level=logging.WARNING)
@@ -96,11 +208,14 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
     return None
 
 
-def check_named(file: str) -> None:
+def check_named(file: str, template: Optional[str] = None,
+                by_epoch: bool = True) -> None:
     """Check a file that a person wants to go on from.
 
     Args:
         file (str): The file; a remote one is not looked at.
+        template (str, optional): See :func:`list_checkpoints`.
+        by_epoch (bool): See :func:`list_checkpoints`.
 
     Raises:
         CheckpointError: If it is not whole; names the newest one beside it
@@ -111,9 +226,10 @@ def check_named(file: str) -> None:
     try:
         check_whole(file)
     except CheckpointError as error:
-        for path, *_ in list_checkpoints(str(Path(file).parent)):
+        for path, *_ in list_checkpoints(
+                str(Path(file).parent), template, by_epoch):
             try:
-                check_whole(str(path))
+                check_whole(path)
             except CheckpointError:
                 continue
             raise CheckpointError(
@@ -151,13 +267,14 @@ def on_main_process(function: Callable, *args):
         Any: The value that the function returns, on each rank.
 
     Raises:
-        CheckpointError: On each rank, if it is raised on rank 0.
+        CheckpointError: On each rank, if it or an error of the operating
+            system is raised on rank 0.
     """
     answer = [None, None]
     if is_main_process():
         try:
             answer[0] = function(*args)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             answer[1] = str(error)
     broadcast_object_list(answer)
     if answer[1] is not None:

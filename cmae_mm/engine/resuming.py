@@ -142,7 +142,7 @@ class Resuming:
         source = None
         if self._resume and self.cfg.get('resume_from'):
             source = self.cfg.resume_from
-            on_main_process(check_named, source)
+            on_main_process(check_named, source, *self._names())
         elif self._resume:
             source = self._find_newest()
         if source is not None:
@@ -246,15 +246,19 @@ class Resuming:
                 f'started with: {", ".join(differ)}. For other ones start a '
                 'new run, with load_from for its weights.')
 
+    def _names(self) -> Tuple[Any, ...]:
+        """Give how the names of checkpoints are made."""
+        hook = self._hook(CheckpointHook)
+        return () if hook is None else (hook.filename_tmpl, hook.by_epoch)
+
     def _find_newest(self) -> Optional[str]:
         hook = self._hook(CheckpointHook)
-        options = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
         folder = (
             hook.folder(self)
             if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
 
         def find() -> Optional[str]:
-            found = find_newest_whole(list_checkpoints(folder, *options))
+            found = find_newest_whole(list_checkpoints(folder, *self._names()))
             return None if found is None else str(found)
 
         source = on_main_process(find)

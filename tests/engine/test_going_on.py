@@ -1,9 +1,28 @@
 """What a run goes on from, and what it says of it."""
+import errno
+import os
+import resource
+from pathlib import Path
+
 import pytest
-from tiny_training import AtIteration, Score, content, log, names, tiny_runner
+import torch
+from tiny_training import (
+    AtIteration,
+    Score,
+    content,
+    end_fork,
+    log,
+    names,
+    start_fork,
+    tiny_runner,
+)
 
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.engine import AtomicCheckpointHook
+from cmae_mm.engine.checkpoint_folder import (
+    find_newest_whole,
+    list_checkpoints,
+)
 
 FAULTS = {
     'truncated': lambda data: data[:len(data) // 2],
@@ -182,3 +201,142 @@ def test_another_batch_is_said(tmp_path):
     assert 'another batch' not in log(tmp_path)
     tiny_runner(tmp_path, iters=4, batch_size=2).train()
     assert 'another batch (batch_size 4 -> 2)' in log(tmp_path)
+
+
+@pytest.mark.parametrize('template, length, saved', [
+    ('epoch_{:03d}.pth', dict(epochs=3), ['epoch_002.pth', 'epoch_003.pth']),
+    ('ckpt-{:06d}.pt', dict(iters=3), ['ckpt-000002.pt', 'ckpt-000003.pt']),
+    ('a[b] {0:>4}.pth', dict(iters=3), ['a[b]    2.pth', 'a[b]    3.pth']),
+    ('{:x}', dict(iters=12), ['b', 'c']),
+])
+def test_names_of_checkpoints_are_a_setting(template, length, saved,
+                                            tmp_path):
+    """Resuming, what is kept, and last_checkpoint."""
+    options = dict(filename_tmpl=template, max_keep_ckpts=2)
+    tiny_runner(tmp_path, checkpoint=options, **length).train()
+    suffix = Path(template).suffix
+    pattern = f'*{suffix}' if suffix else '[0-9a-f]'
+    assert names(tmp_path, pattern) == saved
+    assert (tmp_path / 'last_checkpoint').read_text() == saved[-1]
+    longer = {k: v + 1 for k, v in length.items()}
+    runner = tiny_runner(tmp_path, checkpoint=options, **longer)
+    runner.train()
+    assert f'Going on from {tmp_path / saved[-1]}' in log(tmp_path)
+    kept = names(tmp_path, pattern)
+    assert kept[0] == saved[-1] and len(kept) == 2
+    assert not list(tmp_path.glob('previous_*'))
+
+
+def test_the_checkpoint_within_an_epoch_has_a_name_too(tmp_path):
+    options = dict(filename_tmpl='epoch_{:03d}.pth', max_keep_ckpts=1)
+
+    def save(runner):
+        hook = next(h for h in runner.hooks
+                    if isinstance(h, AtomicCheckpointHook))
+        hook.save_now(runner, 1, runner.iter + 1, within_epoch=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_runner(tmp_path, epochs=2, checkpoint=options,
+                    hooks=[AtIteration(6, save)]).train()
+    assert names(tmp_path) == ['epoch_001_iter_6.pth']
+    runner = tiny_runner(tmp_path, epochs=2, checkpoint=options)
+    runner.train()
+    assert 'epoch_001_iter_6.pth' in log(tmp_path) and runner.iter == 8
+    assert names(tmp_path) == ['epoch_002.pth']
+
+
+@pytest.mark.parametrize('template', [
+    'latest.pth', '{}_{}.pth', '{step}.pth', 'a/{}.pth', '{:e}.pth', '{'])
+def test_names_that_cannot_be_read_back_are_refused(template):
+    with pytest.raises(ValueError, match='one whole number in braces'):
+        AtomicCheckpointHook(filename_tmpl=template)
+
+
+class FaultyFile:
+    """A file whose reads fail once so many bytes were read."""
+
+    def __init__(self, file, after, error):
+        self.file, self.left, self.error = file, after, error
+
+    def read(self, count=-1):
+        return self._count(self.file.read(count))
+
+    def readinto(self, buffer):
+        return len(self._count(buffer[:self.file.readinto(buffer)]))
+
+    def _count(self, data):
+        self.left -= len(data)
+        if self.left < 0:
+            raise self.error
+        return data
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.file.close()
+
+
+@pytest.mark.parametrize('code, after', [
+    (errno.EACCES, None), (errno.EMFILE, None), (errno.ESTALE, None),
+    (errno.EIO, 0), (errno.EIO, 100), (errno.EIO, 20_000),
+    (errno.ESTALE, 100_000)])
+def test_an_error_of_the_disk_is_no_damage(code, after, tmp_path,
+                                           monkeypatch):
+    """Nothing is renamed, and no older checkpoint is taken."""
+    tiny_runner(tmp_path, iters=3, width=2000).train()
+    error = OSError(code, os.strerror(code))
+
+    def faulty(path, *args):
+        if Path(path).name != 'iter_3.pth':
+            return open(path, *args)
+        if after is None:
+            raise error
+        return FaultyFile(open(path, *args), after, error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr('cmae_mm.checkpoints.read.open', faulty, raising=False)
+        with pytest.raises(CheckpointError) as raised:
+            tiny_runner(tmp_path, iters=4, width=2000).train()
+    said = str(raised.value)
+    assert 'iter_3.pth could not be read' in said and error.strerror in said
+    assert 'nothing was changed' in said and '\n' not in said
+    assert names(tmp_path) == [f'iter_{i}.pth' for i in range(1, 4)]
+    runner = tiny_runner(tmp_path, iters=4, width=2000)
+    runner.train()
+    assert f'Going on from {tmp_path}/iter_3.pth' in log(tmp_path)
+
+
+def test_a_failed_allocation_is_no_damage(tmp_path):
+    """With less memory than the checkpoint takes, as the system limits it."""
+    torch.save(dict(state_dict=dict(a=torch.zeros(2**26))),
+               tmp_path / 'iter_1.pth')
+
+    def check():
+        used = int(Path('/proc/self/statm').read_text().split()[0])
+        limit = used * resource.getpagesize() + 2**26
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+            find_newest_whole(list_checkpoints(str(tmp_path)))
+        except CheckpointError as error:
+            (tmp_path / 'said').write_text(str(error))
+
+    assert end_fork(start_fork(check)) == 0
+    assert 'iter_1.pth could not be read' in (tmp_path / 'said').read_text()
+    assert names(tmp_path) == ['iter_1.pth']
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+        tmp_path, monkeypatch):
+    tiny_runner(tmp_path, iters=2).train()
+
+    def fail(self):
+        raise OSError(errno.EIO, 'Input/output error', str(self))
+
+    monkeypatch.setattr(Path, 'iterdir', fail)
+    with pytest.raises(CheckpointError, match='could not be listed: Input'):
+        list_checkpoints(str(tmp_path))

@@ -19,7 +19,7 @@ from ...files import remove_temporaries, write_file
 from ...image_config import image_settings
 from ...models.utils import is_sharded
 from ..atomic_files import WRITER, CheckpointBackend
-from ..checkpoint_folder import list_checkpoints, move_aside
+from ..checkpoint_folder import NameTemplate, list_checkpoints, move_aside
 from ..device import unwrapped_model
 from ..pending_validation import (
     note_pending_validation,
@@ -75,6 +75,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 'AtomicCheckpointHook writes into local folders; for '
                 'backend_args or a remote out_dir set '
                 "default_hooks.checkpoint.type='mmengine.CheckpointHook'")
+        self.filename_tmpl = NameTemplate(self.filename_tmpl)
         self.async_save = async_save
         self._root = self.out_dir
         self._finite = True
@@ -120,7 +121,8 @@ class AtomicCheckpointHook(CheckpointHook):
                                  else (runner.iter, 0))
         ]
         if runner.iter == 0:
-            ahead += sorted(Path(folder).glob('best_*.pth'))
+            suffix = Path(self.filename_tmpl).suffix
+            ahead += sorted(Path(folder).glob(f'best_*{suffix}'))
         if ahead:
             aside = move_aside(ahead)
             runner.logger.warning(

@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, Mapping, Optional
 
 from torch import nn
 
+from ..files import write_file
 from ..version import __version__
 from . import layouts
 from .errors import CheckpointError
@@ -133,10 +134,10 @@ def export_encoder(model: nn.Module,
         raise CheckpointError(
             f'for Hugging Face name a folder, not a file like {path}')
     # transformers asks for the framework's name.
-    write_checkpoint(str(folder / 'model.safetensors'), state,
+    write_checkpoint(folder / 'model.safetensors', state,
                      dict(meta, format='pt'))
     config = _model_config(vit, to, img_size or vit.img_size[0])
-    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    write_file(folder / 'config.json', json.dumps(config, indent=2) + '\n')
 
 
 def _describe(to: str, **meta: Any) -> Dict[str, Any]:

@@ -127,6 +127,8 @@ class _Unpickler(_Base):
         if type(identity) is not tuple or len(identity) not in (5, 6) or (
                 identity[0] != 'storage'):
             refuse(self.name, 'a reference to something else than a storage')
+        if type(identity[1]) is _Name and '.Q' in identity[1]:  # quantised
+            refuse(self.name, identity[1])
         self.storages.append(StorageId(*identity[1:]))
         return self.storages[-1]
 
@@ -514,11 +516,10 @@ _BUILDERS: Dict[str, Callable[..., Any]] = {
 }
 # Tensors of other kinds, in words for people.
 _OTHER_TENSORS = {
-    f'torch._utils._rebuild_{kind}': words for kind, words in (
-        ('meta_tensor_no_storage', 'a meta tensor, which has no values'),
-        ('sparse_tensor', 'a sparse tensor'),
-        ('nested_tensor', 'a nested tensor'),
-        ('qtensor', 'a quantised tensor'))
+    'torch._utils._rebuild_meta_tensor_no_storage':
+    'a meta tensor, which has no values',
+    'torch._utils._rebuild_nested_tensor': 'a nested tensor',
+    'torch.serialization._get_layout': 'a sparse tensor',
 }
 
 

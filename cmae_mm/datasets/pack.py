@@ -26,7 +26,6 @@ from .. import files
 from ..progress import Progress
 from . import decode
 from . import source as sources
-from .decode.sniffing import is_jpeg
 from .folders import IMG_EXTENSIONS, FolderListing
 from .names import FileNames, encode_name
 from .workers import map_numbers
@@ -271,11 +270,18 @@ def shrink(data: bytes, short_side: int, name: str) -> Packed:
             return Packed(name, data, 'not reduced', reason)
     height, width = (max(round(side * short_side / min(sides)), short_side)
                      for side in sides)
+    pixels, factor = raw.pixels, 1
+    for widened in (1, 257, 256) if dtype == 'uint16' else ():
+        # 8 bits in 16, which are read as 8 bits: these stay so.
+        if pixels.max() // widened <= 255 and not (pixels % widened).any():
+            pixels, factor = (pixels // widened).astype('uint8'), widened
+            break
     pixels = np.ascontiguousarray(
-        decode.resize_image(raw.pixels, (height, width)))
+        decode.resize_image(pixels, (height, width)).astype(dtype) * factor,
+        dtype)
     file = io.BytesIO()
     mode = _MODES.get((dtype, pixels.shape[2], raw.alpha))
-    how = 'TIFF' if mode is None else 'JPEG' if is_jpeg(data) else 'PNG'
+    how = 'TIFF' if mode is None else 'JPEG' if decode.is_jpeg(data) else 'PNG'
     if mode is None:
         _write_tiff(file, pixels, raw.alpha)
     else:

@@ -576,6 +576,8 @@ def test_smaller_copies_have_the_pixels_of_shrinking_in_memory(name):
 def test_copies_of_any_shape_are_read_by_tifffile(shape, dtype, alpha, side,
                                                   seed):
     array = noise(shape, dtype, 256, seed)
+    if dtype == 'uint16':  # not 8 bits
+        array += 256
     alpha = alpha and shape[2] in (2, 4)
     kwargs = dict(photometric='minisblack', planarconfig='contig',
                   metadata=None)
@@ -597,6 +599,19 @@ def test_copies_of_any_shape_are_read_by_tifffile(shape, dtype, alpha, side,
     assert min(found.shape[:2]) == side
     expected = resize_image(array.reshape(shape), found.shape[:2])
     assert found.dtype == dtype and (found == expected).all()
+
+
+@pytest.mark.parametrize('factor', [1, 256, 257])
+def test_copies_of_8_bits_in_16_are_8_bits(factor):
+    narrow = noise((60, 80, 3), 'uint8', 256)
+    data = opencv(narrow.astype('uint16') * factor, '.png')
+    packed = shrink(data, 30, 'a.png')
+    expected = resize_image(narrow, (30, 40))
+    for dtype, times in (('uint8', 1), ('uint16', factor)):
+        wanted = make_settings(channels=3, dtype=dtype)
+        found = decode_image(packed.data, None, wanted, 'a.png')
+        found = found[..., ::-1] if dtype == 'uint8' else found
+        assert (found == expected.astype('uint16') * times).all()
 
 
 def test_jpeg_files_become_jpeg_files():

@@ -226,7 +226,7 @@ def _read(source: sources.ImageSource, short_side: Optional[int],
     if short_side is not None:
         image = shrink(data, short_side, name)
     try:
-        return image._replace(kind=str(decode.peek(image.data, name)))
+        return image._replace(kind=decode.peek(image.data, name))
     except ValueError as error:
         return image._replace(reason=image.reason or str(error))
 
@@ -265,7 +265,7 @@ def shrink(data: bytes, short_side: int, name: str) -> Packed:
             (decode.is_dicom(data, name), 'DICOM files have units'),
             (dtype not in decode.IMAGE_DTYPES, f'its type is {dtype}'),
             (decode.find_missing(raw) is not None, 'it has missing pixels'),
-            (_is_cmyk(data, name), 'it is in CMYK')):
+            (_is_cmyk(data), 'it is in CMYK')):
         if lost:
             return Packed(name, data, 'not reduced', reason)
     height, width = (max(round(side * short_side / min(sides)), short_side)
@@ -290,11 +290,10 @@ def shrink(data: bytes, short_side: int, name: str) -> Packed:
     return Packed(name, file.getvalue(), f're-encoded as {how}')
 
 
-def _is_cmyk(data: bytes, name: str) -> bool:
-    if not decode.is_plain(data, name):
-        return False
-    with Image.open(io.BytesIO(data)) as image:  # reads the header
+def _is_cmyk(data: bytes) -> bool:
+    with suppress(Exception), Image.open(io.BytesIO(data)) as image:
         return image.mode == 'CMYK'
+    return False
 
 
 def _write_tiff(file: io.BytesIO, pixels: np.ndarray, alpha: bool) -> None:

@@ -3,7 +3,7 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -15,14 +15,8 @@ from .dicom import peek_dicom, read_dicom
 from .raster import peek_raster, read_raster
 from .raw_image import RawImage, UndecodableImage, UnfitImage
 from .settings import RGB, ImageSettings
-from .sniffing import (
-    is_deep_png,
-    is_deep_pnm,
-    is_dicom,
-    is_numpy,
-    is_tiff,
-)
-from .tiff import is_plain_tiff, peek_tiff, read_tiff
+from .sniffing import is_dicom, is_numpy, is_tiff
+from .tiff import peek_tiff, read_tiff
 
 # Loggers of libraries that report on each file they read.
 _LOGGERS = ('tifffile', 'rasterio._env', 'rasterio._err', 'pydicom',
@@ -126,14 +120,6 @@ def read_image(data: bytes,
         raise UndecodableImage(f'{type(error).__name__}: {error}') from error
 
 
-def is_plain(data: bytes, name: str) -> bool:
-    """Whether a file has 8 bits a channel, in grey or colour."""
-    if is_tiff(data):
-        return is_plain_tiff(data)
-    return not (is_numpy(data) or is_dicom(data, name) or is_deep_png(data)
-                or is_deep_pnm(data))
-
-
 # What libraries have logged of the file that is read; None between files.
 _logged: Optional[List[Tuple[str, str]]] = None
 
@@ -168,27 +154,16 @@ def _library_messages(name: str) -> Iterator[None]:
                      'further messages of this kind are not shown)')
 
 
-class Peek(NamedTuple):
-    """What a header says.
-
-    Args:
-        channels (int): Number of channels, alpha and pages included.
-        dtype (str): Type of the values.
-    """
-
-    channels: int
-    dtype: str
-
-    def __str__(self) -> str:
-        return f'{self.channels} x {self.dtype}'
-
-
-def peek(data: bytes, name: str) -> Peek:
+def peek(data: bytes, name: str) -> str:
     """Read what an image is from its header; nothing is decoded.
 
     Args:
         data (bytes): The file.
         name (str): Its name.
+
+    Returns:
+        str: Number of channels, alpha and pages included, and type of the
+        values: '3 x uint8'.
 
     Raises:
         ValueError: If the header cannot be read.
@@ -196,14 +171,16 @@ def peek(data: bytes, name: str) -> Peek:
     try:
         with _library_messages(name):
             if is_tiff(data):
-                return Peek(*peek_tiff(data))
-            if is_numpy(data):
+                found = peek_tiff(data)
+            elif is_numpy(data):
                 array = np.load(io.BytesIO(data), allow_pickle=False)
                 ends = array.shape[::2] if array.ndim == 3 else (1, )
-                return Peek(min(ends), array.dtype.name)
-            if is_dicom(data, name):
-                return Peek(*peek_dicom(data))
-            return Peek(*peek_raster(data))
+                found = min(ends), array.dtype.name
+            elif is_dicom(data, name):
+                found = peek_dicom(data)
+            else:
+                found = peek_raster(data)
     # Decoders raise all sorts of errors on broken files.
     except Exception as error:
         raise ValueError(f'{type(error).__name__}: {error}') from error
+    return f'{found[0]} x {found[1]}'

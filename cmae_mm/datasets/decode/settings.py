@@ -1,5 +1,5 @@
 """How images are decoded: one set of settings for every loader."""
-from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, NamedTuple, NoReturn, Optional, Sequence, Union
 
 import torch
 
@@ -73,17 +73,16 @@ def make_settings(**given: Any) -> ImageSettings:
         ValueError: If a value is not allowed, or two contradict each other.
     """
     settings = ImageSettings(**given)
-    channels, bands, fill = settings.channels, settings.bands, settings.fill
+    channels, bands = settings.channels, settings.bands
     if channels is not None and not (_is_whole(channels)
                                      and 1 <= channels <= MAX_CHANNELS):
-        raise ValueError(f'channels must be a whole number from 1 to '
-                         f'{MAX_CHANNELS}, but got {channels!r}')
-    for name, allowed in (('dtype', IMAGE_DTYPES),
-                          ('pages', ('channels', 'first'))):
-        value = getattr(settings, name)
-        if value is not None and value not in allowed:
-            raise ValueError(f'{name} must be one of {", ".join(allowed)}, '
-                             f'but got {value!r}')
+        _refuse('channels', channels,
+                f'a whole number from 1 to {MAX_CHANNELS}')
+    for name, allowed in (('dtype', (*IMAGE_DTYPES, None)),
+                          ('pages', ('channels', 'first', None))):
+        if getattr(settings, name) not in allowed:
+            _refuse(name, getattr(settings, name),
+                    f'one of {", ".join(allowed[:-1])}')
     if settings.dtype == 'uint16' and not hasattr(torch, 'uint16'):
         raise ValueError(f"dtype='uint16' needs torch 2.3 or newer, but "
                          f"{torch.__version__} is installed; set "
@@ -91,15 +90,18 @@ def make_settings(**given: Any) -> ImageSettings:
     if bands is not None:
         found = _numbers(bands)
         if not found or not all(_is_whole(b) and b >= 0 for b in found):
-            raise ValueError('bands must be numbers of channels, from 0, but '
-                             f'got {bands!r}')
+            _refuse('bands', bands, 'numbers of channels, from 0')
         if channels is not None and len(found) != channels:
             raise ValueError(f'bands={found} are {len(found)}, but channels='
                              f'{channels}; both must agree')
         bands = found
-    if fill not in (None, 'mean') and not _is_number(fill):
-        raise ValueError(f"fill must be a number or 'mean', but got {fill!r}")
-    window = _check_window(settings.window)
+    if settings.fill not in (None, 'mean') and not _is_number(settings.fill):
+        _refuse('fill', settings.fill, "a number or 'mean'")
+    window = settings.window
+    if window not in (None, 'file'):
+        window = _numbers(window)
+        if window is None or len(window) != 2 or window[1] <= 0:
+            _refuse('window', settings.window, "(centre, width) or 'file'")
     value_range = _check_range(settings.value_range, channels)
     if window is not None and value_range is not None:
         raise ValueError('window and value_range both choose the values that '
@@ -108,34 +110,28 @@ def make_settings(**given: Any) -> ImageSettings:
         bands=bands, window=window, value_range=value_range)
 
 
-def _check_window(window: Any) -> Union[None, str, Tuple[float, ...]]:
-    if window is None or window == 'file':
-        return window
-    pair = _numbers(window)
-    if pair is None or len(pair) != 2 or pair[1] <= 0:
-        raise ValueError("window must be (centre, width) or 'file', but got "
-                         f'{window!r}')
-    return pair
-
-
 def _check_range(value_range: Any, channels: Optional[int]) -> ValueRange:
-    if value_range is None or value_range == 'per_image':
+    if value_range in (None, 'per_image'):
         return value_range
     pair = value_range if isinstance(value_range, (list, tuple)) else ()
-    ends = [_numbers([end] if _is_number(end) else end) for end in pair]
-    count = max([len(end or ()) for end in ends], default=0)
-    full = [end * count if end and len(end) == 1 else end for end in ends]
-    if (len(full) != 2 or any(not end or len(end) != count for end in full)
+    ends = [_numbers([end] if _is_number(end) else end) or () for end in pair]
+    count = max(map(len, ends), default=0)
+    full = tuple(end * count if len(end) == 1 else end for end in ends)
+    if (len(full) != 2 or any(len(end) != count for end in full)
             or (count > 1 and channels not in (None, count))
             or any(low >= high for low, high in zip(*full))):
-        raise ValueError(
-            'value_range must be two finite numbers, the lower one first, '
-            f'each one number or one for each of {channels or "the"} channels,'
-            f" or 'per_image', but got {value_range!r}")
-    return tuple(full)
+        _refuse('value_range', value_range,
+                'two finite numbers, the lower one first, each one number or '
+                f'one for each of {channels or "the"} channels, or '
+                "'per_image'")
+    return full
 
 
-def _numbers(values: Any) -> Optional[Tuple[Any, ...]]:
+def _refuse(name: str, value: Any, rule: str) -> NoReturn:
+    raise ValueError(f'{name} must be {rule}, but got {value!r}')
+
+
+def _numbers(values: Any) -> Any:
     """Convert a sequence of finite numbers to a tuple; None for others."""
     if isinstance(values, (list, tuple)) and all(map(_is_number, values)):
         return tuple(values)

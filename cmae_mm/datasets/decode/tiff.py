@@ -103,10 +103,16 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
             f'its colours are {getattr(page.photometric, "name", kind)} of '
             f'{page.bitspersample} bits, which are not read')
     missing = None
-    if has_mask:
-        pixels, _, missing, *_ = _read_mask_too(data, series)
-    else:
+    if not has_mask:
         pixels = _read_pixels(data, series, page, settings)
+    elif not find_rasterio():
+        raise MissingLibrary(
+            'has a mask of missing pixels, which rasterio reads: install it '
+            f'with `{install_command("geotiff")}`')
+    elif len(series.pages) > 1:
+        raise UndecodableImage('it has masks and several pages')
+    else:
+        pixels, missing = _read_bands(data)
     extra = int(page.extrasamples[-1]) if len(page.extrasamples) else 0
     if kind == _MINISWHITE and pixels.dtype.kind == 'u':
         pixels = (2**page.bitspersample - 1) - pixels
@@ -167,7 +173,7 @@ def _read_compressed(data: bytes, series: Any, page: Any,
     """Read what tifffile cannot without imagecodecs, in tifffile's shape."""
     single = len(series.pages) == 1
     if single and find_rasterio():
-        bands = _read_bands(data).pixels
+        bands, _ = _read_bands(data)
         pixels = bands.transpose(2, 0, 1) if (
             page.axes.startswith('S')) else bands
         if pixels.size == series.size and pixels.dtype == series.dtype:
@@ -203,17 +209,7 @@ def find_rasterio() -> bool:
     return importlib.util.find_spec('rasterio') is not None
 
 
-def _read_mask_too(data: bytes, series: Any) -> RawImage:
-    if not find_rasterio():
-        raise MissingLibrary(
-            'has a mask of missing pixels, which rasterio reads: install it '
-            f'with `{install_command("geotiff")}`')
-    if len(series.pages) > 1:
-        raise UndecodableImage('it has masks and several pages')
-    return _read_bands(data)
-
-
-def _read_bands(data: bytes) -> RawImage:
+def _read_bands(data: bytes) -> Tuple[np.ndarray, Optional[np.ndarray]]:
     """Read all bands, and which pixels a mask in the file leaves out.
 
     Values are as stored, without the scale and offset that a band may have.
@@ -227,7 +223,7 @@ def _read_bands(data: bytes) -> RawImage:
         # Of a mask in the file: neither alpha nor a nodata value.
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
             missing = file.dataset_mask()[..., None] == 0
-    return RawImage(np.ascontiguousarray(pixels), missing=missing)
+    return np.ascontiguousarray(pixels), missing
 
 
 def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
@@ -262,12 +258,6 @@ def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
              f'which {dtype} cannot hold: no pixel of it is missing, nor of '
              'other files whose value does not fit.')
     return None
-
-
-def is_plain_tiff(data: bytes) -> bool:
-    """Whether it is one image of 8 bits, in grey or colour."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        return _is_plain(file)
 
 
 def peek_tiff(data: bytes) -> Tuple[int, str]:

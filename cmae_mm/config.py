@@ -1,10 +1,11 @@
 """Reading a config and what a command line changes in it."""
-import argparse
+import ast
 import difflib
 import inspect
 import math
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -98,24 +99,32 @@ def check_pairs(pairs: Sequence[str]) -> None:
         pairs (Sequence[str]): ``KEY=VALUE`` each.
 
     Raises:
-        ConfigError: If one is none, or holds what cannot be given so.
+        ConfigError: If one is none, is a dict, or has unmatched brackets.
     """
     for pair in pairs:
         key, equals, value = pair.partition('=')
         if not equals or not key:
             raise ConfigError(f'--cfg-options takes KEY=VALUE, but got '
                               f'{pair!r}')
-        if re.match(r'(dict\(|\{)', value.strip('\'" ')):
+        value = value.strip(' ')
+        if _is_quoted(value):
+            continue
+        if re.match(r'(dict\(|\{(?!\{))', value):
             raise ConfigError(
                 f'--cfg-options cannot take a dict, as in {pair!r}; '
                 f'write its keys with dots: {key}.KEY=VALUE')
-        if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
+        if _is_list(value) and any(
+                value.count(a) != value.count(b) for a, b in ('()', '[]')):
             raise ConfigError(f'--cfg-options: the brackets of {pair!r} '
                               'do not match')
 
 
 def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
-    """Read ``--cfg-options`` as mmengine does, with errors for people.
+    """Read ``--cfg-options``.
+
+    Values are read as mmengine reads them: numbers, True, False, None, lists
+    (``1,2`` or ``[1,2]``), tuples and text. Unlike there, spaces within text
+    are kept, and text in quotes stays text whatever it holds.
 
     Args:
         pairs (Sequence[str]): ``KEY=VALUE`` each.
@@ -124,13 +133,51 @@ def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
         Dict[str, Any]: Values by dotted key.
 
     Raises:
-        ConfigError: If one is none, or holds what cannot be given so.
+        ConfigError: See :func:`check_pairs`.
     """
-    from mmengine.config import DictAction
     check_pairs(pairs)
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='*', action=DictAction)
-    return parser.parse_args(['--cfg-options', *pairs]).cfg_options or {}
+    found: Dict[str, Any] = {}
+    for pair in pairs:
+        key, _, value = pair.partition('=')
+        found[key] = _parse_value(value.strip(' '))
+    return found
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in '\'"'
+
+
+def _is_list(value: str) -> bool:
+    return ',' in value or value[:1] in ('(', '[')
+
+
+def _parse_value(value: str) -> Any:
+    from mmengine.config import DictAction
+    if _is_quoted(value) or value[:1] in ('(', '['):
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value)
+    if _is_list(value):
+        return DictAction._parse_iterable(value)
+    return DictAction._parse_int_float_bool(value)
+
+
+def quote_value(text: str) -> str:
+    """Quote text that ``--cfg-options`` would read as something else.
+
+    Args:
+        text (str): A value, for example a path.
+
+    Returns:
+        str: What to write behind ``KEY=``.
+    """
+    is_word = re.fullmatch(r'[^\W\d][\w ./:@+-]*|[./][\w ./:@+-]*', text)
+    special = text.lower() in ('true', 'false', 'none', 'inf', 'nan',
+                               'infinity')
+    with suppress(ValueError):
+        float(text)
+        special = True
+    return text if is_word and not special and text == text.strip() else (
+        repr(text))
 
 
 def load_config(name: str, pairs: Sequence[str] = ()) -> 'Config':

@@ -4,16 +4,22 @@ mmengine reads a config by running it as Python, and its registries import
 and call any dotted name. That is for configs which a person names on the
 command line. A config out of a checkpoint or a work directory may come from
 anywhere: :func:`parse_config` reads its literals, and :func:`check_types`
-looks its types up in a list.
+looks its types up in a list. :func:`format_config` writes a config that both
+ways of reading give back.
 """
 import ast
+import keyword
+import math
 import re
-from typing import Any, Callable, Collection, Dict, List
+import unicodedata
+from typing import Any, Callable, Collection, Dict, List, Mapping
 
 # Longer than any config; the parser takes time and memory for it.
 MAX_CHARACTERS = 10_000_000
 # Keys whose value mmengine and mmcv look up in a registry.
 _TYPE_KEYS = ('type', 'conv_type')
+_NOT_FINITE = ('inf', '-inf', 'nan')
+_WIDTH = 79
 # Packages that classes of a model may be written with.
 _LIBRARIES = ('cmae_mm', 'mmcv', 'mmengine', 'mmpretrain', 'torch')
 # Strings of a model, such as 'b', 'avg_featmap' or 'eva02-l'. No dots, colons
@@ -98,14 +104,24 @@ def _read_value(node: ast.AST) -> Any:
         value = _read_value(node.operand)
         if isinstance(value, (int, float)):
             return -value
-    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
+    if isinstance(node, ast.Name) and node.id in _NOT_FINITE:
         return float(node.id)
     if isinstance(node, ast.Attribute):
         return _read_dotted_name(node)
-    if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-            and node.func.id == 'dict' and not node.args
-            and all(k.arg for k in node.keywords)):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return _read_call(node, node.func.id)
+    raise _unexpected(node)
+
+
+def _read_call(node: ast.Call, name: str) -> Any:
+    """Read ``dict(...)``, or ``float('inf')`` and its like."""
+    names = [k.arg for k in node.keywords]
+    if name == 'dict' and not node.args and None not in names:
         return {str(k.arg): _read_value(k.value) for k in node.keywords}
+    if name == 'float' and len(node.args) == 1 and not names:
+        value = _read_value(node.args[0])
+        if value in _NOT_FINITE:
+            return float(value)
     raise _unexpected(node)
 
 
@@ -124,6 +140,71 @@ def _unexpected(node: ast.AST) -> PlainConfigError:
     return PlainConfigError(
         f'line {line} of its config is no plain value '
         f'({type(node).__name__}), and nothing in it is run')
+
+
+def format_config(values: Mapping[str, Any]) -> str:
+    """Write a config as Python text, which reads back the same.
+
+    mmengine's own writer loses keys with quotes and numbers that are not
+    finite. Its reader replaces ``{{...}}`` within values, so that braces are
+    written as escapes here.
+
+    Args:
+        values (Mapping[str, Any]): Plain values by name, as
+            ``Config.to_dict`` gives them. Classes become their dotted names,
+            and scalars and arrays of numpy numbers. Top-level keys that are
+            no names are left out: nothing reads them.
+
+    Returns:
+        str: An assignment for each name; values are in ASCII.
+    """
+    return '\n'.join(
+        f'{name} = {_format(values[name], len(name) + 3)}'
+        for name in sorted(values) if _is_name(name)) + '\n'
+
+
+def _is_name(key: Any) -> bool:
+    return (isinstance(key, str) and key.isidentifier()
+            and not keyword.iskeyword(key)
+            and unicodedata.normalize('NFKC', key) == key)
+
+
+def _format(value: Any, used: int, indent: int = 0) -> str:
+    """Write a value, on one line where it fits behind what is used."""
+    items: List[Any]
+    if isinstance(value, Mapping):
+        items = sorted(value.items(), key=lambda item: str(item[0]))
+        plain = all(_is_name(key) for key in value)
+        begin, end = ('dict(', ')') if plain else ('{', '}')
+        names = [f'{k}=' if plain else f'{_format(k, 0)}: ' for k, _ in items]
+        items = [item for _, item in items]
+    elif isinstance(value, (list, tuple, set)):
+        begin, end = (('[', ']') if isinstance(value, list) else
+                      ('(', ')') if isinstance(value, tuple) else ('{', '}'))
+        items, names = list(value), [''] * len(value)
+    else:
+        return _format_scalar(value)
+    parts = [f'{name}{_format(item, len(name), indent + 4)}'
+             for name, item in zip(names, items)]
+    comma = ',' if isinstance(value, tuple) and len(items) == 1 else ''
+    line = f'{begin}{", ".join(parts)}{comma}{end}'
+    if len(line) + used + indent <= _WIDTH and '\n' not in line or not parts:
+        return line
+    space = ' ' * (indent + 4)
+    return begin + ''.join(
+        f'\n{space}{part},' for part in parts) + f'\n{" " * indent}{end}'
+
+
+def _format_scalar(value: Any) -> str:
+    if isinstance(value, type):
+        value = f'{value.__module__}.{value.__qualname__}'
+    if hasattr(value, 'tolist'):  # numpy's and torch's
+        return _format(value.tolist(), 0)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if type(value) in (type(None), bool, int, float, complex, bytes):
+        return repr(value)
+    return ascii(str(value)).replace('{{', '{\\x7b')
 
 
 def check_types(node: Any,

@@ -17,7 +17,7 @@ from ..engine.log_backends import log_to as add_log_backends
 from ..engine.work_dir import count_processes, work_dir_lock
 from ..files import write_file
 from ..models.utils import is_pretrained
-from ..plain_config import PlainConfigError, parse_config
+from ..plain_config import PlainConfigError, format_config, parse_config
 from .checks import ArgumentError, PathLike, check_log_to
 from .recipe import ARGUMENTS, CONFIG_NAME, plan_pretraining
 
@@ -145,7 +145,7 @@ def _train(cfg: Config, summary: str, log_to: Sequence[str]) -> Pretrained:
         _check_same_training(cfg, config)
     if not (cfg.resume and list_saved(cfg)):
         _check_start(cfg)
-    text = f'{_as_comment(summary)}\n{cfg.pretty_text}'
+    text = f'{_as_comment(summary)}\n{format_config(cfg.to_dict())}'
     adapt_to_device(cfg)
     add_log_backends(cfg, log_to)
     runner = ResumableRunner.from_cfg(cfg)
@@ -163,7 +163,9 @@ def _train(cfg: Config, summary: str, log_to: Sequence[str]) -> Pretrained:
 def _as_comment(summary: str) -> str:
     lines = ['Made by `cmae pretrain`; `cmae train` takes it as well.', '',
              *summary.splitlines()[:-1]]
-    return '\n'.join(f'# {line}'.rstrip() for line in lines)
+    # mmengine replaces {{...}} in comments, too.
+    return '\n'.join(
+        f'# {line}'.rstrip() for line in lines).replace('{{', '{ {')
 
 
 def _check_start(cfg: Config) -> None:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 from ..config import apply_options, load_config
+from ..datasets.names import encode_name
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
 from ..models.utils import is_pretrained
@@ -229,16 +230,16 @@ def _summarize(cfg: Config, facts: Dict[str, Any], root: Path, scaled: bool,
     if scaled:
         rate += (f', {cfg.optim_wrapper.optimizer.lr:g} for a batch of '
                  f'{cfg.auto_scale_lr.base_batch_size} scaled to {total}')
-    images = f'{facts["images"]:,} of {root}'
+    images = f'{facts["images"]:,} of {encode_name(str(root))}'
     stats = cfg.get('image_stats')
     if stats is not None:
         images += (f', {stats["channels"]} channel(s) of {stats["dtype"]} '
-                   f'after {stats["file"]}')
+                   f'after {encode_name(stats["file"])}')
     start = cfg.model.backbone.get('init_cfg')
     return '\n'.join([
         f'CMAE, {facts["model"]}, after the config {facts["base"]}',
         f'images         {images}',
-        *([f'start          the encoder of {start["checkpoint"]}']
+        *([f'start          the encoder of {encode_name(start["checkpoint"])}']
           if is_pretrained(start) else []),
         f'batch          {facts["batch_size"]} on {facts["processes"]} '
         f'process(es): {steps:,} steps an epoch',
@@ -247,5 +248,6 @@ def _summarize(cfg: Config, facts: Dict[str, Any], root: Path, scaled: bool,
         f'learning rate  {rate}',
         f'checkpoints    every {cfg.default_hooks.checkpoint.interval} '
         'epoch(s)',
-        f'folder         {facts["out"]}, with this config as {CONFIG_NAME}',
+        f'folder         {encode_name(facts["out"])}, with this config as '
+        f'{CONFIG_NAME}',
     ])

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
-from ..config import ConfigError
+from ..config import ConfigError, quote_value
 from ..packaged import find_config
 
 # Evaluations of a frozen encoder: commands that take CONFIG CHECKPOINT.
@@ -178,7 +178,8 @@ def _plan(path: str, content: Mapping[str, Any], name: str, run: Any,
             kind, config, checkpoint or CHECKPOINT, '--work-dir',
             str(folder / kind), *more, '--cfg-options', *options],
             folder / kind))
-    start = f'model.backbone.init_cfg.checkpoint={checkpoint or CHECKPOINT}'
+    start = ('model.backbone.init_cfg.checkpoint='
+             f'{quote_value(checkpoint) if checkpoint else CHECKPOINT}')
     for kind, command in _transfers(path, content, seed).items():
         steps.append(Step(kind, [
             'train', command[0], '--resume', '--work-dir', str(folder / kind),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..api.study_plan import CHECKPOINT, Step, Study, StudyRun, read_study
-from ..config import ConfigError
+from ..config import ConfigError, quote_value
 from ..dependencies import cpu_count
 from ..files import check_output, output_lock, write_file
 from .command import Command, Result, perform
@@ -208,7 +208,8 @@ def _filled_in(command: Sequence[str], run: StudyRun) -> Iterator[str]:
             last = find_newest_whole(list_checkpoints(str(folder)))
             if last is None:
                 raise FileNotFoundError(f'{folder} holds no checkpoint')
-            word = word.replace(CHECKPOINT, str(last))
+            value = str(last) if word == CHECKPOINT else quote_value(str(last))
+            word = word.replace(CHECKPOINT, value)
         yield word
 
 

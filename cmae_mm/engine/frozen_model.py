@@ -1,7 +1,6 @@
 """Pre-trained models that are evaluated, and no longer trained."""
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from ..evaluation import load_frozen
 from ..models.utils import check_choice
 from .device import unwrapped_model
+from .runner import ResumableRunner
 
 
 class FrozenViT(nn.Module):
@@ -88,7 +88,7 @@ def build_frozen_model(cfg: Config,
     other = cfg.model.get('type') != 'CMAE'
     if other:
         _check_other_method(cfg.model)
-    model = unwrapped_model(Runner.from_cfg(cfg))
+    model = unwrapped_model(ResumableRunner.from_cfg(cfg))
     return load_frozen(FrozenViT(model) if other else model, checkpoint,
                        encoder)
 

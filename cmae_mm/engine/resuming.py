@@ -35,13 +35,14 @@ from .run_checks import (
 )
 from .sharding import load_into
 from .stop_signals import shield_workers
+from .work_dir import WritesConfig
 
 
 class _AlreadyFinished(Exception):
     """What was resumed has no step left to make."""
 
 
-class Resuming:
+class Resuming(WritesConfig):
     """A mixin for mmengine's runners: loops, hooks, loading, going on.
 
     With ``resume=True`` a run goes on from the newest whole checkpoint of its

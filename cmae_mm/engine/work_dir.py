@@ -1,11 +1,18 @@
 """The processes of one training, and the folder that they write to."""
+import itertools
 import os
 from contextlib import contextmanager
-from typing import Iterator
+from pathlib import Path
+from typing import Any, Iterator
 
-from mmengine.dist import get_rank, is_distributed
+from mmengine.config import Config
+from mmengine.dist import get_rank, is_distributed, master_only
 
-from ..files import PathLike, output_lock
+from ..files import PathLike, output_lock, write_file
+from ..plain_config import format_config
+
+# How configs begin that are written to a work folder.
+MARK = '# Written by cmae_mm'
 
 # What launchers say of their processes: how many, and which one this is.
 _LAUNCHERS = dict(
@@ -47,3 +54,65 @@ def work_dir_lock(folder: PathLike, launcher: str) -> Iterator[None]:
         return
     with output_lock(folder, is_folder=True):
         yield
+
+
+class RunConfig(Config):
+    """A config whose text reads back the same, see :func:`format_config`."""
+
+    @property
+    def pretty_text(self) -> str:
+        """Give the config as Python text."""
+        return format_config(self.to_dict())
+
+
+class WritesConfig:
+    """A mixin for mmengine's runners, which write their config."""
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> Any:
+        """Build a runner, see ``Runner.from_cfg``."""
+        if isinstance(cfg, Config):
+            # Its own __setattr__ would make a setting of it.
+            object.__setattr__(cfg, '__class__', RunConfig)
+        return super().from_cfg(cfg)  # type: ignore[misc]
+
+    @master_only
+    def dump_config(self: Any) -> None:
+        """Write the config to the work folder, see :func:`write_config`."""
+        write_config(self.cfg, self.work_dir)
+
+
+def write_config(cfg: Config, folder: PathLike) -> Path:
+    """Write a config to a work folder, under the name of its file.
+
+    A file that the config was read from, or that somebody else has written,
+    is kept: the config then gets another name, ``<name>_used.py``.
+
+    Args:
+        cfg (Config): The config.
+        folder (str | PathLike): The folder.
+
+    Returns:
+        Path: The file.
+    """
+    stem = Path(cfg.filename or 'config').stem
+    for number in itertools.count():
+        name = stem + '_used' * (number > 0) + f'_{number}' * (number > 1)
+        path = Path(folder) / f'{name}.py'
+        if _may_replace(path, cfg.filename):
+            break
+    write_file(path, f'{MARK}: the config of the last run here\n'
+               f'{format_config(cfg.to_dict())}')
+    return path
+
+
+def _may_replace(path: Path, source: Any) -> bool:
+    """Tell whether a file is missing, or an earlier config of ours."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        if source is not None and os.path.samefile(path, source):
+            return False
+        return path.read_bytes().startswith(MARK.encode())
+    except OSError:
+        return False

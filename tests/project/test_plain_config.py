@@ -1,18 +1,23 @@
 """Configs as data: what is read, what is refused, and that nothing is run."""
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from helpers import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from cmae_mm.config import load_config, parse_options, quote_value
 from cmae_mm.plain_config import (
     MAX_CHARACTERS,
     MODEL_TYPES,
     PlainConfigError,
     check_types,
+    format_config,
     parse_config,
 )
 
@@ -28,6 +33,74 @@ PLAIN = st.recursive(
 def test_literals_are_read_as_python_reads_them(values):
     text = '\n'.join(f'{name} = {value!r}' for name, value in values.items())
     assert parse_config(text) == values
+
+
+# What mmengine would replace, and what quotes and lines must not end.
+ODD = ['{{fileDirname}}', '{{ fileBasename }}/x', '{{$HOME:y}}', '{{$NONE:}}',
+       "{{'$A:b'}}", '{{_base_.model}}', '{{{', '\\{{', "'", '"', '\'"\\',
+       'a\nb', '\r', '\udcff', '\u2028', 'ends in \\', '# x', 'inf', '\0']
+TEXT = st.text() | st.sampled_from(ODD) | st.tuples(
+    st.text(max_size=3), st.sampled_from(ODD)).map(''.join)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple)
+    | st.dictionaries(TEXT | st.integers() | st.sampled_from(
+        ['lr', 'type', 'class', 'größe', 'ﬁ']), inner), max_leaves=12)
+
+
+@settings(deadline=None, max_examples=150,
+          suppress_health_check=[HealthCheck.too_slow])
+@given(values=st.dictionaries(
+    st.sampled_from(['a', 'b', 'größe', 'model']), VALUES))
+def test_what_is_written_reads_back_the_same(values, tmp_path_factory):
+    values = {key: values[key] for key in sorted(values)}
+    text = format_config(values)
+    assert_same(values, parse_config(text))
+    path = tmp_path_factory.getbasetemp() / 'written.py'
+    path.write_text(text, 'utf-8')
+    assert_same(values, Config.fromfile(path).to_dict())
+
+
+def assert_same(one, other) -> None:
+    """Compare values with their types; nan is nan."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert set(one) == set(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for pair in zip(one, other):
+            assert_same(*pair)
+    else:
+        assert one == other or (one != one and other != other)
+
+
+def test_what_is_no_plain_value_is_written_as_one():
+    text = format_config(dict(
+        a=np.float32(0.5), b=np.arange(2), c=torch.nn.GELU, d=Path('x'),
+        e={1, 2}, f=torch.tensor([1.]), **{'not a name': 1, 'class': 2}))
+    assert parse_config(text) == dict(
+        a=0.5, b=[0, 1], c='torch.nn.modules.activation.GELU', d='x',
+        e={1, 2}, f=[1.])
+    assert max(map(len, format_config(
+        load_config('cmae_vit-b_300e').to_dict()).splitlines())) < 80
+
+
+@pytest.mark.parametrize(('text', 'value'), [
+    ('1', 1), ('1e-3', 1e-3), ('true', True), ('None', None), ('a b', 'a b'),
+    ('1,2', [1, 2]), ('[1, 2]', [1, 2]), ('(1,2)', (1, 2)), ('a,b', ['a', 'b']),
+    ('[(a,b),(c,d)]', [('a', 'b'), ('c', 'd')]), ('"1,2"', '1,2'), ('', ''),
+    ("'None'", 'None'), ('photos (copy)', 'photos (copy)'), ('[]', []),
+    ('{{fileDirname}}', '{{fileDirname}}'), ('a=b', 'a=b')])
+def test_options_are_read_as_they_are_written(text, value):
+    assert parse_options([f'a.b={text}']) == {'a.b': value}
+
+
+@settings(deadline=None)
+@given(text=TEXT)
+def test_a_quoted_path_is_read_as_it_is(text):
+    assert parse_options([f'a={quote_value(text)}']) == dict(a=text)
 
 
 @pytest.mark.parametrize('text', [

@@ -121,4 +121,7 @@ def main(arguments: Optional[List[str]] = None) -> NoReturn:
         arguments (List[str], optional): What follows ``cmae``. Defaults to
             the process's.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # names that are not UTF-8
+            stream.reconfigure(errors='backslashreplace')
     run(parse(sys.argv[1:] if arguments is None else arguments))

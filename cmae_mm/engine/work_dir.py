@@ -46,12 +46,19 @@ def work_dir_lock(folder: PathLike, launcher: str) -> Iterator[None]:
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
 
     Raises:
+        ValueError: If the name of the folder is not UTF-8.
         OutputInUse: If another training writes to the folder.
         OSError: If nothing can be written there.
     """
     if not is_first_process(launcher):
         yield
         return
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError as error:  # OpenCV crashes on such a name
+        raise ValueError(
+            f'the name of the work folder {os.fspath(folder)!r} is not UTF-8; '
+            'name another one') from error
     with output_lock(folder, is_folder=True):
         yield
 
@@ -75,6 +82,16 @@ class WritesConfig:
             # Its own __setattr__ would make a setting of it.
             object.__setattr__(cfg, '__class__', RunConfig)
         return super().from_cfg(cfg)  # type: ignore[misc]
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build a logger which also writes names that are not UTF-8."""
+        logger = super().build_logger(  # type: ignore[misc]
+            *args, **kwargs)
+        for handler in logger.handlers:
+            stream = getattr(handler, 'stream', None)
+            if hasattr(stream, 'reconfigure'):
+                stream.reconfigure(errors='backslashreplace')
+        return logger
 
     @master_only
     def dump_config(self: Any) -> None:

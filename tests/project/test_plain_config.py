@@ -89,7 +89,8 @@ def test_what_is_no_plain_value_is_written_as_one():
 
 @pytest.mark.parametrize(('text', 'value'), [
     ('1', 1), ('1e-3', 1e-3), ('true', True), ('None', None), ('a b', 'a b'),
-    ('1,2', [1, 2]), ('[1, 2]', [1, 2]), ('(1,2)', (1, 2)), ('a,b', ['a', 'b']),
+    ('1,2', [1, 2]), ('[1, 2]', [1, 2]), ('(1,2)', (1, 2)),
+    ('a,b', ['a', 'b']),
     ('[(a,b),(c,d)]', [('a', 'b'), ('c', 'd')]), ('"1,2"', '1,2'), ('', ''),
     ("'None'", 'None'), ('photos (copy)', 'photos (copy)'), ('[]', []),
     ('{{fileDirname}}', '{{fileDirname}}'), ('a=b', 'a=b')])

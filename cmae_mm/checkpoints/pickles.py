@@ -9,7 +9,7 @@ import pickle
 import posixpath
 import re
 import struct
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
 import numpy as np
@@ -329,13 +329,14 @@ class Builder:
 
 
 def _mapping(builder: Builder, record: _Record, *args: Any) -> Dict[Any, Any]:
-    kind = OrderedDict if record.name == _ORDERED else dict
+    kind = {_ORDERED: OrderedDict, _COUNTER: Counter}.get(record.name, dict)
     given = [a for a in args if type(a) is not _Name and a is not None]
     made: Any = kind()
     for items in given[:1]:
         builder.charge(64 * len(items))
         pairs = items.items() if isinstance(items, dict) else items
-        made.update((_check_key(key), item) for key, item in pairs)
+        for key, item in pairs:
+            made[_check_key(key)] = item
     for key, item in record.items:
         made[_check_key(builder.build(key))] = builder.build(item)
     if record.state is not None:
@@ -484,7 +485,9 @@ def make_history(log: Any, count: Any, max_length: Any) -> HistoryBuffer:
 
 
 _ORDERED = 'collections.OrderedDict'
-_MAPPINGS = (_ORDERED, 'collections.defaultdict',
+# Milestones of mmengine's MultiStepLR.
+_COUNTER = 'collections.Counter'
+_MAPPINGS = (_ORDERED, _COUNTER, 'collections.defaultdict',
              'mmengine.config.config.ConfigDict')
 _NEW_ARRAY = 'numpy._core.multiarray._reconstruct'
 _WITH_STATE = (_ORDERED, 'argparse.Namespace', 'numpy.dtype', _NEW_ARRAY,

@@ -2,7 +2,7 @@
 import io
 import pickle
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +87,14 @@ def test_other_forms_are_read_as_plain_values(tmp_path):
             args=Namespace(lr=.1, names=['a']),
             path=Path('/a/b'),
             config=Config(dict(a=dict(b=1))).a,
-            lists=defaultdict(list, a=[1])), tmp_path / 'a.pth')
+            lists=defaultdict(list, a=[1]),
+            milestones=Counter([8, 11, 11])), tmp_path / 'a.pth')
     read = load_file(tmp_path / 'a.pth')
     assert read['args'] == dict(lr=.1, names=['a'])
     assert read['path'] == '/a/b' and read['config'] == dict(b=1)
     assert read['lists'] == dict(a=[1])
+    assert read['milestones'] == Counter([8, 11, 11])
+    assert read['milestones'][9] == 0
     assert list(read_checkpoint(str(tmp_path / 'a.pth')).state) == ['a']
 
 

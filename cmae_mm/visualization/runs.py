@@ -192,12 +192,17 @@ def _read_evaluations(folder: Path) -> List[Dict[str, Any]]:
                 result = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if not isinstance(result, dict):
+                continue
             checkpoint = Path(str(result.get('checkpoint', '')))
             if folder.resolve() in checkpoint.resolve().parents:
                 found[line] = result
     summary = folder / 'summary.json'  # of the quickstart
     if summary.is_file():
-        values = json.loads(summary.read_text('utf-8'))
+        try:
+            values = dict(json.loads(summary.read_text('utf-8')))
+        except (ValueError, TypeError):  # not the quickstart's
+            values = {}
         for key, what in (('knn_top1_random_init', 'random weights'),
                           ('knn_top1', 'after pre-training')):
             if values.get(key) is not None:

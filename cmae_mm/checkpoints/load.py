@@ -20,11 +20,11 @@ from mmengine.registry import WEIGHT_INITIALIZERS, init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..config import load_config
+from ..config import load_config, walk
 from ..plain_config import check_types, parse_config
 from . import layouts
 from .errors import CheckpointError, naming
-from .facts import read_encoder_facts
+from .facts import encoder_facts, read_encoder_facts
 from .fit import (
     KeyReport,
     Sizes,
@@ -41,6 +41,8 @@ from .read import StateDict, read_checkpoint
 PathLike = Union[str, 'os.PathLike[str]']
 # In the place of a checkpoint.
 RANDOM = 'random'
+# Settings that are numbers of layers.
+_DEPTHS = r'(depth|num_layers|depths\.\d+)$'
 # What an encoder has and a backbone need not have.
 _SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
 # What no encoder has and a backbone learns anew: the norm of pooled features,
@@ -232,16 +234,21 @@ def fit_encoder(module: nn.Module, checkpoint: str,
     with naming(checkpoint):
         state, meta = read_checkpoint(str(checkpoint))
         found = find_encoder(state, encoder)
-        noted = read_encoder_facts(meta).get('num_heads')
-        arch = getattr(module, 'arch_settings', None)
-        heads = arch.get('num_heads') if isinstance(arch, dict) else None
-        if None not in (noted, heads) and noted != heads:
-            raise CheckpointError(
-                f'its encoder has {noted} attention heads, the model '
-                f"{heads}; set num_heads of backbone.arch to the encoder's")
+        _check_heads(module, read_encoder_facts(meta))
         fitted = _fit(module, found, encoder)
     fitted.lines[0] = f'{checkpoint} is {fitted.lines[0]}'
     return fitted
+
+
+def _check_heads(module: nn.Module, facts: Dict[str, Any]) -> None:
+    """Check the number of heads, which no tensor's shape tells."""
+    arch = getattr(module, 'arch_settings', None)
+    heads = arch.get('num_heads') if isinstance(arch, dict) else None
+    noted = facts.get('num_heads')
+    if None not in (noted, heads) and noted != heads:
+        raise CheckpointError(
+            f'its encoder has {noted} attention heads, the model {heads}; set '
+            "num_heads of backbone.arch to the encoder's")
 
 
 def _fit(module: nn.Module, found: FoundEncoder, encoder: str,
@@ -434,6 +441,8 @@ def load_pretraining_model(checkpoint: PathLike,
             raise CheckpointError(
                 f'its config is of a {type(model).__name__}, and what is '
                 'needed is a pre-training checkpoint, of a CMAE')
+        _check_heads(model.backbone, facts)
+        read_encoder_facts(encoder_facts(model))  # of the config's own
         load_model(model, state)
     return model.eval(), facts
 
@@ -456,6 +465,11 @@ def _build_noted(state: StateDict, meta: Dict[str, Any]) -> nn.Module:
             'it does not say which config it is of; name it (--config)')
     try:
         cfg = check_types(_model_of(parse_config(meta['cfg'])))
+        for key, value in walk(cfg):
+            if re.search(_DEPTHS, key) and not value < len(state):
+                raise CheckpointError(
+                    f'its config says {key}={value!r}, which its weights are '
+                    'too few for')
         with torch.device('meta'):  # sizes are compared before memory is taken
             check_fit(MODELS.build(dict(cfg, data_preprocessor=None)), state)
         return MODELS.build(cfg)

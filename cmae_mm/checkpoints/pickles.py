@@ -393,8 +393,8 @@ def _tensor(builder: Builder, record: _Record, storage: Any, offset: int,
     if hooks or any(metadata) or type(storage) is not TypedStorage:
         refuse(builder.name, 'a tensor with hooks or lazy conjugation')
     size, stride, (offset, ) = map(_sizes, (size, stride, (offset, )))
-    flat = torch.empty(0, dtype=dtype, device=storage.device).set_(
-        storage._untyped_storage)
+    untyped = storage._untyped_storage
+    flat = torch.empty(0, dtype=dtype, device=untyped.device).set_(untyped)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if 0 not in size and last >= flat.numel():
         raise ValueError('a tensor is larger than its storage')

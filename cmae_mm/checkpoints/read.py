@@ -99,7 +99,7 @@ def _reading(source: _Source) -> Iterator[None]:
     except Exception as error:
         # zipfile takes some errors of the disk for a file of another kind.
         cause = source.error or error
-        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        reason = (str(cause) or type(cause).__name__).splitlines()[0][:200]
         if source.error or isinstance(error, MemoryError) or (
                 _NO_MEMORY.search(str(error))):
             raise CheckpointError(
@@ -273,6 +273,8 @@ def _load_zip(source: _Source, map_location: Any) -> Any:
             if order.decode() != sys.byteorder:
                 data.untyped_storage().byteswap(identity.dtype)
             loaded[identity.key] = _place(source, data, identity, map_location)
+        if loaded[identity.key].nbytes() != identity.nbytes:
+            raise ValueError('a storage has another size than it says')
         return loaded[identity.key]
 
     pickled = records.read('data.pkl')

@@ -1,6 +1,9 @@
 """Converted checkpoints, verified by features in the real libraries."""
+import errno
 import json
+import os
 import pickle
+import stat
 
 import pytest
 import timm
@@ -13,6 +16,7 @@ from mmpretrain.registry import MODELS
 from plain_reference import make_trace
 from timm.layers import resample_abs_pos_embed
 
+import cmae_mm
 from cmae_mm.checkpoints import (
     CheckpointError,
     export_cmae,
@@ -365,3 +369,97 @@ def test_a_runners_own_checkpoint_is_exported(image_root, tmp_path):
     state, meta = read_checkpoint(str(tmp_path / 'vit.safetensors'))
     assert torch.equal(state['norm.weight'], runner.model.backbone.ln1.weight)
     assert meta['iter'] == '2' and meta['recipe'].endswith('cfg.py')
+
+
+@pytest.mark.parametrize('umask, mode', [(0o022, 0o644), (0o077, 0o600),
+                                         (0o002, 0o664)])
+def test_exports_follow_the_umask(umask, mode, tmp_path):
+    model = make_model(*ARCHS[2])
+    before = os.umask(umask)
+    try:
+        for path, to in (('a.safetensors', 'timm'), ('a.pth', 'mmpretrain'),
+                         ('hf', 'hf_vit')):
+            export_encoder(model, str(tmp_path / path), to)
+        export_cmae(model, str(tmp_path / 'cmae.safetensors'))
+    finally:
+        os.umask(before)
+    files = [p for p in tmp_path.rglob('*') if p.is_file()]
+    assert len(files) == 5
+    assert {stat.S_IMODE(p.stat().st_mode) for p in files} == {mode}
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
+    """Neither a part under its name nor a temporary file."""
+    (tmp_path / 'a.pth').mkdir()
+    with pytest.raises(CheckpointError, match='a.pth cannot be written'):
+        write_checkpoint(tmp_path / 'a.pth', dict(a=torch.ones(1)), {})
+
+    class Full(dict):
+        def __reduce__(self):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    for old in (None, b'old'):
+        if old:
+            (tmp_path / 'b.pth').write_bytes(old)
+        with pytest.raises(CheckpointError, match='b.pth cannot be written'):
+            write_checkpoint(tmp_path / 'b.pth', dict(a=torch.ones(1)),
+                             dict(b=Full()))
+        left = sorted(p.name for p in tmp_path.iterdir())
+        assert left == ['a.pth', 'b.pth'][:2 if old else 1]
+    assert (tmp_path / 'b.pth').read_bytes() == b'old'
+
+
+@pytest.mark.parametrize('to', ['mmpretrain', 'mmseg', 'timm', 'hf_vit',
+                                'hf_vitmae', 'convmae', 'cmae'])
+def test_every_layout_is_read_back(to, tmp_path):
+    """Export, import: every tensor is what it was."""
+    if to == 'convmae':
+        model = build(dict(
+            type='CMAE',
+            backbone=dict(type='CMAEConvViT', arch='mini', img_size=64),
+            neck=dict(pixel_decoder=dict(
+                decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)),
+            head=dict(contrastive=None)))
+    else:
+        model = make_model(*ARCHS[0])
+    path = str(tmp_path / ('hf' if 'hf' in to else 'a.safetensors'))
+    if to == 'cmae':
+        export_cmae(model, path)
+    else:
+        export_encoder(model, path, to)
+    found = find_encoder(read_checkpoint(path).state).state
+    expected = model.backbone.state_dict()
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+
+
+@pytest.mark.parametrize('cls, prefix, kind', [
+    ('ViTModel', '', 'Hugging Face'),
+    ('ViTForImageClassification', 'vit.', 'Hugging Face'),
+    ('ViTMAEForPreTraining', 'vit.', 'Hugging Face')])
+def test_encoders_of_hugging_face_give_their_features(cls, prefix, kind,
+                                                      tmp_path):
+    """A real one's weights, as transformers itself saves them."""
+    config = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+                  intermediate_size=96, image_size=32, patch_size=4,
+                  hidden_dropout_prob=0., attention_probs_dropout_prob=0.,
+                  layer_norm_eps=1e-6)
+    config_class = 'ViTMAEConfig' if 'MAE' in cls else 'ViTConfig'
+    if 'MAE' in cls:
+        config.update(decoder_hidden_size=32, decoder_num_hidden_layers=1,
+                      decoder_num_attention_heads=4, mask_ratio=0.)
+    vit = getattr(transformers, cls)(
+        getattr(transformers, config_class)(**config)).eval()
+    with torch.no_grad():
+        for value in vit.parameters():
+            value.add_(torch.randn_like(value), alpha=0.02)
+    vit.save_pretrained(tmp_path / 'hf')
+    loaded = cmae_mm.load_encoder(tmp_path / 'hf', num_heads=4)
+    image = torch.randn(2, 3, 32, 32)
+    base = getattr(vit, 'vit', vit)
+    options = {}
+    if 'MAE' in cls:
+        options = dict(noise=torch.arange(64.).expand(2, -1))
+    with torch.no_grad():
+        assert_same(base(image, **options).last_hidden_state,
+                    loaded.tokens(image))

@@ -1,7 +1,10 @@
 """Weights and facts that cannot be used end in one sentence."""
+import time
+
 import pytest
 import torch
 from helpers import build, model_cfg
+from mmengine.config import Config
 from safetensors.torch import save_file
 from torch import nn
 from transfer_models import transfer_vit
@@ -12,6 +15,7 @@ from cmae_mm.checkpoints import (
     export_encoder,
     find_encoder,
     load_encoder_into,
+    load_pretraining_model,
     read_checkpoint,
 )
 from cmae_mm.checkpoints.facts import KEY
@@ -240,3 +244,36 @@ def test_foreign_names_with_wrong_shapes(tmp_path):
         torch.save({**whole, **extra}, tmp_path / 'a.pth')
         with pytest.raises(CheckpointError, match='not by its shapes'):
             cmae_mm.load_encoder(tmp_path / 'a.pth', num_heads=4)
+
+
+BACKBONE, ARCH = 'model.backbone.', 'model.backbone.arch.'
+
+
+@pytest.mark.parametrize('change', [
+    {f'{BACKBONE}img_size': 3}, {f'{BACKBONE}img_size': 0},
+    {f'{BACKBONE}img_size': 2**40},
+    {f'{BACKBONE}img_size': 'x'}, {f'{BACKBONE}img_size': None},
+    {f'{BACKBONE}patch_size': 0}, {f'{BACKBONE}patch_size': -4},
+    {f'{BACKBONE}in_channels': 10**9}, {f'{BACKBONE}mask_ratio': 2},
+    {f'{BACKBONE}mask_ratio': float('nan')}, {f'{BACKBONE}unknown': 1},
+    {f'{ARCH}num_heads': 0}, {f'{ARCH}num_heads': True},
+    {f'{ARCH}embed_dims': 10**9}, {f'{ARCH}embed_dims': -48},
+    {f'{ARCH}num_layers': 10**9}, {f'{ARCH}feedforward_channels': 2**50},
+    {'model.neck.pixel_decoder.decoder_depth': 10**9},
+    {'model.neck.projector.hid_channels': 2**40},
+    {'model.data_preprocessor': dict(
+        type='TwoViewDataPreprocessor', size=32, mean=[0.] * 3,
+        std=[0.] * 3)},
+])
+def test_the_config_in_a_checkpoint_fits_its_weights(change, tmp_path):
+    """In no time, and before memory is taken."""
+    cfg = Config(dict(model=model_cfg(), data_preprocessor=None))
+    model = build(cfg.model)
+    cfg.merge_from_dict(change)
+    torch.save(dict(state_dict=model.state_dict(),
+                    meta={'cfg': cfg.pretty_text, KEY: dict(num_heads=4)}),
+               tmp_path / 'a.pth')
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match='a.pth: '):
+        load_pretraining_model(tmp_path / 'a.pth')
+    assert time.monotonic() - start < 20

@@ -1,4 +1,5 @@
 """The processes of one training, and the folder that they write to."""
+import errno
 import itertools
 import os
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any, Iterator
 from mmengine.config import Config
 from mmengine.dist import get_rank, is_distributed, master_only
 
-from ..files import PathLike, output_lock, write_file
+from ..files import PathLike, output_error, output_lock, write_file
 from ..plain_config import format_config
 
 # How configs begin that are written to a work folder.
@@ -60,7 +61,13 @@ def work_dir_lock(folder: PathLike, launcher: str) -> Iterator[None]:
             f'the name of the work folder {os.fspath(folder)!r} is not UTF-8; '
             'name another one') from error
     with output_lock(folder, is_folder=True):
-        yield
+        try:
+            yield
+        except OSError as error:
+            # Of logs, which mmengine writes.
+            if error.errno == errno.ENOSPC and error.filename is None:
+                raise output_error(folder, error) from error
+            raise
 
 
 class RunConfig(Config):

@@ -3,7 +3,6 @@ import os
 from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
-from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor
@@ -18,6 +17,7 @@ from ..datasets.decode import (
     from_pillow,
     make_settings,
 )
+from ..datasets.source import read_record
 from ..evaluation.data import eval_pipeline
 
 
@@ -89,7 +89,7 @@ class CentreCrop:
                 'results of several images')
         name = os.fspath(image)
         try:
-            data = fileio.get(name)
+            data = read_record(dict(img_path=name))
         except (OSError, ValueError) as error:
             reason = getattr(error, 'strerror', None) or error
             raise FileNotFoundError(

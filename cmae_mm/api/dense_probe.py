@@ -1,5 +1,6 @@
 """Patch features of images that have a map of classes."""
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,8 +13,11 @@ from ..datasets.decode import resize_image
 from ..datasets.source import open_source
 from ..evaluation.dense import IGNORED, patch_labels
 from ..progress import Progress
-from .checks import ArgumentError
+from .checks import ArgumentError, PathLike
+from .images import PickedImage
 from .pretrained_encoder import PretrainedEncoder
+
+Pair = Tuple[PickedImage, Path]
 
 
 class DenseSet(NamedTuple):
@@ -35,32 +39,32 @@ class DenseSet(NamedTuple):
         return self.features[known], labels[known]
 
 
-def pair_files(images: Path, maps: Path) -> List[Tuple[Path, Path]]:
+def pair_files(images: PathLike, maps: Path) -> List[Pair]:
     """Find the map of each image: a PNG file of the same name.
 
     Args:
-        images (Path): Folder of images.
+        images (str | PathLike): Folder of images, list, store or shards.
         maps (Path): Folder of maps.
 
     Returns:
-        List[Tuple[Path, Path]]: Images and maps.
+        List[Tuple[PickedImage, Path]]: Images and maps.
 
     Raises:
         ArgumentError: If a folder or a map is not there.
         SourceError: If there are no images.
     """
-    for folder in (images, maps):
-        if not folder.is_dir():
-            raise ArgumentError(f'there is no folder {folder}')
-    names = open_source(images).names
-    pairs = [(images / name, (maps / name).with_suffix('.png'))
-             for name in names]
-    lacking = [image for image, there in pairs if not there.is_file()]
-    if lacking:
+    if not maps.is_dir():
+        raise ArgumentError(f'there is no folder {maps}')
+    source = open_source(images)
+    print(source.describe(), flush=True)
+    pairs = [(PickedImage(Path(source.path(i)), partial(source.read, i)),
+              (maps / name).with_suffix('.png'))
+             for i, name in enumerate(source.names)]
+    missing = [there for _, there in pairs if not there.is_file()]
+    if missing:
         raise ArgumentError(
-            f'{len(lacking)} of {len(pairs)} images have no map in {maps}, '
-            f'the first of them {lacking[0].name}; a map is a PNG file of the '
-            "image's name")
+            f'{len(missing)} of {len(pairs)} images have no map, the first '
+            f'one {missing[0]}; a map is a PNG file of the image\'s name')
     return pairs
 
 
@@ -89,14 +93,14 @@ def read_map(path: Path, size: int) -> Tensor:
 
 @torch.no_grad()
 def extract_dense(encoder: PretrainedEncoder,
-                  pairs: Sequence[Tuple[Path, Path]],
+                  pairs: Sequence[Pair],
                   classes: Dict[int, int],
                   batch_size: int = 32) -> DenseSet:
     """Compute the patch features of images, each resized to a square.
 
     Args:
         encoder (PretrainedEncoder): The encoder.
-        pairs (Sequence[Tuple[Path, Path]]): See :func:`pair_files`.
+        pairs (Sequence[Pair]): See :func:`pair_files`.
         classes (Dict[int, int]): Class of each value in the maps; other
             values are ignored.
         batch_size (int): Images at once. Defaults to 32.
@@ -121,13 +125,12 @@ def extract_dense(encoder: PretrainedEncoder,
     return DenseSet(torch.cat(features), torch.stack(maps))
 
 
-def classes_of(pairs: Sequence[Tuple[Path, Path]], size: int,
-               ignore: Sequence[int], most: Optional[int] = None
-               ) -> Dict[int, int]:
+def classes_of(pairs: Sequence[Pair], size: int, ignore: Sequence[int],
+               most: Optional[int] = None) -> Dict[int, int]:
     """Number the values that occur in maps.
 
     Args:
-        pairs (Sequence[Tuple[Path, Path]]): See :func:`pair_files`.
+        pairs (Sequence[Pair]): See :func:`pair_files`.
         size (int): Side that maps are read at.
         ignore (Sequence[int]): Values that are no class.
         most (int, optional): Number of classes; those of the most pixels are
@@ -161,9 +164,10 @@ def _numbered(values: Tensor, classes: Dict[int, int]) -> Tensor:
     return numbered
 
 
-def _square(encoder: PretrainedEncoder, path: Path, size: int) -> Tensor:
+def _square(encoder: PretrainedEncoder, picked: PickedImage,
+            size: int) -> Tensor:
     """Decode an image and resize it, (C, S, S), colours as RGB."""
     array = resize_image(
-        encoder.decode(path.read_bytes(), str(path)), (size, size))
+        encoder.decode(picked.read(), str(picked.path)), (size, size))
     image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
     return image[[2, 1, 0]] if encoder.is_bgr else image

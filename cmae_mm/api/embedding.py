@@ -11,14 +11,26 @@ from mmengine.device import get_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.source import ImageSource, open_source
+from ..datasets.names import encode_name
+from ..datasets.source import (
+    INDEX_FILE,
+    STORE_FILE,
+    ImageSource,
+    open_source,
+)
 from ..datasets.workers import ignore_interrupts
 from ..dependencies import cpu_count
 from ..files import output_lock
 from ..progress import Progress
-from .checks import PathLike, check_data, check_embedding
+from .checks import PathLike, check_embedding
 from .encoder import load_encoder
-from .feature_files import FeatureFile, Part, describe_none, read_whole
+from .feature_files import (
+    FeatureFile,
+    Part,
+    describe_none,
+    read_whole,
+    storable,
+)
 from .pretrained_encoder import PretrainedEncoder
 
 # A part is written at the latest after so many bytes, or seconds.
@@ -49,22 +61,24 @@ class _Images(Dataset):
     """Images of a source, cropped; or why one cannot be read."""
 
     def __init__(self, source: ImageSource, encoder: PretrainedEncoder,
-                 start: int) -> None:
-        self.source, self.start = source, start
-        self.encoder = encoder
+                 start: int, stop: int) -> None:
+        self.source, self.encoder = source, encoder
+        self.range = range(start, stop)
 
     def __len__(self) -> int:
-        return len(self.source) - self.start
+        return len(self.range)
 
     def __getitem__(self, index: int) -> Tuple[str, Optional[Tensor], str]:
-        index += self.start
-        path = self.source.names[index]
+        number = self.range[index]
+        name = storable(self.source.names[number])
         try:
-            image = self.encoder.decode(self.source.read(index), path)
-            return path, self.encoder.crop(image), ''
+            data = self.source.read(number)
+            image = self.encoder.decode(data, encode_name(name))
+            return name, self.encoder.crop(image), ''
         # Decoders raise all sorts of errors on broken files.
         except Exception as error:
-            return path, None, ' '.join(str(error).split())
+            text = ' '.join(str(error).replace('\0', '').split())
+            return name, None, text or type(error).__name__
 
 
 def embed(data: PathLike,
@@ -97,7 +111,7 @@ def embed(data: PathLike,
         paths, features, *_ = cmae_mm.embed('photos', 'epoch_300.pth')
 
     Args:
-        data (str | PathLike): Folder of images, or a store.
+        data (str | PathLike): Folder of images, list, store or shards.
         checkpoint (str | PathLike): See :func:`load_encoder`.
         out (str | PathLike, optional): File to write, ``.npz`` or
             ``.parquet``. Defaults to None: features are returned alone.
@@ -122,40 +136,41 @@ def embed(data: PathLike,
         CheckpointError: If the checkpoint cannot be used.
         FeatureFileError: If ``out`` was begun or written with other
             arguments.
-        OutputInUse: If another process writes ``out``.
         ValueError: If there are no images, or none that can be read.
     """
     check_embedding(data, checkpoint, out, encoder, pool, batch_size,
                     num_workers, img_size, dtype, stats)
-    source = open_source(check_data(data))
+    source = open_source(data)
+    print(source.describe(), flush=True)
 
-    def load() -> PretrainedEncoder:
-        return load_encoder(
+    def compute(ranges: List[Tuple[int, int]], in_parts: bool
+                ) -> Iterator[Part]:
+        model = load_encoder(
             checkpoint, encoder, pool=pool, img_size=img_size,
             num_heads=num_heads, stats=stats).to(get_device())
+        return _compute(model, source, ranges, batch_size, num_workers, dtype,
+                        in_parts)
 
     if out is None:
-        print(source.describe(), flush=True)
-        whole = next(_compute(load(), source, 0, batch_size, num_workers,
-                              dtype, in_parts=False))
+        whole = next(compute([(0, len(source))], False))
         if not whole.paths:
             raise ValueError(describe_none(whole.skipped))
         return Embeddings(whole.paths, whole.features, whole.features.shape,
                           whole.skipped)
     path = Path(out).expanduser()
     with output_lock(path):
-        print(source.describe(), flush=True)
-        file = FeatureFile(path, _settings(
-            source, Path(checkpoint).expanduser(), encoder, pool, img_size,
-            num_heads, dtype, stats))
+        file = FeatureFile(
+            path, _settings(source, Path(checkpoint).expanduser(), encoder,
+                            pool, img_size, num_heads, dtype, stats),
+            source.names)
         if file.is_whole:
             found, shape, skipped = read_whole(path)
-            return Embeddings(found, None, shape, skipped, path)
-        for part in _compute(load(), source, file.count_done(), batch_size,
-                             num_workers, dtype, in_parts=True):
-            file.add(part)
-        found, shape, skipped = file.finish()
-        return Embeddings(found, None, shape, skipped, path)
+        else:
+            ranges = file.missing()
+            for part in compute(ranges, True) if ranges else ():
+                file.add(part)
+            found, shape, skipped = file.finish()
+    return Embeddings(found, None, shape, skipped, path)
 
 
 def _settings(source: ImageSource, checkpoint: Path, encoder: str,
@@ -168,16 +183,16 @@ def _settings(source: ImageSource, checkpoint: Path, encoder: str,
         file = file / 'model.safetensors'
     stat = file.stat()
     # A photograph that another has replaced has another feature.
-    files = source.fingerprint()
+    files = _fingerprint(source)
     more: Dict[str, Any] = {}
     if stats is not None:
         content = Path(stats).expanduser().read_bytes()
         more['stats'] = hashlib.sha256(content).hexdigest()[:16]
     return dict(
         more,
-        data=source.root,
+        data=source.place,
         images=len(source),
-        files=files[:16],
+        files=files,
         checkpoint=os.path.abspath(checkpoint),
         checkpoint_bytes=stat.st_size,
         checkpoint_written=stat.st_mtime_ns,
@@ -188,52 +203,87 @@ def _settings(source: ImageSource, checkpoint: Path, encoder: str,
         dtype=dtype)
 
 
-def _compute(model: PretrainedEncoder, source: ImageSource, start: int,
-             batch_size: int, num_workers: Optional[int],
-             dtype: str, in_parts: bool) -> Iterator[Part]:
-    """Yield parts, or all in one, from image ``start`` on."""
+def _fingerprint(source: ImageSource) -> str:
+    """Hash the names of images, and sizes and times of their files."""
+    made = hashlib.sha256()
+    packed = dict(store=STORE_FILE, shards=INDEX_FILE).get(source.kind)
+    if packed:
+        made.update(_state(os.path.join(source.place, packed)))
+    for index, name in enumerate(source.names):
+        made.update(os.fsencode(name) + b'\0')
+        if not packed:
+            made.update(_state(source.path(index)))
+    return made.hexdigest()[:16]
+
+
+def _state(path: str) -> bytes:
+    try:
+        found = os.stat(path)
+    except OSError:  # of which reading the image tells more
+        return b''
+    return b'%d %d\0' % (found.st_size, found.st_mtime_ns)
+
+
+def _compute(model: PretrainedEncoder, source: ImageSource,
+             ranges: List[Tuple[int, int]], batch_size: int,
+             num_workers: Optional[int], dtype: str,
+             in_parts: bool) -> Iterator[Part]:
+    """Yield the features of ranges of images in parts, or of each in one."""
     if num_workers is None:
         num_workers = min(8, cpu_count())
-    loader = DataLoader(
-        _Images(source, model, start),
-        batch_size,
-        num_workers=num_workers,
-        worker_init_fn=ignore_interrupts,
-        collate_fn=list)
-    names: List[str] = []
-    features: List[np.ndarray] = []
-    skipped: Dict[str, str] = {}
-    begun = time.monotonic()
-    stop = start
+    left = sum(stop - start for start, stop in ranges)
+    with Progress(len(source), 'features',
+                  initial=len(source) - left) as progress:
+        for start, stop in ranges:
+            loader = DataLoader(
+                _Images(source, model, start, stop),
+                batch_size,
+                num_workers=num_workers,
+                worker_init_fn=ignore_interrupts,
+                collate_fn=list)
+            part, begun = _Collected(start, dtype), time.monotonic()
+            for batch in loader:
+                images = [image for _, image, _ in batch if image is not None]
+                part.add(batch, _features(model, images, dtype) if images
+                         else None)
+                progress.update(len(batch))
+                if in_parts and part.stop < stop and (
+                        part.size >= _PART_BYTES
+                        or time.monotonic() - begun >= _PART_SECONDS):
+                    yield part.take()
+                    part = _Collected(part.stop, dtype)
+                    begun = time.monotonic()
+            yield part.take()
 
-    def take() -> Part:
-        nonlocal begun, start
-        kept = np.concatenate(features) if features else np.zeros((0, ), dtype)
-        part = Part(start, stop, list(names), kept, dict(skipped))
-        names.clear()
-        features.clear()
-        skipped.clear()
-        begun, start = time.monotonic(), stop
-        return part
 
-    with Progress(len(source), 'features', initial=start) as progress:
-        for batch in loader:
-            images = [image for _, image, _ in batch if image is not None]
-            if images:
-                features.append(_features(model, images, dtype))
-            for path, image, reason in batch:
-                if image is None:
-                    skipped[path] = reason
-                else:
-                    names.append(path)
-            stop += len(batch)
-            progress.update(len(batch))
-            size = sum(f.nbytes for f in features)
-            if in_parts and (size >= _PART_BYTES or
-                             time.monotonic() - begun >= _PART_SECONDS):
-                yield take()
-    if stop > start or not in_parts:
-        yield take()
+class _Collected:
+    """A part that grows by batches."""
+
+    def __init__(self, start: int, dtype: str) -> None:
+        self.start = self.stop = start
+        self.size = 0
+        self._names: List[str] = []
+        self._features = [np.zeros((0, ), dtype)]
+        self._skipped: Dict[str, str] = {}
+
+    def add(self, batch: List[Tuple[str, Optional[Tensor], str]],
+            features: Optional[np.ndarray]) -> None:
+        """Add a batch, and the features of the images that were read."""
+        self.stop += len(batch)
+        for name, image, reason in batch:
+            if image is None:
+                self._skipped[name] = reason
+            else:
+                self._names.append(name)
+        if features is not None:
+            self.size += features.nbytes
+            self._features.append(features)
+
+    def take(self) -> Part:
+        """Give the part."""
+        features = self._features[1:] or self._features
+        return Part(self.start, self.stop, self._names,
+                    np.concatenate(features), self._skipped)
 
 
 @torch.no_grad()

@@ -1,20 +1,23 @@
 """Files of features: written part by part, and joined when all are there."""
-import io
 import json
-import re
 import shutil
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
 from ..datasets.names import decode_name, encode_name
-from ..files import atomic_path, remove_temporaries, write_file
-
-_PLAN = 'settings.json'
-_PART = re.compile(r'part_\d+_\d+\.npz')
+from ..files import atomic_file, atomic_path, write_file
 
 
 class FeatureFileError(ValueError):
@@ -28,58 +31,50 @@ class Part(NamedTuple):
         start (int): Number of the first image.
         stop (int): Number after the last one.
         paths (List[str]): Images whose features are there.
-        features (np.ndarray): (n, D), or (n, L, D) of patch tokens.
+        features (Any): (n, D), or (n, L, D) of patch tokens.
         skipped (Dict[str, str]): Images that could not be read, and why.
     """
 
     start: int
     stop: int
     paths: List[str]
-    features: np.ndarray
+    features: Any
     skipped: Dict[str, str]
 
 
 class FeatureFile:
     """A file that is written in parts, and goes on where it was interrupted.
 
-    Parts lie in the folder ``<file>.parts`` until the file is whole.
+    Parts lie in the folder ``<file>.parts`` until the file is whole. Each is
+    an ``.npz`` file, whose checksums are compared when it is read, and has
+    the settings.
 
     Args:
         path (Path): The file, ``.npz`` or ``.parquet``.
         settings (Dict[str, Any]): What the features depend on, as plain
             values; a file that was begun or written with others is refused.
+        names (Sequence[str]): Names of all images, in order.
 
     Raises:
         FeatureFileError: If the file, or its parts, are of other settings.
     """
 
-    def __init__(self, path: Path, settings: Dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Dict[str, Any],
+                 names: Sequence[str]) -> None:
         self.path = path
         self.folder = path.with_name(f'{path.name}.parts')
         self.settings = settings
+        self.names = names
         self.is_whole = path.exists()
         if self.is_whole:
             self._compare(_read_settings(path), 'was written', path)
-        elif self.parts():
-            self._compare(self._read_plan(), 'was begun', self.folder)
-
-    def _read_plan(self) -> Dict[str, Any]:
-        """Read the settings of the parts; without any they are of no use."""
-        try:
-            plan = json.loads((self.folder / _PLAN).read_text('utf-8'))
-            if isinstance(plan, dict):
-                return plan
-        except (FileNotFoundError, ValueError):
-            pass
-        self._remove(self.parts(), f'{self.folder / _PLAN} is damaged')
-        return self.settings
 
     def _compare(self, found: Optional[Dict[str, Any]], what: str,
                  obstacle: Path) -> None:
         if found is None:
             raise FeatureFileError(
-                f'{self.path} exists and is no file of features; name '
-                'another file')
+                f'{self.path} exists and is not a file of features, or is '
+                'damaged; name another file')
         changed = [
             f'{key} {found.get(key)!r} instead of {value!r}'
             for key, value in self.settings.items() if found.get(key) != value
@@ -89,60 +84,85 @@ class FeatureFile:
                 f'{self.path} {what} with {", ".join(changed)}; name another '
                 f'file, or delete {obstacle} to begin anew')
 
-    def parts(self) -> List[Path]:
-        """List the parts that are there, in order."""
-        return sorted(path for path in self.folder.glob('part_*.npz')
-                      if _PART.fullmatch(path.name))
+    def missing(self) -> List[Tuple[int, int]]:
+        """Find the images that are still to do; remove damaged parts.
 
-    def count_done(self) -> int:
-        """Count the images that the parts deal with, read or skipped.
+        Returns:
+            List[Tuple[int, int]]: Ranges of images.
 
-        A part that is damaged or does not begin where the one before it ends
-        is removed, and so are all after it: they are computed again.
+        Raises:
+            FeatureFileError: If the parts are of other settings.
         """
-        done, parts = 0, self.parts()
-        remove_temporaries(self.folder)
-        for number, path in enumerate(parts):
-            part = _read_part(path, self.settings['dtype'])
-            if part is None or part.start != done:
-                why = 'is damaged' if part is None else 'has none before it'
-                self._remove(parts[number:], f'{path} {why}')
-                break
+        ranges, done = [], 0
+        for path in self._paths():
+            part = self._read(path)
+            if part is None or part.start < done:
+                print(f'{path} is damaged; its images are computed again',
+                      flush=True)
+                path.unlink()
+                continue
+            if part.start > done:
+                ranges.append((done, part.start))
             done = part.stop
-        return done
+        if done < len(self.names):
+            ranges.append((done, len(self.names)))
+        return ranges
 
-    def _remove(self, parts: List[Path], reason: str) -> None:
-        print(f'{reason}: {len(parts)} part(s) of {self.path} are computed '
-              'again', flush=True)
-        for path in parts:
-            path.unlink()
+    def _paths(self) -> List[Path]:
+        return sorted(self.folder.glob('part_*.npz'))
+
+    def _read(self, path: Path) -> Optional[Part]:
+        """Read a part; None if it is damaged or is not what its name says."""
+        try:
+            _, start, stop = path.stem.split('_')
+            with np.load(path) as file:
+                settings = json.loads(str(file['settings']))
+                part = Part(
+                    int(start), int(stop), file['paths'].tolist(),
+                    file['features'], dict(zip(file['skipped'].tolist(),
+                                               file['reasons'].tolist())))
+        # What is damaged gives errors of zip, numpy, JSON and zlib.
+        except Exception:
+            return None
+        self._compare(settings, 'was begun', self.folder)
+        read = [name for name in self._stored(part.start, part.stop)
+                if name not in part.skipped]
+        whole = part.paths == read and len(part.features) == len(read) and (
+            part.stop <= len(self.names))
+        return part if whole else None
+
+    def _stored(self, start: int, stop: int) -> List[str]:
+        return [storable(name) for name in self.names[start:stop]]
 
     def add(self, part: Part) -> None:
         """Write a part, in full or not at all."""
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            paths=np.array(part.paths, dtype=str),
-            features=part.features,
-            skipped=np.array(list(part.skipped), dtype=str),
-            reasons=np.array(list(part.skipped.values()), dtype=str))
-        if not self.parts():
-            plan = json.dumps(self.settings, indent=1)
-            write_file(self.folder / _PLAN, plan.encode())
-        name = f'part_{part.start:010d}_{part.stop:010d}.npz'
-        write_file(self.folder / name, buffer.getvalue())
+        path = self.folder / f'part_{part.start:010d}_{part.stop:010d}.npz'
+        with atomic_file(path) as file:
+            np.savez(file, features=part.features, **self._texts(part))
 
-    def read_parts(self) -> Iterator[Part]:
-        """Read the parts, one at a time."""
+    def _texts(self, part: Part) -> Dict[str, Any]:
+        return dict(
+            paths=np.array(part.paths, dtype=str),
+            skipped=np.array(list(part.skipped), dtype=str),
+            reasons=np.array(list(part.skipped.values()), dtype=str),
+            settings=np.array(json.dumps(self.settings)))
+
+    def parts(self) -> Iterator[Part]:
+        """Read the parts, one at a time.
+
+        Raises:
+            FeatureFileError: If one is damaged or missing.
+        """
         done = 0
-        for path in self.parts():
-            part = _read_part(path, self.settings['dtype'])
+        for path in self._paths():
+            part = self._read(path)
             if part is None or part.start != done:
-                raise FeatureFileError(
-                    f'{path} was changed while {self.path} was written; the '
-                    'same command computes it again')
+                break
             done = part.stop
             yield part
+        if done != len(self.names):
+            raise FeatureFileError(f'a part in {self.folder} is damaged; give '
+                                   'the same command again')
 
     def finish(self) -> Tuple[List[str], Tuple[int, ...], Dict[str, str]]:
         """Join the parts to the file, and remove them.
@@ -152,47 +172,88 @@ class FeatureFile:
             skipped.
 
         Raises:
-            FeatureFileError: If no image could be read.
+            FeatureFileError: If no image could be read, or a part is damaged.
         """
         paths: List[str] = []
         skipped: Dict[str, str] = {}
         shape: Tuple[int, ...] = ()
-        for part in self.read_parts():
+        for part in self.parts():
             paths += part.paths
             skipped.update(part.skipped)
-            if part.paths:
-                shape = part.features.shape[1:]
+            shape = part.features.shape[1:] if part.paths else shape
         if not paths:
             raise FeatureFileError(describe_none(skipped))
         shape = (len(paths), *shape)
-        write = _write_npz if self.path.suffix == '.npz' else _write_parquet
+        lines = ''.join(f'{encode_name(name)}\t{reason}\n'
+                        for name, reason in skipped.items())
+        listed = self.path.with_name(f'{self.path.name}.skipped.txt')
         if skipped:
-            lines = ''.join(f'{encode_name(k)}\t{v}\n'
-                            for k, v in skipped.items())
-            write_file(
-                self.path.with_name(f'{self.path.name}.skipped.txt'), lines)
+            write_file(listed, lines)
+        else:
+            listed.unlink(missing_ok=True)
         with atomic_path(self.path) as target:
-            write(target, self, paths, shape, skipped)
+            if self.path.suffix == '.npz':
+                self._write_npz(target, Part(0, 0, paths, None, skipped),
+                                shape)
+            else:
+                self._write_parquet(target, skipped, shape)
         shutil.rmtree(self.folder)
         return paths, shape, skipped
 
+    def _write_npz(self, target: Path, whole: Part,
+                   shape: Tuple[int, ...]) -> None:
+        """Write what ``np.load`` reads, a part in memory at a time."""
+        header = dict(
+            descr=np.lib.format.dtype_to_descr(
+                np.dtype(self.settings['dtype'])),
+            fortran_order=False,
+            shape=shape)
+        with zipfile.ZipFile(target, 'w', allowZip64=True) as archive:
+            for name, array in self._texts(whole).items():
+                with archive.open(f'{name}.npy', 'w') as member:
+                    np.lib.format.write_array(member, array,
+                                              allow_pickle=False)
+            with archive.open('features.npy', 'w',
+                              force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for part in self.parts():
+                    member.write(part.features.tobytes())
 
-def _read_part(path: Path, dtype: str) -> Optional[Part]:
-    """Read a part; None if it is damaged."""
-    start, stop = map(int, path.stem.split('_')[1:])
-    try:
-        with np.load(path) as part:
-            paths, features, skipped, reasons = (
-                part[name] for name in (
-                    'paths', 'features', 'skipped', 'reasons'))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error,
-            NotImplementedError):
-        return None
-    if len(paths) + len(skipped) != stop - start or len(features) != len(
-            paths) or features.dtype != dtype:
-        return None
-    return Part(start, stop, paths.tolist(), features,
-                dict(zip(skipped.tolist(), reasons.tolist())))
+    def _write_parquet(self, target: Path, skipped: Dict[str, str],
+                       shape: Tuple[int, ...]) -> None:
+        """Write columns ``path`` and ``feature``, a row group a part.
+
+        Names are encoded. Patch tokens are flattened, row by row; the file's
+        metadata have the shape.
+        """
+        import pyarrow
+        import pyarrow.parquet as parquet
+        width = int(np.prod(shape[1:]))
+        kind = dict(float32=pyarrow.float32(),
+                    float16=pyarrow.float16())[self.settings['dtype']]
+        meta = dict(settings=self.settings, shape=shape, skipped={
+            encode_name(name): reason for name, reason in skipped.items()})
+        schema = pyarrow.schema(
+            [('path', pyarrow.string()),
+             ('feature', pyarrow.list_(kind, width))],
+            metadata=dict(cmae_mm=json.dumps(meta)))
+        with parquet.ParquetWriter(str(target), schema) as writer:
+            for part in self.parts():
+                if not part.paths:
+                    continue
+                flat = pyarrow.array(part.features.reshape(-1), type=kind)
+                features = pyarrow.FixedSizeListArray.from_arrays(flat, width)
+                names = pyarrow.array([encode_name(p) for p in part.paths])
+                writer.write_table(
+                    pyarrow.table([names, features], schema=schema))
+
+
+def storable(name: str) -> str:
+    """Give a name as numpy's arrays of strings can hold it.
+
+    They drop zeros at the end, which names in shards may have.
+    """
+    return encode_name(name) if '\0' in name else name
 
 
 def describe_none(skipped: Dict[str, str]) -> str:
@@ -216,8 +277,9 @@ def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
         return paths, shape, skipped
     import pyarrow.parquet as parquet
     meta = json.loads(parquet.read_schema(path).metadata[b'cmae_mm'])
-    names = parquet.read_table(path, columns=['path'])['path'].to_pylist()
-    return list(map(decode_name, names)), tuple(meta['shape']), meta['skipped']
+    paths = parquet.read_table(path, columns=['path'])['path'].to_pylist()
+    return ([decode_name(p) for p in paths], tuple(meta['shape']), {
+        decode_name(name): why for name, why in meta['skipped'].items()})
 
 
 def _read_settings(path: Path) -> Optional[Dict[str, Any]]:
@@ -231,55 +293,3 @@ def _read_settings(path: Path) -> Optional[Dict[str, Any]]:
         return json.loads(meta[b'cmae_mm'])['settings']
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-
-
-def _write_npz(target: Path, file: FeatureFile, paths: List[str],
-               shape: Tuple[int, ...], skipped: Dict[str, str]) -> None:
-    """Write what ``np.load`` reads, a part in memory at a time."""
-    small = dict(
-        paths=np.array(paths, dtype=str),
-        skipped=np.array(list(skipped), dtype=str),
-        reasons=np.array(list(skipped.values()), dtype=str),
-        settings=np.array(json.dumps(file.settings)))
-    header = dict(
-        descr=np.lib.format.dtype_to_descr(np.dtype(file.settings['dtype'])),
-        fortran_order=False,
-        shape=shape)
-    with zipfile.ZipFile(target, 'w', allowZip64=True) as archive:
-        for name, array in small.items():
-            with archive.open(f'{name}.npy', 'w') as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-        with archive.open('features.npy', 'w', force_zip64=True) as member:
-            np.lib.format.write_array_header_1_0(member, header)
-            for part in file.read_parts():
-                member.write(part.features.tobytes())
-
-
-def _write_parquet(target: Path, file: FeatureFile, paths: List[str],
-                   shape: Tuple[int, ...], skipped: Dict[str, str]) -> None:
-    """Write columns ``path`` and ``feature``, a row group a part.
-
-    Paths are encoded by ``encode_name``.
-
-    Patch tokens are flattened, row by row; the file's metadata hold the shape.
-    """
-    import pyarrow
-    import pyarrow.parquet as parquet
-    width = int(np.prod(shape[1:]))
-    kind = dict(float32=pyarrow.float32(),
-                float16=pyarrow.float16())[file.settings['dtype']]
-    meta = dict(settings=file.settings, shape=shape, skipped=skipped)
-    schema = pyarrow.schema(
-        [('path', pyarrow.string()),
-         ('feature', pyarrow.list_(kind, width))],
-        metadata=dict(cmae_mm=json.dumps(meta)))
-    with parquet.ParquetWriter(str(target), schema) as writer:
-        for part in file.read_parts():
-            if not part.paths:
-                continue
-            names = pyarrow.array(list(map(encode_name, part.paths)))
-            flat = pyarrow.array(part.features.reshape(-1), type=kind)
-            features = pyarrow.FixedSizeListArray.from_arrays(flat, width)
-            writer.write_table(
-                pyarrow.table([names, features],
-                              schema=schema))

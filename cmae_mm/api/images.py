@@ -1,6 +1,7 @@
-"""Image files, as a person names them, and the crop that is looked at."""
+"""Images as a person names them, and their crops."""
+from functools import partial
 from pathlib import Path
-from typing import List, Sequence
+from typing import Callable, List, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -10,33 +11,51 @@ from ..datasets.source import open_source
 from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike
 
+_LISTS = ('.txt', '.csv', '.tsv')
 
-def pick_images(named: Sequence[PathLike], most: int) -> List[Path]:
-    """List the image files that are meant.
+
+class PickedImage(NamedTuple):
+    """An image that was named, or is one of a source that was named.
 
     Args:
-        named (Sequence[str | PathLike]): Files, or folders of images.
-        most (int): Largest number of images of a folder, evenly spaced.
+        path (Path): Its path, for titles.
+        read (Callable): Reads the file.
+    """
+
+    path: Path
+    read: Callable[[], bytes]
+
+
+def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
+    """List the images that are meant.
+
+    Args:
+        named (Sequence[str | PathLike]): Image files, or folders, lists
+            (``.txt``, ``.csv``, ``.tsv``), stores or shards.
+        most (int): Largest number of images of each of these, evenly spaced.
 
     Returns:
-        List[Path]: The files.
+        List[PickedImage]: The images.
 
     Raises:
         ArgumentError: If there is no such file, or none at all.
+        SourceError: If a folder has no images, or a line of a list is wrong.
     """
-    files: List[Path] = []
+    picked: List[PickedImage] = []
     for name in named:
         path = Path(name).expanduser()
-        if path.is_dir():
-            inside = open_source(path)
-            files += [Path(inside.path(i)) for i in evenly(len(inside), most)]
+        if path.is_dir() or path.suffix.lower() in _LISTS and path.is_file():
+            source = open_source(path)
+            picked += [
+                PickedImage(Path(source.path(i)), partial(source.read, i))
+                for i in evenly(len(source), most)]
         elif path.is_file():
-            files.append(path)
+            picked.append(PickedImage(path, path.read_bytes))
         else:
             raise ArgumentError(f'there is no image {name}')
-    if not files:
+    if not picked:
         raise ArgumentError('name one image or more, or a folder of them')
-    return files
+    return picked
 
 
 def evenly(count: int, most: int) -> List[int]:
@@ -45,11 +64,11 @@ def evenly(count: int, most: int) -> List[int]:
                                                  min(count, most))})
 
 
-def load_crops(files: Sequence[Path], crop: CentreCrop) -> Tensor:
+def load_crops(picked: Sequence[PickedImage], crop: CentreCrop) -> Tensor:
     """Read and crop images.
 
     Args:
-        files (Sequence[Path]): N files.
+        picked (Sequence[PickedImage]): N images.
         crop (CentreCrop): What decodes and crops them.
 
     Returns:
@@ -59,9 +78,9 @@ def load_crops(files: Sequence[Path], crop: CentreCrop) -> Tensor:
         ArgumentError: If one cannot be decoded.
     """
     crops = []
-    for file in files:
+    for image in picked:
         try:
-            crops.append(crop(crop.decode(file.read_bytes(), str(file))))
+            crops.append(crop(crop.decode(image.read(), str(image.path))))
         except (ValueError, OSError) as error:
             raise ArgumentError(str(error)) from error
     return torch.stack(crops)

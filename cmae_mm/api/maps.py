@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from ..datasets.source import open_source
+from ..datasets.source import ImageSource, open_source
 from ..visualization import label_files, save_sheet, to_rgb
 from ..visualization.image_map import (
     METHODS,
@@ -16,9 +16,10 @@ from ..visualization.image_map import (
 )
 from ..visualization.sheet import save_picture
 from .centre_crop import CentreCrop
-from .checks import ArgumentError, PathLike, check_choice, check_data
+from .checks import ArgumentError, PathLike, check_choice
 from .embedding import Embeddings, embed
 from .encoder import load_encoder
+from .feature_files import storable
 from .images import evenly, load_crops, pick_images
 from .pictures import check_picture, check_shown
 from .pretrained_encoder import PretrainedEncoder
@@ -82,7 +83,7 @@ def map_images(data: PathLike,
     """Draw a folder's images on a map, those alike to the encoder together.
 
     Args:
-        data (str | PathLike): Folder of images, or a store.
+        data (str | PathLike): Folder of images, list, store or shards.
         checkpoint (str | PathLike): See :func:`load_encoder`.
         out (str | PathLike): Picture to write. Defaults to 'map.png'.
         features (str | PathLike, optional): An ``.npz`` file that features
@@ -124,18 +125,18 @@ def map_images(data: PathLike,
     model = load_encoder(checkpoint, num_heads=options.get('num_heads'))
     check_shown(channels, model.in_channels)
     picture = draw_map(
-        places, _thumbnails(model, check_data(data), paths, thumbnail,
+        places, _thumbnails(model, open_source(data), paths, thumbnail,
                             channels), groups)
     path = Path(out).expanduser()
     save_picture(path, picture)
     return ImageMap(path, paths, places, method)
 
 
-def _thumbnails(model: PretrainedEncoder, root: Path, paths: Sequence[str],
-                side: int, channels: Optional[Sequence[int]]
-                ) -> List[np.ndarray]:
-    source, crop = open_source(root), CentreCrop(side, model.images)
-    number = {path: i for i, path in enumerate(source.names)}
+def _thumbnails(model: PretrainedEncoder, source: ImageSource,
+                paths: Sequence[str], side: int,
+                channels: Optional[Sequence[int]]) -> List[np.ndarray]:
+    crop = CentreCrop(side, model.images)
+    number = {storable(name): i for i, name in enumerate(source.names)}
     return [to_rgb(model.normalize(crop(crop.decode(
         source.read(number[path]), path)))[None], model, channels)[0]
         for path in paths]
@@ -154,7 +155,7 @@ def nearest_images(data: PathLike,
     """Find the images of a folder that are most like some images.
 
     Args:
-        data (str | PathLike): Folder of images, or a store.
+        data (str | PathLike): Folder of images, list, store or shards.
         checkpoint (str | PathLike): See :func:`load_encoder`.
         images (Sequence[str | PathLike]): The images to look for.
         out (str | PathLike): Picture to write. Defaults to 'nearest.png'.
@@ -173,7 +174,7 @@ def nearest_images(data: PathLike,
     """
     check_picture(out)
     asked = pick_images(images, 8)
-    root = check_data(data)
+    source = open_source(data)
     paths, values = _read_features(data, checkpoint, features, options)
     model = load_encoder(
         checkpoint, options.get('encoder', 'online'),
@@ -184,15 +185,16 @@ def nearest_images(data: PathLike,
         queries = model(model.normalize(load_crops(
             asked, CentreCrop(model.img_size, model.images)))).numpy()
     found: Dict[str, List[Tuple[str, float]]] = {}
-    for file, near in zip(asked, nearest(values, queries, count + 1)):
+    for image, near in zip(asked, nearest(values, queries, count + 1)):
         others = [(paths[i], cosine) for i, cosine in near
-                  if (root / paths[i]).resolve() != file.resolve()]
-        found[str(file)] = others[:count]
+                  if Path(source.root, paths[i]).resolve() !=
+                  image.path.resolve()]
+        found[str(image.path)] = others[:count]
     shown = to_rgb(model.normalize(load_crops(
         asked, CentreCrop(thumbnail, model.images))), model, channels)
     columns: Dict[str, Any] = {'image': list(shown)}
-    rows = [_thumbnails(model, root, [p for p, _ in near], thumbnail, channels)
-            for near in found.values()]
+    rows = [_thumbnails(model, source, [p for p, _ in near], thumbnail,
+                        channels) for near in found.values()]
     for k in range(min(map(len, rows))):
         columns[f'nearest {k + 1}'] = [row[k] for row in rows]
     labels = [

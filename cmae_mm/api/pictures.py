@@ -20,7 +20,7 @@ from ..visualization import (
 from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike, check_checkpoint, check_choice
 from .encoder import load_encoder
-from .images import load_crops, pick_images
+from .images import PickedImage, load_crops, pick_images
 from .pretrained_encoder import PretrainedEncoder
 
 
@@ -64,11 +64,12 @@ def check_shown(channels: Optional[Sequence[int]], count: int) -> None:
             f'here, but got {list(channels)}')
 
 
-def _save(out: PathLike, files: List[Path],
+def _save(out: PathLike, picked: List[PickedImage],
           columns: Dict[str, Any]) -> Picture:
     path = Path(out).expanduser()
     side = next(iter(columns.values()))[0].shape[0]
     # Two images side by side fill a wide screen where there are few columns.
+    files = [image.path for image in picked]
     per_row = 2 if len(files) > 4 and len(columns) <= 4 else 1
     save_sheet(str(path), columns, fitting_scale(side), per_row,
                label_files(files))
@@ -87,7 +88,8 @@ def reconstruct(checkpoint: PathLike,
 
     Args:
         checkpoint (str | PathLike): A pre-training checkpoint.
-        images (Sequence[str | PathLike]): Image files, or folders.
+        images (Sequence[str | PathLike]): Images, see
+            :func:`~cmae_mm.api.images.pick_images`.
         out (str | PathLike): Picture to write. Defaults to
             'reconstruction.png'.
         config (str, optional): See :func:`load_pretraining_model`.
@@ -106,13 +108,13 @@ def reconstruct(checkpoint: PathLike,
     """
     check_checkpoint(checkpoint)
     check_picture(out)
-    files = pick_images(images, most)
+    picked = pick_images(images, most)
     model, facts = load_pretraining_model(str(checkpoint), config)
     model.to(get_device())
     backbone, preprocessor = model.backbone, model.data_preprocessor
     check_shown(channels, len(preprocessor.mean))
     size = backbone.img_size
-    crops = load_crops(files, CentreCrop(
+    crops = load_crops(picked, CentreCrop(
         size if isinstance(size, int) else size[0], facts.get('images')))
     normal = (crops.to(preprocessor.mean.device).float() - preprocessor.mean
               ) / preprocessor.std
@@ -121,7 +123,7 @@ def reconstruct(checkpoint: PathLike,
         mask = backbone.generate_mask(len(normal), 'cpu').to(normal.device)
     columns: Dict[str, Any] = prediction_columns(model, normal, mask,
                                                  channels)
-    return _save(out, files, columns)
+    return _save(out, picked, columns)
 
 
 def attention(checkpoint: PathLike,
@@ -139,7 +141,8 @@ def attention(checkpoint: PathLike,
 
     Args:
         checkpoint (str | PathLike): See :func:`load_encoder`.
-        images (Sequence[str | PathLike]): Image files, or folders.
+        images (Sequence[str | PathLike]): Images, see
+            :func:`~cmae_mm.api.images.pick_images`.
         out (str | PathLike): Picture to write. Defaults to 'attention.png'.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         layer (int): The layer, counted from 1, or from the end by a negative
@@ -159,7 +162,7 @@ def attention(checkpoint: PathLike,
         CheckpointError: If the checkpoint cannot be used.
     """
     check_picture(out)
-    files = pick_images(images, most)
+    picked = pick_images(images, most)
     model = load_encoder(checkpoint, encoder, img_size=img_size,
                          num_heads=num_heads).to(get_device())
     depth = len(model.backbone.layers)
@@ -167,7 +170,7 @@ def attention(checkpoint: PathLike,
         raise ArgumentError(
             f'layer must be from 1 to {depth}, or from -1, the last, to '
             f'{-depth}, but got {layer}')
-    crops, normal = _prepare(model, files, channels)
+    crops, normal = _prepare(model, picked, channels)
     maps = attention_maps(model.backbone, normal,
                           layer - 1 if layer > 0 else layer)
     columns: Dict[str, Any] = {'image': crops}
@@ -175,7 +178,7 @@ def attention(checkpoint: PathLike,
     if heads:
         for head in range(maps.shape[1]):
             columns[f'head {head + 1}'] = overlay(crops, maps[:, head])
-    return _save(out, files, columns)
+    return _save(out, picked, columns)
 
 
 def features(checkpoint: PathLike,
@@ -194,7 +197,8 @@ def features(checkpoint: PathLike,
 
     Args:
         checkpoint (str | PathLike): See :func:`load_encoder`.
-        images (Sequence[str | PathLike]): Image files, or folders.
+        images (Sequence[str | PathLike]): Images, see
+            :func:`~cmae_mm.api.images.pick_images`.
         out (str | PathLike): Picture to write. Defaults to 'features.png'.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         most (int): Largest number of images. Defaults to 8.
@@ -210,21 +214,21 @@ def features(checkpoint: PathLike,
         CheckpointError: If the checkpoint cannot be used.
     """
     check_picture(out)
-    files = pick_images(images, most)
+    picked = pick_images(images, most)
     model = load_encoder(checkpoint, encoder, pool='patch', img_size=img_size,
                          num_heads=num_heads).to(get_device())
-    crops, normal = _prepare(model, files, channels)
+    crops, normal = _prepare(model, picked, channels)
     with torch.no_grad():
         colours = colour_features(model(normal))
     large = colours.repeat(model.patch_size, axis=1).repeat(
         model.patch_size, axis=2)
-    return _save(out, files, {'image': crops, 'patch features': large})
+    return _save(out, picked, {'image': crops, 'patch features': large})
 
 
-def _prepare(model: PretrainedEncoder, files: List[Path],
+def _prepare(model: PretrainedEncoder, picked: List[PickedImage],
              channels: Optional[Sequence[int]]) -> Any:
     """Give crops to show, (N, S, S, 3), and what the model takes."""
     check_shown(channels, model.in_channels)
-    crops = load_crops(files, CentreCrop(model.img_size, model.images))
+    crops = load_crops(picked, CentreCrop(model.img_size, model.images))
     normal = model.normalize(crops.to(model.mean.device))
     return to_rgb(normal, model, channels), normal

@@ -6,10 +6,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 from mmengine.config import Config
-from mmpretrain.registry import DATASETS
 
 from ..config import apply_options, load_config
 from ..datasets.names import encode_name
+from ..datasets.source import ImageSource, SourceError, open_source
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
 from ..models.utils import is_pretrained
@@ -97,7 +97,8 @@ def plan_pretraining(data: PathLike,
             type='Pretrained',
             checkpoint=os.path.abspath(Path(init).expanduser()))
     cfg.train_dataloader.dataset.data_root = str(root)
-    images = _count_images(cfg)
+    source = _open(root)
+    images = len(source)
     if images < 2 * processes:
         raise ArgumentError(
             f'{root} has {images} image(s), and each of {processes} '
@@ -123,9 +124,10 @@ def plan_pretraining(data: PathLike,
 
     warm_up = _warm_up(epochs, steps)
     _fit(cfg, epochs, steps, batch_size, num_workers, warm_up)
+    name = root.stem if root.is_file() else root.name
     cfg.work_dir = str(
         Path(out).expanduser() if out is not None
-        else Path('work_dirs') / f'{model}_{root.name}')
+        else Path('work_dirs') / f'{model}_{name}')
     # mmengine tells the logs of two trainings in a process apart by it
     cfg.experiment_name = Path(cfg.work_dir).name
     if any(key.startswith('optim_wrapper.optimizer') and (
@@ -145,15 +147,15 @@ def plan_pretraining(data: PathLike,
         batch_size=batch_size, processes=processes, steps_per_epoch=steps,
         epochs=epochs, warm_up_epochs=warm_up, learning_rate=rate,
         num_workers=num_workers, out=cfg.work_dir)
-    return Plan(cfg, _summarize(cfg, facts, root, scaled, total), facts)
+    return Plan(cfg, _summarize(cfg, facts, source, scaled, total), facts)
 
 
-def _count_images(cfg: Config) -> int:
-    dataset = cfg.train_dataloader.dataset
+def _open(root: Path) -> ImageSource:
+    """List the images to train on."""
     try:
-        return len(DATASETS.build(dict(dataset, pipeline=[])))
-    except ValueError as error:
-        raise ArgumentError(str(error).split(';')[0]) from error
+        return open_source(root, split='train')
+    except SourceError as error:
+        raise ArgumentError(str(error)) from error
 
 
 def _choose_batch(recipe: int, model: str, images: int,
@@ -222,18 +224,18 @@ def _keys(value: Any) -> List[str]:
     return list(value) if isinstance(value, Mapping) else []
 
 
-def _summarize(cfg: Config, facts: Dict[str, Any], root: Path, scaled: bool,
-               total: int) -> str:
+def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
+               scaled: bool, total: int) -> str:
     """Say which config was made, in a few lines."""
     steps, epochs = facts['steps_per_epoch'], facts['epochs']
     rate = f'{facts["learning_rate"]:.4g}'
     if scaled:
         rate += (f', {cfg.optim_wrapper.optimizer.lr:g} for a batch of '
                  f'{cfg.auto_scale_lr.base_batch_size} scaled to {total}')
-    images = f'{facts["images"]:,} of {encode_name(str(root))}'
+    images = source.describe()
     stats = cfg.get('image_stats')
     if stats is not None:
-        images += (f', {stats["channels"]} channel(s) of {stats["dtype"]} '
+        images += (f'; {stats["channels"]} channel(s) of {stats["dtype"]} '
                    f'after {encode_name(stats["file"])}')
     start = cfg.model.backbone.get('init_cfg')
     return '\n'.join([

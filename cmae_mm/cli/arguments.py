@@ -17,8 +17,10 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 RANDOM = 'random'
 
 
-def add_data(parser: argparse.ArgumentParser, help: str) -> None:
-    """Add DATA, a folder."""
+def add_data(parser: argparse.ArgumentParser,
+             help: str = 'folder of images, with sub-folders or none, list of '
+             'paths, store or shards') -> None:
+    """Add DATA, a folder or a list."""
     parser.add_argument('data', metavar='DATA', help=help)
 
 
@@ -59,7 +61,6 @@ def check_inputs(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: If one is not there.
-        NotADirectoryError: If DATA is a file.
         ConfigError: If an override is none, or an output is an input.
         OSError: If nothing can be written to the work folder.
     """
@@ -68,7 +69,7 @@ def check_inputs(args: argparse.Namespace) -> None:
         _check_is_config(args.config)
     check_pairs(given.get('cfg_options') or [])
     if given.get('data') is not None:
-        check_folder(args.data)
+        check_data(args.data)
     if given.get('work_dir') is not None:
         check_output(args.work_dir, is_folder=True)
     _check_outputs(given)
@@ -111,18 +112,17 @@ def _check_is_config(name: str) -> None:
     find_config(name)
 
 
-def check_folder(name: str) -> None:
-    """Check that a folder is there.
+def check_data(name: str) -> None:
+    """Check that there is a folder or a file, which may be a list.
 
     Raises:
-        FileNotFoundError: If it is not.
-        NotADirectoryError: If it is a file.
+        FileNotFoundError: If there is none.
     """
-    folder = Path(name).expanduser()
-    if folder.is_file():
-        raise NotADirectoryError(f'{name} is a file, and a folder is needed')
-    if not folder.is_dir():
-        raise FileNotFoundError(f'there is no folder {name}')
+    path = Path(name).expanduser()
+    if not path.is_dir() and not path.is_file():
+        raise FileNotFoundError(
+            f'there is no folder {name}, and no list, store or shards of this '
+            'name')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

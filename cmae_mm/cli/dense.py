@@ -11,6 +11,7 @@ from .arguments import (
     add_config,
     add_encoder,
     add_work_dir,
+    check_data,
     work_dir_of,
 )
 from .command import Command, Result
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'released CMAE or MAE checkpoint', random=True)
     parser.add_argument(
         '--images', nargs=2, required=True, metavar=('TRAIN', 'VAL'),
-        help='folders of images')
+        help='folders of images, or lists, stores or shards')
     parser.add_argument(
         '--maps', nargs=2, required=True, metavar=('TRAIN', 'VAL'),
         help='folders of maps: PNG files of the same names, one whole number '
@@ -59,9 +60,12 @@ def check(args: argparse.Namespace) -> None:
     """Look for the folders.
 
     Raises:
-        ConfigError: If one is not there.
+        FileNotFoundError: If images are not there.
+        ConfigError: If a folder of maps is not there.
     """
-    for folder in (*args.images, *args.maps):
+    for name in args.images:
+        check_data(name)
+    for folder in args.maps:
         if not Path(folder).is_dir():
             raise ConfigError(f'there is no folder {folder}')
 

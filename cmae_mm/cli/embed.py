@@ -9,7 +9,7 @@ from .command import Command, Result
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_data(parser, 'folder of images, with sub-folders or none, or a store')
+    add_data(parser)
     add_checkpoint(
         parser, 'pre-training checkpoint, exported backbone, fine-tuned '
         'classifier, or released CMAE or MAE checkpoint')

@@ -22,7 +22,6 @@ from .pictures import (
 
 # As in the visualisation room, which a test checks.
 METHODS = ('auto', 'umap', 'tsne')
-_FOLDER = 'folder of images, with sub-folders or none, or a store'
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +47,7 @@ def options_of(args: argparse.Namespace) -> Dict[str, Any]:
 
 def add_map(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the map."""
-    add_data(parser, _FOLDER)
+    add_data(parser)
     add_checkpoint(parser, ENCODERS)
     add_picture(parser, 'map.png')
     parser.add_argument(
@@ -93,7 +92,7 @@ def draw(args: argparse.Namespace) -> Result:
 
 def add_nearest(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of finding images."""
-    add_data(parser, _FOLDER)
+    add_data(parser)
     add_checkpoint(parser, ENCODERS)
     add_images(parser, 'images to look for, files')
     add_picture(parser, 'nearest.png')

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_data(
         parser, 'folder of images, with class folders or none (of DATA/train '
-        'where there is one), or a store')
+        'where there is one), list of paths, store or shards')
     parser.add_argument(
         '--model', default='vit-b', metavar='|'.join(MODELS),
         help='what to train; mini is for 64-pixel images and a CPU (default: '

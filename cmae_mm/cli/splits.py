@@ -3,14 +3,15 @@ import argparse
 from pathlib import Path
 
 from ..files import check_output
-from .arguments import add_data, check_folder
+from .arguments import add_data
 from .command import Command, Result
 from .parser import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_data(parser, 'data folder, with train/<class>/*.jpg')
+    add_data(parser, 'data folder, with train/<class>/*.jpg, or a list with '
+             'labels')
     parser.add_argument(
         '--percent', type=float, nargs='+', default=[1., 10.],
         help='shares of the images of each class (default: 1 10)')
@@ -19,17 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the same one draws the same images (default: 0)')
     parser.add_argument(
         '--out', metavar='DIR',
-        help='folder to write to (default: DATA/splits)')
+        help='folder to write to (default: DATA/splits, or splits beside a '
+        'list)')
 
 
 def check(args: argparse.Namespace) -> None:
-    """Look for the training images, and at the shares.
+    """Check the shares, and whether they can be written.
 
     Raises:
-        FileNotFoundError: If there is no folder of them.
-        ValueError: If a share is none.
+        OSError: If nothing can be written there.
+        ValueError: If a share is not above 0 and at most 100.
     """
-    check_folder(str(Path(args.data) / 'train'))
     check_output(_out(args), is_folder=True)
     for percent in args.percent:
         if not 0 < percent <= 100:
@@ -38,7 +39,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _out(args: argparse.Namespace) -> Path:
-    return Path(args.out or Path(args.data) / 'splits')
+    data = Path(args.data).expanduser()
+    return Path(args.out or (
+        data.parent if data.is_file() else data) / 'splits')
 
 
 def splits(args: argparse.Namespace) -> Result:
@@ -48,10 +51,12 @@ def splits(args: argparse.Namespace) -> Result:
     from ..evaluation import build_eval_dataset
     from ..evaluation.splits import write_split
     init_default_scope('mmpretrain')
-    dataset = build_eval_dataset(
-        dict(
-            type='LabelledDataset', data_root=args.data, data_prefix='train',
-            pipeline=[]))
+    # A list without a column of splits is a list of training images.
+    kind = 'PretrainingDataset' if Path(
+        args.data).expanduser().is_file() else 'LabelledDataset'
+    dataset = build_eval_dataset(dict(
+        type=kind, data_root=args.data, split='train', with_label=True,
+        pipeline=[]))
     folder = _out(args)
     files = {}
     for percent in args.percent:
@@ -66,7 +71,7 @@ COMMANDS = [
         name='splits',
         help='draw which images keep their labels, for training on few',
         description='Writes annotation files of LabelledDataset: '
-        'DATA/splits/<percent>pct_seed<seed>.txt',
+        '<percent>pct_seed<seed>.txt',
         example='cmae splits /data/imagenet --percent 1 10',
         add_arguments=add_arguments,
         check=check,

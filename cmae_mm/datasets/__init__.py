@@ -1,6 +1,9 @@
-from .block_sampler import BlockShuffleSampler
 from .datasets import LabelledDataset, PretrainingDataset
-from .samplers import SeededInfiniteSampler, SeededSampler
+from .samplers import (
+    BlockShuffleSampler,
+    SeededInfiniteSampler,
+    SeededSampler,
+)
 from .transforms import (
     LoadCanvas,
     LoadImage,

@@ -3,7 +3,6 @@ import os
 from typing import Any, Sequence, Union
 
 import numpy as np
-from mmengine import fileio
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
@@ -11,6 +10,8 @@ from mmpretrain.registry import DATASETS
 
 from .samplers import SeededIndex
 from .source import IMG_EXTENSIONS, ImageSource, SourceError, open_source
+
+_HINT = 'set the environment variable DATA_ROOT to a folder of images'
 
 
 @DATASETS.register_module()
@@ -27,9 +28,9 @@ class PretrainingDataset(CustomDataset):
 
     Args:
         data_root (str): The data folder, or a list file.
-        split (str): The part to take where there is one, a sub-folder or rows
-            of a CSV file; otherwise all images of ``data_root`` are taken, and
-            the log says so. Defaults to 'train'.
+        split (str | Sequence[str]): The part to take where there is one, a
+            sub-folder or rows of a CSV file; otherwise all images of
+            ``data_root`` are taken, and the log says so. Defaults to 'train'.
         with_label (bool): Whether samples have labels, of class folders or of
             a list. Defaults to False.
         ann_file (str): A list file, in ``data_root`` unless absolute. Its
@@ -50,22 +51,22 @@ class PretrainingDataset(CustomDataset):
     """
 
     source: ImageSource
+    _split_needed = False
 
     def __init__(self,
                  data_root: str = '',
-                 split: str = 'train',
+                 split: Union[str, Sequence[str]] = 'train',
                  with_label: bool = False,
-                 ann_file: str = '',
                  data_prefix: Union[str, dict] = '',
                  extensions: Sequence[str] = IMG_EXTENSIONS,
                  **kwargs) -> None:
-        prefix = data_prefix if isinstance(data_prefix, str) else (
+        self._split = split
+        self._prefix = os.path.expanduser(
+            data_prefix if isinstance(data_prefix, str) else
             data_prefix.get('img_path', ''))
-        self._parts = (os.path.expanduser(prefix), split)
         super().__init__(
             data_root=os.path.expanduser(data_root),
             data_prefix=data_prefix,
-            ann_file=ann_file,
             with_label=with_label,
             extensions=extensions,
             **kwargs)
@@ -78,48 +79,39 @@ class PretrainingDataset(CustomDataset):
             when it is asked for, and needs no serialising.
         """
         self.serialize_data = False
-        self.source = self.open()
-        print_log(self.source.describe() + '.', logger='current')
-        if self.source.classes is not None:
-            self._set_classes(self.source.classes)
-        return self.source
+        source = self.source = self.open()
+        print_log(f'{source.describe()}.', logger='current')
+        given = self.CLASSES
+        if source.classes is not None and given is None:
+            self._metainfo['classes'] = tuple(source.classes)
+        elif source.classes is not None and (
+                len(given) != len(source.classes)
+                or sorted(given) == source.classes != list(given)):
+            raise SourceError(
+                f'the classes of {source.place} are {source.classes[:10]}, in '
+                f'this order, but {list(given)[:10]} are given')
+        return source
 
     def open(self) -> ImageSource:
         """Open the source that the arguments name."""
-        prefix, split = self._parts
+        split, prefix, data = self._split, self._prefix, self.data_root
         options: Any = dict(labels=self.with_label, extensions=self.extensions)
         if self.ann_file:
-            root = self.img_prefix if self.data_root or prefix else None
+            root = self.img_prefix if data or prefix else None
             return open_source(self.ann_file, root=root, split=split,
                                **options)
-        folder = self.img_prefix if prefix else self.data_root
         if prefix:
-            split = ''
-        if self.data_root and prefix and not fileio.isdir(folder):
-            # A part of a list, a store or shards.
-            folder, split = self.data_root, prefix
+            data, split = (data, prefix) if data else (prefix, '')
         try:
-            source = open_source(folder, split=split, **options)
-            if prefix and source.split != split:
-                raise FileNotFoundError(
-                    f'{folder!r} has no part {prefix!r}, such as a folder of '
-                    'this name')
-            return source
-        except (FileNotFoundError, SourceError) as error:
-            raise type(error)(
-                f'{error}; set the environment variable DATA_ROOT to a folder '
-                'of images') from None
-
-    def _set_classes(self, found: Sequence[str]) -> None:
-        """Take the names of classes, or compare them with those given."""
-        given = self.CLASSES
-        if given is None:
-            self._metainfo['classes'] = tuple(found)
-        elif len(given) != len(found) or (
-                sorted(given) == list(found) != list(given)):
-            raise SourceError(
-                f'the classes of {self.source.root} are {list(found)[:10]}, '
-                f'in this order, but {list(given)[:10]} are given')
+            source = open_source(data, split=split, **options)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{error}; {_HINT}') from None
+        if split and not source.split and (prefix or self._split_needed):
+            raise FileNotFoundError(
+                f'{data!r} has no folder '
+                f'{split if isinstance(split, str) else " or ".join(split)}; '
+                f'{_HINT} that has it')
+        return source
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on a sample, with the seed that its index has.
@@ -166,7 +158,9 @@ class LabelledDataset(PretrainingDataset):
         data_prefix (str): Folder in it, with one folder of images per class.
         ann_file (str): List file with labels instead of class folders, in
             ``data_root`` unless absolute. Defaults to ''.
-        split (str): The rows of a CSV file to take. Defaults to '', all.
+        split (str | Sequence[str]): See ``PretrainingDataset``; the first of
+            these parts that there is, which must be one. Defaults to '', all
+            images.
         **kwargs: Other arguments of ``CustomDataset``.
 
     Raises:
@@ -174,7 +168,12 @@ class LabelledDataset(PretrainingDataset):
         ValueError: If there are no images, or no labels.
     """
 
-    def __init__(self, data_root: str = '', split: str = '', **kwargs) -> None:
+    _split_needed = True
+
+    def __init__(self,
+                 data_root: str = '',
+                 split: Union[str, Sequence[str]] = '',
+                 **kwargs) -> None:
         super().__init__(data_root, split, **{'with_label': True, **kwargs})
 
 

@@ -1,8 +1,8 @@
 """The images below a folder, in a fixed order, and what is left out."""
 import os
+import re
 from collections import Counter
-from pathlib import PurePosixPath
-from typing import Any, Dict, Iterator, List, Sequence, Set
+from typing import Dict, Iterable, Iterator, List, Sequence, Set
 
 from .names import encode_name
 
@@ -16,7 +16,6 @@ _SYSTEM_NAMES = {
     'ehthumbs_vista.db', 'desktop.ini', 'icon\r', 'network trash folder',
     'temporary items'
 }
-_MOST_ENDINGS = 8
 
 
 def is_hidden(name: str) -> bool:
@@ -25,52 +24,35 @@ def is_hidden(name: str) -> bool:
 
 
 class LeftOut:
-    """Counts of what a listing leaves out, each kind with an example."""
+    """Counts of what is left out: each kind, with the first example."""
 
     def __init__(self) -> None:
         self.counts: Counter = Counter()
-        self.endings: Counter = Counter()
         self._examples: Dict[str, str] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Count a file or folder.
-
-        Args:
-            kind (str): A noun in the singular, such as 'dangling link'.
-            name (str): Its name.
-        """
+        """Count a file or folder of a kind: an ending, or a singular noun."""
         self.counts[kind] += 1
         self._examples.setdefault(kind, name)
 
-    def add_ending(self, name: str) -> None:
-        """Count a file whose ending is not one of an image."""
-        ending = PurePosixPath(name).suffix.lower()
-        if ending[1:].isdigit() or len(ending) > 16:
-            ending = ''  # as in names made of numbers and dots
-        self.endings[ending] += 1
-
     def __str__(self) -> str:
-        shown = sorted(self.endings.items(), key=lambda item: (
-            not item[0], -item[1], item[0]))[:_MOST_ENDINGS]
-        parts = [f'{count:,} {encode_name(ending) or "without an ending"}'
-                 for ending, count in shown]
-        rest = sum(self.endings.values()) - sum(count for _, count in shown)
-        if rest:
-            parts.append(f'{rest:,} with other endings')
-        for kind, count in self.counts.items():
+        parts = []
+        for kind, count in sorted(self.counts.items(), key=lambda item: (
+                item[0][0] != '.', -item[1], item[0])):
             first = encode_name(self._examples[kind])
-            parts.append(f'{count:,} {kind}{"s" if count > 1 else ""} '
-                         f'({"first: " if count > 1 else ""}{first})')
-        return ', '.join(parts)
+            parts.append(f'{count:,} {kind}' if kind[0] == '.' else (
+                f'{count:,} {kind}s (first: {first})' if count > 1 else
+                f'1 {kind} ({first})'))
+        return f'left out: {", ".join(parts)}' if parts else ''
 
 
 class FolderListing:
-    """The images below a local folder.
+    """The images below a folder, sorted by their names.
 
-    Names are sorted as strings. Links to files and folders are followed. A
-    folder is listed once: by its own path if it lies below the root, and
-    otherwise by the first link to it, links in a folder before those in its
-    folders. Only regular files are listed.
+    Links to files and folders are followed. A link to a folder that is listed
+    anyway, by its own path below the root or through an earlier link, or that
+    leads back to a folder above it, is left out. Only regular files are
+    listed.
 
     Args:
         root (str): The folder.
@@ -87,17 +69,24 @@ class FolderListing:
         self.folders: List[str] = []
         self._extensions = tuple(extensions)
         self._real_root = os.path.realpath(root)
-        # Folders that are reached through links, by device and number.
-        self._linked: Set[Any] = set()
-        self._below_links: Set[str] = set()
+        self._followed: Set[str] = {self._real_root}
+
+    def remote(self, names: Iterable[str]) -> List[str]:
+        """Choose the images among the names of all files of a remote root."""
+        images = sorted(filter(self._is_image, names))
+        self.folders = [n.split('/')[0] for n in images if '/' in n]
+        return images
 
     def groups(self) -> Iterator[List[str]]:
-        """List the images.
+        """List a local folder.
 
         Yields:
             List[str]: Names of images in one folder, relative to the root.
+
+        Raises:
+            OSError: If the root itself cannot be read.
         """
-        first = self.entries('')
+        first = self._entries('')
         self.folders = [n[:-1] for n in first if n.endswith('/')]
         stack = [iter(first)]
         group: List[str] = []
@@ -110,24 +99,12 @@ class FolderListing:
                 yield group
                 group = []
             if name:
-                stack.append(iter(self.entries(name)))
+                stack.append(iter(self._entries(name)))
             else:
                 stack.pop()
 
-    def entries(self, folder: str) -> List[str]:
-        """List one folder.
-
-        Args:
-            folder (str): Its name relative to the root, with a slash at the
-                end; '' for the root.
-
-        Returns:
-            List[str]: Sorted names of its images, and of its folders with a
-            slash at the end.
-
-        Raises:
-            OSError: If the root itself cannot be read.
-        """
+    def _entries(self, folder: str) -> List[str]:
+        """List a folder's images, and its folders with a slash at the end."""
         try:
             with os.scandir(os.path.join(self.root, folder)) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -139,82 +116,53 @@ class FolderListing:
         names = []
         for entry in entries:
             name = folder + entry.name
-            kind = self._kind(entry, name, folder)
-            if kind in ('file', 'folder'):
-                names.append(name + ('/' if kind == 'folder' else ''))
-            elif kind == 'ending':
-                self.left_out.add_ending(entry.name)
-            else:
+            kind = self._kind(entry, name)
+            if kind in ('', '/'):
+                names.append(name + kind)
+            elif kind != '.':
                 self.left_out.add(kind, name)
         return sorted(names)
 
-    def _kind(self, entry: 'os.DirEntry[str]', name: str, folder: str) -> str:
-        """Tell what a folder's entry is, or why it is left out."""
-        if is_hidden(entry.name):
-            return 'hidden or system file'
+    def _kind(self, entry: 'os.DirEntry[str]', name: str) -> str:
+        """Tell '' for an image, '/' for a folder, else why it is left out."""
         try:
-            if entry.is_dir():
-                return self._enter(entry, name, folder)
-            if entry.is_file():
-                known = entry.name.lower().endswith(self._extensions)
-                return 'file' if known else 'ending'
+            if entry.is_dir() and not is_hidden(entry.name):
+                return self._follow(entry.path) if entry.is_symlink() else '/'
+            if is_hidden(entry.name) or entry.is_file():
+                return '' if self._is_image(name) else '.'
         except PermissionError:
             return 'unreadable file'
-        except OSError:  # of too many links, for example
+        except OSError:  # such as a link to itself
             return 'dangling link'
         return 'dangling link' if entry.is_symlink() else 'special file'
 
-    def _enter(self, entry: 'os.DirEntry[str]', name: str,
-               folder: str) -> str:
-        """Tell whether a folder is to be listed under this name."""
-        is_link = entry.is_symlink()
-        if not is_link and folder not in self._below_links:
-            return 'folder'
-        target = os.path.realpath(entry.path)
-        if is_link and _is_below(os.path.dirname(entry.path), target):
+    def _is_image(self, name: str) -> bool:
+        """Tell an image by its name; count what is none."""
+        *folders, last = name.split('/')
+        ending = os.path.splitext(last)[1].lower()
+        if is_hidden(last) or any(map(is_hidden, folders)):
+            self.left_out.add('hidden or system file', name)
+        elif last.lower().endswith(self._extensions):
+            return True
+        elif re.fullmatch(r'\.[a-z]\w{0,9}', ending):
+            self.left_out.add(ending, name)
+        else:
+            self.left_out.add('other file', name)
+        return False
+
+    def _follow(self, path: str) -> str:
+        """Tell '/' if a link to a folder is to be followed, else why not."""
+        target = os.path.realpath(path)
+        above = os.path.realpath(os.path.dirname(path))
+        if _is_below(above, target) or _is_below(self._real_root, target):
             return 'circular link'
-        status = entry.stat()
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._linked or self._has_own_name(target):
+        # Outside of the root it begins with two dots, as if it were hidden.
+        own_name = os.path.relpath(target, self._real_root).split(os.sep)
+        if target in self._followed or not any(map(is_hidden, own_name)):
             return 'repeated folder'
-        if status.st_ino:  # some file systems have no numbers
-            self._linked.add(identity)
-        self._below_links.add(f'{name}/')
-        return 'folder'
-
-
-    def _has_own_name(self, target: str) -> bool:
-        """Tell whether a folder is listed by its path below the root."""
-        if not _is_below(target, self._real_root):
-            return False
-        parts = os.path.relpath(target, self._real_root).split(os.sep)
-        return parts == [os.curdir] or not any(map(is_hidden, parts))
+        self._followed.add(target)
+        return '/'
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Tell whether a path is a folder or lies below it."""
-    path = os.path.realpath(path)
-    return os.path.commonpath([path, folder]) == folder
-
-
-def list_remote(names: Iterator[str], extensions: Sequence[str],
-                left_out: LeftOut) -> List[str]:
-    """List the images among the files of a remote folder.
-
-    Args:
-        names (Iterator[str]): All files, relative to the folder.
-        extensions (Sequence[str]): Endings of image files, in lower case.
-        left_out (LeftOut): Takes what is left out.
-
-    Returns:
-        List[str]: The images, sorted.
-    """
-    images = []
-    for name in names:
-        if any(map(is_hidden, name.split('/'))):
-            left_out.add('hidden or system file', name)
-        elif name.lower().endswith(tuple(extensions)):
-            images.append(name)
-        else:
-            left_out.add_ending(name)
-    return sorted(images)
+    return os.path.join(path, '').startswith(os.path.join(folder, ''))

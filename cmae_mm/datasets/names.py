@@ -61,7 +61,6 @@ class FileNames(Sequence):
         data (np.ndarray): All names, uint8, one after the other.
         ends (np.ndarray): End of each name in the data, int64, (N, ).
         gap (int): Number of bytes between two names. Defaults to 0.
-        start (int): Start of the first name. Defaults to 0.
         decode (Callable, optional): Makes a name of the text. Defaults to
             None, the text is the name.
     """
@@ -70,12 +69,10 @@ class FileNames(Sequence):
                  data: np.ndarray,
                  ends: np.ndarray,
                  gap: int = 0,
-                 start: int = 0,
                  decode: Optional[Callable[[str], str]] = None) -> None:
         self._data = data
         self.ends = ends
         self._gap = gap
-        self._start = start
         self._decode = decode
 
     def __len__(self) -> int:
@@ -86,10 +83,24 @@ class FileNames(Sequence):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         end = int(self.ends[index])
-        start = int(self.ends[index - 1]) + self._gap if index else (
-            self._start)
+        start = int(self.ends[index - 1]) + self._gap if index else 0
         text = os.fsdecode(self._data[start:end].tobytes())
         return self._decode(text) if self._decode else text
+
+    def select(self, indices: Sequence, skip: int = 0) -> 'FileNames':
+        """Take some of the names.
+
+        Args:
+            indices (Sequence[int]): Which ones.
+            skip (int): Number of first characters that are left out. Defaults
+                to 0.
+
+        Returns:
+            FileNames: These names.
+        """
+        return FileNames.of(
+            [self[i][skip:] for i in indices[start:start + 4096]]
+            for start in range(0, len(indices), 4096))
 
     @property
     def nbytes(self) -> int:

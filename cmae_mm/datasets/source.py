@@ -15,27 +15,22 @@ shards of ``cmae shards``. Every command asks :func:`open_source`.
 :func:`~cmae_mm.datasets.names.encode_name`. Labels of a list are in
 ``labels.npy``, and the names of their classes in the JSON file.
 """
-import hashlib
+import errno
 import json
 import os
-import stat
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Union
 
 import numpy as np
 from mmengine import fileio
 from mmengine.fileio import BaseStorageBackend, register_backend
 
-from .folders import (
-    IMG_EXTENSIONS,
-    FolderListing,
-    LeftOut,
-    is_hidden,
-    list_remote,
-)
+from .folders import IMG_EXTENSIONS, FolderListing, LeftOut, is_hidden
 from .lists import (
     SourceError,
     check_files,
@@ -43,13 +38,7 @@ from .lists import (
     parse_labels,
     read_list,
 )
-from .names import FileNames, decode_name, encode_name
-
-__all__ = [
-    'IMG_EXTENSIONS', 'ImageSource', 'ShardBackend', 'SourceError',
-    'decode_name', 'encode_name', 'has_split', 'kind_of', 'open_source',
-    'read_record', 'read_shard_index'
-]
+from .names import FileNames, encode_name
 
 # Files of stores and shards.
 NAMES_FILE = 'images.txt'
@@ -63,7 +52,6 @@ INDEX_VERSION = 1
 _MOST_OPEN = 64
 
 PathLike = Union[str, 'os.PathLike[str]']
-Groups = Iterable[List[str]]
 
 
 def store_key(number: int) -> str:
@@ -81,20 +69,19 @@ def kind_of(data: PathLike) -> str:
         FileNotFoundError: If there is no such file or folder.
     """
     path = os.path.expanduser(os.fspath(data))
-    local = isinstance(_backend_of(path), fileio.LocalBackend)
+    if os.path.isfile(os.path.join(path, INDEX_FILE)):
+        return 'shards'
+    if all(os.path.isfile(os.path.join(path, name))
+           for name in (STORE_FILE, NAMES_FILE)):
+        return 'store'
     if fileio.isdir(path):
-        if os.path.isfile(os.path.join(path, INDEX_FILE)):
-            return 'shards'
-        if all(os.path.isfile(os.path.join(path, name))
-               for name in (STORE_FILE, NAMES_FILE)):
-            return 'store'
         return 'folder'
-    if fileio.isfile(path):
+    is_image = path.lower().endswith((*IMG_EXTENSIONS, '.tar'))
+    if fileio.isfile(path) and not is_image:
         return 'list'
-    if local and os.path.exists(path):
-        raise SourceError(f'{path} {describe_kind(os.stat(path).st_mode)}')
-    what = 'is a link that leads nowhere or in a circle' if (
-        os.path.islink(path)) else 'does not exist'
+    what = 'is a dangling link' if os.path.islink(path) else 'does not exist'
+    if os.path.exists(path):
+        what = describe_kind(os.stat(path).st_mode) or 'is a single file'
     raise FileNotFoundError(
         f'{path!r} {what}; name a folder of images, a list of them, a store '
         'or shards')
@@ -102,7 +89,7 @@ def kind_of(data: PathLike) -> str:
 
 def open_source(data: PathLike,
                 *,
-                split: Optional[str] = None,
+                split: Union[str, Sequence, None] = None,
                 labels: bool = False,
                 root: Optional[str] = None,
                 extensions: Iterable[str] = IMG_EXTENSIONS,
@@ -111,12 +98,13 @@ def open_source(data: PathLike,
 
     Args:
         data (str | PathLike): The folder or file.
-        split (str, optional): A part to take where there is one: a sub-folder
-            of this name, or rows of a CSV file with this value in the column
-            ``split``. Defaults to None, all images.
+        split (str | Sequence[str], optional): The first of these parts that
+            there is, otherwise all images: a sub-folder of this name, or rows
+            of a CSV file with this value in the column ``split``. Defaults to
+            None, all images.
         labels (bool): Whether labels are needed: those of a list, or the
-            first folders' numbers in sorted order. Images outside of class
-            folders are then left out. Defaults to False.
+            numbers of the first folders in sorted order. Images outside of
+            these folders are then left out. Defaults to False.
         root (str, optional): What relative paths in a list are relative to.
             Defaults to the list's folder.
         extensions (Iterable[str]): Endings of image files in folders.
@@ -131,33 +119,28 @@ def open_source(data: PathLike,
         SourceError: If there are no images or no labels, a line of a list is
             wrong, or a store or a shard is damaged.
     """
-    path = os.path.expanduser(os.fspath(data))
-    kind = kind_of(path)
-    if isinstance(_backend_of(path), fileio.LocalBackend):
-        path = os.path.abspath(path)
-    if kind == 'folder':
-        return _open_folder(path, split, labels, tuple(
-            ending.lower() for ending in extensions))
+    kind, path = kind_of(data), _absolute(os.fspath(data))
+    splits = [split] if isinstance(split, str) and split else split or []
     if kind == 'list':
-        return _open_list(path, split, labels, root, check)
-    return _open_packed(kind, path, split, labels)
+        source = _open_list(path, splits, labels, root, check)
+    elif kind == 'folder':
+        source = _open_folder(path, splits, [e.lower() for e in extensions])
+    else:
+        source = _open_packed(kind, path, splits)
+    if splits and not source.split:
+        source.notes.append(f'without a part {" or ".join(splits)}')
+    if not labels:
+        source.labels = source.classes = None
+    elif source.labels is None:
+        _label_by_folder(source)
+    if not len(source):
+        if labels:
+            source.notes.append('needed are class folders with images')
+        raise SourceError(source.describe())
+    return source
 
 
-def has_split(data: PathLike, split: str) -> bool:
-    """Tell whether a source has a part of this name, see open_source."""
-    path = os.path.expanduser(os.fspath(data))
-    kind = kind_of(path)
-    if kind == 'folder':
-        return fileio.isdir(fileio.join_path(path, split))
-    if kind == 'list':
-        try:
-            return bool(open_source(path, split=split, check=False).split)
-        except SourceError:
-            return False
-    return len(_find_split(_read_names(path), split, _read_index(kind, path))
-               ) > 0
-
-
+@dataclass(eq=False, repr=False)
 class ImageSource(Sequence):
     """The images of a folder, a list, a store or shards, by number.
 
@@ -171,36 +154,27 @@ class ImageSource(Sequence):
         labels (np.ndarray | None): Class of each image, int64, (N, ).
         classes (List[str] | None): Names of the classes.
         split (str): The split that was taken, '' for all images.
+        place (str): The file or folder that was opened.
+        notes (List[str]): What there is to say about it.
+        left_out (LeftOut): What is left out.
+        folders (Sequence[str]): First folders, which may be empty.
+        packed (Dict[str, str] | None): Arguments of the backend that reads
+            the store or the shards.
+        numbers (np.ndarray | None): Each image's number there.
     """
 
-    def __init__(self,
-                 kind: str,
-                 root: str,
-                 names: 'Sequence[str]',
-                 *,
-                 labels: Optional[np.ndarray] = None,
-                 classes: Optional[List[str]] = None,
-                 split: str = '',
-                 where: str = '',
-                 note: str = '',
-                 packed: Optional[Dict[str, str]] = None,
-                 places: Optional[np.ndarray] = None) -> None:
-        self.kind = kind
-        self.root = root
-        self.names = names
-        self.labels = labels
-        self.classes = classes
-        self.split = split
-        self._where = where or root
-        self._note = note
-        # Arguments of the backend that reads stores or shards, and which of
-        # their images these are.
-        self._packed = packed
-        self._places = places
-        self._backend = _backend_of(root)
-        if not len(names):
-            raise SourceError(f'no images below {encode_name(self._where)!r}'
-                              f'{"; " if note else ""}{note}')
+    kind: str
+    root: str
+    names: FileNames
+    labels: Optional[np.ndarray] = None
+    classes: Optional[List[str]] = None
+    split: str = ''
+    place: str = ''
+    notes: List[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    folders: Sequence = ()
+    packed: Optional[Dict[str, str]] = None
+    numbers: Optional[np.ndarray] = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -215,7 +189,7 @@ class ImageSource(Sequence):
 
     def path(self, index: int) -> str:
         """Give the path of an image, for messages and for opening files."""
-        return self._backend.join_path(self.root, self.names[index])
+        return fileio.join_path(self.root, self.names[index])
 
     def record(self, index: int) -> Dict[str, Any]:
         """Give an image as mmengine's data sets describe a sample.
@@ -226,47 +200,31 @@ class ImageSource(Sequence):
             ``gt_label`` where there are labels.
         """
         index = range(len(self))[index]
-        record: Dict[str, Any] = dict(img_path=self.path(index))
-        if self._packed is not None:
-            number = index if self._places is None else int(
-                self._places[index])
-            record.update(
+        if self.packed is None:
+            record: Dict[str, Any] = dict(img_path=self.path(index))
+        else:
+            number = index if self.numbers is None else self.numbers[index]
+            record = dict(
                 img_path=self.names[index],
-                img_key=store_key(number) if self.kind == 'store' else str(
-                    number),
-                backend_args=dict(self._packed))
+                img_key=store_key(number),
+                backend_args=dict(self.packed))
         if self.labels is not None:
             record['gt_label'] = int(self.labels[index])
         return record
 
     def read(self, index: int) -> bytes:
-        """Read an image's encoded file.
-
-        Raises:
-            OSError: If it cannot be read, or is no regular file.
-            SourceError: If the store or the shard is damaged.
-        """
+        """Read an image's encoded file, see :func:`read_record`."""
         return read_record(self.record(index))
-
-    def fingerprint(self) -> str:
-        """Hash names, sizes and times of change, to see what has changed."""
-        made = hashlib.sha256()
-        if self._packed is not None:
-            made.update(_state(os.path.join(
-                self._where, STORE_FILE if self.kind == 'store' else
-                INDEX_FILE)))
-        for i, name in enumerate(self.names):
-            made.update(os.fsencode(name) + b'\0')
-            if self._packed is None:
-                made.update(_state(self.path(i)))
-        return made.hexdigest()
 
     def describe(self) -> str:
         """Say in one line what there is, and what is left out."""
-        parts = [f'{len(self):,} images in {encode_name(self._where)}']
-        if self.classes is not None:
-            parts[0] += f' of {len(self.classes):,} classes'
-        return '; '.join(parts + ([self._note] if self._note else []))
+        kind = '' if self.labels is None else 'labelled '
+        place = encode_name(self.place)
+        text = f'{len(self):,} {kind}images in {place}' if len(self) else (
+            f'no {kind}images below {place}')
+        if self.classes:
+            text += f' of {len(self.classes):,} classes'
+        return '; '.join(filter(None, [text, *self.notes, str(self.left_out)]))
 
 
 def read_record(record: Dict[str, Any],
@@ -288,11 +246,10 @@ def read_record(record: Dict[str, Any],
     """
     backend_args = record.get('backend_args', backend_args)
     path = record.get('img_key', record['img_path'])
-    if backend_args is None and isinstance(_backend_of(path),
-                                           fileio.LocalBackend):
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # reading a FIFO would wait for ever
-            raise OSError(f'{encode_name(path)} {describe_kind(mode)}')
+    if backend_args is None and _is_local(path):
+        fault = describe_kind(os.stat(path).st_mode)
+        if fault:  # reading a FIFO would wait for ever
+            raise OSError(errno.EINVAL, fault, path)
     data = fileio.get(path, backend_args=backend_args)
     if data is None:  # as mmengine's backend of LMDB has it
         raise SourceError(f'{encode_name(record["img_path"])} is missing in '
@@ -300,215 +257,149 @@ def read_record(record: Dict[str, Any],
     return data
 
 
-def _state(path: str) -> bytes:
-    try:
-        found = os.stat(path)
-    except OSError:  # of which reading it tells more
-        return b'missing'
-    return b'%d %d\0' % (found.st_size, found.st_mtime_ns)
+def _is_local(path: str) -> bool:
+    return isinstance(fileio.get_file_backend(path, enable_singleton=True),
+                      fileio.LocalBackend)
 
 
-def _backend_of(path: str) -> Any:
-    return fileio.get_file_backend(path, enable_singleton=True)
+def _absolute(path: str) -> str:
+    path = os.path.expanduser(path)
+    return os.path.abspath(path) if _is_local(path) else path
 
 
-def _open_folder(folder: str, split: Optional[str], labels: bool,
-                 extensions: Tuple[str, ...]) -> ImageSource:
-    """List a folder, or its sub-folder of a split."""
-    backend = _backend_of(folder)
-    inside = backend.join_path(folder, split) if split else folder
-    found = split if split and backend.isdir(inside) else ''
-    root = inside if found else folder
-    counted: List[Tuple[str, int]] = []
-    if isinstance(backend, fileio.LocalBackend):
-        listing = FolderListing(root, extensions)
-        left_out, groups = listing.left_out, listing.groups()
-    else:
-        left_out = LeftOut()
-        images = list_remote(backend.list_dir_or_file(
-            root, list_dir=False, recursive=True), extensions, left_out)
-        groups = iter([[name] for name in images])
-    names = FileNames.of(
-        _in_folders(groups, counted, left_out) if labels else groups)
-    numbers, classes = None, None
-    if labels:
-        folders = listing.folders if isinstance(
-            backend, fileio.LocalBackend) else [top for top, _ in counted]
-        numbers, classes = _number(counted, folders)
-        empty = sorted({*classes} - {top for top, _ in counted})
-    notes = [f'without a folder {split!r}'] if split and not found else []
-    if labels and empty:
-        notes.append(f'{len(empty):,} classes without images, such as '
-                     f'{encode_name(empty[0])}')
-    notes += [f'left out: {left_out}'] if str(left_out) else []
-    if not len(names) and _has_shards(left_out):
-        notes.append('`cmae shards` makes an index of .tar files')
-    return ImageSource(
-        'folder', root, names, labels=numbers, classes=classes, split=found,
-        note='; '.join(notes))
-
-
-def _has_shards(left_out: LeftOut) -> bool:
-    return left_out.endings['.tar'] > 0
-
-
-def _in_folders(groups: Groups, counted: List[Tuple[str, int]],
-                left_out: LeftOut) -> Iterator[List[str]]:
-    """Leave images outside of folders out; note the others' first folder."""
-    for group in groups:
-        top, slash, _ = group[0].partition('/')
-        if slash and not is_hidden(top):
-            counted.append((top, len(group)))
-            yield group
-        else:
-            for name in group:
-                left_out.add('unlabelled image', name)
-
-
-def _number(counted: List[Tuple[str, int]],
-            folders: Iterable[str]) -> Tuple[np.ndarray, List[str]]:
-    """Number classes in the order of their sorted names."""
-    classes = sorted(set(folders))
-    number = {name: i for i, name in enumerate(classes)}
-    labels = [number[top] for top, _ in counted]
-    return np.repeat(np.array(labels, np.int64),
-                     [count for _, count in counted]), classes
-
-
-def _open_list(path: str, split: Optional[str], labels: bool,
-               root: Optional[str], check: bool) -> ImageSource:
+def _open_list(path: str, splits: Sequence, labels: bool, root: Optional[str],
+               check: bool) -> ImageSource:
     """Read a list file."""
-    root = root or _backend_of(path).join_path(os.path.dirname(path))
-    if isinstance(_backend_of(root), fileio.LocalBackend):
-        root = os.path.abspath(os.path.expanduser(root))
-    else:
-        check = False
-    found = read_list(path, root, split)
-    note = check_files(path, root, found) if check else ''
-    numbers, classes = None, None
+    root = _absolute(root or os.path.dirname(path))
+    found = read_list(path, root, splits)
+    source = ImageSource('list', root, found.names, split=found.split,
+                         place=path)
+    if check and _is_local(root):
+        source.notes.append(check_files(path, root, found))
     if labels:
-        if found.labels is None:
-            raise SourceError(
-                f'{path} has no labels: needed are lines "<path> <label>", or '
-                'a CSV file with the columns path and label')
-        numbers, classes = parse_labels(path, found)
-    return ImageSource(
-        'list', root, found.names, labels=numbers, classes=classes,
-        split=found.split, where=path, note=note)
+        source.labels, source.classes = parse_labels(path, found)
+    return source
 
 
-def _open_packed(kind: str, folder: str, split: Optional[str],
-                 labels: bool) -> ImageSource:
-    """Open a store or shards."""
-    names: Sequence = _read_names(folder)
-    index = _read_index(kind, folder)
-    if kind == 'store':
-        packed = dict(backend='lmdb', db_path=folder)
-        _check_store(folder, packed, len(names))
+def _open_folder(folder: str, splits: Sequence,
+                 extensions: Sequence[str]) -> ImageSource:
+    """List a folder, or its sub-folder of a split."""
+    split = next((s for s in splits
+                  if fileio.isdir(fileio.join_path(folder, s))), '')
+    root = fileio.join_path(folder, split) if split else folder
+    listing = FolderListing(root, extensions)
+    if _is_local(root):
+        names = FileNames.of(listing.groups())
     else:
+        names = FileNames.of([listing.remote(fileio.list_dir_or_file(
+            root, list_dir=False, recursive=True))])
+    source = ImageSource(
+        'folder', root, names, split=split, place=root,
+        left_out=listing.left_out, folders=listing.folders)
+    if not len(names) and listing.left_out.counts['.tar']:
+        source.notes.append('`cmae shards` makes an index of .tar files')
+    return source
+
+
+def _open_packed(kind: str, folder: str, splits: Sequence) -> ImageSource:
+    """Open a store or shards."""
+    packed = dict(backend='lmdb', db_path=folder)
+    index: Dict[str, Any] = {}
+    if kind == 'shards':
         packed = dict(backend='ShardBackend', root=folder)
-        if index['images'] != len(names):
-            raise SourceError(f'{folder}: {NAMES_FILE} and {INDEX_FILE} do '
-                              'not belong together')
-    places: Optional[np.ndarray] = None
-    root, found = folder, ''
-    chosen = _find_split(names, split, index) if split else (
-        np.zeros(0, np.int64))
-    if split and len(chosen):
-        places, root, found = chosen, os.path.join(folder, split), split
-        names = FileNames.of(
-            [names[i][len(split) + 1:]] for i in chosen.tolist())
-    numbers, classes = None, None
-    left_out = LeftOut()
-    own = os.path.join(folder, LABELS_FILE)
-    if labels and os.path.isfile(own):
-        numbers, classes = _load_array(own, '<i8'), index.get('classes')
-        numbers = numbers if places is None else numbers[places]
-    elif labels:
-        counted: List[Tuple[str, int]] = []
-        kept = np.array(['/' in name and not is_hidden(name.split('/')[0])
-                         for name in names], bool)
-        places = (np.arange(len(names)) if places is None else places)[kept]
-        names = FileNames.of(_in_folders(
-            ([name] for name in names), counted, left_out))
-        numbers, classes = _number(counted, [top for top, _ in counted])
-    return ImageSource(
-        kind, root, names, labels=numbers, classes=classes, split=found,
-        where=folder, note=f'left out: {left_out}' if str(left_out) else '',
-        packed=packed, places=places)
-
-
-def _read_names(folder: str) -> FileNames:
+        index = read_shard_index(folder)
+        count = index['images']
+    else:
+        count = _count_stored(os.path.join(folder, STORE_FILE), packed)
+        path = os.path.join(folder, STORE_INDEX_FILE)
+        with _naming(path):
+            if os.path.isfile(path):
+                index = json.loads(Path(path).read_text('utf-8'))
+    path = os.path.join(folder, LABELS_FILE)
+    labels = _load_array(path, '<i8') if os.path.isfile(path) else None
     path = os.path.join(folder, NAMES_FILE)
-    if not os.path.isfile(path):
-        raise SourceError(f'{path} is missing: the index is damaged')
-    empty = not os.path.getsize(path)
-    return FileNames.of_lines(
-        np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, 'r'))
+    with _naming(path):
+        names = FileNames.of_lines(np.memmap(path, np.uint8, 'r'))
+    if count != len(names):
+        raise SourceError(f'{path} has {len(names):,} names, but there are '
+                          f'{count:,} images: {folder} is damaged')
+    source = ImageSource(kind, folder, names, labels, index.get('classes'),
+                         packed=packed, place=folder)
+    for split in splits:
+        start, stop = (bisect_left(names, split + end) for end in '/0')
+        found = np.arange(start, stop) if index.get('sorted', True) else (
+            np.array([i for i, name in enumerate(names)
+                      if name.startswith(f'{split}/')], int))
+        if len(found):
+            source.split, source.root = split, os.path.join(folder, split)
+            source.numbers = found
+            source.labels = None if labels is None else labels[found]
+            source.names = names.select(found.tolist(), len(split) + 1)
+            break
+    return source
 
 
-def _find_split(names: 'Sequence[str]', split: str,
-                index: Dict[str, Any]) -> np.ndarray:
-    """Find the images below a folder; their numbers."""
-    if not index.get('sorted', True):
-        return np.array([i for i, name in enumerate(names)
-                         if name.startswith(f'{split}/')], np.int64)
-    return np.arange(bisect_left(names, f'{split}/'), bisect_left(
-        names, split + chr(ord('/') + 1)))
-
-
-def _load_array(path: Any, dtype: Any) -> np.ndarray:
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the file in errors of reading a store or shards."""
     try:
-        array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f'{path} cannot be read ({error}): the index is '
-                          'damaged') from error
-    if array.dtype != dtype or array.ndim != 1:
-        raise SourceError(f'{path} has other values than it should: the index '
-                          'is damaged')
-    return array
-
-
-def _check_store(folder: str, packed: Dict[str, str], count: int) -> None:
-    """Check that a store is whole and has as many images as names."""
-    path = os.path.join(folder, STORE_FILE)
-    # A process can open a file of LMDB once, so that this must be the client
-    # of mmengine's backend.
-    backend = fileio.get_file_backend(
-        backend_args=dict(packed), enable_singleton=True)
-    try:
-        if backend._client is None:
-            backend._client = backend._get_client()
-        found, last = (backend._client.stat(),
-                       backend._client.info()['last_pgno'])
-    except ImportError:
+        yield
+    except (ImportError, SourceError):
         raise
     except Exception as error:  # LMDB has its own kinds
         raise SourceError(f'{path} cannot be read ({error}): it is damaged'
                           ) from error
-    # Reading beyond the end of the file would kill the process.
-    size, needed = os.path.getsize(path), (last + 1) * found['psize']
-    if size < needed:
-        raise SourceError(f'{path} has {size:,} bytes instead of {needed:,}: '
-                          'it is damaged; copy it again, or write it again '
-                          'with `cmae store`')
-    if found['entries'] != count:
+
+
+def _count_stored(path: str, packed: Dict[str, str]) -> int:
+    """Count a store's images; see that its file is whole."""
+    # A process can open a file of LMDB once, so that this must be the client
+    # of mmengine's backend.
+    backend = fileio.get_file_backend(
+        backend_args=dict(packed), enable_singleton=True)
+    with _naming(path):
+        if backend._client is None:
+            backend._client = backend._get_client()
+        found, last = backend._client.stat(), backend._client.info()
+        size = os.path.getsize(path)
+    needed = (last['last_pgno'] + 1) * found['psize']
+    if size < needed:  # reading would kill the process
         raise SourceError(
-            f'{folder}: {NAMES_FILE} has {count:,} names, but {STORE_FILE} '
-            f'{found["entries"]:,} images; the store is damaged')
+            f'{path} has {size:,} bytes instead of {needed:,}: it is damaged; '
+            'copy it again, or write it again with `cmae store`')
+    return found['entries']
 
 
-def _read_index(kind: str, folder: str) -> Dict[str, Any]:
-    """Read the JSON file of a store or of shards."""
-    if kind == 'shards':
-        return read_shard_index(folder)
-    path = Path(folder) / STORE_INDEX_FILE
-    try:
-        # Stores of earlier versions have none.
-        return json.loads(path.read_text('utf-8')) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise SourceError(f'{path} cannot be read ({error}): the index is '
-                          'damaged') from error
+def _load_array(path: str, dtype: Any) -> np.ndarray:
+    with _naming(path):
+        array = np.load(path, mmap_mode='r', allow_pickle=False)
+    if array.dtype != dtype or array.ndim != 1:
+        raise SourceError(f'{path} has other values than it should: it is '
+                          'damaged')
+    return array
+
+
+def _label_by_folder(source: ImageSource) -> None:
+    """Number the images' first folders; leave images outside of them out."""
+    kept, folders = [], []
+    for index, name in enumerate(source.names):
+        folder, slash, _ = name.partition('/')
+        if slash and not is_hidden(folder):
+            kept.append(index)
+            folders.append(folder)
+        else:
+            source.left_out.add('unlabelled image', name)
+    if len(kept) < len(source):
+        source.names = source.names.select(kept)
+        numbers = source.numbers
+        source.numbers = np.array(kept) if numbers is None else numbers[kept]
+    source.classes = sorted({*folders, *source.folders})
+    number = {name: i for i, name in enumerate(source.classes)}
+    source.labels = np.array([number[name] for name in folders], np.int64)
+    empty = sorted({*source.classes} - {*folders})
+    if empty:
+        source.notes.append(f'{len(empty):,} of them without images (first: '
+                            f'{encode_name(empty[0])})')
 
 
 def read_shard_index(folder: PathLike) -> Dict[str, Any]:
@@ -525,20 +416,19 @@ def read_shard_index(folder: PathLike) -> Dict[str, Any]:
         SourceError: If it is of another version, or a shard is missing or of
             another size.
     """
-    path = Path(folder) / INDEX_FILE
-    try:
-        index = json.loads(path.read_text('utf-8'))
+    path = os.path.join(folder, INDEX_FILE)
+    with _naming(path):
+        index = json.loads(Path(path).read_text('utf-8'))
         version, shards = index['version'], index['shards']
-        root = os.path.normpath(Path(folder) / index.get('root', '.'))
-        index.update(root=root, images=int(index['images']))
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f'{path} is no index of shards ({error})') from error
+        # Relative, so that the folder may be moved.
+        index['root'] = os.path.normpath(
+            os.path.join(folder, index.get('root', '.')))
     if version != INDEX_VERSION:
         raise SourceError(
             f'{path} is of version {version}, and this release reads version '
             f'{INDEX_VERSION}; write it anew with `cmae shards`')
     for name, _, size in shards:
-        shard = Path(root) / name
+        shard = Path(index['root']) / name
         found = shard.stat().st_size if shard.is_file() else None
         if found != size:
             what = 'is missing' if found is None else (
@@ -561,27 +451,35 @@ class ShardBackend(BaseStorageBackend):
         index = read_shard_index(root)
         self._paths = [
             os.path.join(index['root'], name) for name, *_ in index['shards']]
-        self._places = _load_array(Path(root) / PLACES_FILE, PLACE)
+        self._places = _load_array(os.path.join(root, PLACES_FILE), PLACE)
         if len(self._places) != index['images']:
             raise SourceError(f'{root}: {PLACES_FILE} and {INDEX_FILE} do not '
                               'belong together')
         self._opened: OrderedDict[int, int] = OrderedDict()
 
-    def get(self, filepath: str) -> bytes:
+    def get(self, filepath: str) -> Optional[bytes]:
         """Read an image.
 
         Args:
             filepath (str): Its number.
 
         Returns:
-            bytes: The file.
+            bytes | None: The file; None if there is no image of this number.
 
         Raises:
             SourceError: If the shard ends before it does.
         """
+        if int(filepath) >= len(self._places):
+            return None
         offset, shard, size = self._places[int(filepath)].tolist()
+        opened = self._opened.pop(shard, None)
+        if opened is None:
+            opened = os.open(self._paths[shard], os.O_RDONLY)
+            if len(self._opened) >= _MOST_OPEN:
+                os.close(self._opened.popitem(last=False)[1])
+        self._opened[shard] = opened
         # Places are given along, so that forked processes may share a file.
-        data = os.pread(self._open(shard), size, offset)
+        data = os.pread(opened, size, offset)
         if len(data) != size:
             raise SourceError(f'{self._paths[shard]} ends within image '
                               f'{filepath}: it is damaged')
@@ -589,13 +487,4 @@ class ShardBackend(BaseStorageBackend):
 
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
         """Read a text."""
-        return self.get(filepath).decode(encoding)
-
-    def _open(self, shard: int) -> int:
-        opened = self._opened.pop(shard, None)
-        if opened is None:
-            opened = os.open(self._paths[shard], os.O_RDONLY)
-            if len(self._opened) >= _MOST_OPEN:
-                os.close(self._opened.popitem(last=False)[1])
-        self._opened[shard] = opened
-        return opened
+        return (self.get(filepath) or b'').decode(encoding)

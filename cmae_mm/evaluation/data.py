@@ -1,6 +1,5 @@
 """Labelled images to evaluate on."""
-import os
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -10,7 +9,7 @@ from ..datasets.datasets import count_classes
 from ..image_config import image_settings
 
 # Where validation images are looked for, beside the training images.
-VAL_FOLDERS = ('val', 'test')
+VAL_SPLITS = ('val', 'test')
 
 
 class EvaluationDataError(ValueError):
@@ -47,7 +46,8 @@ def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
 
     They are those of its ``evaluation=dict(train=..., val=...,
     short_side=...)``, each the config of a data set; otherwise class folders
-    in the training data's ``data_root``: ``train``, and ``val`` or ``test``.
+    in the training data's ``data_root``, or rows of a CSV file: those of the
+    split ``train``, and of ``val`` or ``test``.
     Data sets without a pipeline get :func:`eval_pipeline`, with images decoded
     as those of training.
 
@@ -58,7 +58,7 @@ def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
         Dict[str, dict]: Configs of ``train`` and ``val``.
 
     Raises:
-        EvaluationDataError: If there are no such folders.
+        EvaluationDataError: If the config's setting has other keys.
     """
     given = dict(cfg.get('evaluation') or {})
     unknown = set(given) - {'train', 'val', 'short_side'}
@@ -68,9 +68,9 @@ def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
             f'{sorted(unknown)}')
     short_side = given.pop('short_side', None)
     root = cfg.train_dataloader.dataset.get('data_root', '')
-    for split, folders in (('train', ('train', )), ('val', VAL_FOLDERS)):
-        if split not in given:
-            given[split] = _class_folders(root, split, folders)
+    for split, parts in (('train', ('train', )), ('val', VAL_SPLITS)):
+        given.setdefault(split, dict(
+            type='LabelledDataset', data_root=root, split=parts))
     size = cfg.model.backbone.img_size
     return {
         split: with_pipeline(given[split], size, short_side,
@@ -103,19 +103,6 @@ def with_pipeline(dataset: dict, img_size: int,
         pipeline=eval_pipeline(img_size, short_side, images))
 
 
-def _class_folders(root: str, split: str, folders: Tuple[str, ...]) -> dict:
-    root = os.path.expanduser(root)
-    for folder in folders:
-        if os.path.isdir(os.path.join(root, folder)):
-            return dict(
-                type='LabelledDataset', data_root=root, data_prefix=folder)
-    raise EvaluationDataError(
-        f'no labelled images to evaluate on: {root!r} has no folder '
-        f'{" or ".join(folders)}; have {folders[0]}/<class>/*.jpg there, or '
-        f'say where they are in the config: evaluation = dict({split}='
-        "dict(type='LabelledDataset', data_root=..., data_prefix=...))")
-
-
 def build_eval_dataset(dataset: Dict[str, Any]) -> BaseDataset:
     """Build a labelled data set.
 
@@ -128,11 +115,15 @@ def build_eval_dataset(dataset: Dict[str, Any]) -> BaseDataset:
     Raises:
         EvaluationDataError: If it has no labels or no images.
     """
-    built = DATASETS.build(dataset)
     try:
+        built = DATASETS.build(dataset)
         count_classes(built)
-    except ValueError as error:
-        raise EvaluationDataError(f'{dataset}: {error}') from error
+    except (FileNotFoundError, ValueError) as error:
+        raise EvaluationDataError(
+            f'no labelled images to evaluate on: {error}; needed are class '
+            'folders in train and val (or test), a CSV file with a column '
+            'split, or evaluation=dict(train=..., val=...) in the config'
+        ) from error
     return built
 
 
@@ -160,6 +151,6 @@ def check_same_classes(train: BaseDataset, val: BaseDataset) -> None:
             parts.append(f'{", ".join(map(repr, only[:10]))} in the {has} data'
                          f' and not in the {lacks} data')
     raise EvaluationDataError(
-        'the class folders differ: '
+        'the classes differ: '
         f'{"; ".join(parts) or "their order is not the same"}. Both need the '
-        'same ones (they may be empty), since labels are numbered by them')
+        'same ones (folders may be empty), since labels are numbered by them')

@@ -5,6 +5,8 @@ from typing import List, Sequence
 
 from mmengine.dataset import BaseDataset
 
+from ..datasets.lists import split_line
+from ..datasets.names import decode_name, encode_name
 from ..files import write_file
 from .data import EvaluationDataError
 from .low_shot import draw_share
@@ -14,8 +16,8 @@ def write_split(dataset: BaseDataset, percent: float, seed: int,
                 path: str) -> int:
     """Draw a share of a data set and write which images it has.
 
-    The file is an annotation file of ``LabelledDataset``: lines of ``<path
-    below the folder> <label>``.
+    The file is a list for ``LabelledDataset``: lines of ``<path below the
+    folder> <label>``.
 
     Args:
         dataset (LabelledDataset): All labelled images.
@@ -27,14 +29,11 @@ def write_split(dataset: BaseDataset, percent: float, seed: int,
     Returns:
         int: Number of images in the split.
     """
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    drawn = draw_share([i['gt_label'] for i in infos], percent, seed)
-    lines = [
-        f'{os.path.relpath(infos[i]["img_path"], dataset.img_prefix)} '
-        f'{infos[i]["gt_label"]}\n' for i in drawn
-    ]
-    write_file(path, ''.join(lines))
-    return len(lines)
+    names, labels = dataset.source.names, dataset.source.labels
+    drawn = draw_share(labels, percent, seed)
+    write_file(path, ''.join(
+        f'{encode_name(names[i])} {labels[i]}\n' for i in drawn))
+    return len(drawn)
 
 
 def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
@@ -55,7 +54,9 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
     if not file.is_file():
         raise EvaluationDataError(
             f'there is no split file {path}; `cmae splits` writes them')
-    names = [line.rsplit(' ', 1)[0] for line in file.read_text().splitlines()]
+    lines = file.read_text('utf-8', 'surrogateescape').split('\n')
+    names = [decode_name(split_line(line)[0])
+             for line in map(str.strip, lines) if line]
     if not names:
         raise EvaluationDataError(f'the split file {path} is empty')
     # Paths may be below another folder: as many last parts count as it has.

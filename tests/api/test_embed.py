@@ -13,6 +13,7 @@ import cmae_mm
 from cmae_mm.api import embedding
 from cmae_mm.api.checks import ArgumentError
 from cmae_mm.api.feature_files import FeatureFile, FeatureFileError
+from cmae_mm.datasets.names import decode_name, encode_name
 from cmae_mm.datasets.pack import pack_images
 from cmae_mm.engine import build_frozen_model
 from cmae_mm.evaluation import FrozenFeatures
@@ -132,7 +133,7 @@ def test_a_whole_file_is_kept_and_never_replaced_by_another(
                       **options)
     assert out.read_bytes() == before
     (tmp_path / 'other.npz').write_text('notes')
-    with pytest.raises(FeatureFileError, match='no file of features'):
+    with pytest.raises(FeatureFileError, match='not a file of features'):
         cmae_mm.embed(photos, pretrained.checkpoint, tmp_path / 'other.npz')
 
 
@@ -151,7 +152,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize('how', [
-    'removed', 'flipped', 'moved', 'emptied', 'cut', 'plan'])
+    'removed', 'flipped', 'moved', 'emptied', 'cut'])
 def test_parts_that_are_damaged_or_missing_are_computed_again(
         pretrained, folder, tmp_path, monkeypatch, how, capsys):
     monkeypatch.setattr(embedding, '_PART_SECONDS', 0.)
@@ -163,19 +164,97 @@ def test_parts_that_are_damaged_or_missing_are_computed_again(
             cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
     parts = sorted((tmp_path / 'f.npz.parts').glob('part_*'))
     assert len(parts) == 5
-    if how == 'plan':
-        (tmp_path / 'f.npz.parts/settings.json').unlink()
-    else:
-        damage(parts[2], how)
+    damage(parts[2], how)
+    seen, compute = [], embedding._features
+    monkeypatch.setattr(
+        embedding, '_features',
+        lambda *args: seen.append(len(args[1])) or compute(*args))
     found = cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
+    assert len(seen) == 1  # that part and no other
     once = cmae_mm.embed(folder, pretrained.checkpoint, **options)
     assert found.paths == once.paths and found.skipped == once.skipped
     with np.load(out) as file:
         assert np.array_equal(file['features'], once.features)
     said = capsys.readouterr().out
-    counted = dict(plan=5, removed=2).get(how, 3)
-    assert f'{counted} part(s) of {out} are computed again' in said
+    assert ('is damaged; its images are computed again' in said) == (
+        how != 'removed')
     assert sorted(p.name for p in tmp_path.glob('.*')) == []
+
+
+ODD = ('a\nb.jpg', 'a\x0bb.jpg', 'a\x0cb.jpg', 'a\x1cb.jpg', 'a\x1db.jpg',
+       'a\x1eb.jpg', 'a\x85b.jpg', 'a\u2028b.jpg', 'a\u2029b.jpg', 'a\tb.jpg',
+       'a,b.jpg', '"a".jpg', ' a.jpg', 'a\r.jpg', 'a%0A.jpg', 'caf\udce9.jpg',
+       'sub\n/\udcff.jpg')
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory):
+    """Images with odd names, each of its own content."""
+    root = tmp_path_factory.mktemp('odd')
+    write_images(root / 'made', len(ODD), size=70)
+    for number, name in enumerate(ODD):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / 'made' / f'{number:03d}.jpg').rename(root / name)
+    (root / 'made').rmdir()
+    return root
+
+
+@pytest.mark.parametrize('packed', ['folder', 'store', 'shards', 'list'])
+def test_odd_names_keep_their_features(packed, pretrained, odd, tmp_path):
+    """Each name with the feature of the file of this name."""
+    data = tmp_path / packed
+    if packed == 'folder':
+        data = odd
+    elif packed == 'store':
+        pack_images(odd, data)
+    elif packed == 'shards':
+        pytest.importorskip('webdataset')
+        pack_images(odd, data, 'shards', images_per_shard=5)
+    else:  # with each image twice
+        data = odd / 'list.txt'
+        data.write_text(''.join(
+            f'{encode_name(name)}\n' * 2 for name in ODD))
+    out = tmp_path / 'f.npz'
+    found = cmae_mm.embed(data, pretrained.checkpoint, out, batch_size=8,
+                          num_workers=1)
+    if packed == 'list':
+        data.unlink()
+        assert found.paths == [name for name in ODD for _ in range(2)]
+    else:
+        assert found.paths == sorted(ODD)
+    encoder = cmae_mm.load_encoder(pretrained.checkpoint)
+    with np.load(out) as file, torch.no_grad():
+        assert file['paths'].tolist() == found.paths
+        for name, feature in zip(file['paths'], file['features']):
+            image = encoder.preprocess(str(odd / str(name)))
+            np.testing.assert_allclose(
+                feature, encoder(image[None])[0].numpy(), atol=1e-5)
+    if packed == 'store':
+        parquet = pytest.importorskip('pyarrow.parquet')
+        (data / 'data.mdb').stat()
+        options = dict(batch_size=8, num_workers=1)
+        for _ in range(2):  # computed, and read again
+            again = cmae_mm.embed(data, pretrained.checkpoint,
+                                  tmp_path / 'f.parquet', **options)
+            assert again.paths == found.paths
+        table = parquet.read_table(tmp_path / 'f.parquet')
+        assert [decode_name(p) for p in table['path'].to_pylist()
+                ] == found.paths
+
+
+def test_what_is_skipped_keeps_its_name_and_reason(pretrained, odd, tmp_path):
+    data = shutil.copytree(odd, tmp_path / 'data')
+    for name in ('x\ny.jpg', '\udcfe.png', 'whole.jpg'):
+        (data / name).write_bytes(b'no image at all')
+    (data / 'whole.jpg').write_bytes(b'')
+    found = cmae_mm.embed(data, pretrained.checkpoint, tmp_path / 'f.npz',
+                          num_workers=0)
+    lines = (tmp_path / 'f.npz.skipped.txt').read_text().split('\n')[:-1]
+    assert {decode_name(line.split('\t')[0]): line.split('\t')[1]
+            for line in lines} == found.skipped
+    assert set(found.skipped) == {'x\ny.jpg', '\udcfe.png', 'whole.jpg'}
+    assert 'empty' in found.skipped['whole.jpg']
+    assert 'known format' in found.skipped['x\ny.jpg']
 
 
 def test_two_processes_do_not_write_to_one_file(

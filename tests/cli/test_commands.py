@@ -101,9 +101,9 @@ LIGHT = {
         'there is no checkpoint random', 1),
     'no such folder': (
         ['store', 'none', 'out'], 'cmae store: there is no folder none', 1),
-    'a file as a folder': (
-        ['splits', 'setup.cfg'],
-        'cmae splits: setup.cfg is a file, and a folder is needed', 1),
+    'a device as a folder': (
+        ['map', os.devnull, 'setup.cfg'],
+        f'cmae map: there is no folder {os.devnull}, and no list, store', 1),
     'a broken override': (
         ['train', QUICK, '--cfg-options', 'lr'], 'takes KEY=VALUE', 1),
     'to resume and not': (

@@ -412,7 +412,7 @@ def test_what_is_no_image_is_one_sentence(tmp_path):
     for given, error, said in (
             ('x' * 5000, FileNotFoundError, 'the image file .x+. cannot be'),
             (tmp_path / 'none.jpg', FileNotFoundError, 'none.jpg. cannot be'),
-            (tmp_path, FileNotFoundError, 'cannot be read: Is a directory'),
+            (tmp_path, FileNotFoundError, 'cannot be read: is a folder'),
             ('a\0b', FileNotFoundError, 'cannot be read'),
             ([WIDE, WIDE], TypeError, 'one image is needed.* but got list'),
             (None, TypeError, 'but got NoneType'),

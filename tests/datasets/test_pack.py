@@ -321,7 +321,7 @@ def _refusals(root):
         ('missing', 'out', 'does not exist'),
         ('broken', 'out', 'none of the 5 images of .*broken can be read '),
         ('list.txt', 'out', 'line 2: missing.jpg does not exist'),
-        ('labels.txt', 'out', 'line 2: the label .1. is a number, unlike'),
+        ('labels.txt', 'out', 'line 2: the label .1. is a whole number'),
         ('images', 'images', 'lies in the folder of the images'),
         ('images', 'images/b/out', 'lies in the folder of the images'),
         ('images', 'link/out', 'lies in the folder of the images'),

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cmae_mm.datasets import LabelledDataset, PretrainingDataset
+from cmae_mm.datasets.names import decode_name, encode_name
 from cmae_mm.datasets.source import (
     IMG_EXTENSIONS,
     SourceError,
-    decode_name,
-    encode_name,
     open_source,
 )
 
@@ -107,10 +106,10 @@ def test_what_is_listed_and_what_is_left_out(messy):
     said = source.describe()
     assert said.startswith(f'9 images in {messy}; left out: 2 .heic, ')
     assert '\n' not in said
-    for part in ('1 .jp2', '1 .txt', '2 without an ending',
+    for part in ('1 .jp2', '1 .txt', '2 other files (first: 1.2.840.113)',
                  '11 hidden or system files (first: ', '2 dangling links (',
-                 '2 circular links (first: Dog/loop)', '2 special files (',
-                 '3 repeated folders (first: '):
+                 '3 circular links (first: Dog/loop)', '2 special files (',
+                 '2 repeated folders (first: '):
         assert part in said, (part, said)
     for index, name in enumerate(source.names):
         assert source.path(index) == str(messy / name)
@@ -131,7 +130,8 @@ def test_labels_are_of_visible_folders_in_sorted_order(messy):
         ('again/001.jpg', 'again'), ('cat/000.jpg', 'cat'),
         ('cat/001.jpg', 'cat')]
     assert '4 unlabelled images (first: a.jfif)' in source.describe()
-    assert '3 classes without images, such as 10' in source.describe()
+    assert 'of 6 classes; 3 of them without images (first: 10)' in (
+        source.describe())
     dataset = LabelledDataset(data_root=str(messy))
     assert dataset.metainfo['classes'] == tuple(source.classes)
     assert dataset.get_data_info(3)['gt_label'] == source.labels[3]
@@ -160,9 +160,9 @@ def test_only_regular_files_are_read(tmp_path):
     source = open_source(tmp_path)
     (tmp_path / '000.jpg').unlink()
     os.mkfifo(tmp_path / '000.jpg')
-    with pytest.raises(OSError, match='000.jpg is not a regular file'):
+    with pytest.raises(OSError, match='is not a regular file.*000.jpg'):
         source.read(0)
-    with pytest.raises(SourceError, match='not a regular file but a FIFO'):
+    with pytest.raises(FileNotFoundError, match='not a regular file but a'):
         open_source(tmp_path / '000.jpg')
 
 
@@ -170,7 +170,8 @@ def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match='does not exist; name'):
         open_source(tmp_path / 'none')
     (tmp_path / 'a.tar').touch()
-    with pytest.raises(SourceError, match='left out: 1 .tar.*`cmae shards`'):
+    with pytest.raises(SourceError,
+                       match='no images below .*`cmae shards`.*out: 1 .tar'):
         open_source(tmp_path)
 
 
@@ -300,8 +301,8 @@ def test_a_split_column(listed):
     assert list(PretrainingDataset(data_root=str(path)).source.names) == [
         'cat/0.jpg']
     assert list(open_source(path, split='val').names) == ['dog/0.jpg']
-    with pytest.raises(SourceError, match="no rows of the split 'test', but "
-                       "of 'Train', 'val'"):
+    with pytest.raises(SourceError, match="no rows of the split test, but of "
+                       'train, val'):
         open_source(path, split='test')
 
 
@@ -310,17 +311,17 @@ def test_a_split_column(listed):
     ('cat/0.jpg\n\n\ncat\n', 'line 4: cat is a folder'),
     ('cat/0.jpg\ndog/0.jpg 1\n', 'line 2: dog/0.jpg 1 does not exist; it has '
      'a label, which the first line has not'),
-    ('cat/0.jpg 0\n\ndog/0.jpg\n', 'line 3: there is no label after dog'),
-    ('cat/0.jpg 0\ndog/0.jpg cat\n', "line 2: the label 'cat' is no number"),
-    ('cat/0.jpg cat\ndog/0.jpg 1\n', "line 2: the label '1' is a number"),
-    ('cat/0.jpg 0\ndog/0.jpg -1\n', 'line 2: labels are whole numbers from 0'),
+    ('cat/0.jpg 0\n\ndog/0.jpg\n', 'line 3: needed are 2 columns with a path '
+     'and a label, but the line is'),
+    ('cat/0.jpg 0\ndog/0.jpg cat\n', "line 2: the label 'cat' is not a whole"),
+    ('cat/0.jpg cat\ndog/0.jpg 1\n', "line 2: the label '1' is a whole"),
+    ('cat/0.jpg 0\ndog/0.jpg -1\n', "line 2: the label '-1' is not a whole"),
     ('cat/0.jpg 0\ndog/0.jpg 0 1\n', 'line 2: dog/0.jpg 0 does not exist'),
     ('# a comment\ncat/0.jpg\n', 'line 1: # a does not exist|line 1: # a co'),
-    ('path,label\ncat/0.jpg,0\ndog/0.jpg\n', 'line 3: there are 1 columns, '
-     'where the header has 2'),
-    ('path,label\ncat/0.jpg,0,1\n', 'line 2: there are 3 columns'),
-    ('path,label\ncat/0.jpg,\n', 'line 2: there is no label'),
-    ('path,label\n,1\n', 'line 2: there is no path'),
+    ('path,label\ncat/0.jpg,0\ndog/0.jpg\n', 'line 3: needed are 2 columns'),
+    ('path,label\ncat/0.jpg,0,1\n', 'line 2: needed are 2 columns'),
+    ('path,label\ncat/0.jpg,\n', 'line 2: needed are .* and a label'),
+    ('path,label\n,1\n', 'line 2: needed are .* a path'),
     ('path,label\n"a\nb.jpg",1\ncat/0.jpg,1\n', 'line 2: "a.nb.jpg" does not'),
     ('path,label\n"cat/0.jpg,1\n', 'line 2: unexpected end of data'),
     ('path,label\n', 'has no rows'),
@@ -352,7 +353,7 @@ def test_a_wrong_line_among_many_is_found_in_a_second(listed):
     path.write_text('cat/0.jpg\n' * 200_000)
     source = open_source(path)
     assert len(source) == 200_000
-    assert source.describe().endswith('of which 100,000 were looked up')
+    assert source.describe().endswith('100,000 of the files were looked up')
 
 
 @given(st.lists(NAMES.filter(lambda n: '/' not in n and '\0' not in n),

@@ -133,7 +133,7 @@ def test_a_good_file_resets_the_count(broken_folder):
 def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match='missing.*DATA_ROOT'):
         PretrainingDataset(data_root=str(tmp_path / 'missing'))
-    with pytest.raises(ValueError, match='no images below .*DATA_ROOT'):
+    with pytest.raises(ValueError, match='no images below '):
         PretrainingDataset(data_root=str(tmp_path))
 
 

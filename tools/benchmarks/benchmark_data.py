@@ -20,15 +20,14 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine import fileio
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, TRANSFORMS
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.datasets import PixelShift, PretrainingDataset
+from cmae_mm.datasets import PixelShift
 from cmae_mm.datasets.decode import decode_image
-from cmae_mm.datasets.source import IMG_EXTENSIONS
+from cmae_mm.datasets.source import open_source, read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ('decode', 'worker', 'cpu_two_views')
@@ -38,25 +37,13 @@ Place = Dict[str, Any]
 
 
 def find_images(data: Path) -> List[Place]:
-    """List the images below a folder."""
-    paths = sorted(
-        str(p) for p in data.rglob('*') if p.suffix.lower() in IMG_EXTENSIONS)
-    if not paths:
-        raise SystemExit(f'no images below {data}')
-    return [dict(img_path=path) for path in paths]
-
-
-def find_stored(store: Path) -> List[Place]:
-    """List the images of a store."""
-    dataset = PretrainingDataset(data_root=str(store))
-    return [dataset.get_data_info(i) for i in range(len(dataset))]
+    """List the images of a folder or a store."""
+    return list(open_source(data))
 
 
 def decode(place: Place) -> object:
     """Read an image and decode it, at its full size."""
-    return decode_image(fileio.get(
-        place.get('img_key', place['img_path']),
-        backend_args=place.get('backend_args')))
+    return decode_image(read_record(place))
 
 
 def build_pipeline(name: str) -> Callable[[Place], object]:
@@ -154,7 +141,7 @@ def main() -> None:
     args = parser.parse_args()
 
     paths = find_images(args.data)
-    stored = find_stored(args.store) if args.store else []
+    stored = find_images(args.store) if args.store else []
     parts = PARTS + (STORE_PARTS if stored else ())
     share = args.seconds / args.rounds / len(parts)
     rounds: List[Dict[str, float]] = []

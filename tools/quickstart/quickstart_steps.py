@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 
 from cmae_mm.checkpoints import export_encoder
 from cmae_mm.config import load_config, remember
-from cmae_mm.datasets.source import IMG_EXTENSIONS
+from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation import FrozenFeatures, hold_out, knn_accuracy
 from cmae_mm.visualization import (
@@ -41,13 +41,11 @@ class Labels(NamedTuple):
 
 def has_class_folders(folder: Path) -> bool:
     """Say whether a folder holds two or more folders of images."""
-    if not folder.is_dir():
+    try:
+        source = open_source(folder, labels=True)
+    except (FileNotFoundError, SourceError):
         return False
-    classes = [
-        d for d in folder.iterdir() if d.is_dir() and any(
-            f.suffix.lower() in IMG_EXTENSIONS for f in d.iterdir())
-    ]
-    return len(classes) >= 2
+    return len(set(source.labels.tolist())) >= 2
 
 
 def find_labels(data: Path) -> Optional[Labels]:

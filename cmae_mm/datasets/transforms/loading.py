@@ -5,7 +5,6 @@ from typing import Any, Optional, Sequence, Set
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine import fileio
 from mmengine.dist import get_rank
 from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
@@ -18,6 +17,7 @@ from ..decode import (
     decode_image,
     make_settings,
 )
+from ..source import read_record
 from .arguments import check_share
 
 # More than there are data workers.
@@ -131,11 +131,9 @@ class LoadImage(BaseTransform):
             shrink_to (int, optional): See
                 :func:`~cmae_mm.datasets.decode.decode_image`.
         """
-        path = results['img_path']
-        data = fileio.get(
-            results.get('img_key', path),
-            backend_args=results.get('backend_args', self.backend_args))
-        return decode_image(data, shrink_to, self.settings, path)
+        data = read_record(results, self.backend_args)
+        return decode_image(data, shrink_to, self.settings,
+                            results['img_path'])
 
     def __repr__(self) -> str:
         given = ', '.join(f'{name}={value!r}' for name, value

@@ -5,7 +5,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 from mmpretrain.registry import TRANSFORMS
 
-from ..seeding import seed_generators
+from ..samplers import seed_generators
 
 
 @TRANSFORMS.register_module()

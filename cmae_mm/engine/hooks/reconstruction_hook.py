@@ -8,8 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from ...datasets.samplers import SeededIndex
-from ...datasets.seeding import mix, seed_generators
+from ...datasets.samplers import SeededIndex, mix, seed_generators
 from ...models import CMAE
 from ...models.utils import is_sharded
 from ...visualization import (

@@ -6,7 +6,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from ...datasets.seeding import mix, seed_generators
+from ...datasets.samplers import mix, seed_generators
 
 
 @HOOKS.register_module()

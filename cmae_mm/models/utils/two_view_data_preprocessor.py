@@ -5,7 +5,7 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ...datasets.seeding import mix
+from ...datasets.samplers import mix
 from ...datasets.transforms.arguments import (
     check_canvas,
     check_numbers,

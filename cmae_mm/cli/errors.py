@@ -1,4 +1,5 @@
-"""Ending a command's mistakes in one sentence."""
+"""End a command's mistakes in one sentence."""
+import contextlib
 import difflib
 import inspect
 import os
@@ -16,14 +17,14 @@ def fail(error: Exception, prog: str, debug: bool = False,
     """End the process for an error that is being handled.
 
     Mistakes of input, data, files, libraries and devices end in one sentence
-    on standard error. What looks like a fault of the program is shown in
-    full, as is everything where that is asked for.
+    on standard error. Other errors are faults of the program and are printed
+    with their traceback.
 
     Args:
         error (Exception): The error.
-        prog (str): What the sentence begins with, for example 'cmae train'.
-        debug (bool): Whether to show where it comes from; the environment
-            variable ``CMAE_DEBUG`` does the same. Defaults to False.
+        prog (str): The beginning of the sentence, for example 'cmae train'.
+        debug (bool): Whether to print the traceback of every error, as the
+            environment variable ``CMAE_DEBUG`` does. Defaults to False.
         status (int): The exit status. Defaults to 1.
     """
     sentence = explain(error)
@@ -38,43 +39,37 @@ def fail(error: Exception, prog: str, debug: bool = False,
 
 
 def explain(error: BaseException) -> Optional[str]:
-    """Give the sentence for an error; None for a fault of the program."""
-    text = _last_cause(str(error))
+    """Return the sentence for an error, None for a fault of the program."""
+    text = _original_message(str(error))
     for explain_one in (_not_installed, _memory, _worker, _unknown_type,
-                        _unknown_optimizer, _unknown_argument, _wrong_value):
+                        _unknown_argument):
         sentence = explain_one(error, text)
         if sentence:
             return sentence
     if isinstance(error, OSError) and error.filename:
         return f'{error.filename}: {error.strerror}'
-    if isinstance(error, (ValueError, OSError, ImportError)):
-        return text.strip()
-    # Classes of this project that say what is wrong.
-    if type(error).__module__.startswith('cmae_mm.'):
-        return text.strip()
+    # The libraries check values by assertions; errors of this project.
+    if (isinstance(error, (ValueError, OSError, ImportError, AssertionError))
+            or type(error).__module__.startswith('cmae_mm.')):
+        return text.strip() or None
     return None
 
 
-def _last_cause(text: str) -> str:
-    """Take the error itself out of what a data worker or mmengine wraps."""
+def _original_message(text: str) -> str:
+    """Take the error's own message out of what torch and mmengine add."""
     caught = re.match(r'Caught (\w+) in DataLoader worker process', text)
     if caught and 'Traceback' in text:
-        lines = text.strip().splitlines()
-        # Errors of any name: the last one is that which was caught.
-        starts = [i for i, line in enumerate(lines)
-                  if re.match(rf'(\w+\.)*{caught[1]}: ', line)]
-        if starts:
-            text = '\n'.join(lines[starts[-1]:]).partition(': ')[2]
+        # The last error in the worker's traceback, which may have several.
+        *_, text = re.split(rf'^(?:\w+\.)*{caught[1]}: ', text.strip(),
+                            flags=re.M)
     # "class `CMAE` in cmae_mm/models/selfsup/cmae.py: ..."
-    while re.match(r'class `\w+` in \S+\.py: ', text):
-        text = text.split(': ', 1)[1]
-    return text
+    return re.sub(r'^(class `\w+` in \S+\.py: )+', '', text)
 
 
 def _not_installed(error: BaseException, text: str) -> Optional[str]:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
-    # Of ours, or said by a sentence of ours.
+    # A missing module of this project, or a sentence of its own.
     if error.name.startswith('cmae_mm') or not text.startswith(
             ('No module ', 'import of ')):
         return None
@@ -89,141 +84,103 @@ def _memory(error: BaseException, text: str) -> Optional[str]:
     host = isinstance(error, MemoryError) or "can't allocate memory" in text
     if not device and not host:
         return None
-    cfg = remembered.get('cfg')
-    loader = cfg.get('train_dataloader') if cfg is not None else None
-    what = 'the device ran' if device else 'this machine ran'
-    sentence = f'{what} out of memory'
+    cfg = remembered.get('cfg') or {}
+    loader = cfg.get('train_dataloader')
+    sentence = ('the device' if device else 'this machine'
+                ) + ' ran out of memory'
     if loader:
         sentence += (
             f', with train_dataloader.batch_size={loader.get("batch_size")} '
             'on each process; halve it and double '
             'optim_wrapper.accumulative_counts, which keeps the batch')
-    if cfg is not None and cfg.get('work_dir'):
-        sentence += f'; what was saved in {cfg.work_dir} is intact'
+    if cfg.get('work_dir'):
+        sentence += f'; what was saved in {cfg["work_dir"]} is intact'
     return sentence
 
 
 def _worker(error: BaseException, text: str) -> Optional[str]:
-    killed = re.search(r'DataLoader worker .*(killed by signal|exited unexp)',
-                       text)
-    if not killed:
+    if not re.search(r'DataLoader worker .*(killed by signal|exited unexp)',
+                     text):
         return None
-    return (f'a data worker died ({_first_line(text)}); mostly memory ran out:'
-            ' lower train_dataloader.num_workers')
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0].rstrip('. ')
+    reason = text.strip().splitlines()[0].rstrip('. ')
+    return (f'a data worker died ({reason}); mostly memory ran out: lower '
+            'train_dataloader.num_workers')
 
 
 def _unknown_type(error: BaseException, text: str) -> Optional[str]:
-    if not isinstance(error, KeyError):
+    """Explain a ``type`` of the config that no registry has."""
+    # The second is mmengine's message for an optimizer.
+    if not re.search(
+            r'is not in the [\w: ]+ registry|None is not a callable', text):
         return None
-    match = re.search(r'([\w.]+) is not in the ([\w: ]+?) registry', text)
-    if not match:
-        return None
-    name, registry = match.groups()
-    near = difflib.get_close_matches(
-        name.split('.')[-1], _registered(registry.split('::')[-1]), n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else (
-        '; if it is your own, name its module in custom_imports')
-    return f'{_place(name)}there is no {name!r}{hint}'
-
-
-def _unknown_optimizer(error: BaseException, text: str) -> Optional[str]:
-    # What mmengine says of a type that it does not find among optimizers.
-    cfg = remembered.get('cfg')
-    if 'None is not a callable object' not in text or cfg is None:
-        return None
-    for key, value in walk(cfg.get('optim_wrapper') or {}, 'optim_wrapper.'):
-        if key.endswith('.type') and isinstance(value, str):
-            if value.split('.')[-1] not in _registered():
-                return _unknown_type(
-                    KeyError(), f'{value} is not in the optimizer registry')
+    known = _registered()
+    for key, value in walk(remembered.get('cfg') or {}):
+        name = value.split('.')[-1] if isinstance(value, str) else ''
+        if (key.split('.')[-1] == 'type' and name and name not in known
+                and (name in text or key.startswith('optim_wrapper.'))):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f'; did you mean {near[0]!r}?' if near else (
+                '; if it is your own, name its module in custom_imports')
+            return f'{_place(key, value)}there is no {value!r}{hint}'
     return None
 
 
-def _registered(kind: Optional[str] = None) -> List[str]:
-    """List the names in all libraries' registries, of one kind or all."""
-    from mmengine.registry import root
-    names: List[str] = []
-    for module in list(sys.modules.values()):
-        if not getattr(module, '__name__', '').endswith('.registry'):
-            continue
-        for value in vars(module).values():
-            if isinstance(value, type(root.MODELS)) and (
-                    kind in (None, value.name)):
-                names += value.module_dict
-    return names
-
-
-def _place(value: Any) -> str:
-    """Say where in the config a value stands, as far as that is certain."""
-    cfg = remembered.get('cfg')
-    if cfg is None:
-        return ''
-    keys = [k for k, v in walk(cfg) if type(v) is type(value) and v == value]
-    if not keys:
-        return ''
-    return f'{where(cfg, remembered["options"], keys[0], value)}: {keys[0]}: '
-
-
 def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
-    if not isinstance(error, TypeError):
+    """Explain a keyword of the config that its class does not take."""
+    match = re.search(
+        r"(?:(\w+)(?:\.__init__)?\(\) got an )?unexpected keyword argument "
+        r"'(\w+)'", text)
+    if not isinstance(error, TypeError) or not match:
         return None
-    match = re.search(r"unexpected keyword argument '(\w+)'", text)
-    cfg = remembered.get('cfg')
-    if not match or cfg is None:
+    cfg: Any = remembered.get('cfg') or {}
+    values = dict(walk(cfg))
+    key = next((k for k in values if k.split('.')[-1] == match[2]), None)
+    if key is None:
         return None
-    name = match.group(1)
-    keys = [k for k, _ in walk(cfg) if k.split('.')[-1] == name]
-    if not keys:
-        return None
-    parent = keys[0].rpartition('.')[0]
-    node = cfg
-    for part in parent.split('.') if parent else []:
-        node = node[int(part) if part.isdigit() else part]
-    named = re.search(r'(\w+)(?:\.__init__)?\(\) got an unexp', text)
-    kind = node.get('type') or (named.group(1) if named else parent)
-    near = difflib.get_close_matches(name, _arguments(kind), n=1, cutoff=0.5)
+    kind = values.get(f'{key.rpartition(".")[0]}.type', match[1])
+    if isinstance(kind, str):
+        name = kind
+        kind = _find_class(kind.split('.')[-1])
+    else:
+        name = getattr(kind, '__name__', '')
+    near = difflib.get_close_matches(match[2], _arguments(kind), n=1,
+                                     cutoff=0.5)
     hint = f'; did you mean {near[0]!r}?' if near else ''
-    of = kind if isinstance(kind, str) else getattr(kind, '__name__', parent)
-    return (f'{where(cfg, remembered["options"], keys[0])}: {keys[0]}: {of} '
-            f'has no argument {name!r}{hint}')
+    return f'{_place(key)}{name} has no argument {match[2]!r}{hint}'
+
+
+def _place(key: str, value: Any = None) -> str:
+    """Name a key of the config and the file that it comes from."""
+    source = where(remembered['cfg'], remembered['options'], key, value)
+    return f'{source}: {key}: '
 
 
 def _find_class(name: str) -> Any:
     """Find a class or function of the libraries by its name."""
-    name = name.split('.')[-1]
+    modules = [module for path, module in list(sys.modules.items())
+               if path.startswith(('cmae_mm', 'mm', 'torch.optim'))]
+    return next((vars(module)[name] for module in modules
+                 if callable(vars(module).get(name))), None)
+
+
+def _registered() -> List[str]:
+    """List the names in all imported registries."""
+    from mmengine.registry import Registry
+    found: List[str] = []
     for module in list(sys.modules.values()):
-        room = getattr(module, '__name__', '').split('.')[0]
-        if room in ('cmae_mm', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain',
-                    'mmseg'):
-            found = getattr(module, name, None)
-            if callable(found):
-                return found
-    import torch
-    return getattr(torch.optim, name, None)
+        if getattr(module, '__name__', '').endswith('.registry'):
+            for value in vars(module).values():
+                if isinstance(value, Registry):
+                    found += value.module_dict
+    return found
 
 
 def _arguments(kind: Any) -> List[str]:
-    """List the arguments of a class, its bases' too, or of a function."""
-    if isinstance(kind, str):
-        kind = _find_class(kind)
-    if kind is None:
-        return []
-    bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
-    makers = [vars(b)['__init__'] for b in bases if '__init__' in vars(b)
-              ] or [kind]
+    """List the arguments of a class, with those of its bases."""
     names: List[str] = []
-    for maker in makers:
-        try:
+    bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
+    for base in bases or [kind]:
+        maker: Any = vars(base).get('__init__') if bases else base
+        with contextlib.suppress(TypeError, ValueError):
             names += inspect.signature(maker).parameters
-        except (TypeError, ValueError):
-            continue
     return [n for n in names if n not in ('self', 'args', 'kwargs')]
-
-
-def _wrong_value(error: BaseException, text: str) -> Optional[str]:
-    """Explain assertions, by which the libraries check values."""
-    return text.strip() if isinstance(error, AssertionError) else None

@@ -16,7 +16,13 @@ from torch import nn
 from .activation_checkpointing import checkpoint_activations
 from .learning_rate import scale_learning_rate
 from .optimizers import skipping_steps
-from .sharding import check_can_shard, load_optimizer, shard, together
+from .sharding import (
+    check_can_shard,
+    load_optimizer_state,
+    shard,
+    whole_model_state,
+    whole_optimizer_state,
+)
 
 
 @STRATEGIES.register_module()
@@ -120,9 +126,10 @@ class FullyShardStrategy(DDPStrategy):
         See ``DDPStrategy.save_checkpoint``.
         """
         checkpoint = dict(extra_ckpt or {})
-        checkpoint['state_dict'] = together(self.model.state_dict())
+        checkpoint['state_dict'] = whole_model_state(self.model)
         if save_optimizer:
-            checkpoint['optimizer'] = together(self.optim_wrapper.state_dict())
+            checkpoint['optimizer'] = whole_optimizer_state(
+                self.model, self.optim_wrapper)
         if not is_main_process():
             return
         if save_param_scheduler and hasattr(self, 'param_schedulers'):
@@ -153,4 +160,4 @@ class FullyShardStrategy(DDPStrategy):
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load a whole optimizer state; all ranks must call it."""
-        load_optimizer(self.optim_wrapper, state_dict)
+        load_optimizer_state(self.model, self.optim_wrapper, state_dict)

@@ -33,7 +33,7 @@ from .run_checks import (
     check_ranks_agree,
     check_target_moves,
 )
-from .sharding import load_into
+from .sharding import load_model_state
 from .stop_signals import shield_workers
 from .work_dir import WritesConfig
 
@@ -222,7 +222,7 @@ class Resuming(WritesConfig):
         checkpoint['state_dict'] = state
         # Hooks may take the state apart, as EMAHook does.
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        load_into(model, checkpoint['state_dict'])
+        load_model_state(model, checkpoint['state_dict'])
         if copy_target:
             model.reset_target()
         self._has_loaded = True

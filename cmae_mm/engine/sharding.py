@@ -1,26 +1,32 @@
-"""Sharing a model's state out between ranks, and bringing it together."""
+"""Sharding a model over ranks with FSDP2, and whole states of it."""
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator
 
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..models.utils import is_sharded
 from .activation_checkpointing import transformer_layers
 
 try:
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        get_optimizer_state_dict,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
     from torch.distributed.fsdp import FSDPModule, fully_shard
-    from torch.distributed.tensor import distribute_tensor
 except ImportError:  # before torch 2.6
     fully_shard = None
 
 
 def check_can_shard() -> None:
-    """Check that torch and the start of this process let ranks share.
+    """Check that torch can shard and that a launcher has started this process.
 
     Raises:
         ImportError: If torch is too old.
@@ -28,13 +34,13 @@ def check_can_shard() -> None:
     """
     if fully_shard is None:
         raise ImportError(
-            'sharing a model out between ranks needs torch 2.6 or newer, but '
-            f'this is {torch.__version__}; train with the config without fsdp '
-            'in its name, or update torch')
+            'sharding needs torch 2.6 or newer, but this is '
+            f'{torch.__version__}; train with the config without fsdp in its '
+            'name, or update torch')
     if not dist.is_initialized():
         raise ValueError(
-            'FullyShardStrategy shares a model out between ranks, but this is '
-            'one process alone; start it with tools/dist_train.sh CONFIG GPUS')
+            'FullyShardStrategy shards a model over ranks, but this is one '
+            'process; start it with tools/dist_train.sh CONFIG GPUS')
 
 
 def shard(model: nn.Module, reshard_after_forward: bool = True) -> None:
@@ -62,11 +68,11 @@ def shard(model: nn.Module, reshard_after_forward: bool = True) -> None:
 
 @contextmanager
 def whole_parameters(model: nn.Module) -> Iterator[None]:
-    """Bring all parameters together, for other use than a training step.
+    """Gather all parameters, for other work than a training step.
 
-    All ranks must compute with the same modules in it: what torch prefetches
-    in the next backward pass follows from what was computed before. Where
-    nothing is shared out nothing is done.
+    All ranks must run the same modules in it, since torch prefetches for the
+    next backward pass in the order of the last forward pass. A model that is
+    not sharded stays as it is.
 
     Args:
         model (nn.Module): The model, on all ranks.
@@ -87,80 +93,82 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
                 recurse=False)
 
 
-def together(value: Any) -> Any:
-    """Bring what is shared out together on rank 0; all ranks must ask.
+def whole_model_state(model: nn.Module) -> 'OrderedDict[str, Tensor]':
+    """Gather a sharded model's state on rank 0; all ranks must call it.
 
     Args:
-        value (Any): A tensor, or dicts and lists of them.
+        model (nn.Module): The model.
 
     Returns:
-        Any: The same on CPUs on rank 0; elsewhere tensors that are shared out
-        are left empty.
+        OrderedDict[str, Tensor]: On CPUs; empty on other ranks.
     """
-    if isinstance(value, dict):
-        made = OrderedDict() if isinstance(value, OrderedDict) else {}
-        made.update((k, together(v)) for k, v in value.items())
-        if hasattr(value, '_metadata'):
-            made._metadata = value._metadata
-        return made
-    if isinstance(value, (list, tuple)):
-        return type(value)(together(v) for v in value)
-    if not isinstance(value, Tensor):
-        return value
-    if hasattr(value, 'full_tensor'):
-        value = value.full_tensor()  # asks all ranks
-        if not is_main_process():
-            return value.new_empty(0, device='cpu')
-    return value.cpu()
+    return OrderedDict(get_model_state_dict(model, options=StateDictOptions(
+        full_state_dict=True, cpu_offload=True)))
 
 
-def shared_like(value: Tensor, reference: Tensor) -> Tensor:
-    """Share a whole tensor out as another one is; rank 0's is taken.
-
-    Args:
-        value (Tensor): The tensor, on all ranks.
-        reference (Tensor): One of its shape.
-
-    Returns:
-        Tensor: This rank's share, or the value where the reference is plain.
-    """
-    if hasattr(value, 'to_local') or not hasattr(reference, 'to_local'):
-        return value
-    return distribute_tensor(
-        value, reference.device_mesh, reference.placements)
-
-
-def load_into(model: nn.Module, state: 'OrderedDict[str, Tensor]') -> None:
-    """Load a whole state dict into a model, shared out or not.
+def load_model_state(model: nn.Module, state: Dict[str, Tensor]) -> None:
+    """Load a whole state dict into a model, sharded or not.
 
     Args:
         model (nn.Module): The model, on all ranks.
-        state (OrderedDict[str, Tensor]): What fits it.
+        state (Dict[str, Tensor]): A state dict that fits it.
     """
     if is_sharded(model):
-        own = model.state_dict()
-        shares = OrderedDict(
-            (k, shared_like(v, own[k])) for k, v in state.items())
-        if hasattr(state, '_metadata'):
-            shares._metadata = state._metadata
-        state = shares
-    model.load_state_dict(state, strict=False)
+        set_model_state_dict(model, state, options=StateDictOptions(
+            full_state_dict=True, strict=False))
+    else:
+        model.load_state_dict(state, strict=False)
 
 
-def load_optimizer(wrapper: Any, state: dict) -> None:
-    """Load a whole optimizer state where parameters are shared out.
+def whole_optimizer_state(model: nn.Module, wrapper: Any) -> Dict[str, Any]:
+    """Gather a sharded optimizer's state on rank 0; all ranks must call it.
 
     Args:
-        wrapper (OptimWrapper): The optimizer wrapper, on all ranks.
-        state (dict): What an unsharded run, or :func:`together`, has saved.
+        model (nn.Module): The model.
+        wrapper (OptimWrapper): The optimizer wrapper.
+
+    Returns:
+        Dict[str, Any]: The same as of an unsharded optimizer, on CPUs; without
+        tensors on other ranks.
     """
-    parameters = [p for g in wrapper.optimizer.param_groups
-                  for p in g['params']]
-    shares = {}
-    for number, entries in state['state'].items():
-        parameter = parameters[number]
-        shares[number] = {
-            name: shared_like(value, parameter)
-            if isinstance(value, Tensor) and value.shape == parameter.shape
-            else value for name, value in entries.items()}
-    wrapper.load_state_dict(dict(state, state=shares))
+    whole = wrapper.state_dict()
+    if whole['state']:  # which torch would otherwise create with a step
+        state = get_optimizer_state_dict(
+            model, wrapper.optimizer, options=StateDictOptions(
+                full_state_dict=True, cpu_offload=True)).get('state', {})
+        whole['state'] = {
+            number: state[name]
+            for number, name in enumerate(_names(model, wrapper))
+            if name in state}
+    return whole
+
+
+def load_optimizer_state(model: nn.Module, wrapper: Any,
+                         state: Dict[str, Any]) -> None:
+    """Load a whole state into a sharded optimizer, on all ranks.
+
+    Args:
+        model (nn.Module): The model.
+        wrapper (OptimWrapper): The optimizer wrapper.
+        state (Dict[str, Any]): A state of an unsharded optimizer, or of
+            :func:`whole_optimizer_state`.
+    """
+    if state['state']:
+        names = _names(model, wrapper)
+        by_name = dict(
+            state={names[n]: dict(v) for n, v in state['state'].items()},
+            param_groups=[
+                dict(group, params=[names[n] for n in group['params']])
+                for group in state['param_groups']])
+        set_optimizer_state_dict(
+            model, wrapper.optimizer, by_name, options=StateDictOptions(
+                full_state_dict=True))
+        state = dict(state, state=wrapper.optimizer.state_dict()['state'])
+    wrapper.load_state_dict(state)
+
+
+def _names(model: nn.Module, wrapper: Any) -> list:
+    """List the names of an optimizer's parameters in its order."""
+    names = {p: name for name, p in model.named_parameters()}
+    return [names[p] for group in wrapper.optimizer.param_groups
+            for p in group['params']]

@@ -3,9 +3,11 @@ import inspect
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, run_tool
 
 import cmae_mm
@@ -106,22 +108,42 @@ def test_the_commands_arguments_are_those_of_the_functions():
 def test_the_doctor_finds_nothing_wrong_where_the_tests_run(capsys):
     found = doctor.examine()
     assert found['problems'] == [] and found['exit_status'] == 0
-    assert found['libraries']['torch']['version']
-    json.dumps(found)
+    assert found['libraries']['torch']['version'] == (
+        metadata.version('torch'))
+    assert torch.__version__ in found['environment']['PyTorch']
+    json.dumps(found, allow_nan=False)
     args = build_parser().parse_args(['doctor'])
     args.chosen.run(args)
     assert 'pre-training can run here' in capsys.readouterr().out
 
 
-def test_the_doctor_names_what_is_broken_and_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'lmdb', None)
-    monkeypatch.setattr(doctor, '_framework_range', lambda name: '>=9')
+def test_the_doctor_names_what_is_missing_and_the_command(monkeypatch):
+    real = metadata.version
+
+    def version(name):
+        if name == 'torchvision':
+            raise metadata.PackageNotFoundError(name)
+        return '0.1' if name in ('lmdb', 'onedl-mmpretrain') else real(name)
+
+    monkeypatch.setattr(metadata, 'version', version)
     found = doctor.examine()
-    assert found['exit_status'] == 1
-    assert len(found['problems']) == 1  # repaired by one command
-    assert 'lmdb: cannot be imported' in found['problems'][0]
-    assert 'mmpretrain: 1.' in found['problems'][0]
-    assert '[onedl]' in found['problems'][0]
+    assert found['exit_status'] == 1 and len(found['problems']) == 3
+    said = '\n'.join(found['problems'])
+    assert ('torchvision is not installed, needed is <1,>=0.16; install it '
+            'with `pip install torch torchvision`') in said
+    assert 'lmdb 0.1, needed is >=1.4; install it with `pip' in said
+    assert 'mmpretrain 0.1, needed is' in said and '[onedl]' in said
+
+
+def test_the_doctor_names_what_is_broken(monkeypatch):
+    def register():
+        raise OSError('libcudart.so:\n cannot open shared object file')
+
+    monkeypatch.setattr(cmae_mm, 'register', register)
+    found = doctor.examine()
+    assert found['problems'] == [
+        'libcudart.so: cannot open shared object file']
+    assert found['exit_status'] == 1 and not found['environment']
 
 
 def test_the_doctor_answers_where_no_library_is():
@@ -131,16 +153,14 @@ def test_the_doctor_answers_where_no_library_is():
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-2] == 'pre-training cannot run here'
-    found = json.loads(lines[-1])
-    assert found['libraries']['torch'] == dict(
-        version=None, needed='>=2.1,<3', problem='not installed',
-        command='pip install torch torchvision')
-    assert [p.split('`')[1] for p in found['problems']] == [
-        'pip install torch torchvision',
-        found['libraries']['mmpretrain']['command']]
+    problem, = json.loads(lines[-1])['problems']
+    assert problem.startswith('packaging is not installed; install what cmae')
+    assert '`pip install -e ' in problem
 
 
 def test_the_doctor_warns_of_too_little_shared_memory():
     machine = dict(shared_memory_gb=.1, disk_free_gb=100.)
     assert '--shm-size' in doctor._warn(machine)[0]
     assert doctor._warn(dict(shared_memory_gb=8., disk_free_gb=100.)) == []
+    assert doctor._warn(dict(disk_free_gb=100.)) == []
+    assert 'ViT-B needs 1.5 GB' in doctor._warn(dict(disk_free_gb=4.))[0]

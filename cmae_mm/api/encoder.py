@@ -26,7 +26,7 @@ from .checks import (
     check_stats,
     check_whole_number,
 )
-from .pretrained_encoder import PretrainedEncoder
+from .pretrained_encoder import MEAN, PretrainedEncoder
 
 
 def load_encoder(checkpoint: PathLike,
@@ -153,11 +153,12 @@ def _find_normalisation(channels: int, facts: Dict[str, Any],
         k: known[k] for k in ('mean', 'std', 'images', 'value_range')
         if k in known
     }
-    images = found.get('images') or dict(
-        channels=len(found.get('mean') or 'rgb'))
+    mean = found.get('mean', MEAN)
+    images = found.get('images') or dict(channels=len(mean))
     lacking = 'mean' not in found and not is_plain(images)
-    if lacking or images['channels'] != channels:
-        if stats is None and 'mean' not in facts:
+    counts = {images['channels'], len(mean)}
+    if lacking or counts != {channels}:
+        if 'mean' not in found:
             raise CheckpointError(
                 f'its encoder takes images of {channels} channel(s), and it '
                 'does not say how these are normalised; give stats= '
@@ -165,6 +166,10 @@ def _find_normalisation(channels: int, facts: Dict[str, Any],
         raise CheckpointError(
             f'its encoder takes images of {channels} channel(s), but '
             f'{stats or "its own record"} is about images of '
-            f'{images["channels"]}')
+            f'{" or ".join(map(str, sorted(counts - {channels})))}')
+    if 'mean' not in found:
+        print_log(
+            'It does not say how images are normalised: by the mean and '
+            'deviation of ImageNet.', logger='current')
     found['images'] = None if is_plain(images) else images
     return found

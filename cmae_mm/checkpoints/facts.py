@@ -6,9 +6,8 @@ when a checkpoint is saved.
 """
 import ast
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -88,78 +87,55 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
                       RecursionError):
             noted = ast.literal_eval(noted)
     if not isinstance(noted, Mapping):
-        raise _wrong(KEY, noted, 'a dict of plain values is needed')
-    facts = {name: check(name, noted[name]) for name, check in _CHECKS.items()
-             if noted.get(name) is not None}
-    lengths = [len(facts[k]) for k in ('mean', 'std') if k in facts]
-    lengths += [len(end) for end in facts.get('value_range', ())]
-    if len(set(lengths)) > 1 or ('mean' in facts) != ('std' in facts):
-        raise CheckpointError(
-            'its record needs mean and std, and value_range where there is '
-            'one, of as many channels each, but has '
-            f'{ {k: facts[k] for k in facts if k in _LISTS} }')
+        raise _wrong(KEY, noted, 'a dict of plain values')
+    facts = {k: noted[k] for k in _ALLOWED if noted.get(k) is not None}
+    for name, value in facts.items():
+        is_allowed, words = _ALLOWED[name]
+        if not is_allowed(value):
+            raise _wrong(name, value, words)
+    ends = [facts[k] for k in ('mean', 'std') if k in facts]
+    ends += facts.get('value_range', [])
+    if len({len(end) for end in ends}) > 1 or len(ends) in (1, 2) and not (
+            'mean' in facts and 'std' in facts):
+        raise _wrong(KEY, facts, 'mean and std of as many channels, and of '
+                     'value_range where there is one,')
+    if 'images' in facts:
+        try:
+            settings = make_settings(**facts['images'])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f'its record says images={_short(facts["images"])}, but such '
+                f'cannot be decoded: {error}') from None
+        facts['images'] = dict(facts['images'], channels=settings.channels)
     return facts
 
 
-def _wrong(name: str, value: Any, allowed: str) -> CheckpointError:
+def _short(value: Any) -> str:
     text = repr(value)
-    text = text if len(text) <= 80 else f'{text[:80]}...'
-    return CheckpointError(f'its record says {name}={text}, but {allowed}')
+    return text if len(text) <= 80 else f'{text[:80]}...'
 
 
-def _heads(name: str, value: Any) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or (
-            value < 1):
-        raise _wrong(name, value, 'a whole number from 1 is needed')
-    return int(value)
+def _wrong(name: str, value: Any, words: str) -> CheckpointError:
+    return CheckpointError(f'its record says {name}={_short(value)}, but '
+                           f'{words} is needed')
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise _wrong(name, value, 'True or False is needed')
-    return bool(value)
+def _is_list(value: Any) -> bool:
+    """Tell whether these are finite numbers in float32's range."""
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool)
+        and abs(v) <= torch.finfo(torch.float32).max for v in value)
 
 
-def _numbers(name: str, value: Any) -> List[float]:
-    """Check finite numbers, one a channel, in float32's range."""
-    limit = float(np.finfo(np.float32).max)
-    if not isinstance(value, (list, tuple)) or not value or not all(
-            isinstance(v, (int, float)) and not isinstance(v, bool)
-            and abs(v) <= limit for v in value):
-        raise _wrong(name, value, 'a finite number for each channel is needed')
-    return [float(v) for v in value]
-
-
-def _deviations(name: str, value: Any) -> List[float]:
-    found = _numbers(name, value)
-    if min(found) < np.finfo(np.float32).tiny:
-        raise _wrong(name, value, 'deviations above 0 are needed')
-    return found
-
-
-def _value_range(name: str, value: Any) -> List[List[float]]:
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise _wrong(name, value, 'two lists are needed: black and white')
-    low, high = (_numbers(name, end) for end in value)
-    if not all(a < b for a, b in zip(low, high)):
-        raise _wrong(name, value, 'black must be below white')
-    return [low, high]
-
-
-def _images(name: str, value: Any) -> Dict[str, Any]:
-    try:
-        make_settings(**value)
-    except (TypeError, ValueError) as error:
-        raise _wrong(name, value, f'that cannot be decoded: {error}'
-                     ) from None
-    return dict(value)
-
-
-_LISTS = ('mean', 'std', 'value_range')
-_CHECKS: Dict[str, Callable[[str, Any], Any]] = dict(
-    num_heads=_heads,
-    mean=_numbers,
-    std=_deviations,
-    images=_images,
-    value_range=_value_range,
-    target_with_cls_token=_flag)
+# What is allowed, and words for it.
+_ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
+    num_heads=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
+    mean=(_is_list, 'a finite number for each channel'),
+    std=(lambda v: _is_list(v) and min(v) >= torch.finfo(torch.float32).tiny,
+         'a finite number above 0 for each channel'),
+    value_range=(
+        lambda v: isinstance(v, (list, tuple)) and len(v) == 2
+        and all(map(_is_list, v)) and all(a < b for a, b in zip(*v)),
+        'a number for black and a greater one for white for each channel'),
+    images=(lambda v: isinstance(v, Mapping), 'a dict of settings'),
+    target_with_cls_token=(lambda v: type(v) is bool, 'True or False'))

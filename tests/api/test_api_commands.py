@@ -37,7 +37,7 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
     ]
     said = run_tool(sys.executable, '-c', RUN,
                     json.dumps([[str(x) for x in line] for line in lines]))
-    assert 'images         8 of' in said
+    assert 'images         8 images in' in said
     assert 'batch          4 on 1 process(es): 2 steps an epoch' in said
     trained, embedded = (json.loads(line) for line in said.splitlines()
                          if line.startswith('{'))

@@ -8,7 +8,7 @@ import numpy as np
 import payloads
 import pytest
 import torch
-from helpers import runner_cfg
+from helpers import needs_torch, runner_cfg
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils.dl_utils import load_url
@@ -35,6 +35,7 @@ class TestPayloads:
             time.sleep(.02)  # one of them starts a process and does not wait
         assert has_run(marker)
 
+    @needs_torch(2, 5, 'a list of safe globals')
     def test_getattr_is_enough_with_weights_only(self, marker, tmp_path):
         write_zip(tmp_path / 'a.pth', body(payloads.chain(marker)))
         torch.serialization.add_safe_globals([getattr, HistoryBuffer])

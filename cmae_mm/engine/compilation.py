@@ -40,9 +40,23 @@ class _WhileTraining:
         self.compiled = torch.compile(method, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call one or the other."""
-        training = self.method.__self__.training
-        return (self.compiled if training else self.method)(*args, **kwargs)
+        """Call one or the other.
+
+        Raises:
+            RuntimeError: If torch cannot compile the method.
+        """
+        from torch._dynamo.exc import TorchDynamoException
+        module = self.method.__self__
+        if not module.training:
+            return self.method(*args, **kwargs)
+        try:
+            return self.compiled(*args, **kwargs)
+        except TorchDynamoException as error:
+            reason = ' '.join(str(error).strip().split('\n')[0].split())
+            raise RuntimeError(
+                f'torch {torch.__version__} cannot compile '
+                f'{type(module).__name__} ({reason}): leave compile out, or '
+                'update torch') from error
 
     def __deepcopy__(self, memo: dict) -> '_WhileTraining':
         # The copy of a module computes with its own parameters.

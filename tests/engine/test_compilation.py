@@ -131,6 +131,7 @@ def test_without_a_compiler_it_says_so(image_root, tmp_path, monkeypatch):
         ResumableRunner.from_cfg(cfg).train()
 
 
+@needs_torch(2, 3, 'compiling')
 def test_the_benchmark_times_what_is_compiled(monkeypatch):
     """Counting FLOP, or timing parts, must not switch the graphs off."""
     monkeypatch.syspath_prepend(str(ROOT / 'tools/benchmarks'))

@@ -3,10 +3,13 @@ import copy
 
 import pytest
 import torch
+from helpers import needs_torch
 from torch.optim import SGD, Adam, AdamW
 
 from cmae_mm.engine import AutoAmpOptimWrapper
 from cmae_mm.engine.optimizers.fused import use_fused
+
+pytestmark = needs_torch(2, 4, 'a fused kernel on a CPU')
 
 
 def parameters():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import model_cfg, run_commands, runner_cfg
+from helpers import model_cfg, needs_torch, run_commands, runner_cfg
 from mmengine.registry import RUNNERS
 from tiny_training import AtIteration, content, log, names, on_ranks
 
@@ -18,8 +18,7 @@ import cmae_mm
 from cmae_mm.engine import ShardedRunner
 from cmae_mm.engine.device import adapt_to_device
 
-pytest.importorskip(
-    'torch.distributed.tensor', reason='fully_shard needs torch 2.6')
+pytestmark = needs_torch(2, 6, 'fully_shard')
 
 STEPS = 4
 SHARDED = dict(runner_type='mmpretrain.ShardedRunner',

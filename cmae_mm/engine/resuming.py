@@ -112,8 +112,8 @@ class Resuming(WritesConfig):
             nn.Module: The trained model.
 
         Raises:
-            TrainingStopped: After SIGTERM, SIGUSR1 or Ctrl-C, when all is
-                saved.
+            TrainingStopped: After SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C, when
+                all is saved.
         """
         signals = self._hook(PreemptionHook).signals
         try:

@@ -10,14 +10,14 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
 from ..device import group_timeout
-from ..pending_validation import (
+from ..stop_signals import EXIT_STATUS, StopSignals, TrainingStopped
+from ..training_state import (
+    at_optimizer_step,
     note_pending_validation,
     validation_follows,
     validation_pending,
 )
-from ..stop_signals import EXIT_STATUS, StopSignals, TrainingStopped
 from .checkpoint_hook import AtomicCheckpointHook
-from .step_state import at_optimizer_step
 
 
 @HOOKS.register_module()

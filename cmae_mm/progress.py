@@ -1,6 +1,7 @@
 """Progress of commands and training: a bar on a terminal, or plain lines."""
 import sys
 import time
+from contextlib import suppress
 from logging import Handler, StreamHandler
 from types import TracebackType
 from typing import Any, Dict, Iterable, Optional, Type
@@ -69,7 +70,10 @@ class Progress:
             # No thread draws: processes are forked while the bar is shown.
             if now - self._shown >= _BAR_INTERVAL:
                 self._shown = now
-                self._bar.refresh()
+                try:
+                    self._bar.refresh()
+                except OSError:  # the terminal was closed
+                    self.close()
         if self._plain and now - self._shown >= _PLAIN_INTERVAL:
             self._shown = now
             print(self.describe(now - self._begun), file=sys.stderr,
@@ -95,9 +99,11 @@ class Progress:
         """Draw the bar a last time and release the terminal."""
         bar, self._bar = self._bar, None
         if bar is not None:
-            bar.stop()
+            with suppress(OSError):
+                bar.stop()
             for handler, stream in self._streams.items():
-                handler.setStream(stream)
+                with suppress(OSError):  # it flushes
+                    handler.setStream(stream)
 
     def __enter__(self) -> 'Progress':
         return self

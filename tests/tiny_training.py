@@ -96,9 +96,10 @@ def tiny_runner(work_dir, iters=None, epochs=None, checkpoint=None, hooks=(),
     cfg.update(settings)
     extra = {k: cfg.pop(k) for k in list(cfg)
              if k in ('resume_from', 'model_wrapper_cfg')}
-    model = Linear(width=width)
+    extra.update((k, cfg[k]) for k in (
+        'resume', 'auto_scale_lr', 'param_scheduler') if k in cfg)
     return runner(
-        model=model, cfg=Config(dict(resume=cfg['resume'], **extra)), **cfg)
+        model=Linear(width=width), cfg=Config(extra), **cfg)
 
 
 def start_fork(action) -> int:

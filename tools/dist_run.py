@@ -21,6 +21,10 @@ from torch.distributed.run import main
 STOPPED = (75, 130)
 ranks: Optional[PContext] = None
 told = 0
+under_nohup = (hasattr(signal, 'SIGHUP')
+               and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
+if under_nohup:  # torchrun would handle it, and its ranks would not ignore it
+    os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGQUIT'
 
 
 def tell_ranks(number: int, frame) -> None:
@@ -49,10 +53,12 @@ def start(context: PContext, original=PContext.start) -> None:
 
 
 def listen() -> None:
-    """Listen to what schedulers and people stop programs with."""
-    for name in ('SIGTERM', 'SIGINT', 'SIGUSR1'):  # no SIGUSR1 on Windows
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), tell_ranks)
+    """Handle the signals that stop training, see stop_signals.py."""
+    for name in ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP'):
+        if hasattr(signal, name):  # Windows has two of them
+            signal.signal(
+                getattr(signal, name), signal.SIG_IGN
+                if name == 'SIGHUP' and under_nohup else tell_ranks)
 
 
 def count_kills() -> int:

@@ -1,4 +1,4 @@
-"""Training loops that go on in the middle of an epoch."""
+"""Training loops that resume within an epoch."""
 import copy
 import warnings
 from itertools import islice
@@ -10,35 +10,50 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmpretrain.registry import LOOPS
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    Sampler,
+)
 
-from .pending_validation import note_pending_validation, validation_follows
-from .skipping import index_sampler, skip_batches
+from ..datasets import SeededInfiniteSampler, SeededSampler
+from .training_state import note_pending_validation, validation_follows
 
 
 class _Resumable:
-    """What both loops do before they go on with a stopped run."""
+    """The parts that both loops share."""
 
-    def _note_batch(self) -> int:
-        """Keep the size of a step in checkpoints, and give the former one.
-
-        Returns:
-            int: Samples of all processes in an iteration of the run that is
-            gone on with, or of this one if that is not known.
-        """
-        hub = self.runner.message_hub
+    def samples_per_iter(self) -> int:
+        """Return the number of samples of all processes in an iteration."""
         size = self.dataloader.batch_size or getattr(
             self.dataloader.batch_sampler, 'batch_size', 1)
-        size *= get_world_size()
+        return size * get_world_size()
+
+    def samples_per_step(self) -> int:
+        """Return the number of samples in an optimizer step."""
+        wrapper = self.runner.optim_wrapper
+        return self.samples_per_iter() * getattr(
+            wrapper, '_accumulative_counts', 1)
+
+    def _note_batch(self) -> int:
+        """Store the batch in the message hub, and so in checkpoints.
+
+        Returns:
+            int: Samples in an iteration of the run that is resumed, or of
+            this one if that is not known.
+        """
+        hub, size = self.runner.message_hub, self.samples_per_iter()
         former = hub.runtime_info.get('samples_per_iter', size)
         hub.update_info('samples_per_iter', size)
+        hub.update_info('samples_per_step', self.samples_per_step())
         return former if self._iter else size
 
     def _agree_on_seed(self) -> None:
-        """Shuffle as the run that is gone on with did.
+        """Set the sampler's seed to the one of the resumed run.
 
-        Without ``randomness.seed`` each start draws a seed; a resumed run
-        takes the checkpoint's, but after its sampler was made.
+        Without ``randomness.seed`` each start draws a seed, and the
+        checkpoint's is loaded after the sampler was built.
         """
         sampler = index_sampler(self.dataloader)
         if (self._iter and getattr(sampler, 'seed', None) is not None
@@ -46,15 +61,14 @@ class _Resumable:
             sampler.seed = self.runner.seed
 
     def _note_validation(self, done: int, end: int) -> None:
-        """Let checkpoints say that validation is to follow them.
+        """Store in checkpoints whether validation is due after them.
 
-        A run that was killed before it is over then makes up for it, so that
-        the best checkpoint is known; ``PreemptionHook`` sees to that.
+        ``PreemptionHook`` runs a validation that was due when the run was
+        stopped, so that the best checkpoint is known.
 
         Args:
             done (int): Number of finished epochs or iterations.
             end (int): Number of epochs or iterations of the whole training.
-                What is saved after the last one is of a run that has ended.
         """
         note_pending_validation(
             self.runner, done < end and validation_follows(self.runner, done))
@@ -62,19 +76,19 @@ class _Resumable:
 
 @LOOPS.register_module()
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
-    """mmengine's ``EpochBasedTrainLoop`` that goes on within an epoch.
+    """mmengine's ``EpochBasedTrainLoop`` that resumes within an epoch.
 
-    A run that is resumed from a checkpoint of any iteration trains on the
-    batches that the stopped run had before it, none twice and none left out;
-    batches before are skipped without loading them. Where the data set, the
-    batch or the number of processes have changed, and an epoch has another
-    number of iterations, it goes on after the same share of the epoch, and
-    learning rates are those of the new schedule at that place.
+    A run that is resumed from a checkpoint of any iteration trains on the same
+    batches as an uninterrupted run; earlier batches are skipped without
+    loading them. If an epoch has another number of iterations, since the data
+    set, the batch or the number of processes have changed, the run resumes
+    after the same fraction of the epoch, with the learning rates that the new
+    schedule has there.
 
     See ``EpochBasedTrainLoop`` for the arguments.
     """
 
-    _done = 0  # batches of the current epoch that the stopped run had
+    _done = 0  # batches of the current epoch that are already trained
 
     def run(self):
         """Train."""
@@ -85,7 +99,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         return super().run()
 
     def _find_place(self) -> None:
-        """Work out where in which epoch to go on."""
+        """Find the place within the epoch to resume at."""
         info = self.runner.message_hub.runtime_info
         length = len(self.dataloader)
         former = length
@@ -98,14 +112,14 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         if former != length:
             done = done * length // former
             self._iter = self._epoch * length + done
-            # A step's gradients are gathered from its beginning.
+            # Back to the first iteration of an optimizer step.
             back = min(
                 self._iter % self.runner.optim_wrapper._accumulative_counts,
                 done)
             self._iter, done = self._iter - back, done - back
             print_log(
-                f'An epoch has {length} iterations, but had {former}: going '
-                f'on in epoch {self._epoch + 1} after {done} of them.',
+                f'An epoch has {length} iterations, but had {former}: resuming'
+                f' in epoch {self._epoch + 1} after {done} of them.',
                 logger='current')
             self.runner.optim_wrapper.initialize_count_status(
                 self.runner.model, self._iter, self._max_iters)
@@ -113,7 +127,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self._done = done
 
     def _replay_schedules(self) -> None:
-        """Set learning rates to what the config gives at this iteration."""
+        """Set learning rates by the config's schedule at this iteration."""
         runner = self.runner
         if not runner.param_schedulers or isinstance(runner.param_schedulers,
                                                      dict):
@@ -124,7 +138,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         runner.param_schedulers = runner.build_param_scheduler(
             copy.deepcopy(runner.cfg.param_scheduler))
         with warnings.catch_warnings():
-            # torch's, of stepping a schedule before the optimizer.
+            # About steps of a schedule before the optimizer's.
             warnings.simplefilter('ignore')
             for done in range(1, self._iter + 1):
                 for scheduler in runner.param_schedulers:
@@ -133,7 +147,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
                         scheduler.step()
 
     def run_epoch(self) -> None:
-        """Iterate one epoch, or what is left of it."""
+        """Iterate over one epoch, or over the rest of it."""
         done, self._done = self._done, 0
         runner = self.runner
         self._note_validation(0, 0)
@@ -141,7 +155,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
                                        (self._epoch, self._iter - done))
         runner.call_hook('before_train_epoch')
         runner.model.train()
-        # After its last iteration only what follows an epoch is left.
+        # After the last iteration only the hooks are left.
         if done < len(self.dataloader):
             for idx, data_batch in enumerate(self._rest(done), done):
                 self.run_iter(idx, data_batch)
@@ -150,25 +164,25 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self._epoch += 1
 
     def _rest(self, done: int) -> Iterator:
-        # PrefetchHook's loader has the true one inside.
+        # PrefetchHook wraps the loader.
         loader = getattr(self.dataloader, 'loader', self.dataloader)
         if done and not skip_batches(loader, done):
             print_log(
-                f'Loading the {done} batches of this epoch that have been '
-                'trained on, since a stream of data cannot skip them.',
+                f'Loading the {done} batches of this epoch that were trained '
+                'on: an IterableDataset cannot skip them.',
                 logger='current')
             return islice(iter(self.dataloader), done, None)
         return iter(self.dataloader)
 
 
 class _ResumedBatches(_InfiniteDataloaderIterator):
-    """mmengine's endless batches, after those of a stopped run.
+    """mmengine's infinite iterator, after the batches of a stopped run.
 
     Args:
-        loader (DataLoader): The data loader that gives the batches.
-        trained (int): Number of batches to leave out.
-        to_count (int): Number of calls with which the loop counts them off;
-            mmengine 0.10.7 makes one for each of its iterations.
+        loader (DataLoader): The data loader.
+        trained (int): Number of batches to skip.
+        to_count (int): Number of calls by which mmengine 0.10.7 skips, one
+            for each iteration.
     """
 
     def __init__(self, loader: DataLoader, trained: int,
@@ -176,13 +190,13 @@ class _ResumedBatches(_InfiniteDataloaderIterator):
         super().__init__(loader)
         self._trained = trained
         self._to_count = to_count
-        # mmengine 0.10.7 has asked for the first batches already.
+        # mmengine 0.10.7 has already requested the first batches.
         self._iterator = None
         if getattr(loader, '_iterator', None) is not None:
             loader._iterator = None
 
     def skip_iter(self, num_iters: int) -> None:
-        """Skip nothing more; what newer versions call."""
+        """Skip no calls; newer versions of mmengine call this."""
         self._to_count = 0
 
     def __next__(self) -> Any:
@@ -213,8 +227,8 @@ class _ResumedBatches(_InfiniteDataloaderIterator):
 class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` that skips data without loading it.
 
-    With another batch or number of processes than the run that is gone on
-    with, as many samples are skipped as that has had.
+    With another batch or number of processes than before, the same number of
+    samples is skipped.
 
     See ``IterBasedTrainLoop`` for the arguments.
     """
@@ -246,13 +260,13 @@ _RESUMABLE = {
 
 
 def resumable(loop: Any) -> Any:
-    """Put this project's loops in the place of mmengine's.
+    """Replace mmengine's training loops by this project's.
 
     Args:
         loop (dict | BaseLoop): ``train_cfg`` of a runner's config.
 
     Returns:
-        dict | BaseLoop: The same for a loop of another type.
+        dict | BaseLoop: The config; loops of other types do not change.
     """
     if not isinstance(loop, dict):
         return loop
@@ -265,3 +279,62 @@ def resumable(loop: Any) -> Any:
     if kind in _RESUMABLE:
         loop['type'] = _RESUMABLE[kind]
     return loop
+
+
+class _SkipOnce:
+    """A sampler without its first items, in the first iteration over it.
+
+    Args:
+        batches (Sampler): The sampler of indices or of lists of indices.
+        count (int): Number of items to skip once.
+    """
+
+    def __init__(self, batches: Sampler, count: int) -> None:
+        self.batches = batches
+        self.count = count
+
+    def __iter__(self) -> Iterator:
+        # A generator, since DataLoader may drop an iterator that it made.
+        count, self.count = self.count, 0
+        yield from islice(self.batches, count, None)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'batches':  # not set yet while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.batches, name)
+
+
+def skip_batches(loader: DataLoader, count: int) -> bool:
+    """Skip batches in the next iteration over a loader, without loading them.
+
+    Samplers of this project skip in no time. Other samplers draw the skipped
+    indices, so that the following ones do not change.
+
+    Args:
+        loader (DataLoader): The data loader, modified in place.
+        count (int): Number of batches to skip.
+
+    Returns:
+        bool: False for an ``IterableDataset``, which cannot skip.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(
+            loader.dataset, IterableDataset):
+        return False
+    batches, sampler = loader.batch_sampler, index_sampler(loader)
+    if type(batches) is BatchSampler and isinstance(
+            sampler, (SeededSampler, SeededInfiniteSampler)):
+        sampler.skip(count * batches.batch_size)
+        return True
+    name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
+    # DataLoader refuses setattr for samplers.
+    vars(loader)[name] = _SkipOnce(getattr(loader, name), count)
+    return True
+
+
+def index_sampler(loader: DataLoader) -> Any:
+    """Return the sampler of indices, inside of the batch sampler."""
+    inner = getattr(loader.batch_sampler, 'sampler', None)
+    return loader.sampler if inner is None else inner

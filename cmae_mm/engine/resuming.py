@@ -1,4 +1,5 @@
-"""What a runner needs to lose nothing and to load nothing by half."""
+"""Exact resuming and strict loading, for mmengine's runners."""
+import math
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from mmengine.hooks import CheckpointHook
@@ -27,7 +28,6 @@ from .hooks import (
 )
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable
-from .pending_validation import validation_pending
 from .run_checks import (
     check_one_batch,
     check_ranks_agree,
@@ -35,31 +35,31 @@ from .run_checks import (
 )
 from .sharding import load_model_state
 from .stop_signals import shield_workers
+from .training_state import validation_pending
 from .work_dir import WritesConfig
 
 
 class _AlreadyFinished(Exception):
-    """What was resumed has no step left to make."""
+    """The resumed run has no step left."""
 
 
 class Resuming(WritesConfig):
-    """A mixin for mmengine's runners: loops, hooks, loading, going on.
+    """A mixin for mmengine's runners with exact resuming and strict loading.
 
-    With ``resume=True`` a run goes on from the newest whole checkpoint of its
-    folder, whatever ``last_checkpoint`` says, and ``load_from`` is what a run
-    starts from that has none yet. The config's ``resume_from`` names another
-    file to go on from.
+    With ``resume=True`` a run resumes from the newest intact checkpoint in its
+    folder; ``last_checkpoint`` is not read. A run without a checkpoint starts
+    from ``load_from``. ``resume_from`` names a certain checkpoint to resume
+    from.
 
-    What is loaded fits the model, or is refused before anything is loaded. The
-    config's ``load_partial=True`` lets ``load_from`` take what fits.
+    A checkpoint that does not fit the model is refused before anything is
+    loaded. ``load_partial=True`` loads the fitting part of ``load_from``.
     """
 
     @classmethod
     def from_cfg(cls, cfg):
         """Build a runner, see ``Runner.from_cfg``.
 
-        What the file that the config's ``image_stats`` names says is filled
-        in, whoever has read the config.
+        Settings from the config's ``image_stats`` file are filled in.
 
         Raises:
             ImageStatsError: If the file cannot be used.
@@ -69,14 +69,14 @@ class Resuming(WritesConfig):
         return super().from_cfg(cfg)
 
     def build_train_loop(self, loop):
-        """Build a loop that can go on in the middle of an epoch.
+        """Build a loop that can resume within an epoch.
 
         See ``Runner.build_train_loop``; mmengine's two loops are replaced by
         ``ResumableEpochLoop`` and ``ResumableIterLoop``.
 
         Raises:
-            ValueError: If the data do not fill a batch, ranks would wait for
-                each other for ever, or nothing moves a CMAE's target.
+            ValueError: If the data do not fill a batch, ranks have different
+                numbers of batches, or no hook updates a CMAE's target.
         """
         loop = super().build_train_loop(resumable(loop))
         check_ranks_agree(loop.dataloader)
@@ -86,7 +86,7 @@ class Resuming(WritesConfig):
 
     @staticmethod
     def build_dataloader(dataloader, seed: Optional[int] = None, **kwargs):
-        """Build a data loader whose workers leave signals to the runner.
+        """Build a data loader whose workers ignore stop signals.
 
         See ``Runner.build_dataloader``.
         """
@@ -95,7 +95,7 @@ class Resuming(WritesConfig):
         return loader
 
     def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
-        """Register hooks, and those that no run should be without.
+        """Register the config's hooks and the hooks that every run needs.
 
         See ``Runner.register_hooks``.
         """
@@ -106,14 +106,14 @@ class Resuming(WritesConfig):
                 self.register_hook(needed())
 
     def train(self) -> nn.Module:
-        """Train, unless the run is at its end already.
+        """Train, unless the run is already finished.
 
         Returns:
             nn.Module: The trained model.
 
         Raises:
-            TrainingStopped: After SIGTERM, SIGUSR1 or Ctrl-C, when all is
-                saved.
+            TrainingStopped: After SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C, when
+                all is saved.
         """
         signals = self._hook(PreemptionHook).signals
         try:
@@ -132,11 +132,11 @@ class Resuming(WritesConfig):
             self._hook(ProgressHook).close()
 
     def load_or_resume(self) -> None:
-        """Go on from a checkpoint, or start from weights, or from nothing.
+        """Resume from a checkpoint, or load weights, if there are any.
 
         Raises:
-            CheckpointError: If the file is damaged, or all that the folder
-                has to go on from are.
+            CheckpointError: If the file, or each checkpoint of the folder, is
+                damaged.
         """
         if self._has_loaded:
             return
@@ -153,7 +153,8 @@ class Resuming(WritesConfig):
                                  'checkpoint')
             wanted = self._optimizer_settings()
             self.resume(source)
-            self._say_what_is_kept(wanted)
+            self._scale_rates()
+            self._warn_of_kept_settings(wanted)
             self._end_if_finished(source)
         else:
             self._resume = False
@@ -162,12 +163,12 @@ class Resuming(WritesConfig):
         self._has_loaded = True
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint, see ``Runner.resume``.
+        """Resume from a checkpoint, see ``Runner.resume``.
 
         Raises:
-            CheckpointError: If it holds no training state, or does not fit.
+            CheckpointError: If it has no training state or does not fit.
         """
-        self._resume = True  # load_checkpoint and hooks ask for it
+        self._resume = True  # for load_checkpoint and hooks
         super().resume(filename, *args, **kwargs)
 
     def load_checkpoint(self,
@@ -237,18 +238,38 @@ class Resuming(WritesConfig):
         settings = {k: first.get(k) for k in ('weight_decay', 'betas')}
         return dict(lr=first.get('initial_lr', first.get('lr')), **settings)
 
-    def _say_what_is_kept(self, wanted: Dict[str, Any]) -> None:
+    def _scale_rates(self) -> None:
+        """Scale the resumed learning rates to the batch, if it has changed."""
+        now = self.train_loop.samples_per_step()
+        former = self.message_hub.runtime_info.get('samples_per_step', now)
+        enabled = (self.cfg.get('auto_scale_lr') or {}).get('enable')
+        if now == former or not enabled or isinstance(
+                self.param_schedulers, dict):  # of several optimizers
+            return
+        for group in self.optim_wrapper.param_groups:
+            for name in group.keys() & {'lr', 'initial_lr'}:
+                group[name] *= now / former
+        for scheduler in self.param_schedulers or ():
+            if scheduler.param_name == 'lr':
+                scheduler.base_values = [
+                    value * now / former for value in scheduler.base_values]
+        self.logger.info(
+            f'Learning rates are multiplied by {now / former:g}: a step has '
+            f'{now} images, but had {former}.')
+
+    def _warn_of_kept_settings(self, wanted: Dict[str, Any]) -> None:
         kept = self._optimizer_settings()
-        differ = [f'{k}={kept[k]} (the config has {v})'
-                  for k, v in wanted.items() if kept[k] != v]
+        differ = [
+            f'{k}={kept[k]} (the config has {v})' for k, v in wanted.items()
+            if kept[k] != v and not (k == 'lr' and math.isclose(kept[k], v))]
         if differ:
             self.logger.warning(
-                'A run that goes on keeps the optimizer settings it was '
-                f'started with: {", ".join(differ)}. For other ones start a '
-                'new run, with load_from for its weights.')
+                'A resumed run keeps the optimizer settings it was started '
+                f'with: {", ".join(differ)}. To change them start a new run, '
+                'with load_from for its weights.')
 
     def _names(self) -> Tuple[Any, ...]:
-        """Give how the names of checkpoints are made."""
+        """Return the template of checkpoints' names and what they count."""
         hook = self._hook(CheckpointHook)
         return () if hook is None else (hook.filename_tmpl, hook.by_epoch)
 
@@ -272,7 +293,7 @@ class Resuming(WritesConfig):
         by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
         done = self.iter >= self.max_iters
         if by_epoch:
-            # An epoch may have had another length, by another batch.
+            # Another batch may have had another epoch length.
             info = self.message_hub.runtime_info
             former = (info.get('max_iters') or self.max_iters) // (
                 info.get('max_epochs') or self.max_epochs)
@@ -284,10 +305,9 @@ class Resuming(WritesConfig):
             longer = 'max_epochs' if by_epoch else 'max_iters'
             raise _AlreadyFinished(
                 f'This run is finished: {source} is the state after all '
-                f'{total}. To train longer set train_cfg.{longer} higher; to '
-                'start anew, do not resume (--no-resume), or name another '
-                'folder.')
+                f'{total}. To train longer increase train_cfg.{longer}; to '
+                'start a new run use --no-resume or another folder.')
 
     def _hook(self, kind: type):
-        """Give the registered hook of a kind, None where there is none."""
+        """Return the registered hook of a type, None if there is none."""
         return next((h for h in self.hooks if isinstance(h, kind)), None)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..models import CMAE
 from .device import unwrapped_model
 from .hooks.target_update_hook import TargetUpdateHook
-from .skipping import index_sampler
+from .loops import index_sampler
 
 
 def check_one_batch(loader: DataLoader) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1, Ctrl-C: wishes that training grants when it is ready."""
+"""Signals that stop training after the current step."""
 import os
 import signal
 import threading
@@ -8,17 +8,17 @@ from typing import Callable, Optional
 
 from torch.utils.data import DataLoader
 
-# Exit statuses: "try again later" of sysexits.h, which a scheduler can requeue
-# on, and a shell's for Ctrl-C.
+# Exit statuses: EX_TEMPFAIL of sysexits.h, on which a scheduler can requeue,
+# and a shell's for Ctrl-C.
 EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130}
-# What Slurm's users are used to ask for some minutes before a time limit.
-WARNING = getattr(signal, 'SIGUSR1', None)  # not on Windows
-if WARNING is not None:
-    EXIT_STATUS[WARNING] = 75
+# A closed terminal; and what Slurm is asked to send before a time limit.
+HANGUP = getattr(signal, 'SIGHUP', None)  # not on Windows
+WARNING = getattr(signal, 'SIGUSR1', None)
+EXIT_STATUS.update((s, 75) for s in (HANGUP, WARNING) if s is not None)
 
 
 class TrainingStopped(SystemExit):
-    """Training that ended because it was asked to, with an exit status.
+    """Training that was stopped by a signal.
 
     Args:
         status (int): Exit status of the process.
@@ -26,24 +26,31 @@ class TrainingStopped(SystemExit):
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGUSR1 and Ctrl-C, the second of which stops at once."""
+    """Records SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C.
+
+    A second Ctrl-C stops at once. SIGHUP stays ignored where it is, as under
+    ``nohup``.
+    """
 
     def __init__(self) -> None:
         self.received = 0
 
     @contextmanager
     def listening(self):
-        """Listen, until training has ended or failed.
+        """Handle the signals until training has ended or failed.
 
-        A process that stops because it was asked to goes on listening: a
-        launcher that tells it again must not change its exit status.
+        The handlers stay after ``TrainingStopped``: a repeated signal of a
+        launcher must not change the exit status.
         """
         self.received = 0
-        # Only a main thread can listen.
+        # Python handles signals in the main thread.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {s: signal.signal(s, self._note) for s in EXIT_STATUS}
+        ignored = (HANGUP is not None
+                   and signal.getsignal(HANGUP) is signal.SIG_IGN)
+        before = {s: signal.signal(s, self._note) for s in EXIT_STATUS
+                  if s != HANGUP or not ignored}
         try:
             yield
         except TrainingStopped:
@@ -62,7 +69,7 @@ class StopSignals:
         if number == signal.SIGINT:
             if self.received == signal.SIGINT:
                 raise KeyboardInterrupt
-            # The log may be what was interrupted.
+            # Not to the log, which may be writing at the moment.
             os.write(2, b'\nStopping after this step; Ctrl-C again stops at '
                      b'once.\n')
         self.received = max(self.received, number)
@@ -71,7 +78,7 @@ class StopSignals:
 def shield_workers(loader: DataLoader) -> None:
     """Make a loader's workers end with the main process, not before it.
 
-    A terminal and Slurm signal all processes, but the main process still
+    A terminal and Slurm send signals to all processes, but the main process
     needs its workers to finish the step.
 
     Args:
@@ -84,9 +91,8 @@ def shield_workers(loader: DataLoader) -> None:
 
 
 def _start(inner: Optional[Callable], worker_id: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if WARNING is not None:
-        signal.signal(WARNING, signal.SIG_IGN)
+    for number in EXIT_STATUS.keys() - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS and Windows
         # Blocked here and so in all threads that come: one waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

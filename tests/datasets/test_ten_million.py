@@ -21,7 +21,7 @@ from cmae_mm.datasets import (
 )
 from cmae_mm.datasets.names import FileNames
 from cmae_mm.datasets.source import open_source
-from cmae_mm.engine.skipping import skip_batches
+from cmae_mm.engine.loops import skip_batches
 
 NAMES = st.text(
     st.characters(blacklist_characters='\n\r\x0b\x0c\x1c\x1d\x1e\x85  ',

@@ -1,5 +1,6 @@
 """What a run goes on from, and what it says of it."""
 import errno
+import json
 import os
 import resource
 from pathlib import Path
@@ -193,6 +194,50 @@ def test_another_optimizer_setting_is_said(tmp_path):
             optimizer=dict(type='SGD', lr=0.9, momentum=0.9))).train()
     assert 'keeps the optimizer settings' in log(tmp_path)
     assert 'config has 0.9' in log(tmp_path)
+
+
+def rates(folder):
+    """Learning rates by iteration."""
+    rows = [json.loads(line)
+            for path in sorted(folder.glob('*/vis_data/scalars.json'))
+            for line in path.read_text().splitlines()]
+    return {row['iter']: row['lr'] for row in rows if 'lr' in row}
+
+
+@pytest.mark.parametrize('length, longer, schedule', [
+    (dict(epochs=2), dict(epochs=4), dict(
+        type='CosineAnnealingLR', T_max=4, convert_to_iter_based=True)),
+    (dict(iters=6), dict(iters=12), dict(
+        type='LinearLR', start_factor=0.1, by_epoch=False, end=12))])
+def test_rates_are_scaled_to_another_batch(length, longer, schedule,
+                                           tmp_path):
+    """They are those of a run that began with that batch."""
+    settings = dict(
+        param_scheduler=[schedule],
+        auto_scale_lr=dict(enable=True, base_batch_size=4))
+    tiny_runner(tmp_path / 'a', **length, **settings).train()
+    for batch, work in ((2, 'a'), (2, 'b')):
+        tiny_runner(tmp_path / work, **longer, **settings,
+                    batch_size=batch).train()
+    resumed, fresh = rates(tmp_path / 'a'), rates(tmp_path / 'b')
+    first = max(fresh) // 2 + 1  # an epoch has twice as many iterations
+    assert [resumed[n] for n in range(first, max(fresh) + 1)] == (
+        pytest.approx([fresh[n] for n in range(first, max(fresh) + 1)]))
+    assert len({*fresh.values()}) > 4
+    said = log(tmp_path / 'a')
+    assert 'Learning rates are multiplied by 0.5: a step has 2' in said
+    assert 'keeps the optimizer settings' not in said
+
+
+def test_rates_stay_where_a_step_has_as_many_images(tmp_path):
+    settings = dict(auto_scale_lr=dict(enable=True, base_batch_size=2))
+    tiny_runner(tmp_path, iters=4, **settings).train()
+    tiny_runner(tmp_path, iters=8, batch_size=2, accumulate=2,
+                **settings).train()
+    assert {*rates(tmp_path).values()} == {0.02}
+    # nor without auto_scale_lr
+    tiny_runner(tmp_path, iters=12, batch_size=1).train()
+    assert {*rates(tmp_path).values()} == {0.02}
 
 
 def test_another_batch_is_said(tmp_path):

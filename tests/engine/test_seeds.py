@@ -24,7 +24,7 @@ from cmae_mm.datasets import (
 )
 from cmae_mm.datasets.samplers import SeededIndex
 from cmae_mm.engine import ResumableRunner, StepSeedHook
-from cmae_mm.engine.skipping import skip_batches
+from cmae_mm.engine.loops import skip_batches
 from cmae_mm.models import TwoViewDataPreprocessor
 
 

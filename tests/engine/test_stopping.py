@@ -36,7 +36,8 @@ def log(folder):
 def handlers():
     """Give the test process its handlers back, which a stop keeps."""
     kept = {s: signal.getsignal(s)
-            for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+            for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
+                      signal.SIGINT)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -47,6 +48,7 @@ def tell(number):
 
 
 @pytest.mark.parametrize('number, status', [(signal.SIGTERM, 75),
+                                            (signal.SIGHUP, 75),
                                             (signal.SIGUSR1, 75),
                                             (signal.SIGINT, 130)])
 def test_a_signal_ends_with_a_checkpoint_of_the_step(
@@ -69,6 +71,45 @@ def test_a_signal_ends_with_a_checkpoint_of_the_step(
     os.kill(os.getpid(), signal.SIGTERM)
     assert run(9).iter == 9
     assert names(tmp_path) == ['iter_5.pth', 'iter_9.pth']
+
+
+def test_a_closed_terminal_ends_with_a_checkpoint(tmp_path):
+    """As a closed SSH session: SIGHUP, and nothing can be printed."""
+    def slow(runner):
+        time.sleep(0.05)
+
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        status = 1
+        try:
+            os.environ['TERM'] = 'xterm'
+            sys.stdout = open(1, 'w')  # noqa: SIM115
+            sys.stderr = open(2, 'w', buffering=1)  # noqa: SIM115
+            tiny_runner(
+                tmp_path, iters=200, num_workers=1,
+                checkpoint=dict(interval=1000), hooks=[
+                    AtIteration(n, slow) for n in range(1, 200)]).train()
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            os._exit(status)
+    shown = b''
+    while b'(train) [1][5/4]' not in shown:
+        shown += os.read(terminal, 4096)
+    assert b'training' in shown  # the bar
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    saved, = names(tmp_path)
+    assert 5 <= int(saved[5:-4]) < 200
+    assert 'SIGHUP: stopped after iteration' in log(tmp_path)
+
+
+def test_nohup_is_respected(tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    tiny_runner(tmp_path, iters=4, hooks=[
+        AtIteration(2, tell(signal.SIGHUP))]).train()
+    assert 'iter_4.pth' in names(tmp_path)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):

@@ -27,7 +27,7 @@ from cmae_mm.datasets import (
     SeededSampler,
 )
 from cmae_mm.datasets.source import open_source
-from cmae_mm.engine.skipping import skip_batches
+from cmae_mm.engine.loops import skip_batches
 
 PER_FOLDER = 10_000
 

@@ -1,4 +1,4 @@
-"""Checkpoints of which the last whole one is never lost."""
+"""Checkpoints that a crash cannot damage."""
 import inspect
 from collections import deque
 from functools import partial
@@ -21,11 +21,13 @@ from ...models.utils import is_sharded
 from ..atomic_files import WRITER, CheckpointBackend
 from ..checkpoint_folder import NameTemplate, list_checkpoints, move_aside
 from ..device import unwrapped_model
-from ..pending_validation import (
+from ..training_state import (
+    all_finite,
+    at_optimizer_step,
+    describe_batch,
     note_pending_validation,
     validation_pending,
 )
-from .step_state import all_finite, at_optimizer_step, describe_batch
 
 # What the message hub knows of files, besides keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
@@ -33,24 +35,23 @@ _PATHS = ('last_ckpt', 'best_ckpt')
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook`` that a crash cannot take a file from.
+    """mmengine's ``CheckpointHook`` with atomic writes.
 
-    - A checkpoint takes its name after it is on disk, and what it replaces
-      (``max_keep_ckpts``, ``save_best``) is removed after that.
-    - Training goes on while a copy of its state is written; the next save
-      waits for the last.
-    - It saves between optimizer steps: within an accumulation of gradients,
-      which no checkpoint holds, it waits for the step.
-    - Parameters that are not finite are never saved, so that they never
-      replace good ones.
-    - Checkpoints ahead of where training begins, those of an earlier run in
-      the folder, are moved into its sub-folder ``previous_<N>``.
-    - ``last_checkpoint`` and the paths inside of a checkpoint are names in
+    - A checkpoint is renamed to its final name when it is on disk. The
+      checkpoints that it replaces (``max_keep_ckpts``, ``save_best``) are
+      removed after that.
+    - Training continues while a thread writes; the next save waits for it.
+    - Checkpoints are saved between optimizer steps, since no checkpoint
+      contains accumulated gradients.
+    - Parameters that are not finite are not saved.
+    - Checkpoints of an earlier run in the folder, ahead of the first
+      iteration, are moved to its sub-folder ``previous_<N>``.
+    - ``last_checkpoint`` and the paths in a checkpoint are names relative to
       its folder, which may be moved.
 
     Args:
-        async_save (bool): Whether to write in a thread, for which the memory
-            of rank 0 holds one serialised checkpoint. Defaults to True.
+        async_save (bool): Whether to write in a thread. Rank 0 then holds one
+            serialised checkpoint in memory. Defaults to True.
         **kwargs: Arguments of ``CheckpointHook``.
 
     Raises:
@@ -64,7 +65,7 @@ class AtomicCheckpointHook(CheckpointHook):
                  **kwargs) -> None:
         unknown = set(kwargs) - set(
             inspect.signature(CheckpointHook.__init__).parameters)
-        if unknown:  # mmengine finds them at the first save
+        if unknown:  # mmengine would fail at the first save
             name = sorted(unknown)[0]
             raise TypeError(f'{type(self).__name__}.__init__() got an '
                             f'unexpected keyword argument {name!r}')
@@ -81,22 +82,22 @@ class AtomicCheckpointHook(CheckpointHook):
         self._finite = True
         self._deferred: Optional[int] = None
         self._loaded: Dict = {}
-        # Iteration of the last checkpoint of this process, and whether it
-        # says that validation is to follow.
+        # Iteration of this process's last checkpoint, and whether validation
+        # is due after it.
         self._saved: Optional[Tuple[int, bool]] = None
 
     def folder(self, runner) -> str:
-        """Give the folder of a runner's checkpoints, also before training."""
+        """Return the folder of a runner's checkpoints."""
         if self._root is None or str(self._root) == runner.work_dir:
             return runner.work_dir
         return str(Path(self._root) / Path(runner.work_dir).name)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Note how the loaded run was trained."""
+        """Keep the metadata of the resumed run."""
         self._loaded = checkpoint.get('meta') or {}
 
     def before_train(self, runner) -> None:
-        """Find out what is kept, and make way for what will be saved."""
+        """Find the kept checkpoints; move those of an earlier run."""
         folder = self.folder(runner)
         self.out_dir, self.backend_args = self._root, None
         hub = runner.message_hub
@@ -130,7 +131,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'{aside}, as this one begins at iteration {runner.iter}')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Store how training is set up, names of files, and plain values."""
+        """Add facts of batch and encoder; store names and plain values."""
         checkpoint['meta'].update(
             describe_batch(runner),
             **encoder_facts(unwrapped_model(runner),
@@ -151,13 +152,12 @@ class AtomicCheckpointHook(CheckpointHook):
         if changed:
             runner.logger.warning(
                 f"Resumed with another batch ({', '.join(changed)}): weights, "
-                'optimizer and schedule go on from the checkpoint, but which '
-                'images make a batch, and so the losses, cannot be those of '
-                'the run before.')
+                'optimizer and schedule are those of the checkpoint, but '
+                'batches consist of other images, and so losses differ.')
 
     def after_train_iter(self, runner, batch_idx: int, *args,
                          **kwargs) -> None:
-        """Save, now that the optimizer has stepped, what is due."""
+        """Save a checkpoint that is due, after an optimizer step."""
         if self._deferred is not None and at_optimizer_step(runner):
             step = self._deferred if self.by_epoch else runner.iter + 1
             self._save_checkpoint_with_step(
@@ -165,7 +165,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().after_train_iter(runner, batch_idx, *args, **kwargs)
 
     def after_train(self, runner) -> None:
-        """Wait until all is on disk."""
+        """Wait until all files are on disk."""
         if self._deferred is not None:  # stopped early, by another hook
             self.save_now(runner, runner.epoch, runner.iter)
         self._settle(runner)
@@ -188,7 +188,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 ``epoch_<epoch>_iter_<iteration>.pth``. Defaults to False.
 
         Returns:
-            str: The file; None if it was not saved, which the log says.
+            str: The file; None if parameters were not finite.
         """
         if self._saved != (iteration, validation_pending(runner)):
             step = epoch if self.by_epoch else iteration
@@ -214,8 +214,8 @@ class AtomicCheckpointHook(CheckpointHook):
             ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
             replaced = ids[:-self.max_keep_ckpts]
             self.keep_ckpt_ids = deque(ids[-self.max_keep_ckpts:])
-            # With those that go after this one is on disk: a run killed in
-            # between removes them when it goes on.
+            # With those that are removed when this one is on disk: a run
+            # killed in between removes them when it is resumed.
             hub.update_info('keep_ckpt_ids', ids)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
@@ -246,7 +246,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._settle(runner)
 
     def after_val_epoch(self, runner, metrics) -> None:
-        """Save the best checkpoint, of what is validated now."""
+        """Save the best checkpoint."""
         note_pending_validation(runner, False)
         super().after_val_epoch(runner, metrics)
 

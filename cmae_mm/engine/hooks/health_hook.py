@@ -13,8 +13,8 @@ from ...models import CMAE
 from ...models.utils import is_sharded, keep_step_hooks
 from ..device import unwrapped_model
 from ..optimizers.step_guard import grad_norm, part_of
-from ..run_costs import RunCosts
-from .step_state import at_optimizer_step
+from ..training_costs import RunCosts
+from ..training_state import at_optimizer_step
 
 # What is measured of, and the scalar of it that the log line has.
 ONLINE, TARGET = 'online', 'target'

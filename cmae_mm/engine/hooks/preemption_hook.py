@@ -1,4 +1,4 @@
-"""Saves and ends when the process is asked to."""
+"""Save and stop after a signal."""
 import signal
 from typing import Optional
 
@@ -10,27 +10,26 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
 from ..device import group_timeout
-from ..pending_validation import (
+from ..stop_signals import EXIT_STATUS, StopSignals, TrainingStopped
+from ..training_state import (
+    at_optimizer_step,
     note_pending_validation,
     validation_follows,
     validation_pending,
 )
-from ..stop_signals import EXIT_STATUS, StopSignals, TrainingStopped
 from .checkpoint_hook import AtomicCheckpointHook
-from .step_state import at_optimizer_step
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Stop on SIGTERM, SIGUSR1 or Ctrl-C, with a checkpoint of the last step.
+    """Stop on SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C with a checkpoint.
 
-    It needs no line in a config: ``ResumableRunner`` has it. After a signal
-    to any rank all ranks finish the same step, an optimizer step where
-    gradients accumulate, rank 0 saves, and the process ends: with status 75
-    after SIGTERM and SIGUSR1, which ``tools/slurm_train.sh`` requeues on, and
-    with 130 after Ctrl-C. A second Ctrl-C stops at once. A signal during
-    validation is heeded after it; where one is due after the last step, it is
-    made up for when the run goes on.
+    ``ResumableRunner`` registers it by itself. After a signal to any rank all
+    ranks finish the same optimizer step, rank 0 saves, and the process ends:
+    with status 130 after Ctrl-C and 75 after the others, on which
+    ``tools/slurm_train.sh`` requeues. A second Ctrl-C stops at once. A signal
+    during validation takes effect after it; a validation that was due after
+    the last step is run when the run is resumed.
 
     Raises:
         TrainingStopped: With that status.

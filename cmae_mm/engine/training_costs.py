@@ -1,6 +1,6 @@
-"""What a training costs: time, memory, energy.
+"""Time, memory and energy of a training.
 
-Energy is read by pynvml, where that is installed (extra='logging').
+pynvml reads the energy, if it is installed (extra='logging').
 """
 import sys
 from typing import Any, Dict, Optional

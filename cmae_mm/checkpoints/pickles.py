@@ -34,11 +34,12 @@ _DTYPES = {
     if isinstance(dtype, torch.dtype)
     and not str(dtype).startswith(('torch.q', 'torch.bits'))
 }
-_STORAGES = dict(
-    Double='float64', Float='float32', Half='float16', BFloat16='bfloat16',
-    Long='int64', Int='int32', Short='int16', Char='int8', Byte='uint8',
-    Bool='bool', ComplexDouble='complex128', ComplexFloat='complex64',
-    Untyped='uint8')
+_STORAGES = dict(zip(
+    ('Double', 'Float', 'Half', 'BFloat16', 'Long', 'Int', 'Short', 'Char',
+     'Byte', 'Bool', 'ComplexDouble', 'ComplexFloat', 'Untyped'),
+    (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64,
+     torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+     torch.complex128, torch.complex64, torch.uint8)))
 
 
 # In Python: each step can be replaced, which C's does not allow.
@@ -75,7 +76,7 @@ class StorageId:
         self.key, self.location, self.numel = key, location, numel
         # Of the legacy format: key, offset and length of a part.
         self.view = view
-        self.dtype: torch.dtype = _DTYPES[f'torch.{_STORAGES[name[2]]}']
+        self.dtype = _STORAGES[name[2]]
         self.nbytes = numel * self.dtype.itemsize
 
 
@@ -157,33 +158,29 @@ class _Unpickler(_Base):
             raise ValueError(f'{record.name} gets a second state')
         record.state = state
 
+    def add_items(self) -> None:
+        items, target = self.pop_mark(), self.stack[-1]
+        if type(target) is list:
+            target.extend(items)
+        elif type(target) is set:
+            target.update(map(_check_key, items))
+        else:
+            raise ValueError(f'items are added to a {type(target).__name__}')
+
     def set_items(self) -> None:
-        items = self.pop_mark()
+        items, target = self.pop_mark(), self.stack[-1]
         pairs = [(_check_key(key), value) for key, value in
                  zip(items[::2], items[1::2], strict=True)]
-        target = self.stack[-1]
         if type(target) is _Record and target.name in _MAPPINGS:
             target.items += pairs
         elif type(target) is dict:
             target.update(pairs)
         else:
-            raise ValueError('items are set in what is no dict')
+            raise ValueError(f'items are set in a {type(target).__name__}')
 
     def make_dict(self) -> None:
         self.metastack[-1].append({})
         self.set_items()
-
-    def extend(self) -> None:
-        items = self.pop_mark()
-        if type(self.stack[-1]) is not list:
-            raise ValueError('items are appended to what is no list')
-        self.stack[-1].extend(items)
-
-    def add_items(self) -> None:
-        items = self.pop_mark()
-        if type(self.stack[-1]) is not set:
-            raise ValueError('items are added to what is no set')
-        self.stack[-1].update(map(_check_key, items))
 
     def make_frozenset(self) -> None:
         items = self.pop_mark()
@@ -202,7 +199,7 @@ class _Unpickler(_Base):
 
     def append_one(self) -> None:
         self.mark_last(1)
-        self.extend()
+        self.add_items()
 
     def set_item(self) -> None:
         self.mark_last(2)
@@ -217,7 +214,7 @@ _STEPS: Dict[str, Callable[[Any], None]] = dict(
     REDUCE=_Unpickler.call, NEWOBJ=_Unpickler.call,
     BUILD=_Unpickler.set_state, DICT=_Unpickler.make_dict,
     SETITEM=_Unpickler.set_item, SETITEMS=_Unpickler.set_items,
-    APPEND=_Unpickler.append_one, APPENDS=_Unpickler.extend,
+    APPEND=_Unpickler.append_one, APPENDS=_Unpickler.add_items,
     ADDITEMS=_Unpickler.add_items, FROZENSET=_Unpickler.make_frozenset,
     BYTEARRAY8=_Unpickler.make_bytearray,
     **{name: _forbidden(name) for name in (
@@ -416,15 +413,13 @@ def _dtype(builder: Builder, record: _Record, code: Any,
            *flags: Any) -> Any:
     """Build a dtype of numbers or text; objects would be pickles again."""
     if type(code) is not str or not re.fullmatch(
-            r'[<>|=]?([?bBhHiIlLqQefd]|[iu][1248]|f[248]|c(8|16)|b1|'
-            r'[US][1-9]\d{0,8})', code):
+            r'[<>|=]?[?a-zA-Z]\d{0,9}', code) or (
+                np.dtype(code).kind not in 'biufcSU'):
         refuse(builder.name, f'a numpy array of {code!r}')
-    state: Any = record.state or (3, '|')
-    order = state[1]
+    state: Any = record.state or (3, '=')
     if any(field is not None for field in state[2:5]):
         raise ValueError('a numpy dtype with fields')
-    dtype = np.dtype(code)
-    return dtype if order in '|=' else dtype.newbyteorder(order)
+    return np.dtype(code).newbyteorder(state[1])
 
 
 def _array(builder: Builder, data: Any, dtype: Any, shape: Any,
@@ -432,7 +427,7 @@ def _array(builder: Builder, data: Any, dtype: Any, shape: Any,
     if type(data) is str:  # of Python 2
         data = data.encode('latin-1')
     if type(data) not in (bytes, bytearray) or not isinstance(
-            dtype, np.dtype):
+            dtype, np.dtype) or not dtype.itemsize:
         raise ValueError('a numpy array without numbers')
     if len(data) != math.prod(_sizes(shape)) * dtype.itemsize:
         raise ValueError('a numpy array is not as long as it says')

@@ -329,8 +329,15 @@ def _load_legacy(source: _Source, map_location: Any) -> Any:
                     memoryview(data.numpy())) != len(data):
                 raise EOFError('a storage is cut off')
             loaded[key] = _place(source, data, wanted[key], map_location)
-        return Builder(name, source.size, lambda identity: loaded[
-            identity.key]).build(graph)
+
+        def storage(identity: StorageId) -> torch.UntypedStorage:
+            if identity.view is None:
+                return loaded[identity.key]
+            _, start, count = identity.view
+            size = identity.dtype.itemsize
+            return loaded[identity.key][start * size:(start + count) * size]
+
+        return Builder(name, source.size, storage).build(graph)
 
 
 def read_checkpoint(path: PathLike) -> Checkpoint:

@@ -200,7 +200,7 @@ BOMBS = dict(
     items_of_bytes=b'\x96' + struct.pack('<Q', 2) + b'abK\x00K\x02s.',
     appending_to_bytes=b'\x96' + struct.pack('<Q', 2) + b'abK\x00a.',
     appending_to_a_tuple=b')K\x00a.',
-    adding_to_a_list=b'](K\x01\x90.',
+    adding_to_a_dict=b'}(K\x01\x90.',
     odd_items=b'}(K\x01u.',
     a_call_of_a_call=b'ccollections\nOrderedDict\n)R)R.',
     a_call_of_text=_text('os.system') + _text('true') + b'\x85R.',
@@ -271,18 +271,10 @@ def test_what_is_popped_is_inert():
         assert read_bytes(history).mean() == 1
 
 
-@pytest.mark.parametrize('change', [
-    dict(numel=10**9), dict(numel=-1), dict(numel=2.), dict(size=(10**9, )),
-    dict(size=(-1, )), dict(stride=(-1, )), dict(stride=(10**9, )),
-    dict(offset=3), dict(offset=-1), dict(size=(2, 2)), dict(stride=(1, 1)),
-    dict(size=(2**62, 2**62), stride=(0, 0)), dict(key='1'), dict(key='../x'),
-    dict(location='cuda:0'), dict(location='nowhere'), dict(location=1),
-    dict(kind=torch.DoubleStorage)])
-@pytest.mark.parametrize('zipped', [True, False])
-def test_a_tensor_stays_within_its_storage(change, zipped, tmp_path):
-    """As a pickle that was written by hand says it."""
+def write_by_hand(path, zipped, **change):
+    """Write a file that says anything of a tensor and its storage."""
     said = dict(kind=torch.FloatStorage, key='0', location='cpu', numel=4,
-                offset=0, size=(4, ), stride=(1, ))
+                offset=0, size=(4, ), stride=(1, ), view=None)
     said.update(change)
 
     class Id:
@@ -298,14 +290,13 @@ def test_a_tensor_stays_within_its_storage(change, zipped, tmp_path):
         def persistent_id(self, value):
             if not isinstance(value, Id):
                 return None
-            more = () if zipped else (None, )
+            more = () if zipped else (said['view'], )
             return ('storage', said['kind'], said['key'], said['location'],
                     said['numel'], *more)
 
     out = io.BytesIO()
     Pickler(out, 2).dump(dict(a=Tensor()))
     data = struct.pack('<4f', 1, 2, 3, 4)
-    path = tmp_path / 'a.pth'
     if zipped:
         payloads.write_zip(path, out.getvalue())
         with zipfile.ZipFile(path, 'a') as archive:
@@ -315,6 +306,35 @@ def test_a_tensor_stays_within_its_storage(change, zipped, tmp_path):
         content = path.read_bytes()[:-len(pickle.dumps([], protocol=2))]
         path.write_bytes(content + pickle.dumps(['0'], protocol=2) +
                          struct.pack('<q', 4) + data)
+
+
+def test_a_legacy_storage_that_is_a_part_of_another(tmp_path):
+    """As torch before 0.4 wrote them, and torch still reads them."""
+    path = tmp_path / 'a.pth'
+    write_by_hand(path, False, view=('1', 1, 2), size=(2, ))
+    theirs = torch.load(path, weights_only=False)['a']
+    assert theirs.tolist() == [2, 3]
+    assert torch.equal(load_file(path)['a'], theirs)
+
+
+def test_what_is_written_by_hand_is_read(tmp_path):
+    """So that the test below can fail."""
+    for zipped in (True, False):
+        write_by_hand(tmp_path / 'a.pth', zipped)
+        assert load_file(tmp_path / 'a.pth')['a'].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('change', [
+    dict(numel=10**9), dict(numel=-1), dict(numel=2.), dict(size=(10**9, )),
+    dict(size=(-1, )), dict(stride=(-1, )), dict(stride=(10**9, )),
+    dict(offset=3), dict(offset=-1), dict(size=(2, 2)), dict(stride=(1, 1)),
+    dict(size=(2**62, 2**62), stride=(0, 0)), dict(key='1'), dict(key='../x'),
+    dict(location='cuda:0'), dict(location='nowhere'), dict(location=1),
+    dict(kind=torch.DoubleStorage)])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_tensor_stays_within_its_storage(change, zipped, tmp_path):
+    path = tmp_path / 'a.pth'
+    write_by_hand(path, zipped, **change)
     with pytest.raises(CheckpointError) as error:
         load_file(path)
     assert path.name in str(error.value)

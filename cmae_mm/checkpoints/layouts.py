@@ -5,7 +5,7 @@ and ``TransferViT`` share, and of ``ConvViT``. A layout is one table, which
 :func:`rename` reads in both directions.
 """
 import re
-from typing import List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Any, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 import torch
 
@@ -106,6 +106,19 @@ FOREIGN = (_TIMM, _CONVMAE, _HUGGING_FACE)
 # What only the checkpoints of mmpretrain's other methods hold: SimMIM's, and
 # the momentum encoders of MoCo v3 and BYOL.
 _OTHERS = ('neck.decoder.', 'momentum_encoder.', 'target_net.')
+# Kinds, and what names begin with in each of them: one of each tuple. The
+# first kind that fits is taken.
+_SIGNS: Sequence[Any] = (
+    (RELEASED, ('target_backbone.', 'pixel_decoder.')),
+    (PRETRAINING, ('neck.pixel_decoder.', )),
+    (_OTHER_METHOD, ('backbone.', ), _OTHERS),
+    ('a fine-tuned model', ('backbone.', ), ('head.', 'neck.')),
+    ('an exported backbone', ('backbone.', )),
+    (_TIMM, ('blocks.', )),
+    (_CONVMAE, ('blocks1.', ), ('blocks3.', )),
+    (_HUGGING_FACE, ('encoder.layer.', )),
+    (_BARE, ('layers.', ), ('pos_embed', )),
+)
 # What foreign files hold beside an encoder.
 _NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
                'pooler.', 'classifier.', 'embeddings.mask_token')
@@ -298,20 +311,6 @@ def decoder_to_convmae(state: StateDict) -> StateDict:
     return dict(renamed, decoder_pos_embed=positions)
 
 
-def decoder_from_convmae(state: StateDict) -> StateDict:
-    """Rename the decoder of a ConvMAE checkpoint; leave all else out.
-
-    The class token, which ConvMAE has not, gets a zero position.
-    """
-    renamed = rename(
-        {k: v for k, v in state.items()
-         if k.startswith(('decoder_', 'mask_token'))}, DECODER, back=True)
-    if 'decoder_pos_embed' in renamed:
-        renamed['decoder_pos_embed'] = with_cls_position(
-            renamed['decoder_pos_embed'])
-    return renamed
-
-
 def to_cmae(state: StateDict) -> StateDict:
     """Rename to the released code's names; leave out what it lacks."""
     ours = tuple(row.ours for row in CMAE)
@@ -328,27 +327,14 @@ def _starts(state: StateDict, *prefixes: str) -> bool:
     return any(k.startswith(prefixes) for k in state)
 
 
-def is_released(state: StateDict) -> bool:
-    """Tell whether a state dict has the released code's names."""
-    return _starts(state, 'target_backbone.', 'pixel_decoder.')
+def kind_of(state: StateDict) -> str:
+    """Tell the kind of a checkpoint by the names in it.
 
-
-def _kind_of(state: StateDict) -> str:
-    """Tell the kind of a checkpoint by the names in it."""
-    whole = _starts(state, 'backbone.')
-    kinds = {
-        RELEASED: is_released(state),
-        PRETRAINING: _starts(state, 'neck.pixel_decoder.'),
-        _OTHER_METHOD: whole and _starts(state, *_OTHERS),
-        'a fine-tuned model': whole and _starts(state, 'head.', 'neck.'),
-        'an exported backbone': whole,
-        _TIMM: _starts(state, 'blocks.'),
-        _CONVMAE: _starts(state, 'blocks1.') and _starts(state, 'blocks3.'),
-        _HUGGING_FACE: _starts(state, 'encoder.layer.'),
-        _BARE: _starts(state, 'layers.') and 'pos_embed' in state,
-    }
-    for kind, found in kinds.items():
-        if found:
+    Raises:
+        CheckpointError: If no encoder is in it.
+    """
+    for kind, *alternatives in _SIGNS:
+        if all(_starts(state, *prefixes) for prefixes in alternatives):
             return kind
     some = ', '.join(sorted(state)[:3])
     raise CheckpointError(
@@ -378,7 +364,7 @@ def find_encoder(state: StateDict,
         raise CheckpointError(
             f"the encoder must be 'online' or 'target', but got {encoder!r}")
     state = {k.removeprefix('vit.'): v for k, v in state.items()}
-    kind = _kind_of(state)
+    kind = kind_of(state)
     try:
         state, prefix, left_out, lines = _to_ours(state, kind)
     except (IndexError, RuntimeError) as error:  # of shapes

@@ -327,7 +327,7 @@ def load_model(model: nn.Module, state: StateDict,
         CheckpointError: See :func:`load_state`.
     """
     optional: List[str] = []
-    if layouts.is_released(state):
+    if layouts.kind_of(state) == layouts.RELEASED:
         state, optional = from_released(model, state)
     return load_state(model, state, allow_partial, optional=optional)
 

@@ -24,6 +24,7 @@ import yaml
 from mmengine.fileio import register_handler
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.serialization import _get_restore_location
 
@@ -408,7 +409,12 @@ def _read_safetensors(source: _Source) -> Checkpoint:
     # Not mapped into memory, where an error of the disk ends the process.
     with _reading(source):
         data = source.read()
-        state = safetensors.torch.load(data)
+        try:
+            state = safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise DamagedCheckpoint(
+                f'{source.name} is not a safetensors file, or damaged: {error}'
+            ) from error
         length, = struct.unpack('<Q', data[:8])
         meta = json.loads(data[8:8 + length]).get('__metadata__') or {}
     return unwrap(dict(state_dict=state, meta=meta))

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from cmae_mm.checkpoints import CheckpointError, find_encoder, load_state
 from cmae_mm.checkpoints.layouts import (
-    decoder_from_convmae,
+    DECODER,
     decoder_to_convmae,
+    rename,
     to_convmae,
+    with_cls_position,
 )
 
 from .trace import Row, Trace, keep_output, relative_error
@@ -87,7 +89,13 @@ def build_model(trace: Trace) -> nn.Module:
                     mlp_ratio=_decoder_ratio(weights, decoder_dim))),
             head=dict(contrastive=None)))
     load_state(model.backbone, find_encoder(weights).state)
-    load_state(model.neck.pixel_decoder, decoder_from_convmae(weights))
+    decoder = rename(
+        {k: v for k, v in weights.items()
+         if k.startswith(('decoder_', 'mask_token'))}, DECODER, back=True)
+    # It has no class token.
+    decoder['decoder_pos_embed'] = with_cls_position(
+        decoder['decoder_pos_embed'])
+    load_state(model.neck.pixel_decoder, decoder)
     return model.train()
 
 

@@ -308,3 +308,21 @@ def test_averaged_weights_are_resumed(runner_of):
     assert torch.equal(
         read_checkpoint(checkpoint).state[name],
         average(first).state_dict()[name])
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda t: t.fill_(float('nan')), 'not finite'),
+    (lambda t: t.long(), 'of torch.int64'),
+    (lambda t: t.to(torch.complex64), 'of torch.complex64')])
+def test_no_run_begins_with_weights_that_are_none(
+        run, start, runner_of, change, words, tmp_path):
+    content = torch.load(run[0], weights_only=False)
+    name = 'neck.pixel_decoder.decoder_pred.weight'
+    content['state_dict'][name] = change(content['state_dict'][name])
+    torch.save(content, tmp_path / 'spoilt.pth')
+    for begin in (lambda: start(tmp_path / 'spoilt.pth'),
+                  lambda: runner_of().resume(str(tmp_path / 'spoilt.pth'))):
+        with pytest.raises(CheckpointError) as error:
+            begin()
+        said = str(error.value)
+        assert 'spoilt.pth' in said and words in said and name in said

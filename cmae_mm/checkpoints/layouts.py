@@ -249,8 +249,9 @@ def to_vit_sam(state: StateDict) -> StateDict:
     state = {k: v for k, v in state.items()
              if k != 'cls_token' and not k.startswith('ln1.')}
     positions = state.get('pos_embed')
-    if positions is not None and positions.dim() == 3:
-        side = square_root(positions.shape[1] - 1)
+    side = positions is not None and positions.dim() == 3 and square_root(
+        positions.shape[1] - 1)
+    if positions is not None and side:
         state['pos_embed'] = positions[:, 1:].reshape(1, side, side, -1)
     return state
 

@@ -95,10 +95,12 @@ def load_encoder(checkpoint: str,
         CheckpointError: If the file cannot be read, or holds no such encoder.
     """
     with naming(checkpoint):
-        state, meta = read_checkpoint(str(checkpoint))
-        return build_encoder(
+        state, meta = read_checkpoint(checkpoint)
+        loaded = build_encoder(
             find_encoder(state, encoder), read_encoder_facts(meta),
             encoder, img_size, num_heads)
+    loaded.lines[0] = f'{checkpoint} is {loaded.lines[0]}'
+    return loaded
 
 
 def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
@@ -130,12 +132,16 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
     try:
         with torch.device('meta'):  # sizes are compared before memory is taken
             backbone = MODELS.get(kind)(**settings)
-    except ValueError as error:
-        raise CheckpointError(f'its encoder cannot be built: {error}'
-                              ) from error
-    backbone.out_type = 'raw'
-    fitted = _fit(backbone, found._replace(state=state), encoder, None,
-                  'it is no vision transformer of this project')
+        backbone.out_type = 'raw'
+        fitted = _fit(backbone, found._replace(state=state), encoder, None,
+                      'it is no vision transformer of this project')
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        reason = str(error).partition('\n')[0]
+        raise CheckpointError(
+            'its encoder cannot be built for images of '
+            f'{settings["img_size"]} pixels: {reason}') from error
     backbone.to_empty(device='cpu').load_state_dict(fitted.state)
     return LoadedEncoder(backbone.eval(), facts, fitted.lines)
 
@@ -148,9 +154,10 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
     kind = 'TransferConvViT' if hybrid else 'TransferViT'
     sizes, positions = read_sizes(state), state.get('pos_embed')
     hidden = state.get('layers.0.ffn.layers.0.0.weight')
-    kernel = state.get('conv_stages.0.blocks.0.depthwise.weight', hidden)
+    kernel = state.get('conv_stages.0.blocks.0.depthwise.weight')
     if (sizes is None or positions is None or positions.dim() != 3
-            or hidden is None or hidden.dim() != 2 or kernel is None):
+            or hidden is None or hidden.dim() != 2
+            or hybrid and (kernel is None or kernel.dim() != 4)):
         what = 'hybrid encoder' if hybrid else (
             'plain vision transformer with a class token')
         raise CheckpointError(
@@ -181,7 +188,7 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
         final_norm='ln1.weight' in state,
         # with the norm of pooled features that a classifier has
         out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
-    if hybrid:
+    if hybrid and kernel is not None:
         return kind, dict(
             settings,
             patch_sizes=sizes.patches,
@@ -232,7 +239,7 @@ def fit_encoder(module: nn.Module, checkpoint: str,
             'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
             f'to a file, or to {RANDOM!r} to start from random weights')
     with naming(checkpoint):
-        state, meta = read_checkpoint(str(checkpoint))
+        state, meta = read_checkpoint(checkpoint)
         found = find_encoder(state, encoder)
         _check_heads(module, read_encoder_facts(meta))
         fitted = _fit(module, found, encoder)
@@ -427,7 +434,7 @@ def load_pretraining_model(checkpoint: PathLike,
     """
     init_default_scope('mmpretrain')
     with naming(checkpoint):
-        state, meta = read_checkpoint(str(checkpoint))
+        state, meta = read_checkpoint(checkpoint)
         facts = read_encoder_facts(meta)
         if not any('decoder' in name for name in state):
             raise CheckpointError(

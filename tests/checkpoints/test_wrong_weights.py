@@ -5,8 +5,10 @@ import pytest
 import torch
 from helpers import build, model_cfg
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
 from torch import nn
+from transfer_models import ARCH as ARCH_OF
 from transfer_models import transfer_vit
 
 import cmae_mm
@@ -284,3 +286,34 @@ def test_the_config_in_a_checkpoint_fits_its_weights(change, tmp_path):
     with pytest.raises(CheckpointError, match='a.pth: '):
         load_pretraining_model(tmp_path / 'a.pth')
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize('img_size', [3, 2**20, 2**32, 2**60])
+def test_image_sizes_that_cannot_be(state, img_size, tmp_path):
+    path = write(tmp_path / 'a.pth', state)
+    with pytest.raises(CheckpointError, match='a.pth: .*images of'):
+        cmae_mm.load_encoder(path, img_size=img_size)
+
+
+def test_detectors_and_hybrids_check_every_shape_too(state, tmp_path):
+    vit = MODELS.build(dict(
+        type='TransferViTDet', img_size=32, patch_size=4,
+        arch=dict(ARCH_OF, global_attn_indexes=[0])))
+    for name in ('pos_embed', 'patch_embed.projection.weight', NORM):
+        for change in (lambda t: t.flatten()[0],
+                       lambda t: t[:, :t.shape[1] - 1],
+                       lambda t: t[..., :0]):
+            if name == NORM:
+                change = torch.zeros_like
+            changed = {k.replace('layers.0.ln1', 'layers.0.ln9'): v
+                       for k, v in spoilt(state, name, change).items()}
+            with pytest.raises(CheckpointError, match='a.pth: '):
+                load_encoder_into(vit, write(tmp_path / 'a.pth', changed))
+    hybrid = build(dict(type='TransferConvViT', arch='mini', img_size=64))
+    whole = hybrid.state_dict()
+    for name in ('conv_stages.0.blocks.0.depthwise.weight',
+                 'conv_stages.1.patch_embed.projection.weight', 'pos_embed',
+                 'layers.0.ffn.layers.0.0.weight'):
+        for change in (lambda t: t.flatten()[0], lambda t: t[:1, :2],
+                       lambda t: t[..., :0]):
+            refused(write(tmp_path / 'a.pth', spoilt(whole, name, change)))

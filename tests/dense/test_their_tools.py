@@ -137,7 +137,6 @@ SEGMENTORS = [
     ('test.py', 'work/iter_4.pth', '--work-dir', 'slide'),
     ('test.py', 'work/iter_4.pth', '--work-dir', 'whole', '--cfg-options',
      'model.test_cfg.mode=whole'),
-    ('analysis_tools/get_flops.py', '--shape', '64'),
     ('analysis_tools/browse_dataset.py', '--output-dir', 'browsed',
      '--not-show'),
 ]

@@ -15,6 +15,7 @@ from ..packaged import (
     framework_command,
     in_clone,
     install_command,
+    is_installed,
 )
 from ..version import __version__
 from .command import Command, Result
@@ -73,7 +74,8 @@ def examine() -> Result:
         python=platform.python_version(), platform=platform.platform(),
         libraries=libraries, optional=_examine_optional(),
         environment=environment, machine=machine, problems=problems,
-        warnings=_warn(machine), exit_status=int(bool(problems)))
+        warnings=_find_rivals() + _warn(machine),
+        exit_status=int(bool(problems)))
 
 
 def _examine_libraries() -> Dict[str, Dict[str, str]]:
@@ -142,6 +144,15 @@ def _collect_environment() -> Dict[str, str]:
 def _free(folder: str) -> float:
     """Return the free space of a file system in GB."""
     return round(shutil.disk_usage(folder).free / _GB, 1)
+
+
+def _find_rivals() -> List[str]:
+    """Find distributions that overwrite each other's files."""
+    found = ([n for n in names if is_installed(n)]
+             for names in _FRAMEWORK.values())
+    return [
+        f'{" and ".join(names)} overwrite each other: uninstall them and '
+        'install one of them again' for names in found if len(names) > 1]
 
 
 def _warn(machine: Dict[str, float]) -> List[str]:

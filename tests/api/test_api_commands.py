@@ -146,6 +146,16 @@ def test_the_doctor_names_what_is_broken(monkeypatch):
     assert found['exit_status'] == 1 and not found['environment']
 
 
+def test_the_doctor_finds_packages_that_overwrite_each_other(monkeypatch):
+    monkeypatch.setattr(doctor, 'is_installed', {
+        'mmengine', 'mmcv', 'mmcv-lite'}.__contains__)
+    warnings = doctor.examine()['warnings']
+    assert warnings[0].startswith('mmcv and mmcv-lite overwrite each other')
+    monkeypatch.setattr(doctor, 'is_installed', {
+        'onedl-mmengine', 'onedl-mmcv'}.__contains__)
+    assert not any('overwrite' in w for w in doctor.examine()['warnings'])
+
+
 def test_the_doctor_answers_where_no_library_is():
     done = subprocess.run(
         [sys.executable, '-S', '-m', 'cmae_mm', 'doctor', '--json'],

@@ -118,11 +118,20 @@ def check_out_file(out: Optional[PathLike]) -> None:
             f'features are written as {" or ".join(ENDINGS)}, but out is '
             f'{str(out)!r}')
     check_output(file)
-    if file.suffix == '.parquet' and not importlib.util.find_spec('pyarrow'):
+    if file.suffix != '.parquet':
+        return
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
         raise ImportError(
             'parquet files are written by pyarrow, which is not installed: '
             f'install it with `{install_command("embed")}`, or name a file '
-            'that ends in .npz')
+            'that ends in .npz') from error
+    except ImportError as error:  # current ones need numpy 2
+        raise ImportError(
+            f'parquet files are written by pyarrow, but {error}: install an '
+            "older one with `pip install 'pyarrow<22'`, or name a file that "
+            'ends in .npz') from error
 
 
 def check_onnx_file(out: PathLike) -> None:

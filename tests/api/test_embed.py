@@ -1,6 +1,7 @@
 """Features of folders of images."""
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmengine.config import Config
 
 import cmae_mm
 from cmae_mm.api import embedding
-from cmae_mm.api.checks import ArgumentError
+from cmae_mm.api.checks import ArgumentError, check_out_file
 from cmae_mm.api.feature_files import FeatureFile, FeatureFileError
 from cmae_mm.datasets.names import decode_name, encode_name
 from cmae_mm.datasets.pack import pack_images
@@ -289,6 +290,17 @@ def test_parquet_holds_the_same(pretrained, photos, tmp_path):
     again = cmae_mm.embed(photos, pretrained.checkpoint,
                           tmp_path / 'f.parquet', **options)
     assert again == found
+
+
+def test_a_parquet_library_that_does_not_fit_is_found_first(
+        tmp_path, monkeypatch):
+    """As the newest is, beside the numpy of the original packages."""
+    (tmp_path / 'pyarrow.py').write_text(
+        "raise ImportError('pyarrow requires NumPy 2.0 or newer')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'pyarrow', raising=False)
+    with pytest.raises(ImportError, match="NumPy 2.0.*'pyarrow<22'"):
+        check_out_file(tmp_path / 'f.parquet')
 
 
 MISTAKES = {

@@ -96,7 +96,7 @@ def test_the_plugin_and_the_page_train_alike(block, ratio):
     made, expected = renamed(plugin.state_dict()), page.state_dict()
     for name, value in expected.items():
         torch.testing.assert_close(
-            made[name], value, rtol=1e-4, atol=1e-5, msg=name)
+            made[name], value, rtol=1e-4, atol=5e-5, msg=name)
     # it has moved, and so far that a wrong mu would show
     moved = made['target_projector.3.weight'] - state[
         'target_projector.3.weight']

@@ -115,7 +115,7 @@ def test_import_does_not_need_the_dense_libraries():
     ('torch', 'cmae_mm needs torch>=2.1,<3, but torch is not installed: '
      'install it with `pip install torch torchvision`.'),
     ('safetensors', 'safetensors is not installed; install what cmae_mm needs '
-     "with `pip install -e '.[onedl]'`"),
+     f'with `{packaged.framework_command()}`'),
 ])
 def test_a_library_that_a_command_lacks_is_one_sentence(missing, said):
     code = ('import sys\n'
@@ -136,8 +136,10 @@ def test_a_library_that_a_command_lacks_is_one_sentence(missing, said):
 
 
 @pytest.mark.parametrize('config,missing,command', [
-    ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmdet', '.[det]'),
-    ('segmentation/upernet-mini_coco.py', 'mmseg', '.[seg]'),
+    ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmdet',
+     packaged.dense_command('det')),
+    ('segmentation/upernet-mini_coco.py', 'mmseg',
+     packaged.dense_command('seg')),
     ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmcv.ops',
      'tools/install_ops.sh'),
 ])

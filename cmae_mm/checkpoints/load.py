@@ -16,8 +16,8 @@ from typing import (
 
 import torch
 from mmengine.logging import print_log
-from mmengine.registry import WEIGHT_INITIALIZERS, init_default_scope
-from mmpretrain.registry import MODELS
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
 from ..config import load_config, walk

@@ -1,7 +1,7 @@
 """How encoders and decoders are initialised."""
 from typing import Any
 
-from mmengine.registry import WEIGHT_INITIALIZERS
+from mmpretrain.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 # MAE's initialisation, of encoder and decoders.

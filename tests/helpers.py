@@ -29,6 +29,10 @@ HALF = (torch.bfloat16, torch.float16) if TORCH >= (2, 3) else (
     torch.bfloat16, )
 
 
+# What holds 16-bit images.
+DEEP = 'uint16' if TORCH >= (2, 3) else 'float32'
+
+
 def needs_torch(major: int, minor: int, what: str):
     """Skip a test of what only newer versions of torch have."""
     return pytest.mark.skipif(

@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 import tifffile
-from helpers import ROOT, run_commands
+from helpers import DEEP, ROOT, run_commands
 
 from cmae_mm.config import load_config
 
@@ -95,7 +95,7 @@ def test_every_command_of_the_page_runs(scans, monkeypatch):
         exec(code, {})
     said = {' '.join(line[:2]): output
             for line, (_, output) in zip(lines, results)}
-    assert '1 of uint16' in said['stats scans']
+    assert f'1 of {DEEP}' in said['stats scans']
     assert 'made for 1 channel(s) of the mean over 3' in said['pretrain scans']
     for name in ('views.png', 'reconstruction.png', 'curves.png',
                  'nearest.png', 'features.npz', 'backbone.safetensors',

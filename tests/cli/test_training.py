@@ -140,7 +140,7 @@ def test_no_accelerator_means_float32_and_a_word(monkeypatch):
     wrapper = AutoAmpOptimWrapper(optimizer=optimizer, dtype='bfloat16')
     assert len(said) == 1 and 'float32 instead of bfloat16' in said[0]
     with wrapper.optim_context(torch.nn.Linear(2, 2)):
-        assert not torch.is_autocast_enabled('cpu')
+        assert not torch.is_autocast_cpu_enabled()
     AutoAmpOptimWrapper(optimizer=optimizer, dtype='float32')
     assert len(said) == 1
     with pytest.raises(ValueError, match="got 'int8'"):

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import tifffile
+from helpers import DEEP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import noise, numpy, opencv, pillow, planar, tiff
@@ -27,11 +28,11 @@ def decode(data, name='x.tif', **wanted):
 # the refusal without them says.
 LOST = {
     '12 bits in a TIFF file': (
-        tiff(noise((40, 50))), dict(channels=1, dtype='uint16'),
-        r'x\.tif has values from \d+ to 40\d\d of uint16.*dtype=.uint16.'),
+        tiff(noise((40, 50))), dict(channels=1, dtype=DEEP),
+        rf'x\.tif has values from \d+ to 40\d\d of uint16.*dtype=.{DEEP}.'),
     '12 bits in a PNG file': (
-        pillow(noise((40, 50)), 'PNG'), dict(channels=1, dtype='uint16'),
-        'dtype=.uint16., or value_range'),
+        pillow(noise((40, 50)), 'PNG'), dict(channels=1, dtype=DEEP),
+        f'dtype=.{DEEP}., or value_range'),
     'floats from 0 to 1': (
         tiff(noise((40, 50), 'float32') / 4096), dict(channels=1,
                                                       dtype='float32'),
@@ -46,8 +47,8 @@ LOST = {
         planar(noise((64, 64, 5), 'uint8', 256)), dict(channels=5),
         'set channels=5'),
     '16 bits in colour': (
-        opencv(noise((40, 50, 3)), '.png'), dict(dtype='uint16'),
-        'dtype=.uint16.'),
+        opencv(noise((40, 50, 3)), '.png'), dict(dtype=DEEP),
+        f'dtype=.{DEEP}.'),
     'infra-red beside colours': (
         tiff(noise((40, 50, 4), 'uint8', 256), photometric='rgb',
              extrasamples=[0]), dict(channels=4), 'set channels=4'),

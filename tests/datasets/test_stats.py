@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers import run_commands, small_disk, write_images
+from helpers import DEEP, run_commands, small_disk, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -48,7 +48,7 @@ def test_numbers_are_those_of_a_plain_loop(tmp_path):
     write(tmp_path, {f'{n}.tif': tiff(s) for n, s in enumerate(scenes)})
     found = measure_images(tmp_path, num_workers=0, side=43)
     assert (found['images'], found['channels'], found['dtype']) == (
-        5, 4, 'uint16')
+        5, 4, DEEP)
     for c in range(4):
         # Each image counts the same.
         means = [float(s[..., c].astype(float).mean()) for s in scenes]
@@ -63,7 +63,7 @@ def test_numbers_are_those_of_a_plain_loop(tmp_path):
     assert found['sizes'] == dict(height=[40, 42, 44], width=[50, 50, 50],
                                   side=43, smaller=3, strips=0)
     assert found['types'] == {'4 x uint16': 5}
-    assert found['settings'] == dict(channels=4, dtype='uint16')
+    assert found['settings'] == dict(channels=4, dtype=DEEP)
     assert not found['broken'] and not found['near_duplicates']
 
 
@@ -295,7 +295,7 @@ def test_the_command_prints_and_writes(tmp_path):
         ['stats', 'scans', '--channels', '3', '--bands', '0', '1'],
         cwd=tmp_path)
     code, output = results[0]
-    assert code == 0 and 'channels   1 of uint16' in output
+    assert code == 0 and f'channels   1 of {DEEP}' in output
     assert "cmae pretrain scans --stats stats.json" in output
     result = json.loads(output.strip().splitlines()[-1])
     stats = read_image_stats(tmp_path / 'stats.json')

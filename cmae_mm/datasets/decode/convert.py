@@ -55,6 +55,14 @@ def natural_dtype(dtype: Any) -> str:
     return 'float32'
 
 
+def _usable_dtype(dtype: Any) -> str:
+    """Give :func:`natural_dtype`, or float32 where torch has no uint16."""
+    natural = natural_dtype(dtype)
+    if natural == 'uint16' and not hasattr(torch, 'uint16'):
+        return 'float32'
+    return natural
+
+
 def choose_channels(raw: RawImage, name: str,
                     settings: ImageSettings) -> RawImage:
     """Choose or check the channels of an image.
@@ -157,7 +165,7 @@ def change_type(raw: RawImage, name: str,
         UnfitImage: If the type cannot hold them.
     """
     pixels = raw.pixels
-    dtype = settings.dtype or natural_dtype(pixels.dtype)
+    dtype = settings.dtype or _usable_dtype(pixels.dtype)
     if raw.is_share:
         return _round(pixels * _HIGHEST[dtype], dtype)
     if settings.value_range is not None:
@@ -187,7 +195,7 @@ def change_type(raw: RawImage, name: str,
     raise UnfitImage(
         f'{name} has values from {low:g} to {high:g} of {pixels.dtype}, which '
         f'dtype={dtype!r} cannot hold; set dtype='
-        f'{natural_dtype(pixels.dtype)!r}, or value_range=(low, high), which '
+        f'{_usable_dtype(pixels.dtype)!r}, or value_range=(low, high), which '
         'are mapped to the ends of the type (`cmae stats` finds both)')
 
 

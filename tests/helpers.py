@@ -169,6 +169,19 @@ def runner_cfg(data_root, work_dir, model=None, **overrides) -> Config:
     return cfg
 
 
+def make_views_in_workers(cfg, transform: dict) -> None:
+    """Change a `runner_cfg` to views made on the CPU, then transformed."""
+    cpu = Config.fromfile(
+        ROOT / 'configs/_base_/datasets/imagenet_pretrain_cpu.py')
+    *steps, pack = cpu.train_pipeline
+    steps[2].scale = 40
+    steps[4].update(size=32, max_shift=8, canvas_size=40)
+    cfg.train_dataloader.dataset.pipeline = [*steps, transform, pack]
+    cfg.data_preprocessor = dict(
+        cpu.data_preprocessor, mean=cfg.data_preprocessor.mean,
+        std=cfg.data_preprocessor.std)
+
+
 def run_tool(*command, **env):
     """Run a command from the project's folder; give what it printed."""
     done = subprocess.run(

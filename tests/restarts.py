@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers import ROOT, free_port, model_cfg, runner_cfg
+from helpers import (
+    ROOT,
+    free_port,
+    make_views_in_workers,
+    model_cfg,
+    runner_cfg,
+)
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -140,8 +146,7 @@ def two_ranks(data_root, work_dir):
     cfg.train_dataloader.sampler.type = 'SeededSampler'
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=5)
     cfg.log_processor.by_epoch = True
-    cfg.train_dataloader.dataset.pipeline.insert(
-        -1, dict(type='SpoilSomeImages'))
+    make_views_in_workers(cfg, dict(type='SpoilSomeImages'))
     cfg.launcher = 'pytorch'
     return cfg
 

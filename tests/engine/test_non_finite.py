@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import build, model_cfg, needs_torch, runner_cfg
+from helpers import (
+    build,
+    make_views_in_workers,
+    model_cfg,
+    needs_torch,
+    runner_cfg,
+)
 from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
@@ -35,8 +41,7 @@ class SpoilImage(BaseTransform):
 
 def config(image_root, work_dir, index=None, **overrides):
     cfg = runner_cfg(image_root, work_dir, **overrides)
-    cfg.train_dataloader.dataset.pipeline.insert(
-        -1, dict(type='SpoilImage', index=index))
+    make_views_in_workers(cfg, dict(type='SpoilImage', index=index))
     return cfg
 
 

@@ -106,7 +106,7 @@ STOPPED = {
     'embed': (['embed', 'DATA', 'MODEL', '--out', 'f.npz'],
               'what was computed is in f.npz.parts, and the same command goes '
               'on'),
-    'store': (['store', 'DATA', 'out.lmdb'], 'out.lmdb, and the same command'),
+    'store': (['store', 'DATA', 'no_store_yet'], 'nothing was written'),
     'study': (['study', 'studies/tiles.yaml'],
               'work_dirs/tiles, and the same command goes on'),
     'knn': (['knn', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],

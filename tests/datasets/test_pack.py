@@ -707,7 +707,7 @@ def test_ctrl_c_says_how_to_continue(tmp_path):
     for number in range(120):
         (source / f'{number:03d}.png').write_bytes(data)
     command = [sys.executable, '-m', 'cmae_mm', 'shards', str(source),
-               str(out), '--short-side', '600', '--images-per-shard', '2']
+               str(out), '--short-side', '600', '--images-per-shard', '1']
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE,
                                text=True)
     while not list(out.glob('shard-*.tar')) and running.poll() is None:

@@ -20,7 +20,7 @@ ROWS = {
     'transforms': ['TRANSFORMS'],
     'hooks': ['HOOKS'],
     'runner, loops': ['RUNNERS', 'LOOPS'],
-    'weight initialisers': ['MMENGINE_WEIGHT_INITIALIZERS'],
+    'weight initialisers': ['WEIGHT_INITIALIZERS'],
     'visualisation back ends': ['VISBACKENDS'],
     'optimizer wrappers, their constructors':
     ['OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS'],

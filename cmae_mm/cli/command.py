@@ -111,7 +111,9 @@ def run(args: argparse.Namespace) -> NoReturn:
         result = perform(args)
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
-            print(json.dumps(result, default=_plain), flush=True)
+            # In one write, which the lines of other ranks cannot split.
+            sys.stdout.write(f'{json.dumps(result, default=_plain)}\n')
+            sys.stdout.flush()
     except SystemExit as stop:
         # Without its traceback, whose frames hold what leave_ranks ends.
         status = stop.code

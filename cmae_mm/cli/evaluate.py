@@ -1,5 +1,6 @@
 """Evaluating a frozen encoder: k-NN, linear probe, few labels."""
 import argparse
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple
 
@@ -88,7 +89,11 @@ def run_evaluation(evaluate: Callable[[argparse.Namespace, Extracted], Result],
     The result is added to the evaluations in the work folder, where a report
     finds it.
     """
-    result = evaluate(args, extract_for(args))
+    from mmengine.dist import is_main_process
+    features = extract_for(args)
+    # The tables of several ranks would mix in one output.
+    with nullcontext() if is_main_process() else redirect_stdout(None):
+        result = evaluate(args, features)
     found = dict(checkpoint=args.checkpoint, encoder=args.encoder,
                  pool=args.pool, **result)
     note_evaluation(work_dir_of(args, '_eval'), args.command, found)

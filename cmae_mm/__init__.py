@@ -13,17 +13,17 @@ from .version import __version__
 check_system()
 
 if TYPE_CHECKING:
-    from .api.embedding import embed
-    from .api.encoder import load_encoder
-    from .api.pretraining import pretrain
+    from .apis.embedding import embed
+    from .apis.encoder import load_encoder
+    from .apis.pretraining import pretrain
 
 __all__ = ['__version__', 'embed', 'load_encoder', 'pretrain', 'register']
 
 # Where the functions for people are; imported when they are first used.
 _FUNCTIONS = dict(
-    embed='.api.embedding',
-    load_encoder='.api.encoder',
-    pretrain='.api.pretraining')
+    embed='.apis.embedding',
+    load_encoder='.apis.encoder',
+    pretrain='.apis.pretraining')
 
 
 def __getattr__(name: str) -> Any:

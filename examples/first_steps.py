@@ -31,9 +31,9 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 import cmae_mm
-from cmae_mm.api.maps import map_images
-from cmae_mm.api.pictures import features as feature_pictures
-from cmae_mm.api.pictures import reconstruct
+from cmae_mm.apis.maps import map_images
+from cmae_mm.apis.pictures import features as feature_pictures
+from cmae_mm.apis.pictures import reconstruct
 
 # Passes over the images; fewer for a quick look.
 EPOCHS = int(os.environ.get('EPOCHS', 10))

@@ -62,7 +62,7 @@ def public_names(init: Path) -> List[str]:
 def reference_pages() -> Dict[str, str]:
     """Write the pages of the reference, as mkdocstrings takes them."""
     pages = {'api/functions.md': '# Functions\n\n' + '\n\n'.join(
-        f'::: cmae_mm.api.{name}' for name in FUNCTIONS)}
+        f'::: cmae_mm.apis.{name}' for name in FUNCTIONS)}
     for room, title in ROOMS.items():
         names = public_names(ROOT / 'cmae_mm' / room / '__init__.py')
         package = f'cmae_mm.{room.replace("/", ".")}'

@@ -79,7 +79,7 @@ def check(args: argparse.Namespace) -> None:
                           'encoders as they are: leave --encoder and '
                           '--img-size out')
     if getattr(args, 'to', None) == ONNX:
-        from ..api.checks import check_onnx_file
+        from ..apis.checks import check_onnx_file
         check_onnx_file(args.out)
     else:
         to_folder = str(getattr(args, 'to', None)).startswith('hf_')
@@ -162,8 +162,8 @@ def export(args: argparse.Namespace) -> Result:
 def _export_onnx(model: 'nn.Module', args: argparse.Namespace,
                  images: Any, noted: Dict[str, Any]) -> float:
     """Write an ONNX file, with the heads and normalisation of the config."""
-    from ..api.encoder import encoder_of
-    from ..api.onnx_file import export_onnx
+    from ..apis.encoder import encoder_of
+    from ..apis.onnx_file import export_onnx
     from ..checkpoints import naming
     with naming(args.checkpoint):
         encoder = encoder_of(model, args.encoder, args.img_size, images)

@@ -19,8 +19,8 @@ from .evaluate import LRS, note_evaluation
 from .parser import above_zero, at_least
 
 if TYPE_CHECKING:
-    from ..api.dense_probe import DenseSet
-    from ..api.pretrained_encoder import PretrainedEncoder
+    from ..apis.dense_probe import DenseSet
+    from ..apis.pretrained_encoder import PretrainedEncoder
 
 DENSE_KS = (1, 5, 20, 50)
 
@@ -81,7 +81,7 @@ class Dense(NamedTuple):
 
 def load(args: argparse.Namespace) -> 'PretrainedEncoder':
     """Load the encoder that a command line asks for."""
-    from ..api.encoder import encoder_of
+    from ..apis.encoder import encoder_of
     from ..engine import build_frozen_model
     from ..engine.device import adapt_to_device
     from ..image_config import image_settings
@@ -99,7 +99,7 @@ def load(args: argparse.Namespace) -> 'PretrainedEncoder':
 def run_probe(probe: Callable[[argparse.Namespace, Dense], Dict[Any, Any]],
               args: argparse.Namespace) -> Result:
     """Extract patch features, probe them, and note what was evaluated."""
-    from ..api.dense_probe import classes_of, extract_dense, pair_files
+    from ..apis.dense_probe import classes_of, extract_dense, pair_files
     from ..evaluation.dense import confusions, dense_score
     from ..evaluation.report import print_table
     train, val = (pair_files(Path(images), Path(maps))

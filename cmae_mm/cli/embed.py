@@ -2,7 +2,7 @@
 import argparse
 from typing import Any, Dict
 
-from ..api.checks import DTYPES, POOLS, check_embedding
+from ..apis.checks import DTYPES, POOLS, check_embedding
 from .arguments import add_checkpoint, add_data, add_encoder
 from .command import Command, Result
 

@@ -80,7 +80,7 @@ def check_map(args: argparse.Namespace) -> None:
 
 def draw(args: argparse.Namespace) -> Result:
     """Draw the map."""
-    from ..api.maps import map_images
+    from ..apis.maps import map_images
     made = map_images(
         args.data, args.checkpoint, args.out, method=args.method,
         most=args.most, thumbnail=args.thumbnail, seed=args.seed,
@@ -104,7 +104,7 @@ def add_nearest(parser: argparse.ArgumentParser) -> None:
 
 def find(args: argparse.Namespace) -> Result:
     """Find the nearest images, and list them."""
-    from ..api.maps import nearest_images
+    from ..apis.maps import nearest_images
     made = nearest_images(args.data, args.checkpoint, args.images, args.out,
                           count=args.count, **options_of(args))
     for image, found in made.found.items():

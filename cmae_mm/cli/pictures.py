@@ -78,7 +78,7 @@ def add_views(parser: argparse.ArgumentParser) -> None:
 
 def views(args: argparse.Namespace) -> Result:
     """Draw the views of a config."""
-    from ..api.views import show_views
+    from ..apis.views import show_views
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)
     made = show_views(cfg, args.out, args.most, args.show)
@@ -108,7 +108,7 @@ def check_reconstruct(args: argparse.Namespace) -> None:
 
 def reconstruct(args: argparse.Namespace) -> Result:
     """Show what a model makes of masked images."""
-    from ..api.pictures import reconstruct
+    from ..apis.pictures import reconstruct
     made = reconstruct(
         args.checkpoint, args.images, args.out, config=args.model_config,
         most=args.most, channels=args.show, seed=args.seed)
@@ -140,7 +140,7 @@ def add_attention(parser: argparse.ArgumentParser) -> None:
 
 def attention(args: argparse.Namespace) -> Result:
     """Show what the class token looks at."""
-    from ..api.pictures import attention
+    from ..apis.pictures import attention
     return say(attention(
         args.checkpoint, args.images, args.out, encoder=args.encoder,
         layer=args.layer, heads=args.heads, most=args.most,
@@ -160,7 +160,7 @@ def add_features(parser: argparse.ArgumentParser) -> None:
 
 def features(args: argparse.Namespace) -> Result:
     """Show patch features as colours."""
-    from ..api.pictures import features
+    from ..apis.pictures import features
     return say(features(
         args.checkpoint, args.images, args.out, encoder=args.encoder,
         most=args.most, channels=args.show, img_size=args.img_size,

@@ -1,7 +1,7 @@
 """Pre-training on a folder of images, by one line."""
 import argparse
 
-from ..api.checks import MODELS, check_pretraining
+from ..apis.checks import MODELS, check_pretraining
 from ..config import parse_options
 from .arguments import (
     add_cfg_options,

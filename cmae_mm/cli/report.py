@@ -1,7 +1,7 @@
 """A page about trainings, in one file."""
 import argparse
 
-from ..api.report_checks import check_report
+from ..apis.report_checks import check_report
 from .command import Command, Result
 
 
@@ -29,7 +29,7 @@ def check(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> Result:
     """Write the page; say the warnings."""
-    from ..api.report import report
+    from ..apis.report import report
     made = report(args.work_dirs, args.out, args.base)
     for name, sentences in made.warnings.items():
         for sentence in sentences:

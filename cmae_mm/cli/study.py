@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ..api.study_plan import CHECKPOINT, Step, Study, StudyRun, read_study
+from ..apis.study_plan import CHECKPOINT, Step, Study, StudyRun, read_study
 from ..config import ConfigError, quote_value
 from ..dependencies import cpu_count
 from ..files import check_output, output_lock, write_file

@@ -2,7 +2,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from ..api.checks import check_log_to
+from ..apis.checks import check_log_to
 from ..config import ConfigError, load_config, remember
 from .arguments import (
     add_cfg_options,

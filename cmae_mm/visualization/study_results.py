@@ -34,7 +34,7 @@ def write_results(study: Any, out: Path) -> Results:
     """Write results.csv, results.md, scores.png and curves.png.
 
     Args:
-        study (Study): See :func:`~cmae_mm.api.study_plan.read_study`.
+        study (Study): See :func:`~cmae_mm.apis.study_plan.read_study`.
         out (Path): The folder to write to.
 
     Returns:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from cmae_mm.api.checks import ArgumentError
+from cmae_mm.apis.checks import ArgumentError
 from cmae_mm.cli.errors import explain
 from cmae_mm.config import (
     _VARIABLES,

@@ -15,7 +15,7 @@ from helpers import CLASSIFIER, ROOT, run_commands, run_tool
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from cmae_mm.api.study_plan import folder_name, read_study
+from cmae_mm.apis.study_plan import folder_name, read_study
 from cmae_mm.cli.study import trains
 from cmae_mm.config import ConfigError
 from cmae_mm.visualization.study_results import write_results

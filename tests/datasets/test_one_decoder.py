@@ -17,7 +17,7 @@ from images import photo
 from PIL import Image, ImageOps
 from test_dicom_and_geotiff import geotiff
 
-from cmae_mm.api.centre_crop import CentreCrop
+from cmae_mm.apis.centre_crop import CentreCrop
 from cmae_mm.datasets import LoadImage
 from cmae_mm.datasets.decode import (
     UnfitImage,

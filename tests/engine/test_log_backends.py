@@ -7,7 +7,7 @@ from helpers import runner_cfg
 from mmengine.config import Config
 from tiny_training import AtIteration
 
-from cmae_mm.api.checks import ArgumentError, check_log_to
+from cmae_mm.apis.checks import ArgumentError, check_log_to
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.log_backends import log_to
 

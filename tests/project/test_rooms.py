@@ -10,7 +10,7 @@ from helpers import ROOT
 # or above it. Rooms are the folders and the modules of cmae_mm.
 LEVELS = (
     ('cli', ),
-    ('api', 'dense'),
+    ('apis', 'dense'),
     ('engine', ),
     ('evaluation', ),
     ('models', 'checkpoints'),

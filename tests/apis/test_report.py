@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmae_mm.api.report import report, results_of, settings_of, time_of
-from cmae_mm.api.report_checks import check_report
+from cmae_mm.apis.report import report, results_of, settings_of, time_of
+from cmae_mm.apis.report_checks import check_report
 from cmae_mm.visualization.report_page import Chart, collect_charts, table
 from cmae_mm.visualization.runs import name_runs, read_run, series
 

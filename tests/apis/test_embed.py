@@ -11,9 +11,9 @@ from helpers import write_images
 from mmengine.config import Config
 
 import cmae_mm
-from cmae_mm.api import embedding
-from cmae_mm.api.checks import ArgumentError, check_out_file
-from cmae_mm.api.feature_files import FeatureFile, FeatureFileError
+from cmae_mm.apis import embedding
+from cmae_mm.apis.checks import ArgumentError, check_out_file
+from cmae_mm.apis.feature_files import FeatureFile, FeatureFileError
 from cmae_mm.datasets.names import decode_name, encode_name
 from cmae_mm.datasets.pack import pack_images
 from cmae_mm.engine import build_frozen_model

@@ -9,7 +9,7 @@ from .checks import ArgumentError, PathLike
 
 
 def check_report(folders: Sequence[PathLike], out: PathLike) -> None:
-    """Check the arguments of :func:`cmae_mm.api.report.report`.
+    """Check the arguments of :func:`cmae_mm.apis.report.report`.
 
     Raises:
         ArgumentError: If a folder is none, or the report has another ending.

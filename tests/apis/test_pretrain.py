@@ -10,8 +10,8 @@ from mmengine.config import Config
 from tiny_training import on_ranks
 
 import cmae_mm
-from cmae_mm.api.checks import MODELS, ArgumentError
-from cmae_mm.api.recipe import plan_pretraining
+from cmae_mm.apis.checks import MODELS, ArgumentError
+from cmae_mm.apis.recipe import plan_pretraining
 from cmae_mm.cli.main import build_parser
 from cmae_mm.config import ConfigError
 from cmae_mm.engine.work_dir import count_processes

@@ -9,9 +9,9 @@ from helpers import build, model_cfg, run_commands, runner_cfg, write_images
 from mmengine.config import Config
 from PIL import Image, ImageDraw
 
-from cmae_mm.api import maps, pictures
-from cmae_mm.api.checks import ArgumentError
-from cmae_mm.api.views import show_views
+from cmae_mm.apis import maps, pictures
+from cmae_mm.apis.checks import ArgumentError
+from cmae_mm.apis.views import show_views
 from cmae_mm.checkpoints import CheckpointError, load_pretraining_model
 from cmae_mm.cli import maps as map_commands
 from cmae_mm.engine import ResumableRunner
@@ -45,7 +45,7 @@ def test_a_view_is_a_window_of_the_canvas(image_root, tmp_path):
     cfg.data_preprocessor = dict(
         type='SelfSupDataPreprocessor', mean=[120.] * 3, std=[60.] * 3,
         to_rgb=True)
-    import cmae_mm.api.views as module
+    import cmae_mm.apis.views as module
     drawn = {}
     original = module.save_sheet
     module.save_sheet = lambda path, columns, *args: drawn.update(columns)

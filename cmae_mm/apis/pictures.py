@@ -89,7 +89,7 @@ def reconstruct(checkpoint: PathLike,
     Args:
         checkpoint (str | PathLike): A pre-training checkpoint.
         images (Sequence[str | PathLike]): Images, see
-            :func:`~cmae_mm.api.images.pick_images`.
+            :func:`~cmae_mm.apis.images.pick_images`.
         out (str | PathLike): Picture to write. Defaults to
             'reconstruction.png'.
         config (str, optional): See :func:`load_pretraining_model`.
@@ -142,7 +142,7 @@ def attention(checkpoint: PathLike,
     Args:
         checkpoint (str | PathLike): See :func:`load_encoder`.
         images (Sequence[str | PathLike]): Images, see
-            :func:`~cmae_mm.api.images.pick_images`.
+            :func:`~cmae_mm.apis.images.pick_images`.
         out (str | PathLike): Picture to write. Defaults to 'attention.png'.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         layer (int): The layer, counted from 1, or from the end by a negative
@@ -198,7 +198,7 @@ def features(checkpoint: PathLike,
     Args:
         checkpoint (str | PathLike): See :func:`load_encoder`.
         images (Sequence[str | PathLike]): Images, see
-            :func:`~cmae_mm.api.images.pick_images`.
+            :func:`~cmae_mm.apis.images.pick_images`.
         out (str | PathLike): Picture to write. Defaults to 'features.png'.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
         most (int): Largest number of images. Defaults to 8.

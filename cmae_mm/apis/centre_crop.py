@@ -64,7 +64,7 @@ class CentreCrop:
 
         Args:
             image (Any): See
-                :meth:`~cmae_mm.api.PretrainedEncoder.preprocess`.
+                :meth:`~cmae_mm.apis.PretrainedEncoder.preprocess`.
 
         Returns:
             np.ndarray: See :meth:`decode`.

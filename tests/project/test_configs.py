@@ -56,13 +56,11 @@ def test_config_builds_its_model_and_its_pipeline(path, photos, monkeypatch):
     assert {'PretrainCheckHook', 'PrefetchHook'} <= set(hooks)
 
 
-@pytest.mark.parametrize('name, epochs', [('cmae_vit-b_100e', 100),
-                                          ('cmae_vit-b_300e', 300),
+@pytest.mark.parametrize('name, epochs', [('cmae_vit-b_300e', 300),
                                           ('cmae_vit-b_800e', 800),
                                           ('cmae_vit-b_1600e', 1600),
                                           ('cmae_convvit-b_300e', 300),
-                                          ('cmae_convvit-b_800e', 800),
-                                          ('cmae_convvit-b_1600e', 1600)])
+                                          ('cmae_convvit-b_800e', 800)])
 def test_the_released_recipe(name, epochs):
     cfg = Config.fromfile(ROOT / f'configs/{name}.py')
     optimizer = cfg.optim_wrapper.optimizer
@@ -90,7 +88,7 @@ def test_the_papers_text():
 
 def test_learning_rate_of_the_schedule(tmp_path):
     """Warm-up to the peak, then a cosine to 0, step by step."""
-    cfg = Config.fromfile(ROOT / 'configs/cmae_vit-b_100e.py')
+    cfg = Config.fromfile(ROOT / 'configs/cmae_vit-b_300e.py')
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.)
     from mmengine.registry import PARAM_SCHEDULERS
@@ -104,16 +102,16 @@ def test_learning_rate_of_the_schedule(tmp_path):
             cls.build_iter_from_epoch(
                 optimizer, **scheduler, epoch_length=steps))
     rates = []
-    for _ in range(100 * steps):
+    for _ in range(300 * steps):
         rates.append(optimizer.param_groups[0]['lr'])
         optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
     assert rates[0] == pytest.approx(1e-4)
     assert max(rates) == pytest.approx(1., rel=0.03)
-    middle = rates[55 * steps]
+    middle = rates[170 * steps]
     assert middle == pytest.approx(
-        (1 + math.cos(math.pi * 45 / 90)) / 2, abs=0.02)
+        (1 + math.cos(math.pi * 130 / 260)) / 2, abs=0.02)
     assert rates[-1] < 1e-4
 
 

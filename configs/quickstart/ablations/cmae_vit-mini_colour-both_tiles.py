@@ -5,17 +5,10 @@
 # cmae train configs/quickstart/ablations/cmae_vit-mini_colour-both_tiles.py
 _base_ = [
     '../cmae_vit-mini_tiles.py',
-    '../../_base_/datasets/colour_augmentation.py',
+    '../../_base_/datasets/tiles_view_parts.py',
 ]
 
-data_preprocessor = dict(
-    _delete_=True,
-    type='SelfSupDataPreprocessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True)
-colour = _base_.target_pipeline
-colour[-1].magnitude_range = (0.1, 1.0)
+data_preprocessor = dict(_delete_=True, **_base_.normalisation)
 train_pipeline = [
     dict(type='SeedDraws'),
     dict(type='LoadCanvas', size=72, crop_ratio_range=(0.2, 1.0)),
@@ -24,8 +17,8 @@ train_pipeline = [
         size=64,
         max_shift=8,
         canvas_size=72,
-        online_pipeline=colour,
-        target_pipeline=colour),
+        online_pipeline=_base_.colour,
+        target_pipeline=_base_.colour),
     dict(type='PackInputs', meta_keys=('img_path', )),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

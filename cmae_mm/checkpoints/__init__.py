@@ -1,4 +1,4 @@
-from .errors import CheckpointError, naming
+from .errors import CheckpointError, DamagedCheckpoint, naming
 from .export import (
     EXPORTS,
     export_classifier,
@@ -17,14 +17,13 @@ from .load import (
     load_model,
     load_pretraining_model,
 )
-from .pickles import to_plain
 from .read import (
-    DamagedCheckpoint,
     check_whole,
     load_only_safely,
     read_checkpoint,
     write_checkpoint,
 )
+from .unpickler import to_plain
 
 __all__ = [
     'CheckpointError', 'DamagedCheckpoint', 'EXPORTS', 'KeyReport',

@@ -12,11 +12,19 @@ import re
 import struct
 import sys
 import zipfile
-import zlib
 from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, NamedTuple, Optional, Union
+from typing import (
+    Any,
+    BinaryIO,
+    Dict,
+    Iterator,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
 import safetensors.torch
 import torch
@@ -29,8 +37,8 @@ from torch import Tensor
 from torch.serialization import _get_restore_location
 
 from ..files import atomic_file
-from .errors import CheckpointError, naming
-from .pickles import Builder, StorageId, from_plain, unpickle
+from .errors import CheckpointError, DamagedCheckpoint, naming
+from .unpickler import StorageId, from_plain, unpickle
 
 StateDict = Dict[str, Tensor]
 PathLike = Union[str, 'os.PathLike[str]']
@@ -42,10 +50,6 @@ _WRAPPERS = ('state_dict', 'model')
 # Few system calls, and what is copied is still in the processor's cache.
 _CHUNK = 1 << 20
 _NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
-
-
-class DamagedCheckpoint(CheckpointError):
-    """A file that is certainly damaged: cut off, changed, or unparsable."""
 
 
 class Checkpoint(NamedTuple):
@@ -131,9 +135,9 @@ def _opened(path: PathLike) -> Iterator[_Source]:
 
 
 class _Records:
-    """The records of a file in torch's zip format, compared with checksums.
+    """The records of a file in torch's zip format, verified by checksums.
 
-    torch's own reader does not look at them: here one wrong bit is found.
+    torch's own reader does not verify them.
     """
 
     def __init__(self, source: _Source) -> None:
@@ -142,8 +146,6 @@ class _Records:
             self.archive = zipfile.ZipFile(source)  # type: ignore[arg-type]
             infos = self.archive.infolist()
         self.infos = {info.filename: info for info in infos}
-        # Where torch was told to write no checksums, all of them are 0.
-        self.has_checksums = any(info.CRC for info in infos)
         roots = [n.removesuffix('data.pkl') for n in self.infos
                  if n.count('/') == 1 and n.endswith('/data.pkl')]
         if len(roots) != 1:
@@ -154,17 +156,17 @@ class _Records:
             raise CheckpointError(
                 f'{name} is a TorchScript file, which holds a program; save '
                 'its state_dict() instead')
-        # This bounds what a small file can make of itself, too.
+        # This limits the memory that a small file can ask for, too.
         if len(self.infos) != len(infos) or any(
                 i.compress_type != zipfile.ZIP_STORED
                 or i.compress_size != i.file_size for i in infos) or sum(
                     i.file_size for i in infos) > source.size:
             raise DamagedCheckpoint(
-                f'{name} is damaged: records are there twice, cut off, or '
+                f'{name} is damaged: records are duplicate, truncated or '
                 'compressed, as torch.save never writes them')
-
-    def __contains__(self, name: str) -> bool:
-        return self.root + name in self.infos
+        if not any(info.CRC for info in infos):  # saved without checksums
+            for info in infos:
+                info.CRC = None  # type: ignore[assignment]
 
     def read(self, name: str) -> bytes:
         """Read and verify a record."""
@@ -173,24 +175,16 @@ class _Records:
     def read_tensor(self, name: str) -> Tensor:
         """Read and verify a record as bytes, (N, ) uint8."""
         with _reading(self.source):
-            if name not in self:
-                raise EOFError(f'it lacks its record {name}')
+            if self.root + name not in self.infos:
+                raise EOFError(f'its record {name} is missing')
             info = self.infos[self.root + name]
             tensor = torch.empty(info.file_size, dtype=torch.uint8)
-            view, checksum = memoryview(tensor.numpy()), 0
-            with self.archive.open(info):
-                pass  # compares the record's own header with the directory
-            # Read in place: zipfile itself would copy once more.
-            self.source.seek(info.header_offset + 26)
-            lengths = struct.unpack('<HH', self.source.read(4))
-            self.source.seek(sum(lengths), os.SEEK_CUR)
-            for start in range(0, len(view), _CHUNK):
-                part = view[start:start + _CHUNK]
-                if self.source.readinto(part) != len(part):
-                    raise EOFError(f'{name} ends too early')
-                checksum = zlib.crc32(part, checksum)
-            if self.has_checksums and checksum != info.CRC:
-                raise zipfile.BadZipFile(f'the checksum of {name} is another')
+            view = memoryview(tensor.numpy())
+            with self.archive.open(info) as record:
+                for start in range(0, len(view), _CHUNK):
+                    part = view[start:start + _CHUNK]
+                    if record.readinto(part) != len(part):
+                        raise EOFError(f'{name} is truncated')
         return tensor
 
 
@@ -246,12 +240,12 @@ def _load(source: _Source, map_location: Any) -> Any:
     return _load_legacy(source, map_location)
 
 
-def _place(source: _Source, data: Tensor, identity: StorageId,
-           map_location: Any) -> torch.UntypedStorage:
-    """Move the bytes of a storage to where they were, or are wanted."""
+def _place(source: _Source, storage: torch.UntypedStorage,
+           identity: StorageId, map_location: Any) -> torch.UntypedStorage:
+    """Move a storage to its former device, or to ``map_location``."""
     try:
         placed = _get_restore_location(map_location)(
-            data.untyped_storage(), identity.location)
+            storage, identity.location)
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(
             f'{source.name}: its tensors belong on '
@@ -262,7 +256,9 @@ def _place(source: _Source, data: Tensor, identity: StorageId,
 
 def _load_zip(source: _Source, map_location: Any) -> Any:
     records = _Records(source)
-    order = records.read('byteorder') if 'byteorder' in records else b'little'
+    order = b'little'
+    if f'{records.root}byteorder' in records.infos:
+        order = records.read('byteorder')
     if order not in (b'little', b'big'):
         raise DamagedCheckpoint(
             f'{source.name} is damaged: byte order {order!r}')
@@ -273,15 +269,16 @@ def _load_zip(source: _Source, map_location: Any) -> Any:
             data = records.read_tensor(f'data/{identity.key}')
             if order.decode() != sys.byteorder:
                 data.untyped_storage().byteswap(identity.dtype)
-            loaded[identity.key] = _place(source, data, identity, map_location)
+            loaded[identity.key] = _place(
+                source, data.untyped_storage(), identity, map_location)
         if loaded[identity.key].nbytes() != identity.nbytes:
-            raise ValueError('a storage has another size than it says')
+            raise ValueError('a storage is not as long as its type and number')
         return loaded[identity.key]
 
     pickled = records.read('data.pkl')
     with _reading(source):
-        graph, _ = unpickle(io.BytesIO(pickled), source.name)
-        return Builder(source.name, len(pickled), storage).build(graph)
+        return unpickle(
+            io.BytesIO(pickled), source.name, len(pickled), storage)
 
 
 def read_pickle(content: bytes, name: str) -> Any:
@@ -299,46 +296,53 @@ def read_pickle(content: bytes, name: str) -> Any:
     """
     source = _Source(io.BytesIO(content), name)
     with _reading(source):
-        graph, _ = unpickle(source, name)
-        return Builder(name, len(content)).build(graph)
+        return unpickle(source, name, source.size)
 
 
 def _load_legacy(source: _Source, map_location: Any) -> Any:
     """Read pickles, one after the other, then the storages."""
-    name = source.name
+    name, size = source.name, source.size
+    storages: Dict[str, Tuple[StorageId, torch.UntypedStorage]] = {}
+
+    def storage(identity: StorageId) -> torch.UntypedStorage:
+        """Allocate a storage, which follows the pickle in the file."""
+        if identity.key not in storages:
+            total = sum(i.nbytes for i, _ in storages.values())
+            if total + identity.nbytes > size:
+                raise ValueError('storages are missing')
+            storages[identity.key] = identity, _place(
+                source, torch.UntypedStorage(identity.nbytes), identity,
+                map_location)
+        whole = storages[identity.key][1]
+        if identity.view is None:
+            return whole
+        _, start, count = identity.view
+        itemsize = identity.dtype.itemsize
+        return whole[start * itemsize:(start + count) * itemsize]
+
     with _reading(source):
-        if unpickle(source, name)[0] != _MAGIC:
+        if unpickle(source, name, size) != _MAGIC:
             raise CheckpointError(
                 f'{name} is a pickle, but none that torch.save wrote')
-        (version, _), (system, _) = (unpickle(source, name) for _ in range(2))
+        version, system = (unpickle(source, name, size) for _ in range(2))
         if version != _VERSION or type(system) is not dict or (
                 system.get('little_endian') is not True):
             raise CheckpointError(
                 f'{name} is a legacy file of torch of version {version}, or '
                 'of another byte order, which is not read')
-        graph, identities = unpickle(source, name)
-        wanted = {identity.key: identity for identity in identities}
-        keys, _ = unpickle(source, name)
-        if sorted(keys) != sorted(wanted) or sum(
-                i.nbytes for i in wanted.values()) > source.size:
+        content = unpickle(source, name, size, storage)
+        keys = unpickle(source, name, size)
+        if sorted(keys) != sorted(storages):
             raise ValueError('storages are missing')
-        loaded = {}
         for key in keys:
+            identity, placed = storages[key]
             numel, = struct.unpack('<q', source.read(8))
-            data = torch.empty(wanted[key].nbytes, dtype=torch.uint8)
-            if numel != wanted[key].numel or source.readinto(
+            data = torch.empty(identity.nbytes, dtype=torch.uint8)
+            if numel != identity.numel or source.readinto(
                     memoryview(data.numpy())) != len(data):
-                raise EOFError('a storage is cut off')
-            loaded[key] = _place(source, data, wanted[key], map_location)
-
-        def storage(identity: StorageId) -> torch.UntypedStorage:
-            if identity.view is None:
-                return loaded[identity.key]
-            _, start, count = identity.view
-            size = identity.dtype.itemsize
-            return loaded[identity.key][start * size:(start + count) * size]
-
-        return Builder(name, source.size, storage).build(graph)
+                raise EOFError('a storage is truncated')
+            placed.copy_(data.untyped_storage())
+    return content
 
 
 def read_checkpoint(path: PathLike) -> Checkpoint:

@@ -13,6 +13,7 @@ import torch
 from helpers import runner_cfg
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import scheduler as schedulers
 from mmengine.runner import Runner
 from payloads import assert_same, read_bytes
 from torch import nn
@@ -152,6 +153,78 @@ def test_a_runners_own_checkpoint(image_root, tmp_path):
     again.resume(str(path))
     assert again.iter == 2
     assert len(again.message_hub.get_scalar('train/loss').data[0]) == 2
+
+
+SCHEDULERS = dict(
+    ConstantLR={}, CosineAnnealingLR=dict(T_max=5),
+    CosineRestartLR=dict(
+        periods=[2, 3], restart_weights=[1, .5], eta_min=0),
+    ExponentialLR=dict(gamma=.9), LinearLR={},
+    MultiStepLR=dict(milestones=[2, 2, 4]),
+    OneCycleLR=dict(eta_max=1., total_steps=9),
+    PolyLR=dict(power=.9), StepLR=dict(step_size=2),
+    ReduceOnPlateauLR=dict(monitor='loss', patience=1),
+    CosineAnnealingMomentum=dict(T_max=5))
+
+
+@pytest.mark.parametrize('name', [*SCHEDULERS, 'linear OneCycleLR'])
+@pytest.mark.parametrize('protocol', [2, 5])
+def test_schedulers_resume(name, protocol, tmp_path):
+    """Some keep methods in their state; the next values are the same."""
+    strategy, _, kind = name.rpartition(' ')
+    options = SCHEDULERS[kind] | (
+        dict(anneal_strategy=strategy) if strategy else {})
+
+    def build():
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), .5, momentum=.9)
+        return optimizer, getattr(schedulers, kind)(optimizer, **options)
+
+    def step(scheduler):
+        if kind == 'ReduceOnPlateauLR':
+            scheduler.step(dict(loss=1.))
+        else:
+            scheduler.step()
+
+    optimizer, scheduler = build()
+    for _ in range(3):
+        optimizer.step()
+        step(scheduler)
+    torch.save([optimizer.state_dict(), scheduler.state_dict()],
+               tmp_path / 'a.pth', pickle_protocol=protocol)
+    states = load_file(tmp_path / 'a.pth')
+    again = build()
+    for part, state in zip(again, states):
+        part.load_state_dict(state)
+    for _ in range(4):
+        for one, other in ((optimizer, scheduler), again):
+            one.step()
+            step(other)
+        assert_same(optimizer.state_dict(), again[0].state_dict())
+
+
+OPTIMIZERS = dict(
+    Adadelta={}, Adagrad={}, Adam=dict(amsgrad=True), AdamW={}, Adamax={},
+    ASGD={}, LBFGS={}, NAdam={}, RAdam={}, RMSprop=dict(centered=True),
+    Rprop={}, SGD=dict(momentum=.9))
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_optimizers_resume(name, tmp_path):
+    model = nn.Linear(2, 2)
+    optimizer = getattr(torch.optim, name)(
+        model.parameters(), **OPTIMIZERS[name])
+
+    def closure():
+        loss = model(torch.ones(1, 2)).square().sum()
+        model.zero_grad()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.save(optimizer.state_dict(), tmp_path / 'a.pth')
+    assert_same(torch.load(tmp_path / 'a.pth', weights_only=False),
+                load_file(tmp_path / 'a.pth'))
 
 
 def test_plain_checkpoints_need_no_class(image_root, tmp_path):

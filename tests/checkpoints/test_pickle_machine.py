@@ -261,10 +261,14 @@ def test_bombs_are_refused_in_no_time(wrap, marker, tmp_path):
 
 
 def test_what_is_popped_is_inert():
-    """Names and calls that nothing holds leave nothing behind."""
-    content = (b'}' + _BUFFER + b')\x81}' + _text('max_length') + b'K\x01sb0'
-               b'cos\nsystem\n0cbuiltins\neval\n0.')
-    assert read_bytes(content) == {}
+    """Calls that nothing refers to have no effect; names are refused."""
+    content = b'}' + _BUFFER + b')\x81}' + _text('max_length') + b'K\x01sb0.'
+    with pytest.raises(CheckpointError):  # no values
+        read_bytes(content)
+    assert read_bytes(b'}' + _BUFFER + b')\x810.') == {}
+    for name in (b'cos\nsystem\n', b'cbuiltins\neval\n'):
+        with pytest.raises(CheckpointError, match='could run code'):
+            read_bytes(b'}' + name + b'0.')
     # and what is read twice is no class that the first has changed
     history = pickle.dumps(HistoryBuffer([1.], [1]))
     for _ in range(2):

@@ -6,6 +6,11 @@ from .backbones import (
     TransferViT,
     TransferViTDet,
 )
+from .data_preprocessors import (
+    ChannelClsDataPreprocessor,
+    ChannelDataPreprocessor,
+    TwoViewDataPreprocessor,
+)
 from .heads import (
     CMAEContrastiveHead,
     CMAEHead,
@@ -20,11 +25,6 @@ from .selfsup import (
     CMAEViT,
     MomentumTarget,
     split_by_mask,
-)
-from .utils import (
-    ChannelClsDataPreprocessor,
-    ChannelDataPreprocessor,
-    TwoViewDataPreprocessor,
 )
 
 __all__ = [

@@ -219,7 +219,7 @@ def test_the_decoder_is_mmpretrains_where_there_is_a_class_token():
     every = theirs(tokens, ids)
     torch.testing.assert_close(ours(tokens, ids), every)
     torch.testing.assert_close(
-        ours(tokens, ids, of='removed'), every[mask].view(3, 44, -1))
+        ours(tokens, ids, of='masked'), every[mask].view(3, 44, -1))
     torch.testing.assert_close(ours(tokens, ids, of='mean'), every.mean(1))
 
 

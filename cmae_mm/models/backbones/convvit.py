@@ -7,25 +7,53 @@ from mmpretrain.models.utils import (
     build_2d_sincos_position_embedding,
     resize_pos_embed,
 )
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..utils import (
     MAE_INIT,
     check_arch,
     check_in_channels,
-    check_stages,
     check_width,
     cut_patches,
     start_from_encoder,
     use_plain_drop_rates,
 )
-from ..utils.conv_stages import (
+from .conv_stages import (
     ConvStage,
+    Embedded,
+    PatchConv,
+    TokenEmbedding,
     enlarge_mask,
     find_cells,
     find_grid,
 )
-from ..utils.patch_embedding import Embedded, PatchConv, TokenEmbedding
+
+
+def _check_stages(embed_dims: Sequence[int], depths: Sequence[int],
+                  patch_sizes: Sequence[int], kernel_size: int,
+                  img_size: int) -> int:
+    """Check the sizes of all stages; return the side of the last grid."""
+    for name, values in (('arch.embed_dims', embed_dims),
+                         ('arch.depths', depths),
+                         ('patch_sizes', patch_sizes)):
+        if len(values) != 3 or any(
+                not isinstance(v, int) or v < 1 for v in values):
+            raise ValueError(
+                f'backbone.{name} must be three positive ints, two of the '
+                'convolution stages and one of the transformer, but got '
+                f'{tuple(values)}')
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(
+            'backbone.kernel_size must be odd, so that a depthwise kernel has '
+            f'a centre, but got {kernel_size}')
+    stride = patch_sizes[0] * patch_sizes[1] * patch_sizes[2]
+    if not isinstance(img_size, int) or img_size < 1 or img_size % stride:
+        raise ValueError(
+            f'backbone.img_size must be a multiple of the total stride of '
+            f'{stride} pixels (patch_sizes={tuple(patch_sizes)}), the side of '
+            f'a square, but got {img_size!r}')
+    return img_size // stride
 
 
 class ConvViT(VisionTransformer):
@@ -97,7 +125,7 @@ class ConvViT(VisionTransformer):
         check_in_channels(in_channels)
         sizes = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
         dims, depths = list(sizes['embed_dims']), list(sizes['depths'])
-        grid = check_stages(dims, depths, patch_sizes, kernel_size, img_size)
+        grid = _check_stages(dims, depths, patch_sizes, kernel_size, img_size)
         check_width(dims[-1], sizes['num_heads'], 'backbone.arch.')
         rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
         super().__init__(
@@ -238,7 +266,7 @@ class ConvViT(VisionTransformer):
 
         Args:
             x (Tensor): Images, (N, C, H, W).
-            mask (Tensor, optional): Bool, (N, L), True = removed; the
+            mask (Tensor, optional): Bool, (N, L), True = masked; the
                 maps then hold removed patches too, which nothing visible
                 depends on. Defaults to None.
 
@@ -255,13 +283,13 @@ class ConvViT(VisionTransformer):
         return maps
 
     def remove_final_norm(self) -> None:
-        """Leave the final norm out from now on."""
+        """Remove the final norm."""
         if self.final_norm:
             self.final_norm = False
             del self.ln1
 
     def remove_fusion(self) -> None:
-        """Leave the fusion layers out from now on."""
+        """Remove the fusion layers."""
         self.fusions = None
 
     def train(self, mode: bool = True) -> nn.Module:
@@ -288,3 +316,31 @@ class ConvViT(VisionTransformer):
             self.pos_embed.requires_grad = False
         for part in parts:
             part.eval().requires_grad_(False)
+
+
+@MODELS.register_module()
+class TransferConvViT(ConvViT):
+    """The hybrid encoder that starts from a CMAE or ConvMAE encoder.
+
+    What ``init_cfg`` takes is as in ``TransferViT``; with
+    ``checkpoint='random'`` or ``init_cfg=None`` it starts from the weights
+    that pre-training starts from. Fusion layers and final norm are left out
+    by default, and positions are resampled to the image size.
+
+    Args:
+        arch (str | dict): As ``CMAEConvViT``'s. Defaults to 'base'.
+        out_type (str): See :class:`ConvViT`. Defaults to 'avg_featmap', the
+            mean over the tokens, then a norm of its own.
+        **kwargs: Other arguments of :class:`ConvViT`.
+
+    Raises:
+        ValueError: If ``arch`` is not known, or sizes do not fit each other.
+        CheckpointError: When weights are initialised, if the checkpoint is
+            missing or does not fit.
+    """
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'base',
+                 out_type: str = 'avg_featmap',
+                 **kwargs: Any) -> None:
+        super().__init__(arch=arch, out_type=out_type, **kwargs)

@@ -1,6 +1,9 @@
-from .cmae_head import CMAEContrastiveHead, CMAEHead
-from .cmae_reconstruction_head import CMAEReconstructionHead
-from .queue_head import CMAEQueueHead
+from .cmae_head import (
+    CMAEContrastiveHead,
+    CMAEHead,
+    CMAEQueueHead,
+    CMAEReconstructionHead,
+)
 
 __all__ = [
     'CMAEContrastiveHead', 'CMAEHead', 'CMAEQueueHead',

@@ -1,14 +1,15 @@
 """The two losses: reconstruction and contrast."""
-from typing import Dict, Optional
+import math
+from typing import Any, Dict, Optional
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather, get_rank
 from mmengine.model import BaseModule
+from mmpretrain.models import MAEPretrainHead
 from mmpretrain.registry import MODELS
 
-from ..utils import check_choice, fill_in
-from .cmae_reconstruction_head import CMAEReconstructionHead
+from ..utils import check_choice, cut_patches, fill_in
 
 LOSS_STYLES = ('infonce', 'byol')
 
@@ -24,7 +25,7 @@ class CMAEHead(BaseModule):
             Defaults to 3.
         reconstruction (dict): Config of a head with ``loss(pred, images,
             mask)``. Defaults to ``CMAEReconstructionHead``: the mean squared
-            error over the removed patches, each patch's pixels normalised by
+            error over the masked patches, each patch's pixels normalised by
             their own mean and variance. Other heads get predictions of all
             patches, which are zero for the visible ones.
         contrastive (dict, optional): Arguments of ``CMAEContrastiveHead``.
@@ -69,7 +70,7 @@ class CMAEHead(BaseModule):
             pred_pixel (torch.Tensor): Reconstruction y' of the removed
                 patches, row-major, (N, L - V, P*P*C).
             images (torch.Tensor): The online view, (N, C, H, W), normalised.
-            mask (torch.Tensor): Bool, (N, L), True = removed.
+            mask (torch.Tensor): Bool, (N, L), True = masked.
             proj_s (torch.Tensor, optional): Online projections, (N, E).
                 Defaults to None, for MAE.
             proj_t (torch.Tensor, optional): Target projections z_t^p,
@@ -103,9 +104,75 @@ class CMAEHead(BaseModule):
     @staticmethod
     def _at_their_places(pred_pixel: torch.Tensor,
                          mask: torch.Tensor) -> torch.Tensor:
-        """Put predictions of removed patches among zeros, (N, L, P*P*C)."""
+        """Put predictions of masked patches among zeros, (N, L, P*P*C)."""
         zeros = pred_pixel.new_zeros(*mask.shape, pred_pixel.shape[-1])
         return zeros.masked_scatter(mask[..., None], pred_pixel)
+
+
+@MODELS.register_module()
+class CMAEReconstructionHead(MAEPretrainHead):
+    """mmpretrain's ``MAEPretrainHead`` for predictions of masked patches.
+
+    The value is the same: what a prediction of visible patches and their
+    pixels would be compared for is left out by the mask.
+
+    Args:
+        loss_weight (float): What the loss is multiplied by; 0 leaves the
+            contrast alone. Defaults to 1.
+        **kwargs: Arguments of ``MAEPretrainHead``.
+
+    Raises:
+        ValueError: If the weight is negative or not finite.
+    """
+
+    def __init__(self, loss_weight: float = 1., **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not (loss_weight >= 0 and math.isfinite(loss_weight)):
+            raise ValueError('head.reconstruction.loss_weight must be 0 or '
+                             f'more, but got {loss_weight}')
+        self.loss_weight = loss_weight
+
+    def loss(self, pred: torch.Tensor, images: torch.Tensor,
+             mask: torch.Tensor) -> torch.Tensor:
+        """Compute L_r, the error over the masked patches.
+
+        Args:
+            pred (torch.Tensor): Reconstruction y' of the M masked patches,
+                row-major, (N, M, P*P*C).
+            images (torch.Tensor): The online view, (N, C, H, W), normalised.
+            mask (torch.Tensor): Bool, (N, L), True = masked.
+
+        Returns:
+            torch.Tensor: The loss, a scalar.
+        """
+        ids = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        target = self.construct_removed(images, ids[:, :pred.shape[1]])
+        # All count alike; the loss divides by their number.
+        loss = self.loss_module(
+            pred, target, pred.new_ones(pred.shape[:2], dtype=target.dtype))
+        return loss if self.loss_weight == 1 else self.loss_weight * loss
+
+    def construct_removed(self, images: torch.Tensor,
+                          ids: torch.Tensor) -> torch.Tensor:
+        """Make the targets of some patches.
+
+        Args:
+            images (torch.Tensor): Images, (N, C, H, W).
+            ids (torch.Tensor): Which patches, (N, M).
+
+        Returns:
+            torch.Tensor: What ``construct_target`` gives for them,
+            (N, M, P*P*C).
+        """
+        x = cut_patches(images, self.patch_size, ids)
+        if self.norm_pix:
+            # torch's var is slow on CPUs.
+            x = x - x.mean(dim=-1, keepdim=True)
+            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            x = x / (norm.square() / (x.shape[-1] - 1) + 1e-6).sqrt()
+        # (C, P, P) -> (P, P, C)
+        x = x.unflatten(-1, (self.in_channels, -1)).transpose(-1, -2)
+        return x.flatten(-2)
 
 
 @MODELS.register_module()
@@ -234,3 +301,86 @@ class CMAEContrastiveHead(BaseModule):
             nearest = rho.argmax(dim=1)
             watch['acc_ct'] = (nearest == labels).float().mean() * 100
         return watch
+
+
+@MODELS.register_module()
+class CMAEQueueHead(CMAEContrastiveHead):
+    """``CMAEContrastiveHead`` with earlier batches' targets as negatives.
+
+    MoCo's queue (He et al., arXiv 1911.05722): the target projections z_t^p
+    of the latest images, of all GPUs, are kept, and InfoNCE contrasts with
+    them besides the batch's own. A small batch, or the micro-batches of
+    gradient accumulation, thus have as many negatives as a large one. What it
+    changes: these targets come from the target encoder of up to
+    ``queue_length / batch`` iterations ago, and from BatchNorm over their own
+    batches. The queue is empty at first, and there are fewer negatives until
+    it is full. ``rho_neg`` and ``acc_ct`` remain those of the batch.
+
+    The queue is a buffer: checkpoints hold it, and a step that is skipped
+    leaves it as it was.
+
+    Args:
+        predictor (dict): See ``CMAEContrastiveHead``.
+        queue_length (int): Number of target projections that are kept; 4 bytes
+            times their width each. For the recipe's 4096 positives and
+            negatives, 4096 minus the batch over all GPUs. Defaults to 3840.
+        **kwargs: Other arguments of ``CMAEContrastiveHead``.
+
+    Raises:
+        ValueError: If ``queue_length`` is below 1, or ``loss_style`` is
+            'byol', which has no negatives.
+    """
+
+    def __init__(self,
+                 predictor: dict,
+                 queue_length: int = 3840,
+                 **kwargs: Any) -> None:
+        super().__init__(predictor, **kwargs)
+        if queue_length < 1:
+            raise ValueError('queue_length must be 1 or more, but got '
+                             f'{queue_length}')
+        if self.loss_style == 'byol':
+            raise ValueError(
+                "loss_style='byol' has no negatives, of which CMAEQueueHead "
+                "keeps a queue; use type='CMAEContrastiveHead'")
+        self.queue_length = queue_length
+        self.register_buffer(
+            'queue', torch.zeros(queue_length, predictor['out_channels']))
+        # Where the next one goes, and how many there are.
+        self.register_buffer('queue_place', torch.tensor(0))
+        self.register_buffer('queue_filled', torch.tensor(0))
+
+    def compare(self, pred_s: torch.Tensor,
+                proj_t: torch.Tensor) -> torch.Tensor:
+        """Compute cosines with the batch's targets and with the queue's.
+
+        Args:
+            pred_s (torch.Tensor): Predictions y_s^p, (N, E), normalised.
+            proj_t (torch.Tensor): Target projections of all GPUs, (M, E),
+                normalised.
+
+        Returns:
+            torch.Tensor: Cosines, (N, M + Q) for a queue of Q; minus infinity
+            for places of the queue that are still empty.
+        """
+        # A copy, since the backward pass needs what is replaced here.
+        queued = pred_s @ self.queue.t().clone()
+        empty = torch.arange(
+            self.queue_length, device=queued.device) >= self.queue_filled
+        rho = torch.cat([
+            super().compare(pred_s, proj_t),
+            queued.masked_fill(empty, float('-inf'))
+        ], dim=1)
+        if self.training and torch.is_grad_enabled():
+            self._put(proj_t)
+        return rho
+
+    @torch.no_grad()
+    def _put(self, proj_t: torch.Tensor) -> None:
+        """Put targets in the place of the oldest ones."""
+        proj_t = proj_t[-self.queue_length:]
+        count = len(proj_t)
+        places = self.queue_place + torch.arange(count, device=proj_t.device)
+        self.queue.index_copy_(0, places % self.queue_length, proj_t)
+        self.queue_place.add_(count).remainder_(self.queue_length)
+        self.queue_filled.add_(count).clamp_(max=self.queue_length)

@@ -31,7 +31,7 @@ class CMAEDecoder(MAEPretrainDecoder):
             x (torch.Tensor): Visible tokens z_v, (N, K + V, D).
             ids_restore (torch.Tensor): Places of the patches, (N, L), see
                 ``split_by_mask``.
-            of (str): 'all' patches, row-major; the 'removed' ones alone,
+            of (str): 'all' patches, row-major; the 'masked' ones only,
                 row-major; or the 'mean' over all. Defaults to 'all'.
 
         Returns:
@@ -43,7 +43,7 @@ class CMAEDecoder(MAEPretrainDecoder):
         for block in self.decoder_blocks:
             x = block(x)
         x = x[:, self.num_extra_tokens:]
-        if of == 'removed':
+        if of == 'masked':
             x = x[:, num_visible:]
         x = self.decoder_norm(x)
         if of == 'mean':
@@ -66,7 +66,7 @@ class CMAEDecoder(MAEPretrainDecoder):
             ids_restore (torch.Tensor): Places of the patches, (N, L).
 
         Returns:
-            torch.Tensor: Class token, visible and removed patches, each
+            torch.Tensor: Class token, visible and masked patches, each
             row-major, (N, K + L, d).
         """
         x = self.decoder_embed(x)
@@ -87,7 +87,7 @@ class CMAENeck(BaseModule):
 
     The decoders have weights of their own. The pixel decoder gives the
     reconstruction ``y' = G_p(z_v, mask tokens)``. The feature decoder
-    completes the features of the removed patches, and their mean ``y_s =
+    completes the features of the masked patches, and their mean ``y_s =
     mean_i G_f(z_v, mask tokens)_i`` is projected. Sizes that follow from the
     encoder are filled in by ``CMAE`` and need not stand in a config.
 
@@ -183,11 +183,11 @@ class CMAENeck(BaseModule):
 
         Returns:
             Tuple[torch.Tensor, torch.Tensor | None]: ``pred_pixel``,
-            (N, L - V, P*P*C), the reconstruction y' of the removed patches,
+            (N, L - V, P*P*C), the reconstruction y' of the masked patches,
             row-major; and ``proj_s``, (N, E), the online projection, or None
             without a contrastive branch.
         """
-        pred_pixel = self.pixel_decoder(tokens, ids_restore, of='removed')
+        pred_pixel = self.pixel_decoder(tokens, ids_restore, of='masked')
         if self.projector is None:
             return pred_pixel, None
         feature = self.pool_feature(tokens, ids_restore)

@@ -1,5 +1,10 @@
-from .cmae import CMAE, BlockMasking, CMAEViT, MomentumTarget, split_by_mask
-from .cmae_convvit import CMAEConvViT
+from .cmae import CMAE, MomentumTarget
+from .masked_encoders import (
+    BlockMasking,
+    CMAEConvViT,
+    CMAEViT,
+    split_by_mask,
+)
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEConvViT', 'CMAEViT', 'MomentumTarget',

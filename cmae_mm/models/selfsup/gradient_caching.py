@@ -1,4 +1,4 @@
-"""The whole batch's contrast in the memory of a part of it."""
+"""Gradient caching: losses of a whole batch, memory of a micro-batch."""
 from typing import Callable, Dict, Optional, Tuple
 
 import torch
@@ -6,7 +6,24 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..utils import check_gradient
+
+def check_gradient(tokens: torch.Tensor, encoder: nn.Module) -> None:
+    """Check that training reaches the encoder.
+
+    Args:
+        tokens (torch.Tensor): Output of the encoder.
+        encoder (nn.Module): The online encoder.
+
+    Raises:
+        RuntimeError: If gradients are enabled and do not reach it.
+    """
+    if not torch.is_grad_enabled() or tokens.requires_grad:
+        return
+    if any(p.requires_grad for p in encoder.parameters()):
+        raise RuntimeError(
+            'no gradient reaches the encoder, as with the reentrant '
+            "activation checkpointing of mmengine's own Runner: train "
+            'with ResumableRunner, or leave activation_checkpointing out')
 
 
 def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
@@ -74,7 +91,7 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
                mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         z_v, ids_restore = model.backbone(images, mask)
         check_gradient(z_v, model.backbone)
-        pred_pixel = neck.pixel_decoder(z_v, ids_restore, of='removed')
+        pred_pixel = neck.pixel_decoder(z_v, ids_restore, of='masked')
         # L_r, summed over images; y_s
         loss_rc = head.reconstruct(pred_pixel, images, mask)
         return loss_rc * len(images), neck.pool_feature(z_v, ids_restore)

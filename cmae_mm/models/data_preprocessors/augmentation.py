@@ -5,13 +5,11 @@ reference: black for brightness, the image's mean for contrast, its grey for
 saturation. So a batch needs few passes, of fixed shapes, in whichever order
 its images want them.
 """
-from typing import Tuple
+from typing import NamedTuple, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from .view_params import ViewParams
 
 BLEND, HUE, BLUR = 'blend', 'hue', 'blur'
 # Images have up to three blends before their hue and up to three after it, in
@@ -20,6 +18,32 @@ COLOUR_STEPS = (*[BLEND] * 3, HUE, *[BLEND] * 4, BLUR)
 CHANNEL_STEPS = (BLEND, BLEND, BLUR)
 # Shares of red, green and blue in grey (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
+
+
+class ViewParams(NamedTuple):
+    """Random parameters of N images, on the CPU.
+
+    Attributes:
+        shift (Tensor): Shift ``(r_y, r_x)`` of the target window in pixels,
+            (N, 2).
+        jitter (Tensor): Whether colours are jittered, bool, (N, ).
+        order (Tensor): Order in which brightness, contrast, saturation and
+            hue are changed, (N, 4).
+        factors (Tensor): Factors of these four, (N, 4), hue in turns; without
+            colour those of brightness and contrast alone, of each channel,
+            (N, 2, C).
+        grey (Tensor): Whether the image is turned grey, bool, (N, ).
+        blur (Tensor): Whether the image is blurred, bool, (N, ).
+        sigma (Tensor): Standard deviation of the blur in pixels, (N, ).
+    """
+
+    shift: Tensor
+    jitter: Tensor
+    order: Tensor
+    factors: Tensor
+    grey: Tensor
+    blur: Tensor
+    sigma: Tensor
 
 
 def plan_changes(params: ViewParams, colour: bool) -> Tensor:

@@ -3,14 +3,48 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch.nn.functional as F
 from mmengine.model import ModuleList
+from mmpretrain.models.backbones.vit_sam import (
+    TransformerEncoderLayer,
+    window_partition,
+    window_unpartition,
+)
 from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..utils import check_global_blocks, check_maps, use_plain_drop_rates
-from ..utils.conv_stages import find_grid
-from ..utils.window_block import WindowBlock
+from ..utils import use_plain_drop_rates
+from .conv_stages import find_grid
 from .convvit import ConvViT
+
+
+class WindowBlock(TransformerEncoderLayer):
+    """``ViTSAM``'s block, which drops paths of the attention as well.
+
+    Attention within windows, or over the whole map where ``window_size`` is
+    0, and decomposed relative positions, which are learnt, start at zero and
+    are resampled to maps of another size. All else, the arguments too, is
+    mmpretrain's; there a path of the MLP alone is dropped. Here both are, each
+    of an image as a whole, as in ViTDet (arXiv 2203.16527).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block.
+
+        Args:
+            x (Tensor): Maps of tokens, (N, H, W, D), of any height and width.
+
+        Returns:
+            Tensor: Of the same shape.
+        """
+        y = self.ln1(x)
+        if self.window_size > 0:
+            y, padded = window_partition(y, self.window_size)
+            y = self.attn(y)
+            y = window_unpartition(y, self.window_size, padded, x.shape[1:3])
+        else:
+            y = self.attn(y)
+        x = x + self.ffn.dropout_layer(y)
+        return self.ffn(self.ln2(x), identity=x)
 
 
 @MODELS.register_module()
@@ -85,9 +119,7 @@ class TransferConvViTDet(ConvViT):
             **kwargs)
         sizes = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
         self.global_attn_indexes = list(sizes['global_attn_indexes'])
-        check_global_blocks(self.global_attn_indexes, self.num_layers,
-                            window_size)
-        check_maps(out_indices)
+        self._check_indices(window_size, out_indices)
         self.out_indices = tuple(out_indices)
         dims = (*self.stage_dims, self.embed_dims)
         # Channels of each map, what necks and heads must take.
@@ -112,8 +144,28 @@ class TransferConvViTDet(ConvViT):
         if self.frozen_stages > 0:
             self._freeze_stages()
 
+    def _check_indices(self, window_size: int,
+                       out_indices: Sequence[int]) -> None:
+        wrong = [i for i in self.global_attn_indexes
+                 if i not in range(self.num_layers)]
+        if wrong:
+            raise ValueError(
+                f'backbone.arch.global_attn_indexes has {wrong}, but the last '
+                f"stage's {self.num_layers} blocks are 0 to "
+                f'{self.num_layers - 1}')
+        if window_size < 0:
+            raise ValueError(
+                'backbone.window_size is the side of a window in tokens, or 0 '
+                'for global attention in all blocks, but got '
+                f'{window_size}')
+        if not out_indices or any(i not in range(4) for i in out_indices):
+            raise ValueError(
+                'backbone.out_indices are some of the four maps, 0 to 3: the '
+                'three stages and the pooled third one; but got '
+                f'{list(out_indices)}')
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Give the maps of whole images.
+        """Compute the maps of whole images.
 
         Args:
             x (Tensor): Images, (N, C, H, W), normalised, of any size.

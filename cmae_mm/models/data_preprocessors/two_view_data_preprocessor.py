@@ -12,19 +12,19 @@ from ...datasets.transforms.arguments import (
     check_range,
     check_share,
 )
-from .channel_data_preprocessors import ChannelDataPreprocessor
-from .view_changes import (
+from .augmentation import (
     BLEND,
     CHANNEL_STEPS,
     COLOUR_STEPS,
     HUE,
+    ViewParams,
     blend,
     blur,
     plan_changes,
     steps_of,
     turn_hue,
 )
-from .view_params import ViewParams
+from .channel_data_preprocessor import ChannelDataPreprocessor
 
 
 def _describe(inputs) -> str:

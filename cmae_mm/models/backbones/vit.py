@@ -1,0 +1,147 @@
+"""Vision transformers that start from a CMAE encoder, and SimMIM's."""
+from typing import Any, Optional, Tuple, Union
+
+import torch
+from mmpretrain.models import VisionTransformer, ViTSAM
+from mmpretrain.models.selfsup import MaskFeatViT
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ..utils import (
+    check_arch,
+    start_from_encoder,
+    use_plain_drop_rates,
+    with_mini,
+)
+
+
+@MODELS.register_module()
+class TransferViT(VisionTransformer):
+    """mmpretrain's ``VisionTransformer`` that starts from a CMAE encoder.
+
+    All is as in ``VisionTransformer``, but for the start from a checkpoint::
+
+        init_cfg=dict(type='Pretrained', checkpoint=..., encoder='online')
+
+    takes a pre-training checkpoint, an exported backbone, a fine-tuned model,
+    a released CMAE checkpoint or an MAE encoder as it is, says which it took,
+    and loads every key or none, see
+    :func:`cmae_mm.checkpoints.load_encoder_into`. With ``checkpoint='random'``
+    or ``init_cfg=None`` it starts from random weights.
+
+    Args:
+        arch (str | dict): As ``CMAEViT``'s: mmpretrain's names but for
+            'small', and 'mini'. Defaults to 'base'.
+        **kwargs: Other arguments of ``VisionTransformer``.
+
+    Raises:
+        ValueError: If ``arch`` is not known.
+        CheckpointError: When weights are initialised, if the checkpoint is
+            missing or does not fit.
+    """
+
+    arch_zoo = with_mini(VisionTransformer.arch_zoo)
+
+    def __init__(self, arch: Union[str, dict] = 'base', **kwargs: Any) -> None:
+        check_arch(arch, self.arch_zoo)
+        super().__init__(arch=arch, **kwargs)
+        use_plain_drop_rates(self)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode, but for frozen stages, where nothing is dropped."""
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+    def init_weights(self) -> None:
+        """Load the encoder, or initialise as ``VisionTransformer`` does."""
+        if not start_from_encoder(self):
+            super().init_weights()
+
+
+@MODELS.register_module()
+class TransferViTDet(ViTSAM):
+    """mmpretrain's ``ViTSAM`` that starts from a CMAE encoder.
+
+    Attention within windows but for a few global blocks, and relative
+    positions, which start at zero. The class token and the final norm are left
+    out, and positions are resampled to the image size. All else, and what
+    ``init_cfg`` takes, is as in ``TransferViT``. As ``ViTSAM`` does, it drops
+    paths of the MLPs, not of the attention.
+
+    Args:
+        arch (str | dict): As ``ViTSAM``'s, and 'mini'. Defaults to 'base'.
+        **kwargs: Other arguments of ``ViTSAM`` but ``out_channels``: features
+            keep the encoder's width.
+
+    Raises:
+        ValueError: If ``arch`` is not known.
+        CheckpointError: When weights are initialised, if the checkpoint is
+            missing or does not fit.
+    """
+
+    arch_zoo = with_mini(ViTSAM.arch_zoo, global_attn_indexes=[1, 3])
+
+    def __init__(self, arch: Union[str, dict] = 'base', **kwargs: Any) -> None:
+        check_arch(arch, self.arch_zoo)
+        super().__init__(arch=arch, out_channels=0, **kwargs)
+        use_plain_drop_rates(self)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode, but for frozen stages, where nothing is dropped."""
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+    def init_weights(self) -> None:
+        """Load the encoder, or initialise as ``ViTSAM`` does."""
+        if not start_from_encoder(self):
+            super().init_weights()
+
+
+@MODELS.register_module()
+class SimMIMViT(MaskFeatViT):
+    """The encoder of ``CMAEViT`` as mmpretrain's ``SimMIM`` needs it.
+
+    SimMIM (arXiv 2111.09886) puts a learnt token in the place of the masked
+    patches and encodes all of them. mmpretrain's ``MaskFeatViT`` does so, but
+    gives tokens, where ``SimMIM`` takes a feature map; positions are fixed
+    sines and cosines here, as those of ``CMAEViT``, so that both encoders are
+    the same.
+
+    Args:
+        **kwargs: Arguments of ``MaskFeatViT``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pos_embed.requires_grad = False
+
+    def init_weights(self) -> None:
+        """Initialise as ``MaskFeatViT`` does, but for the positions."""
+        super().init_weights()
+        positions = build_2d_sincos_position_embedding(
+            self.patch_resolution, self.embed_dims, cls_token=True)
+        with torch.no_grad():
+            self.pos_embed.copy_(positions)
+
+    def forward(self, x: Tensor,
+                mask: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
+        """Encode images, masked or whole.
+
+        Args:
+            x (torch.Tensor): Images, (N, C, H, W).
+            mask (torch.Tensor, optional): 1 where a patch is masked, (N, h,
+                w). Defaults to None, whole images.
+
+        Returns:
+            Tuple[torch.Tensor, ...]: With a mask one feature map, (N, D, h,
+            w); otherwise what ``VisionTransformer`` gives.
+        """
+        if mask is None:
+            return super().forward(x, None)
+        tokens = super().forward(x, mask.flatten(1))[:, 1:]
+        return (tokens.transpose(1, 2).unflatten(2, mask.shape[1:]), )

@@ -1,0 +1,473 @@
+"""Online encoders F_s, which encode the visible patches only.
+
+:class:`CMAEViT` is the plain one, :class:`CMAEConvViT` has a convolutional
+stem. Both draw their masks with :class:`BlockMasking`.
+"""
+from typing import Any, List, Optional, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models import VisionTransformer
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ..backbones.conv_stages import Embedded
+from ..backbones.convvit import ConvViT
+from ..utils import (
+    MAE_INIT,
+    check_arch,
+    check_in_channels,
+    check_width,
+    cut_patches,
+    start_from_encoder,
+    use_plain_drop_rates,
+    with_mini,
+)
+
+
+class BlockMasking:
+    """Random masking of an encoder's patches, in blocks.
+
+    A mixin for encoders with a square grid of patches, which set ``grid`` and
+    ``mask_block`` and call :meth:`set_mask_ratio`.
+
+    Attributes:
+        grid (int): Side of the grid in patches.
+        mask_block (int): Side of a masking block in patches.
+        mask_ratio (float): Ratio of masked patches.
+    """
+
+    grid: int
+    mask_block: int
+    mask_ratio: float
+
+    def set_mask_ratio(self, mask_ratio: float) -> None:
+        """Set the ratio of masked patches.
+
+        Args:
+            mask_ratio (float): In (0, 1).
+
+        Raises:
+            ValueError: If it leaves nothing visible or nothing masked.
+        """
+        num_blocks = (self.grid // self.mask_block)**2
+        # 1e-6 so that a ratio of 0.9 keeps 10 of 100 and not 9.
+        num_keep = int(num_blocks * (1 - mask_ratio) + 1e-6)
+        if not 0 < mask_ratio < 1 or not 0 < num_keep < num_blocks:
+            raise ValueError(
+                f'mask_ratio={mask_ratio} keeps {num_keep} of {num_blocks} '
+                f'masking units ({self.mask_block}x{self.mask_block} patches '
+                'each); at least one must stay visible and at least one be '
+                'removed')
+        self.mask_ratio = mask_ratio
+        self._num_blocks_kept = num_keep
+
+    def generate_mask(self, num_images: int,
+                      device: Union[str, torch.device]) -> Tensor:
+        """Draw a mask; override to mask differently.
+
+        Blocks of ``mask_block x mask_block`` patches are kept at random,
+        ``int(blocks * (1 - mask_ratio))`` of them in every image.
+
+        Args:
+            num_images (int): Number N of images.
+            device (str | torch.device): Where the mask is needed.
+
+        Returns:
+            Tensor: Bool, (N, L), row-major over the patch grid,
+            True = masked, the same number of visible patches in every row.
+        """
+        side = self.grid // self.mask_block
+        noise = torch.rand(num_images, side * side, device=device)
+        keep = noise.argsort(dim=1)[:, :self._num_blocks_kept]
+        mask = torch.ones_like(noise, dtype=torch.bool)
+        mask.scatter_(1, keep, False)
+        # each block to its patches, (N, L)
+        block = self.mask_block
+        mask = mask.view(num_images, side, 1, side, 1).expand(
+            -1, -1, block, -1, block).reshape(num_images, -1)
+        return note_visible(mask, self._num_blocks_kept * block**2)
+
+
+def note_visible(mask: Tensor, num_visible: int) -> Tensor:
+    """Store the number V of visible patches of each row with a mask.
+
+    :func:`count_visible` then reads no values, for which the host would wait
+    for a GPU. The note is valid until the mask is changed.
+    """
+    if not mask.is_inference():  # these do not count their changes
+        mask.noted_visible = (num_visible, mask._version)
+    return mask
+
+
+def count_visible(mask: Tensor) -> int:
+    """Count the visible patches V of a row, and check the mask.
+
+    Args:
+        mask (Tensor): Bool, (N, L), True = masked.
+
+    Returns:
+        int: V, the same in every row.
+
+    Raises:
+        TypeError: If the mask is not a bool tensor.
+        ValueError: If rows differ, or all or no patches are masked.
+    """
+    if mask.dtype != torch.bool or mask.dim() != 2:
+        raise TypeError(
+            'the mask must be a bool tensor of shape (N, L), True = removed, '
+            f'but got {mask.dtype} of shape {tuple(mask.shape)}')
+    noted, version = getattr(mask, 'noted_visible', (0, None))
+    if version is not None and version == mask._version:
+        return noted
+    least, most = torch.stack((~mask).sum(dim=1).aminmax()).tolist()
+    if least != most:
+        raise ValueError(
+            'every row of the mask must keep the same number of patches, '
+            f'but the rows keep {least} to {most}')
+    if not 0 < least < mask.shape[1]:
+        raise ValueError(
+            f'the mask keeps {least} of {mask.shape[1]} patches; at least one '
+            'must be visible and at least one removed')
+    return least
+
+
+def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
+    """Turn a mask into the token orders that encoder and decoders use.
+
+    Args:
+        mask (Tensor): Bool, (N, L), True = masked. Every row must keep
+            the same number V of visible tokens.
+
+    Returns:
+        Tuple[Tensor, Tensor]:
+
+        - ``ids_keep`` (N, V): the visible patches, in row-major order.
+        - ``ids_restore`` (N, L): where each patch stands in the sequence
+          "visible tokens, then mask tokens".
+
+    Raises:
+        TypeError: If the mask is not a bool tensor.
+        ValueError: If rows differ in their number of visible tokens, or if
+            nothing is visible or nothing is masked.
+    """
+    num_visible = count_visible(mask)
+    ids_shuffle = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    return ids_shuffle[:, :num_visible], ids_restore
+
+
+def check_grid(img_size: int, patch_size: int, mask_block: int) -> int:
+    """Check that patches divide the image and masking blocks the patches.
+
+    Returns:
+        int: Side of the grid of patches.
+
+    Raises:
+        ValueError: If a side is not a positive int or does not divide.
+    """
+    for name, value in (('img_size', img_size), ('patch_size', patch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f'{name} must be a positive int, the side of a square in '
+                f'pixels, but got {value!r}')
+    if img_size % patch_size:
+        raise ValueError(
+            f'patch_size={patch_size} does not divide img_size={img_size}'
+            '; choose an image size that is a multiple of the patch size')
+    grid = img_size // patch_size
+    if mask_block < 1 or grid % mask_block:
+        raise ValueError(
+            f'mask_block={mask_block} does not divide the {grid}x{grid} '
+            f'grid of patches (img_size={img_size}, patch_size='
+            f'{patch_size}); use mask_block=1, or an image size that is a '
+            f'multiple of {patch_size * max(mask_block, 1)}')
+    return grid
+
+
+def check_images(images: Tensor, channels: int,
+                 size: Tuple[int, int]) -> None:
+    """Check the channels and the size of images, (N, C, H, W).
+
+    Raises:
+        ValueError: If they are not those of the encoder.
+    """
+    if images.shape[1:] != (channels, *size):
+        raise ValueError(
+            f'the encoder is built for images of {channels} channels and '
+            f'{size[0]}x{size[1]} pixels, but got {tuple(images.shape)}; set '
+            'backbone.in_channels and backbone.img_size to what the views '
+            'are, or the size of the views to the other')
+
+
+@MODELS.register_module()
+class CMAEViT(BlockMasking, VisionTransformer):
+    """Vision transformer that encodes the visible patches only.
+
+    This is the online encoder F_s: patch embedding, fixed 2-D sine-cosine
+    positions, then the transformer over a class token and the visible
+    patches, ``z_v = F_s(x_v + p_v)``. Without a mask it is mmpretrain's
+    ``VisionTransformer``, with the same parameter names.
+
+    Args:
+        arch (str | dict): As mmpretrain's ``VisionTransformer``, and 'mini',
+            128 wide with 4 layers. The ViT-S of the literature is
+            'deit-small'. Defaults to 'base'.
+        img_size (int): Side of the square input in pixels; ``patch_size``
+            must divide it. Defaults to 224.
+        patch_size (int): Side P of a patch in pixels. Defaults to 16.
+        mask_ratio (float): Ratio of masked patches, in (0, 1).
+            Defaults to 0.65, the released code's.
+        mask_block (int): Side of a masking block in patches: 1 masks single
+            patches (the paper's text), 2 blocks of 2x2 (the released code).
+            Must divide the patch grid. Defaults to 2.
+        out_type (str): What ``forward`` returns without a mask, see
+            ``VisionTransformer``. Defaults to 'raw', all tokens, class token
+            first.
+        init_cfg (dict | list, optional): Defaults to MAE's initialisation:
+            Xavier-uniform linear layers, LayerNorm at one. A
+            ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
+        **kwargs: Other arguments of ``VisionTransformer``, but for
+            ``with_cls_token``: there always is a class token.
+
+    Raises:
+        ValueError: If ``arch`` is not known, there are no channels or more
+            than 64, the image is not square, the patch does not divide it,
+            the block does not divide the grid, the ratio leaves nothing
+            visible or nothing masked, or the width is no multiple of 4 and of
+            the number of heads.
+    """
+
+    arch_zoo = with_mini(VisionTransformer.arch_zoo)
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'base',
+                 img_size: int = 224,
+                 patch_size: int = 16,
+                 mask_ratio: float = 0.65,
+                 mask_block: int = 2,
+                 out_type: str = 'raw',
+                 init_cfg: Optional[Union[dict, List[dict]]] = None,
+                 **kwargs: Any) -> None:
+        check_arch(arch, self.arch_zoo)
+        check_in_channels(kwargs.get('in_channels', 3))
+        grid = check_grid(img_size, patch_size, mask_block)
+        super().__init__(
+            arch=arch,
+            img_size=img_size,
+            patch_size=patch_size,
+            out_type=out_type,
+            with_cls_token=True,
+            init_cfg=MAE_INIT if init_cfg is None else init_cfg,
+            **kwargs)
+        check_width(self.embed_dims, self.arch_settings['num_heads'],
+                    'backbone.arch.')
+        use_plain_drop_rates(self)
+        self.patch_size = patch_size
+        self.in_channels = self.patch_embed.projection.in_channels
+        self.grid = grid
+        self.num_patches = grid**2
+        self.mask_block = mask_block
+        self.set_mask_ratio(mask_ratio)
+        # Sine-cosine positions are not learnt.
+        self.pos_embed.requires_grad = False
+
+    def init_weights(self) -> None:
+        """Initialise as MAE does, or load an encoder, every key or none.
+
+        ``dict(type='Pretrained', checkpoint=..., encoder='online')`` takes
+        what ``TransferViT`` takes.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        if start_from_encoder(self):
+            return
+        if self.init_cfg is None:
+            self.init_cfg = MAE_INIT
+        super().init_weights()
+        self.pos_embed.data.copy_(
+            build_2d_sincos_position_embedding(
+                self.grid, self.embed_dims, cls_token=True))
+        weight = self.patch_embed.projection.weight
+        nn.init.xavier_uniform_(weight.data.flatten(1))
+        nn.init.normal_(self.cls_token, std=.02)
+
+    def forward(self,
+                x: Tensor,
+                mask: Optional[Tensor] = None
+                ) -> Tuple[Tensor, ...]:
+        """Encode whole images, or their visible patches.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W), normalised.
+            mask (Tensor, optional): Bool, (N, L), True = masked, see
+                :meth:`generate_mask`. Defaults to None, the whole image.
+
+        Returns:
+            tuple: Without a mask, what ``VisionTransformer`` returns for
+            ``out_indices`` and ``out_type``. With one,
+
+            - ``z_v`` (N, 1 + V, D): class token and visible patches, after
+              the final norm (where there is one).
+            - ``ids_restore`` (N, L): see :func:`split_by_mask`.
+        """
+        if mask is None:
+            return super().forward(x)
+        ids_keep, ids_restore = split_by_mask(mask)
+        return self.encode(self.embed(x, ids_keep)), ids_restore
+
+    def embed(self,
+              x: Tensor,
+              ids_keep: Optional[Tensor] = None) -> Tensor:
+        """Embed patches and add positions: x_v + p_v.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W).
+            ids_keep (Tensor, optional): The visible patches, (N, V).
+                Defaults to None, all.
+
+        Returns:
+            Tensor: Embedded tokens, (N, 1 + V, D), class token first.
+
+        Raises:
+            ValueError: If the images are not of the model's size or channels.
+        """
+        check_images(x, self.in_channels, self.img_size)
+        # x_v, (N, V, D): the convolution, of the visible patches alone
+        x = cut_patches(x, self.patch_size, ids_keep)
+        convolution = self.patch_embed.projection
+        x = F.linear(x, convolution.weight.flatten(1), convolution.bias)
+        if self.patch_embed.norm is not None:
+            x = self.patch_embed.norm(x)
+        # p_v; the first position is the class token's
+        positions = self.pos_embed[:, 1:]
+        if ids_keep is not None:
+            positions = positions[0][ids_keep]
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        return torch.cat(
+            [cls_token.expand(x.shape[0], -1, -1), x + positions], dim=1)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Run the transformer over embedded tokens, (N, T, D) to (N, T, D)."""
+        x = self.pre_norm(self.drop_after_pos(tokens))
+        for layer in self.layers:
+            x = layer(x)
+        if self.final_norm:
+            x = self.ln1(x)
+        return x
+
+    def remove_final_norm(self) -> None:
+        """Remove the final norm."""
+        if self.final_norm:
+            self.final_norm = False
+            del self.ln1
+
+
+@MODELS.register_module()
+class CMAEConvViT(BlockMasking, ConvViT):
+    """Hybrid encoder that encodes the visible patches only.
+
+    The online encoder F_s with a convolutional stem, the paper's best: two
+    stages of masked convolution blocks at 1/4 and 1/8 of the image, then
+    transformer blocks at 1/16, ``z_v = norm(stage3 + s1 + s2)``, where s1 and
+    s2 are the visible patches of both convolution stages, brought to the last
+    one's width. There is no class token. Takes the place of ``CMAEViT`` in
+    ``CMAE``.
+
+    Masks are drawn on the grid of the last stage's patches. Of visible
+    patches alone is anything computed; that gives the same tokens as maps on
+    which removed patches are set to zero before each convolution.
+
+    Args:
+        arch (str | dict): 'base' (widths 256, 384, 768, depths 2, 2, 11),
+            'small' (128, 256, 384; 2, 2, 11) or 'mini' (32, 64, 128; 1, 1, 3);
+            or a dict of ``embed_dims``, ``depths`` and ``num_heads``. Defaults
+            to 'base'.
+        img_size (int): Side of the square input in pixels; a multiple of the
+            total stride. Defaults to 224.
+        patch_sizes (Sequence[int]): Sides of the stages' patches; their
+            product is the total stride P. Defaults to (4, 2, 2).
+        mask_ratio (float): Ratio of masked patches, in (0, 1).
+            Defaults to 0.65, as ``CMAEViT``'s; ConvMAE's own is 0.75.
+        mask_block (int): Side of a masking block in patches. Must divide the
+            grid. Defaults to 2.
+        with_fusion (bool): Whether s1 and s2 are added. Defaults to True.
+        final_norm (bool): Whether the norm follows. Defaults to True.
+        init_cfg (dict | list, optional): Defaults to ConvMAE's
+            initialisation. A ``dict(type='Pretrained', ...)`` is loaded as by
+            ``TransferConvViT``.
+        **kwargs: Other arguments of ``TransferConvViT``.
+
+    Raises:
+        ValueError: If ``arch`` is not known, sizes do not fit each other, the
+            total stride does not divide the image or the block the grid, or
+            the ratio leaves nothing visible or nothing masked.
+    """
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'base',
+                 img_size: int = 224,
+                 mask_ratio: float = 0.65,
+                 mask_block: int = 2,
+                 with_fusion: bool = True,
+                 final_norm: bool = True,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None,
+                 **kwargs: Any) -> None:
+        super().__init__(
+            arch=arch,
+            img_size=img_size,
+            with_fusion=with_fusion,
+            final_norm=final_norm,
+            init_cfg=init_cfg,
+            **kwargs)
+        check_grid(img_size, self.patch_size, mask_block)
+        self.mask_block = mask_block
+        self.set_mask_ratio(mask_ratio)
+        # Sine-cosine positions are not learnt.
+        self.pos_embed.requires_grad = False
+
+    def forward(self,
+                x: Tensor,
+                mask: Optional[Tensor] = None
+                ) -> Tuple[Tensor, ...]:
+        """Encode whole images, or their visible patches.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W), normalised.
+            mask (Tensor, optional): Bool, (N, L), True = masked, see
+                :meth:`generate_mask`. Defaults to None, the whole image.
+
+        Returns:
+            tuple: Without a mask, one output, (N, L, D) for the default
+            ``out_type``. With one,
+
+            - ``z_v`` (N, V, D): visible patches, after the final norm (where
+              there is one).
+            - ``ids_restore`` (N, L): see :func:`split_by_mask`.
+        """
+        if mask is None:
+            return super().forward(x)
+        ids_keep, ids_restore = split_by_mask(mask)
+        return self.encode(self.embed(x, ids_keep)), ids_restore
+
+    def embed(self,
+              x: Tensor,
+              ids_keep: Optional[Tensor] = None) -> Embedded:
+        """Run the convolution stages and embed their patches: x_v + p_v.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W).
+            ids_keep (Tensor, optional): The visible patches, (N, V).
+                Defaults to None, all.
+
+        Returns:
+            Embedded: ``tokens`` (N, V, D), and ``fused`` = s1 + s2 of the
+            same shape, or None.
+
+        Raises:
+            ValueError: If the images are not of the model's size or channels.
+        """
+        check_images(x, self.in_channels, self.img_size)
+        return super().embed(x, ids_keep)

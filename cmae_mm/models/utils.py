@@ -1,0 +1,367 @@
+"""Shared parts of encoders, decoders and heads."""
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.registry import WEIGHT_INITIALIZERS
+from packaging.version import Version
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..datasets.decode import MAX_CHANNELS
+
+Config = Dict[str, Any]
+# MAE's initialisation, of encoder and decoders.
+MAE_INIT: List[Config] = [
+    dict(type='Xavier', distribution='uniform', layer='Linear'),
+    dict(type='Constant', val=1, bias=0, layer='LayerNorm')
+]
+# Small enough to be trained on a few CPU cores.
+_MINI = dict(
+    embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512)
+_AMBIGUOUS = ('s', 'small')
+# The released code's projector and predictor: two linear layers, BatchNorm
+# between them, a bias on the first one only.
+_MLP = dict(
+    type='mmpretrain.NonLinearNeck',
+    hid_channels=1536,
+    out_channels=256,
+    with_bias=True,
+    with_last_bn=False,
+    with_avg_pool=False,
+    norm_cfg=dict(type='BN1d', eps=1e-6))
+_TORCH = Version(torch.__version__).release
+_PATCHED_OPTIMIZERS = set()
+
+
+# Architectures
+
+
+def with_mini(zoo: Dict[str, Config], **more: Any) -> Dict[str, Config]:
+    """Add 'mini' to mmpretrain's named architectures.
+
+    mmpretrain's 'small', 768 wide with 8 layers, is removed, since in the
+    literature the word means 384 wide with 12 layers, which is 'deit-small'.
+
+    Args:
+        zoo (Dict[str, dict]): mmpretrain's architectures.
+        **more: Further settings of 'mini'.
+
+    Returns:
+        Dict[str, dict]: The sizes by name.
+    """
+    zoo = {k: v for k, v in zoo.items() if k not in _AMBIGUOUS}
+    return zoo | dict(mini=dict(_MINI, **more))
+
+
+def check_arch(arch: Union[str, Config], zoo: Dict[str, Config]) -> None:
+    """Check the name or the sizes of an architecture.
+
+    Raises:
+        ValueError: If the name is unknown, or a size is missing.
+    """
+    if isinstance(arch, str):
+        if arch.lower() in _AMBIGUOUS and 'deit-small' in zoo:
+            raise ValueError(
+                f"backbone.arch={arch!r} has two meanings: say 'deit-small' "
+                'for the ViT-S of the literature, 384 wide with 12 layers; '
+                "for mmpretrain's own, 768 wide with 8 layers, give the sizes "
+                'as a dict')
+        if arch.lower() not in zoo:
+            raise ValueError(
+                f'backbone.arch must be one of {", ".join(sorted(zoo))}, or a '
+                f'dict of sizes, but got {arch!r}')
+        return
+    needed = list(next(iter(zoo.values())))
+    missing = [k for k in needed if k not in arch]
+    if missing:
+        raise ValueError(
+            f'backbone.arch lacks {", ".join(missing)}; give all of '
+            f'{", ".join(needed)}, or a name, for instance \'base\'')
+
+
+def check_in_channels(in_channels: int) -> None:
+    """Check the number of image channels of an encoder.
+
+    Raises:
+        ValueError: If it is not from 1 to 64.
+    """
+    if not isinstance(in_channels, int) or not 1 <= in_channels <= (
+            MAX_CHANNELS):
+        raise ValueError(
+            'backbone.in_channels must be a whole number from 1 to '
+            f'{MAX_CHANNELS}, but got {in_channels!r}')
+
+
+def check_width(width: int, num_heads: int, name: str) -> None:
+    """Check the width of a transformer.
+
+    Args:
+        width (int): Width D of the transformer.
+        num_heads (int): Number of attention heads.
+        name (str): Prefix of the setting's name, for the error.
+
+    Raises:
+        ValueError: If the heads do not divide the width, or it is no multiple
+            of 4, as 2-D sine-cosine positions need it.
+    """
+    if width % 4 or num_heads < 1 or width % num_heads:
+        raise ValueError(
+            f'{name}num_heads={num_heads} must divide the width, {width}, '
+            'which must be a multiple of 4 besides, for sine-cosine '
+            'positions; change one of the two')
+
+
+def check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+    """Check that an argument is one of its choices.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(
+            f'{name} must be one of {choices}, but got {value!r}')
+
+
+def check_momentum(momentum: float) -> None:
+    """Check the momentum mu of a moving average.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 < momentum < 1:
+        raise ValueError(
+            'momentum is the share of the old target that an update keeps'
+            f' and must be between 0 and 1, but got {momentum}')
+
+
+def use_plain_drop_rates(module: nn.Module) -> None:
+    """Convert a transformer's drop rates to Python numbers, in place.
+
+    mmpretrain takes them from numpy. torch.compile treats those as tensors,
+    and each layer would break the graph.
+    """
+    for layer in module.modules():
+        if hasattr(layer, 'drop_prob'):
+            layer.drop_prob = float(layer.drop_prob)
+
+
+def cut_patches(images: Tensor, patch_size: int,
+                ids: Optional[Tensor] = None) -> Tensor:
+    """Cut images into patches, all or some of them.
+
+    Args:
+        images (Tensor): Images, (N, C, H, W), whose sides the patch divides.
+        patch_size (int): Side P of a patch in pixels.
+        ids (Tensor, optional): Row-major indices of patches, (N, V). Defaults
+            to None, all L patches.
+
+    Returns:
+        Tensor: Patches, (N, V, C*P*P), with the pixels in the order of a
+        convolution's weight: by channel, row and column.
+    """
+    count, channels, height, width = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    x = images.reshape(
+        count, channels, rows, patch_size, columns, patch_size)
+    x = x.permute(0, 2, 4, 1, 3, 5).reshape(count * rows * columns, -1)
+    if ids is not None:
+        # Indices over all images: faster than a gather of rows.
+        first = torch.arange(count, device=ids.device) * (rows * columns)
+        x = x.index_select(0, (ids + first[:, None]).flatten())
+    return x.view(count, -1, x.shape[-1])
+
+
+# Initialisation
+
+
+def is_pretrained(init_cfg: Any) -> bool:
+    """Whether an ``init_cfg`` names a checkpoint."""
+    return isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained'
+
+
+def start_from_encoder(module: nn.Module) -> bool:
+    """Load the encoder that a backbone's ``init_cfg`` names.
+
+    Args:
+        module (nn.Module): The backbone. An ``init_cfg`` that names no file is
+            set to None.
+
+    Returns:
+        bool: Whether there was one; otherwise the backbone is still to be
+        initialised.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing or does not fit.
+    """
+    if not is_pretrained(module.init_cfg):
+        return False
+    settings = {k: v for k, v in module.init_cfg.items() if k != 'type'}
+    # By its name: this package does not import that of checkpoints.
+    initializer = WEIGHT_INITIALIZERS.get('PretrainedEncoder')
+    if initializer(**settings)(module):
+        module._is_init = True
+        return True
+    module.init_cfg = None
+    return False
+
+
+# Configs of parts
+
+
+def fill_in(cfg: Config, name: str, **sizes: Any) -> Config:
+    """Add settings to a config that follow from other parts.
+
+    Args:
+        cfg (dict): The given settings.
+        name (str): Name of the config, for errors.
+        **sizes: The settings that follow.
+
+    Returns:
+        dict: A new config with both.
+
+    Raises:
+        ValueError: If the config sets one of them to another value.
+    """
+    cfg = dict(cfg)
+    for key, value in sizes.items():
+        if cfg.setdefault(key, value) != value:
+            raise ValueError(
+                f'{name}.{key}={cfg[key]!r} contradicts the rest of the model,'
+                f' from which {key}={value!r} follows; leave it out')
+    return cfg
+
+
+def mlp_cfg(cfg: Config, name: str, **sizes: Any) -> Config:
+    """Complete the config of a projector or predictor.
+
+    Args:
+        cfg (dict): The given settings. Defaults are those of the released
+            code's MLP, D-1536-256 with BatchNorm between the layers, unless
+            ``type`` names another neck.
+        name (str): Name of the config, for errors.
+        **sizes: Settings that follow from other parts.
+
+    Returns:
+        dict: Config of a registered neck.
+
+    Raises:
+        ValueError: If the config sets one of the sizes to another value, or
+            the output width of another neck is missing.
+    """
+    cfg = fill_in(cfg, name, **sizes)
+    kind = cfg.get('type', 'NonLinearNeck')
+    kind = kind if isinstance(kind, str) else kind.__name__
+    if kind.split('.')[-1] == 'NonLinearNeck':
+        return _MLP | cfg
+    if 'out_channels' not in cfg:
+        raise ValueError(
+            f'{name} is a {kind}, whose width is not known: set '
+            f'{name}.out_channels')
+    return cfg
+
+
+def complete_parts(encoder: nn.Module, neck: Config,
+                   head: Config) -> Tuple[Config, Config]:
+    """Complete neck and head with sizes of the encoder and the projector.
+
+    With ``head.contrastive=None``, for MAE, the neck has neither feature
+    decoder nor projector, whatever their settings.
+
+    Args:
+        encoder (nn.Module): The online encoder.
+        neck (dict): Settings of the neck.
+        head (dict): Settings of the head.
+
+    Returns:
+        Tuple[dict, dict]: Configs of neck and head.
+
+    Raises:
+        ValueError: If they contradict the encoder or each other.
+    """
+    if getattr(encoder, 'out_type', 'raw') != 'raw':
+        raise ValueError(
+            f'backbone.out_type={encoder.out_type!r} is for classifiers and '
+            'dense tasks; pre-training decodes all tokens: leave out_type out')
+    patches = dict(
+        patch_size=encoder.patch_size, in_channels=encoder.in_channels)
+    neck = fill_in(
+        dict(type='mmpretrain.CMAENeck') | dict(neck),
+        'neck',
+        embed_dims=encoder.embed_dims,
+        num_patches=encoder.num_patches,
+        num_extra_tokens=encoder.num_extra_tokens,
+        **patches)
+    head = fill_in(
+        dict(type='mmpretrain.CMAEHead') | dict(head), 'head', **patches)
+    if head.get('contrastive') is None:
+        return neck | dict(projector=None), head
+    if neck.setdefault('projector', {}) is None:
+        raise ValueError(
+            'neck.projector=None leaves the contrastive branch without a '
+            'projector; set head.contrastive=None as well, for MAE, or leave '
+            'neck.projector out')
+    neck['projector'] = mlp_cfg(
+        neck['projector'], 'neck.projector', in_channels=encoder.embed_dims)
+    width = neck['projector']['out_channels']
+    contrastive = dict(head['contrastive'])
+    contrastive['predictor'] = mlp_cfg(
+        contrastive.get('predictor', {}),
+        'head.contrastive.predictor',
+        in_channels=width,
+        out_channels=width)
+    return neck, head | dict(contrastive=contrastive)
+
+
+# Sharded parameters
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor, without a copy.
+
+    Args:
+        tensor (Tensor): A ``DTensor`` of ``fully_shard``, or a plain tensor.
+
+    Returns:
+        Tensor: A plain tensor in the same memory, without rows where there
+        are more ranks than rows.
+    """
+    return tensor.to_local() if hasattr(tensor, 'to_local') else tensor
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model's parameters are sharded."""
+    first = next(model.parameters(), None)
+    return hasattr(first, 'to_local')
+
+
+# Faults of torch 2.1 and 2.2
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Compute GELU, with right gradients in any memory layout.
+
+    On CPUs torch 2.1 reads a transposed gradient beyond its memory.
+    """
+    out = F.gelu(x)
+    if _TORCH < (2, 2) and out.requires_grad and out.device.type == 'cpu':
+        out.register_hook(Tensor.contiguous)
+    return out
+
+
+def keep_step_hooks(optimizer: Optimizer) -> None:
+    """Keep the step hooks of an optimizer when something is compiled.
+
+    At the first ``torch.compile`` of a process torch 2.1 and 2.2 remove the
+    code that runs them from all optimizers.
+    """
+    if _TORCH >= (2, 3):
+        return
+    from torch._dynamo.eval_frame import TorchPatcher
+    TorchPatcher.patch()  # what the first compilation does, once a process
+    kind = next(c for c in type(optimizer).__mro__ if 'step' in vars(c))
+    if kind.__module__.startswith('torch.optim.') and (
+            kind not in _PATCHED_OPTIMIZERS):
+        kind.step = Optimizer.profile_hook_step(kind.step)
+        kind.step.hooked = True
+        _PATCHED_OPTIMIZERS.add(kind)

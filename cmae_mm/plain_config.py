@@ -12,7 +12,7 @@ import keyword
 import math
 import re
 import unicodedata
-from typing import Any, Callable, Collection, Dict, List, Mapping
+from typing import Any, Collection, Dict, List, Mapping
 
 # Longer than any config; the parser takes time and memory for it.
 MAX_CHARACTERS = 10_000_000
@@ -86,53 +86,38 @@ def _read_assignments(tree: ast.Module) -> Dict[str, Any]:
         for target in statement.targets:
             if not isinstance(target, ast.Name):
                 raise _unexpected(statement)
-            values[target.id] = _read_value(statement.value)
+            value = _Literals().visit(statement.value)
+            try:
+                values[target.id] = ast.literal_eval(value)
+            except ValueError as error:
+                raise _unexpected(statement.value) from error
     return values
 
 
-def _read_value(node: ast.AST) -> Any:
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        kinds: Dict[type, Callable[[List[Any]], Any]] = {
-            ast.List: list, ast.Tuple: tuple, ast.Set: set}
-        return kinds[type(node)]([_read_value(n) for n in node.elts])
-    if isinstance(node, ast.Dict) and None not in node.keys:
-        return {_read_value(k): _read_value(v)
-                for k, v in zip(node.keys, node.values) if k is not None}
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _read_value(node.operand)
-        if isinstance(value, (int, float)):
-            return -value
-    if isinstance(node, ast.Name) and node.id in _NOT_FINITE:
-        return float(node.id)
-    if isinstance(node, ast.Attribute):
-        return _read_dotted_name(node)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _read_call(node, node.func.id)
-    raise _unexpected(node)
+class _Literals(ast.NodeTransformer):
+    """Replaces ``dict(...)``, ``float('inf')`` and classes by literals."""
 
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name, keys = getattr(node.func, 'id', ''), node.keywords
+        if name == 'dict' and not node.args and all(k.arg for k in keys):
+            return ast.Dict([ast.Constant(k.arg) for k in keys],
+                            [self.visit(k.value) for k in keys])
+        if name == 'float' and len(node.args) == 1 and not keys:
+            value = getattr(node.args[0], 'value', None)
+            if value in _NOT_FINITE:
+                return ast.Constant(float(value))
+        raise _unexpected(node)
 
-def _read_call(node: ast.Call, name: str) -> Any:
-    """Read ``dict(...)``, or ``float('inf')`` and its like."""
-    names = [k.arg for k in node.keywords]
-    if name == 'dict' and not node.args and None not in names:
-        return {str(k.arg): _read_value(k.value) for k in node.keywords}
-    if name == 'float' and len(node.args) == 1 and not names:
-        value = _read_value(node.args[0])
-        if value in _NOT_FINITE:
-            return float(value)
-    raise _unexpected(node)
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        name = ast.unparse(node)
+        if not re.fullmatch(r'[\w.]+', name):
+            raise _unexpected(node)
+        return ast.Constant(name)
 
-
-def _read_dotted_name(node: ast.Attribute) -> str:
-    """Read a class that mmengine has written without quotes."""
-    inner = node.value
-    if isinstance(inner, ast.Attribute):
-        return f'{_read_dotted_name(inner)}.{node.attr}'
-    if isinstance(inner, ast.Name):
-        return f'{inner.id}.{node.attr}'
-    raise _unexpected(node)
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id not in _NOT_FINITE:
+            raise _unexpected(node)
+        return ast.Constant(float(node.id))
 
 
 def _unexpected(node: ast.AST) -> PlainConfigError:

@@ -48,13 +48,8 @@ def register() -> None:
     with quiet_imports():
         check_dependencies()
         check_transformers()
-        from . import (  # noqa: F401
-            checkpoints,
-            datasets,
-            engine,
-            models,
-            visualization,
-        )
+        from . import checkpoints, engine, models, visualization  # noqa: F401
+        from .datasets import datasets, samplers, transforms  # noqa: F401
 
 
 if not is_command():

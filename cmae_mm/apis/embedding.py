@@ -16,9 +16,9 @@ from ..datasets.source import (
     INDEX_FILE,
     STORE_FILE,
     ImageSource,
+    ignore_interrupts,
     open_source,
 )
-from ..datasets.workers import ignore_interrupts
 from ..dependencies import cpu_count
 from ..files import output_lock
 from ..progress import Progress

@@ -26,9 +26,9 @@ from .. import files
 from ..progress import Progress
 from . import decode
 from . import source as sources
-from .folders import IMG_EXTENSIONS, FolderListing
+from .listing import IMG_EXTENSIONS, FolderListing
 from .names import FileNames, encode_name
-from .workers import map_numbers
+from .source import map_numbers
 
 # What is being packed, until the index is written.
 PLAN_FILE = 'packing.json'

@@ -1,66 +1,73 @@
-"""Which images there are, in which order, under which names and labels.
+"""Sources of images: names, order, labels and files.
 
-A source is a folder, a list file, an LMDB store that ``cmae store`` wrote, or
-shards of ``cmae shards``. Every command asks :func:`open_source`.
+:func:`open_source` opens a folder, a list file, an LMDB store of ``cmae
+store``, or shards of ``cmae shards``.
 
 - A store is a folder with LMDB's ``data.mdb``, whose keys number the images,
-  and ``images.txt``; ``store.json`` says what is in it.
-- Shards are ``.tar`` files as the webdataset library writes and reads them,
-  with ``shards.json``, which lists them, ``images.txt``, and ``places.npy``,
-  where in which shard each image is. The library gives a stream, in which no
-  image can be asked for; training asks for images by number, so that
-  shuffling, seeds and resuming are those of a folder of files.
+  ``images.txt`` and ``store.json``, which describes it.
+- Shards are ``.tar`` files of the webdataset library, with ``shards.json``,
+  which lists them, ``images.txt``, and ``places.npy``, the place of each
+  image in them. The library streams shards; training reads images by number,
+  so that shuffling, seeds and resuming are those of a folder.
 
-``images.txt`` has the images' names in their order, each encoded by
-:func:`~cmae_mm.datasets.names.encode_name`. Labels of a list are in
-``labels.npy``, and the names of their classes in the JSON file.
+``images.txt`` has the names of the images in order, each encoded by
+:func:`~cmae_mm.datasets.names.encode_name`. ``labels.npy`` has their labels,
+if there are any, and the JSON file the names of the classes.
 """
 import errno
 import json
 import os
+import signal
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
 
 import numpy as np
 from mmengine import fileio
 from mmengine.fileio import BaseStorageBackend, register_backend
+from torch.utils.data import DataLoader, Dataset
 
-from .folders import IMG_EXTENSIONS, FolderListing, LeftOut, is_hidden
-from .lists import (
+from ..dependencies import cpu_count
+from ..files import PathLike
+from .listing import (
+    IMG_EXTENSIONS,
+    FolderListing,
+    LeftOut,
     SourceError,
     check_files,
     describe_kind,
+    is_hidden,
     parse_labels,
     read_list,
 )
 from .names import FileNames, encode_name
 
-# Files of stores and shards.
-NAMES_FILE = 'images.txt'
-STORE_FILE = 'data.mdb'
-INDEX_FILE, PLACES_FILE = 'shards.json', 'places.npy'
-# What else a store has, unless it is of an early version; labels of a list.
+# Files of stores and shards; early stores have the first two alone.
+STORE_FILE, NAMES_FILE = 'data.mdb', 'images.txt'
 STORE_INDEX_FILE, LABELS_FILE = 'store.json', 'labels.npy'
+INDEX_FILE, PLACES_FILE = 'shards.json', 'places.npy'
 PLACE = np.dtype([('offset', '<u8'), ('shard', '<u4'), ('size', '<u4')])
 INDEX_VERSION = 1
-# Shards that a process keeps open; each rank and worker has its own.
+# Shards that each process keeps open.
 _MOST_OPEN = 64
-
-PathLike = Union[str, 'os.PathLike[str]']
+# Fewer images than these are not worth the start of a process.
+_FEW = 64
 
 
 def store_key(number: int) -> str:
-    """Give the key of a store's n-th image."""
+    """Return the key of a store's n-th image."""
     return f'{number:09d}'
 
 
 def kind_of(data: PathLike) -> str:
-    """Tell what kind of source a path is.
+    """Return the kind of a source.
+
+    Args:
+        data (str | PathLike): The folder or file.
 
     Returns:
         str: 'folder', 'list', 'store' or 'shards'.
@@ -74,10 +81,10 @@ def kind_of(data: PathLike) -> str:
     if all(os.path.isfile(os.path.join(path, name))
            for name in (STORE_FILE, NAMES_FILE)):
         return 'store'
-    if fileio.isdir(path):
+    if os.path.isdir(path):
         return 'folder'
     is_image = path.lower().endswith((*IMG_EXTENSIONS, '.tar'))
-    if fileio.isfile(path) and not is_image:
+    if os.path.isfile(path) and not is_image:
         return 'list'
     what = 'is a dangling link' if os.path.islink(path) else 'does not exist'
     if os.path.exists(path):
@@ -89,27 +96,23 @@ def kind_of(data: PathLike) -> str:
 
 def open_source(data: PathLike,
                 *,
-                split: Union[str, Sequence, None] = None,
+                split: Any = None,
                 labels: bool = False,
                 root: Optional[str] = None,
-                extensions: Iterable[str] = IMG_EXTENSIONS,
-                check: bool = True) -> 'ImageSource':
+                extensions: Iterable[str] = IMG_EXTENSIONS) -> 'ImageSource':
     """List the images of a folder, a list file, a store or shards.
 
     Args:
         data (str | PathLike): The folder or file.
-        split (str | Sequence[str], optional): The first of these parts that
-            there is, otherwise all images: a sub-folder of this name, or rows
-            of a CSV file with this value in the column ``split``. Defaults to
-            None, all images.
-        labels (bool): Whether labels are needed: those of a list, or the
-            numbers of the first folders in sorted order. Images outside of
-            these folders are then left out. Defaults to False.
-        root (str, optional): What relative paths in a list are relative to.
-            Defaults to the list's folder.
+        split (str | Sequence[str], optional): The first of these splits that
+            exists, a sub-folder or rows of a CSV file; all images if there is
+            none. Defaults to None, all images.
+        labels (bool): Whether to read labels: those of a list or of shards,
+            or else numbers of the first folders in sorted order. Images
+            outside of these folders are then skipped. Defaults to False.
+        root (str, optional): Folder of relative paths in a list. Defaults to
+            the list's folder.
         extensions (Iterable[str]): Endings of image files in folders.
-        check (bool): Whether to check that the files in a list are there.
-            Defaults to True.
 
     Returns:
         ImageSource: The images.
@@ -119,10 +122,11 @@ def open_source(data: PathLike,
         SourceError: If there are no images or no labels, a line of a list is
             wrong, or a store or a shard is damaged.
     """
-    kind, path = kind_of(data), _absolute(os.fspath(data))
+    kind = kind_of(data)
+    path = os.path.abspath(os.path.expanduser(os.fspath(data)))
     splits = [split] if isinstance(split, str) and split else split or []
     if kind == 'list':
-        source = _open_list(path, splits, labels, root, check)
+        source = _open_list(path, splits, labels, root)
     elif kind == 'folder':
         source = _open_folder(path, splits, [e.lower() for e in extensions])
     else:
@@ -144,23 +148,24 @@ def open_source(data: PathLike,
 class ImageSource(Sequence):
     """The images of a folder, a list, a store or shards, by number.
 
-    As a sequence it has the records that mmengine's data sets begin with.
+    A sequence of the records that mmengine's data sets start from.
 
     Attributes:
         kind (str): 'folder', 'list', 'store' or 'shards'.
-        root (str): What names are relative to; an absolute path.
-        names (Sequence[str]): Names of the images, as ``os.fsdecode`` gives
+        root (str): Folder of relative names; an absolute path.
+        names (FileNames): Names of the images, as ``os.fsdecode`` returns
             them.
         labels (np.ndarray | None): Class of each image, int64, (N, ).
         classes (List[str] | None): Names of the classes.
-        split (str): The split that was taken, '' for all images.
+        split (str): The split, '' for all images.
         place (str): The file or folder that was opened.
-        notes (List[str]): What there is to say about it.
-        left_out (LeftOut): What is left out.
-        folders (Sequence[str]): First folders, which may be empty.
+        notes (List[str]): Notes for the description.
+        left_out (LeftOut): Skipped files.
+        empty (Sequence[str]): Folders without images.
         packed (Dict[str, str] | None): Arguments of the backend that reads
             the store or the shards.
-        numbers (np.ndarray | None): Each image's number there.
+        numbers (np.ndarray | None): Number of each image there; None for all
+            images.
     """
 
     kind: str
@@ -172,7 +177,7 @@ class ImageSource(Sequence):
     place: str = ''
     notes: List[str] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
-    folders: Sequence = ()
+    empty: Sequence = ()
     packed: Optional[Dict[str, str]] = None
     numbers: Optional[np.ndarray] = None
 
@@ -188,16 +193,16 @@ class ImageSource(Sequence):
         return self  # nothing in it changes
 
     def path(self, index: int) -> str:
-        """Give the path of an image, for messages and for opening files."""
-        return fileio.join_path(self.root, self.names[index])
+        """Return the path of an image."""
+        return os.path.join(self.root, self.names[index])
 
     def record(self, index: int) -> Dict[str, Any]:
-        """Give an image as mmengine's data sets describe a sample.
+        """Return an image as a sample of mmengine's data sets.
 
         Returns:
-            Dict[str, Any]: ``img_path``, which is the name alone in stores
-            and shards, with ``img_key`` and ``backend_args`` beside it;
-            ``gt_label`` where there are labels.
+            Dict[str, Any]: ``img_path``, the name alone in stores and shards,
+            which also have ``img_key`` and ``backend_args``; ``gt_label`` if
+            there are labels.
         """
         index = range(len(self))[index]
         if self.packed is None:
@@ -217,7 +222,7 @@ class ImageSource(Sequence):
         return read_record(self.record(index))
 
     def describe(self) -> str:
-        """Say in one line what there is, and what is left out."""
+        """Describe the images, and what is skipped, in one line."""
         kind = '' if self.labels is None else 'labelled '
         place = encode_name(self.place)
         text = f'{len(self):,} {kind}images in {place}' if len(self) else (
@@ -229,13 +234,13 @@ class ImageSource(Sequence):
 
 def read_record(record: Dict[str, Any],
                 backend_args: Optional[dict] = None) -> bytes:
-    """Read the encoded file of a sample's record.
+    """Read the encoded file of a sample.
 
     Args:
         record (Dict[str, Any]): With ``img_path``, and ``img_key`` and
             ``backend_args`` in a store or in shards.
-        backend_args (dict, optional): Those of records without their own.
-            Defaults to None.
+        backend_args (dict, optional): Arguments of the file backend for
+            records without their own. Defaults to None, local files.
 
     Returns:
         bytes: The file.
@@ -246,38 +251,32 @@ def read_record(record: Dict[str, Any],
     """
     backend_args = record.get('backend_args', backend_args)
     path = record.get('img_key', record['img_path'])
-    if backend_args is None and _is_local(path):
+    if backend_args is None:
         fault = describe_kind(os.stat(path).st_mode)
         if fault:  # reading a FIFO would wait for ever
             raise OSError(errno.EINVAL, fault, path)
     data = fileio.get(path, backend_args=backend_args)
-    if data is None:  # as mmengine's backend of LMDB has it
+    if data is None:  # of mmengine's LMDB backend
         raise SourceError(f'{encode_name(record["img_path"])} is missing in '
                           'the store, which is damaged')
     return data
 
 
-def _is_local(path: str) -> bool:
-    return isinstance(fileio.get_file_backend(path, enable_singleton=True),
-                      fileio.LocalBackend)
-
-
-def _absolute(path: str) -> str:
-    path = os.path.expanduser(path)
-    return os.path.abspath(path) if _is_local(path) else path
-
-
-def _open_list(path: str, splits: Sequence, labels: bool, root: Optional[str],
-               check: bool) -> ImageSource:
-    """Read a list file."""
-    root = _absolute(root or os.path.dirname(path))
+def _open_list(path: str, splits: Sequence, labels: bool,
+               root: Optional[str]) -> ImageSource:
+    """Open a list file."""
+    root = os.path.abspath(
+        os.path.expanduser(root or os.path.dirname(path)))
     found = read_list(path, root, splits)
     source = ImageSource('list', root, found.names, split=found.split,
-                         place=path)
-    if check and _is_local(root):
-        source.notes.append(check_files(path, root, found))
+                         place=path, notes=[check_files(path, root, found)])
+    if labels and found.labels is None:
+        raise SourceError(
+            f'{path} has no labels: needed are lines "<path> <label>", or a '
+            'CSV file with the columns path and label')
     if labels:
-        source.labels, source.classes = parse_labels(path, found)
+        source.labels, source.classes = parse_labels(
+            found.labels, lambda i: f'{path}, line {found.lines[i]}')
     return source
 
 
@@ -285,46 +284,39 @@ def _open_folder(folder: str, splits: Sequence,
                  extensions: Sequence[str]) -> ImageSource:
     """List a folder, or its sub-folder of a split."""
     split = next((s for s in splits
-                  if fileio.isdir(fileio.join_path(folder, s))), '')
-    root = fileio.join_path(folder, split) if split else folder
+                  if os.path.isdir(os.path.join(folder, s))), '')
+    root = os.path.join(folder, split) if split else folder
     listing = FolderListing(root, extensions)
-    if _is_local(root):
-        names = FileNames.of(listing.groups())
-    else:
-        names = FileNames.of([listing.remote(fileio.list_dir_or_file(
-            root, list_dir=False, recursive=True))])
     source = ImageSource(
-        'folder', root, names, split=split, place=root,
-        left_out=listing.left_out, folders=listing.folders)
-    if not len(names) and listing.left_out.counts['.tar']:
+        'folder', root, FileNames.of(listing.groups()), split=split,
+        place=root, left_out=listing.left_out, empty=listing.empty)
+    if not len(source) and listing.left_out.counts['.tar']:
         source.notes.append('`cmae shards` makes an index of .tar files')
     return source
 
 
 def _open_packed(kind: str, folder: str, splits: Sequence) -> ImageSource:
     """Open a store or shards."""
-    packed = dict(backend='lmdb', db_path=folder)
-    index: Dict[str, Any] = {}
     if kind == 'shards':
         packed = dict(backend='ShardBackend', root=folder)
         index = read_shard_index(folder)
         count = index['images']
     else:
+        packed = dict(backend='lmdb', db_path=folder)
         count = _count_stored(os.path.join(folder, STORE_FILE), packed)
-        path = os.path.join(folder, STORE_INDEX_FILE)
-        with _naming(path):
-            if os.path.isfile(path):
-                index = json.loads(Path(path).read_text('utf-8'))
-    path = os.path.join(folder, LABELS_FILE)
-    labels = _load_array(path, '<i8') if os.path.isfile(path) else None
+        index = read_index(os.path.join(folder, STORE_INDEX_FILE))
     path = os.path.join(folder, NAMES_FILE)
     with _naming(path):
         names = FileNames.of_lines(np.memmap(path, np.uint8, 'r'))
     if count != len(names):
         raise SourceError(f'{path} has {len(names):,} names, but there are '
                           f'{count:,} images: {folder} is damaged')
-    source = ImageSource(kind, folder, names, labels, index.get('classes'),
-                         packed=packed, place=folder)
+    source = ImageSource(kind, folder, names, None, index.get('classes'),
+                         empty=index.get('empty', []), packed=packed,
+                         place=folder)
+    path = os.path.join(folder, LABELS_FILE)
+    if os.path.isfile(path):
+        source.labels = _load_array(path, '<i8', count)
     for split in splits:
         start, stop = (bisect_left(names, split + end) for end in '/0')
         found = np.arange(start, stop) if index.get('sorted', True) else (
@@ -332,11 +324,19 @@ def _open_packed(kind: str, folder: str, splits: Sequence) -> ImageSource:
                       if name.startswith(f'{split}/')], int))
         if len(found):
             source.split, source.root = split, os.path.join(folder, split)
-            source.numbers = found
-            source.labels = None if labels is None else labels[found]
-            source.names = names.select(found.tolist(), len(split) + 1)
+            source.empty = [name[len(split) + 1:] for name in source.empty
+                            if name.startswith(f'{split}/')]
+            _select(source, found, len(split) + 1)
             break
     return source
+
+
+def _select(source: ImageSource, kept: np.ndarray, skip: int = 0) -> None:
+    """Keep some of the images, without the first characters of names."""
+    source.names = source.names.select(kept.tolist(), skip)
+    if source.labels is not None:
+        source.labels = source.labels[kept]
+    source.numbers = kept if source.numbers is None else source.numbers[kept]
 
 
 @contextmanager
@@ -352,7 +352,7 @@ def _naming(path: str) -> Iterator[None]:
 
 
 def _count_stored(path: str, packed: Dict[str, str]) -> int:
-    """Count a store's images; see that its file is whole."""
+    """Count a store's images; check that its file is whole."""
     # A process can open a file of LMDB once, so that this must be the client
     # of mmengine's backend.
     backend = fileio.get_file_backend(
@@ -370,17 +370,17 @@ def _count_stored(path: str, packed: Dict[str, str]) -> int:
     return found['entries']
 
 
-def _load_array(path: str, dtype: Any) -> np.ndarray:
+def _load_array(path: str, dtype: Any, count: int) -> np.ndarray:
     with _naming(path):
         array = np.load(path, mmap_mode='r', allow_pickle=False)
-    if array.dtype != dtype or array.ndim != 1:
-        raise SourceError(f'{path} has other values than it should: it is '
-                          'damaged')
+        if array.dtype != dtype or array.shape != (count, ):
+            raise ValueError(f'{array.dtype} of the shape {array.shape} '
+                             f'instead of {count:,} values')
     return array
 
 
 def _label_by_folder(source: ImageSource) -> None:
-    """Number the images' first folders; leave images outside of them out."""
+    """Number the first folders; skip images outside of them."""
     kept, folders = [], []
     for index, name in enumerate(source.names):
         folder, slash, _ = name.partition('/')
@@ -390,16 +390,36 @@ def _label_by_folder(source: ImageSource) -> None:
         else:
             source.left_out.add('unlabelled image', name)
     if len(kept) < len(source):
-        source.names = source.names.select(kept)
-        numbers = source.numbers
-        source.numbers = np.array(kept) if numbers is None else numbers[kept]
-    source.classes = sorted({*folders, *source.folders})
+        _select(source, np.array(kept, int))
+    empty = {name.split('/')[0] for name in source.empty} - {'', *folders}
+    source.classes = sorted({*empty, *folders})
     number = {name: i for i, name in enumerate(source.classes)}
     source.labels = np.array([number[name] for name in folders], np.int64)
-    empty = sorted({*source.classes} - {*folders})
     if empty:
         source.notes.append(f'{len(empty):,} of them without images (first: '
-                            f'{encode_name(empty[0])})')
+                            f'{encode_name(min(empty))})')
+
+
+def read_index(path: str) -> Dict[str, Any]:
+    """Read the JSON file of a store or of shards.
+
+    Args:
+        path (str): The file, which early stores lack.
+
+    Returns:
+        Dict[str, Any]: Its content.
+
+    Raises:
+        SourceError: If it is damaged.
+    """
+    with _naming(path):
+        if not os.path.isfile(path):
+            return {}
+        index = json.loads(Path(path).read_text('utf-8'))
+        for name in ('classes', 'empty'):
+            if not all(isinstance(v, str) for v in index.get(name) or ()):
+                raise ValueError(f'{name!r} must be names')
+    return index
 
 
 def read_shard_index(folder: PathLike) -> Dict[str, Any]:
@@ -413,13 +433,15 @@ def read_shard_index(folder: PathLike) -> Dict[str, Any]:
         shards), ``shards`` (lists of name, number of images, bytes).
 
     Raises:
-        SourceError: If it is of another version, or a shard is missing or of
-            another size.
+        SourceError: If it is damaged or of another version, or a shard is
+            missing or of another size.
     """
     path = os.path.join(folder, INDEX_FILE)
+    index = read_index(path)
     with _naming(path):
-        index = json.loads(Path(path).read_text('utf-8'))
-        version, shards = index['version'], index['shards']
+        version = index['version']
+        shards = [(str(name), int(count), int(size))
+                  for name, count, size in index['shards']]
         # Relative, so that the folder may be moved.
         index['root'] = os.path.normpath(
             os.path.join(folder, index.get('root', '.')))
@@ -451,10 +473,10 @@ class ShardBackend(BaseStorageBackend):
         index = read_shard_index(root)
         self._paths = [
             os.path.join(index['root'], name) for name, *_ in index['shards']]
-        self._places = _load_array(os.path.join(root, PLACES_FILE), PLACE)
-        if len(self._places) != index['images']:
-            raise SourceError(f'{root}: {PLACES_FILE} and {INDEX_FILE} do not '
-                              'belong together')
+        path = os.path.join(root, PLACES_FILE)
+        self._places = _load_array(path, PLACE, index['images'])
+        if self._places['shard'].max(initial=0) >= len(self._paths):
+            raise SourceError(f'{path} and {INDEX_FILE} do not match')
         self._opened: OrderedDict[int, int] = OrderedDict()
 
     def get(self, filepath: str) -> Optional[bytes]:
@@ -467,7 +489,7 @@ class ShardBackend(BaseStorageBackend):
             bytes | None: The file; None if there is no image of this number.
 
         Raises:
-            SourceError: If the shard ends before it does.
+            SourceError: If the shard is truncated.
         """
         if int(filepath) >= len(self._places):
             return None
@@ -478,7 +500,7 @@ class ShardBackend(BaseStorageBackend):
             if len(self._opened) >= _MOST_OPEN:
                 os.close(self._opened.popitem(last=False)[1])
         self._opened[shard] = opened
-        # Places are given along, so that forked processes may share a file.
+        # With the offset, so that forked processes may share a file.
         data = os.pread(opened, size, offset)
         if len(data) != size:
             raise SourceError(f'{self._paths[shard]} ends within image '
@@ -488,3 +510,60 @@ class ShardBackend(BaseStorageBackend):
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
         """Read a text."""
         return (self.get(filepath) or b'').decode(encoding)
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Ignore Ctrl-C in a worker; the main process ends its workers.
+
+    Args:
+        worker (int): Number of the worker, for ``worker_init_fn``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Calls(Dataset):
+    """Results of a function, by the position of its argument."""
+
+    def __init__(self, function: Callable[[int], Any],
+                 numbers: Sequence) -> None:
+        self.function, self.numbers = function, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.function(int(self.numbers[index]))
+        # DataLoader would hide the error in a long text.
+        except (OSError, ValueError, RuntimeError) as error:
+            return error
+
+
+def map_numbers(function: Callable[[int], Any],
+                numbers: Sequence,
+                num_workers: Optional[int] = None) -> Iterator[Any]:
+    """Call a function with numbers, in several processes.
+
+    Args:
+        function (Callable): A function that can be pickled.
+        numbers (Sequence[int]): Its arguments.
+        num_workers (int, optional): Number of processes; 0 for this one.
+            Defaults to one for each core, at most 8.
+
+    Yields:
+        Any: The results in the order of the numbers.
+
+    Raises:
+        Exception: The error of a call.
+    """
+    if num_workers is None:
+        num_workers = min(8, cpu_count())
+    loader = DataLoader(
+        _Calls(function, numbers), 8, collate_fn=list,
+        num_workers=num_workers if len(numbers) > _FEW else 0,
+        worker_init_fn=ignore_interrupts)
+    for batch in loader:
+        for result in batch:
+            if isinstance(result, Exception):
+                raise result
+            yield result

@@ -13,8 +13,7 @@ from ..files import write_file
 from ..progress import Progress
 from . import decode
 from .names import encode_name
-from .source import ImageSource, PathLike, open_source
-from .workers import map_numbers
+from .source import ImageSource, PathLike, map_numbers, open_source
 
 STATS_FORMAT = 'cmae_mm image stats 1'
 _PER_CHANNEL = ('mean', 'std', 'min', 'max')

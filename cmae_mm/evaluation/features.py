@@ -8,7 +8,7 @@ from mmengine.dist import all_gather, is_main_process
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..datasets.workers import ignore_interrupts
+from ..datasets.source import ignore_interrupts
 from ..image_config import is_plain
 from ..progress import Progress
 

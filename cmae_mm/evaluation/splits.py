@@ -5,7 +5,7 @@ from typing import List, Sequence
 
 from mmengine.dataset import BaseDataset
 
-from ..datasets.lists import split_line
+from ..datasets.listing import split_line
 from ..datasets.names import decode_name, encode_name
 from ..files import write_file
 from .data import EvaluationDataError

@@ -145,7 +145,7 @@ def test_a_worker_leaves_ctrl_c_to_the_main_process():
     import torch
     from torch.utils.data import DataLoader
 
-    from cmae_mm.datasets.workers import ignore_interrupts
+    from cmae_mm.datasets.source import ignore_interrupts
     loader = DataLoader(torch.arange(8.), 1, num_workers=1,
                         worker_init_fn=ignore_interrupts)
     batches = iter(loader)

@@ -235,8 +235,8 @@ def test_grey_and_colour():
 
 def test_alpha_palettes_and_cmyk(monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.datasets.saying._said', set())
-    monkeypatch.setattr('cmae_mm.datasets.saying.print_log',
+    monkeypatch.setattr('cmae_mm.datasets.decode.image._logged', set())
+    monkeypatch.setattr('cmae_mm.datasets.decode.image.print_log',
                         lambda text, **kwargs: said.append(text))
     rgba = np.dstack([photo(40), noise((40, 40), 'uint8', 256)])
     la = rgba[..., [0, 3]]
@@ -269,7 +269,7 @@ def test_alpha_palettes_and_cmyk(monkeypatch):
 def test_of_an_animation_the_first_frame_is_taken_and_said(
         kind, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.datasets.saying.print_log',
+    monkeypatch.setattr('cmae_mm.datasets.decode.image.print_log',
                         lambda text, **kwargs: said.append(text))
     frames = [Image.fromarray(photo(40, seed)) for seed in range(3)]
     for count in (1, 3):
@@ -277,7 +277,7 @@ def test_of_an_animation_the_first_frame_is_taken_and_said(
         path.write_bytes(pillow(
             frames[0], kind, save_all=True, append_images=frames[1:count]))
         for load in (LoadCanvas(16), LoadImage(), LoadImage(dtype='float32')):
-            monkeypatch.setattr('cmae_mm.datasets.saying._said', set())
+            monkeypatch.setattr('cmae_mm.datasets.decode.image._logged', set())
             said.clear()
             made = load(dict(img_path=str(path)))['img']
             assert len(said) == (count > 1), said

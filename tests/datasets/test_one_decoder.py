@@ -327,8 +327,8 @@ NODATA = {'u16_nan': ('uint16', 'nan'), 'u8_minus9999': ('uint8', '-9999'),
 def test_nodata_that_does_not_fit_is_reported_once(monkeypatch, caplog,
                                                    capfd):
     said = []
-    monkeypatch.setattr('cmae_mm.datasets.saying._said', set())
-    monkeypatch.setattr('cmae_mm.datasets.saying.print_log',
+    monkeypatch.setattr('cmae_mm.datasets.decode.image._logged', set())
+    monkeypatch.setattr('cmae_mm.datasets.decode.image.print_log',
                         lambda text, **kwargs: said.append(text))
     grey = photo(48)[..., 0]
     with caplog.at_level(logging.DEBUG):
@@ -360,8 +360,8 @@ def test_nodata_that_fits_is_missing(dtype, text, hit):
 def test_messages_of_libraries_are_shown_once(monkeypatch, recwarn):
     """Pillow's of damaged TIFF tags, rasterio's and tifffile's likewise."""
     said = []
-    monkeypatch.setattr('cmae_mm.datasets.saying._said', set())
-    monkeypatch.setattr('cmae_mm.datasets.saying.print_log',
+    monkeypatch.setattr('cmae_mm.datasets.decode.image._logged', set())
+    monkeypatch.setattr('cmae_mm.datasets.decode.image.print_log',
                         lambda text, **kwargs: said.append(text))
 
     def warn(data, settings):

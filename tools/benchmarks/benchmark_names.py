@@ -15,6 +15,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.utils.data import DataLoader
@@ -74,7 +75,8 @@ class Indices(PretrainingDataset):
         """Open the list, whose files are not there."""
         if not self.ann_file:
             return super().open()
-        return open_source(self.ann_file, check=False)
+        with mock.patch('cmae_mm.datasets.source.check_files'):
+            return open_source(self.ann_file)
 
     def __getitem__(self, index):
         return len(self.get_data_info(index)['img_path'])

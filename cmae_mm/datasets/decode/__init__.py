@@ -1,5 +1,5 @@
-from .arrays import arrange
 from .convert import (
+    arrange,
     change_type,
     choose_channels,
     fill_missing,
@@ -9,16 +9,19 @@ from .convert import (
     resize_image,
 )
 from .decode import decode_image, finish, peek, read_image
-from .raster import from_pillow
-from .raw_image import RawImage, UndecodableImage, UnfitImage
-from .settings import (
+from .image import (
     IMAGE_DTYPES,
     MAX_CHANNELS,
     RGB,
     ImageSettings,
+    RawImage,
+    UndecodableImage,
+    UnfitImage,
+    is_dicom,
+    is_jpeg,
     make_settings,
 )
-from .sniffing import is_dicom, is_jpeg
+from .raster import from_pillow
 
 __all__ = [
     'IMAGE_DTYPES', 'ImageSettings', 'MAX_CHANNELS', 'RGB', 'RawImage',

@@ -8,14 +8,20 @@ from typing import Iterator, List, Optional, Tuple
 import numpy as np
 
 from ...dependencies import MissingLibrary
-from ..saying import say_once
-from .arrays import read_numpy
-from .convert import convert
+from .convert import convert, read_numpy
 from .dicom import peek_dicom, read_dicom
+from .image import (
+    RGB,
+    ImageSettings,
+    RawImage,
+    UndecodableImage,
+    UnfitImage,
+    is_dicom,
+    is_numpy,
+    is_tiff,
+    log_once,
+)
 from .raster import peek_raster, read_raster
-from .raw_image import RawImage, UndecodableImage, UnfitImage
-from .settings import RGB, ImageSettings
-from .sniffing import is_dicom, is_numpy, is_tiff
 from .tiff import peek_tiff, read_tiff
 
 # Loggers of libraries that report on each file they read.
@@ -67,12 +73,12 @@ def finish(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
     image = convert(raw, name, settings)
     if raw.alpha and settings.bands is None and (
             image.shape[2] < raw.pixels.shape[2]):
-        say_once(
+        log_once(
             'alpha', f'{name} has an alpha channel, which is left out, as in '
             'further images; one channel more (channels=4 for colour) keeps '
             'it.')
     if raw.is_animated:
-        say_once(
+        log_once(
             'frames', f'{name} is an animation, of which the first frame is '
             'read, as of further ones.')
     return image[..., ::-1] if settings.is_bgr else image
@@ -150,7 +156,7 @@ def _library_messages(name: str) -> Iterator[None]:
     for kind, text in said:
         # The reader of TIFF files reports these itself.
         if 'GDAL_NODATA' not in text and kind != 'NotGeoreferencedWarning':
-            say_once(kind, f'{name}: {" ".join(text.split())} ({kind}; '
+            log_once(kind, f'{name}: {" ".join(text.split())} ({kind}; '
                      'further messages of this kind are not shown)')
 
 

@@ -7,10 +7,14 @@ import numpy as np
 
 from ...dependencies import MissingLibrary
 from ...packaged import install_command
-from .arrays import arrange_pages, refuse_pages
-from .convert import fill_missing
-from .raw_image import RawImage, UndecodableImage, UnfitImage, check_size
-from .settings import ImageSettings
+from .convert import arrange_pages, fill_missing, refuse_pages
+from .image import (
+    ImageSettings,
+    RawImage,
+    UndecodableImage,
+    UnfitImage,
+    check_size,
+)
 
 _PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
 _GREY = ('MONOCHROME1', 'MONOCHROME2')

@@ -11,14 +11,17 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from .raw_image import (
+from .image import (
+    PNM_HEADER,
+    ImageSettings,
     RawImage,
     UndecodableImage,
     check_size,
+    is_deep_png,
+    is_deep_pnm,
+    is_jpeg,
     stand_upright,
 )
-from .settings import ImageSettings
-from .sniffing import PNM_HEADER, is_deep_png, is_deep_pnm, is_jpeg
 
 _ORIENTATION = 0x0112
 # Markers of JPEG: segments of EXIF or XMP data, and the start of the scan.

@@ -15,17 +15,17 @@ import tifffile
 
 from ...dependencies import MissingLibrary
 from ...packaged import install_command
-from ..saying import say_once
-from .arrays import arrange, arrange_pages
-from .raster import from_pillow, open_image
-from .raw_image import (
+from .convert import arrange, arrange_pages
+from .image import (
+    ImageSettings,
     RawImage,
     UndecodableImage,
     UnfitImage,
     check_size,
+    log_once,
     stand_upright,
 )
-from .settings import ImageSettings
+from .raster import from_pillow, open_image
 
 _ORIENTATION, _NODATA = 274, 42113
 # Tags of maps: of GeoTIFF, and those that GDAL writes.
@@ -254,7 +254,7 @@ def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
     if isinstance(value, int) and (
             np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
         return pixels == dtype.type(value)
-    say_once('nodata', f'a TIFF file declares missing pixels by {text!r}, '
+    log_once('nodata', f'a TIFF file declares missing pixels by {text!r}, '
              f'which {dtype} cannot hold: no pixel of it is missing, nor of '
              'other files whose value does not fit.')
     return None

@@ -1,8 +1,5 @@
-from .load_canvas import LoadCanvas
-from .loading import LoadImage, LoadImageOrSkip
-from .pixel_shift import PixelShift
-from .resize_image import ResizeImage
-from .seed_draws import SeedDraws
+from .loading import LoadCanvas, LoadImage, LoadImageOrSkip
+from .views import PixelShift, ResizeImage, SeedDraws
 
 __all__ = ['LoadCanvas', 'LoadImage', 'LoadImageOrSkip', 'PixelShift',
            'ResizeImage', 'SeedDraws']

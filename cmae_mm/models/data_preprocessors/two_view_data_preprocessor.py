@@ -6,7 +6,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ...datasets.samplers import mix
-from ...datasets.transforms.arguments import (
+from ...datasets.transforms.views import (
     check_canvas,
     check_numbers,
     check_range,

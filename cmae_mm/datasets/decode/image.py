@@ -1,12 +1,131 @@
-"""How images are decoded: one set of settings for every loader."""
-from typing import Any, NamedTuple, NoReturn, Optional, Sequence, Union
+"""Images as their files store them, and the settings of decoding."""
+import logging
+import re
+from typing import Any, NamedTuple, NoReturn, Optional, Sequence, Set, Union
 
+import numpy as np
 import torch
+from mmengine.dist import get_rank
+from mmengine.logging import print_log
 
 IMAGE_DTYPES = ('uint8', 'uint16', 'float32')
 MAX_CHANNELS = 64
+# Larger images are refused unless they can be decoded at a smaller scale.
+# Pillow needs over 10 bytes a pixel; a worker must stay below 400 MB.
+MAX_PIXELS = 25_000_000
+MAX_BYTES = 16 * MAX_PIXELS
+# Width, height and maximum of a PNM file, and the one blank behind them.
+PNM_HEADER = re.compile(rb'P([2356])' + rb'(?:\s+|#[^\n]*\n)+(\d+)' * 3
+                        + rb'\s')
 
 ValueRange = Union[None, str, Sequence[Any]]
+_logged: Set[str] = set()
+
+
+class UndecodableImage(ValueError):
+    """A broken file, or one of a kind that is not read."""
+
+
+class UnfitImage(ValueError):
+    """A valid image that does not fit the settings; names the file.
+
+    Training stops: a setting must change. Broken files are skipped instead.
+    """
+
+
+def log_once(subject: str, text: str) -> None:
+    """Log a warning, unless this process has logged one on the subject."""
+    if subject not in _logged:
+        _logged.add(subject)
+        if get_rank() == 0:
+            print_log(text, logger='current', level=logging.WARNING)
+
+
+class RawImage(NamedTuple):
+    """An image as its file stores it, upright.
+
+    Args:
+        pixels (np.ndarray): (H, W, C), of the file's type; colours are in the
+            order red, green, blue.
+        alpha (bool): Whether the last channel is opacity. Defaults to False.
+        missing (np.ndarray, optional): Mask of missing pixels, bool,
+            (H, W, 1) or (H, W, C). Defaults to None.
+        is_share (bool): Whether values are shares of a window, from 0 to 1.
+            Defaults to False.
+        is_animated (bool): Whether it is the first of several frames.
+            Defaults to False.
+    """
+
+    pixels: np.ndarray
+    alpha: bool = False
+    missing: Optional[np.ndarray] = None
+    is_share: bool = False
+    is_animated: bool = False
+
+
+def check_size(height: int, width: int, bytes_per_pixel: int = 1) -> None:
+    """Check that an image fits into the memory of a worker.
+
+    Raises:
+        UndecodableImage: If it does not.
+    """
+    size = height * width * bytes_per_pixel
+    if height * width > MAX_PIXELS:
+        limit = f'are more than {MAX_PIXELS:,}'
+    elif size > MAX_BYTES:
+        limit = f'of {bytes_per_pixel} bytes are more than {MAX_BYTES:,} bytes'
+    else:
+        return
+    raise UndecodableImage(
+        f'{width}x{height} pixels {limit}; cut it into tiles')
+
+
+def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an orientation of EXIF or TIFF, as a view.
+
+    Args:
+        image (np.ndarray): (H, W, C).
+        orientation (int): 2 to 8; all other values are upright.
+    """
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Return whether a file is JPEG."""
+    return data[:3] == b'\xff\xd8\xff'
+
+
+def is_tiff(data: bytes) -> bool:
+    """Return whether a file is TIFF or BigTIFF."""
+    return data[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+
+
+def is_numpy(data: bytes) -> bool:
+    """Return whether a file is an array of ``np.save``."""
+    return data[:6] == b'\x93NUMPY'
+
+
+def is_dicom(data: bytes, name: str = '') -> bool:
+    """Return whether a file is DICOM, by its mark or its name."""
+    return data[128:132] == b'DICM' or name.lower().endswith(
+        ('.dcm', '.dicom'))
+
+
+def is_deep_png(data: bytes) -> bool:
+    """Return whether a file is PNG of 16 bits a channel."""
+    return data[:8] == b'\x89PNG\r\n\x1a\n' and data[24:25] > b'\x08'
+
+
+def is_deep_pnm(data: bytes) -> bool:
+    """Return whether a file is PNM of more than 8 bits a channel."""
+    match = PNM_HEADER.match(data[:1000])
+    return match is not None and int(match[4]) > 255
 
 
 class ImageSettings(NamedTuple):

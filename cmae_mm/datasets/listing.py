@@ -1,0 +1,440 @@
+"""Listing of images: the files below a folder, and list files.
+
+A list file has a path in each line, or a path and a label, or is a CSV file
+with a header.
+"""
+import csv
+import io
+import json
+import os
+import re
+import stat
+from collections import Counter
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Generator,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
+
+import numpy as np
+
+from .names import FileNames, decode_name, encode_name
+
+IMG_EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.ppm', '.bmp',
+                  '.pgm', '.tif', '.tiff', '.webp', '.npy', '.dcm', '.dicom')
+# System files and folders, beside names that begin with a dot.
+_SYSTEM_NAMES = {
+    '__macosx', '__pycache__', '@eadir', '@tmp', '#recycle', '#snapshot',
+    '@recycle', '@recently-snapshot', '~snapshot', '$recycle.bin', 'recycler',
+    'system volume information', 'lost+found', 'thumbs.db', 'ehthumbs.db',
+    'ehthumbs_vista.db', 'desktop.ini', 'icon\r', 'network trash folder',
+    'temporary items'
+}
+# Columns of a CSV file, by their names without case, spaces and underscores;
+# the first match counts.
+_COLUMNS = dict(
+    path=('path', 'image', 'img', 'file', 'filename', 'filepath', 'imagepath',
+          'imgpath', 'imagefile', 'imagename', 'imagefilename'),
+    label=('label', 'gtlabel', 'class', 'target', 'category', 'classname',
+           'labelname', 'categoryname', 'classid', 'labelid', 'categoryid'),
+    split=('split', 'subset', 'partition'))
+# Number of files of a longer list that are checked, evenly spaced.
+_MOST_CHECKED = 100_000
+Rows = Iterator[Tuple[int, List[str]]]
+
+
+class SourceError(ValueError):
+    """Images that cannot be listed or read."""
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden or belongs to the system."""
+    return name.startswith('.') or name.lower() in _SYSTEM_NAMES
+
+
+def describe_kind(mode: int) -> str:
+    """Describe the kind of a file; '' for a regular one."""
+    if stat.S_ISDIR(mode):
+        return 'is a folder'
+    return '' if stat.S_ISREG(mode) else (
+        'is not a regular file but a FIFO, socket or device')
+
+
+class LeftOut:
+    """Counts of skipped files by kind, with the first example of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter = Counter()
+        self._examples: Dict[str, str] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count a file or folder of a kind: an ending, or a singular noun."""
+        self.counts[kind] += 1
+        self._examples.setdefault(kind, name)
+
+    def __str__(self) -> str:
+        parts = []
+        for kind, count in sorted(self.counts.items(), key=lambda item: (
+                item[0][0] != '.', -item[1], item[0])):
+            first = encode_name(self._examples[kind])
+            parts.append(f'{count:,} {kind}' if kind[0] == '.' else (
+                f'{count:,} {kind}s (first: {first})' if count > 1 else
+                f'1 {kind} ({first})'))
+        return f'left out: {", ".join(parts)}' if parts else ''
+
+
+class FolderListing:
+    """The images below a folder, sorted by name.
+
+    Only regular files are listed. Links to files and folders are followed. A
+    link to a folder is skipped if that folder is listed anyway, by its own
+    path below the root or through an earlier link, or is a parent folder.
+
+    Args:
+        root (str): The folder.
+        extensions (Sequence[str]): Endings of image files, in lower case.
+
+    Attributes:
+        left_out (LeftOut): Skipped files and folders so far.
+        empty (List[str]): Folders without images below them so far.
+    """
+
+    def __init__(self, root: str, extensions: Sequence[str]) -> None:
+        self.root = root
+        self.left_out = LeftOut()
+        self.empty: List[str] = []
+        self._extensions = tuple(extensions)
+        self._real_root = os.path.realpath(root)
+        self._followed: Set[str] = {self._real_root}
+
+    def groups(self, folder: str = '') -> Generator[List[str], None, bool]:
+        """List a folder.
+
+        Args:
+            folder (str): The folder, relative to the root, with a slash at
+                its end. Defaults to '', the root.
+
+        Yields:
+            List[str]: Names of images, relative to the root.
+
+        Returns:
+            bool: Whether there are images.
+
+        Raises:
+            OSError: If the root cannot be read.
+        """
+        found = False
+        group: List[str] = []
+        for name in self._entries(folder):
+            if not name.endswith('/'):
+                group.append(name)
+                continue
+            if group:
+                yield group
+                found, group = True, []
+            found |= yield from self.groups(name)
+        if group:
+            yield group
+        elif not found:
+            self.empty.append(folder[:-1])
+        return bool(group) or found
+
+    def _entries(self, folder: str) -> List[str]:
+        """List images, and folders with a slash at the end."""
+        try:
+            with os.scandir(os.path.join(self.root, folder)) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            if not folder:
+                raise
+            self.left_out.add('unreadable folder', folder[:-1])
+            return []
+        names = []
+        for entry in entries:
+            name = folder + entry.name
+            kind = self._kind(entry)
+            if kind in ('', '/'):
+                names.append(name + kind)
+            else:
+                self.left_out.add(kind, name)
+        return sorted(names)
+
+    def _kind(self, entry: 'os.DirEntry[str]') -> str:
+        """Return '' for an image, '/' for a folder, else why it is skipped."""
+        if is_hidden(entry.name):
+            return 'hidden or system file'
+        try:
+            if entry.is_dir():
+                return self._follow(entry.path) if entry.is_symlink() else '/'
+            if entry.is_file():
+                return self._kind_of_file(entry.name)
+        except PermissionError:
+            return 'unreadable file'
+        except OSError:  # such as a link to itself
+            return 'dangling link'
+        return 'dangling link' if entry.is_symlink() else 'special file'
+
+    def _kind_of_file(self, name: str) -> str:
+        if name.lower().endswith(self._extensions):
+            return ''
+        ending = os.path.splitext(name)[1].lower()
+        is_usual = re.fullmatch(r'\.[a-z]\w{0,9}', ending)
+        return ending if is_usual else 'other file'
+
+    def _follow(self, path: str) -> str:
+        """Return '/' if a link to a folder is followed, else why not."""
+        target = os.path.realpath(path)
+        above = os.path.realpath(os.path.dirname(path))
+        if _is_below(above, target) or _is_below(self._real_root, target):
+            return 'circular link'
+        # Outside of the root it begins with two dots, as a hidden name.
+        own_name = os.path.relpath(target, self._real_root).split(os.sep)
+        if target in self._followed or not any(map(is_hidden, own_name)):
+            return 'repeated folder'
+        self._followed.add(target)
+        return '/'
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.join(path, '').startswith(os.path.join(folder, ''))
+
+
+class ImageList(NamedTuple):
+    """Content of a list file.
+
+    Args:
+        names (FileNames): Paths as they are written.
+        lines (Sequence[int]): Line number of each path, from 1.
+        labels (List[str] | None): Text of each label.
+        split (str): The split of these rows, '' for all.
+    """
+
+    names: FileNames
+    lines: Sequence[int]
+    labels: Optional[List[str]] = None
+    split: str = ''
+
+
+def read_list(path: str, root: str, splits: Sequence[str] = ()) -> ImageList:
+    """Read a list file.
+
+    A tab or the last space separates a path and its label. Paths may be
+    encoded by :func:`~cmae_mm.datasets.names.encode_name`. There are no
+    comments; empty lines are skipped. A list of paths alone is mapped and
+    not read into memory.
+
+    Args:
+        path (str): The file.
+        root (str): Folder of relative paths.
+        splits (Sequence[str]): The first of these in a CSV file's column of
+            splits is read. Defaults to all rows.
+
+    Returns:
+        ImageList: Its content.
+
+    Raises:
+        SourceError: If it has no images, or a line is wrong; names the line.
+    """
+    data: np.ndarray = np.zeros(0, np.uint8)
+    if os.path.getsize(path):
+        data = np.memmap(path, np.uint8, 'r')
+    if bytes(data[:2]) in (b'\xff\xfe', b'\xfe\xff'):  # PowerShell's UTF-16
+        text = data.tobytes().decode('utf-16', 'replace')
+        data = np.frombuffer(text.encode(), np.uint8)
+    data = data[3:] if bytes(data[:3]) == b'\xef\xbb\xbf' else data
+    lines = FileNames.of_lines(data, _strip)
+    header = next(filter(None, lines), '')
+    delimiter = next((d for d in ',;\t' if {*map(_normal, header.split(d))}
+                      & {*_COLUMNS['path']}), '')
+    if not header:
+        raise SourceError(f'{path} names no images')
+    if delimiter:
+        return _read_rows(path, _csv_rows(path, data, delimiter), splits)
+    if path.lower().endswith(('.csv', '.tsv')):
+        raise SourceError(
+            f'{path}: the first line must name the columns, one of them '
+            f'{", ".join(_COLUMNS["path"][:5])}, but is {header[:80]!r}')
+    if _has_label(header, root):
+        return _read_rows(path, _labelled_rows(lines), ())
+    names = FileNames.of_lines(data, _decode)
+    # Empty lines begin with their end or with white space.
+    first = data[np.append(0, lines.ends[:-1] + 1)]
+    empty = {i for i in np.flatnonzero(first <= 32).tolist() if not names[i]}
+    if not empty:
+        return ImageList(names, range(1, len(names) + 1))
+    kept = [i for i in range(len(names)) if i not in empty]
+    return ImageList(names.select(kept), [i + 1 for i in kept])
+
+
+def _strip(text: str) -> str:
+    return text.strip(' \t\r')
+
+
+def _decode(line: str) -> str:
+    return decode_name(_strip(line))
+
+
+def _normal(column: str) -> str:
+    return re.sub('[ _"-]', '', column.strip().lower())
+
+
+def _csv_rows(path: str, data: np.ndarray, delimiter: str) -> Rows:
+    """Yield the rows of a CSV file, each with the number of its first line."""
+    text = data.tobytes().decode('utf-8', 'surrogateescape')
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter,
+                        strict=True)
+    line = 1
+    try:
+        for row in reader:
+            if any(map(str.strip, row)):
+                yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise SourceError(f'{path}, line {line}: {error}') from error
+
+
+def _labelled_rows(lines: FileNames) -> Rows:
+    """Yield paths and labels as rows of a table with a header."""
+    yield 0, ['path', 'label']
+    for number, line in enumerate(lines, 1):
+        if line:
+            is_path = line.lower().endswith(IMG_EXTENSIONS)
+            yield number, [line] if is_path else [*split_line(line)]
+
+
+def _read_rows(path: str, rows: Rows, splits: Sequence[str]) -> ImageList:
+    """Read the rows of a table; the first one names the columns."""
+    columns = [_normal(cell) for cell in next(rows)[1]]
+    places = [next((columns.index(name) for name in known if name in columns),
+                   None) for known in _COLUMNS.values()]
+    found: List[Tuple[int, str, str, str]] = []
+    for line, row in rows:
+        cells = ['' if place is None else _strip(row[place])
+                 for place in places] if len(row) == len(columns) else []
+        if not cells or not cells[0] or (
+                places[1] is not None and not cells[1]):
+            raise SourceError(
+                f'{path}, line {line}: needed are {len(columns)} columns with '
+                f'a path{" and a label" if places[1] is not None else ""}, '
+                f'but the line is {encode_name(",".join(row))[:80]}')
+        found.append((line, decode_name(cells[0]), cells[1], cells[2]))
+    has = {row[3].lower() for row in found}
+    split = next((s for s in splits if s.lower() in has), '')
+    if splits and places[2] is not None:
+        found = [row for row in found if row[3].lower() == split.lower()]
+    if not found:
+        raise SourceError(f'{path} has no rows' + (
+            f' of the split {" or ".join(splits)}, but of '
+            f'{", ".join(sorted(has))}' if has else ''))
+    return ImageList(
+        FileNames.of([[row[1] for row in found]]),
+        [row[0] for row in found],
+        None if places[1] is None else [row[2] for row in found], split)
+
+
+def split_line(line: str) -> Tuple[str, str]:
+    """Split a line into an encoded path and a label, '' if there is none."""
+    if line.startswith('"'):
+        try:
+            _, end = json.JSONDecoder().raw_decode(line)
+            return line[:end], _strip(line[end:])
+        except ValueError:
+            pass
+    name, _, label = line.rpartition('\t' if '\t' in line else ' ')
+    return (_strip(name), label) if name else (label, '')
+
+
+def _has_label(line: str, root: str) -> bool:
+    """Return whether a line has a path and a label."""
+    name, label = map(decode_name, split_line(line))
+    if not label or os.path.isfile(os.path.join(root, decode_name(line))):
+        return False
+    return os.path.isfile(os.path.join(root, name)) or (
+        name.lower().endswith(IMG_EXTENSIONS)
+        and not line.lower().endswith(IMG_EXTENSIONS))
+
+
+def check_files(path: str, root: str, found: ImageList) -> str:
+    """Check that the files of a list exist.
+
+    Args:
+        path (str): The list.
+        root (str): Folder of relative paths.
+        found (ImageList): Its content.
+
+    Returns:
+        str: A note if only some were checked, else ''.
+
+    Raises:
+        SourceError: If one does not exist or is no regular file; names its
+            line.
+    """
+    count = len(found.names)
+    chosen = np.unique(np.linspace(
+        0, count - 1, min(count, _MOST_CHECKED)).astype(int)).tolist()
+    faults = [index for index in chosen
+              if _find_fault(os.path.join(root, found.names[index]))]
+    if not faults:
+        return '' if len(chosen) == count else (
+            f'{len(chosen):,} of the files were looked up')
+    name = found.names[faults[0]]
+    hint = f'; paths are relative to {root}'
+    if len(faults) == len(chosen):
+        hint += ', and each line has a path, or a path and a label'
+    if found.labels is None and _has_label(name, root):
+        hint = '; it has a label, which the first line has not'
+    more = f' ({len(faults):,} of {len(chosen):,} lines are wrong)'
+    raise SourceError(
+        f'{path}, line {found.lines[faults[0]]}: {encode_name(name)} '
+        f'{_find_fault(os.path.join(root, name))}'
+        f'{more if len(faults) > 1 else ""}{hint}')
+
+
+def _find_fault(path: str) -> str:
+    """Describe why a path is no regular file; '' if it is."""
+    try:
+        return describe_kind(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return 'is a dangling link' if os.path.islink(path) else (
+            'does not exist')
+    except (OSError, ValueError) as error:
+        return f'cannot be reached ({getattr(error, "strerror", error)})'
+
+
+def parse_labels(labels: Sequence[str],
+                 place: Callable[[int], str]) -> Tuple[Any, Any]:
+    """Convert labels in text to numbers.
+
+    Args:
+        labels (Sequence[str]): N labels: whole numbers, or names of classes.
+        place (Callable[[int], str]): Describes where the n-th label is, for
+            errors.
+
+    Returns:
+        tuple: Labels, int64, (N, ), and the sorted names of the classes, or
+        None where labels are whole numbers.
+
+    Raises:
+        SourceError: If numbers and names are mixed.
+    """
+    numeric = [bool(re.fullmatch(r'\d{1,18}(\.0+)?', text))
+               for text in labels]
+    if len(set(numeric)) > 1:
+        index = numeric.index(not numeric[0])
+        raise SourceError(
+            f'{place(index)}: the label {labels[index]!r} is '
+            f'{"" if numeric[index] else "not "}a whole number from 0, unlike '
+            f'{labels[0]!r} before it')
+    if numeric[0]:
+        return np.array([int(text.split('.')[0]) for text in labels],
+                        np.int64), None
+    classes, numbers = np.unique(labels, return_inverse=True)
+    return numbers.astype(np.int64), classes.tolist()

@@ -1,0 +1,269 @@
+"""Transforms of loaded images: resizing, both views, and seeds."""
+import logging
+import math
+from typing import Any, Optional, Sequence, Tuple
+
+import numpy as np
+from mmcv.transforms import BaseTransform, Compose
+from mmengine.logging import print_log
+from mmpretrain.datasets import ResizeEdge
+from mmpretrain.registry import TRANSFORMS
+
+from ..decode import resize_image
+from ..samplers import seed_generators
+
+
+def check_numbers(name: str, value: Any, count: int, least: float = 0,
+                  most: float = math.inf) -> Tuple[float, ...]:
+    """Check a sequence of numbers.
+
+    Args:
+        name (str): Name of the argument, for the error.
+        value (Any): Its value.
+        count (int): How many numbers it must have.
+        least (float): The smallest number allowed. Defaults to 0.
+        most (float): The largest number allowed. Defaults to no limit.
+
+    Raises:
+        ValueError: If it has others.
+    """
+    if not isinstance(value, Sequence) or len(value) != count or not all(
+            isinstance(number, (int, float)) and math.isfinite(number)
+            and least <= number <= most for number in value):
+        bound = (f' from {least:g} to {most:g}' if most < math.inf
+                 else f' of {least:g} or more')
+        raise ValueError(f'{name} must be {count} numbers{bound}, but got '
+                         f'{value!r}')
+    return tuple(value)
+
+
+def check_range(name: str, value: Any, most: float = math.inf
+                ) -> Tuple[float, float]:
+    """Check a range of numbers above 0.
+
+    Args:
+        name (str): Name of the argument, for the error.
+        value (Any): Its value.
+        most (float): The largest number allowed. Defaults to no limit.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    low, high = check_numbers(name, value, 2, 0, most)
+    if not 0 < low <= high:
+        raise ValueError(f'{name} must be two numbers above 0, the lower one '
+                         f'first, but got {value!r}')
+    return low, high
+
+
+def check_share(name: str, value: Any) -> float:
+    """Check a probability or a share.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f'{name} must be between 0 and 1, but got {value!r}')
+    return value
+
+
+def check_canvas(canvas_size: int, size: int, max_shift: int) -> None:
+    """Check that both windows fit into the canvas.
+
+    Args:
+        canvas_size (int): Side of the canvas in pixels.
+        size (int): Side of both windows in pixels.
+        max_shift (int): Bound of the shift in pixels; the shift is below it.
+
+    Raises:
+        ValueError: If they do not fit, or are no sizes.
+    """
+    for name, value, least in (('size', size, 1), ('max_shift', max_shift, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f'{name} must be a whole number of {least} or '
+                             f'more pixels, but got {value!r}')
+    if canvas_size < size + max_shift:
+        raise ValueError(
+            f'a canvas of {canvas_size} pixels is too small for windows of '
+            f'size={size} shifted by up to max_shift={max_shift}; it must be '
+            f'{size + max_shift} or more')
+
+
+@TRANSFORMS.register_module()
+class PixelShift(BaseTransform):
+    """Cut the online and the target view from one canvas.
+
+    The online view is the window at the canvas's top left corner, the target
+    view one of the same size, ``(r_y, r_x)`` pixels away, both drawn
+    uniformly from ``[0, max_shift)``. The method augments the target view
+    alone in colour. What must be shared (the resized crop, the flip) comes
+    before.
+
+    **Required Keys:**
+
+    - img (np.ndarray): The canvas, (H, W, C).
+
+    **Modified Keys:**
+
+    - img (List[np.ndarray]): The online and the target view, (S, S, C) each.
+    - img_shape
+
+    **Added Keys:**
+
+    - shift (tuple): ``(r_y, r_x)`` in pixels.
+
+    Args:
+        size (int): S, side of both windows in pixels.
+        max_shift (int): Bound of the shift in pixels (p in the paper); the
+            shift is below it, and 0 switches it off. Defaults to 32.
+        canvas_size (int, optional): Side of the canvas in pixels that the
+            transforms before make, so that one too small is found when the
+            pipeline is built. Defaults to None: only each image is checked.
+        target_pipeline (List[dict]): Transforms of the target view. Defaults
+            to an empty list, no augmentation.
+        online_pipeline (List[dict]): Transforms of the online view, for an
+            ablation. Defaults to an empty list, no augmentation.
+
+    Raises:
+        ValueError: If an argument is out of range, or the canvas is smaller
+            than ``size + max_shift``.
+    """
+
+    def __init__(self,
+                 size: int,
+                 max_shift: int = 32,
+                 canvas_size: Optional[int] = None,
+                 target_pipeline: Sequence[dict] = (),
+                 online_pipeline: Sequence[dict] = ()) -> None:
+        super().__init__()
+        check_canvas(size + max_shift if canvas_size is None else canvas_size,
+                     size, max_shift)
+        self.size = size
+        self.max_shift = max_shift
+        self.canvas_size = canvas_size
+        self.target_pipeline, self.online_pipeline = (
+            Compose([TRANSFORMS.build(dict(t)) for t in given])
+            for given in (target_pipeline, online_pipeline))
+
+    def draw_shift(self) -> tuple:
+        """Draw ``(r_y, r_x)``, in pixels, uniformly from [0, max_shift)."""
+        shift = np.random.randint(0, max(self.max_shift, 1), size=2)
+        return int(shift[0]), int(shift[1])
+
+    def transform(self, results: dict) -> dict:
+        """Cut both views.
+
+        Args:
+            results (dict): The sample, with the canvas as ``img``.
+
+        Returns:
+            dict: The sample, with both views as the list ``img``.
+        """
+        canvas = results['img']
+        check_canvas(min(canvas.shape[:2]), self.size, self.max_shift)
+        y, x = self.draw_shift()
+        size = self.size
+        online = dict(results, img=canvas[:size, :size].copy())
+        online = self.online_pipeline(online)
+        target = dict(results, img=canvas[y:y + size, x:x + size].copy())
+        target = self.target_pipeline(target)
+        results['img'] = [online['img'], target['img']]
+        results['img_shape'] = (size, size)
+        results['shift'] = (y, x)
+        return results
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(size={self.size}, '
+                f'max_shift={self.max_shift}, '
+                f'canvas_size={self.canvas_size}, '
+                f'target_pipeline={self.target_pipeline})')
+
+
+@TRANSFORMS.register_module()
+class ResizeImage(ResizeEdge):
+    """mmpretrain's ``ResizeEdge`` for images of any channels and type.
+
+    By anti-aliased bicubic interpolation, as Pillow's, which ``ResizeEdge``
+    has for colours of 8 bits alone.
+
+    **Required Keys:**
+
+    - img (np.ndarray): (H, W, C), uint8, uint16 or float32.
+
+    **Modified Keys:**
+
+    - img
+    - img_shape
+
+    **Added Keys:**
+
+    - scale
+    - scale_factor
+
+    Args:
+        scale (int): Length of the edge in pixels.
+        edge (str): 'short', 'long', 'width' or 'height'. Defaults to 'short'.
+    """
+
+    def __init__(self, scale: int, edge: str = 'short') -> None:
+        super().__init__(scale, edge)
+
+    def _resize_img(self, results: dict) -> None:
+        width, height = results['scale']
+        former = results['img'].shape
+        results['img'] = resize_image(results['img'], (height, width))
+        results['img_shape'] = (height, width)
+        results['scale_factor'] = (width / former[1], height / former[0])
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(scale={self.scale}, '
+                f'edge={self.edge!r})')
+
+
+@TRANSFORMS.register_module()
+class SeedDraws(BaseTransform):
+    """Let all that a pipeline draws follow from the sample's own seed.
+
+    The first transform of a training pipeline of mmpretrain, mmdet or mmseg.
+    ``SeededSampler`` and ``SeededInfiniteSampler`` give the seeds; crops,
+    flips and colours then are the same for any number of workers, and after
+    a run was stopped and resumed. What follows must draw from the global
+    generators of ``random``, numpy or torch, as the transforms of these
+    libraries do.
+
+    A sample without a seed, as one that takes an unreadable one's place,
+    draws on from the sample before; where no sample has one, the log says so.
+
+    **Required Keys:**
+
+    - sample_idx (optional): Index of the sample, which mmengine's data sets
+      set.
+    """
+
+    _found_one = False
+
+    def transform(self, results: dict) -> dict:
+        """Seed the process's generators.
+
+        Args:
+            results (dict): The sample, which is left as it is.
+
+        Returns:
+            dict: The same sample.
+        """
+        seed = getattr(results.get('sample_idx'), 'seed', None)
+        if seed is not None:
+            seed_generators(seed)
+        elif not self._found_one:
+            print_log(
+                'SeedDraws got a sample without a seed: its random transforms '
+                'depend on the number of workers and change when the run is '
+                "resumed; set train_dataloader.sampler.type='mmpretrain."
+                "SeededSampler' or 'mmpretrain.SeededInfiniteSampler'.",
+                logger='current',
+                level=logging.WARNING)
+        self._found_one = True  # or has said so
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'

@@ -1,7 +1,7 @@
 """A page about trainings, in one file."""
 import argparse
 
-from ..apis.report_checks import check_report
+from ..apis.report import check_report
 from .command import Command, Result
 
 

@@ -1,32 +1,67 @@
-"""What a training has left in its work folder, read for people."""
+"""Work folders of training runs: logs, results, loss curves."""
 import json
 import math
+import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
+PathLike = Union[str, 'os.PathLike[str]']
 Row = Dict[str, float]
-# Names that say where a row belongs, not what was measured.
+# Names that tell the position of a row; all others are measurements.
 PLACES = ('step', 'iter', 'epoch')
-# One line for each evaluation of a checkpoint, written by the commands.
+# Results of the evaluation commands, one JSON object in a line.
 EVALUATIONS = 'evaluations.jsonl'
+# Errors of reading a damaged JSON line.
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+           RecursionError, OSError)
+
+
+class Accuracy(NamedTuple):
+    """One accuracy of an evaluation, as text.
+
+    Args:
+        checkpoint (str): Name of the checkpoint file.
+        kind (str): The evaluation, for example 'knn'.
+        encoder (str): 'online' or 'target'.
+        setting (str): For example 'k = 20'.
+        top1 (str): In percent.
+        interval (str): The 95 % interval or the standard deviation.
+    """
+
+    checkpoint: str
+    kind: str
+    encoder: str
+    setting: str
+    top1: str
+    interval: str
 
 
 class Run(NamedTuple):
-    """One training.
+    """One training run.
 
     Args:
-        name (str): Its name, unlike those of others shown with it.
-        folder (Path): Its work folder.
-        rows (List[Row]): What was logged, in the order of iterations, each
-            with ``iter``. Of steps that were made twice, as after a kill, the
-            later ones.
-        config (str): Its config as text, '' where there is none.
-        environment (Dict[str, str]): Versions and devices, by name.
-        pictures (List[Path]): Pictures that were drawn while it went on.
-        evaluations (List[Dict[str, Any]]): Results of its checkpoints.
-        total (int | None): Iterations of the whole training, if known.
-        seconds (float): Time that its iterations took.
+        name (str): The name, unique among the runs of a report.
+        folder (Path): The work folder.
+        rows (List[Row]): Logged values in the order of iterations, each with
+            ``iter``. Steps that were repeated after a restart replace the
+            earlier ones.
+        config (str): The config as text, '' if there is none.
+        environment (Dict[str, str]): Versions and devices.
+        pictures (List[Path]): Pictures that were drawn during training.
+        evaluations (List[Accuracy]): Results of the run's checkpoints.
+        total (int | None): Number of iterations of the training, if known.
+        seconds (float): Time of all iterations.
+        damage (List[str]): A sentence for each damaged file.
     """
 
     name: str
@@ -35,45 +70,131 @@ class Run(NamedTuple):
     config: str
     environment: Dict[str, str]
     pictures: List[Path]
-    evaluations: List[Dict[str, Any]]
+    evaluations: List[Accuracy]
     total: Optional[int]
     seconds: float
+    damage: List[str]
 
 
-def read_run(folder: Path, name: Optional[str] = None) -> Run:
+def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
     """Read a work folder.
 
+    Lines of logs that cannot be parsed are skipped and reported in
+    ``damage``.
+
     Args:
-        folder (Path): The folder.
-        name (str, optional): What to call the run. Defaults to the folder's
-            name.
+        folder (str | PathLike): The folder.
+        name (str, optional): Name of the run. Defaults to the folder's name.
 
     Returns:
-        Run: What is there.
+        Run: The run.
 
     Raises:
         FileNotFoundError: If the folder holds no log.
+        OSError: If a file cannot be read.
     """
-    logs = sorted(folder.glob('*/vis_data/scalars.json'))
-    if not logs:
-        raise FileNotFoundError(
-            f'{folder} holds no */vis_data/scalars.json; is it the work '
-            'folder of a training?')
-    rows = _merge([list(_read_lines(path)) for path in logs])
-    texts = [p.read_text('utf-8', 'replace') for p in sorted(
-        folder.glob('*/*.log'))]
+    folder = Path(folder)
+    damage: List[str] = []
+    rows = _merge_starts([_read_lines(path, _parse_row, damage)
+                          for path in find_logs(folder)])
+    texts = [path.read_text('utf-8', 'replace')
+             for path in sorted(folder.glob('*/*.log'))]
     configs = sorted(folder.glob('*/vis_data/config.py'))
     return Run(
         name=name or folder.name,
         folder=folder,
         rows=rows,
-        config=configs[-1].read_text('utf-8') if configs else '',
+        config=configs[-1].read_text('utf-8', 'replace') if configs else '',
         environment=_read_environment(texts[-1]) if texts else {},
         pictures=sorted(folder.glob('*/vis_data/vis_image/*.png'),
                         key=lambda p: (p.parts[-4], _number(p), p.name)),
-        evaluations=_read_evaluations(folder),
-        total=_read_total(texts),
-        seconds=_count_seconds(rows))
+        evaluations=_read_evaluations(folder, damage),
+        total=_read_total(texts[-1]) if texts else None,
+        seconds=_count_seconds(rows),
+        damage=damage)
+
+
+def find_logs(folder: Path) -> List[Path]:
+    """List the logged scalars of a work folder, the newest last.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    logs = sorted(folder.glob('*/vis_data/scalars.json'))
+    if not logs:
+        raise FileNotFoundError(
+            f'{folder} has no */vis_data/scalars.json; name the work folder '
+            'of a training')
+    return logs
+
+
+def series(run: Run, name: str) -> List[List[float]]:
+    """Return the iterations and the finite values of one curve.
+
+    Args:
+        run (Run): The run.
+        name (str): A logged name, for example 'loss_ct'.
+
+    Returns:
+        List[List[float]]: Iterations, values.
+    """
+    points = [(row['iter'], row[name]) for row in run.rows
+              if math.isfinite(row.get(name, math.nan))]
+    return [[x for x, _ in points], [y for _, y in points]]
+
+
+def name_runs(folders: List[Path]) -> List[str]:
+    """Name folders by the last parts of their paths, as few as are unique."""
+    resolved = [folder.resolve() for folder in folders]
+    for depth in range(1, 6):
+        names = ['/'.join(path.parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in resolved]
+
+
+def _read_lines(path: Path, parse: Callable[[str], Any], damage: List[str]
+                ) -> List[Any]:
+    """Parse the lines of a file and report those that are damaged.
+
+    A last line without its end is being written, or its process was killed.
+    """
+    found, bad = [], []
+    lines = path.read_text('utf-8', 'replace').split('\n')[:-1]
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(parse(line))
+        except _DAMAGE:
+            bad.append(number)
+    if bad:
+        damage.append(f'{path}: {len(bad)} of {len(lines)} lines cannot be '
+                      f'read and are skipped, the first is line {bad[0]}')
+    return found
+
+
+def _parse_row(line: str) -> Row:
+    """Parse a line of ``scalars.json``; drop values that are no numbers."""
+    row = {name: float(value) for name, value in json.loads(line).items()
+           if isinstance(value, (int, float))}
+    row['step']
+    return {name: int(value) if name in PLACES else value
+            for name, value in row.items()}
+
+
+def _merge_starts(starts: List[List[Row]]) -> List[Row]:
+    """Join the rows of all starts of a run in the order of iterations."""
+    merged: List[Row] = []
+    for rows in starts:
+        # The last iteration of each epoch.
+        epochs = {row['epoch']: row['iter'] for row in rows
+                  if 'loss' in row and {'epoch', 'iter'} <= set(row)}
+        # Validation rows have the epoch as step, in training by epochs.
+        placed = [dict(row, iter=row.get('iter', epochs.get(
+            row['step'], row['step']))) for row in rows]
+        first = min((row['iter'] for row in placed), default=math.inf)
+        # A restart repeats the steps after the last checkpoint.
+        merged = [row for row in merged if row['iter'] < first] + placed
+    return sorted(merged, key=lambda row: row['iter'])
 
 
 def _number(path: Path) -> int:
@@ -81,148 +202,98 @@ def _number(path: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _read_lines(path: Path) -> Iterator[Dict[str, Any]]:
-    for line in path.read_text('utf-8').splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # killed while it was written
-            continue
-        if isinstance(row, dict) and 'step' in row:
-            yield row
-
-
-def _kind(row: Row) -> str:
-    if 'loss' in row:
-        return 'train'
-    return 'health' if any(k.startswith('health/') for k in row) else 'metric'
-
-
-def _merge(starts: List[List[Row]]) -> List[Row]:
-    """Put the rows of all starts of a run in the order of iterations."""
-    kept: Dict[Any, Row] = {}
-    for rows in starts:
-        epochs: Dict[int, int] = {}  # the last iteration of each
-        for row in rows:
-            if 'loss' in row and 'epoch' in row:
-                epochs[int(row['epoch'])] = int(row['iter'])
-        placed = []
-        for row in rows:
-            step = int(row['step'])
-            # Validation counts epochs, where training is by epochs.
-            iteration = row.get('iter', epochs.get(step, step))
-            placed.append(dict(row, iter=int(iteration)))
-        if not placed:
-            continue
-        first = min(row['iter'] for row in placed)
-        # What a stopped run made after its last checkpoint was made again.
-        kept = {k: v for k, v in kept.items() if v['iter'] < first}
-        for row in placed:
-            names = tuple(sorted(n for n in row if n not in PLACES))
-            key = names if _kind(row) == 'metric' else _kind(row)
-            kept[key, row['iter']] = row
-    return sorted(kept.values(), key=lambda row: row['iter'])
-
-
-def series(run: Run, name: str) -> List[List[float]]:
-    """Give one curve.
-
-    Args:
-        run (Run): The run.
-        name (str): What was logged, for example 'loss_ct'.
-
-    Returns:
-        List[List[float]]: Iterations, and finite values.
-    """
-    points = [(row['iter'], row[name]) for row in run.rows
-              if isinstance(row.get(name), (int, float))
-              and math.isfinite(row[name])]
-    return [[p[0] for p in points], [float(p[1]) for p in points]]
-
-
-def names_of(run: Run) -> List[str]:
-    """List what a run has logged."""
-    return sorted({name for row in run.rows for name in row} - set(PLACES))
-
-
 def _count_seconds(rows: List[Row]) -> float:
-    """Add up the times of iterations, of which each row has a mean."""
-    seconds, last = 0., 0
+    """Sum the iteration times; each row has the mean of its interval."""
+    seconds, last = 0., 0.
     for row in rows:
         if 'loss' in row and math.isfinite(row.get('time', math.nan)):
             seconds += row['time'] * max(row['iter'] - last, 0)
-            last = int(row['iter'])
+            last = row['iter']
     return seconds
 
 
-def _read_total(texts: List[str]) -> Optional[int]:
-    """Find the length of the training in what its log says."""
-    for text in reversed(texts):
-        by_iter = re.findall(r'Iter\(train\) \[ *\d+/(\d+)\]', text)
-        if by_iter:
-            return int(by_iter[-1])
-        by_epoch = re.findall(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/(\d+)\]',
-                              text)
-        epochs = re.findall(r"max_epochs=(\d+)", text)
-        if by_epoch and epochs:
-            return int(by_epoch[-1]) * int(epochs[-1])
+def _read_total(text: str) -> Optional[int]:
+    """Read the number of iterations from mmengine's log."""
+    by_iter = re.findall(r'Iter\(train\) \[ *\d+/(\d+)\]', text)
+    if by_iter:
+        return int(by_iter[-1])
+    by_epoch = re.findall(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/(\d+)\]', text)
+    epochs = re.findall(r'max_epochs=(\d+)', text)
+    if by_epoch and epochs:
+        return int(by_epoch[-1]) * int(epochs[-1])
     return None
 
 
 def _read_environment(text: str) -> Dict[str, str]:
-    """Read the block that mmengine begins its log with."""
-    found: Dict[str, str] = {}
+    """Read the system environment at the beginning of mmengine's log."""
     block = re.search(r'System environment:\n(.*?)\n-{10,}', text, re.S)
-    for line in block[1].splitlines() if block else ():
-        match = re.match(r' {4}([A-Za-z][\w. ]*): (\S.*)', line)
-        if match and len(match[2]) < 200:
-            found[match[1]] = match[2]
+    lines = re.findall(r'^ {4}([A-Za-z][\w. ]*): (\S.*)$',
+                       block[1] if block else '', re.M)
+    return {name: value for name, value in lines if len(value) < 200}
+
+
+def _read_evaluations(folder: Path, damage: List[str]) -> List[Accuracy]:
+    """Find the evaluations of a run's checkpoints in it and beside it."""
+    root = folder.resolve()
+    paths = [root / EVALUATIONS, *sorted(root.parent.glob(f'*/{EVALUATIONS}'))]
+    found: Dict[Accuracy, None] = {}
+    for path in dict.fromkeys(path for path in paths if path.is_file()):
+        for checkpoint, accuracies in _read_lines(
+                path, _parse_evaluation, damage):
+            if root in checkpoint.parents:
+                found.update(dict.fromkeys(accuracies))
+    return list(found)
+
+
+def _parse_evaluation(line: str) -> Tuple[Path, List[Accuracy]]:
+    """Parse a line of ``evaluations.jsonl``."""
+    result = json.loads(line)
+    checkpoint = Path(result['checkpoint']).resolve()
+    fixed = (checkpoint.name, str(result['kind']),
+             str(result.get('encoder', '')))
+    return checkpoint, [Accuracy(*fixed, *row) for row in accuracies(result)]
+
+
+def accuracies(result: Dict[str, Any]) -> List[Tuple[str, str, str]]:
+    """List the setting, accuracy and interval of an evaluation's result."""
+    if 'top1' in result:
+        best = [f'{name[len("best_"):]} = {value:g}'
+                for name, value in result.items() if name.startswith('best_')]
+        low_high = result.get('interval')
+        interval = '{:.2f} to {:.2f}'.format(*low_high) if low_high else ''
+        return [(', '.join(best), f'{result["top1"]:.2f}', interval)]
+    found = []
+    for name, value in result.items():
+        if f'{name}_std' in result:
+            found.append((f'{name} a class', f'{value:.2f}',
+                          f'+- {result[f"{name}_std"]:.2f} (deviation)'))
+        elif isinstance(value, float) and not name.endswith('_std'):
+            found.append((name, f'{value:.2f}', ''))
     return found
 
 
-def _read_evaluations(folder: Path) -> List[Dict[str, Any]]:
-    """Read what was measured with a run's checkpoints."""
-    places = [folder / EVALUATIONS, *sorted(
-        folder.resolve().parent.glob(f'*/{EVALUATIONS}'))]
-    found: Dict[str, Dict[str, Any]] = {}
-    for path in places:
-        if not path.is_file():
-            continue
-        for line in path.read_text('utf-8').splitlines():
-            try:
-                result = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if not isinstance(result, dict):
-                continue
-            checkpoint = Path(str(result.get('checkpoint', '')))
-            if folder.resolve() in checkpoint.resolve().parents:
-                found[line] = result
-    summary = folder / 'summary.json'  # of the quickstart
-    if summary.is_file():
-        try:
-            values = dict(json.loads(summary.read_text('utf-8')))
-        except (ValueError, TypeError):  # not the quickstart's
-            values = {}
-        for key, what in (('knn_top1_random_init', 'random weights'),
-                          ('knn_top1', 'after pre-training')):
-            if values.get(key) is not None:
-                found[key] = dict(kind='knn', checkpoint=what,
-                                  top1=values[key])
-    return list(found.values())
-
-
-def name_runs(folders: List[Path]) -> List[str]:
-    """Give each folder a short name of its own.
+def save_loss_curve(path: PathLike, run: Run) -> None:
+    """Draw the losses, and the cosines that show a collapse, as a PNG.
 
     Args:
-        folders (List[Path]): Work folders.
-
-    Returns:
-        List[str]: The last parts of their paths, as many as tell them apart.
+        path (str | PathLike): The PNG.
+        run (Run): See :func:`read_run`.
     """
-    resolved = [folder.resolve() for folder in folders]
-    for depth in range(1, 6):
-        names = ['/'.join(path.parts[-depth:]) for path in resolved]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in resolved]
+    from matplotlib.figure import Figure
+
+    from ..files import atomic_path
+    figure = Figure(figsize=(9, 3.4), layout='constrained')
+    losses, cosines = figure.subplots(1, 2)
+    for axes, names, title in (
+            (losses, ('loss', 'loss_rc', 'loss_ct'), 'losses'),
+            (cosines, ('rho_pos', 'rho_neg'), 'cosine to the target')):
+        for name in names:
+            x, y = series(run, name)
+            if x:
+                axes.plot(x, y, label=name)
+        axes.set(title=title, xlabel='iteration')
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

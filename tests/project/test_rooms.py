@@ -12,11 +12,12 @@ LEVELS = (
     ('cli', ),
     ('apis', 'dense'),
     ('engine', ),
+    ('visualization', ),
     ('evaluation', ),
     ('models', 'checkpoints'),
     ('config', ),
     ('image_config', ),
-    ('datasets', 'visualization'),
+    ('datasets', ),
     # What the package knows of itself and of the libraries below it.
     ('dependencies', 'packaged', 'entry', 'version', 'progress',
      'plain_config', 'files'),

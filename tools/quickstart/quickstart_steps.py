@@ -18,10 +18,11 @@ from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation import FrozenFeatures, hold_out, knn_accuracy
 from cmae_mm.visualization import (
-    read_scalars,
+    read_run,
     reconstruction_columns,
     save_loss_curve,
     save_sheet,
+    series,
 )
 
 CONFIG = 'quickstart/cmae_vit-mini_tiles'
@@ -201,11 +202,12 @@ def run_steps(args: argparse.Namespace, say: Callable[[str], None],
                    iterations=runner.iter)
     dataset = runner.train_dataloader.dataset
     show_views(model, dataset, out / 'reconstruction.png')
-    scalars = read_scalars(str(out))
-    save_loss_curve(str(out / 'loss.png'), scalars)
+    run = read_run(out)
+    losses = series(run, 'loss')[1]
+    save_loss_curve(out / 'loss.png', run)
     summary.update(
-        loss_first=round(scalars[0]['loss'], 4),
-        loss_last=round(scalars[-1]['loss'], 4),
+        loss_first=round(losses[0], 4),
+        loss_last=round(losses[-1], 4),
         images=len(dataset),
         minutes=round((time.time() - start) / 60, 2))
     (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')

@@ -1,0 +1,421 @@
+"""One HTML page about one or several training runs.
+
+The page is made from ``report.html``, a jinja2 template, and is one file that
+needs no network. Curves are drawn by plotly (extra='report').
+"""
+import base64
+import html
+import re
+import textwrap
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+from ..config import ConfigError, load_config, walk
+from ..evaluation.health_rules import find_warnings
+from ..packaged import find_packaged_config
+from ..plain_config import PlainConfigError, parse_config
+from ..progress import describe_seconds
+from ..version import __version__
+from .runs import Run, name_runs, read_run, series
+
+# Readable on white and on black.
+COLOURS = ('#3b82f6', '#d97400', '#17a06b', '#d6409f', '#8b5cf6', '#0899ab',
+           '#e5484d', '#a8830f', '#7a7f87')
+DASHES = ('solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot')
+# Points of a curve, beyond which every n-th is drawn.
+MAX_POINTS = 2000
+# Number of pictures of each run, the newest.
+MAX_PICTURES = 4
+# Height of a chart and of its title in pixels.
+CHART_HEIGHT, TITLE_HEIGHT = 190, 85
+# Settings that do not belong to the training.
+_LEFT_OUT = ('work_dir', 'launcher', 'resume', 'load_from', 'env_cfg.',
+             'experiment_name', 'custom_imports', 'runner_type', 'visualizer',
+             'log_level', 'vis_backends')
+
+
+class Chart(NamedTuple):
+    """A chart.
+
+    Args:
+        title (str): Title of the chart.
+        about (str): How to read it.
+        names (Sequence[str]): Logged names, with ``*`` as a wildcard.
+        log (bool): Whether the axis is logarithmic. Defaults to False.
+    """
+
+    title: str
+    about: str
+    names: Sequence[str]
+    log: bool = False
+
+
+CHARTS = (
+    Chart('Total loss', 'the minimised value', ('loss', )),
+    Chart('Reconstruction loss', 'L_r, over the masked patches',
+          ('loss_rc', )),
+    Chart('Contrastive loss', 'L_c, weighted', ('loss_ct', )),
+    Chart('Contrastive accuracy', 'own target is the nearest, %',
+          ('acc_ct', )),
+    Chart('Rank of the positive', 'mean, 1 is the best',
+          ('health/positive_rank', ), log=True),
+    Chart('Cosines', 'to the own and to other targets',
+          ('rho_pos', 'rho_neg')),
+    Chart('Effective rank', 'RankMe of features in a batch',
+          ('health/erank_*', )),
+    Chart('Spread', '0: one direction, 1: all directions',
+          ('health/spread_*', )),
+    Chart('Target distance', 'relative to the online parameters',
+          ('health/target_distance', )),
+    Chart('Gradient norms', 'by part of the model', ('health/grad/*', ),
+          log=True),
+    Chart('Evaluation during training', '%',
+          ('knn/*', 'probe_top1', 'accuracy/*', 'coco/*', 'mIoU', 'mAcc')),
+    Chart('Learning rate', 'of the first group', ('lr', )),
+    Chart('Images per second', 'of all processes',
+          ('health/images_per_second', )),
+    Chart('Waiting for data', 'share of the time, %', ('health/data_wait', )),
+    Chart('Memory', 'highest use so far, MB',
+          ('health/host_memory_mb', 'health/device_memory_mb', 'memory')),
+)
+
+
+class Curve(NamedTuple):
+    """A curve of a chart: its run, its name, and the points."""
+
+    run: int
+    name: str
+    x: List[float]
+    y: List[float]
+
+
+class Table(NamedTuple):
+    """A table: text columns, then columns of numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    text_columns: int
+
+
+class Report(NamedTuple):
+    """A report.
+
+    Args:
+        html (str): The page.
+        runs (List[str]): Names of the runs.
+        warnings (Dict[str, List[str]]): Sentences by run, those of the health
+            rules and those about damaged files.
+    """
+
+    html: str
+    runs: List[str]
+    warnings: Dict[str, List[str]]
+
+
+def build_report(folders: Sequence[Path], base: Optional[str] = None
+                 ) -> Report:
+    """Build the page about some runs.
+
+    A run that cannot be read is named in the warnings, and the others are
+    shown, unless there is no other.
+
+    Args:
+        folders (Sequence[Path]): Work folders.
+        base (str, optional): The config that runs are compared with. Defaults
+            to the packaged config of each run, if it is known.
+
+    Returns:
+        Report: The page and the warnings.
+
+    Raises:
+        OSError: If no run can be read.
+    """
+    runs: List[Run] = []
+    warnings: Dict[str, List[str]] = {}
+    failure = None
+    for folder, name in zip(folders, name_runs(list(folders))):
+        try:
+            run = read_run(folder, name)
+            pictures = [_embed(path) for path in run.pictures[-MAX_PICTURES:]]
+        except OSError as error:
+            failure = error
+            warnings[name] = [f'this run is left out: {error}']
+            continue
+        runs.append(run._replace(pictures=pictures[::-1]))
+        warnings[name] = [*run.damage,
+                          *(w.text for w in find_warnings(run.rows))]
+    if failure is not None and not runs:
+        raise failure
+    return Report(_render(runs, warnings, base), list(warnings), warnings)
+
+
+def _render(runs: Sequence[Run], warnings: Mapping[str, Sequence[str]],
+            base: Optional[str]) -> str:
+    import jinja2
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('cmae_mm', 'visualization'),
+        autoescape=True, undefined=jinja2.StrictUndefined)
+    charts = collect_charts(runs)
+    return environment.get_template('report.html').render(
+        version=__version__, runs=runs, warnings=warnings,
+        summary=_summarise(runs), curves=draw_curves(runs, charts),
+        values=_last_values(runs, charts),
+        evaluations=[(run.name, *row) for run in runs
+                     for row in run.evaluations],
+        costs=_costs(runs), comparisons=compare_configs(runs, base),
+        environments=_environments(runs))
+
+
+def _embed(path: Path) -> Any:
+    """Read a picture: its title and its content in base64."""
+    return (path.stem.replace('_', ' '),
+            base64.b64encode(path.read_bytes()).decode())
+
+
+def _last(run: Run, name: str, form: str = '.4g') -> str:
+    values = series(run, name)[1]
+    return format(values[-1], form) if values else '-'
+
+
+def _mean(run: Run, name: str, form: str) -> str:
+    values = series(run, name)[1]
+    return form.format(sum(values) / len(values)) if values else '-'
+
+
+def _summarise(runs: Sequence[Run]) -> Table:
+    rows = []
+    for run in runs:
+        done = max((row['iter'] for row in run.rows), default=0)
+        knn = [value for name in {n for row in run.rows for n in row}
+               if name.startswith('knn/') for value in series(run, name)[1]]
+        rows.append([
+            run.name,
+            f'{done:,}' + (f' of {run.total:,}' if run.total else ''),
+            describe_seconds(run.seconds), _last(run, 'loss_rc'),
+            _last(run, 'loss_ct'), _last(run, 'health/positive_rank', '.1f'),
+            _last(run, 'erank', '.1f'), f'{max(knn):.1f} %' if knn else '-'])
+    return Table(['run', 'iterations', 'time', 'loss_rc', 'loss_ct',
+                  'rank of the positive', 'effective rank', 'best k-NN'],
+                 rows, 1)
+
+
+def _costs(runs: Sequence[Run]) -> Table:
+    rows = []
+    for run in runs:
+        energy = series(run, 'health/energy_wh')[1]
+        rows.append([
+            run.name, describe_seconds(run.seconds),
+            _last(run, 'health/images_seen', ',.0f'),
+            _mean(run, 'health/images_per_second', '{:.0f}'),
+            _mean(run, 'health/data_wait', '{:.0f} %'),
+            _last(run, 'health/device_memory_mb', ',.0f'),
+            _last(run, 'health/host_memory_mb', ',.0f'),
+            f'{energy[-1] / 1000:.3f} kWh' if energy else 'not known'])
+    return Table(['run', 'time', 'images', 'images/s', 'waiting for data',
+                  'device memory, MB', 'host memory, MB', 'energy'], rows, 1)
+
+
+def collect_charts(runs: Sequence[Run], charts: Sequence[Chart] = CHARTS
+                   ) -> Dict[Chart, List[Curve]]:
+    """Collect the curves of all charts that have any.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+        charts (Sequence[Chart]): The charts. Defaults to :data:`CHARTS`.
+
+    Returns:
+        Dict[Chart, List[Curve]]: The curves of each chart.
+    """
+    logged = sorted({name for run in runs for row in run.rows for name in row})
+    found = {}
+    for chart in charts:
+        names = [name for name in logged if any(
+            fnmatchcase(name, pattern) for pattern in chart.names)]
+        curves = [_curve(number, run, name, chart.log) for name in names
+                  for number, run in enumerate(runs)]
+        curves = [curve for curve in curves if curve.x]
+        if curves:
+            found[chart] = curves
+    return found
+
+
+def _curve(number: int, run: Run, name: str, log: bool) -> Curve:
+    points = [(x, y) for x, y in zip(*series(run, name)) if y > 0 or not log]
+    points = points[::1 + len(points) // MAX_POINTS]
+    return Curve(number, name.rpartition('/')[2],
+                 [x for x, _ in points], [y for _, y in points])
+
+
+def draw_curves(runs: Sequence[Run], charts: Mapping[Chart, Sequence[Curve]]
+                ) -> str:
+    """Draw all charts below each other, with a common zoom.
+
+    Args:
+        runs (Sequence[Run]): The runs; several have a colour each.
+        charts (Mapping[Chart, Sequence[Curve]]): See :func:`collect_charts`.
+
+    Returns:
+        str: HTML with plotly's script, '' without charts.
+
+    Raises:
+        ImportError: If plotly is not installed.
+    """
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+    if not charts:
+        return ''
+    several = len(runs) > 1
+    height = (CHART_HEIGHT + TITLE_HEIGHT) * len(charts)
+    figure = make_subplots(
+        rows=len(charts), cols=1, shared_xaxes='all',
+        vertical_spacing=TITLE_HEIGHT / height,
+        subplot_titles=[_title(chart, curves, several)
+                        for chart, curves in charts.items()])
+    shown = set()
+    for row, (chart, curves) in enumerate(charts.items(), 1):
+        names = list(dict.fromkeys(curve.name for curve in curves))
+        for curve in curves:
+            index = names.index(curve.name)
+            label = html.escape(runs[curve.run].name)
+            figure.add_trace(graph_objects.Scatter(
+                x=curve.x, y=curve.y,
+                mode='lines+markers' if len(curve.x) < 12 else 'lines',
+                name='<br>'.join(textwrap.wrap(label, 40)),
+                legendgroup=str(curve.run),
+                showlegend=several and curve.run not in shown,
+                line=dict(
+                    color=_cycle(COLOURS, curve.run if several else index),
+                    dash=_cycle(DASHES, index if several else 0), width=2),
+                hovertemplate=f'{html.escape(curve.name)} %{{y:.4g}}'),
+                row=row, col=1)
+            shown.add(curve.run)
+        if chart.log:
+            figure.update_yaxes(type='log', row=row, col=1)
+    grid = dict(gridcolor='rgba(128,128,128,.3)', zeroline=False)
+    figure.update_xaxes(showticklabels=True, **grid)
+    figure.update_yaxes(automargin=True, **grid)
+    figure.update_annotations(x=0, xanchor='left', align='left', font_size=13)
+    figure.update_layout(
+        height=height, margin=dict(l=40, r=10, t=TITLE_HEIGHT, b=30),
+        paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
+        hovermode='x', font_family='system-ui, DejaVu Sans, sans-serif',
+        legend=dict(orientation='h', yanchor='bottom', x=0,
+                    y=1 + (TITLE_HEIGHT - 30) / height))
+    return figure.to_html(full_html=False, include_plotlyjs=True,
+                          config=dict(responsive=True, displayModeBar=False))
+
+
+def _cycle(values: Sequence[str], index: int) -> str:
+    return values[index % len(values)]
+
+
+def _title(chart: Chart, curves: Sequence[Curve], several: bool) -> str:
+    """Write a chart's title, with a legend of its names."""
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    keys = []
+    for i, name in enumerate(names if len(names) > 1 else ()):
+        name = html.escape(name)
+        keys.append(f'{name} ({_cycle(DASHES, i)})' if several else
+                    f'<span style="color:{_cycle(COLOURS, i)}">{name}</span>')
+    lines = [', '.join(keys[i:i + 3]) for i in range(0, len(keys), 3)]
+    return '<br>'.join([f'<b>{chart.title}</b>', chart.about, *lines])
+
+
+def _last_values(runs: Sequence[Run],
+                 charts: Mapping[Chart, Sequence[Curve]]) -> Table:
+    rows = [[chart.title, curve.name, runs[curve.run].name, curve.y[0],
+             curve.y[-1]] for chart, curves in charts.items()
+            for curve in curves]
+    return Table(['chart', 'name', 'run', 'first', 'last'], [
+        [*row[:3], *(f'{value:.4g}' for value in row[3:])] for row in rows], 3)
+
+
+def settings_of(cfg: Mapping[str, Any]) -> Dict[str, Any]:
+    """List the settings of a config that belong to the training.
+
+    Returns:
+        Dict[str, Any]: Values and flat lists by dotted key.
+    """
+    return {
+        key: value for key, value in walk(cfg)
+        if not key.startswith(_LEFT_OUT) and not re.search(r'\.\d+$', key)
+        and not (isinstance(value, Mapping) and value)
+        and not (isinstance(value, (list, tuple)) and not all(
+            isinstance(v, (int, float, str)) for v in value))
+    }
+
+
+def _find_base(run: Run) -> Optional[str]:
+    """Find the packaged config that a run was made from, by its name.
+
+    Files of the run's folder are read as text and never run.
+    """
+    names = [path.stem for path in sorted(run.folder.glob('*.py'))]
+    own = run.folder / 'config.py'
+    if own.is_file():
+        names[:0] = re.findall(r'after the config (\S+)',
+                               own.read_text('utf-8', 'replace'))[:1]
+    for name in names:
+        try:
+            find_packaged_config(name)
+        except FileNotFoundError:
+            continue
+        return name
+    return None
+
+
+def _differences(header: Sequence[str], settings: Sequence[Mapping[str, Any]]
+                 ) -> Table:
+    """List the settings that differ, with the value of each config."""
+    rows = [[key, *(repr(one[key]) if key in one else '(not set)'
+                    for one in settings)]
+            for key in sorted({key for one in settings for key in one})]
+    return Table(['setting', *header],
+                 [row for row in rows if len(set(row[1:])) > 1],
+                 1 + len(header))
+
+
+def compare_configs(runs: Sequence[Run], base: Optional[str]
+                    ) -> Dict[str, Any]:
+    """Compare the configs of runs with each other and with their bases.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+        base (str, optional): See :func:`build_report`.
+
+    Returns:
+        Dict[str, Any]: A table or a sentence for each comparison.
+    """
+    found: Dict[str, Any] = {}
+    settings: Dict[str, Dict[str, Any]] = {}
+    for run in runs:
+        title = f'{run.name}: differences from its base'
+        try:
+            settings[run.name] = settings_of(parse_config(run.config))
+            name = base or _find_base(run)
+            if name is None:
+                found[title] = 'The base is not known; name it by --base.'
+                continue
+            path = name if name == base else find_packaged_config(name)
+            theirs = settings_of(load_config(path).to_dict())
+            found[title] = _differences(
+                [name, run.name], [theirs, settings[run.name]])
+        except (PlainConfigError, ConfigError, OSError) as error:
+            found[title] = f'It cannot be compared: {error}.'
+    if len(settings) > 1:
+        table = _differences(list(settings), list(settings.values()))
+        return {'Differences between the runs': table, **found}
+    return found
+
+
+def _environments(runs: Sequence[Run]) -> Dict[str, Table]:
+    names = sorted({name for run in runs for name in run.environment})
+    rows = [[name, *(run.environment.get(name, '-') for run in runs)]
+            for name in names]
+    same = [row[:2] for row in rows if len(set(row[1:])) == 1]
+    differ = [row for row in rows if len(set(row[1:])) > 1]
+    header = ['', *(run.name for run in runs)]
+    return {
+        'Differences': Table(header, differ, len(header)),
+        'The same in all runs': Table(['', ''], same, 2)}

@@ -1,5 +1,5 @@
 """Shared parts of encoders, decoders and heads."""
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ _MLP = dict(
     with_avg_pool=False,
     norm_cfg=dict(type='BN1d', eps=1e-6))
 _TORCH = Version(torch.__version__).release
-_PATCHED_OPTIMIZERS = set()
+_PATCHED_OPTIMIZERS: Set[type] = set()
 
 
 # Architectures
@@ -359,7 +359,8 @@ def keep_step_hooks(optimizer: Optimizer) -> None:
         return
     from torch._dynamo.eval_frame import TorchPatcher
     TorchPatcher.patch()  # what the first compilation does, once a process
-    kind = next(c for c in type(optimizer).__mro__ if 'step' in vars(c))
+    kind: Any = next(
+        c for c in type(optimizer).__mro__ if 'step' in vars(c))
     if kind.__module__.startswith('torch.optim.') and (
             kind not in _PATCHED_OPTIMIZERS):
         kind.step = Optimizer.profile_hook_step(kind.step)

@@ -8,7 +8,7 @@ from mmengine.dataset import BaseDataset
 from PIL import Image
 
 from cmae_mm.datasets import LoadImage
-from cmae_mm.dense.checks import check_images_are_kept
+from cmae_mm.dense.dataset_checks import check_images_are_kept
 
 RGBA = np.dstack([photo(40), noise((40, 40), 'uint8', 256)])
 
@@ -90,7 +90,7 @@ def test_a_loader_that_keeps_16_bits_is_content(tmp_path):
 
 
 def test_of_many_images_some_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr('cmae_mm.dense.checks._MOST_IMAGES', 3)
+    monkeypatch.setattr('cmae_mm.dense.dataset_checks._MOST_IMAGES', 3)
     deep = CHANGED['12 bits.png'][0]
     for place, found in ((0, True), (10, True), (20, True), (4, False)):
         files = {f'{n:02d}.png': KEPT['b.png'] for n in range(21)}

@@ -121,7 +121,7 @@ def test_every_room_has_its_place():
     ('cli/a.py', 'def f():\n    import cmae_mm\n    cmae_mm.register()', 0),
     ('models/a.py', 'if True:\n    import mmdet', 1),
     ('dense/a/b.py', 'from mmdet.registry import HOOKS', 0),
-    ('dense/a/b.py', 'from ..checks import check_heads', 0),
+    ('dense/a.py', 'from .checks import check_heads', 0),
     ('dependencies.py', 'from .packaged import in_clone', 0),
     ('packaged.py', 'from .dependencies import REQUIREMENTS', 1),
     ('__init__.py', 'from . import engine, models', 0),

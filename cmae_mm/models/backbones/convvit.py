@@ -106,6 +106,9 @@ class ConvViT(VisionTransformer):
             embed_dims=[32, 64, 128], depths=[1, 1, 3], num_heads=4),
     }
     num_extra_tokens = 0
+    init_cfg: Any
+    final_norm: bool
+    layers: Any
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',
@@ -299,7 +302,8 @@ class ConvViT(VisionTransformer):
             self._freeze_stages()
         return self
 
-    def get_layer_depth(self, param_name: str, prefix: str = ''):
+    def get_layer_depth(self, param_name: str,
+                        prefix: str = '') -> Tuple[int, int]:
         """Give a parameter's depth, and the number of depths.
 
         The convolution stages are the stem, depth 0, as in ConvMAE's

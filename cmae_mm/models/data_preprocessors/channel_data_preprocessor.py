@@ -1,5 +1,4 @@
-"""Normalising images of any number of channels, in 8 or 16 bits or float."""
-from numbers import Number
+"""Normalise images of any number of channels, in 8 or 16 bits or float."""
 from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
@@ -13,25 +12,12 @@ from torch import Tensor
 from ...datasets.decode import IMAGE_DTYPES, MAX_CHANNELS
 
 Values = Union[float, Sequence[float]]
-# What black and white are where only the type is known.
+# Default values of black and white.
 _RANGES = dict(uint8=(0., 255.), uint16=(0., 65535.))
 
 
-def check_channels(mean: Optional[Sequence[float]],
-                   std: Optional[Sequence[float]]) -> int:
-    """Check mean and deviation, one number for each channel.
-
-    Args:
-        mean (Sequence[float] | None): Mean of each channel.
-        std (Sequence[float] | None): Standard deviation of each channel.
-
-    Returns:
-        int: Number C of channels.
-
-    Raises:
-        ValueError: If one is missing, they are not as many, or a deviation is
-            not above 0.
-    """
+def _count_channels(mean: Any, std: Any) -> int:
+    """Check mean and standard deviation; return the number of channels."""
     for name, value in (('mean', mean), ('std', std)):
         if value is None or not 1 <= len(value) <= MAX_CHANNELS:
             raise ValueError(
@@ -49,29 +35,26 @@ def check_channels(mean: Optional[Sequence[float]],
 
 
 class ChannelChecks:
-    """What preprocessors of any channels know of their images.
-
-    A mixin of a data preprocessor, which calls :meth:`set_channels`.
+    """Mixin of data preprocessors that check channels and dtype of images.
 
     Attributes:
         channels (int): Number C of channels.
-        dtype (str): 'uint8', 'uint16' or 'float32', what images come in.
+        dtype (str): Dtype of the images, 'uint8', 'uint16' or 'float32'.
     """
 
     channels: int
     dtype: str
 
     def set_channels(self, channels: int, dtype: str, to_rgb: bool) -> None:
-        """Note, and check, what images are.
+        """Set channels and dtype.
 
         Args:
             channels (int): Number C of channels.
-            dtype (str): What images come in.
-            to_rgb (bool): Whether blue, green and red are turned round.
+            dtype (str): Dtype of the images.
+            to_rgb (bool): Whether BGR is converted to RGB.
 
         Raises:
-            ValueError: If the type is not known, or turning colours round
-                makes no sense.
+            ValueError: If the dtype is unknown, or there is no BGR.
         """
         if dtype not in IMAGE_DTYPES:
             raise ValueError(
@@ -95,11 +78,11 @@ class ChannelChecks:
 
         Args:
             images (Any): Images, (N, C, H, W), or a list of such.
-            or_float (bool): Whether images of integers may have become float32
-                on their way. Defaults to False.
+            or_float (bool): Whether float32 is allowed for integers too.
+                Defaults to False.
 
         Raises:
-            ValueError: If they have other channels or another type.
+            ValueError: If they have other channels or another dtype.
         """
         if not isinstance(images, Tensor):
             for one in images:
@@ -129,16 +112,16 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
         mean (Sequence[float]): Mean of each of the C channels, from 1 to 64,
             in the units of the images: 0 to 255 for uint8. Must be given.
         std (Sequence[float]): Standard deviation of each channel, likewise.
-        dtype (str): What images come in: 'uint8', 'uint16' or 'float32'.
+        dtype (str): Dtype of the images: 'uint8', 'uint16' or 'float32'.
             Defaults to 'uint8'.
         value_range (Tuple[float | Sequence[float], ...], optional): Values of
-            black and of white, each one number or one for each channel: what
-            brightness is measured from, and what pictures show. Only colours
-            are cut off at it, and only where they are augmented. Defaults to
-            the range of uint8 or uint16; must be given for float32.
-        to_rgb (bool): Whether channels are turned round, for colour images of
-            3 channels in uint8, which are loaded as BGR. All others come in
-            the order of the file. Defaults to False.
+            black and of white, each one number or one for each channel.
+            Brightness is relative to black, and pictures show this range.
+            Augmented colours are clipped to it. Defaults to the range of uint8
+            or uint16; must be given for float32.
+        to_rgb (bool): Whether BGR is converted to RGB, for colour images of
+            3 channels in uint8. All others have the channel order of the
+            file. Defaults to False.
         **kwargs: Other arguments of ``SelfSupDataPreprocessor``.
 
     Attributes:
@@ -161,7 +144,7 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
                  value_range: Optional[Tuple[Values, Values]] = None,
                  to_rgb: bool = False,
                  **kwargs: Any) -> None:
-        channels = check_channels(mean, std)
+        channels = _count_channels(mean, std)
         super().__init__(to_rgb=to_rgb, **kwargs)
         self.set_channels(channels, dtype, self._channel_conversion)
         # mmengine's own takes no more than three channels.
@@ -184,8 +167,8 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
                 'white), each one number or one for each channel; '
                 '`cmae stats` measures it')
         ends = []
-        for values in value_range:
-            values = [values] if isinstance(values, Number) else list(values)
+        for given in value_range:
+            values = list(given) if isinstance(given, Sequence) else [given]
             if len(values) not in (1, self.channels) or len(value_range) != 2:
                 raise ValueError(
                     'value_range must be (black, white), each one number or '
@@ -225,7 +208,7 @@ class ChannelClsDataPreprocessor(ChannelChecks, ClsDataPreprocessor):
         mean (Sequence[float]): Mean of each of the C channels, from 1 to 64,
             in the units of the images. Must be given.
         std (Sequence[float]): Standard deviation of each channel, likewise.
-        dtype (str): What images come in: 'uint8', 'uint16' or 'float32'.
+        dtype (str): Dtype of the images: 'uint8', 'uint16' or 'float32'.
             Defaults to 'uint8'.
         to_rgb (bool): See :class:`ChannelDataPreprocessor`. Defaults to
             False.
@@ -242,7 +225,7 @@ class ChannelClsDataPreprocessor(ChannelChecks, ClsDataPreprocessor):
                  dtype: str = 'uint8',
                  to_rgb: bool = False,
                  **kwargs: Any) -> None:
-        channels = check_channels(mean, std)
+        channels = _count_channels(mean, std)
         super().__init__(mean=mean, std=std, to_rgb=to_rgb, **kwargs)
         self.set_channels(channels, dtype, to_rgb)
 

@@ -1,5 +1,5 @@
 """Both views of a whole batch, made on the model's device."""
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from mmpretrain.registry import MODELS
@@ -27,7 +27,7 @@ from .augmentation import (
 from .channel_data_preprocessor import ChannelDataPreprocessor
 
 
-def _describe(inputs) -> str:
+def _describe(inputs: Any) -> str:
     if isinstance(inputs, Tensor):
         return f'a tensor of shape {tuple(inputs.shape)}'
     return f'a {type(inputs).__name__} of {len(inputs)}'
@@ -95,7 +95,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                  colour: Optional[bool] = None,
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         super().__init__(
             mean=mean, std=std, **dict(dict(non_blocking=True), **kwargs))
         if colour and self.channels != 3:
@@ -174,7 +174,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                              width / self.std, out=images)
 
     @staticmethod
-    def _seeds(data_samples) -> Optional[List[int]]:
+    def _seeds(data_samples: Any) -> Optional[List[int]]:
         if not data_samples or 'view_seed' not in data_samples[0]:
             return None
         return [sample.view_seed for sample in data_samples]

@@ -426,17 +426,17 @@ class CMAE(BaseSelfSupervisor):
         """
         check_choice('pool', pool, ('mean', 'cls', 'none'))
         check_choice('encoder', encoder, ('online', 'target'))
-        if encoder == 'target' and self.target is None:
-            raise ValueError('this model has no target encoder, since '
-                             'head.contrastive is None')
         if not isinstance(inputs, Tensor):
             inputs = inputs[0]
         if encoder == 'online':
             tokens = self.backbone(inputs)[-1]
             num_extra = self.backbone.num_extra_tokens
-        else:
+        elif self.target is not None:
             tokens = self.target.encode(inputs)
             num_extra = self.target.num_extra_tokens
+        else:
+            raise ValueError('this model has no target encoder, since '
+                             'head.contrastive is None')
         if pool == 'none':
             return tokens
         if pool == 'mean':

@@ -240,6 +240,8 @@ class CMAEViT(BlockMasking, VisionTransformer):
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
+    init_cfg: Any
+    final_norm: bool
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',

@@ -1,16 +1,37 @@
-"""Segmentation maps whose values are category ids, with gaps."""
+"""Additions to mmsegmentation: category maps and checks before training.
+
+``import cmae_mm`` does not import this. Configs do: ``custom_imports =
+dict(imports=['cmae_mm.dense.segmentation'])``.
+"""
+# ruff: noqa: E402
+from ..dependencies import require_dense
+
+require_dense('mmseg', extra='seg')
+
 import os.path as osp
-from typing import Optional
+from typing import Any, List, Optional
 
 import mmcv
 import mmengine
 import numpy as np
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, Compose
 from mmengine import fileio
+from mmengine.hooks import Hook
 from mmseg.datasets import BaseSegDataset
-from mmseg.registry import DATASETS, TRANSFORMS
+from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
+
+from ..engine.device import unwrapped_model
+from .dataset_checks import (
+    check_channels,
+    check_heads,
+    check_images_are_kept,
+    datasets_of,
+)
+
+__all__ = ['CategoryMapDataset', 'LoadCategoryMap', 'SegmentationCheckHook']
 
 UNLABELLED = 0
+_HEADS = ('decode_head', 'auxiliary_head')
 
 
 @DATASETS.register_module()
@@ -31,7 +52,7 @@ class CategoryMapDataset(BaseSegDataset):
     """
 
     def __init__(self, categories: str, data_root: Optional[str] = None,
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         if data_root is not None:
             categories = osp.join(data_root, categories)
         names = {int(k): v for k, v in mmengine.load(categories).items()}
@@ -42,7 +63,7 @@ class CategoryMapDataset(BaseSegDataset):
             metainfo=dict(classes=tuple(names[i] for i in self.ids)),
             **kwargs)
 
-    def load_data_list(self):
+    def load_data_list(self) -> List[dict]:
         """List images and maps."""
         data_list = super().load_data_list()
         if not data_list:
@@ -106,3 +127,61 @@ class LoadCategoryMap(BaseTransform):
         results['gt_seg_map'] = numbers[ids_map]
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
+
+
+@HOOKS.register_module()
+class SegmentationCheckHook(Hook):
+    """Check images, maps and classes before a segmentor is trained.
+
+    Args:
+        max_maps (int): Number of maps of each data set that are checked,
+            evenly spaced. Defaults to 500.
+
+    Raises:
+        FileNotFoundError: If a data set names files that are not there.
+        ValueError: If a data set is empty, the image loader would change an
+            image (of up to 500 that are compared), a map has values that are
+            no class, or a head has another number of classes or takes other
+            channels than a pyramid of maps has.
+    """
+
+    def __init__(self, max_maps: int = 500) -> None:
+        self.max_maps = max_maps
+
+    def before_train(self, runner: Any) -> None:
+        """Check the heads, and training and validation data with them."""
+        model = unwrapped_model(runner)
+        # Without a neck, heads take the backbone's maps.
+        check_channels(model, ('neck', ) if model.with_neck else _HEADS)
+        for name, dataset in datasets_of(runner).items():
+            if len(dataset) == 0:
+                raise ValueError(f'the {name} data has no images')
+            check_heads(name, dataset, model, _HEADS)
+            self._check_maps(name, dataset)
+            check_images_are_kept(name, dataset)
+
+    def _check_maps(self, name: str, dataset: Any) -> None:
+        # The loading transform alone knows the format of the maps.
+        load = Compose([
+            t for t in dataset.pipeline.transforms
+            if type(t).__name__ in ('LoadAnnotations', 'LoadCategoryMap')
+        ])
+        count = len(dataset.metainfo['classes'])
+        places = np.linspace(
+            0, len(dataset) - 1, min(len(dataset), self.max_maps))
+        for i in places.astype(int):
+            record = dataset.get_data_info(int(i))
+            for key in ('img_path', 'seg_map_path'):
+                if '://' not in record[key] and not osp.isfile(record[key]):
+                    raise FileNotFoundError(
+                        f'the {name} data names {record[key]}, which is not '
+                        'there; check data_prefix and DATA_ROOT')
+            values = np.unique(load(record)['gt_seg_map'])
+            wrong = values[(values >= count)
+                           & (values != dataset.ignore_index)]
+            if len(wrong):
+                raise ValueError(
+                    f'{record["seg_map_path"]} has the values '
+                    f'{wrong[:10].tolist()}, but there are {count} classes, '
+                    f'from 0, and {dataset.ignore_index} for unlabelled '
+                    'pixels')

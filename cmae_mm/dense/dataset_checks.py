@@ -1,4 +1,4 @@
-"""What the checks of detection and segmentation data have in common."""
+"""Checks of detection and segmentation data before training."""
 from typing import Any, Dict, Sequence
 
 import numpy as np
@@ -24,8 +24,8 @@ _SLACK = 8
 _WHOLE = ImageSettings(channels=None, dtype=None)
 
 
-def datasets_of(runner) -> Dict[str, BaseDataset]:
-    """Give a runner's training and validation data, without wrappers."""
+def datasets_of(runner: Any) -> Dict[str, BaseDataset]:
+    """Return a runner's training and validation data, without wrappers."""
     splits = dict(train=runner.train_dataloader.dataset)
     if runner.val_loop is not None:
         splits['val'] = runner.val_dataloader.dataset
@@ -37,11 +37,11 @@ def datasets_of(runner) -> Dict[str, BaseDataset]:
 
 
 def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
-    """Check that mmcv's loader loses nothing of a data set's images.
+    """Check that mmcv's loader does not change a data set's images.
 
     It reduces values to 8 bits, multiplies the colours of TIFF files by
-    their alpha, and leaves out pages and some orientations. At most 500
-    images, evenly spaced, are decoded and compared.
+    their alpha, and ignores pages and some orientations. At most 500 images,
+    evenly spaced, are decoded and compared.
 
     Args:
         name (str): Name of the split, for the error.
@@ -64,7 +64,7 @@ def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
 
 
 def _find_loss(path: str, loader: LoadImageFromFile) -> str:
-    """Say what a loader changes in an image; '' if nothing."""
+    """Describe what a loader changes in an image; '' if nothing."""
     data = fileio.get(path)
     if is_jpeg(data) and b'\xff\xe1' not in data:
         return ''  # without EXIF data
@@ -89,20 +89,20 @@ def _find_loss(path: str, loader: LoadImageFromFile) -> str:
 
 
 def check_channels(model: nn.Module, parts: Sequence[str]) -> None:
-    """Check that what takes a pyramid of maps has their channels.
+    """Check the input channels of necks and heads.
 
     Args:
-        model (nn.Module): A detector or segmentor. Where its backbone does
-            not tell ``map_dims``, nothing is checked.
-        parts (Sequence[str]): Attributes that hold what takes the maps, by
+        model (nn.Module): A detector or segmentor. Without ``map_dims`` of
+            its backbone nothing is checked.
+        parts (Sequence[str]): Attributes that hold necks or heads, with
             ``in_channels`` and, of heads, ``in_index``.
 
     Raises:
         ValueError: If a part has other channels.
     """
-    dims = getattr(model.backbone, 'map_dims', None)
+    dims: Sequence[int] = getattr(model.backbone, 'map_dims', ())
     for part in parts if dims else ():
-        taker = getattr(model, part, None)
+        taker: Any = getattr(model, part, None)
         if not hasattr(taker, 'in_channels'):
             continue
         index = getattr(taker, 'in_index', range(len(dims)))
@@ -131,7 +131,7 @@ def check_heads(name: str, dataset: BaseDataset, owner: Any,
     """
     count = len(dataset.metainfo['classes'])
     for part in parts:
-        head = getattr(owner, part, None)
+        head: Any = getattr(owner, part, None)
         for one in (head if hasattr(head, '__iter__') else [head]):
             classes = getattr(one, 'num_classes', count)
             if classes != count:

@@ -1,19 +1,78 @@
-"""Looks, before the first step, for data that a detector cannot learn."""
+"""Additions to mmdetection: float32 parts and checks before training.
+
+``import cmae_mm`` does not import this. Configs do: ``custom_imports =
+dict(imports=['cmae_mm.dense.detection'])``.
+"""
+# ruff: noqa: E402
+from ..dependencies import require_dense
+
+require_dense('mmdet', extra='det')
+
 import os
 from collections import defaultdict
+from typing import Any, Dict, List, Sequence, Tuple
 
 import mmengine
 from mmdet.datasets import CocoDataset
-from mmdet.registry import HOOKS
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.necks import FPN
+from mmdet.registry import HOOKS, MODELS
 from mmengine.hooks import Hook
+from torch import Tensor
 
-from ...engine.device import unwrapped_model
-from ..checks import (
+from ..engine.device import unwrapped_model
+from .dataset_checks import (
     check_channels,
     check_heads,
     check_images_are_kept,
     datasets_of,
 )
+
+__all__ = ['DetectionCheckHook', 'Float32FPN', 'Float32RPNHead']
+
+
+@MODELS.register_module()
+class Float32FPN(FPN):
+    """mmdetection's ``FPN`` with levels in float32.
+
+    Boxes are cast to the features' dtype; bfloat16 would round them to whole
+    pixels and more.
+    """
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """Compute the levels.
+
+        Args:
+            inputs (Sequence[Tensor]): Feature maps, (N, C, H, W), each of
+                half the size of the one before.
+
+        Returns:
+            Tuple[Tensor, ...]: The levels, (N, D, H, W) and less, in float32.
+        """
+        return tuple(level.float() for level in super().forward(inputs))
+
+
+@MODELS.register_module()
+class Float32RPNHead(RPNHead):
+    """mmdetection's ``RPNHead`` with float32 scores and offsets.
+
+    In bfloat16 scores of thousands of anchors would be rounded to a few
+    hundred values before they are ranked, and mmcv's NMS does not take them
+    on every device.
+    """
+
+    def forward_single(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Score one level.
+
+        Args:
+            x (Tensor): Features, (N, C, H, W).
+
+        Returns:
+            Tuple[Tensor, Tensor]: Scores (N, A, H, W) and box offsets
+            (N, 4A, H, W) of A anchors, in float32.
+        """
+        scores, offsets = super().forward_single(x)
+        return scores.float(), offsets.float()
 
 
 @HOOKS.register_module()
@@ -28,7 +87,7 @@ class DetectionCheckHook(Hook):
             the neck takes other channels than a pyramid of maps has.
     """
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Any) -> None:
         """Check the neck, and training and validation data with the heads."""
         model = unwrapped_model(runner)
         check_channels(model, ('neck', ))
@@ -44,15 +103,15 @@ class DetectionCheckHook(Hook):
             check_heads(name, dataset, owner, ('bbox_head', 'mask_head'))
 
     @staticmethod
-    def _check_images(name: str, dataset) -> None:
-        folders = defaultdict(list)
+    def _check_images(name: str, dataset: Any) -> None:
+        folders: Dict[str, List[str]] = defaultdict(list)
         for i in range(len(dataset)):
             path = dataset.get_data_info(i)['img_path']
             if '://' in path:
                 return  # not on a disk
             folder, file = os.path.split(path)
             folders[folder].append(file)
-        missing = []
+        missing: List[str] = []
         for folder, files in folders.items():
             there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
             missing += [

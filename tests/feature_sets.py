@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from cmae_mm.evaluation import FeatureSet
+from cmae_mm.evaluation.features import FeatureSet
 
 
 def blobs(count=400, classes=5, dims=16, noise=2., seed=0):

@@ -8,6 +8,7 @@ from typing import Any, Iterable, Optional, Sequence
 from ..dependencies import MissingLibrary
 from ..files import PathLike, check_output
 from ..packaged import install_command
+from .arguments import ArgumentError
 
 # Models by the name that pretrain takes, and the packaged config of each.
 MODELS = {
@@ -20,8 +21,6 @@ MODELS = {
 }
 ENCODERS = ('online', 'target')
 POOLS = ('mean', 'cls', 'patch')
-DTYPES = ('float32', 'float16')
-ENDINGS = ('.npz', '.parquet')
 # Where figures go beside the file of the work folder, and the libraries.
 LOG_TO = {
     'tensorboard': 'tensorboard',
@@ -29,10 +28,6 @@ LOG_TO = {
     'mlflow': 'mlflow',
     'file': None,
 }
-
-
-class ArgumentError(ValueError):
-    """An argument that cannot be meant so; the message says what can."""
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
@@ -100,38 +95,6 @@ def check_data(data: PathLike) -> Path:
     raise ArgumentError(
         f'the data folder {str(data)!r} {what}; name a folder of images, with '
         'or without class folders, a list of them, a store or shards')
-
-
-def check_out_file(out: Optional[PathLike]) -> None:
-    """Check that a file can be written by its ending.
-
-    Raises:
-        ArgumentError: If the ending is of no known format.
-        OSError: If it cannot be written.
-        ImportError: If the library of the format is missing.
-    """
-    if out is None:
-        return
-    file = Path(out).expanduser()
-    if file.suffix not in ENDINGS:
-        raise ArgumentError(
-            f'features are written as {" or ".join(ENDINGS)}, but out is '
-            f'{str(out)!r}')
-    check_output(file)
-    if file.suffix != '.parquet':
-        return
-    try:
-        import pyarrow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            'parquet files are written by pyarrow, which is not installed: '
-            f'install it with `{install_command("embed")}`, or name a file '
-            'that ends in .npz') from error
-    except ImportError as error:  # current ones need numpy 2
-        raise ImportError(
-            f'parquet files are written by pyarrow, but {error}: install an '
-            "older one with `pip install 'pyarrow<22'`, or name a file that "
-            'ends in .npz') from error
 
 
 def check_onnx_file(out: PathLike) -> None:
@@ -207,32 +170,3 @@ def check_checkpoint(checkpoint: PathLike) -> None:
                             'file is to be named')
     if not path.exists():
         raise ArgumentError(f'there is no checkpoint {checkpoint}')
-
-
-def check_embedding(data: PathLike,
-                    checkpoint: PathLike,
-                    out: Optional[PathLike] = None,
-                    encoder: str = 'online',
-                    pool: str = 'mean',
-                    batch_size: Optional[int] = None,
-                    num_workers: Optional[int] = None,
-                    img_size: Optional[int] = None,
-                    dtype: str = 'float32',
-                    stats: Optional[PathLike] = None) -> None:
-    """Check the arguments of :func:`cmae_mm.embed`.
-
-    Raises:
-        ArgumentError: If one is none of what is allowed.
-        OSError: If ``out`` cannot be written.
-        ImportError: If ``out`` is a parquet file and pyarrow is missing.
-    """
-    check_choice('encoder', encoder, ENCODERS)
-    check_choice('pool', pool, POOLS)
-    check_choice('dtype', dtype, DTYPES)
-    check_whole_number('batch_size', batch_size, 1)
-    check_whole_number('num_workers', num_workers, 0)
-    check_whole_number('img_size', img_size, 1)
-    check_out_file(out)
-    check_stats(stats)
-    check_checkpoint(checkpoint)
-    check_data(data)

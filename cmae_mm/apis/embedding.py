@@ -1,41 +1,37 @@
 """Features of any folder of images."""
 import hashlib
 import os
-import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
-
-import numpy as np
-import torch
-from mmengine.device import get_device
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-
-from ..datasets.names import encode_name
-from ..datasets.source import (
-    INDEX_FILE,
-    STORE_FILE,
-    ImageSource,
-    ignore_interrupts,
-    open_source,
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Literal,
+    NamedTuple,
+    Optional,
+    Tuple,
 )
-from ..dependencies import cpu_count
+
 from ..files import output_lock
-from ..progress import Progress
-from .checks import PathLike, check_embedding
-from .encoder import load_encoder
-from .feature_files import (
-    FeatureFile,
-    Part,
-    describe_none,
-    read_whole,
-    storable,
+from ..packaged import install_command
+from .arguments import (
+    Checkpoint,
+    Count,
+    Data,
+    Encoder,
+    Output,
+    PathLike,
+    Size,
+    Stats,
+    command,
+    interruptible,
 )
-from .pretrained_encoder import PretrainedEncoder
 
-# A part is written at the latest after so many bytes, or seconds.
-_PART_BYTES = 64 * 2**20
-_PART_SECONDS = 30.
+if TYPE_CHECKING:
+    from ..datasets.source import ImageSource
 
 
 class Embeddings(NamedTuple):
@@ -51,105 +47,122 @@ class Embeddings(NamedTuple):
     """
 
     paths: List[str]
-    features: Optional[np.ndarray]
+    features: Any
     shape: Tuple[int, ...]
     skipped: Dict[str, str]
     out: Optional[Path] = None
 
-
-class _Images(Dataset):
-    """Images of a source, cropped; or why one cannot be read."""
-
-    def __init__(self, source: ImageSource, encoder: PretrainedEncoder,
-                 start: int, stop: int) -> None:
-        self.source, self.encoder = source, encoder
-        self.range = range(start, stop)
-
-    def __len__(self) -> int:
-        return len(self.range)
-
-    def __getitem__(self, index: int) -> Tuple[str, Optional[Tensor], str]:
-        number = self.range[index]
-        name = storable(self.source.names[number])
-        try:
-            data = self.source.read(number)
-            image = self.encoder.decode(data, encode_name(name))
-            return name, self.encoder.crop(image), ''
-        # Decoders raise all sorts of errors on broken files.
-        except Exception as error:
-            text = ' '.join(str(error).replace('\0', '').split())
-            return name, None, text or type(error).__name__
+    def as_json(self) -> Dict[str, Any]:
+        """Return what ``cmae embed --json`` prints."""
+        return dict(out=str(self.out), shape=list(self.shape),
+                    skipped=len(self.skipped))
 
 
-def embed(data: PathLike,
-          checkpoint: PathLike,
-          out: Optional[PathLike] = None,
+def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
+    """Check that pyarrow is installed where the output is a parquet file.
+
+    Raises:
+        ImportError: If it is missing, or does not fit numpy.
+    """
+    if out is None or Path(out).suffix != '.parquet':
+        return
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'parquet files are written by pyarrow, which is not installed: '
+            f'install it with `{install_command("embed")}`, or name a file '
+            'that ends in .npz') from error
+    except ImportError as error:  # current ones need numpy 2
+        raise ImportError(
+            f'parquet files are written by pyarrow, but {error}: install an '
+            "older one with `pip install 'pyarrow<22'`, or name a file that "
+            'ends in .npz') from error
+
+
+@command(check=_check_parquet, required=('out', ))
+def embed(data: Data,
+          checkpoint: Checkpoint,
+          out: Optional[Annotated[
+              PathLike, Output('.npz', '.parquet')]] = None,
           *,
-          encoder: str = 'online',
-          pool: str = 'mean',
-          batch_size: int = 64,
-          num_workers: Optional[int] = None,
-          img_size: Optional[int] = None,
-          dtype: str = 'float32',
-          num_heads: Optional[int] = None,
-          stats: Optional[PathLike] = None) -> Embeddings:
-    """Compute features of all images below a folder; no labels are needed.
+          encoder: Encoder = 'online',
+          pool: Literal['mean', 'cls', 'patch'] = 'mean',
+          batch_size: Size = 64,
+          num_workers: Optional[Count] = None,
+          img_size: Optional[Size] = None,
+          dtype: Literal['float32', 'float16'] = 'float32',
+          num_heads: Optional[Size] = None,
+          stats: Optional[Stats] = None) -> Embeddings:
+    """Compute features of any folder of images.
 
-    Images are resized, cropped and normalised as in every evaluation, so that
-    features are those of ``cmae knn``. Those that cannot be read are left out
-    and listed. An accelerator is used where there is one.
+    No labels and no config are needed. Images are resized, cropped and
+    normalised as in every evaluation, so that features are those of `cmae
+    knn`. Unreadable images are skipped and listed. An accelerator is used
+    where there is one.
 
-    With ``out``, parts are written every half minute: interrupted and called
-    again with the same arguments, it continues. ``np.load`` of an ``.npz``
-    file gives ``paths``, ``features``, ``skipped``, ``reasons`` and
-    ``settings``; a ``.parquet`` file has the columns ``path`` and
-    ``feature``.
+    The file is written in parts every half minute: interrupted, the same
+    command continues. ``np.load`` of an ``.npz`` file gives ``paths``,
+    ``features``, ``skipped``, ``reasons`` and ``settings``; a ``.parquet``
+    file has the columns ``path`` and ``feature``.
 
     Example::
+
+        $ cmae embed photos epoch_100.pth --out features.npz
 
         import cmae_mm
         paths, features, *_ = cmae_mm.embed('photos', 'epoch_300.pth')
 
     Args:
-        data (str | PathLike): Folder of images, list, store or shards.
-        checkpoint (str | PathLike): See :func:`load_encoder`.
-        out (str | PathLike, optional): File to write, ``.npz`` or
-            ``.parquet``. Defaults to None: features are returned alone.
-        encoder (str): 'online' or 'target'. Defaults to 'online'.
-        pool (str): 'mean' of the patch tokens, 'cls', the class token, or
-            'patch', all patch tokens. Defaults to 'mean'.
-        batch_size (int): Images at a time. Defaults to 64.
-        num_workers (int, optional): Processes that read images. Defaults to
-            one for each processor core, at most 8.
-        img_size (int, optional): Side of the images in pixels. Defaults to
-            the checkpoint's.
-        dtype (str): 'float32' or 'float16', which features are kept in.
-            Defaults to 'float32'.
-        num_heads (int, optional): See :func:`load_encoder`.
-        stats (str | PathLike, optional): See :func:`load_encoder`.
+        data: Folder of images, list, store or shards.
+        checkpoint: Pre-training checkpoint, exported backbone, fine-tuned
+            classifier, or released CMAE or MAE checkpoint.
+        out: File to write, .npz or .parquet. Defaults to None in Python: the
+            features are returned alone.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        pool: Mean of the patch tokens, class token, or all patch tokens.
+            Defaults to mean.
+        batch_size: Images in a batch. Defaults to 64.
+        num_workers: Processes that read images. Defaults to one for each
+            processor core, at most 8.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        dtype: Type of the features. Defaults to float32.
+        num_heads: Number of attention heads, for a foreign checkpoint of
+            unusual sizes.
+        stats: File of `cmae stats` on the images, for a foreign checkpoint
+            without normalisation.
 
     Returns:
         Embeddings: Names and features.
 
     Raises:
-        ArgumentError: If an argument is none of what is allowed.
+        ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
         FeatureFileError: If ``out`` was begun or written with other
             arguments.
         ValueError: If there are no images, or none that can be read.
     """
-    check_embedding(data, checkpoint, out, encoder, pool, batch_size,
-                    num_workers, img_size, dtype, stats)
+    from mmengine.device import get_device
+
+    from ..datasets.source import open_source
+    from ..evaluation.feature_files import (
+        FeatureFile,
+        describe_none,
+        read_whole,
+    )
+    from ..evaluation.features import compute_features
+    from .encoder import load_encoder
     source = open_source(data)
     print(source.describe(), flush=True)
 
     def compute(ranges: List[Tuple[int, int]], in_parts: bool
-                ) -> Iterator[Part]:
+                ) -> Iterator[Any]:
         model = load_encoder(
             checkpoint, encoder, pool=pool, img_size=img_size,
             num_heads=num_heads, stats=stats).to(get_device())
-        return _compute(model, source, ranges, batch_size, num_workers, dtype,
-                        in_parts)
+        return compute_features(model, source, ranges, batch_size,
+                                num_workers, dtype, in_parts)
 
     if out is None:
         whole = next(compute([(0, len(source))], False))
@@ -158,7 +171,9 @@ def embed(data: PathLike,
         return Embeddings(whole.paths, whole.features, whole.features.shape,
                           whole.skipped)
     path = Path(out).expanduser()
-    with output_lock(path):
+    with output_lock(path), interruptible(
+            f'the features so far are in {out}.parts; the same command '
+            'continues'):
         file = FeatureFile(
             path, _settings(source, Path(checkpoint).expanduser(), encoder,
                             pool, img_size, num_heads, dtype, stats),
@@ -170,10 +185,23 @@ def embed(data: PathLike,
             for part in compute(ranges, True) if ranges else ():
                 file.add(part)
             found, shape, skipped = file.finish()
-    return Embeddings(found, None, shape, skipped, path)
+    done = Embeddings(found, None, shape, skipped, path)
+    _print(done)
+    return done
 
 
-def _settings(source: ImageSource, checkpoint: Path, encoder: str,
+def _print(done: Embeddings) -> None:
+    """Print the number of features and the skipped images."""
+    shape = 'x'.join(str(n) for n in done.shape[1:])
+    print(f'{done.shape[0]:,} images, {shape} numbers each, in {done.out}')
+    for path, reason in list(done.skipped.items())[:5]:
+        print(f'skipped {path}: {reason}')
+    if done.skipped:
+        print(f'{len(done.skipped):,} images could not be read; '
+              f'{done.out}.skipped.txt lists them')
+
+
+def _settings(source: 'ImageSource', checkpoint: Path, encoder: str,
               pool: str, img_size: Optional[int],
               num_heads: Optional[int], dtype: str,
               stats: Optional[PathLike]) -> Dict[str, Any]:
@@ -203,8 +231,9 @@ def _settings(source: ImageSource, checkpoint: Path, encoder: str,
         dtype=dtype)
 
 
-def _fingerprint(source: ImageSource) -> str:
+def _fingerprint(source: 'ImageSource') -> str:
     """Hash the names of images, and sizes and times of their files."""
+    from ..datasets.source import INDEX_FILE, STORE_FILE
     made = hashlib.sha256()
     packed = dict(store=STORE_FILE, shards=INDEX_FILE).get(source.kind)
     if packed:
@@ -222,72 +251,3 @@ def _state(path: str) -> bytes:
     except OSError:  # of which reading the image tells more
         return b''
     return b'%d %d\0' % (found.st_size, found.st_mtime_ns)
-
-
-def _compute(model: PretrainedEncoder, source: ImageSource,
-             ranges: List[Tuple[int, int]], batch_size: int,
-             num_workers: Optional[int], dtype: str,
-             in_parts: bool) -> Iterator[Part]:
-    """Yield the features of ranges of images in parts, or of each in one."""
-    if num_workers is None:
-        num_workers = min(8, cpu_count())
-    left = sum(stop - start for start, stop in ranges)
-    with Progress(len(source), 'features',
-                  initial=len(source) - left) as progress:
-        for start, stop in ranges:
-            loader = DataLoader(
-                _Images(source, model, start, stop),
-                batch_size,
-                num_workers=num_workers,
-                worker_init_fn=ignore_interrupts,
-                collate_fn=list)
-            part, begun = _Collected(start, dtype), time.monotonic()
-            for batch in loader:
-                images = [image for _, image, _ in batch if image is not None]
-                part.add(batch, _features(model, images, dtype) if images
-                         else None)
-                progress.update(len(batch))
-                if in_parts and part.stop < stop and (
-                        part.size >= _PART_BYTES
-                        or time.monotonic() - begun >= _PART_SECONDS):
-                    yield part.take()
-                    part = _Collected(part.stop, dtype)
-                    begun = time.monotonic()
-            yield part.take()
-
-
-class _Collected:
-    """A part that grows by batches."""
-
-    def __init__(self, start: int, dtype: str) -> None:
-        self.start = self.stop = start
-        self.size = 0
-        self._names: List[str] = []
-        self._features = [np.zeros((0, ), dtype)]
-        self._skipped: Dict[str, str] = {}
-
-    def add(self, batch: List[Tuple[str, Optional[Tensor], str]],
-            features: Optional[np.ndarray]) -> None:
-        """Add a batch, and the features of the images that were read."""
-        self.stop += len(batch)
-        for name, image, reason in batch:
-            if image is None:
-                self._skipped[name] = reason
-            else:
-                self._names.append(name)
-        if features is not None:
-            self.size += features.nbytes
-            self._features.append(features)
-
-    def take(self) -> Part:
-        """Give the part."""
-        features = self._features[1:] or self._features
-        return Part(self.start, self.stop, self._names,
-                    np.concatenate(features), self._skipped)
-
-
-@torch.no_grad()
-def _features(model: PretrainedEncoder, images: List[Tensor],
-              dtype: str) -> np.ndarray:
-    batch = torch.stack(images).to(model.mean.device)
-    return model(model.normalize(batch)).cpu().numpy().astype(dtype)

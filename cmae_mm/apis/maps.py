@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..datasets.source import ImageSource, open_source
+from ..evaluation.feature_files import storable
 from ..visualization import label_files, save_sheet, to_rgb
 from ..visualization.image_map import (
     METHODS,
@@ -19,7 +20,6 @@ from .centre_crop import CentreCrop
 from .checks import ArgumentError, PathLike, check_choice
 from .embedding import Embeddings, embed
 from .encoder import load_encoder
-from .feature_files import storable
 from .images import evenly, load_crops, pick_images
 from .pictures import check_picture, check_shown
 from .pretrained_encoder import PretrainedEncoder

@@ -2,12 +2,11 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
 
 from ..config import ConfigError, check_pairs
 from ..files import check_output
 from ..packaged import find_config
-from .parser import at_least
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -15,6 +14,41 @@ if TYPE_CHECKING:
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 # In the place of CHECKPOINT, where random weights are of use.
 RANDOM = 'random'
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Make a type of argument: a whole number of some size or more.
+
+    Args:
+        least (int): The smallest number that is allowed.
+
+    Returns:
+        Callable: For argparse's ``type``.
+    """
+
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < least:
+            raise argparse.ArgumentTypeError(
+                f'must be a whole number of {least} or more, but got {text!r}')
+        return number
+
+    return whole_number
+
+
+def above_zero(text: str) -> float:
+    """Read a number above 0; a type of argument."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.
+    if not 0 < number < float('inf'):
+        raise argparse.ArgumentTypeError(
+            f'must be a number above 0, but got {text!r}')
+    return number
 
 
 def add_data(parser: argparse.ArgumentParser,

@@ -3,9 +3,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..config import ConfigError, load_config, remember
-from .arguments import add_cfg_options, add_config
+from .arguments import above_zero, add_cfg_options, add_config
 from .command import Command, Result
-from .parser import above_zero
 
 if TYPE_CHECKING:
     from mmengine.config import Config

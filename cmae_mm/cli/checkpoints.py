@@ -10,9 +10,9 @@ from .arguments import (
     add_config,
     add_encoder,
     add_out,
+    at_least,
 )
 from .command import Command, Result
-from .parser import at_least
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,6 +17,7 @@ from typing import (
     Optional,
 )
 
+from ..apis.arguments import accepts, check_arguments, types_of
 from .arguments import check_inputs
 from .errors import fail
 
@@ -96,16 +97,14 @@ def needed(parser: argparse.ArgumentParser) -> List[str]:
 def run(args: argparse.Namespace) -> NoReturn:
     """Run a command and exit.
 
-    Nothing in a file is run while it does, and mistakes end in one sentence,
-    see :func:`~cmae_mm.checkpoints.load_only_safely` and
-    :func:`~cmae_mm.cli.errors.fail`. What training saves when it is told to
-    end comes as ``SystemExit`` with a status of its own, which is kept.
+    Errors of the user end in one sentence, see
+    :func:`~cmae_mm.cli.errors.fail`. ``SystemExit`` of a training that saved
+    at a signal keeps its status.
 
     Args:
-        args (argparse.Namespace): With ``chosen``, the command. Its result's
-            ``exit_status``, if there is one, is the process's.
+        args (argparse.Namespace): With ``chosen``, the command. The
+            ``exit_status`` of its result, if any, is the process's.
     """
-    command: Command = args.chosen
     status: Any = 0
     try:
         result = perform(args)
@@ -117,27 +116,55 @@ def run(args: argparse.Namespace) -> NoReturn:
     except SystemExit as stop:
         # Without its traceback, whose frames hold what leave_ranks ends.
         status = stop.code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # In training: pressed twice, or before there was anything to save.
-        what = command.stopped(args) if command.stopped else (
-            'nothing was written')
-        print(f'\ncmae {command.name}: stopped; {what}', file=sys.stderr)
+        stopped = getattr(args.chosen, 'stopped', None)
+        saved = str(stop) or (
+            stopped(args) if stopped else 'nothing was written')
+        print(f'\ncmae {args.command}: stopped; {saved}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        fail(error, f'cmae {command.name}', args.debug, command.error_status)
+        declared = getattr(args.chosen, 'declaration', args.chosen)
+        fail(error, f'cmae {args.command}', args.debug,
+             declared.error_status)
     leave_ranks()
     sys.exit(status)
 
 
 def perform(args: argparse.Namespace) -> Result:
-    """Check a command line and do what it says; mistakes are raised.
+    """Check a command line and run its function; errors are raised.
 
     Args:
         args (argparse.Namespace): With ``chosen``, the command.
 
     Returns:
-        Result: What it has found out.
+        Result: The result, by name.
     """
+    if isinstance(args.chosen, Command):
+        return _perform_old(args)
+    function = args.chosen
+    values = {name: _unwrap(getattr(args, name), hint)
+              for name, hint in types_of(function).items()
+              if name != 'return'}
+    check_arguments(function, values)
+    if function.declaration.libraries:
+        load_libraries()
+    if getattr(args, 'local_rank', None) is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    result = function.__wrapped__(**values)
+    if hasattr(result, 'as_json'):
+        return result.as_json()
+    return dict(result._asdict() if hasattr(result, '_asdict')
+                else result or {})
+
+
+def _unwrap(value: Any, hint: Any) -> Any:
+    """Return the word of an option that takes a word or several numbers."""
+    one = isinstance(value, list) and len(value) == 1
+    return value[0] if one and not accepts(value, hint) else value
+
+
+def _perform_old(args: argparse.Namespace) -> Result:
     command: Command = args.chosen
     check_inputs(args)
     if command.check is not None:

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple
 
 from ..config import ConfigError, load_config, remember
 from .arguments import (
+    above_zero,
     add_cfg_options,
     add_checkpoint,
     add_config,
     add_encoder,
     add_work_dir,
+    at_least,
     check_data,
     work_dir_of,
 )
 from .command import Command, Result
 from .evaluate import LRS, note_evaluation
-from .parser import above_zero, at_least
 
 if TYPE_CHECKING:
     from ..apis.dense_probe import DenseSet
@@ -142,7 +143,7 @@ def add_knn(parser: argparse.ArgumentParser) -> None:
 
 def knn(args: argparse.Namespace, dense: Dense) -> Dict[Any, Any]:
     """Classify each patch by the nearest ones."""
-    from ..evaluation import knn_predict
+    from ..evaluation.knn import knn_predict
     found = knn_predict(*dense.train.labelled(dense.patch_size),
                         dense.val.features.flatten(0, 1), args.ks)
     return {f'k = {k}': labels for k, labels in found.items()}
@@ -162,7 +163,7 @@ def add_linear(parser: argparse.ArgumentParser) -> None:
 
 def linear(args: argparse.Namespace, dense: Dense) -> Dict[Any, Any]:
     """Classify each patch by a linear layer."""
-    from ..evaluation import linear_sweep
+    from ..evaluation.linear import linear_sweep
     found = linear_sweep(*dense.train.labelled(dense.patch_size),
                          dense.val.features.flatten(0, 1), args.lrs,
                          args.epochs)

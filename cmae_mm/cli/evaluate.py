@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple
 from ..config import load_config, remember
 from .arguments import (
     RANDOM,
+    above_zero,
     add_cfg_options,
     add_checkpoint,
     add_config,
@@ -15,14 +16,14 @@ from .arguments import (
     add_loader,
     add_pool,
     add_work_dir,
+    at_least,
     note_local_rank,
     work_dir_of,
 )
 from .command import Command, Result
-from .parser import above_zero, at_least
 
 if TYPE_CHECKING:
-    from ..evaluation import FeatureSet
+    from ..evaluation.features import FeatureSet
 
 # Both as in the evaluation room, which a test checks: it is not imported for
 # --help.
@@ -65,7 +66,7 @@ def extract_for(args: argparse.Namespace) -> Extracted:
 
     from ..engine import build_frozen_model
     from ..engine.device import adapt_to_device
-    from ..evaluation import FrozenFeatures
+    from ..evaluation.evaluator import FrozenFeatures
     note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)
     remember(cfg, args.cfg_options)
@@ -132,7 +133,7 @@ def add_knn(parser: argparse.ArgumentParser) -> None:
 
 def knn(args: argparse.Namespace, features: Extracted) -> Result:
     """Classify by the nearest neighbours and print the table."""
-    from ..evaluation import knn_predict
+    from ..evaluation.knn import knn_predict
     from ..evaluation.report import report_sweep
     train, val, _ = features
     predicted = knn_predict(*train, val.features, args.ks, args.temperature)
@@ -155,7 +156,7 @@ def add_linear(parser: argparse.ArgumentParser) -> None:
 
 def linear(args: argparse.Namespace, features: Extracted) -> Result:
     """Train linear classifiers and print the table."""
-    from ..evaluation import linear_sweep
+    from ..evaluation.linear import linear_sweep
     from ..evaluation.report import report_sweep
     train, val, _ = features
     predicted = linear_sweep(*train, val.features, args.lrs, args.epochs)
@@ -186,9 +187,10 @@ def low_shot(args: argparse.Namespace, features: Extracted) -> Result:
     import statistics
     from pathlib import Path
 
-    from ..evaluation import FeatureSet, fit_logistic_regression, score
-    from ..evaluation import low_shot as measure_low_shot
-    from ..evaluation.report import print_table
+    from ..evaluation.features import FeatureSet
+    from ..evaluation.low_shot import fit_logistic_regression
+    from ..evaluation.low_shot import low_shot as measure_low_shot
+    from ..evaluation.report import print_table, score
     from ..evaluation.splits import read_split
     train, val, paths = features
     result: Dict[str, Any] = {}

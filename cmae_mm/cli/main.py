@@ -1,8 +1,9 @@
-"""The command ``cmae``: its parts, and how they are found."""
+"""The command ``cmae``: its table of commands, parsing and running."""
 import argparse
+import importlib
 import os
 import sys
-from typing import Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from ..version import __version__
 from . import (
@@ -10,62 +11,63 @@ from . import (
     checkpoints,
     dense,
     doctor,
-    embed,
     evaluate,
     maps,
-    pack,
     pictures,
     pretrain,
     report,
-    splits,
-    stats,
     study,
     test,
     train,
 )
 from .command import Command, run
-from .parser import Parser, near
+from .parser import Parser, add_command, near, read_docstring
 
-COMMANDS: List[Command] = [
-    *pretrain.COMMANDS,
-    *train.COMMANDS,
-    *test.COMMANDS,
-    *evaluate.COMMANDS,
-    *dense.COMMANDS,
-    *embed.COMMANDS,
-    *study.COMMANDS,
-    *pictures.COMMANDS,
-    *maps.COMMANDS,
-    *report.COMMANDS,
-    *checkpoints.COMMANDS,
-    *stats.COMMANDS,
-    *pack.COMMANDS,
-    *splits.COMMANDS,
-    *batch_size.COMMANDS,
-    *doctor.COMMANDS,
-]
-# How the help lists them: what one does first stands first.
-GROUPS: Dict[str, Tuple[str, ...]] = {
-    'pre-train and fine-tune': ('pretrain', 'train', 'test'),
-    'evaluate': ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear',
-                 'embed', 'study'),
-    'look': ('views', 'reconstruct', 'attention', 'features', 'map',
-             'nearest', 'report'),
-    'checkpoints': ('export', 'import'),
-    'data': ('stats', 'store', 'shards', 'splits'),
-    'check': ('doctor', 'batch-size'),
+OLD_COMMANDS: Dict[str, Command] = {
+    c.name: c for m in (
+        batch_size, checkpoints, dense, doctor, evaluate, maps, pictures,
+        pretrain, report, study, test, train) for c in m.COMMANDS}
+# Function of each command in `apis`, in groups of `cmae --help`.
+GROUPS: Dict[str, Dict[str, str]] = {
+    'pre-train and fine-tune': {
+        'pretrain': '', 'train': '', 'test': ''},
+    'evaluate': {
+        'knn': '', 'linear': '', 'low-shot': '', 'dense-knn': '',
+        'dense-linear': '', 'embed': 'embedding:embed', 'study': ''},
+    'look': {
+        'views': '', 'reconstruct': '', 'attention': '', 'features': '',
+        'map': '', 'nearest': '', 'report': ''},
+    'checkpoints': {'export': '', 'import': ''},
+    'data': {
+        'stats': 'data:stats', 'store': 'data:store',
+        'shards': 'data:shards', 'splits': 'data:splits'},
+    'check': {'doctor': '', 'batch-size': ''},
 }
+COMMANDS: Dict[str, str] = {
+    name: path for group in GROUPS.values() for name, path in group.items()}
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Import the function of a command."""
+    module, _, function = COMMANDS[name].partition(':')
+    return getattr(importlib.import_module(f'cmae_mm.apis.{module}'),
+                   function)
+
+
+def _summary(name: str) -> str:
+    if not COMMANDS[name]:
+        return OLD_COMMANDS[name].help
+    text = read_docstring(function_of(name)).summary
+    return text[0].lower() + text[1:]
 
 
 def list_commands() -> str:
     """List all commands in their groups, a line each."""
-    helps = {command.name: command.help for command in COMMANDS}
-    width = max(map(len, helps))
+    width = max(map(len, COMMANDS))
     lines: List[str] = []
     for heading, names in GROUPS.items():
         lines += ['', f'{heading}:']
-        lines += [f'  {name:<{width}}  {helps[name]}' for name in names
-                  if name in helps]
+        lines += [f'  {name:<{width}}  {_summary(name)}' for name in names]
     return '\n'.join(lines)
 
 
@@ -84,41 +86,37 @@ def build_parser() -> argparse.ArgumentParser:
     parts = parser.add_subparsers(
         dest='command', metavar='COMMAND', prog=parser.prog, required=True,
         help=argparse.SUPPRESS)
-    for command in COMMANDS:
-        command.add_to(parts)
+    for name, path in COMMANDS.items():
+        if path:
+            add_command(parts, name, function_of(name))
+        else:
+            OLD_COMMANDS[name].add_to(parts)
     return parser
 
 
 def parse(arguments: List[str]) -> argparse.Namespace:
-    """Parse a command line; ends the process where it is a mistake."""
+    """Parse a command line; end the process at an error."""
     parser = build_parser()
-    complete(parser)
+    if '_ARGCOMPLETE' in os.environ:  # of a shell that completes a line
+        import argcomplete
+        argcomplete.autocomplete(parser)
     if not arguments:
         parser.print_help()
         sys.exit(2)
-    names = [command.name for command in COMMANDS]
     # No option of the whole command takes a value.
     word = next((a for a in arguments if not a.startswith('-')), None)
-    if word is not None and word not in names:
+    if word is not None and word not in COMMANDS:
         parser.error(
             f'there is no command {word!r}'
-            f'{near(word, names) or "; there are " + ", ".join(names)}')
+            f'{near(word, COMMANDS) or "; there are " + ", ".join(COMMANDS)}')
     return parser.parse_args(arguments)
-
-
-def complete(parser: argparse.ArgumentParser) -> None:
-    """Complete a line for a shell that argcomplete has been set up in."""
-    if '_ARGCOMPLETE' in os.environ:
-        # Of setup.cfg's extra='completion'.
-        import argcomplete
-        argcomplete.autocomplete(parser)
 
 
 def main(arguments: Optional[List[str]] = None) -> NoReturn:
     """Run a command line and exit.
 
     Args:
-        arguments (List[str], optional): What follows ``cmae``. Defaults to
+        arguments (List[str], optional): Words after ``cmae``. Defaults to
             the process's.
     """
     for stream in (sys.stdout, sys.stderr):

@@ -8,9 +8,9 @@ from .arguments import (
     add_encoder,
     add_loader,
     add_pool,
+    at_least,
 )
 from .command import Command, Result
-from .parser import at_least
 from .pictures import (
     ENCODERS,
     add_images,

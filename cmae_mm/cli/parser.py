@@ -1,15 +1,42 @@
-"""Command lines as people write them, whatever the command."""
+"""The command line, made from the typed functions of ``apis``.
+
+argparse and this adapter, because typer and cyclopts need a newer rich than
+existing OpenMMLab environments have (openmim's openxlab pins 13.4), and
+jsonargparse takes 0.25 s to import and spells options with underscores.
+"""
 import argparse
+import collections.abc
 import difflib
-from typing import Any, Callable, Iterable, List, NoReturn
+import inspect
+import re
+import textwrap
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from ..apis.arguments import (
+    accepts,
+    complaint,
+    marks_of,
+    types_of,
+)
+
+_WIDTH = 79
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Name what a word may have been meant as, for the end of a sentence.
-
-    Args:
-        word (str): What was typed.
-        known (Iterable[str]): What could have been.
+    """Name the nearest of the known words, for the end of a sentence.
 
     Returns:
         str: '; did you mean --epochs?', or '' where nothing is near.
@@ -19,7 +46,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, without abbreviations: ``--enc`` is a mistake."""
+    """argparse's, without abbreviations: ``--enc`` is an error."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
@@ -29,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self,
                          args: Any = None,
                          namespace: Any = None) -> Any:
-        """Parse, and refuse what is unknown by its name and neighbours."""
+        """Parse, and refuse unknown arguments with the nearest names."""
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(self._describe_unknown(rest))
@@ -52,36 +79,160 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: {message}{end} see {self.prog} --help\n')
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Make a type of argument: a whole number of some size or more.
+class Docstring(NamedTuple):
+    """The parts of a Google docstring that a command's help has."""
+
+    summary: str
+    description: str
+    examples: List[str]
+    arguments: Dict[str, str]
+
+
+def read_docstring(function: Callable[..., Any]) -> Docstring:
+    """Read a docstring: summary, text, shell examples and arguments."""
+    text = re.sub(r':\w+:`~?(?:[\w.]*\.)?(\w+)`', r'\1',
+                  inspect.getdoc(function) or '').replace('``', '`')
+    head, *sections = re.split(r'^(?=[A-Z]\w+::?$)', text, flags=re.M)
+    summary, _, description = head.strip().partition('\n\n')
+    examples: List[str] = []
+    arguments: Dict[str, str] = {}
+    for section in sections:
+        if section.startswith('Example::'):
+            examples = re.findall(r'^    \$ (.*(?:\\\n.*)*)', section, re.M)
+        elif section.startswith('Args:'):
+            for name, words in re.findall(
+                    r'^    (\w+).*?: (.*(?:\n     .*)*)', section, re.M):
+                arguments[name] = ' '.join(words.split())
+    paragraphs = description.strip().split('\n\n')
+    return Docstring(
+        ' '.join(summary.split()).rstrip('.'),
+        '\n\n'.join(textwrap.fill(' '.join(p.split()), _WIDTH,
+                                  break_long_words=False)
+                    for p in paragraphs),
+        [re.sub(r'\s*\\\n\s*', ' ', e) for e in examples], arguments)
+
+
+def add_command(parts: Any, name: str, function: Callable[..., Any]) -> None:
+    """Add a function to the subparsers as a command.
 
     Args:
-        least (int): The smallest number that is allowed.
-
-    Returns:
-        Callable: For argparse's ``type``.
+        parts (argparse._SubParsersAction): The subparsers.
+        name (str): The command's name.
+        function (Callable): A function under ``apis.arguments.command``.
     """
+    doc = read_docstring(function)
+    examples = '\n'.join(f'  {line}' for line in doc.examples)
+    parser = parts.add_parser(
+        name, description=f'{doc.summary}.\n\n{doc.description}'.strip(),
+        epilog=f'for example:\n{examples}')
+    for parameter in inspect.signature(function).parameters.values():
+        _add_argument(parser, parameter, types_of(function)[parameter.name],
+                      doc.arguments[parameter.name].replace('%', '%%'),
+                      function.declaration.required)  # type: ignore
+    parser.usage = ' '.join([parser.prog, *_needed(parser), '[OPTIONS]'])
+    group = parser.add_argument_group('output')
+    group.add_argument(
+        '--json', action='store_true',
+        help='Print the result as JSON, in the last line.')
+    group.add_argument(
+        '--debug', action='store_true',
+        help='Print the traceback of an error, as CMAE_DEBUG=1 does.')
+    parser.set_defaults(chosen=function)
 
-    def whole_number(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = None
-        if number is None or number < least:
-            raise argparse.ArgumentTypeError(
-                f'must be a whole number of {least} or more, but got {text!r}')
-        return number
 
-    return whole_number
+def _add_argument(parser: argparse.ArgumentParser,
+                  parameter: inspect.Parameter, hint: Any, help: str,
+                  required: Iterable[str]) -> None:
+    """Add one argument of a function to a parser."""
+    name, default = parameter.name, parameter.default
+    option, off = (f'--{start}{name.replace("_", "-")}'
+                   for start in ('', 'no-'))
+    if hint is bool:
+        parser.add_argument(
+            off if default else option, dest=name, default=default,
+            action='store_false' if default else 'store_true', help=help)
+        return
+    kwargs = dict(help=help, **_form_of(_without_none(hint), name))
+    is_needed = default is inspect.Parameter.empty
+    if is_needed and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        parser.add_argument(name, **{**kwargs, 'metavar': name.upper()})
+        return
+    target: Any = parser
+    if bool in get_args(hint):
+        target = parser.add_mutually_exclusive_group()
+        target.add_argument(
+            off, dest=name, action='store_const', const=False,
+            help=f'The opposite of {option}.')
+        kwargs.update(nargs='?', const=True)
+    target.add_argument(
+        option, default=None if is_needed else default,
+        required=is_needed or name in required, **kwargs)
+    if name == 'launcher':  # torch.distributed.launch passes the rank
+        parser.add_argument('--local_rank', '--local-rank', type=int,
+                            help=argparse.SUPPRESS)
 
 
-def above_zero(text: str) -> float:
-    """Read a number above 0; a type of argument."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.
-    if not 0 < number < float('inf'):
-        raise argparse.ArgumentTypeError(
-            f'must be a number above 0, but got {text!r}')
-    return number
+def _form_of(hint: Any, name: str) -> Dict[str, Any]:
+    """Choose number, type and name of the words of an argument."""
+    bare = _bare(hint)
+    origin, parts = get_origin(bare), get_args(bare)
+    is_list = origin is collections.abc.Sequence
+    metavars = [m.metavar for m in marks_of(hint) if hasattr(m, 'metavar')]
+    metavar = metavars[0] if metavars else {int: 'N', float: 'VALUE'}.get(
+        _bare(parts[0]) if is_list else bare, name.upper())
+    if any(get_origin(p) is collections.abc.Mapping for p in parts):
+        return dict(nargs='+', action='extend', metavar='KEY=VALUE')
+    if origin is Literal:
+        return dict(type=_reader(hint), choices=parts)
+    if origin is tuple:
+        return dict(type=_reader(parts[0]), nargs=len(parts), metavar=metavar)
+    if is_list:
+        read = _reader(parts[0])
+        if get_origin(parts[0]) is Literal:
+            return dict(metavar='NAME,NAME', type=lambda text: [
+                read(word) for word in text.split(',') if word])
+        return dict(type=read, nargs='+', metavar=metavar)
+    if any(get_origin(p) is tuple for p in parts):
+        words = Union[tuple(  # one word, or several values
+            get_args(p)[0] if get_origin(p) is tuple else p for p in parts)]
+        return dict(type=_reader(words), nargs='+', metavar='VALUE')
+    return dict(type=_reader(hint), metavar=metavar)
+
+
+def _bare(hint: Any) -> Any:
+    """Return the type inside of ``Annotated``."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _without_none(hint: Any) -> Any:
+    """Return the type inside of ``Optional``."""
+    parts = [p for p in get_args(hint) if p is not type(None)]
+    if get_origin(hint) is not Union or len(parts) == len(get_args(hint)):
+        return hint
+    return Union[tuple(parts)]
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    """Make argparse's ``type``: text to a value that the type accepts."""
+
+    def read(text: str) -> Any:
+        for kind in (int, float, str):
+            try:
+                value = kind(text)
+            except ValueError:
+                continue
+            if accepts(value, hint):
+                return value
+        raise argparse.ArgumentTypeError(complaint(text, hint))
+
+    return read
+
+
+def _needed(parser: argparse.ArgumentParser) -> List[str]:
+    """List what a command line must have, in the order to write it in."""
+    words = []
+    for action in filter(lambda a: a.required, parser._actions):
+        metavar = action.metavar or action.dest.upper()
+        value = metavar if isinstance(metavar, str) else ' '.join(metavar)
+        words.append(' '.join([*action.option_strings[:1], value]))
+    return words

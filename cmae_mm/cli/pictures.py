@@ -3,9 +3,14 @@ import argparse
 from typing import Any
 
 from ..config import load_config, remember
-from .arguments import add_cfg_options, add_checkpoint, add_config, add_encoder
+from .arguments import (
+    add_cfg_options,
+    add_checkpoint,
+    add_config,
+    add_encoder,
+    at_least,
+)
 from .command import Command, Result
-from .parser import at_least
 
 ENCODERS = ('pre-training checkpoint, exported backbone, fine-tuned '
             'classifier, or released CMAE or MAE checkpoint')

@@ -14,8 +14,8 @@ from ..apis.study_plan import CHECKPOINT, Step, Study, StudyRun, read_study
 from ..config import ConfigError, quote_value
 from ..dependencies import cpu_count
 from ..files import check_output, output_lock, write_file
+from .arguments import at_least
 from .command import Command, Result, perform
-from .parser import at_least
 
 # Seconds between two checks of the processes.
 _INTERVAL = 0.2

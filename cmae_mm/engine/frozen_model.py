@@ -5,7 +5,7 @@ from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..evaluation import load_frozen
+from ..evaluation.evaluator import load_frozen
 from ..models.utils import check_choice
 from .device import unwrapped_model
 from .runner import ResumableRunner

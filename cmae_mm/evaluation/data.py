@@ -7,13 +7,10 @@ from mmpretrain.registry import DATASETS
 
 from ..datasets.datasets import count_classes
 from ..image_config import image_settings
+from .splits import EvaluationDataError
 
 # Where validation images are looked for, beside the training images.
 VAL_SPLITS = ('val', 'test')
-
-
-class EvaluationDataError(ValueError):
-    """Labelled data that cannot be used; the message says why."""
 
 
 def eval_pipeline(img_size: int,

@@ -1,16 +1,25 @@
 """Features of a frozen model on a data set."""
-from typing import Any, NamedTuple, Tuple
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, DefaultSampler, default_collate
 from mmengine.dist import all_gather, is_main_process
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.source import ignore_interrupts
+from ..datasets.names import encode_name
+from ..datasets.source import ImageSource, ignore_interrupts
+from ..dependencies import cpu_count
 from ..image_config import is_plain
 from ..progress import Progress
+from .feature_files import Part, storable
+
+# A part is written at the latest after so many bytes, or seconds.
+_PART_BYTES = 64 * 2**20
+_PART_SECONDS = 30.
 
 
 class FeatureSet(NamedTuple):
@@ -119,3 +128,96 @@ def hold_out(data: FeatureSet,
     held_out = torch.arange(len(data.labels)) % every == 0
     return (FeatureSet(data.features[~held_out], data.labels[~held_out]),
             FeatureSet(data.features[held_out], data.labels[held_out]))
+
+
+class _Images(Dataset):
+    """Images of a source, cropped; or why one cannot be read."""
+
+    def __init__(self, source: ImageSource, encoder: Any,
+                 start: int, stop: int) -> None:
+        self.source, self.encoder = source, encoder
+        self.range = range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+    def __getitem__(self, index: int) -> Tuple[str, Optional[Tensor], str]:
+        number = self.range[index]
+        name = storable(self.source.names[number])
+        try:
+            data = self.source.read(number)
+            image = self.encoder.decode(data, encode_name(name))
+            return name, self.encoder.crop(image), ''
+        # Decoders raise all sorts of errors on broken files.
+        except Exception as error:
+            text = ' '.join(str(error).replace('\0', '').split())
+            return name, None, text or type(error).__name__
+
+
+def compute_features(model: Any, source: ImageSource,
+             ranges: List[Tuple[int, int]], batch_size: int,
+             num_workers: Optional[int], dtype: str,
+             in_parts: bool) -> Iterator[Part]:
+    """Yield the features of ranges of images in parts, or of each in one."""
+    if num_workers is None:
+        num_workers = min(8, cpu_count())
+    left = sum(stop - start for start, stop in ranges)
+    with Progress(len(source), 'features',
+                  initial=len(source) - left) as progress:
+        for start, stop in ranges:
+            loader = DataLoader(
+                _Images(source, model, start, stop),
+                batch_size,
+                num_workers=num_workers,
+                worker_init_fn=ignore_interrupts,
+                collate_fn=list)
+            part, begun = _Collected(start, dtype), time.monotonic()
+            for batch in loader:
+                images = [image for _, image, _ in batch if image is not None]
+                part.add(batch, _features(model, images, dtype) if images
+                         else None)
+                progress.update(len(batch))
+                if in_parts and part.stop < stop and (
+                        part.size >= _PART_BYTES
+                        or time.monotonic() - begun >= _PART_SECONDS):
+                    yield part.take()
+                    part = _Collected(part.stop, dtype)
+                    begun = time.monotonic()
+            yield part.take()
+
+
+class _Collected:
+    """A part that grows by batches."""
+
+    def __init__(self, start: int, dtype: str) -> None:
+        self.start = self.stop = start
+        self.size = 0
+        self._names: List[str] = []
+        self._features = [np.zeros((0, ), dtype)]
+        self._skipped: Dict[str, str] = {}
+
+    def add(self, batch: List[Tuple[str, Optional[Tensor], str]],
+            features: Optional[np.ndarray]) -> None:
+        """Add a batch, and the features of the images that were read."""
+        self.stop += len(batch)
+        for name, image, reason in batch:
+            if image is None:
+                self._skipped[name] = reason
+            else:
+                self._names.append(name)
+        if features is not None:
+            self.size += features.nbytes
+            self._features.append(features)
+
+    def take(self) -> Part:
+        """Give the part."""
+        features = self._features[1:] or self._features
+        return Part(self.start, self.stop, self._names,
+                    np.concatenate(features), self._skipped)
+
+
+@torch.no_grad()
+def _features(model: Any, images: List[Tensor],
+              dtype: str) -> np.ndarray:
+    batch = torch.stack(images).to(model.mean.device)
+    return model(model.normalize(batch)).cpu().numpy().astype(dtype)

@@ -1,68 +1,10 @@
-"""Evaluation with few labels: drawing them, and logistic regression."""
-from typing import Callable, Dict, List, Sequence
+"""Logistic regression on the features of few labelled images."""
+from typing import Dict, List, Sequence
 
-import numpy as np
 import torch
 
 from .features import FeatureSet
-
-
-def draw_share(labels: Sequence[int], percent: float, seed: int) -> List[int]:
-    """Draw a share of a data set with the balance of its classes.
-
-    Args:
-        labels (Sequence[int]): Class of each image.
-        percent (float): Share of each class that is kept, in (0, 100], rounded
-            to whole images, at least one.
-        seed (int): Seed of the draw: the same one draws the same images.
-
-    Returns:
-        List[int]: Sorted indices of the drawn images.
-
-    Raises:
-        ValueError: If the share is out of range.
-    """
-    if not 0 < percent <= 100:
-        raise ValueError(
-            f'percent must be above 0 and at most 100, but got {percent}')
-    return _draw(labels, seed,
-                 lambda size: max(1, round(size * percent / 100)))
-
-
-def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
-    """Draw the same number of images of each class.
-
-    Args:
-        labels (Sequence[int]): Class of each image.
-        shots (int): Number of images of each class, 1 or more.
-        seed (int): Seed of the draw: the same one draws the same images.
-
-    Returns:
-        List[int]: Sorted indices of the drawn images.
-
-    Raises:
-        ValueError: If a class has fewer images.
-    """
-    if shots < 1:
-        raise ValueError(f'shots must be 1 or more, but got {shots}')
-    smallest = np.unique(labels, return_counts=True)[1].min()
-    if smallest < shots:
-        raise ValueError(
-            f'{shots} images a class were asked for, but the smallest class '
-            f'has {smallest}')
-    return _draw(labels, seed, lambda size: shots)
-
-
-def _draw(labels: Sequence[int], seed: int,
-          how_many: Callable[[int], int]) -> List[int]:
-    classes = np.asarray(labels)
-    rng = np.random.default_rng(seed)
-    drawn: List[int] = []
-    for label in np.unique(classes):
-        members = np.flatnonzero(classes == label)
-        size = how_many(len(members))
-        drawn += rng.choice(members, size, replace=False).tolist()
-    return sorted(drawn)
+from .splits import draw_shots
 
 
 def fit_logistic_regression(train: FeatureSet, test: FeatureSet,

@@ -1,18 +1,79 @@
 """Split files: a share of the training images, for few-label training."""
 import os
 from pathlib import Path
-from typing import List, Sequence
+from typing import Callable, List, Sequence
 
-from mmengine.dataset import BaseDataset
+import numpy as np
 
 from ..datasets.listing import split_line
 from ..datasets.names import decode_name, encode_name
+from ..datasets.source import ImageSource
 from ..files import write_file
-from .data import EvaluationDataError
-from .low_shot import draw_share
 
 
-def write_split(dataset: BaseDataset, percent: float, seed: int,
+class EvaluationDataError(ValueError):
+    """Labelled images that cannot be used; the message says why."""
+
+
+def draw_share(labels: Sequence[int], percent: float, seed: int) -> List[int]:
+    """Draw a share of a data set with the balance of its classes.
+
+    Args:
+        labels (Sequence[int]): Class of each image.
+        percent (float): Share of each class that is kept, in (0, 100], rounded
+            to whole images, at least one.
+        seed (int): Seed of the draw: the same one draws the same images.
+
+    Returns:
+        List[int]: Sorted indices of the drawn images.
+
+    Raises:
+        ValueError: If the share is out of range.
+    """
+    if not 0 < percent <= 100:
+        raise ValueError(
+            f'percent must be above 0 and at most 100, but got {percent}')
+    return _draw(labels, seed,
+                 lambda size: max(1, round(size * percent / 100)))
+
+
+def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
+    """Draw the same number of images of each class.
+
+    Args:
+        labels (Sequence[int]): Class of each image.
+        shots (int): Number of images of each class, 1 or more.
+        seed (int): Seed of the draw: the same one draws the same images.
+
+    Returns:
+        List[int]: Sorted indices of the drawn images.
+
+    Raises:
+        ValueError: If a class has fewer images.
+    """
+    if shots < 1:
+        raise ValueError(f'shots must be 1 or more, but got {shots}')
+    smallest = np.unique(labels, return_counts=True)[1].min()
+    if smallest < shots:
+        raise ValueError(
+            f'{shots} images a class were asked for, but the smallest class '
+            f'has {smallest}')
+    return _draw(labels, seed, lambda size: shots)
+
+
+def _draw(labels: Sequence[int], seed: int,
+          how_many: Callable[[int], int]) -> List[int]:
+    classes = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    drawn: List[int] = []
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        size = how_many(len(members))
+        drawn += rng.choice(members, size, replace=False).tolist()
+    return sorted(drawn)
+
+
+def write_split(source: ImageSource, percent: float, seed: int,
                 path: str) -> int:
     """Draw a share of a data set and write which images it has.
 
@@ -20,7 +81,7 @@ def write_split(dataset: BaseDataset, percent: float, seed: int,
     folder> <label>``.
 
     Args:
-        dataset (LabelledDataset): All labelled images.
+        source (ImageSource): All labelled images.
         percent (float): Share of each class in percent, in (0, 100]; at least
             one image of each is taken.
         seed (int): Seed of the draw: the same one draws the same images.
@@ -29,7 +90,7 @@ def write_split(dataset: BaseDataset, percent: float, seed: int,
     Returns:
         int: Number of images in the split.
     """
-    names, labels = dataset.source.names, dataset.source.labels
+    names, labels = source.names, source.labels
     drawn = draw_share(labels, percent, seed)
     write_file(path, ''.join(
         f'{encode_name(names[i])} {labels[i]}\n' for i in drawn))

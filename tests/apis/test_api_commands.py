@@ -1,5 +1,4 @@
 """The commands pretrain, embed and doctor, as they are typed."""
-import inspect
 import json
 import subprocess
 import sys
@@ -44,8 +43,7 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
                          if line.startswith('{'))
     assert trained == dict(checkpoint=str(out / 'epoch_1.pth'),
                            config=str(out / 'config.py'), out=str(out))
-    assert embedded == dict(out=str(features), shape=[8, 128], skipped=0,
-                            encoder='online', pool='mean')
+    assert embedded == dict(out=str(features), shape=[8, 128], skipped=0)
     with np.load(features) as written:
         assert written['features'].shape == (8, 128)
 
@@ -56,7 +54,8 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
     (['pretrain', '.', '--epochs', '0'], 'epochs must be'),
     (['embed', '.', 'none.pth', '--out', 'f.npz'],
      'there is no checkpoint none.pth'),
-    (['embed', '.', 'setup.cfg', '--out', 'f.txt'], 'written as .npz or'),
+    (['embed', '.', 'setup.cfg', '--out', 'f.txt'],
+     'must be a .npz or .parquet'),
 ])
 def test_a_mistake_is_found_before_the_libraries_are_loaded(
         line, said, monkeypatch, capsys):
@@ -86,24 +85,6 @@ def test_an_override_that_cannot_be_meant_is_one_sentence(
     told = capsys.readouterr().err.splitlines()
     assert said in told[-1] and told[-1].startswith('cmae pretrain: ')
     assert not (tmp_path / 'out/config.py').exists()
-
-
-def test_the_commands_arguments_are_those_of_the_functions():
-    """With the same defaults, as far as those are plain values."""
-    for name, line in (('pretrain', ['data']),
-                       ('embed', ['data', 'checkpoint', '--out', 'f.npz'])):
-        args = vars(build_parser().parse_args([name, *line]))
-        for key, parameter in inspect.signature(
-                getattr(cmae_mm, name)).parameters.items():
-            if key == 'resume':
-                assert not args['no_resume']
-            elif key == 'cfg_options':
-                assert args['cfg_options'] == []
-            elif parameter.default is not inspect.Parameter.empty and (
-                    key != 'out'):
-                assert args[key] == parameter.default, (name, key)
-            else:
-                assert key in args, (name, key)
 
 
 def test_the_doctor_finds_nothing_wrong_where_the_tests_run(capsys):

@@ -11,13 +11,13 @@ from helpers import write_images
 from mmengine.config import Config
 
 import cmae_mm
-from cmae_mm.apis import embedding
-from cmae_mm.apis.checks import ArgumentError, check_out_file
-from cmae_mm.apis.feature_files import FeatureFile, FeatureFileError
+from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.datasets.names import decode_name, encode_name
 from cmae_mm.datasets.pack import pack_images
 from cmae_mm.engine import build_frozen_model
-from cmae_mm.evaluation import FrozenFeatures
+from cmae_mm.evaluation import features as extraction
+from cmae_mm.evaluation.evaluator import FrozenFeatures
+from cmae_mm.evaluation.feature_files import FeatureFile, FeatureFileError
 from cmae_mm.files import OutputInUse, output_lock
 
 
@@ -84,8 +84,8 @@ def test_what_cannot_be_read_is_left_out_and_listed(
 
 def test_interrupted_it_goes_on_where_it_stopped(
         pretrained, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, '_PART_SECONDS', 0.)
-    compute, seen = embedding._features, []
+    monkeypatch.setattr(extraction, '_PART_SECONDS', 0.)
+    compute, seen = extraction._features, []
 
     def interrupted(model, images, dtype):
         if len(seen) == 2:
@@ -96,7 +96,7 @@ def test_interrupted_it_goes_on_where_it_stopped(
     options = dict(batch_size=3, num_workers=0, dtype='float16')
     once = cmae_mm.embed(folder, pretrained.checkpoint, tmp_path / 'once.npz',
                          **options)
-    monkeypatch.setattr(embedding, '_features', interrupted)
+    monkeypatch.setattr(extraction, '_features', interrupted)
     out = tmp_path / 'f.npz'
     with pytest.raises(KeyboardInterrupt):
         cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
@@ -107,7 +107,7 @@ def test_interrupted_it_goes_on_where_it_stopped(
                       **options)
     counted = []
     monkeypatch.setattr(
-        embedding, '_features',
+        extraction, '_features',
         lambda *args: counted.append(len(args[1])) or compute(*args))
     again = cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
     assert sum(seen) + sum(counted) == 8
@@ -125,7 +125,7 @@ def test_a_whole_file_is_kept_and_never_replaced_by_another(
     first = cmae_mm.embed(photos, pretrained.checkpoint, out, **options)
     assert first.shape == (8, 64, 48)
     before = out.read_bytes()
-    monkeypatch.setattr(embedding, 'load_encoder', None)  # is not needed
+    monkeypatch.setattr('cmae_mm.apis.encoder.load_encoder', None)
     assert cmae_mm.embed(
         photos, pretrained.checkpoint, out, **options) == first
     with pytest.raises(FeatureFileError, match="written with encoder 'online'"
@@ -156,7 +156,7 @@ def damage(path: Path, how: str) -> None:
     'removed', 'flipped', 'moved', 'emptied', 'cut'])
 def test_parts_that_are_damaged_or_missing_are_computed_again(
         pretrained, folder, tmp_path, monkeypatch, how, capsys):
-    monkeypatch.setattr(embedding, '_PART_SECONDS', 0.)
+    monkeypatch.setattr(extraction, '_PART_SECONDS', 0.)
     options = dict(batch_size=2, num_workers=0)
     out = tmp_path / 'f.npz'
     with monkeypatch.context() as broken:
@@ -166,9 +166,9 @@ def test_parts_that_are_damaged_or_missing_are_computed_again(
     parts = sorted((tmp_path / 'f.npz.parts').glob('part_*'))
     assert len(parts) == 5
     damage(parts[2], how)
-    seen, compute = [], embedding._features
+    seen, compute = [], extraction._features
     monkeypatch.setattr(
-        embedding, '_features',
+        extraction, '_features',
         lambda *args: seen.append(len(args[1])) or compute(*args))
     found = cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
     assert len(seen) == 1  # that part and no other
@@ -300,7 +300,7 @@ def test_a_parquet_library_that_does_not_fit_is_found_first(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'pyarrow', raising=False)
     with pytest.raises(ImportError, match="NumPy 2.0.*'pyarrow<22'"):
-        check_out_file(tmp_path / 'f.parquet')
+        cmae_mm.embed(tmp_path, __file__, tmp_path / 'f.parquet')
 
 
 MISTAKES = {
@@ -308,7 +308,7 @@ MISTAKES = {
     'a checkpoint that is not there': (
         dict(checkpoint='none.pth'), 'there is no checkpoint none.pth'),
     'an ending of no format': (
-        dict(out='f.csv'), r"\.npz or \.parquet, but out is 'f.csv'"),
+        dict(out='f.csv'), r"\.npz or \.parquet file, but got 'f.csv'"),
     'a folder as the file': (dict(out='.npz/../x.npz'), 'is a folder'),
     'an unknown pool': (dict(pool='patches'), "did you mean 'patch'"),
     'an empty batch': (dict(batch_size=0), 'batch_size must be .* 1 or more'),
@@ -337,7 +337,7 @@ def test_other_heads_or_other_photographs_are_other_settings(
 @pytest.mark.parametrize('name', MISTAKES)
 def test_a_mistake_is_refused_before_anything_is_loaded(
         name, pretrained, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, 'load_encoder', None)
+    monkeypatch.setattr('cmae_mm.apis.encoder.load_encoder', None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / '.npz').mkdir()
     (tmp_path / 'x.npz').mkdir()

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import cmae_mm
-from cmae_mm.apis.checks import ArgumentError
+from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.checkpoints import (
     CheckpointError,
     export_cmae,

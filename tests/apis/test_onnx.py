@@ -12,7 +12,7 @@ from PIL import Image
 
 import cmae_mm
 from cmae_mm.apis import onnx_file
-from cmae_mm.apis.checks import ArgumentError
+from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.checkpoints import CheckpointError, export_encoder
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse

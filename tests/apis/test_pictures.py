@@ -10,7 +10,7 @@ from mmengine.config import Config
 from PIL import Image, ImageDraw
 
 from cmae_mm.apis import maps, pictures
-from cmae_mm.apis.checks import ArgumentError
+from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.views import show_views
 from cmae_mm.checkpoints import CheckpointError, load_pretraining_model
 from cmae_mm.cli import maps as map_commands

@@ -4,7 +4,7 @@ import torch
 from tiny_training import log
 
 import cmae_mm
-from cmae_mm.apis.checks import ArgumentError
+from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.recipe import plan_pretraining
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.cli.main import build_parser

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from cmae_mm.apis.checks import ArgumentError
+from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.cli.errors import explain
 from cmae_mm.config import (
     _VARIABLES,
@@ -166,7 +166,7 @@ MISTAKES = {
         'must be one of pre-training.* is a ImageClassifier'),
     'a share of more than everything': (
         ['splits', '{tmp}/labelled', '--percent', '101'],
-        '--percent must be above 0 and at most 100, but got 101'),
+        '--percent: must be a number above 0 and at most 100, but got .101.'),
 }
 
 

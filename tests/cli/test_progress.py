@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from helpers import runner_cfg, write_images
@@ -104,13 +105,18 @@ def test_training_has_a_bar_on_a_terminal_only(image_root, tmp_path,
 
 STOPPED = {
     'embed': (['embed', 'DATA', 'MODEL', '--out', 'f.npz'],
-              'what was computed is in f.npz.parts, and the same command goes '
-              'on'),
+              'the features so far are in f.npz.parts; the same command '
+              'continues'),
     'store': (['store', 'DATA', 'no_store_yet'], 'nothing was written'),
     'study': (['study', 'studies/tiles.yaml'],
               'work_dirs/tiles, and the same command goes on'),
     'knn': (['knn', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],
             'nothing was written'),
+}
+# What is interrupted by Ctrl-C.
+WORK = {
+    'embed': 'cmae_mm.evaluation.features.compute_features',
+    'store': 'cmae_mm.datasets.pack.pack_images',
 }
 
 
@@ -122,13 +128,17 @@ def test_ctrl_c_says_what_is_left(name, tmp_path, monkeypatch, capsys):
     line = [dict(DATA=str(tmp_path / 'data'),
                  MODEL=str(tmp_path / 'model.pth')).get(w, w) for w in line]
 
-    def interrupted(args):
+    def interrupted(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
 
     monkeypatch.setattr(command, 'load_libraries', lambda: None)
     args = main.parse(line)
-    args.chosen = args.chosen._replace(run=interrupted)
+    if name in WORK:
+        monkeypatch.setattr(WORK[name], interrupted)
+        monkeypatch.setattr('cmae_mm.apis.encoder.load_encoder', MagicMock())
+    else:
+        args.chosen = args.chosen._replace(run=interrupted)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as stop:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cmae_mm.engine import HealthHook, ResumableRunner
 from cmae_mm.engine.hooks.health_hook import target_distance
-from cmae_mm.evaluation import effective_rank, positive_ranks, spread
+from cmae_mm.evaluation.health import effective_rank, positive_ranks, spread
 
 shapes = st.tuples(st.integers(2, 12), st.integers(2, 12),
                    st.integers(0, 2**31))

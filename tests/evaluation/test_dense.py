@@ -9,7 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from cmae_mm.apis.checks import ArgumentError
+from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.dense_probe import classes_of, pair_files, read_map
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse

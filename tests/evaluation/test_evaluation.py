@@ -20,12 +20,8 @@ from mmengine.config import ConfigDict
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, MODELS
 
-from cmae_mm.evaluation import (
-    build_eval_dataset,
-    eval_preprocessor,
-    extract_features,
-    with_pipeline,
-)
+from cmae_mm.evaluation.data import build_eval_dataset, with_pipeline
+from cmae_mm.evaluation.features import eval_preprocessor, extract_features
 from cmae_mm.evaluation.splits import read_split, write_split
 
 
@@ -58,7 +54,7 @@ def test_split_files(image_root, tmp_path):
             type='LabelledDataset', data_root=str(image_root),
             data_prefix='train', pipeline=[]))
     path = str(tmp_path / 'split.txt')
-    assert write_split(dataset, 25, 0, path) == 6
+    assert write_split(dataset.source, 25, 0, path) == 6
     paths = [dataset.get_data_info(i)['img_path'] for i in range(24)]
     index = read_split(path, paths)
     few = DATASETS.build(

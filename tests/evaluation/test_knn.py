@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from cmae_mm.evaluation import FeatureSet, knn_accuracy, knn_predict
+from cmae_mm.evaluation.features import FeatureSet
+from cmae_mm.evaluation.knn import knn_accuracy, knn_predict
 
 
 @pytest.mark.parametrize('temperature', [0.07, 0.5])

@@ -10,15 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cmae_mm.evaluation import (
-    bootstrap_interval,
-    draw_share,
-    draw_shots,
-    fit_logistic_regression,
-    linear_sweep,
-    low_shot,
-    score,
-)
+from cmae_mm.evaluation.linear import linear_sweep
+from cmae_mm.evaluation.low_shot import fit_logistic_regression, low_shot
+from cmae_mm.evaluation.report import bootstrap_interval, score
+from cmae_mm.evaluation.splits import draw_share, draw_shots
 
 
 @pytest.mark.parametrize('weight_decay', [0., 0.1])

@@ -16,7 +16,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from cmae_mm.checkpoints import export_encoder
-from cmae_mm.evaluation import FeatureSet, hold_out
+from cmae_mm.evaluation.features import FeatureSet, hold_out
 
 sys.path.insert(0, str(ROOT / 'tools/quickstart'))
 import make_mosaics  # noqa: E402

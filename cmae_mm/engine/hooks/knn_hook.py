@@ -5,7 +5,8 @@ import torch
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from ...evaluation import FrozenFeatures, knn_accuracy
+from ...evaluation.evaluator import FrozenFeatures
+from ...evaluation.knn import knn_accuracy
 from ..device import unwrapped_model
 from ..sharding import whole_parameters
 

@@ -2,7 +2,7 @@
 from mmpretrain.registry import HOOKS
 
 from ...datasets.datasets import count_classes
-from ...evaluation import check_same_classes
+from ...evaluation.data import check_same_classes
 from ..device import unwrapped_model
 from ..run_checks import check_one_batch
 from .broken_images_hook import BrokenImagesHook

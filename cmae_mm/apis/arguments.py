@@ -1,0 +1,381 @@
+"""Commands as typed functions, and checks of their arguments.
+
+A command is a function of this room under :func:`command`, in a group of
+``cli/main.py``. An argument is declared once, in the signature and its
+docstring; ``cli/parser.py`` makes the command line of it, and Python callers
+get the same checks::
+
+    @command(libraries=False)
+    def splits(data: Data, *, percent: Sequence[Percent] = (1., 10.),
+               seed: Count = 0, out: Optional[OutputFolder] = None) -> dict:
+
+- The summary is the command's line in ``cmae --help``. Text, ``Args:`` and
+  the lines of ``Example::`` that begin with ``$ `` are its own help.
+- No default: positional, or a required option where keyword-only.
+- Default: ``--the-name``. False: a flag. True: the flag ``--no-the-name``.
+- ``Literal``: choices. ``Sequence``: several words. ``Optional``: not given.
+- The types below (``Size``, ``Data``, ``OutputFile``, ...) add bounds of
+  numbers and checks of paths, which come before all imports.
+- The module imports nothing heavy; torch and the like are imported inside of
+  the function. ``libraries=False`` where it does not need mmpretrain.
+- The function prints what people read. Its result is printed by ``--json``: a
+  dict, a NamedTuple, or an object with ``as_json()``.
+"""
+import collections.abc
+import difflib
+import functools
+import inspect
+import math
+import os
+from contextlib import contextmanager, suppress
+from numbers import Integral, Real
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Literal,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from ..config import check_pairs
+from ..files import check_output
+from ..packaged import find_config
+
+PathLike = Union[str, os.PathLike]
+# The word for random weights in place of a checkpoint.
+RANDOM = 'random'
+
+_Function = TypeVar('_Function', bound=Callable[..., Any])
+
+
+class ArgumentError(ValueError):
+    """An invalid argument. The message names the allowed values."""
+
+
+class Range(NamedTuple):
+    """Bounds of a number.
+
+    Args:
+        low (float): The smallest number.
+        high (float): The largest number. Defaults to infinity.
+        above (bool): Whether ``low`` itself is excluded. Defaults to False.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Return whether a number is within the bounds."""
+        return (value > self.low if self.above else value >= self.low) and (
+            value <= self.high)
+
+    def __str__(self) -> str:
+        text = (f'above {self.low:g}' if self.above else
+                f'of {self.low:g} or more')
+        return text if self.high == math.inf else (
+            f'{text} and at most {self.high:g}')
+
+
+class Metavar(NamedTuple):
+    """Names of an option's values in the help."""
+
+    metavar: Tuple[str, ...]
+
+
+class _Path:
+    """Check of a path that a command reads or writes."""
+
+    metavar = 'FILE'
+    is_output = False
+
+    def check(self, path: PathLike) -> None:
+        """Raise an error if the path cannot be used."""
+
+
+class _Data(_Path):
+
+    def check(self, path: PathLike) -> None:
+        file = Path(path).expanduser()
+        if not file.is_dir() and not file.is_file():
+            what = 'is no folder or file' if file.exists() else (
+                'does not exist')
+            raise ArgumentError(
+                f'the data folder {str(path)!r} {what}; name a folder of '
+                'images, a list, a store or shards')
+
+
+class _Checkpoint(_Path):
+
+    def __init__(self, random: bool = False) -> None:
+        self.random = random
+
+    def check(self, path: PathLike) -> None:
+        if '://' in str(path) or (self.random and path == RANDOM):
+            return
+        file = Path(path).expanduser()
+        if file.is_dir() and not (file / 'model.safetensors').is_file():
+            raise ArgumentError(
+                f'{path} is a folder; name a checkpoint file')
+        if not file.exists():
+            raise ArgumentError(f'there is no checkpoint {path}')
+
+
+class _Config(_Path):
+
+    metavar = 'CONFIG'
+
+    def check(self, path: PathLike) -> None:
+        if path == RANDOM or Path(path).suffix in (
+                '.pth', '.pt', '.safetensors', '.ckpt'):
+            raise ArgumentError(
+                f'{path} is no config; CONFIG comes before CHECKPOINT')
+        find_config(str(path))
+
+
+class _Stats(_Path):
+
+    def check(self, path: PathLike) -> None:
+        if not Path(path).expanduser().is_file():
+            raise ArgumentError(
+                f'there is no file of image statistics {str(path)!r}; write '
+                f'it with `cmae stats DATA --out {path}`')
+
+
+class Output(_Path):
+    """A file or folder that a command writes.
+
+    Args:
+        *suffixes (str): Allowed suffixes of the file. Defaults to any.
+        is_folder (bool): Whether it is a folder. Defaults to False.
+    """
+
+    is_output = True
+
+    def __init__(self, *suffixes: str, is_folder: bool = False) -> None:
+        self.suffixes, self.is_folder = suffixes, is_folder
+        self.metavar = 'DIR' if is_folder else 'FILE'
+
+    def check(self, path: PathLike) -> None:
+        """Check the suffix, and that the path can be written.
+
+        Raises:
+            ArgumentError: If the suffix is another.
+            OSError: If the path cannot be written.
+        """
+        if self.suffixes and Path(path).suffix not in self.suffixes:
+            raise ArgumentError(
+                f'the output must be a {" or ".join(self.suffixes)} file, '
+                f'but got {str(path)!r}')
+        check_output(Path(path).expanduser(), is_folder=self.is_folder)
+
+
+# Types of arguments that several commands have.
+Count = Annotated[int, Range(0)]
+Size = Annotated[int, Range(1)]
+Positive = Annotated[float, Range(0, above=True)]
+Percent = Annotated[float, Range(0, 100, above=True)]
+Data = Annotated[PathLike, _Data()]
+Checkpoint = Annotated[PathLike, _Checkpoint()]
+CheckpointOrRandom = Annotated[PathLike, _Checkpoint(random=True)]
+ConfigName = Annotated[PathLike, _Config()]
+Stats = Annotated[PathLike, _Stats()]
+OutputFile = Annotated[PathLike, Output()]
+OutputFolder = Annotated[PathLike, Output(is_folder=True)]
+Encoder = Literal['online', 'target']
+Launcher = Literal['none', 'pytorch', 'slurm', 'mpi']
+Overrides = Union[Mapping[str, Any], Sequence[str]]
+
+
+class Declaration(NamedTuple):
+    """Properties of a command beside its signature.
+
+    Args:
+        check (Callable, optional): Called with all arguments by name before
+            anything heavy is imported. Raises for contradictions.
+        libraries (bool): Whether the command line imports and registers
+            everything before the function runs.
+        required (Sequence[str]): Options that the command line requires.
+        error_status (int): Exit status of an error.
+    """
+
+    check: Optional[Callable[..., None]]
+    libraries: bool
+    required: Sequence[str]
+    error_status: int
+
+
+def command(check: Optional[Callable[..., None]] = None,
+            libraries: bool = True,
+            required: Sequence[str] = (),
+            error_status: int = 1) -> Callable[[_Function], _Function]:
+    """Make a function a command, and check its arguments in each call.
+
+    Args:
+        check (Callable, optional): See :class:`Declaration`.
+        libraries (bool): See there. Defaults to True.
+        required (Sequence[str]): See there. Defaults to none.
+        error_status (int): See there. Defaults to 1.
+
+    Returns:
+        Callable: A decorator.
+    """
+
+    def decorate(function: Any) -> Any:
+
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            bound = inspect.signature(function).bind(*args, **kwargs)
+            bound.apply_defaults()
+            check_arguments(checked, bound.arguments)
+            return function(*args, **kwargs)
+
+        checked.declaration = Declaration(  # type: ignore[attr-defined]
+            check, libraries, required, error_status)
+        return checked
+
+    return decorate
+
+
+@contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Add to Ctrl-C what is saved and how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(message) from error
+
+
+def types_of(function: Callable[..., Any]) -> Dict[str, Any]:
+    """Return the annotations of a function's arguments."""
+    return get_type_hints(function, include_extras=True)
+
+
+def check_arguments(function: Callable[..., Any],
+                    values: Mapping[str, Any]) -> None:
+    """Check the values of a command's arguments.
+
+    Args:
+        function (Callable): The command.
+        values (Mapping[str, Any]): Values by name.
+
+    Raises:
+        ArgumentError: If a value is not allowed, or a file is missing.
+        ConfigError: If an override is malformed.
+        OSError: If an output cannot be written.
+    """
+    hints = types_of(function)
+    for name, value in values.items():
+        if not accepts(value, hints[name]):
+            raise ArgumentError(f'{name} {complaint(value, hints[name])}')
+    inputs, outputs = [], []
+    for name, value in values.items():
+        for mark in marks_of(hints[name]):
+            if not isinstance(mark, _Path):
+                continue
+            for path in _paths_in(value):
+                mark.check(path)
+                (outputs if mark.is_output else inputs).append(path)
+        if name == 'cfg_options' and not isinstance(value, Mapping):
+            check_pairs(value or ())
+    _check_overwriting(inputs, outputs)
+    check = function.declaration.check  # type: ignore[attr-defined]
+    if check is not None:
+        check(**values)
+
+
+def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:
+    """Check that no output is an input."""
+    for path in inputs:
+        for output in outputs:
+            with suppress(OSError, ValueError):  # one of them does not exist
+                if os.path.samefile(output, os.path.expanduser(path)):
+                    raise ArgumentError(
+                        f'{output} is an input of this command and would be '
+                        'overwritten; name another output') from None
+
+
+def _paths_in(value: Any) -> List[Any]:
+    if isinstance(value, (str, os.PathLike)):
+        return [value]
+    return [v for item in value for v in _paths_in(item)] if isinstance(
+        value, (list, tuple)) else []
+
+
+def marks_of(hint: Any) -> List[Any]:
+    """List the metadata of all ``Annotated`` in a type."""
+    if get_origin(hint) is Literal:
+        return []
+    inner = [mark for part in get_args(hint) for mark in marks_of(part)]
+    return [*getattr(hint, '__metadata__', ()), *inner]
+
+
+def accepts(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a type and within its bounds."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return accepts(value, inner[0]) and all(
+            mark.holds(value) for mark in inner[1:]
+            if isinstance(mark, Range))
+    if origin is Union:
+        return any(accepts(value, part) for part in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and len(value) == len(
+            inner) and all(map(accepts, value, inner))
+    if origin is collections.abc.Sequence:
+        return isinstance(value, (list, tuple)) and all(
+            accepts(v, inner[0]) for v in value)
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real) and (
+            not isinstance(value, bool) and math.isfinite(value))
+    return not isinstance(hint, type) or hint is Any or (
+        origin is not None) or isinstance(value, hint)
+
+
+def complaint(value: Any, hint: Any) -> str:
+    """Describe the allowed values, for one that is not accepted."""
+    near = difflib.get_close_matches(str(value), _choices(hint), n=1)
+    hint_text = f'; did you mean {near[0]!r}?' if near else ''
+    return f'must be {describe(hint)}, but got {value!r}{hint_text}'
+
+
+def _choices(hint: Any) -> List[str]:
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    return [choice for part in get_args(hint) for choice in _choices(part)]
+
+
+def describe(hint: Any) -> str:
+    """Describe a type in words, for messages."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        bounds = [str(m) for m in inner[1:] if isinstance(m, Range)]
+        return ' '.join([describe(inner[0]), *bounds])
+    if origin is Literal:
+        return 'one of ' + ', '.join(map(str, inner)) if (
+            len(inner) > 1) else repr(inner[0])
+    if origin is Union:
+        words = [describe(p) for p in inner if p is not type(None)]
+        return ' or '.join(dict.fromkeys(words))
+    if origin is tuple:
+        return f'{len(inner)} values, each {describe(inner[0])}'
+    if origin is collections.abc.Sequence:
+        return f'a list, each value {describe(inner[0])}'
+    return {int: 'a whole number', float: 'a number',
+            bool: 'True or False'}.get(hint, 'a path')

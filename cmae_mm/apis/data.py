@@ -1,0 +1,291 @@
+"""Commands on images: statistics, packing, and shares of the labels."""
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Literal, Optional, Sequence, Tuple, Union
+
+from ..files import check_output
+from .arguments import (
+    ArgumentError,
+    Count,
+    Data,
+    OutputFile,
+    OutputFolder,
+    Percent,
+    Size,
+    command,
+)
+
+_PER_CHANNEL = ('mean', 'std', 'min', 'low', 'high', 'max')
+
+
+@command(libraries=False)
+def stats(data: Data,
+          *,
+          out: Optional[OutputFile] = None,
+          sample: Count = 2000,
+          side: Size = 256,
+          num_workers: Optional[Count] = None,
+          channels: Optional[Size] = None,
+          dtype: Optional[Literal['uint8', 'uint16', 'float32']] = None,
+          bands: Optional[Sequence[Count]] = None,
+          value_range: Union[Tuple[float, float], Literal['per_image'],
+                             None] = None,
+          fill: Union[float, Literal['mean'], None] = None,
+          window: Union[Tuple[float, float], Literal['file'], None] = None,
+          pages: Optional[Literal['channels', 'first']] = None
+          ) -> Dict[str, Any]:
+    """Measure images, and find the settings that they need.
+
+    Sizes, types, channels, mean and standard deviation, broken files and
+    repeated images of a sample. Configs need the written file for images that
+    are not 8-bit colour. The options from --channels on decide how images are
+    decoded; they are kept in the file and used by training.
+
+    Example::
+
+        $ cmae stats photos --out stats.json
+        $ cmae stats scans --window 40 400 --dtype uint8 --out stats.json
+        $ cmae stats tiles --bands 3 2 1 7 --fill mean --out stats.json
+
+    Args:
+        data: Folder of images, list, store or shards (their part train where
+            there is one).
+        out: JSON file to write, for `cmae pretrain --stats` and for
+            image_stats in a config.
+        sample: Number of images to decode, drawn at random with a fixed seed;
+            0 for all. Defaults to 2000.
+        side: Count the images smaller than this, which training enlarges, in
+            pixels. Defaults to 256.
+        num_workers: Processes that read images. Defaults to one for each
+            processor core, at most 8.
+        channels: Number of channels. Defaults to the most frequent one; 3 for
+            a mixture of grey and colour.
+        dtype: Type of the values. Defaults to the narrowest one for all
+            files; float32 with a range or a window.
+        bands: Channels of the files to take, numbered from 0.
+        value_range: LOW HIGH, mapped to the ends of the type; or per_image,
+            each image's own. Defaults to values as they are.
+        fill: Value of missing pixels (NaN, nodata): a number, or mean.
+        window: CENTRE WIDTH of a window on DICOM values; or file, each file's
+            own.
+        pages: Meaning of the pages of a TIFF file or the frames of a DICOM
+            file: channels of one image, or images of which the first is
+            taken.
+
+    Returns:
+        Dict[str, Any]: See :func:`~cmae_mm.datasets.stats.read_image_stats`.
+
+    Raises:
+        ArgumentError: If an argument is invalid.
+        ValueError: If there are no images, or none that can be measured.
+    """
+    from ..datasets.stats import measure_images, write_image_stats
+    settings = dict(bands=bands, value_range=value_range, fill=fill,
+                    window=window, pages=pages)
+    found = measure_images(
+        data, sample=sample, side=side, num_workers=num_workers,
+        channels=channels, dtype=dtype,
+        **{k: v for k, v in settings.items() if v is not None})
+    print('\n'.join(_describe(found)))
+    if out is not None:
+        write_image_stats(found, Path(out).expanduser())
+        print(f'Wrote {out}; for these images: cmae pretrain {data} --stats '
+              f"{out}, or image_stats='{out}' in a config")
+    return found
+
+
+def _describe(found: Dict[str, Any]) -> List[str]:
+    """Describe statistics in a few lines."""
+    from ..datasets.names import encode_name
+    sizes = found['sizes']
+    height, width = sizes['height'], sizes['width']
+    settings = ', '.join(f'{k}={v!r}' for k, v in found['settings'].items())
+    lines = [
+        f'images     {found["source"]}',
+        f'decoded    {found["sampled"]:,} of them',
+        'types      ' + ', '.join(
+            f'{count:,} of {kind}' for kind, count in found['types'].items()),
+        f'sizes      {height[0]} to {height[2]} pixels high, {width[0]} to '
+        f'{width[2]} wide, median {height[1]} x {width[1]}; '
+        f'{sizes["smaller"]:,} smaller than {sizes["side"]}, '
+        f'{sizes["strips"]:,} longer than 3 to 1',
+        f'channels   {found["channels"]} of {found["dtype"]}',
+        '           ' + ''.join(f'{word:>12}' for word in (
+            'mean', 'std', 'min', '0.1 %', '99.9 %', 'max'))
+    ]
+    for number in range(found['channels']):
+        lines.append(f'  {number:<9}' + ''.join(
+            f'{found[name][number]:>12.5g}' for name in _PER_CHANNEL))
+    for name in ('broken', 'unfit'):
+        count = found[f'{name}_count']
+        if count:
+            first = found[name][0]
+            why = first['reason'] if name == 'unfit' else (
+                f'{encode_name(first["path"])} ({first["reason"]})')
+            lines.append(f'{name:<11}{count:,}, the first one: {why}')
+    pairs = found['near_duplicates']
+    if pairs:
+        one, other = map(encode_name, pairs[0])
+        lines.append(f'repeated   {len(pairs):,} similar to another one, the '
+                     f'first one: {other} and {one}')
+    lines += [f'note       {note}' for note in found['notes']]
+    return [*lines, f'settings   {settings}']
+
+
+@command(libraries=False)
+def store(data: Data,
+          out: OutputFolder,
+          *,
+          short_side: Optional[Size] = None,
+          num_workers: Count = 0) -> Dict[str, Any]:
+    """Pack images into one LMDB file, for network disks.
+
+    Interrupted, the same command continues; what was written is verified.
+    Training and all other commands take OUT in place of the folder.
+
+    Example::
+
+        $ cmae store /data/imagenet/train /data/imagenet.lmdb --short-side 320
+
+    Args:
+        data: Folder of images, list, store or shards.
+        out: Folder to write, outside of DATA.
+        short_side: Reduce the shorter side of larger images to this length in
+            pixels: JPEG files become JPEG files of quality 92, all others PNG
+            or TIFF files without loss. Defaults to None: files are copied bit
+            by bit.
+        num_workers: Processes that read and reduce images. Defaults to 0,
+            none beside this one.
+
+    Returns:
+        Dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
+
+    Raises:
+        ValueError: If the images cannot be packed.
+    """
+    return _pack(data, out, 'store', short_side=short_side,
+                 num_workers=num_workers)
+
+
+@command(libraries=False)
+def shards(data: Data,
+           out: OutputFolder,
+           *,
+           short_side: Optional[Size] = None,
+           num_workers: Count = 0,
+           images_per_shard: Size = 2000) -> Dict[str, Any]:
+    """Pack images into webdataset shards, for many machines.
+
+    Interrupted, the same command continues; what was written is verified.
+    Training and all other commands take OUT in place of the folder. Shards
+    (.tar) without an index are indexed where they are.
+
+    Example::
+
+        $ cmae shards /data/photos /data/shards --num-workers 8
+        $ cmae shards /data/laion /data/laion-index
+
+    Args:
+        data: Folder of images, list, store or shards.
+        out: Folder to write, outside of DATA.
+        short_side: See `cmae store`. Defaults to None: files are copied bit
+            by bit.
+        num_workers: Processes that read and reduce images. Defaults to 0,
+            none beside this one.
+        images_per_shard: Number of images in a shard. Defaults to 2000, about
+            200 MB of photographs.
+
+    Returns:
+        Dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
+
+    Raises:
+        ValueError: If the images cannot be packed.
+    """
+    return _pack(data, out, 'shards', short_side=short_side,
+                 num_workers=num_workers, images_per_shard=images_per_shard)
+
+
+def _pack(data: Data, out: OutputFolder, kind: str,
+          **options: Any) -> Dict[str, Any]:
+    """Pack the images, and print the numbers."""
+    from ..datasets.pack import PLAN_FILE, pack_images
+    try:
+        found = pack_images(data, out, kind, **options)
+    except KeyboardInterrupt as error:
+        if not (Path(out).expanduser() / PLAN_FILE).exists():
+            raise
+        raise KeyboardInterrupt(
+            f'what was written is in {out}; the same command continues'
+        ) from error
+    print(found['source'])
+    where = f'{len(found["shards"])} shards in ' if 'shards' in found else ''
+    types = ', '.join(f'{count:,} of {kind}'
+                      for kind, count in found.get('types', {}).items())
+    print(f'{found["images"]:,} images in {where}{out}'
+          f'{": " if types else ""}{types}')
+    for how, count in found.get('copies', {}).items():
+        if options['short_side'] is not None:
+            print(f'{count:,} {how}')
+    for how, reason in found.get('reasons', {}).items():
+        print(f'first {how}: {reason}')
+    return dict(found, out=str(out))
+
+
+def _check_splits(data: Data, out: Optional[OutputFolder],
+                  **others: Any) -> None:
+    check_output(_splits_folder(data, out), is_folder=True)
+
+
+def _splits_folder(data: Data, out: Optional[OutputFolder]) -> Path:
+    if out is not None:
+        return Path(out).expanduser()
+    path = Path(data).expanduser()
+    return (path.parent if path.is_file() else path) / 'splits'
+
+
+@command(check=_check_splits, libraries=False)
+def splits(data: Data,
+           *,
+           percent: Sequence[Percent] = (1., 10.),
+           seed: Count = 0,
+           out: Optional[OutputFolder] = None) -> Dict[str, Any]:
+    """Draw the images that keep their labels, for training on few.
+
+    Writes annotation files of LabelledDataset: <percent>pct_seed<seed>.txt
+
+    Example::
+
+        $ cmae splits /data/imagenet --percent 1 10
+
+    Args:
+        data: Data folder with train/<class>/*.jpg, or a list with labels.
+        percent: Share of the images of each class in percent. Defaults to 1
+            and 10.
+        seed: The same seed draws the same images. Defaults to 0.
+        out: Folder to write. Defaults to DATA/splits, or splits beside a
+            list.
+
+    Returns:
+        Dict[str, Any]: Number of ``images``, and number by name of ``files``.
+
+    Raises:
+        ArgumentError: If an argument is invalid, or there are no labelled
+            images.
+    """
+    from ..datasets.source import SourceError, open_source
+    from ..evaluation.splits import write_split
+    try:
+        source = open_source(data, split='train', labels=True)
+        if source.kind != 'list' and not source.split:
+            raise SourceError(f'{os.fspath(data)} has no part train')
+    except SourceError as error:
+        raise ArgumentError(
+            f'{error}; needed are class folders in train, or a list with '
+            'labels') from error
+    folder = _splits_folder(data, out)
+    files = {}
+    for share in percent:
+        path = str(folder / f'{share:g}pct_seed{seed}.txt')
+        files[path] = write_split(source, share, seed, path)
+        print(f'{path}: {files[path]} of {len(source)} images')
+    return dict(images=len(source), files=files)

@@ -2,10 +2,10 @@
 
     python examples/cmae_plain.py FOLDER_OF_IMAGES --epochs 10
 
-For reading and teaching: the method and its losses, for one process and in
-sizes for a CPU; optimizer and start weights are simpler. A test holds the
-plugin against it, number for number. Shapes: N images, L patches of P x P
-pixels, V of them visible, widths D of the encoder and E of projections.
+For reading and teaching: the method and its losses for one process, with sizes
+for a CPU; optimizer and initial weights are simpler. A test compares its
+numbers with the plugin's. Shapes: N images, L patches of P x P pixels, V
+visible patches, width D of the encoder, width E of the projections.
 """
 import argparse
 from copy import deepcopy
@@ -27,7 +27,7 @@ normalise = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def two_views(path):
-    """Cut both views from one crop, some pixels apart (pixel shift)."""
+    """Cut both views from one crop with a pixel shift."""
     with Image.open(path) as image:
         canvas = crop(image.convert('RGB'))  # (3, SIZE + SHIFT, SIZE + SHIFT)
     r_y, r_x = torch.randint(SHIFT, (2, )).tolist()
@@ -37,7 +37,7 @@ def two_views(path):
 
 
 def sincos_positions(grid, width):
-    """Fixed 2-D positions, with zeros for the class token: (1, 1 + L, D)."""
+    """Sine-cosine positions, zeros for the class token: (1, 1 + L, D)."""
     omega = 10000.**-(torch.arange(width // 4).double() / (width // 4))
     angle = torch.arange(grid).double().outer(omega)
     wave = torch.cat([angle.sin(), angle.cos()], 1)  # (grid, D / 2)
@@ -46,14 +46,14 @@ def sincos_positions(grid, width):
 
 
 def mlp(width_in, hidden, width_out):
-    """Projector and predictor."""
+    """MLP of projector and predictor."""
     return nn.Sequential(
         nn.Linear(width_in, hidden), nn.BatchNorm1d(hidden, eps=1e-6),
         nn.ReLU(), nn.Linear(hidden, width_out, bias=False))
 
 
 class Transformer(nn.Module):
-    """Blocks of attention and MLP, the final norm, and fixed positions."""
+    """Transformer blocks, final norm and fixed position embeddings."""
 
     def __init__(self, grid, width, depth, heads):
         super().__init__()
@@ -66,7 +66,7 @@ class Transformer(nn.Module):
 
 
 class Encoder(Transformer):
-    """F: a vision transformer over a class token and the visible patches."""
+    """F: vision transformer over the class token and visible patches."""
 
     def __init__(self, grid, patch, width, depth, heads):
         super().__init__(grid, width, depth, heads)
@@ -82,7 +82,7 @@ class Encoder(Transformer):
 
 
 class Decoder(Transformer):
-    """G: mask tokens take the places of the removed patches."""
+    """G: transformer over visible patches and mask tokens."""
 
     def __init__(self, grid, width_in, width, depth, heads, width_out):
         super().__init__(grid, width, depth, heads)
@@ -92,16 +92,16 @@ class Decoder(Transformer):
 
     def forward(self, z_v, ids_restore):
         x = self.embed(z_v)
-        removed = ids_restore.shape[1] + 1 - x.shape[1]
-        x_m = self.mask_token.expand(len(x), removed, -1)
-        patches = torch.cat([x[:, 1:], x_m], 1)  # visible, then removed
+        masked = ids_restore.shape[1] + 1 - x.shape[1]
+        x_m = self.mask_token.expand(len(x), masked, -1)
+        patches = torch.cat([x[:, 1:], x_m], 1)  # visible, masked
         patches = patches.take_along_dim(ids_restore[..., None], 1)
         x = torch.cat([x[:, :1], patches], 1) + self.positions
         return self.predict(self.norm(self.layers(x)))[:, 1:]  # (N, L, out)
 
 
 class CMAE(nn.Module):
-    """The online branch, the target branch, and the losses between them."""
+    """Online branch, target branch and losses."""
 
     mask_ratio, block = 0.65, 2  # in blocks of 2 x 2 patches
     tau, lambda_c, mu = 0.07, 1., 0.996
@@ -121,7 +121,7 @@ class CMAE(nn.Module):
         self.target_projector = deepcopy(self.projector).requires_grad_(False)
 
     def draw_mask(self, n):
-        """Remove blocks of patches: bool (N, L), True = removed."""
+        """Mask blocks of patches: bool (N, L), True = masked."""
         side, b = self.grid // self.block, self.block
         order = torch.rand(n, side**2).argsort(1).argsort(1)
         mask = order.view(n, side, -1) >= int(side**2 * (1 - self.mask_ratio))
@@ -129,7 +129,7 @@ class CMAE(nn.Module):
 
     def forward(self, x_s, x_t, mask):
         """Compute L_r and lambda_c L_c of two views, (N, 3, H, W) each."""
-        # The order "visible patches, then removed ones", and back from it.
+        # The order "visible, then masked patches", and its inverse.
         ids_shuffle = mask.int().argsort(dim=1, stable=True)
         ids_restore = ids_shuffle.argsort(1)
         ids_keep = ids_shuffle[:, :int((~mask[0]).sum())]
@@ -142,14 +142,14 @@ class CMAE(nn.Module):
             z_t = self.target_encoder(x_t)[:, 1:].mean(1)  # (N, D)
             proj_t = self.target_projector(z_t)  # z_t^p, (N, E)
 
-        # L_r: of removed patches alone, pixels normalised per patch
+        # L_r: masked patches only, pixels normalised per patch
         pixels = F.unfold(x_s, self.patch, stride=self.patch)  # (N, 3*P*P, L)
         pixels = pixels.unflatten(1, (3, -1)).permute(0, 3, 2, 1).flatten(2)
         mean, var = pixels.mean(-1, True), pixels.var(-1, keepdim=True)
         pixels = (pixels - mean) / (var + 1e-6)**.5  # (N, L, P*P*3)
         loss_rc = (y - pixels)[mask].square().mean()
 
-        # L_c: InfoNCE, whose negatives are the other images' targets
+        # L_c: InfoNCE; negatives are the targets of the other images
         rho = F.normalize(pred_s) @ F.normalize(proj_t).t()  # (N, N)
         own = torch.arange(len(rho), device=rho.device)
         loss_ct = 2 * self.tau * F.cross_entropy(rho / self.tau, own)

@@ -13,13 +13,12 @@
 # %% [markdown]
 # # First steps: from a folder of images to features
 #
-# A small CMAE is pre-trained on a folder of images, without labels, and then
-# gives features: pictures of what it has learnt, neighbours, a classifier.
-# Some minutes on two CPU cores. `python examples/first_steps.py`
-# runs it as a script; `jupytext --to ipynb examples/first_steps.py` makes a
-# notebook of it.
+# Pre-train a small CMAE on a folder of images without labels, then use its
+# features: pictures, nearest neighbours, a classifier. Takes some minutes on
+# two CPU cores. `python examples/first_steps.py` runs it as a script;
+# `jupytext --to ipynb examples/first_steps.py` converts it to a notebook.
 #
-# `pip install -e '.[onedl,quickstart]'` in a clone installs what it needs.
+# Requirements: `pip install -e '.[onedl,quickstart]'` in a clone.
 
 # %%
 import os
@@ -35,16 +34,16 @@ from cmae_mm.apis.maps import map_images
 from cmae_mm.apis.pictures import features as feature_pictures
 from cmae_mm.apis.pictures import reconstruct
 
-# Passes over the images; fewer for a quick look.
+# Epochs; use fewer for a quick test.
 EPOCHS = int(os.environ.get('EPOCHS', 10))
 OUT = Path(os.environ.get('OUT', 'work_dirs/first_steps'))
 
 # %% [markdown]
 # ## Images
 #
-# Any folder will do. Here it is tiles of the photographs that scikit-image and
-# scikit-learn carry; put your own folder in the place of `train`. The folders
-# in it say which photograph a tile is of. Training does not look at them.
+# Any folder works. This example uses tiles of the photographs in scikit-image
+# and scikit-learn; replace `train` by your own folder. The class folders name
+# the photograph of each tile. Training does not use them.
 
 # %%
 CLONE = Path(cmae_mm.__file__).resolve().parents[1]
@@ -59,18 +58,18 @@ print(len(list(train.glob('*/*.jpg'))), 'images to train on')
 # %% [markdown]
 # ## Pre-training
 #
-# `mini` is a ViT of 4 layers for images of 64 pixels; `vit-s` and larger ones
-# want a GPU. Called again, it goes on from the last checkpoint.
+# `mini` is a ViT of 4 layers for images of 64 pixels; `vit-s` and larger
+# models need a GPU. A second call resumes from the newest checkpoint.
 
 # %%
 done = cmae_mm.pretrain(train, 'mini', epochs=EPOCHS, out=OUT / 'trained')
 print('the encoder is in', done.checkpoint)
 
 # %% [markdown]
-# ## What the network makes of masked images
+# ## Reconstruction of masked images
 #
-# From the left: the online view, the patches that the encoder sees, the pixel
-# decoder's reconstruction, and the target view.
+# Columns: online view, visible patches, reconstruction by the pixel decoder,
+# and target view.
 
 # %%
 photographs = [next(iter(sorted(folder.iterdir())))
@@ -81,7 +80,7 @@ Image.open(shown.out)
 # %% [markdown]
 # ## Patch features as colours
 #
-# Patches that are alike to the encoder have like colours.
+# Patches with similar features have similar colours.
 
 # %%
 shown = feature_pictures(
@@ -89,18 +88,19 @@ shown = feature_pictures(
 Image.open(shown.out)
 
 # %% [markdown]
-# ## One feature for each image
+# ## Features
 #
-# The mean of the patch tokens. The encoder is a `torch.nn.Module`:
+# The feature of an image is the mean of its patch tokens. The encoder is a
+# `torch.nn.Module`:
 
 # %%
 encoder = cmae_mm.load_encoder(done.checkpoint)
 image = encoder.preprocess(photographs[0])
-print('an image', tuple(image.shape), 'gives a feature',
+print('image', tuple(image.shape), 'feature',
       tuple(encoder(image[None]).shape))
 
 # %% [markdown]
-# and all images of a folder at once:
+# Features of all images of a folder:
 
 # %%
 known = cmae_mm.embed(train, done.checkpoint)
@@ -109,27 +109,27 @@ print(len(known.paths), 'and', len(new.paths), 'features of', known.shape[1],
       'numbers')
 
 # %% [markdown]
-# ## Classifying by neighbours
+# ## k-NN classification
 #
-# Of which photograph is a tile? The 20 most alike training tiles vote. Beside
-# it, the same with the pixels themselves in the features' place.
+# Classify the photograph of each tile by its 20 nearest training tiles. The
+# baseline uses pixels instead of features.
 
 
 # %%
 def classes(paths):
-    """Give the folder that each image is in."""
+    """Return the class folder of each image."""
     return [Path(path).parent.name for path in paths]
 
 
 def accuracy(known_features, new_features):
-    """Classify by 20 neighbours, and give the share that is right."""
+    """Return the accuracy of classification by 20 nearest neighbours."""
     neighbours = KNeighborsClassifier(20, metric='cosine', weights='distance')
     neighbours.fit(known_features, classes(known.paths))
     return neighbours.score(new_features, classes(new.paths))
 
 
 def pixels(folder, paths):
-    """Give each image as 16 x 16 pixels."""
+    """Return each image as 16 x 16 pixels."""
     return np.stack([
         np.asarray(Image.open(folder / path).convert('RGB').resize((16, 16)),
                    dtype=float).ravel() for path in paths])
@@ -137,12 +137,12 @@ def pixels(folder, paths):
 
 by_features = accuracy(known.features, new.features)
 by_pixels = accuracy(pixels(train, known.paths), pixels(val, new.paths))
-print(f'right by features: {by_features:.1%}, by pixels: {by_pixels:.1%}')
+print(f'accuracy by features: {by_features:.1%}, by pixels: {by_pixels:.1%}')
 
 # %% [markdown]
 # ## A map
 #
-# Images that are alike to the encoder stand together.
+# Images with similar features are close to each other.
 
 # %%
 drawn = map_images(val, done.checkpoint, OUT / 'map.png', method='tsne',
@@ -150,10 +150,10 @@ drawn = map_images(val, done.checkpoint, OUT / 'map.png', method='tsne',
 Image.open(drawn.out)
 
 # %% [markdown]
-# ## How to go on
+# ## Next steps
 #
-# - More epochs, and your own images: `docs/own-data.md`.
-# - Is a run healthy? `docs/health.md`; `cmae report` writes a page.
+# - More epochs and your own images: `docs/own-data.md`.
+# - Health of a run: `docs/health.md`; `cmae report` writes a page.
 # - Fine-tuning, detection, segmentation: `docs/transfer.md`.
-# - Elsewhere: `cmae export ... --to timm`, `hf_vit` or `onnx`
+# - Export: `cmae export ... --to timm`, `hf_vit` or `onnx`
 #   (`docs/checkpoints.md`, `docs/deploy.md`).

@@ -12,6 +12,6 @@ def test_it_runs_to_its_end(tmp_path):
         capture_output=True, text=True,
         env=dict(os.environ, EPOCHS='1', TILES='100', OUT=str(tmp_path)))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'right by features' in done.stdout
+    assert 'accuracy by features' in done.stdout
     pictures = {p.name for p in tmp_path.glob('*.png')}
     assert pictures == {'reconstruction.png', 'features.png', 'map.png'}

@@ -6,5 +6,5 @@
 # tools/dist_train.sh configs/cmae_vit-h_800e_fsdp.py 8
 _base_ = './cmae_vit-h_800e.py'
 
-runner_type = 'mmpretrain.ShardedRunner'  # mmengine's FlexibleRunner
+runner_type = 'mmpretrain.ShardedRunner'
 strategy = dict(type='FullyShardStrategy')

@@ -13,8 +13,8 @@ from ..config import remember, walk
 from ..engine import ResumableRunner
 from ..engine.checkpoint_folder import list_saved
 from ..engine.device import adapt_to_device
-from ..engine.log_backends import log_to as add_log_backends
 from ..engine.work_dir import count_processes, work_dir_lock
+from ..engine.work_dir import log_to as add_log_backends
 from ..files import write_file
 from ..models.utils import is_pretrained
 from ..plain_config import PlainConfigError, format_config, parse_config

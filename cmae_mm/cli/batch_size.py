@@ -42,7 +42,7 @@ def batch_size(args: argparse.Namespace) -> Result:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
-    from ..engine.largest_batch import BatchTrial, largest_batch
+    from ..engine.training_step import BatchTrial, largest_batch
     cfg = load_config(args.config, args.cfg_options)
     check_config(cfg, args.config)
     if not torch.cuda.is_available():

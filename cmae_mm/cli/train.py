@@ -84,8 +84,7 @@ def train(args: argparse.Namespace) -> Result:
 
     from ..engine import ResumableRunner
     from ..engine.device import adapt_to_device
-    from ..engine.log_backends import log_to
-    from ..engine.work_dir import work_dir_lock
+    from ..engine.work_dir import log_to, work_dir_lock
     note_local_rank(args)
     cfg = load_config(args.config, args.cfg_options)
     apply_arguments(cfg, args)

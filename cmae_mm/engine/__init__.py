@@ -1,5 +1,4 @@
 from .frozen_model import build_frozen_model
-from .fully_shard_strategy import FullyShardStrategy
 from .hooks import (
     AtomicCheckpointHook,
     HealthHook,
@@ -8,6 +7,7 @@ from .hooks import (
     PreemptionHook,
     PrefetchHook,
     PretrainCheckHook,
+    ProgressHook,
     ReconstructionHook,
     SkippedStepHook,
     StepSeedHook,
@@ -21,16 +21,14 @@ from .optimizers import (
     GroupedOptimWrapperConstructor,
     NonFiniteError,
 )
-from .runner import ResumableRunner
-from .sharded_runner import ShardedRunner
+from .runner import ResumableRunner, ShardedRunner
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
-    'BackboneLayerDecayConstructor', 'FullyShardStrategy',
-    'GroupedOptimWrapperConstructor', 'HealthHook', 'KNNHook',
-    'NonFiniteError', 'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook',
-    'PretrainCheckHook', 'ReconstructionHook', 'ResumableEpochLoop',
-    'ResumableIterLoop', 'ResumableRunner', 'ShardedRunner', 'SkippedStepHook',
-    'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook',
-    'build_frozen_model'
+    'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
+    'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
+    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook', 'ProgressHook',
+    'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
+    'ResumableRunner', 'ShardedRunner', 'SkippedStepHook', 'StepSeedHook',
+    'TargetUpdateHook', 'TransferCheckHook', 'build_frozen_model'
 ]

@@ -1,4 +1,4 @@
-"""Which checkpoints a work folder has, and which of them are whole."""
+"""The checkpoints of a work folder: names, order, damage."""
 import logging
 import os
 import re
@@ -23,29 +23,33 @@ from mmengine.logging import print_log
 from ..checkpoints import CheckpointError, DamagedCheckpoint, check_whole
 
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
-# What stands for the checkpoint within an epoch: which one, which iteration.
+# Between epoch and iteration in the name of a checkpoint within an epoch.
 _WITHIN = '_iter_'
 
 
 class NameTemplate(str):
-    """``filename_tmpl`` of a checkpoint hook, which reads names, too.
+    """``filename_tmpl`` of a checkpoint hook, which also parses names.
 
     Args:
-        template (str): A file's name with one number in braces, epochs or
-            iterations, in any format of ``str.format`` that shows all its
-            digits: 'iter_{}.pth', 'epoch_{:03d}.pth'.
+        template (str): A file name with one decimal number in braces, epochs
+            or iterations: 'iter_{}.pth', 'epoch_{:03d}.pth'.
 
     Raises:
-        ValueError: If names that it makes cannot be read back.
+        ValueError: If the names that it formats cannot be parsed.
     """
 
     def __init__(self, template: str) -> None:
+        stem, suffix = os.path.splitext(template)
         try:
-            steps = (1, 0), (12, 0), (345678, 0), (12, 34)
+            parts = [re.escape(text) + (r'(\d+)' if field == '' else '')
+                     for text, field, _, _ in Formatter().parse(stem)]
+            self._pattern = re.compile(
+                ''.join(parts) + rf'(?:{_WITHIN}(\d+))?' + re.escape(suffix))
             works = '/' not in template and all(
-                self.parse(self.format(f'{n}{_WITHIN}{i}' if i else n))
-                == (n, i) for n, i in steps)
-        except (LookupError, ValueError, TypeError, AttributeError):
+                self.parse(self.format(step)) == position
+                for step, position in ((1, (1, 0)), (345678, (345678, 0)),
+                                       ('12_iter_34', (12, 34))))
+        except (LookupError, TypeError, ValueError):
             works = False
         if not works:
             raise ValueError(
@@ -65,7 +69,7 @@ class NameTemplate(str):
             stem + suffix)
 
     def parse(self, name: str) -> Optional[Tuple[int, int]]:
-        """Read the numbers in a name.
+        """Parse a name.
 
         Args:
             name (str): Name of a file.
@@ -74,30 +78,16 @@ class NameTemplate(str):
             Tuple[int, int]: Epochs or iterations, and the iteration within an
             epoch or 0; None of a file of another kind.
         """
-        found = re.fullmatch(rf'(.+){_WITHIN}(\d+)(\.[^.]*)?', name)
-        within = found and (f'{found[1]}{found[3] or ""}', int(found[2]))
-        for start, iteration in filter(None, ((name, 0), within)):
-            for base in (10, 16):
-                number = self._read(start, base)
-                if number is not None and super().format(number) == start:
-                    return number, iteration
-        return None
-
-    def _read(self, name: str, base: int) -> Optional[int]:
-        parts = [re.escape(text) + ('' if field is None else '(.+)')
-                 for text, field, _, _ in Formatter().parse(self)]
-        found = re.fullmatch(''.join(parts), name)
-        digits = re.sub('[^0-9a-fA-F]' if base == 16 else '[^0-9]', '',
-                        found[1] if found else '')
-        return int(digits, base) if digits else None
+        found = self._pattern.fullmatch(name)
+        return (int(found[1]), int(found[2] or 0)) if found else None
 
 
 class SavedStep(NamedTuple):
-    """A checkpoint by its name: after how many epochs or iterations."""
+    """A checkpoint and its position, which its name contains."""
 
     path: Path
     by_epoch: bool
-    # epochs or iterations, and the iteration where it is within an epoch
+    # epochs or iterations, and the iteration within an epoch or 0
     position: Tuple[int, int]
 
 
@@ -106,19 +96,18 @@ def list_checkpoints(folder: str,
                      by_epoch: bool = True) -> List[SavedStep]:
     """List a run's checkpoints, newest first.
 
-    Their names say which is newer. Where a folder has both kinds, by epoch
-    and by iteration, the time of writing does.
+    They are ordered by the numbers in their names, or by modification time if
+    a folder has both kinds, by epoch and by iteration.
 
     Args:
         folder (str): The folder, which may be missing.
-        template (str, optional): ``filename_tmpl`` of a checkpoint hook, which
-            is looked for besides ``epoch_{}.pth`` and ``iter_{}.pth``.
-            Defaults to None.
+        template (str, optional): ``filename_tmpl`` of a checkpoint hook,
+            beside ``epoch_{}.pth`` and ``iter_{}.pth``. Defaults to None.
         by_epoch (bool): Whether the template's number counts epochs. Defaults
             to True.
 
     Returns:
-        List[SavedStep]: The checkpoints, which have not been looked into.
+        List[SavedStep]: The checkpoints, whose content is not checked.
 
     Raises:
         CheckpointError: If the folder cannot be read.
@@ -195,14 +184,14 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
             bad.replace(aside)
             print_log(
                 f'{reason}; it is now {aside.name}, and {path.name} before it '
-                'is taken',
+                'is used',
                 logger='current',
                 level=logging.WARNING)
         return path
     if damaged:
         raise CheckpointError(
-            f'there is no whole checkpoint in {damaged[0][0].parent} to go on '
-            f'from: {len(damaged)} are there, all damaged (the newest: '
+            f'there is no whole checkpoint in {damaged[0][0].parent} to resume'
+            f' from: {len(damaged)} are there, all damaged (the newest: '
             f'{damaged[0][1]}); start anew with --no-resume, which moves them '
             'aside, or in another folder')
     return None
@@ -210,16 +199,16 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
 
 def check_named(file: str, template: Optional[str] = None,
                 by_epoch: bool = True) -> None:
-    """Check a file that a person wants to go on from.
+    """Check a file that a config or a person names to resume from.
 
     Args:
-        file (str): The file; a remote one is not looked at.
+        file (str): The file; a remote one is not checked.
         template (str, optional): See :func:`list_checkpoints`.
         by_epoch (bool): See :func:`list_checkpoints`.
 
     Raises:
-        CheckpointError: If it is not whole; names the newest one beside it
-            that is.
+        CheckpointError: If it is not whole; names the newest whole one in
+            the same folder.
     """
     if '://' in file:
         return
@@ -238,13 +227,13 @@ def check_named(file: str, template: Optional[str] = None,
 
 
 def move_aside(paths: Sequence[Path]) -> Path:
-    """Move checkpoints of an earlier run out of the way of the next one.
+    """Move checkpoints of an earlier run to a folder of their own.
 
     Args:
         paths (Sequence[Path]): The checkpoints, in one folder.
 
     Returns:
-        Path: The folder that they are in now: ``previous_<N>``.
+        Path: The folder ``previous_<N>``.
     """
     folder, number = paths[0].parent, 1
     while (folder / f'previous_{number}').exists():
@@ -256,21 +245,21 @@ def move_aside(paths: Sequence[Path]) -> Path:
     return aside
 
 
-def on_main_process(function: Callable, *args):
-    """Let one rank look and decide for all of them.
+def on_main_process(function: Callable, *args: Any) -> Any:
+    """Call a function on rank 0 and broadcast its result.
 
     Args:
-        function (Callable): The function that is called on rank 0 alone.
+        function (Callable): The function.
         *args: Its arguments.
 
     Returns:
         Any: The value that the function returns, on each rank.
 
     Raises:
-        CheckpointError: On each rank, if it or an error of the operating
-            system is raised on rank 0.
+        CheckpointError: On each rank, if it or an ``OSError`` is raised on
+            rank 0.
     """
-    answer = [None, None]
+    answer: List[Any] = [None, None]
     if is_main_process():
         try:
             answer[0] = function(*args)

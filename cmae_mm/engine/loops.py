@@ -1,13 +1,11 @@
 """Training loops that resume within an epoch."""
-import copy
-import warnings
 from itertools import islice
-from typing import Any, Iterator
+from typing import Any, Iterator, Tuple
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmpretrain.registry import LOOPS
 from torch.utils.data import (
@@ -18,43 +16,88 @@ from torch.utils.data import (
 )
 
 from ..datasets import SeededInfiniteSampler, SeededSampler
-from .training_state import note_pending_validation, validation_follows
+
+_PENDING = 'due_validation'
+_BATCH = ('samples_per_step', 'samples_per_iter', 'world_size')
+
+
+def at_optimizer_step(runner: Runner) -> bool:
+    """Return whether the iteration ends an optimizer step."""
+    return runner.optim_wrapper.should_update()
+
+
+def validation_follows(runner: Runner, done: int) -> bool:
+    """Return whether the training loop validates at this point.
+
+    Args:
+        runner (Runner): The runner, in training.
+        done (int): Number of finished epochs, or of finished iterations in a
+            loop by iterations.
+
+    Returns:
+        bool: False where there is no validation data.
+    """
+    loop = runner.train_loop
+    if runner.val_loop is None or done < loop.val_begin:
+        return False
+    last = (loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else
+            loop.max_iters)
+    return done % loop.val_interval == 0 or done == last
+
+
+def validation_pending(runner: Runner) -> bool:
+    """Return whether validation is due after the current state."""
+    return bool(runner.message_hub.get_info(_PENDING, False))
+
+
+def note_pending_validation(runner: Runner, pending: bool) -> None:
+    """Store in the message hub whether validation is due.
+
+    Checkpoints contain the message hub. A resumed run first runs the
+    validation that was due, so that the best checkpoint is known.
+
+    Args:
+        runner (Runner): The runner, in training.
+        pending (bool): Whether validation is due.
+    """
+    runner.message_hub.update_info(_PENDING, pending)
 
 
 class _Resumable:
     """The parts that both loops share."""
 
-    def samples_per_iter(self) -> int:
-        """Return the number of samples of all processes in an iteration."""
+    runner: Any
+    dataloader: Any
+    _iter: int
+
+    def batch_numbers(self) -> Tuple[int, int, int]:
+        """Return samples in a step and in an iteration, and the ranks."""
         size = self.dataloader.batch_size or getattr(
             self.dataloader.batch_sampler, 'batch_size', 1)
-        return size * get_world_size()
+        per_iter = size * get_world_size()
+        accumulated = self.runner.optim_wrapper._accumulative_counts
+        return per_iter * accumulated, per_iter, get_world_size()
 
-    def samples_per_step(self) -> int:
-        """Return the number of samples in an optimizer step."""
-        wrapper = self.runner.optim_wrapper
-        return self.samples_per_iter() * getattr(
-            wrapper, '_accumulative_counts', 1)
+    def former_batch_numbers(self) -> Tuple[int, int, int]:
+        """Return the same of the resumed run; as now if not known."""
+        info = self.runner.message_hub.runtime_info
+        step, iteration, ranks = (
+            info.get(name, now)
+            for name, now in zip(_BATCH, self.batch_numbers()))
+        return step, iteration, ranks
 
-    def _note_batch(self) -> int:
-        """Store the batch in the message hub, and so in checkpoints.
+    def move_to_new_length(self) -> bool:
+        """Move to the resumed run's place if epochs have another length."""
+        return False
 
-        Returns:
-            int: Samples in an iteration of the run that is resumed, or of
-            this one if that is not known.
-        """
-        hub, size = self.runner.message_hub, self.samples_per_iter()
-        former = hub.runtime_info.get('samples_per_iter', size)
-        hub.update_info('samples_per_iter', size)
-        hub.update_info('samples_per_step', self.samples_per_step())
-        return former if self._iter else size
-
-    def _agree_on_seed(self) -> None:
-        """Set the sampler's seed to the one of the resumed run.
+    def _prepare(self) -> None:
+        """Store the batch in checkpoints; set the sampler's seed.
 
         Without ``randomness.seed`` each start draws a seed, and the
         checkpoint's is loaded after the sampler was built.
         """
+        for name, value in zip(_BATCH, self.batch_numbers()):
+            self.runner.message_hub.update_info(name, value)
         sampler = index_sampler(self.dataloader)
         if (self._iter and getattr(sampler, 'seed', None) is not None
                 and not self.runner._randomness_cfg.get('diff_rank_seed')):
@@ -65,10 +108,6 @@ class _Resumable:
 
         ``PreemptionHook`` runs a validation that was due when the run was
         stopped, so that the best checkpoint is known.
-
-        Args:
-            done (int): Number of finished epochs or iterations.
-            end (int): Number of epochs or iterations of the whole training.
         """
         note_pending_validation(
             self.runner, done < end and validation_follows(self.runner, done))
@@ -82,8 +121,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     batches as an uninterrupted run; earlier batches are skipped without
     loading them. If an epoch has another number of iterations, since the data
     set, the batch or the number of processes have changed, the run resumes
-    after the same fraction of the epoch, with the learning rates that the new
-    schedule has there.
+    after the same fraction of the epoch.
 
     See ``EpochBasedTrainLoop`` for the arguments.
     """
@@ -92,59 +130,38 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 
     def run(self):
         """Train."""
-        self._note_batch()
-        self._agree_on_seed()
-        if self._iter:
-            self._find_place()
+        self._prepare()
+        epoch, first = self.runner.message_hub.get_info(
+            'epoch_start', (self._epoch, self._epoch * len(self.dataloader)))
+        if epoch == self._epoch:
+            self._done = max(self._iter - first, 0)
         return super().run()
 
-    def _find_place(self) -> None:
-        """Find the place within the epoch to resume at."""
-        info = self.runner.message_hub.runtime_info
-        length = len(self.dataloader)
-        former = length
-        if info.get('max_iters') and info.get('max_epochs'):
-            former = info['max_iters'] // info['max_epochs'] or length
+    def move_to_new_length(self) -> bool:
+        """Move to the same fraction of the epoch, at an optimizer step.
+
+        Returns:
+            bool: Whether epochs have another length than they had.
+        """
+        hub, length = self.runner.message_hub, len(self.dataloader)
+        info = hub.runtime_info
+        former = info.get('max_iters', 0) // info.get('max_epochs', 1)
+        if not former or former == length:
+            return False
         epoch, first = info.get('epoch_start',
                                 (self._epoch, self._epoch * former))
         done = self._iter - first if epoch == self._epoch else 0
-        done = min(max(done, 0), former)
-        if former != length:
-            done = done * length // former
-            self._iter = self._epoch * length + done
-            # Back to the first iteration of an optimizer step.
-            back = min(
-                self._iter % self.runner.optim_wrapper._accumulative_counts,
-                done)
-            self._iter, done = self._iter - back, done - back
-            print_log(
-                f'An epoch has {length} iterations, but had {former}: resuming'
-                f' in epoch {self._epoch + 1} after {done} of them.',
-                logger='current')
-            self.runner.optim_wrapper.initialize_count_status(
-                self.runner.model, self._iter, self._max_iters)
-            self._replay_schedules()
-        self._done = done
-
-    def _replay_schedules(self) -> None:
-        """Set learning rates by the config's schedule at this iteration."""
-        runner = self.runner
-        if not runner.param_schedulers or isinstance(runner.param_schedulers,
-                                                     dict):
-            return
-        for group in runner.optim_wrapper.param_groups:
-            for name in [n for n in group if n.startswith('initial_')]:
-                group[name[len('initial_'):]] = group[name]
-        runner.param_schedulers = runner.build_param_scheduler(
-            copy.deepcopy(runner.cfg.param_scheduler))
-        with warnings.catch_warnings():
-            # About steps of a schedule before the optimizer's.
-            warnings.simplefilter('ignore')
-            for done in range(1, self._iter + 1):
-                for scheduler in runner.param_schedulers:
-                    if not scheduler.by_epoch or (
-                            done % len(self.dataloader) == 0):
-                        scheduler.step()
+        done = min(done, former) * length // former
+        start = self._epoch * length
+        steps = self.runner.optim_wrapper._accumulative_counts
+        done -= min((start + done) % steps, done)
+        self._iter = start + done
+        hub.update_info('epoch_start', (self._epoch, start))
+        print_log(
+            f'An epoch has {length} iterations, but had {former}: resuming in '
+            f'epoch {self._epoch + 1} after {done} of them.',
+            logger='current')
+        return True
 
     def run_epoch(self) -> None:
         """Iterate over one epoch, or over the rest of it."""
@@ -235,12 +252,12 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
     def run(self):
         """Train."""
-        former = self._note_batch()
-        self._agree_on_seed()
+        former = self.former_batch_numbers()[1]
+        self._prepare()
         if self._iter and not getattr(self, 'fast_forward_on_resume', False):
-            size = self.runner.message_hub.get_info('samples_per_iter')
             self.dataloader_iterator = _ResumedBatches(
-                self.dataloader, self._iter * former // size, self._iter)
+                self.dataloader,
+                self._iter * former // self.batch_numbers()[1], self._iter)
         return super().run()
 
     def run_iter(self, data_batch) -> None:
@@ -299,7 +316,7 @@ class _SkipOnce:
         yield from islice(self.batches, count, None)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         if name == 'batches':  # not set yet while it is unpickled

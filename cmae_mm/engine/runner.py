@@ -1,32 +1,142 @@
-"""mmengine's runner, made to lose nothing and to load nothing by half."""
-from typing import Optional
+"""mmengine's runner with exact resuming, strict loading and sharding."""
+import copy
+import math
+import warnings
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
+from mmengine.device import get_device
+from mmengine.hooks import CheckpointHook
+from mmengine.model import BaseTTAModel, convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import RUNNERS
+from torch import nn
 
+from ..checkpoints import CheckpointError
+from ..checkpoints.read import ready_to_resume
+from ..image_config import apply_image_stats
 from ..models import CMAE
 from .activation_checkpointing import checkpoint_activations
+from .checkpoint_folder import (
+    check_named,
+    find_newest_whole,
+    list_checkpoints,
+    on_main_process,
+)
 from .compilation import compile_parts
 from .device import unwrapped_model
-from .learning_rate import scale_learning_rate
+from .hooks import (
+    AtomicCheckpointHook,
+    PreemptionHook,
+    ProgressHook,
+    SkippedStepHook,
+    StepSeedHook,
+)
+from .hooks.check_hooks import (
+    check_loader,
+    check_schedules,
+    check_target_moves,
+)
+from .hooks.checkpoint_hook import WRITER
+from .hooks.preemption_hook import shield_workers
+from .loading import RESUME, START, TEST, check_training_state, fit
+from .loops import resumable, validation_pending
 from .optimizers import skipping_steps
-from .resuming import Resuming
+from .sharding import (
+    check_can_shard,
+    load_model_state,
+    load_optimizer_state,
+    shard,
+    whole_model_state,
+    whole_optimizer_state,
+)
+from .work_dir import WritesConfig
+
+# Beside mmengine's default hooks. A config replaces one, or removes it by
+# `default_hooks=dict(progress=None)`.
+DEFAULT_HOOKS = dict(
+    step_seed=dict(type=StepSeedHook),
+    skipped_step=dict(type=SkippedStepHook),
+    preemption=dict(type=PreemptionHook),
+    progress=dict(type=ProgressHook))
+
+
+class _AlreadyFinished(Exception):
+    """The resumed run has no step left."""
 
 
 @RUNNERS.register_module()
-class ResumableRunner(Resuming, Runner):
-    """mmengine's ``Runner`` that the commands of this project start.
+class ResumableRunner(WritesConfig, Runner):
+    """mmengine's ``Runner`` with exact resuming and strict loading.
 
-    Other tools take it where a config says ``runner_type='ResumableRunner'``.
-    See ``Resuming`` for what it adds.
+    With ``resume=True`` a run resumes from the newest intact checkpoint in its
+    folder; ``last_checkpoint`` is not read. A run without a checkpoint starts
+    from ``load_from``. ``resume_from`` names a certain checkpoint to resume
+    from.
+
+    A checkpoint that does not fit the model is refused before anything is
+    loaded. ``load_partial=True`` loads the fitting part of ``load_from``.
+
+    The default hooks are mmengine's and ``step_seed``, ``skipped_step``,
+    ``preemption`` and ``progress``. mmengine's training loops and its plain
+    ``OptimWrapper`` are replaced by ``ResumableEpochLoop``,
+    ``ResumableIterLoop`` and ``AutoAmpOptimWrapper`` in float32.
     """
 
-    def build_optim_wrapper(self, optim_wrapper):
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
+        """Build a runner, see ``Runner.from_cfg``.
+
+        Settings from the config's ``image_stats`` file are filled in.
+
+        Raises:
+            ImageStatsError: If the file cannot be used.
+            ImageStatsConflict: If a setting contradicts it.
+        """
+        apply_image_stats(cfg)
+        return super().from_cfg(cfg)
+
+    def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
+        """Register the default hooks, see ``Runner.register_default_hooks``.
+
+        Args:
+            hooks (dict, optional): ``default_hooks`` of a config.
+        """
+        merged = {**DEFAULT_HOOKS, **(hooks or {})}
+        super().register_default_hooks({
+            name: hook for name, hook in merged.items()
+            if hook is not None or name not in DEFAULT_HOOKS})
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build a loop that can resume within an epoch.
+
+        See ``Runner.build_train_loop``.
+
+        Raises:
+            ValueError: If the data do not fill a batch, ranks have different
+                numbers of batches, or no hook updates a CMAE's target.
+        """
+        loop = super().build_train_loop(resumable(loop))
+        check_loader(loop.dataloader)
+        check_target_moves(self)
+        return loop
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, seed: Optional[int] = None,
+                         **kwargs: Any) -> Any:
+        """Build a data loader whose workers ignore stop signals.
+
+        See ``Runner.build_dataloader``.
+        """
+        loader = Runner.build_dataloader(dataloader, seed, **kwargs)
+        shield_workers(loader)
+        return loader
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build an optimizer wrapper that skips steps that are not finite.
 
-        See ``Runner.build_optim_wrapper``; mmengine's plain ``OptimWrapper``
-        is replaced by ``AutoAmpOptimWrapper`` in float32.
+        See ``Runner.build_optim_wrapper``.
         """
         return super().build_optim_wrapper(skipping_steps(optim_wrapper))
 
@@ -43,9 +153,18 @@ class ResumableRunner(Resuming, Runner):
             auto_scale_lr (dict, optional): ``base_batch_size``, the batch
                 that the rate is for, and ``enable``. Defaults to None.
         """
-        scale_learning_rate(optim_wrapper, auto_scale_lr,
-                            self.train_dataloader.batch_size, self.world_size,
-                            self.logger)
+        if not auto_scale_lr or not auto_scale_lr.get('enable', False):
+            return
+        batch = self.train_dataloader.batch_size
+        accumulated = optim_wrapper._accumulative_counts
+        total = batch * self.world_size * accumulated
+        base = auto_scale_lr['base_batch_size']
+        self.logger.info(
+            f'Learning rates are multiplied by {total / base:g}: {batch} '
+            f'images on {self.world_size} process(es), {accumulated} batches '
+            f'a step, are {total} where the config is for {base}.')
+        for group in optim_wrapper.optimizer.param_groups:
+            group['lr'] *= total / base
 
     def _init_model_weights(self) -> None:
         super()._init_model_weights()
@@ -70,3 +189,331 @@ class ResumableRunner(Resuming, Runner):
         compile_parts(model, **({} if options is True else options))
         self.logger.info('The training step is compiled: the first iteration '
                          'takes a minute or more.')
+
+    def train(self) -> nn.Module:
+        """Train, unless the run is already finished.
+
+        Returns:
+            nn.Module: The trained model.
+
+        Raises:
+            TrainingStopped: After SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C, when
+                the state is saved.
+        """
+        preemption, progress = (
+            self._hook(kind) or kind() for kind in (PreemptionHook,
+                                                    ProgressHook))
+        try:
+            with preemption.signals.listening():
+                return super().train()
+        except _AlreadyFinished as finished:
+            self.logger.info(str(finished))
+            self.call_hook('after_run')
+            return self.model
+        except Exception:
+            problem = WRITER.take_problem()
+            if problem is not None:
+                self.logger.warning(problem)
+            raise
+        finally:
+            progress.close()
+
+    def load_or_resume(self) -> None:
+        """Resume from a checkpoint, or load weights, if there are any.
+
+        Raises:
+            CheckpointError: If the file, or each checkpoint of the folder, is
+                damaged.
+        """
+        if self._has_loaded:
+            return
+        if self._trains():
+            check_schedules(self)
+        source = None
+        if self._resume and self.cfg.get('resume_from'):
+            source = self.cfg.resume_from
+            on_main_process(check_named, source, *self._names())
+        elif self._resume:
+            source = self._find_newest()
+        if source is not None:
+            if self._load_from not in (None, source):
+                self.logger.info(f'load_from={self._load_from} is what this '
+                                 'run began with; it resumes from its own '
+                                 'checkpoint')
+            wanted = self._optimizer_settings()
+            self.resume(source)
+            self._adapt_to_batch()
+            self._warn_of_kept_settings(wanted)
+            self._end_if_finished(source)
+        else:
+            self._resume = False
+            if self._load_from is not None:
+                self.load_checkpoint(self._load_from)
+        self._has_loaded = True
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume from a checkpoint, see ``Runner.resume``.
+
+        Raises:
+            CheckpointError: If it has no training state or does not fit.
+        """
+        self._resume = True  # for load_checkpoint and hooks
+        super().resume(filename, *args, **kwargs)
+
+    def load_checkpoint(self,
+                        filename: str,
+                        map_location: Union[str, Callable] = 'cpu',
+                        strict: bool = True,
+                        revise_keys: Sequence[Tuple[str, str]] = (
+                            (r'^module\.', ''), )) -> Dict[str, Any]:
+        """Load a checkpoint that fits the model, or nothing.
+
+        A CMAE that starts a training may start from an encoder, an MAE or a
+        released CMAE as well; its target is then a copy of the online branch,
+        and the log lists the new parts.
+
+        Args:
+            filename (str): A file, or anything that mmengine's
+                ``CheckpointLoader`` takes.
+            map_location (str | Callable): See ``torch.load``. Defaults to
+                'cpu'.
+            strict (bool): Not used: loading is always strict.
+            revise_keys (Sequence[Tuple[str, str]]): Patterns that are
+                replaced in names. Defaults to taking off ``module.``.
+
+        Returns:
+            Dict[str, Any]: The checkpoint.
+
+        Raises:
+            CheckpointError: If it cannot be read, or does not fit.
+        """
+        purpose = (
+            RESUME if self._resume else START if self._trains() else TEST)
+        model = unwrapped_model(self)
+        if isinstance(model, BaseTTAModel):
+            model = model.module
+        try:
+            checkpoint = ready_to_resume(
+                CheckpointLoader.load_checkpoint(filename, map_location,
+                                                 self.logger))
+            if purpose == RESUME:
+                check_training_state(checkpoint)
+            state, lines, copy_target = fit(
+                model, checkpoint, purpose, revise_keys,
+                bool(self.cfg.get('load_partial', False)))
+        except FileNotFoundError as error:
+            raise CheckpointError(str(error)) from None
+        except CheckpointError as error:
+            text = str(error)
+            named = str(filename) in text.split('\n')[0]
+            raise CheckpointError(
+                text if named else f'{filename}: {text}') from None
+        checkpoint = (checkpoint if 'state_dict' in checkpoint else {})
+        checkpoint['state_dict'] = state
+        # Hooks may take the state apart, as EMAHook does.
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_model_state(model, checkpoint['state_dict'])
+        if copy_target:
+            model.reset_target()
+        self._has_loaded = True
+        self.logger.info('\n'.join(
+            [f'Every key of {filename} was loaded.' if purpose != START else
+             f'Loaded {filename}.', *lines]))
+        return checkpoint
+
+    def _trains(self) -> bool:
+        """Return whether the training loop is built: this is no test."""
+        return not isinstance(self._train_loop, (dict, type(None)))
+
+    def _adapt_to_batch(self) -> None:
+        """Move to the resumed run's place with another batch or data set.
+
+        Learning rates are those of the schedule there, scaled to the batch
+        where ``auto_scale_lr`` is enabled.
+        """
+        loop = self.train_loop
+        now, former = loop.batch_numbers(), loop.former_batch_numbers()
+        moved = loop.move_to_new_length()
+        if now != former:
+            images = [f'{step} images on {ranks} process(es)'
+                      for step, _, ranks in (now, former)]
+            self.logger.warning(
+                f'Resumed with another batch: a step has {images[0]}, but had '
+                f'{images[1]}. Batches consist of other images, and losses '
+                'differ.')
+        scale = 1.
+        if (self.cfg.get('auto_scale_lr') or {}).get('enable'):
+            scale = now[0] / former[0]
+        if scale != 1:
+            self.logger.info(f'Learning rates are multiplied by {scale:g}.')
+        if scale != 1 or moved:
+            self._set_schedules(scale)
+
+    def _set_schedules(self, scale: float) -> None:
+        """Set the values that the config's schedules have here."""
+        for group in self.optim_wrapper.param_groups:
+            group['initial_lr'] = scale * group.get('initial_lr', group['lr'])
+            for name in [n for n in group if n.startswith('initial_')]:
+                group[name[len('initial_'):]] = group[name]
+        self.param_schedulers = self.build_param_scheduler(
+            copy.deepcopy(self.cfg.get('param_scheduler') or []))
+        length = len(self.train_dataloader)
+        with warnings.catch_warnings():
+            # About steps of a schedule before the optimizer's.
+            warnings.simplefilter('ignore')
+            for done in range(1, self.iter + 1):
+                for scheduler in self.param_schedulers:
+                    if not scheduler.by_epoch or done % length == 0:
+                        scheduler.step()
+
+    def _optimizer_settings(self) -> Dict[str, Any]:
+        first = self.optim_wrapper.param_groups[0]
+        settings = {k: first.get(k) for k in ('weight_decay', 'betas')}
+        return dict(lr=first.get('initial_lr', first.get('lr')), **settings)
+
+    def _warn_of_kept_settings(self, wanted: Dict[str, Any]) -> None:
+        kept = self._optimizer_settings()
+        differ = [
+            f'{k}={kept[k]} (the config has {v})' for k, v in wanted.items()
+            if kept[k] != v and not (k == 'lr' and math.isclose(kept[k], v))]
+        if differ:
+            self.logger.warning(
+                'A resumed run keeps the optimizer settings it was started '
+                f'with: {", ".join(differ)}. To change them start a new run, '
+                'with load_from for its weights.')
+
+    def _names(self) -> Tuple[Any, ...]:
+        """Return the template of checkpoints' names and what they count."""
+        hook = self._hook(CheckpointHook)
+        return () if hook is None else (hook.filename_tmpl, hook.by_epoch)
+
+    def _find_newest(self) -> Optional[str]:
+        hook = self._hook(CheckpointHook)
+        folder = (
+            hook.folder(self)
+            if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
+
+        def find() -> Optional[str]:
+            found = find_newest_whole(list_checkpoints(folder, *self._names()))
+            return None if found is None else str(found)
+
+        source = on_main_process(find)
+        self.logger.info(
+            f'No checkpoint in {folder} to resume from: this is a new run.'
+            if source is None else f'Resuming from {source}.')
+        return source
+
+    def _end_if_finished(self, source: str) -> None:
+        if self.iter < self.max_iters or validation_pending(self):
+            return
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        total = (f'{self.max_epochs} epochs'
+                 if by_epoch else f'{self.max_iters} iterations')
+        longer = 'max_epochs' if by_epoch else 'max_iters'
+        raise _AlreadyFinished(
+            f'This run is finished: {source} is the state after all {total}. '
+            f'To train longer increase train_cfg.{longer}; to start a new run '
+            'use --no-resume or another folder.')
+
+    def _hook(self, kind: type) -> Any:
+        """Return the registered hook of a type, None if there is none."""
+        return next((h for h in self.hooks if isinstance(h, kind)), None)
+
+
+@RUNNERS.register_module()
+class ShardedRunner(ResumableRunner):
+    """A runner that shards parameters, gradients and optimizer state (FSDP2).
+
+    Selected by ``runner_type='mmpretrain.ShardedRunner'``. Each parameter is
+    sharded by its rows, the target's like the online branch's, so that the
+    moving average is exact and needs no communication. Rank 0 writes whole
+    checkpoints, the same as an unsharded run: either kind of run resumes from
+    the other's, on any number of ranks.
+
+    The config's ``strategy`` is ``dict(type='FullyShardStrategy')``. With
+    ``reshard_after_forward=False`` the parameters of a layer stay gathered
+    from its forward to its backward pass, which needs more memory and less
+    communication.
+
+    Raises:
+        ImportError: If torch is older than 2.6.
+        ValueError: If no launcher started this process, the config has
+            ``compile`` or another strategy, or training is in float16.
+    """
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
+        """Build a runner, see ``ResumableRunner.from_cfg``."""
+        strategy = cfg.get('strategy') or {}
+        unknown = strategy.keys() - {'type', 'reshard_after_forward'}
+        kind = strategy.get('type', 'FullyShardStrategy')
+        if kind != 'FullyShardStrategy' or unknown:
+            raise ValueError(
+                "ShardedRunner takes strategy=dict(type='FullyShardStrategy') "
+                'with reshard_after_forward=True or False, but the config has '
+                f'{strategy}; remove what is not one of these')
+        if cfg.get('compile'):
+            raise ValueError(
+                'ShardedRunner does not compile: leave compile out, or train '
+                'with the config without fsdp in its name')
+        return super().from_cfg(cfg)
+
+    def wrap_model(self, model_wrapper_cfg: Optional[dict],
+                   model: nn.Module) -> nn.Module:
+        """Move the model to its device; it is sharded when it has weights."""
+        check_can_shard()
+        model = model.to(get_device())
+        sync_bn = self.cfg.get('sync_bn')
+        return convert_sync_batchnorm(model, sync_bn) if sync_bn else model
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Initialise and shard the model, and build its optimizer wrapper.
+
+        Raises:
+            ValueError: If it trains in float16.
+        """
+        super()._init_model_weights()
+        strategy = self.cfg.get('strategy') or {}
+        shard(self.model, strategy.get('reshard_after_forward', True))
+        built = super().build_optim_wrapper(optim_wrapper)
+        scaler = getattr(built, 'loss_scaler', None)
+        if scaler is not None and scaler.is_enabled():
+            raise ValueError(
+                'FullyShardStrategy has no loss scaler for float16; set '
+                "optim_wrapper.dtype='bfloat16' or 'float32'")
+        return built
+
+    def _init_model_weights(self) -> None:
+        """Do nothing: this was done before the model was sharded."""
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume from a whole checkpoint; all ranks must call it."""
+        super().resume(filename, resume_optimizer=False, map_location='cpu')
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+        """Load a checkpoint, see ``ResumableRunner.load_checkpoint``."""
+        checkpoint = super().load_checkpoint(*args, **kwargs)
+        if self._resume:
+            load_optimizer_state(
+                self.model, self.optim_wrapper, checkpoint['optimizer'])
+        return checkpoint
+
+    def save_checkpoint(self, *args: Any, save_optimizer: bool = True,
+                        **kwargs: Any) -> None:
+        """Save a whole checkpoint on rank 0; all ranks must call it.
+
+        See ``Runner.save_checkpoint``.
+        """
+        whole: Dict[str, Any] = dict(state_dict=whole_model_state(self.model))
+        if save_optimizer:
+            whole['optimizer'] = whole_optimizer_state(
+                self.model, self.optim_wrapper)
+        self._whole = whole
+        super().save_checkpoint(*args, save_optimizer=False, **kwargs)
+        del self._whole
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call the hooks, see ``Runner.call_hook``."""
+        if fn_name == 'before_save_checkpoint':
+            kwargs['checkpoint'].update(self._whole)
+        super().call_hook(fn_name, **kwargs)

@@ -26,11 +26,11 @@ except ImportError:  # before torch 2.6
 
 
 def check_can_shard() -> None:
-    """Check that torch can shard and that a launcher has started this process.
+    """Check torch's version and that a launcher started this process.
 
     Raises:
-        ImportError: If torch is too old.
-        ValueError: If no launcher has started this process.
+        ImportError: If torch is older than 2.6.
+        ValueError: If no launcher started this process.
     """
     if fully_shard is None:
         raise ImportError(
@@ -39,7 +39,7 @@ def check_can_shard() -> None:
             'name, or update torch')
     if not dist.is_initialized():
         raise ValueError(
-            'FullyShardStrategy shards a model over ranks, but this is one '
+            'ShardedRunner shards a model over ranks, but this is one '
             'process; start it with tools/dist_train.sh CONFIG GPUS')
 
 

@@ -1,10 +1,9 @@
-"""The processes of one training, and the folder that they write to."""
+"""Work folder of a training: lock, config, and where figures are logged."""
 import errno
-import itertools
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from mmengine.config import Config
 from mmengine.dist import get_rank, is_distributed, master_only
@@ -12,10 +11,16 @@ from mmengine.dist import get_rank, is_distributed, master_only
 from ..files import PathLike, output_error, output_lock, write_file
 from ..plain_config import format_config
 
-# How configs begin that are written to a work folder.
+# First words of configs that are written to a work folder.
 MARK = '# Written by cmae_mm'
 
-# What launchers say of their processes: how many, and which one this is.
+_BACKENDS = dict(
+    file='LocalVisBackend',
+    tensorboard='TensorboardVisBackend',
+    wandb='mmpretrain.WandbBackend',
+    mlflow='mmpretrain.MLflowBackend')
+
+# Variables in which launchers store the number of processes and the rank.
 _LAUNCHERS = dict(
     pytorch=('WORLD_SIZE', 'RANK'),
     slurm=('SLURM_NTASKS', 'SLURM_PROCID'),
@@ -23,13 +28,13 @@ _LAUNCHERS = dict(
 
 
 def count_processes(launcher: str) -> int:
-    """Give how many processes a launcher has started, by its variables."""
+    """Return the number of processes that a launcher has started."""
     names = _LAUNCHERS.get(launcher)
     return int(os.environ.get(names[0], 1)) if names else 1
 
 
 def is_first_process(launcher: str) -> bool:
-    """Tell whether this is rank 0, also before the processes have met."""
+    """Return whether this is rank 0, also without a process group."""
     if is_distributed():
         return get_rank() == 0
     names = _LAUNCHERS.get(launcher)
@@ -38,7 +43,7 @@ def is_first_process(launcher: str) -> bool:
 
 @contextmanager
 def work_dir_lock(folder: PathLike, launcher: str) -> Iterator[None]:
-    """Keep a second training out of a work folder.
+    """Lock a work folder against a second training.
 
     Rank 0 holds the lock for all processes of a training.
 
@@ -71,11 +76,11 @@ def work_dir_lock(folder: PathLike, launcher: str) -> Iterator[None]:
 
 
 class RunConfig(Config):
-    """A config whose text reads back the same, see :func:`format_config`."""
+    """A config whose text parses to the same, see :func:`format_config`."""
 
     @property
     def pretty_text(self) -> str:
-        """Give the config as Python text."""
+        """Return the config as Python text."""
         return format_config(self.to_dict())
 
 
@@ -109,8 +114,8 @@ class WritesConfig:
 def write_config(cfg: Config, folder: PathLike) -> Path:
     """Write a config to a work folder, under the name of its file.
 
-    A file that the config was read from, or that somebody else has written,
-    is kept: the config then gets another name, ``<name>_used.py``.
+    A file that the config was read from, or that the user has written, is not
+    replaced: the config is then written to ``<name>_used.py``.
 
     Args:
         cfg (Config): The config.
@@ -119,24 +124,42 @@ def write_config(cfg: Config, folder: PathLike) -> Path:
     Returns:
         Path: The file.
     """
-    stem = Path(cfg.filename or 'config').stem
-    for number in itertools.count():
-        name = stem + '_used' * (number > 0) + f'_{number}' * (number > 1)
-        path = Path(folder) / f'{name}.py'
-        if _may_replace(path, cfg.filename):
-            break
+    path = Path(folder) / f'{Path(cfg.filename or "config").stem}.py'
+    while not _may_replace(path, cfg.filename):
+        path = path.with_name(f'{path.stem}_used.py')
     write_file(path, f'{MARK}: the config of the last run here\n'
                f'{format_config(cfg.to_dict())}')
     return path
 
 
 def _may_replace(path: Path, source: Any) -> bool:
-    """Tell whether a file is missing, or an earlier config of ours."""
-    if not os.path.lexists(path):
-        return True
+    """Return whether a file is missing or a config that we have written."""
     try:
         if source is not None and os.path.samefile(path, source):
             return False
         return path.read_bytes().startswith(MARK.encode())
+    except FileNotFoundError:
+        return not os.path.lexists(path)
     except OSError:
         return False
+
+
+def log_to(cfg: Config, names: Sequence[str]) -> None:
+    """Add visualisation back ends to a config, in place.
+
+    The file in the work folder, which reports read, is always written.
+
+    Args:
+        cfg (Config): The config of a runner.
+        names (Sequence[str]): 'tensorboard', 'wandb', 'mlflow' or 'file'
+            each.
+    """
+    if not names:
+        return
+    visualizer = cfg.get('visualizer') or dict(type='Visualizer')
+    backends = list(visualizer.get('vis_backends') or ())
+    there = {str(b['type']).split('.')[-1] for b in backends}
+    for name in dict.fromkeys(['file', *names]):
+        if _BACKENDS[name].split('.')[-1] not in there:
+            backends.append(dict(type=_BACKENDS[name]))
+    cfg.visualizer = dict(visualizer, vis_backends=backends)

@@ -13,7 +13,9 @@ default_hooks = dict(
         type='mmpretrain.AtomicCheckpointHook', interval=1, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     step_seed=dict(type='mmpretrain.StepSeedHook'),
-    skipped_step=dict(type='mmpretrain.SkippedStepHook'))
+    skipped_step=dict(type='mmpretrain.SkippedStepHook'),
+    preemption=dict(type='mmpretrain.PreemptionHook'),
+    progress=dict(type='mmpretrain.ProgressHook'))
 
 env_cfg = dict(
     cudnn_benchmark=True,

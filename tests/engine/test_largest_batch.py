@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cmae_mm.cli import batch_size as command
 from cmae_mm.cli.main import parse
 from cmae_mm.config import ConfigError
-from cmae_mm.engine.largest_batch import (
+from cmae_mm.engine.training_step import (
     MOST,
     BatchTrial,
     build_trial_step,

@@ -9,7 +9,7 @@ from tiny_training import AtIteration
 
 from cmae_mm.apis.checks import ArgumentError, check_log_to
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.log_backends import log_to
+from cmae_mm.engine.work_dir import log_to
 
 
 def logged(image_root, work_dir, name):

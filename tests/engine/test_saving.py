@@ -25,12 +25,12 @@ from tiny_training import (
 )
 
 from cmae_mm.checkpoints import CheckpointError
-from cmae_mm.engine import atomic_files
 from cmae_mm.engine import runner as runner_module
 from cmae_mm.engine.checkpoint_folder import (
     find_newest_whole,
     list_checkpoints,
 )
+from cmae_mm.engine.hooks.checkpoint_hook import WRITER
 
 
 def newest(folder):
@@ -82,7 +82,7 @@ class SlowDisk:
             assert self.go_on.wait(60)
             fsync(file)
 
-        monkeypatch.setattr(atomic_files.os, 'fsync', slow)
+        monkeypatch.setattr(os, 'fsync', slow)
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(
@@ -92,7 +92,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     disk.go_on.set()
 
     def block(runner):
-        atomic_files.WRITER.wait()
+        WRITER.wait()
         disk.go_on.clear()
         disk.reached.clear()
 
@@ -120,7 +120,7 @@ def test_the_best_checkpoint_goes_after_the_better_one_is_written(
 
     def at_second(runner, *args, **kwargs):
         if runner.iter == 1:
-            atomic_files.WRITER.wait()
+            WRITER.wait()
             disk.go_on.clear()
             disk.reached.clear()
 
@@ -156,7 +156,7 @@ def full_disk(tmp_path):
 def fill(folder):
     """Leave no room for another checkpoint."""
     def action(runner):
-        atomic_files.WRITER.wait()
+        WRITER.wait()
         (folder / 'filling').write_bytes(
             bytes(shutil.disk_usage(folder).free - 65536))
     return action

@@ -125,7 +125,7 @@ def test_steps_and_ranks_draw_differently(monkeypatch):
 
     def drawn(rank, step):
         monkeypatch.setattr(
-            'cmae_mm.engine.hooks.step_seed_hook.get_rank', lambda: rank)
+            'cmae_mm.engine.hooks.step_hooks.get_rank', lambda: rank)
         torch.rand(step + 3), np.random.rand(rank + 5)  # must not matter
         run = Run()
         run.iter = step
@@ -147,7 +147,7 @@ def test_equal_masks_on_all_ranks_are_refused(image_root, tmp_path,
     cfg.default_hooks.pop('step_seed')
     runner = Runner.from_cfg(cfg)
     monkeypatch.setattr(
-        'cmae_mm.engine.hooks.pretrain_check_hook.get_world_size', lambda: 2)
+        'cmae_mm.engine.hooks.check_hooks.get_world_size', lambda: 2)
     with pytest.raises(ValueError, match='same masks.*StepSeedHook'):
         runner.train()
 

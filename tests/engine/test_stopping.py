@@ -21,7 +21,7 @@ from tiny_training import (
     tiny_runner,
 )
 
-from cmae_mm.engine.stop_signals import TrainingStopped
+from cmae_mm.engine.hooks.preemption_hook import TrainingStopped
 
 
 def names(folder):
@@ -66,7 +66,7 @@ def test_a_signal_ends_with_a_checkpoint_of_the_step(
     assert names(tmp_path) == ['iter_5.pth']
     assert (f'{signal.Signals(number).name}: stopped after iteration 5 of 9'
             in log(tmp_path))
-    assert 'the same command goes on from there' in log(tmp_path)
+    assert 'the same command resumes from it' in log(tmp_path)
     # told again while it ends, it still ends with that status
     os.kill(os.getpid(), signal.SIGTERM)
     assert run(9).iter == 9
@@ -149,7 +149,7 @@ def test_a_stop_within_an_epoch_is_found_and_removed_again(tmp_path):
     with pytest.raises(TrainingStopped):
         run(AtIteration(8, tell(signal.SIGTERM)))
     assert names(tmp_path) == ['epoch_2.pth']
-    assert 'Going on from' in log(tmp_path)
+    assert 'Resuming from' in log(tmp_path)
     assert run().epoch == 3
     assert names(tmp_path) == ['epoch_3.pth']
 

@@ -16,7 +16,7 @@ from tiny_training import on_ranks
 from torch.utils.data import DataLoader
 
 from cmae_mm.engine import AutoAmpOptimWrapper, PretrainCheckHook
-from cmae_mm.engine.run_checks import check_ranks_agree
+from cmae_mm.engine.hooks.check_hooks import check_loader
 
 IMAGES, COMPARED, STEPS = 8, 3, 20
 # Four ranks take turns on two cores, so that they make fewer steps.
@@ -120,7 +120,7 @@ def test_ranks_that_would_wait_for_ever_are_refused(case, named, tmp_path):
             range(images), batch_size=4,
             sampler=DefaultSampler(range(images), round_up=case == 'fewer'))
         with pytest.raises(ValueError, match=named):
-            check_ranks_agree(loader)
+            check_loader(loader)
 
     assert on_ranks(rank, tmp_path) == [0, 0]
 
@@ -129,7 +129,7 @@ def test_last_batches_of_other_sizes_are_refused(tmp_path):
     def rank(number):
         sampler = DefaultSampler(range(7), round_up=False)
         loader = DataLoader(range(7), batch_size=4, sampler=sampler)
-        assert check_ranks_agree(loader) == [4, 3]
+        assert check_loader(loader) == [4, 3]
         with pytest.raises(ValueError, match=r'one size .* draw \[4, 3\]'):
             PretrainCheckHook._check_shares(loader)
 

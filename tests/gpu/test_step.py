@@ -11,8 +11,12 @@ from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from cmae_mm.engine.compilation import _PARTS, compile_parts
-from cmae_mm.engine.largest_batch import BatchTrial, largest_batch
-from cmae_mm.engine.training_step import build_training_step, fake_batch
+from cmae_mm.engine.training_step import (
+    BatchTrial,
+    build_training_step,
+    fake_batch,
+    largest_batch,
+)
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(),

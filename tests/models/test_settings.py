@@ -255,6 +255,15 @@ def test_scaled_rates_count_accumulation(image_root, tmp_path, caplog):
       'param_scheduler': [dict(type='LinearLR', by_epoch=True, begin=0, end=2,
                                start_factor=0.1, convert_to_iter_based=True)]},
      '24 images, fewer than one batch of 200 on 1 .* lower train_data'),
+    ({'train_dataloader.batch_size': 23,
+      'train_dataloader.drop_last': False,
+      'train_dataloader.sampler.type': 'DefaultSampler',
+      'model.head.contrastive.loss_style': 'byol'},
+     'the last batch of an epoch has a single one; set .*drop_last=True'),
+    ({'train_dataloader.batch_size': 23,
+      'train_dataloader.drop_last': False,
+      'train_dataloader.sampler.type': 'DefaultSampler'},
+     'InfoNCE needs negatives, but a batch of 1 on 1'),
 ])
 def test_runs_that_cannot_train_end_before_the_first_step(
         changes, named, image_root, tmp_path):

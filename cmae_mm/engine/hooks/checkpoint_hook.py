@@ -1,36 +1,145 @@
 """Checkpoints that a crash cannot damage."""
+import errno
 import inspect
+import os
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
+import torch
 from mmengine.dist import (
     all_gather_object,
     broadcast_object_list,
+    get_world_size,
     is_main_process,
 )
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
+from torch import nn
 
 from ...checkpoints import CheckpointError, encoder_facts, to_plain
-from ...files import remove_temporaries, write_file
+from ...files import output_error, remove_temporaries, write_file
 from ...image_config import image_settings
-from ...models.utils import is_sharded
-from ..atomic_files import WRITER, CheckpointBackend
+from ...models.utils import is_sharded, local_part
 from ..checkpoint_folder import NameTemplate, list_checkpoints, move_aside
 from ..device import unwrapped_model
-from ..training_state import (
-    all_finite,
+from ..loops import (
     at_optimizer_step,
-    describe_batch,
     note_pending_validation,
     validation_pending,
 )
 
-# What the message hub knows of files, besides keep_ckpt_ids.
+# Entries of the message hub that are paths, besides keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
+
+
+class FileWriter:
+    """Writes files in a thread, one after the other.
+
+    After a failure nothing else is done until :meth:`take_problem` is called,
+    so that no file is removed whose replacement was not written.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, 'checkpoint')
+        self._last: Optional[Future] = None
+        self._problem: Optional[str] = None
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Start to write a file, after the last one is written.
+
+        Args:
+            path (Path): The file.
+            data (bytes): Its content.
+        """
+        self.wait()  # not two copies in memory either
+        self.then(partial(write_file, path, data), path, len(data))
+
+    def then(self, action: Callable[[], None], path: Path,
+             size: int = 0) -> None:
+        """Call a function after all earlier work has succeeded.
+
+        Args:
+            action (Callable): The function.
+            path (Path): The file that it writes or removes, for messages.
+            size (int): Size of that file in bytes. Defaults to 0.
+        """
+        self._last = self._executor.submit(self._do, action, path, size)
+
+    def _do(self, action: Callable[[], None], path: Path, size: int) -> None:
+        if self._problem is None:
+            try:
+                action()
+            except OSError as error:
+                self._problem = describe_failure(error, path, size)
+
+    def wait(self) -> None:
+        """Wait for the last write; raise its errors except ``OSError``."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def take_problem(self) -> Optional[str]:
+        """Wait, and return the description of a failure once.
+
+        Returns:
+            str: One sentence, or None if nothing failed.
+        """
+        self.wait()
+        problem, self._problem = self._problem, None
+        return problem
+
+
+def describe_failure(error: OSError, path: Path, size: int) -> str:
+    """Describe a failed write in one sentence.
+
+    Args:
+        error (OSError): The error.
+        path (Path): The file.
+        size (int): Size of the file in bytes.
+
+    Returns:
+        str: What failed, and what to do.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = (f'free {max(size / 2**20, 0.1):.1f} MB or more on the disk '
+                  f'of {path.parent}, or name another folder')
+    else:
+        advice = f'check that files can be written in {path.parent}'
+    return (f'{path} {output_error(path, error).strerror}; {advice}; the '
+            'checkpoints before it are intact')
+
+
+# One per process; a forked process must not wait for the thread of its parent.
+WRITER = FileWriter()
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=WRITER.__init__)  # type: ignore[misc]
+
+
+@register_backend('CheckpointBackend', force=True)
+class CheckpointBackend(LocalBackend):
+    """mmengine's backend of local files with atomic writes in a thread.
+
+    Removed files are deleted after the next file is written, their
+    replacement.
+    """
+
+    removed: List[str] = []
+
+    def put(self, obj: bytes, filepath: Any) -> None:
+        """Start to write a file; delete those that it replaces."""
+        WRITER.write(Path(filepath), obj)
+        for path in map(Path, self.removed):
+            if path != Path(filepath):
+                WRITER.then(partial(path.unlink, missing_ok=True), path)
+        self.removed.clear()
+
+    def remove(self, filepath: Any) -> None:
+        """Delete a file after the next one is written."""
+        self.removed.append(str(filepath))
 
 
 @HOOKS.register_module()
@@ -46,8 +155,7 @@ class AtomicCheckpointHook(CheckpointHook):
     - Parameters that are not finite are not saved.
     - Checkpoints of an earlier run in the folder, ahead of the first
       iteration, are moved to its sub-folder ``previous_<N>``.
-    - ``last_checkpoint`` and the paths in a checkpoint are names relative to
-      its folder, which may be moved.
+    - Paths in a checkpoint are relative to its folder, which may be moved.
 
     Args:
         async_save (bool): Whether to write in a thread. Rank 0 then holds one
@@ -59,10 +167,7 @@ class AtomicCheckpointHook(CheckpointHook):
         CheckpointError: In training, if a file cannot be written.
     """
 
-    def __init__(self,
-                 *args,
-                 async_save: bool = True,
-                 **kwargs) -> None:
+    def __init__(self, *args, async_save: bool = True, **kwargs) -> None:
         unknown = set(kwargs) - set(
             inspect.signature(CheckpointHook.__init__).parameters)
         if unknown:  # mmengine would fail at the first save
@@ -81,7 +186,6 @@ class AtomicCheckpointHook(CheckpointHook):
         self._root = self.out_dir
         self._finite = True
         self._deferred: Optional[int] = None
-        self._loaded: Dict = {}
         # Iteration of this process's last checkpoint, and whether validation
         # is due after it.
         self._saved: Optional[Tuple[int, bool]] = None
@@ -91,10 +195,6 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._root is None or str(self._root) == runner.work_dir:
             return runner.work_dir
         return str(Path(self._root) / Path(runner.work_dir).name)
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep the metadata of the resumed run."""
-        self._loaded = checkpoint.get('meta') or {}
 
     def before_train(self, runner) -> None:
         """Find the kept checkpoints; move those of an earlier run."""
@@ -106,15 +206,13 @@ class AtomicCheckpointHook(CheckpointHook):
                 hub.update_info(key, str(Path(folder) / Path(value).name))
         if is_main_process():
             remove_temporaries(folder)
-            self._make_way(runner, folder)
+            self._move_earlier_run(runner, folder)
         super().before_train(runner)
         self.file_backend = CheckpointBackend()
         self.backend_args = dict(backend='CheckpointBackend')
         self._saved = self._deferred = None
-        if runner.iter > 0:
-            self._compare_settings(runner)
 
-    def _make_way(self, runner, folder: str) -> None:
+    def _move_earlier_run(self, runner, folder: str) -> None:
         ahead = [
             saved.path for saved in list_checkpoints(
                 folder, self.filename_tmpl, self.by_epoch)
@@ -131,9 +229,10 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'{aside}, as this one begins at iteration {runner.iter}')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Add facts of batch and encoder; store names and plain values."""
+        """Add batch and encoder to the metadata; store plain values."""
         checkpoint['meta'].update(
-            describe_batch(runner),
+            world_size=get_world_size(),
+            batch_size=runner.train_dataloader.batch_size,
             **encoder_facts(unwrapped_model(runner),
                             image_settings(runner.cfg)))
         info = checkpoint['message_hub']['runtime_info']
@@ -141,19 +240,6 @@ class AtomicCheckpointHook(CheckpointHook):
             if key.startswith(_PATHS) and isinstance(value, str):
                 info[key] = Path(value).name
         checkpoint['message_hub'] = to_plain(checkpoint['message_hub'])
-
-    def _compare_settings(self, runner) -> None:
-        now = describe_batch(runner)
-        changed = [
-            f'{name} {self._loaded[name]} -> {value}'
-            for name, value in now.items()
-            if self._loaded.get(name, value) != value
-        ]
-        if changed:
-            runner.logger.warning(
-                f"Resumed with another batch ({', '.join(changed)}): weights, "
-                'optimizer and schedule are those of the checkpoint, but '
-                'batches consist of other images, and so losses differ.')
 
     def after_train_iter(self, runner, batch_idx: int, *args,
                          **kwargs) -> None:
@@ -191,7 +277,7 @@ class AtomicCheckpointHook(CheckpointHook):
             str: The file; None if parameters were not finite.
         """
         if self._saved != (iteration, validation_pending(runner)):
-            step = epoch if self.by_epoch else iteration
+            step: Any = epoch if self.by_epoch else iteration
             if self.by_epoch and within_epoch:
                 step = f'{epoch}_iter_{iteration}'
             self._save_checkpoint_with_step(
@@ -232,13 +318,8 @@ class AtomicCheckpointHook(CheckpointHook):
             **self.args)
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'
-            # mmengine's own runner takes the content as a path.
-            finds_itself = (
-                type(runner).load_or_resume is not Runner.load_or_resume)
-            content = name if finds_itself else str(
-                Path(self.last_ckpt).absolute())
-            WRITER.then(
-                partial(write_file, pointer, content.encode()), pointer)
+            newest = str(Path(self.last_ckpt).absolute())
+            WRITER.then(partial(write_file, pointer, newest), pointer)
             for old in replaced:
                 path = Path(self.out_dir) / self.filename_tmpl.format(old)
                 WRITER.then(partial(path.unlink, missing_ok=True), path)
@@ -254,18 +335,10 @@ class AtomicCheckpointHook(CheckpointHook):
         if not self.save_best:
             return
         self._settle(runner)
-        if not self._parameters_are_finite(runner):
-            return
-        super()._save_best_checkpoint(runner, metrics)
-        best = [
-            value for key, value in runner.message_hub.runtime_info.items()
-            if key.startswith('best_ckpt')
-        ]
-        for path in self.file_backend.take_removals():
-            if path not in best:
-                WRITER.then(partial(Path(path).unlink, missing_ok=True))
-        if not self.async_save:
-            self._settle(runner)
+        if self._parameters_are_finite(runner):
+            super()._save_best_checkpoint(runner, metrics)
+            if not self.async_save:
+                self._settle(runner)
 
     def _publish_model(self, runner, ckpt_path: str) -> None:
         self._settle(runner)
@@ -279,12 +352,25 @@ class AtomicCheckpointHook(CheckpointHook):
             raise CheckpointError(problem[0])
 
     def _parameters_are_finite(self, runner) -> bool:
+        """Return whether all parameters are finite, on all ranks."""
         model = unwrapped_model(runner)
-        asked = is_main_process() or is_sharded(model)
-        answers = all_gather_object(all_finite(model) if asked else True)
-        if self._finite and not all(answers):
+        finite = True
+        if is_main_process() or is_sharded(model):
+            finite = all_finite(model)
+        finite = all(all_gather_object(finite))
+        if self._finite and not finite:
             runner.logger.warning(
                 f'Parameters are not finite at iteration {runner.iter}: they '
                 'are not saved, and the checkpoints before them are kept.')
-        self._finite = all(answers)
-        return self._finite
+        self._finite = finite
+        return finite
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Return whether all parameters are finite, with one synchronisation.
+
+    Checks this rank's shard of a sharded model.
+    """
+    finite = [torch.isfinite(local_part(p.detach())).all()
+              for p in model.parameters()]
+    return not finite or bool(torch.stack(finite).all())

@@ -1,9 +1,11 @@
-"""Measures, while a pre-training goes on, whether it is healthy."""
-from typing import Dict, List, Optional, Tuple
+"""Health of a pre-training, measured while it runs."""
+import sys
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook, LoggerHook
+from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
@@ -12,28 +14,33 @@ from ...evaluation.health_rules import WINDOW, HealthWarning, warn
 from ...models import CMAE
 from ...models.utils import is_sharded, keep_step_hooks
 from ..device import unwrapped_model
+from ..loops import at_optimizer_step
 from ..optimizers.step_guard import grad_norm, part_of
-from ..training_costs import RunCosts
-from ..training_state import at_optimizer_step
 
-# What is measured of, and the scalar of it that the log line has.
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
+# The features that are measured.
 ONLINE, TARGET = 'online', 'target'
 PREDICTION, PROJECTION = 'prediction', 'projection'
-# Of the log line, what warnings are drawn from besides.
+# Scalars of the log line that warnings depend on.
 _LOGGED = ('loss', 'loss_rc', 'loss_ct', 'rho_pos', 'rho_neg', 'acc_ct', 'lr')
 _KEPT = 100
+_MB, _WATT_HOUR = 2**20, 3.6e6  # in bytes, in millijoules
 
 
 @HOOKS.register_module()
 class HealthHook(Hook):
-    """Measure a pre-training's health on the batches that it trains on.
+    """Measure a pre-training's health on its training batches.
 
-    Nothing is computed for it: it looks at what the step has made anyway. It
-    draws no random number and changes none of the training. All figures go to
-    the visualisation back ends under ``health/``, and ``erank``, the
-    effective rank of the target's features (of the online ones without a
-    target), to the log line. What looks wrong is warned of once.
-    docs/health.md says what the figures mean, and where warnings come from.
+    It uses the features and gradients of the training step, draws no random
+    number and does not change the training. All figures go to the
+    visualisation back ends under ``health/``, and ``erank``, the effective
+    rank of the target's features (of the online ones without a target), to
+    the log line. Each kind of problem is warned of once. docs/health.md
+    explains the figures and the warnings.
 
     ===============================  =========================================
     figure                           what it is
@@ -79,7 +86,7 @@ class HealthHook(Hook):
         self._handles: list = []
 
     def before_train(self, runner) -> None:
-        """Begin to listen to the model and its optimizer."""
+        """Register hooks on the model and its optimizer."""
         model = unwrapped_model(runner)
         if not isinstance(model, CMAE):
             raise ValueError(
@@ -91,7 +98,9 @@ class HealthHook(Hook):
         self._pending = False
         self._seen: Dict[str, Tensor] = {}
         self._grads: Dict[str, Tensor] = {}
-        self._costs = RunCosts()
+        self._last: Optional[int] = None
+        self._meter = _find_energy_meter()
+        self._energy = self._meter() if self._meter else 0
         self._rows: List[Dict[str, float]] = []
         self._warnings: Dict[str, HealthWarning] = {}
         self._listen(model)
@@ -102,7 +111,7 @@ class HealthHook(Hook):
                 lambda *_: self._measure_gradients(model)))
 
     def _listen(self, model: CMAE) -> None:
-        """Keep what the branches make, as long as a step takes."""
+        """Store the features of both branches until the end of a step."""
 
         def note(module, name: str, value: Tensor) -> None:
             if module.training:
@@ -139,7 +148,7 @@ class HealthHook(Hook):
 
     @torch.no_grad()
     def _measure_gradients(self, model: CMAE) -> None:
-        # Where ranks share gradients out, each is asked for its part.
+        # All ranks contribute to the norm of sharded gradients.
         if not self._pending or not (is_main_process() or is_sharded(model)):
             return
         grads: Dict[str, List[Tensor]] = {}
@@ -153,11 +162,11 @@ class HealthHook(Hook):
                          batch_idx: int,
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
-        """Measure, and hand the figures on."""
+        """Measure and log."""
         if self._pending and at_optimizer_step(runner):
             self._pending = False
             targets = self._seen.get(PROJECTION)
-            if targets is not None:  # of all processes: each takes part
+            if targets is not None:  # of all processes
                 targets = torch.cat(all_gather(targets), dim=0)
             model = unwrapped_model(runner)
             distance = None
@@ -189,7 +198,7 @@ class HealthHook(Hook):
         scalars = dict(zip(figures, values))
         if targets is not None:
             scalars['targets'] = len(targets)
-        scalars.update(self._costs.measure(
+        scalars.update(self._measure_costs(
             runner, len(self._seen[ONLINE]) * get_world_size()))
         self._grads = {}
         hub = runner.message_hub
@@ -201,8 +210,35 @@ class HealthHook(Hook):
         runner.visualizer.add_scalars(row, step=runner.iter + 1)
         self._warn(runner, row)
 
+    def _measure_costs(self, runner: Runner, batch: int) -> Dict[str, float]:
+        """Measure time, memory and energy, where they are known."""
+        done = runner.iter + 1
+        steps = 1 if self._last is None else max(done - self._last, 1)
+        self._last = done
+        logged = runner.message_hub.log_scalars
+        found: Dict[str, float] = dict(images_seen=done * batch)
+        if resource is not None:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            # in bytes on macOS, in KiB elsewhere
+            found['host_memory_mb'] = peak / (
+                _MB if sys.platform == 'darwin' else 1024)
+        if 'train/time' in logged and 'train/data_time' in logged:
+            time = float(logged['train/time'].mean(steps))
+            wait = float(logged['train/data_time'].mean(steps))
+            if time > 0:
+                found['data_wait'] = 100 * min(wait / time, 1.)
+                found['images_per_second'] = batch / time
+        left = runner.message_hub.runtime_info.get('eta')
+        if left is not None:
+            found['hours_left'] = left / 3600
+        if torch.cuda.is_available():
+            found['device_memory_mb'] = torch.cuda.max_memory_allocated() / _MB
+        if self._meter is not None:
+            found['energy_wh'] = (self._meter() - self._energy) / _WATT_HOUR
+        return found
+
     def _warn(self, runner, row: Dict[str, float]) -> None:
-        """Say what looks wrong, once."""
+        """Log each warning once."""
         logged = runner.message_hub.log_scalars
         self._rows.append({
             **{name: float(logged[f'train/{name}'].current())
@@ -215,7 +251,7 @@ class HealthHook(Hook):
         self._warnings.update(holding)
 
     def after_train(self, runner) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -223,14 +259,14 @@ class HealthHook(Hook):
 
 @torch.no_grad()
 def target_distance(model: CMAE) -> Tensor:
-    """Give the distance of target and online parameters.
+    """Compute the distance of target and online parameters.
 
     Args:
         model (CMAE): A model with a target.
 
     Returns:
-        Tensor: Norm of the difference of what the target averages, relative
-        to the norm of the online parameters; a scalar.
+        Tensor: Norm of the difference of averaged parameters, relative to the
+        norm of the online parameters; a scalar.
     """
     differences, sources = [], []
     for own, online in ((model.target.encoder, model.backbone),
@@ -242,3 +278,22 @@ def target_distance(model: CMAE) -> Tensor:
                 differences.append(average)
     differences = torch._foreach_sub(differences, sources)
     return grad_norm(differences) / grad_norm(sources).clamp(min=1e-30)
+
+
+def _find_energy_meter() -> Any:
+    """Return a function that reads the GPU's energy in millijoules, or None.
+
+    pynvml reads it, if it is installed (extra='logging').
+    """
+    if not torch.cuda.is_available():
+        return None
+    try:
+        import pynvml
+        pynvml.nvmlInit()
+        properties = torch.cuda.get_device_properties(
+            torch.cuda.current_device())
+        device = pynvml.nvmlDeviceGetHandleByUUID(f'GPU-{properties.uuid}')
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
+    except Exception:  # not installed; older drivers, devices and torch
+        return None
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(device)

@@ -1,6 +1,10 @@
-"""Save and stop after a signal."""
+"""Signals that stop training after the current step."""
+import os
 import signal
-from typing import Optional
+import threading
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, Optional
 
 import torch
 import torch.distributed as torch_dist
@@ -8,10 +12,10 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import HOOKS
+from torch.utils.data import DataLoader
 
 from ..device import group_timeout
-from ..stop_signals import EXIT_STATUS, StopSignals, TrainingStopped
-from ..training_state import (
+from ..loops import (
     at_optimizer_step,
     note_pending_validation,
     validation_follows,
@@ -19,12 +23,109 @@ from ..training_state import (
 )
 from .checkpoint_hook import AtomicCheckpointHook
 
+# Exit statuses: EX_TEMPFAIL of sysexits.h, on which a scheduler can requeue,
+# and a shell's for Ctrl-C. Windows has no SIGHUP and no SIGUSR1.
+EXIT_STATUS = {
+    getattr(signal, name): 75 for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1')
+    if hasattr(signal, name)}
+EXIT_STATUS[signal.SIGINT] = 130
+
+
+class TrainingStopped(SystemExit):
+    """Training that was stopped by a signal.
+
+    Args:
+        status (int): Exit status of the process.
+    """
+
+
+class StopSignals:
+    """Records SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C.
+
+    A second Ctrl-C stops at once. SIGHUP stays ignored where it is, as under
+    ``nohup``.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals until training has ended or failed.
+
+        The handlers stay after ``TrainingStopped``: a repeated signal of a
+        launcher must not change the exit status.
+        """
+        self.received = 0
+        before: Dict[int, Any] = {}
+        # Python handles signals in the main thread.
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.getsignal(number)
+                      for number in EXIT_STATUS}
+            if before.get(getattr(signal, 'SIGHUP', 0)) is signal.SIG_IGN:
+                del before[signal.SIGHUP]
+            for number in before:
+                signal.signal(number, self._note)
+        stopped = False
+        try:
+            yield
+        except TrainingStopped:
+            stopped = True
+            raise
+        finally:
+            if not stopped:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self.received == signal.SIGINT:
+                raise KeyboardInterrupt
+            # Not to the log, which may be writing at the moment.
+            os.write(2, b'\nStopping after this step; Ctrl-C again stops at '
+                     b'once.\n')
+        self.received = max(self.received, number)
+
+
+def shield_workers(loader: DataLoader) -> None:
+    """Make a loader's workers end with the main process, not before it.
+
+    A terminal and Slurm send signals to all processes, but the main process
+    needs its workers to finish the step.
+
+    Args:
+        loader (DataLoader): The data loader, modified in place before its
+            workers start.
+    """
+    inner = loader.worker_init_fn
+    if loader.num_workers > 0 and (
+            getattr(inner, 'func', None) is not _init_worker):
+        loader.worker_init_fn = partial(_init_worker, inner)
+
+
+def _init_worker(inner: Optional[Callable], worker_id: int) -> None:
+    for number in EXIT_STATUS.keys() - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS and Windows
+        # Blocked in this thread and all later ones; one waits for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(
+            target=_await_sigterm, args=(os.getppid(), ), daemon=True).start()
+    if inner is not None:
+        inner(worker_id)
+
+
+def _await_sigterm(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
     """Stop on SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C with a checkpoint.
 
-    ``ResumableRunner`` registers it by itself. After a signal to any rank all
+    A default hook of ``ResumableRunner``. After a signal to any rank all
     ranks finish the same optimizer step, rank 0 saves, and the process ends:
     with status 130 after Ctrl-C and 75 after the others, on which
     ``tools/slurm_train.sh`` requeues. A second Ctrl-C stops at once. A signal
@@ -66,8 +167,8 @@ class PreemptionHook(Hook):
                          batch_idx: int,
                          data_batch=None,
                          outputs: Optional[dict] = None) -> None:
-        """Stop after this iteration, if a rank has been asked to."""
-        self._ask()
+        """Stop after this iteration, if a rank has received a signal."""
+        self._agree()
         # The end of an epoch is more than that of an iteration.
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_epoch and self.end_of_epoch(runner.train_dataloader, batch_idx):
@@ -81,25 +182,25 @@ class PreemptionHook(Hook):
             within_epoch=True)
 
     def after_train_epoch(self, runner) -> None:
-        """Stop after this epoch, if a rank has been asked to."""
+        """Stop after this epoch, if a rank has received a signal."""
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            self._ask(wait=True)
+            self._agree(wait=True)
             done = runner.epoch + 1
             self._stop_if_agreed(runner, done, runner.iter,
                                  validation_follows(runner, done))
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        """Stop after validation, if a rank has been asked to."""
+        """Stop after validation, if a rank has received a signal."""
         if self._training and at_optimizer_step(runner):
-            self._ask(wait=True)
+            self._agree(wait=True)
             self._stop_if_agreed(runner, runner.epoch, runner.iter, False)
 
-    def _ask(self, wait: bool = False) -> None:
-        """Learn what any rank has been told, at the latest a step later.
+    def _agree(self, wait: bool = False) -> None:
+        """Take the highest signal of all ranks, at the latest a step later.
 
         Args:
-            wait (bool): Whether to wait for this step's answer instead of
-                taking the last step's. Defaults to False.
+            wait (bool): Whether to wait for this step's vote instead of using
+                the last step's. Defaults to False.
         """
         if self._agreed:
             return
@@ -107,9 +208,10 @@ class PreemptionHook(Hook):
             self._agreed = self.signals.received
             return
         last = self._vote
-        told = torch.tensor([self.signals.received], dtype=torch.int64)
-        self._vote = told, torch_dist.all_reduce(
-            told, torch_dist.ReduceOp.MAX, group=self._group, async_op=True)
+        received = torch.tensor([self.signals.received], dtype=torch.int64)
+        self._vote = received, torch_dist.all_reduce(
+            received, torch_dist.ReduceOp.MAX, group=self._group,
+            async_op=True)
         for vote in (last, self._vote if wait else None):
             if vote is not None:
                 vote[1].wait()
@@ -124,7 +226,7 @@ class PreemptionHook(Hook):
         if not self._agreed or not at_optimizer_step(runner):
             return
         if iteration >= runner.max_iters and not validation_next:
-            return  # the end is here anyway
+            return  # training ends anyway
         hook = next(
             (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook)),
             None)
@@ -143,16 +245,16 @@ class PreemptionHook(Hook):
                    'the same command with --resume')
             runner.logger.info(
                 f'{name}: stopped after iteration {iteration} of '
-                f'{runner.max_iters}, saved in {saved}; {how} goes on from '
-                'there.')
+                f'{runner.max_iters}, saved in {saved}; {how} resumes from '
+                'it.')
         self._end_agreement()
         raise TrainingStopped(EXIT_STATUS[self._agreed])
 
     def _end_agreement(self) -> None:
-        """Await the last answer and end the threads that brought it.
+        """Await the last vote and end the threads of its process group.
 
-        A thread that still lets go of a tensor while the interpreter ends
-        aborts the process.
+        A thread that frees a tensor while the interpreter ends aborts the
+        process.
         """
         if self._vote is not None:
             self._vote[1].wait()

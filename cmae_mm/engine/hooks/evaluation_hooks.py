@@ -1,0 +1,226 @@
+"""k-NN accuracy and pictures while pre-training runs."""
+import random
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional, Sequence
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+
+from ...datasets.samplers import SeededIndex, mix, seed_generators
+from ...evaluation.evaluator import FrozenFeatures
+from ...evaluation.knn import knn_accuracy
+from ...models import CMAE
+from ...models.utils import is_sharded
+from ...visualization import (
+    draw_sheet,
+    fitting_scale,
+    prediction_columns,
+)
+from ..device import unwrapped_model
+from ..sharding import whole_parameters
+
+
+class IntervalHook(Hook):
+    """A hook that acts at an interval and at the end of the training.
+
+    Args:
+        interval (int): Number of epochs or iterations.
+        by_epoch (bool): Whether the interval counts epochs.
+
+    Raises:
+        ValueError: If the interval is not positive.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int, by_epoch: bool) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be 1 or more, but got {interval}')
+        self.interval = interval
+        self.by_epoch = by_epoch
+
+    def act(self, runner, step: int, iteration: int) -> None:
+        """Act after an epoch or an iteration.
+
+        Args:
+            runner (Runner): The runner.
+            step (int): Number of finished epochs, or of finished iterations
+                without ``by_epoch``.
+            iteration (int): Number of finished iterations.
+        """
+        raise NotImplementedError
+
+    def after_train_epoch(self, runner) -> None:
+        """Act at the end of an epoch."""
+        if self.by_epoch and (self.every_n_epochs(runner, self.interval)
+                              or self.is_last_train_epoch(runner)):
+            self.act(runner, runner.epoch + 1, runner.iter)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Any = None) -> None:
+        """Act after an iteration."""
+        if not self.by_epoch and (
+                self.every_n_train_iters(runner, self.interval)
+                or self.is_last_train_iter(runner)):
+            self.act(runner, runner.iter + 1, runner.iter + 1)
+
+
+@HOOKS.register_module()
+class KNNHook(IntervalHook):
+    """Evaluate the encoder by k-NN every few epochs.
+
+    Labelled images are those of the config, see
+    :func:`~cmae_mm.evaluation.eval_dataset_cfgs`. Features are stored in half
+    precision. The hook does not change the training and draws none of its
+    random numbers.
+
+    Args:
+        interval (int): Number of epochs between evaluations, or of iterations
+            without ``by_epoch``; there is always one at the end. Defaults to
+            10.
+        by_epoch (bool): Whether the interval counts epochs. Defaults to True.
+        ks (Sequence[int]): Numbers of neighbours. Defaults to (20, ).
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        pool (str): 'mean' of the patch tokens, or 'cls', the class token.
+            Defaults to 'mean'.
+        batch_size (int): Images in a batch of each process. Defaults to 256.
+        num_workers (int): Data workers of each process. Defaults to 2.
+
+    Raises:
+        ValueError: If the interval is not positive; before the first step,
+            if there are no labelled images.
+    """
+
+    def __init__(self,
+                 interval: int = 10,
+                 by_epoch: bool = True,
+                 ks: Sequence[int] = (20, ),
+                 encoder: str = 'online',
+                 pool: str = 'mean',
+                 batch_size: int = 256,
+                 num_workers: int = 2) -> None:
+        super().__init__(interval, by_epoch)
+        self.ks = tuple(ks)
+        self.options = dict(
+            encoder=encoder, pool=pool, batch_size=batch_size,
+            num_workers=num_workers, dtype=torch.float16)
+
+    def before_train(self, runner) -> None:
+        """Find the labelled images."""
+        self.source = FrozenFeatures(
+            unwrapped_model(runner), runner.cfg, **self.options)
+
+    def act(self, runner, step: int, iteration: int) -> None:
+        """Evaluate."""
+        with whole_parameters(unwrapped_model(runner)):
+            accuracy = knn_accuracy(
+                *self.source.extract('train'), *self.source.extract('val'),
+                ks=self.ks)
+        scalars = {f'knn/top1_k{k}': value for k, value in accuracy.items()}
+        runner.visualizer.add_scalars(
+            {'iter': iteration, **scalars}, step=step)
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(name, value)
+        described = ', '.join(f'{v:.2f} % (k={k})'
+                              for k, v in accuracy.items())
+        runner.logger.info(
+            f'k-NN top-1 after {"epoch" if self.by_epoch else "iteration"} '
+            f'{step}: {described}')
+
+
+@HOOKS.register_module()
+class ReconstructionHook(IntervalHook):
+    """Draw the reconstructions of a few images, always the same ones.
+
+    The picture goes to the visualisation back ends as ``reconstruction``: the
+    file's one to ``vis_image`` beside the scalars. It has the columns of
+    ``cmae reconstruct``. The hook does not change the training and draws none
+    of its random numbers.
+
+    Args:
+        interval (int): Number of epochs between pictures, or of iterations
+            without ``by_epoch``; there is always one at the end. Defaults to
+            50.
+        by_epoch (bool): Whether the interval counts epochs. Defaults to True.
+        num_images (int): Number of images, evenly spaced over the training
+            data. Defaults to 6.
+        channels (Sequence[int], optional): The three channels that are shown
+            as red, green and blue, or the one in grey, numbered from 0.
+            Defaults to None: three as they are, the mean of others in grey.
+
+    Raises:
+        ValueError: If a number is not positive, or, before training, if the
+            model is no CMAE.
+    """
+
+    def __init__(self,
+                 interval: int = 50,
+                 by_epoch: bool = True,
+                 num_images: int = 6,
+                 channels: Optional[Sequence[int]] = None) -> None:
+        super().__init__(interval, by_epoch)
+        if num_images < 1:
+            raise ValueError(
+                f'num_images must be 1 or more, but got {num_images}')
+        self.num_images = num_images
+        self.channels = channels
+
+    def before_train(self, runner) -> None:
+        """Check the model; drop the images of another training."""
+        if not isinstance(unwrapped_model(runner), CMAE):
+            raise ValueError('ReconstructionHook draws reconstructions of a '
+                             'CMAE; remove the hook')
+        self._images: Optional[torch.Tensor] = None
+
+    def act(self, runner, step: int, iteration: int) -> None:
+        """Draw."""
+        model = unwrapped_model(runner)
+        if not (is_main_process() or is_sharded(model)):
+            return
+        with whole_parameters(model), keep_generators():
+            if self._images is None:
+                self._images = self._load(runner, model)
+            images = self._images.to(next(model.parameters()).device)
+            torch.manual_seed(0)
+            mask = model.backbone.generate_mask(len(images), 'cpu').to(
+                images.device)
+            columns = prediction_columns(model, images, mask, self.channels)
+        sheet = draw_sheet(columns, fitting_scale(images.shape[-1], 128))
+        if is_main_process():
+            runner.visualizer.add_image('reconstruction', np.asarray(sheet),
+                                        step=step)
+
+    def _load(self, runner, model: CMAE) -> torch.Tensor:
+        """Load the online views of some images, with constant seeds."""
+        dataset = runner.train_dataloader.dataset
+        count = min(self.num_images, len(dataset))
+        chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int)
+        samples = []
+        for index in chosen:
+            seed_generators(mix(0, int(index)))
+            samples.append(dataset[SeededIndex(index, mix(0, int(index)))])
+        collate = runner.train_dataloader.collate_fn or pseudo_collate
+        views = model.data_preprocessor(collate(samples), True)['inputs']
+        online = views if isinstance(views, torch.Tensor) else views[0]
+        return online.detach().cpu()
+
+
+@contextmanager
+def keep_generators() -> Iterator[None]:
+    """Restore the generators of ``random``, numpy and torch afterwards.
+
+    Including those of all GPUs that are in use.
+    """
+    states = random.getstate(), np.random.get_state()
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count()) if in_use else ()
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -1,0 +1,91 @@
+"""Hooks around each training step: seeds, skipped steps, progress."""
+from typing import Any, Optional
+
+import torch
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+
+from ...datasets.samplers import mix, seed_generators
+from ...progress import Progress
+
+
+@HOOKS.register_module()
+class StepSeedHook(Hook):
+    """Seed all generators of the process before each iteration.
+
+    Masks, dropout, drop path, mixup and all other draws of an iteration then
+    follow from the run's seed, the rank and the iteration: ranks draw
+    differently, and a resumed run draws the same as an uninterrupted one,
+    whatever validation or other hooks draw in between. Initial weights and
+    samplers, which must be equal on all ranks, are drawn before the first
+    iteration, from ``randomness.seed``.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner, batch_idx: int,
+                          data_batch: Any = None) -> None:
+        """Seed ``random``, numpy, and torch on the CPU and all devices."""
+        seed = mix(runner.seed, get_rank(), runner.iter)
+        seed_generators(seed)
+        torch.manual_seed(seed)
+
+
+@HOOKS.register_module()
+class SkippedStepHook(Hook):
+    """Let warnings of skipped steps name the iteration and the images.
+
+    See ``AutoAmpOptimWrapper``, which skips and counts them.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner, batch_idx: int,
+                          data_batch: Any = None) -> None:
+        """Note the batch, one of several if gradients accumulate."""
+        guard = getattr(runner.optim_wrapper, 'guard', None)
+        if guard is None:
+            return
+        if runner.optim_wrapper.begins_step():
+            guard.samples = []
+        guard.iteration = runner.iter + 1
+        samples = data_batch.get('data_samples') if isinstance(
+            data_batch, dict) else None
+        if isinstance(samples, (list, tuple)):
+            guard.samples.extend(samples)
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Show the progress of a training and the time left on a terminal.
+
+    If standard error is no terminal, only the log has these figures.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self) -> None:
+        self._progress: Optional[Progress] = None
+
+    def before_train(self, runner) -> None:
+        """Show the bar, starting from the iterations done before."""
+        self._progress = Progress(
+            runner.max_iters, 'training', 'step', runner.iter,
+            enabled=is_main_process(), plain=False)
+        self._progress.show_logs_above(runner.logger.handlers)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Any = None) -> None:
+        """Count a step."""
+        if self._progress is not None:
+            self._progress.update()
+
+    def after_train(self, runner) -> None:
+        """Release the terminal."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the terminal, however training has ended."""
+        if self._progress is not None:
+            self._progress.close()

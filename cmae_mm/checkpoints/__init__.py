@@ -1,3 +1,4 @@
+from .encoder_config import encoder_facts, read_encoder_facts
 from .errors import CheckpointError, DamagedCheckpoint, naming
 from .export import (
     EXPORTS,
@@ -5,8 +6,6 @@ from .export import (
     export_cmae,
     export_encoder,
 )
-from .facts import encoder_facts, read_encoder_facts
-from .fit import KeyReport, load_state, resample_pos_embed
 from .layouts import find_encoder
 from .load import (
     RANDOM,
@@ -23,6 +22,7 @@ from .read import (
     read_checkpoint,
     write_checkpoint,
 )
+from .state_dict import KeyReport, load_state, resample_pos_embed
 from .unpickler import to_plain
 
 __all__ = [

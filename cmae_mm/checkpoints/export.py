@@ -8,10 +8,10 @@ from torch import nn
 from ..files import write_file
 from ..version import __version__
 from . import layouts
+from .encoder_config import encoder_facts
 from .errors import CheckpointError
-from .facts import encoder_facts
-from .fit import is_hybrid, resample_pos_embed
 from .read import StateDict, write_checkpoint
+from .state_dict import is_hybrid, resample_pos_embed
 
 # Target libraries, and what renames an encoder for each.
 EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
@@ -110,7 +110,7 @@ def export_encoder(model: nn.Module,
         img_size (int, optional): Side of the images in pixels that position
             embeddings are resampled for. Defaults to the model's.
         images (Mapping[str, Any], optional): How images are decoded, see
-            :func:`~cmae_mm.checkpoints.facts.encoder_facts`.
+            :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
         **meta: Further facts that the file states: epoch, recipe...
 
     Raises:

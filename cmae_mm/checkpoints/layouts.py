@@ -1,8 +1,8 @@
-"""How each library names the parameters of an encoder, and which one did.
+"""Parameter names of each library: one table for import and export.
 
 Our names are those of mmpretrain's ``VisionTransformer``, which ``CMAEViT``
-and ``TransferViT`` share, and of ``ConvViT``. A layout is one table, which
-:func:`rename` reads in both directions.
+and ``TransferViT`` share, and of ``ConvViT``. :func:`rename` reads a table in
+both directions.
 """
 import re
 from typing import Any, List, Mapping, NamedTuple, Sequence, Set, Tuple
@@ -14,14 +14,14 @@ from .read import StateDict
 
 
 class Row(NamedTuple):
-    """The beginning of a name, ours and theirs, and parts of what follows."""
+    """Our and their beginning of a name, and replacements in the rest."""
 
     ours: str
     theirs: str
     parts: Mapping[str, str] = {}
 
 
-Layout = Sequence[Row]
+Rows = Sequence[Row]
 
 _BLOCK = {
     '.ffn.layers.0.0.': '.mlp.fc1.',
@@ -34,20 +34,20 @@ _CONV_BLOCK = {
     '.fc1.': '.mlp.fc1.',
     '.fc2.': '.mlp.fc2.',
 }
-# timm's VisionTransformer, and FAIR's MAE, which is built on it.
-TIMM: Layout = (
+# timm's VisionTransformer, and FAIR's MAE and DINO, which have its names.
+TIMM: Rows = (
     Row('ln1.', 'norm.'),
     Row('patch_embed.projection.', 'patch_embed.proj.'),
     Row('layers.', 'blocks.', _BLOCK),
 )
 # A classifier on pooled features: timm's with `global_pool='avg'`.
-TIMM_CLASSIFIER: Layout = (
+TIMM_CLASSIFIER: Rows = (
     Row('head.fc.', 'head.'),
     Row('backbone.ln2.', 'fc_norm.'),
     *(Row(f'backbone.{row.ours}', row.theirs, row.parts) for row in TIMM),
     Row('backbone.', ''),
 )
-HUGGING_FACE: Layout = (
+HUGGING_FACE: Rows = (
     Row('ln1.', 'layernorm.'),
     Row('cls_token', 'embeddings.cls_token'),
     Row('pos_embed', 'embeddings.position_embeddings'),
@@ -60,7 +60,7 @@ HUGGING_FACE: Layout = (
         '.ln2.': '.layernorm_after.',
     }),
 )
-CONVMAE: Layout = (
+CONVMAE: Rows = (
     Row('conv_stages.0.patch_embed.projection.', 'patch_embed1.proj.'),
     Row('conv_stages.0.patch_embed.', 'patch_embed1.'),
     Row('conv_stages.0.blocks.', 'blocks1.', _CONV_BLOCK),
@@ -76,12 +76,12 @@ CONVMAE: Layout = (
     Row('ln1.', 'norm.'),
 )
 # mmpretrain's MAEPretrainDecoder; ConvMAE's names are MAE's.
-DECODER: Layout = (
+DECODER: Rows = (
     Row('ln1.', 'decoder_norm.'),
     Row('decoder_blocks.', 'decoder_blocks.', _BLOCK),
 )
 # The released CMAE code: the whole model.
-CMAE: Layout = (
+CMAE: Rows = (
     Row('target.encoder.', 'target_backbone.'),
     Row('target.projector.', 'target_projector.'),
     Row('backbone.', 'backbone.'),
@@ -90,42 +90,69 @@ CMAE: Layout = (
     Row('neck.projector.', 'projector.'),
     Row('head.contrastive.predictor.', 'head.predictor.'),
 )
+
+
+class Layout(NamedTuple):
+    """A kind of checkpoint, and how its names become ours.
+
+    Attributes:
+        kind (str): What it is, in words.
+        signs (Sequence[Tuple[str, ...]]): How it is recognised: of each tuple
+            one prefix occurs in it.
+        rows (Rows): Its table. Defaults to none: our names.
+        prefix (str): Prefix of the online encoder under our names.
+    """
+
+    kind: str
+    signs: Sequence[Tuple[str, ...]]
+    rows: Rows = ()
+    prefix: str = ''
+
+
+_OURS = 'backbone.'
+RELEASED = 'a released CMAE checkpoint'
+PRETRAINING = 'a pre-training checkpoint'
+_OTHER_METHOD = "a pre-training checkpoint of another method's"
+_ENCODER = ('backbone.layers.', )
+# The first one that fits is taken.
+_LAYOUTS = (
+    Layout(RELEASED, [('target_backbone.', 'pixel_decoder.')], CMAE, _OURS),
+    Layout(PRETRAINING, [('neck.pixel_decoder.', )], (), _OURS),
+    # SimMIM of mmpretrain, and momentum encoders of MoCo v3 and BYOL.
+    Layout(_OTHER_METHOD, [_ENCODER, (
+        'neck.decoder.', 'momentum_encoder.', 'target_net.')], (), _OURS),
+    Layout('a fine-tuned model', [_ENCODER, ('head.', 'neck.')], (), _OURS),
+    Layout('an exported backbone', [_ENCODER], (), _OURS),
+    Layout('an MAE or timm encoder', [('blocks.', )], TIMM),
+    Layout('a ConvMAE encoder', [('blocks1.', ), ('blocks3.', )], CONVMAE),
+    Layout('a Hugging Face encoder', [('encoder.layer.', )], HUGGING_FACE),
+    Layout('a bare encoder', [('layers.', ), ('pos_embed', )]),
+)
+FOREIGN = tuple(
+    layout.kind for layout in _LAYOUTS if layout.rows and not layout.prefix)
+# Parts of foreign files beside the encoder.
+_NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
+               'pooler.', 'classifier.', 'embeddings.mask_token',
+               'masked_embed')
+# Prefixes of wrappers: compiled modules, parallel ones, and other frameworks.
+_WRAPPERS = ('module.', 'teacher.', 'student.', 'model.', 'encoder.',
+             'backbone.', 'vit.', 'net.', 'network.')
+_COMPILED = '_orig_mod.'
 _REGISTERS = ('reg_token', 'register_tokens')
 # Scales of a block's two branches, and the layers before these.
 _SCALED = {'ls1': 'attn.proj', 'ls2': 'ffn.layers.1'}
 _QKV = ('query', 'key', 'value')
-# Kinds of checkpoints.
-RELEASED = 'a released CMAE checkpoint'
-PRETRAINING = 'a pre-training checkpoint'
-_OTHER_METHOD = "a pre-training checkpoint of another method's"
-_BARE = 'a bare encoder'
-_TIMM = 'an MAE or timm encoder'
-_CONVMAE = 'a ConvMAE encoder'
-_HUGGING_FACE = 'a Hugging Face encoder'
-FOREIGN = (_TIMM, _CONVMAE, _HUGGING_FACE)
-# What only the checkpoints of mmpretrain's other methods hold: SimMIM's, and
-# the momentum encoders of MoCo v3 and BYOL.
-_OTHERS = ('neck.decoder.', 'momentum_encoder.', 'target_net.')
-# Kinds, and what names begin with in each of them: one of each tuple. The
-# first kind that fits is taken.
-_SIGNS: Sequence[Any] = (
-    (RELEASED, ('target_backbone.', 'pixel_decoder.')),
-    (PRETRAINING, ('neck.pixel_decoder.', )),
-    (_OTHER_METHOD, ('backbone.', ), _OTHERS),
-    ('a fine-tuned model', ('backbone.', ), ('head.', 'neck.')),
-    ('an exported backbone', ('backbone.', )),
-    (_TIMM, ('blocks.', )),
-    (_CONVMAE, ('blocks1.', ), ('blocks3.', )),
-    (_HUGGING_FACE, ('encoder.layer.', )),
-    (_BARE, ('layers.', ), ('pos_embed', )),
-)
-# What foreign files hold beside an encoder.
-_NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
-               'pooler.', 'classifier.', 'embeddings.mask_token')
 
 
 class FoundEncoder(NamedTuple):
-    """An encoder under our names, what held it, and what was done to it."""
+    """An encoder under our names.
+
+    Attributes:
+        state (StateDict): Its tensors, without prefix.
+        kind (str): Kind of the checkpoint.
+        left_out (Tuple[str, ...]): Other parts of the checkpoint.
+        lines (Tuple[str, ...]): Changes, for the log.
+    """
 
     state: StateDict
     kind: str
@@ -133,41 +160,53 @@ class FoundEncoder(NamedTuple):
     lines: Tuple[str, ...] = ()
 
 
-def rename(state: StateDict, layout: Layout,
-           back: bool = False) -> StateDict:
+def rename(state: StateDict, rows: Rows, back: bool = False) -> StateDict:
     """Rename parameters to a library's names, or back to ours.
 
     Args:
         state (StateDict): A state dict.
-        layout (Layout): The library's table.
+        rows (Rows): The library's table.
         back (bool): Whether to rename theirs to ours. Defaults to False.
 
     Returns:
-        StateDict: The renamed state dict. Names that the table lacks are
-        kept.
+        StateDict: The renamed state dict. Names that are not in the table are
+        unchanged.
 
     Raises:
         CheckpointError: If two parameters get the same name.
     """
     renamed: StateDict = {}
     for name, value in state.items():
-        new = _rename(name, layout, back)
+        new = _rename(name, rows, back)
         if new in renamed:
             raise CheckpointError(f'it holds {new} under two names')
         renamed[new] = value
     return renamed
 
 
-def _rename(name: str, layout: Layout, back: bool) -> str:
-    for row in layout:
+def _rename(name: str, rows: Rows, back: bool) -> str:
+    for row in rows:
         old, new = (row.theirs, row.ours) if back else (row.ours, row.theirs)
         if name.startswith(old):
             rest = name[len(old):]
-            for ours, theirs in row.parts.items():
-                rest = rest.replace(*((theirs, ours) if back else
-                                      (ours, theirs)))
+            for pair in row.parts.items():
+                rest = rest.replace(*(pair[::-1] if back else pair))
             return new + rest
     return name
+
+
+def square_root(number: int) -> int:
+    """Return the square root of a square number, 0 of others."""
+    root = round(max(number, 0)**.5)
+    return root if root * root == number else 0
+
+
+def with_cls_position(positions: torch.Tensor) -> torch.Tensor:
+    """Add a zero position for the class token, (1, L, D) to (1, 1 + L, D)."""
+    return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+
+
+# Export
 
 
 def with_prefix(state: StateDict) -> StateDict:
@@ -180,70 +219,10 @@ def to_timm(state: StateDict) -> StateDict:
     return rename(state, TIMM)
 
 
-def from_timm(state: StateDict) -> Tuple[StateDict, List[str]]:
-    """Rename an encoder of timm, MAE or DINO, and make it a plain one.
-
-    - LayerScale (DINOv2) is multiplied into the layers before it, which
-      changes no output.
-    - Positions without one of the class token get a zero for it, which
-      changes no output either.
-    - Register tokens have no place and are left out.
-
-    Args:
-        state (StateDict): The encoder under timm's names.
-
-    Returns:
-        Tuple[StateDict, List[str]]: The encoder under our names, and a line
-        for each change.
-    """
-    state, lines = rename(state, TIMM, back=True), []
-    if _fold_layer_scale(state):
-        lines.append('its LayerScale was multiplied into the layers before '
-                     'it, which changes nothing')
-    for name in _REGISTERS:
-        if name in state:
-            count = state.pop(name).shape[1]
-            lines.append(
-                f'left out: its {count} register token(s), without which it '
-                'gives other features than it was trained to')
-    positions = state.get('pos_embed')
-    if 'cls_token' in state and positions is not None and (
-            positions.dim() == 3 and square_root(positions.shape[1]) > 1):
-        state['pos_embed'] = with_cls_position(positions)
-    return state, lines
-
-
-def _fold_layer_scale(state: StateDict) -> bool:
-    """Multiply LayerScale into the layers before it, in place."""
-    matches = [re.fullmatch(r'(layers\.\d+\.)(ls[12])\.gamma', k)
-               for k in state]
-    scales = {m[0]: m[1] + _SCALED[m[2]] for m in matches if m}
-    if not all(f'{layer}.weight' in state for layer in scales.values()):
-        return False  # a gated MLP, which is refused by its names
-    for name, layer in scales.items():
-        gamma = state.pop(name)
-        for key in (f'{layer}.weight', f'{layer}.bias'):
-            if key in state:
-                shape = (-1, *[1] * (state[key].dim() - 1))
-                state[key] = state[key] * gamma.view(shape)
-    return bool(scales)
-
-
-def square_root(number: int) -> int:
-    """Give the square root of a square number, 0 of others."""
-    root = round(max(number, 0)**.5)
-    return root if root * root == number else 0
-
-
-def with_cls_position(positions: torch.Tensor) -> torch.Tensor:
-    """Add a zero position for the class token, (1, L, D) to (1, 1 + L, D)."""
-    return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-
-
 def to_vit_sam(state: StateDict) -> StateDict:
-    """Rename to mmpretrain's ``ViTSAM``, the detection backbone.
+    """Convert to mmpretrain's ``ViTSAM``, the detection backbone.
 
-    It has no class token and no final norm, and keeps positions as a map,
+    It has no class token and no final norm, and its positions are a map,
     (1, H, W, D).
     """
     state = {k: v for k, v in state.items()
@@ -257,15 +236,15 @@ def to_vit_sam(state: StateDict) -> StateDict:
 
 
 def to_mmdet(state: StateDict) -> StateDict:
-    """Rename to ``ViTSAM`` in a detector."""
+    """Convert to ``ViTSAM`` in a detector."""
     return with_prefix(to_vit_sam(state))
 
 
 def to_hf(state: StateDict) -> StateDict:
-    """Rename an encoder to Hugging Face's names.
+    """Convert an encoder to Hugging Face's names.
 
-    Queries, keys and values are separate there. ``ViTModel`` cannot leave its
-    final norm out: for an encoder without one, the norm only normalises, and
+    Queries, keys and values are separate there. ``ViTModel`` always has a
+    final norm: for an encoder without one, it has weights 1 and biases 0, and
     the tokens before it are ``hidden_states[-1]``.
     """
     width = state['pos_embed'].shape[2]
@@ -281,42 +260,26 @@ def to_hf(state: StateDict) -> StateDict:
     return renamed
 
 
-def from_hf(state: StateDict) -> StateDict:
-    """Rename an encoder of ``ViTModel`` or ``ViTMAEModel`` to our names.
-
-    Raises:
-        CheckpointError: If queries, keys and values are not all there.
-    """
-    state = rename(state, HUGGING_FACE, back=True)
-    for name in [k for k in state if '.attention.attention.query.' in k]:
-        keys = [name.replace('.query.', f'.{part}.') for part in _QKV]
-        if not all(k in state for k in keys):
-            raise CheckpointError(f'it lacks the keys or values to {name}')
-        joined = torch.cat([state.pop(k) for k in keys])
-        state[name.replace('attention.attention.query', 'attn.qkv')] = joined
-    return state
-
-
 def to_convmae(state: StateDict) -> StateDict:
     """Rename a hybrid encoder to ConvMAE's names."""
     return rename(state, CONVMAE)
 
 
 def decoder_to_convmae(state: StateDict) -> StateDict:
-    """Rename a pixel decoder to ConvMAE's names.
-
-    The class token's position is left out.
-    """
+    """Rename a pixel decoder, without the class token's position."""
     renamed = rename(state, DECODER)
     positions = renamed['decoder_pos_embed'][:, 1:]
     return dict(renamed, decoder_pos_embed=positions)
 
 
 def to_cmae(state: StateDict) -> StateDict:
-    """Rename to the released code's names; leave out what it lacks."""
+    """Rename to the released code's names, its own parameters only."""
     ours = tuple(row.ours for row in CMAE)
     return rename({k: v for k, v in state.items() if k.startswith(ours)},
                   CMAE)
+
+
+# Import
 
 
 def from_cmae(state: StateDict) -> StateDict:
@@ -324,26 +287,54 @@ def from_cmae(state: StateDict) -> StateDict:
     return rename(state, CMAE, back=True)
 
 
-def _starts(state: StateDict, *prefixes: str) -> bool:
+def _starts(state: StateDict, prefixes: Tuple[str, ...]) -> bool:
     return any(k.startswith(prefixes) for k in state)
 
 
-def kind_of(state: StateDict) -> str:
-    """Tell the kind of a checkpoint by the names in it.
+def _layout_of(state: StateDict) -> Any:
+    for layout in _LAYOUTS:
+        if all(_starts(state, prefixes) for prefixes in layout.signs):
+            return layout
+    return None
+
+
+def is_released(state: StateDict) -> bool:
+    """Whether a state dict is a released CMAE checkpoint."""
+    return getattr(_layout_of(state), 'kind', '') == RELEASED
+
+
+def _unwrap(state: StateDict, encoder: str
+            ) -> Tuple[StateDict, Layout, List[str], Set[str]]:
+    """Remove wrappers from the names until the layout is known.
+
+    Returns:
+        tuple: The tensors behind the wrappers, their layout, lines for the
+        log, and the names of parts beside the wrapped one.
 
     Raises:
-        CheckpointError: If no encoder is in it.
+        CheckpointError: If no layout is recognised.
     """
-    for kind, *alternatives in _SIGNS:
-        if all(_starts(state, *prefixes) for prefixes in alternatives):
-            return kind
-    some = ', '.join(sorted(state)[:3])
-    raise CheckpointError(
-        f'no encoder was found in it (its first keys: {some}); needed is a '
-        'CMAE or MAE pre-training checkpoint of this project, a backbone '
-        'exported for mmpretrain, a fine-tuned classifier, a released CMAE '
-        "checkpoint, an MAE encoder under FAIR's, timm's or Hugging Face's "
-        'names, or a ConvMAE checkpoint')
+    first, lines, beside = state, [], set()
+    if any(_COMPILED in name for name in state):
+        state = {k.replace(_COMPILED, ''): v for k, v in state.items()}
+        lines.append(f"removed from its names: {_COMPILED!r}")
+    order = _WRAPPERS if encoder != 'student' else (
+        'student.', *(w for w in _WRAPPERS if w != 'teacher.'))
+    while (layout := _layout_of(state)) is None:
+        prefix = next((p for p in order if _starts(state, (p, ))), None)
+        if prefix is None:
+            some = ', '.join(sorted(first)[:3])
+            raise CheckpointError(
+                f'no encoder was found in it (its first keys: {some}); needed '
+                'is a CMAE or MAE pre-training checkpoint of this project, a '
+                'backbone exported for mmpretrain, a fine-tuned classifier, a '
+                "released CMAE checkpoint, an MAE encoder under FAIR's, timm's"
+                " or Hugging Face's names, a ConvMAE or a DINO checkpoint")
+        beside |= {k.split('.')[0] for k in state if not k.startswith(prefix)}
+        state = {k[len(prefix):]: v for k, v in state.items()
+                 if k.startswith(prefix)}
+        lines.append(f'removed from its names: {prefix!r}')
+    return state, layout, lines, beside
 
 
 def find_encoder(state: StateDict,
@@ -352,8 +343,9 @@ def find_encoder(state: StateDict,
 
     Args:
         state (StateDict): The checkpoint's tensors.
-        encoder (str): 'online', or 'target' where there are both. Defaults to
-            'online'.
+        encoder (str): 'online', or 'target' where there are both; of DINO's
+            and iBOT's checkpoints 'teacher', which 'online' means there, too,
+            or 'student'. Defaults to 'online'.
 
     Returns:
         FoundEncoder: The encoder under our names, without prefix.
@@ -361,20 +353,32 @@ def find_encoder(state: StateDict,
     Raises:
         CheckpointError: If there is none, or not the one asked for.
     """
-    if encoder not in ('online', 'target'):
+    choices = ('online', 'target', 'teacher', 'student')
+    if encoder not in choices:
         raise CheckpointError(
             f"the encoder must be 'online' or 'target', but got {encoder!r}")
-    state = {k.removeprefix('vit.'): v for k, v in state.items()}
-    kind = kind_of(state)
+    if encoder in choices[2:] and not _starts(state, (f'{encoder}.', )):
+        raise CheckpointError(f'it has no {encoder}; take the online encoder')
+    state, layout, lines, left_out = _unwrap(state, encoder)
+    kind, prefix = layout.kind, layout.prefix
     try:
-        state, prefix, left_out, lines = _to_ours(state, kind)
+        if layout.kind in FOREIGN:
+            left_out |= {_part(k) for k in state if k.startswith(_NO_ENCODER)}
+            state = {k: v for k, v in state.items()
+                     if not k.startswith(_NO_ENCODER)}
+        elif prefix:
+            left_out |= {_part(k) for k in state if not k.startswith(
+                (prefix, 'target', 'data_preprocessor'))}
+        state = rename(state, layout.rows, back=True)
+        if layout.kind in FOREIGN:
+            lines += _make_plain(state)
     except (IndexError, RuntimeError) as error:  # of shapes
         raise CheckpointError(
             f'it is {kind} by its names, but not by its shapes: {error}'
         ) from error
     if encoder == 'target':
         prefix = 'target.encoder.'
-        if not _starts(state, prefix):
+        if not _starts(state, (prefix, )):
             raise CheckpointError(
                 f'it is {kind}, which has no target encoder; take the online '
                 'one')
@@ -385,28 +389,62 @@ def find_encoder(state: StateDict,
     return FoundEncoder(found, kind, tuple(sorted(left_out)), tuple(lines))
 
 
-def _to_ours(state: StateDict, kind: str
-             ) -> Tuple[StateDict, str, Set[str], List[str]]:
-    """Give our names, the prefix of an encoder, what is left out, changes."""
-    if kind == RELEASED:
-        left_out = _parts_beside(state)
-        return from_cmae(state), 'backbone.', left_out, []
-    if kind not in (*FOREIGN, _BARE):
-        return state, 'backbone.', _parts_beside(state), []
-    lines: List[str] = []
-    beside = _NO_ENCODER if kind in FOREIGN else ()
-    left_out = {'decoder' if k.startswith('decoder_') else k.split('.')[0]
-                for k in state if k.startswith(beside)}
-    state = {k: v for k, v in state.items() if not k.startswith(beside)}
-    if kind == _TIMM:
-        state, lines = from_timm(state)
-    elif kind == _CONVMAE:
-        state = rename(state, CONVMAE, back=True)
-    elif kind == _HUGGING_FACE:
-        state = from_hf(state)
-    return state, '', left_out, lines
+def _part(name: str) -> str:
+    return 'decoder' if name.startswith('decoder_') else name.split('.')[0]
 
 
-def _parts_beside(state: StateDict) -> Set[str]:
-    return {k.split('.')[0] for k in state if not k.startswith(
-        ('backbone.', 'target', 'data_preprocessor'))}
+def _make_plain(state: StateDict) -> List[str]:
+    """Convert a foreign encoder to a plain one, in place.
+
+    - Queries, keys and values become one layer.
+    - LayerScale (DINOv2) is multiplied into the layers before it.
+    - Positions without the class token's get a zero for it.
+    - Register tokens are left out.
+
+    Returns:
+        List[str]: Lines for the log.
+    """
+    lines = []
+    _join_qkv(state)
+    if _fold_layer_scale(state):
+        lines.append('its LayerScale was multiplied into the layers before '
+                     'it, which changes nothing')
+    for name in _REGISTERS:
+        if name in state:
+            count = state.pop(name).shape[1]
+            lines.append(
+                f'left out: its {count} register token(s), without which it '
+                'gives other features than it was trained to')
+    positions = state.get('pos_embed')
+    if positions is None and 'cls_token' in state:
+        raise CheckpointError(
+            'it has no position embeddings, as encoders with rotary positions '
+            '(DINOv3), which are not supported')
+    if 'cls_token' in state and positions is not None and (
+            positions.dim() == 3 and square_root(positions.shape[1]) > 1):
+        state['pos_embed'] = with_cls_position(positions)
+    return lines
+
+
+def _join_qkv(state: StateDict) -> None:
+    for name in [k for k in state if '.attention.attention.query.' in k]:
+        keys = [name.replace('.query.', f'.{part}.') for part in _QKV]
+        if not all(k in state for k in keys):
+            raise CheckpointError(f'it lacks the keys or values to {name}')
+        joined = torch.cat([state.pop(k) for k in keys])
+        state[name.replace('attention.attention.query', 'attn.qkv')] = joined
+
+
+def _fold_layer_scale(state: StateDict) -> bool:
+    matches = [re.fullmatch(r'(layers\.\d+\.)(ls[12])\.gamma', k)
+               for k in state]
+    scales = {m[0]: m[1] + _SCALED[m[2]] for m in matches if m}
+    if not all(f'{layer}.weight' in state for layer in scales.values()):
+        return False  # a gated MLP, which is refused by its names
+    for name, layer in scales.items():
+        gamma = state.pop(name)
+        for key in (f'{layer}.weight', f'{layer}.bias'):
+            if key in state:
+                shape = (-1, *[1] * (state[key].dim() - 1))
+                state[key] = state[key] * gamma.view(shape)
+    return bool(scales)

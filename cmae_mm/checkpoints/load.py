@@ -1,4 +1,4 @@
-"""One way to load an encoder: from any file, every key of it or nothing."""
+"""Loading encoders and models from any supported file."""
 import logging
 import math
 import os
@@ -23,35 +23,33 @@ from torch import nn
 from ..config import load_config, walk
 from ..plain_config import check_types, parse_config
 from . import layouts
+from .encoder_config import encoder_facts, read_encoder_facts
 from .errors import CheckpointError, naming
-from .facts import encoder_facts, read_encoder_facts
-from .fit import (
+from .layouts import FoundEncoder, find_encoder
+from .read import StateDict, read_checkpoint
+from .state_dict import (
     KeyReport,
     Sizes,
-    check_family,
     check_fit,
-    check_sizes,
     is_hybrid,
     load_state,
     read_sizes,
 )
-from .layouts import FoundEncoder, find_encoder
-from .read import StateDict, read_checkpoint
 
 PathLike = Union[str, 'os.PathLike[str]']
-# In the place of a checkpoint.
+# Instead of the path of a checkpoint: random weights.
 RANDOM = 'random'
 # Settings that are numbers of layers.
 _DEPTHS = r'(depth|num_layers|depths\.\d+)$'
-# What an encoder has and a backbone need not have.
+# Parts of an encoder that a backbone may not have.
 _SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
-# What no encoder has and a backbone learns anew: the norm of pooled features,
-# relative positions, and a mask token, which takes no part in whole images.
+# Parts of a backbone that no encoder has: the norm of pooled features,
+# relative positions, and a mask token, which whole images do not use.
 _NEW = re.compile(r'^ln2\.|\.rel_pos_[hw]$|^mask_token$')
 
 
 class FittedEncoder(NamedTuple):
-    """An encoder that fits a backbone, and what is to be said about it."""
+    """An encoder that fits a backbone, its report, and lines for the log."""
 
     state: StateDict
     report: KeyReport
@@ -59,14 +57,14 @@ class FittedEncoder(NamedTuple):
 
 
 class LoadedEncoder(NamedTuple):
-    """An encoder as a module, and what else is known of it.
+    """An encoder as a module, and its settings.
 
     Args:
         backbone (TransferViT | TransferConvViT): In evaluation mode, with
             ``out_type='raw'``.
         facts (Dict[str, Any]): See
-            :func:`~cmae_mm.checkpoints.facts.encoder_facts`.
-        lines (List[str]): What was loaded, changed and left out.
+            :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
+        lines (List[str]): Lines for the log.
     """
 
     backbone: nn.Module
@@ -86,7 +84,7 @@ def load_encoder(checkpoint: str,
         img_size (int, optional): Side of the images in pixels that positions
             are resampled to. Defaults to the checkpoint's.
         num_heads (int, optional): Number of attention heads, for a checkpoint
-            that does not say it and is of no named architecture.
+            without it that is of no named architecture.
 
     Returns:
         LoadedEncoder: On the CPU.
@@ -111,7 +109,7 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
 
     Args:
         found (FoundEncoder): The encoder.
-        facts (Dict[str, Any]): What is known of it.
+        facts (Dict[str, Any]): Its settings, see :class:`LoadedEncoder`.
         encoder (str): Which one it is. Defaults to 'online'.
         img_size (int, optional): See :func:`load_encoder`.
         num_heads (int, optional): See :func:`load_encoder`.
@@ -149,7 +147,7 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
 def _settings_of(state: StateDict, facts: Dict[str, Any],
                  img_size: Optional[int], num_heads: Optional[int]
                  ) -> Tuple[str, Dict[str, Any]]:
-    """Give the registered name and the arguments of an encoder's module."""
+    """Derive the registered name and the arguments of an encoder."""
     hybrid = is_hybrid(state)
     kind = 'TransferConvViT' if hybrid else 'TransferViT'
     sizes, positions = read_sizes(state), state.get('pos_embed')
@@ -200,7 +198,7 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
 
 def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
                 facts: Dict[str, Any], given: Optional[int]) -> int:
-    """Find the number of heads, which no tensor's shape tells."""
+    """Find the number of heads, which does not follow from shapes."""
     noted = facts.get('num_heads')
     if given is not None and noted is not None and given != noted:
         raise CheckpointError(
@@ -224,15 +222,9 @@ def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
 
 def fit_encoder(module: nn.Module, checkpoint: str,
                 encoder: str = 'online') -> FittedEncoder:
-    """Make a pre-trained encoder fit a backbone, without loading it.
+    """Fit a pre-trained encoder to a backbone, without loading it.
 
-    Its arguments are those of :func:`load_encoder_into`.
-
-    Returns:
-        FittedEncoder: What fits, all of it, and what is to be said.
-
-    Raises:
-        CheckpointError: See :func:`load_encoder_into`.
+    Its arguments and errors are those of :func:`load_encoder_into`.
     """
     if not checkpoint:
         raise CheckpointError(
@@ -248,7 +240,7 @@ def fit_encoder(module: nn.Module, checkpoint: str,
 
 
 def _check_heads(module: nn.Module, facts: Dict[str, Any]) -> None:
-    """Check the number of heads, which no tensor's shape tells."""
+    """Check the number of heads, which does not follow from shapes."""
     arch = getattr(module, 'arch_settings', None)
     heads = arch.get('num_heads') if isinstance(arch, dict) else None
     noted = facts.get('num_heads')
@@ -262,16 +254,14 @@ def _fit(module: nn.Module, found: FoundEncoder, encoder: str,
          new: Optional[Pattern] = _NEW,
          advice: str = "the model must have the encoder's width, depth and "
          'patch size') -> FittedEncoder:
-    """Make an encoder fit a module, all of it."""
+    """Fit an encoder to a module, all keys of it."""
     expected, state = module.state_dict(), found.state
-    check_family(state, expected)
     positions = expected.get('pos_embed')
     if positions is not None and positions.dim() == 4:
         state = layouts.to_vit_sam(state)
     spared = [k for k in state
               if k.startswith(tuple(_SPARE)) and k not in expected]
     state = {k: v for k, v in state.items() if k not in spared}
-    check_sizes(state, expected)
     made_new = [k for k in expected
                 if new and new.search(k) and k not in state]
     fitted, report = check_fit(
@@ -328,13 +318,13 @@ def load_model(model: nn.Module, state: StateDict,
         allow_partial (bool): See :func:`load_state`.
 
     Returns:
-        KeyReport: What matched and what did not.
+        KeyReport: Matched and other keys.
 
     Raises:
         CheckpointError: See :func:`load_state`.
     """
     optional: List[str] = []
-    if layouts.kind_of(state) == layouts.RELEASED:
+    if layouts.is_released(state):
         state, optional = from_released(model, state)
     return load_state(model, state, allow_partial, optional=optional)
 
@@ -343,12 +333,11 @@ def load_encoder_into(module: nn.Module, checkpoint: str,
                       encoder: str = 'online') -> KeyReport:
     """Load a pre-trained encoder into a backbone, every key or nothing.
 
-    The log says what was taken, that all keys matched, what was left out and
-    what is new. Positions of another grid are resampled, and the patch
-    embedding of an encoder of colour images is inflated to the backbone's
-    channels. A final norm that the backbone has no place for is left out, as
-    where pooled features have a norm of their own, and so are a hybrid
-    encoder's fusion layers.
+    The log names the kind of checkpoint, unused parts and new parts.
+    Positions of another grid are resampled, and the patch embedding of an
+    encoder of colour images is inflated to the backbone's channels. A final
+    norm and a hybrid encoder's fusion layers are left out where the backbone
+    has none.
 
     Args:
         module (nn.Module): A backbone with ``VisionTransformer``'s names,
@@ -357,7 +346,7 @@ def load_encoder_into(module: nn.Module, checkpoint: str,
         encoder (str): 'online' or 'target'. Defaults to 'online'.
 
     Returns:
-        KeyReport: What matched.
+        KeyReport: Matched keys.
 
     Raises:
         CheckpointError: If the file cannot be read, holds no encoder, or is
@@ -373,14 +362,14 @@ def load_encoder_into(module: nn.Module, checkpoint: str,
 
 @WEIGHT_INITIALIZERS.register_module()
 class PretrainedEncoder:
-    """What the backbones of this project make of ``init_cfg``.
+    """Initializer of this project's backbones for ``init_cfg``.
 
     Args:
         checkpoint (str): See :func:`load_encoder_into`; or 'random', for
             random weights.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        **settings: ``prefix`` and ``map_location``, as mmengine's
-            ``Pretrained`` takes them, are not needed and not used.
+        **settings: ``prefix`` and ``map_location`` of mmengine's
+            ``Pretrained``, which are not used.
 
     Raises:
         CheckpointError: If there are other settings.
@@ -426,7 +415,7 @@ def load_pretraining_model(checkpoint: PathLike,
     Returns:
         Tuple[nn.Module, Dict[str, Any]]: The CMAE, in evaluation mode, on the
         CPU, and what else is known of its encoder, see
-        :func:`~cmae_mm.checkpoints.facts.encoder_facts`.
+        :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
 
     Raises:
         CheckpointError: If the file cannot be read, holds no decoder, or

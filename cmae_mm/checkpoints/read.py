@@ -45,15 +45,18 @@ PathLike = Union[str, 'os.PathLike[str]']
 # torch's legacy format begins with these numbers.
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
 _ZIP = b'PK\x03\x04'
-# What frameworks wrap a state dict in.
+# Keys under which frameworks save a state dict.
 _WRAPPERS = ('state_dict', 'model')
-# Few system calls, and what is copied is still in the processor's cache.
+# Files of Hugging Face's folders.
+_FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json',
+                 'pytorch_model.bin')
+# Few system calls, and a chunk fits into the processor's cache.
 _CHUNK = 1 << 20
 _NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
 
 
 class Checkpoint(NamedTuple):
-    """A state dict and what the file says about itself."""
+    """A state dict and the metadata of its file."""
 
     state: StateDict
     meta: Dict[str, Any]
@@ -348,11 +351,12 @@ def _load_legacy(source: _Source, map_location: Any) -> Any:
 def read_checkpoint(path: PathLike) -> Checkpoint:
     """Read a ``.safetensors`` or pickled file, or a Hugging Face folder.
 
-    Nothing in a pickled file is run, see :func:`load_file`.
+    Nothing in a pickled file is executed, see :func:`load_file`.
 
     Args:
         path (str | PathLike): The file, or a folder with
-            ``model.safetensors``.
+            ``model.safetensors``, its index of several files, or
+            ``pytorch_model.bin``.
 
     Returns:
         Checkpoint: The tensors, on the CPU, without wrappers
@@ -363,19 +367,49 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
             or it holds no tensors.
     """
     file = Path(path).expanduser()
-    if (file / 'model.safetensors').is_file():
-        file = file / 'model.safetensors'
-    with naming(file), _opened(file) as source:
+    if file.is_dir():
+        file = next((f for f in map(file.joinpath, _FOLDER_FILES)
+                     if f.is_file()), file)
+    with naming(file):
+        files = [file]
+        if file.name.endswith('.index.json'):
+            names = set(_read_json(file).get('weight_map', {}).values())
+            files = [file.with_name(Path(name).name) for name in sorted(names)]
+        state: StateDict = OrderedDict()
+        meta: Dict[str, Any] = {}
+        for one in files:
+            part, meta = _read_file(one)
+            state = part if len(files) == 1 else OrderedDict(state, **part)
+        config = file.with_name('config.json')
+        if file.name in _FOLDER_FILES and config.is_file():
+            meta.setdefault('num_attention_heads',
+                            _read_json(config).get('num_attention_heads'))
+    return Checkpoint(state, meta)
+
+
+def _read_file(file: Path) -> Checkpoint:
+    with _opened(file) as source:
         if file.suffix == '.safetensors':
             return _read_safetensors(source)
         return unwrap(_load(source, 'cpu'))
 
 
+def _read_json(file: Path) -> Dict[str, Any]:
+    """Read a JSON file that holds a dict."""
+    with _opened(file) as source, _reading(source):
+        content = json.loads(source.read())
+        if not isinstance(content, dict):
+            raise ValueError('no dict')
+    return content
+
+
 def unwrap(content: Any) -> Checkpoint:
-    """Take the state dict out of what a file holds.
+    """Find the state dict in the content of a file.
 
     Args:
-        content (Any): A state dict, or what frameworks wrap it in.
+        content (Any): A state dict, in the wrappers of frameworks; of DINO's
+            and iBOT's checkpoints both networks are read, with the prefixes
+            ``teacher.`` and ``student.``.
 
     Returns:
         Checkpoint: The tensors, without a ``module.`` prefix.
@@ -392,6 +426,10 @@ def unwrap(content: Any) -> Checkpoint:
     if not isinstance(content, dict):
         raise CheckpointError(
             f'it holds a {type(content).__name__}, not a state dict')
+    if isinstance(content.get('teacher'), dict):
+        content = {f'{branch}.{name}': value
+                   for branch in ('teacher', 'student')
+                   for name, value in dict(content.get(branch) or {}).items()}
     state: StateDict = OrderedDict()
     for name, value in content.items():
         if isinstance(value, Tensor):

@@ -507,6 +507,7 @@ _OTHER_TENSORS = {
     'a meta tensor, which has no values',
     'torch._utils._rebuild_nested_tensor': 'a nested tensor',
     'torch._utils._rebuild_sparse_tensor': 'a sparse tensor',
+    'torch._utils._rebuild_qtensor': 'a quantised tensor',
 }
 
 

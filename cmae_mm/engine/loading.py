@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError, find_encoder
-from ..checkpoints.fit import QUEUE, STEPS, compare, read_sizes
 from ..checkpoints.layouts import PRETRAINING, RELEASED
 from ..checkpoints.load import from_released
 from ..checkpoints.read import StateDict
+from ..checkpoints.state_dict import QUEUE, STEPS, compare, read_sizes
 from ..models import CMAE
 from ..models.utils import is_sharded
 

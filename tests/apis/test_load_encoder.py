@@ -20,7 +20,7 @@ from cmae_mm.checkpoints import (
     find_encoder,
     read_checkpoint,
 )
-from cmae_mm.checkpoints.facts import KEY
+from cmae_mm.checkpoints.encoder_config import KEY
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PREPROCESSOR = dict(

@@ -20,7 +20,7 @@ from cmae_mm.checkpoints import (
     load_pretraining_model,
     read_checkpoint,
 )
-from cmae_mm.checkpoints.facts import KEY
+from cmae_mm.checkpoints.encoder_config import KEY
 
 NAME = 'layers.1.attn.qkv.weight'
 NORM = 'layers.0.ln1.weight'
@@ -75,7 +75,7 @@ def with_value(value):
     (lambda t: t.to_sparse(), 'holds a sparse tensor'),
     (lambda t: t.to('meta'), 'holds a meta tensor'),
     (lambda t: torch.quantize_per_tensor(t, 1., 0, torch.qint8),
-     'holds torch.QInt8Storage'),
+     'holds a quantised tensor'),
     (lambda t: nn.Parameter(t).as_subclass(nn.Parameter), None),
     (lambda t: t.requires_grad_(), None),
 ])

@@ -6,7 +6,7 @@ from helpers import build, model_cfg
 from safetensors.torch import load_file
 
 from cmae_mm.checkpoints import export_encoder, read_checkpoint
-from cmae_mm.checkpoints.facts import read_encoder_facts
+from cmae_mm.checkpoints.encoder_config import read_encoder_facts
 from cmae_mm.models import TwoViewDataPreprocessor
 from cmae_mm.visualization import (
     reconstruction_columns,

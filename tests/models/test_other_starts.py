@@ -6,7 +6,7 @@ from mmpretrain.registry import MODELS
 from transfer_models import transfer_vit
 
 from cmae_mm.checkpoints import CheckpointError, load_encoder_into
-from cmae_mm.checkpoints.facts import KEY
+from cmae_mm.checkpoints.encoder_config import KEY
 from cmae_mm.engine.loading import START, fit
 from cmae_mm.models import CMAE
 

@@ -81,7 +81,8 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
     """
     noted = meta.get(KEY)
     if noted is None:
-        return {}
+        heads = meta.get('num_attention_heads')  # of Hugging Face
+        noted = {} if heads is None else dict(num_heads=heads)
     if isinstance(noted, str):
         with suppress(ValueError, SyntaxError, TypeError, MemoryError,
                       RecursionError):

@@ -1,5 +1,4 @@
-"""Whether a state dict fits a model, and what is done to make it fit."""
-import re
+"""Comparing a state dict with a model, and fitting it to the model."""
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
@@ -10,19 +9,24 @@ from .errors import CheckpointError
 from .layouts import square_root
 from .read import StateDict
 
-# Not in any foreign checkpoint, and right at its start.
+# Not in foreign checkpoints; 0 at the start is right.
 STEPS = 'target.steps'
-# The negatives of a ``CMAEQueueHead``: no weights, and of its training alone.
+# The negatives of a ``CMAEQueueHead``, which are no weights.
 QUEUE = 'head.contrastive.queue'
-HYBRID = 'a hybrid encoder with convolution stages'
-# Patterns of names, and the backbones that have them.
-_FAMILIES = {
-    HYBRID: (r'(^|\.)conv_stages\.\d',
-             'CMAEConvViT, TransferConvViT or TransferConvViTDet'),
-    'a plain vision transformer': (
-        r'(^|\.)layers\.\d+\.attn\.',
-        'CMAEViT, TransferViT or TransferViTDet'),
-}
+
+
+class _Kind(NamedTuple):
+    """A kind of encoder, in words, and the backbones of that kind."""
+
+    words: str
+    backbones: str
+
+
+_KINDS = (
+    _Kind('a plain vision transformer',
+          'CMAEViT, TransferViT or TransferViTDet'),
+    _Kind('a hybrid encoder with convolution stages',
+          'CMAEConvViT, TransferConvViT or TransferConvViTDet'))
 _COLOURS = 3
 
 
@@ -66,7 +70,7 @@ class KeyReport(NamedTuple):
 
 
 class Fitting(NamedTuple):
-    """What of a state dict fits a model, and the report on all of it."""
+    """The tensors of a state dict that fit a model, and the report."""
 
     state: StateDict
     report: KeyReport
@@ -93,7 +97,7 @@ def read_sizes(state: StateDict, prefix: str = '') -> Optional[Sizes]:
 
     Args:
         state (StateDict): A state dict under our names.
-        prefix (str): What the encoder's names begin with. Defaults to none.
+        prefix (str): Prefix of the encoder's names. Defaults to none.
 
     Returns:
         Sizes: Of each stage; None where there is no encoder.
@@ -103,11 +107,10 @@ def read_sizes(state: StateDict, prefix: str = '') -> Optional[Sizes]:
         stages = ['conv_stages.0.', 'conv_stages.1.', '']
     sizes = Sizes([], [], [])
     for stage in stages:
-        name = f'{prefix}{stage}patch_embed.projection.weight'
-        blocks = f'{prefix}{stage}{"blocks" if stage else "layers"}'
-        pattern = re.compile(rf'{re.escape(blocks)}\.(\d+)\.')
-        numbers = {m[1] for m in map(pattern.match, state) if m}
-        weight = state.get(name)
+        weight = state.get(f'{prefix}{stage}patch_embed.projection.weight')
+        blocks = f'{prefix}{stage}{"blocks" if stage else "layers"}.'
+        numbers = {k[len(blocks):].split('.')[0] for k in state
+                   if k.startswith(blocks)}
         if weight is None or weight.dim() != 4 or not numbers or (
                 weight.numel() == 0):
             return None
@@ -117,42 +120,27 @@ def read_sizes(state: StateDict, prefix: str = '') -> Optional[Sizes]:
     return sizes
 
 
-def check_sizes(state: StateDict, expected: StateDict) -> None:
-    """Check the width, depth and patch size of an encoder.
+def is_hybrid(state: StateDict) -> bool:
+    """Whether an encoder, or a model's encoder, has convolution stages."""
+    return any('conv_stages.' in name for name in state)
 
-    Raises:
-        CheckpointError: If they are not the model's.
-    """
-    theirs, ours = read_sizes(state), read_sizes(expected)
+
+def _check_encoder(state: StateDict, expected: StateDict) -> None:
+    """Check that two encoders are of one kind and size."""
+    pair = (state, expected)
+    kinds = [_KINDS[is_hybrid(s)] for s in pair
+             if any('layers.' in k and '.attn.' in k for k in s)]
+    if len(set(kinds)) == 2:
+        raise CheckpointError(
+            f'it holds {kinds[0].words}, the model has {kinds[1].words}, and '
+            'neither starts from the other: take a config whose backbone is '
+            f'{kinds[0].backbones}, or a checkpoint of the other kind')
+    theirs, ours = map(read_sizes, pair)
     if theirs and ours and theirs != ours:
         raise CheckpointError(
             f"its encoder is {theirs}, the model's {ours}; choose the "
             'model (backbone.arch, backbone.patch_size; --model of `cmae '
             'pretrain`) of the same width, depth and patch size')
-
-
-def _family_of(state: StateDict) -> str:
-    return next((family for family, (pattern, _) in _FAMILIES.items()
-                 if any(re.search(pattern, k) for k in state)), '')
-
-
-def is_hybrid(state: StateDict) -> bool:
-    """Tell whether an encoder, or a model's, has convolution stages."""
-    return _family_of(state) == HYBRID
-
-
-def check_family(state: StateDict, expected: StateDict) -> None:
-    """Check that both encoders are plain ones, or both hybrids.
-
-    Raises:
-        CheckpointError: If they are not.
-    """
-    theirs, ours = _family_of(state), _family_of(expected)
-    if theirs and ours and theirs != ours:
-        raise CheckpointError(
-            f'it holds {theirs}, the model has {ours}, and neither starts '
-            'from the other: take a config whose backbone is '
-            f'{_FAMILIES[theirs][1]}, or a checkpoint of the other kind')
 
 
 def _check_values(model: nn.Module, state: StateDict,
@@ -166,7 +154,7 @@ def _check_values(model: nn.Module, state: StateDict,
         value, wanted = state[name], expected[name]
         if value.is_floating_point() != wanted.is_floating_point():
             wrong.setdefault(f'of {value.dtype}', []).append(name)
-        # A wider type may hold more than the model's.
+        # A wider dtype may exceed the model's range.
         elif name in weights and not value.to(
                 wanted.dtype).float().isfinite().all():
             wrong.setdefault('not finite', []).append(name)
@@ -192,16 +180,17 @@ def compare(model: nn.Module,
             other channels. Defaults to False.
 
     Returns:
-        Fitting: What fits, with positions of another grid resampled, and the
-        report.
+        Fitting: The tensors that fit, with positions of another grid
+        resampled, and the report.
 
     Raises:
         CheckpointError: If one encoder is a plain ViT and the other a hybrid,
-            weights are not finite or no floating-point numbers, or channels
-            differ and cannot be inflated.
+            encoders differ in width, depth or patch size, weights are not
+            finite or no floating-point numbers, or channels differ and cannot
+            be inflated.
     """
     expected = model.state_dict()
-    check_family(state, expected)
+    _check_encoder(state, expected)
     _check_values(model, state, expected)
     state = dict(state)
     inflated = _inflate_to(state, expected) if inflate else []
@@ -231,13 +220,23 @@ def check_fit(model: nn.Module,
               **options: Any) -> Fitting:
     """Check that a state dict fits a model, without loading it.
 
-    Its arguments are those of :func:`load_state`.
+    Args:
+        model (nn.Module): The model.
+        state (StateDict): A state dict under the model's names.
+        allow_partial (bool): Whether some keys may not fit. Defaults to
+            False.
+        advice (str): Last line of the error.
+        most_listed (int, optional): Number of keys of each kind in the error.
+            Defaults to all.
+        **options: Arguments of :func:`compare`.
 
     Returns:
-        Fitting: What fits, and the report.
+        Fitting: The tensors that fit, and the report.
 
     Raises:
-        CheckpointError: See :func:`load_state`.
+        CheckpointError: If keys are missing, unexpected or misshapen, unless
+            ``allow_partial``; if nothing fits; or if weights cannot be used,
+            see :func:`compare`.
     """
     fitting = compare(model, state, **options)
     if fitting.state and (fitting.report.fits or allow_partial):
@@ -252,24 +251,11 @@ def load_state(model: nn.Module, state: StateDict,
                allow_partial: bool = False, **options: Any) -> KeyReport:
     """Load a state dict into a model, all of it or nothing.
 
-    Position embeddings of another grid are resampled.
-
-    Args:
-        model (nn.Module): The model.
-        state (StateDict): A state dict under the model's names.
-        allow_partial (bool): Whether to load what fits although some does not.
-            Defaults to False.
-        **options: Those of :func:`compare`; ``advice``, what to do about a
-            misfit, for the error; and ``most_listed``, how many keys of each
-            kind that lists, by default all.
+    Position embeddings of another grid are resampled. Its arguments and
+    errors are those of :func:`check_fit`.
 
     Returns:
-        KeyReport: What matched and what did not.
-
-    Raises:
-        CheckpointError: If keys are missing, unexpected or misshapen, which
-            it lists, and ``allow_partial`` is not set; if nothing fits; or if
-            weights cannot be used, see :func:`compare`.
+        KeyReport: Matched and other keys.
     """
     fitting, report = check_fit(model, state, allow_partial, **options)
     model.load_state_dict(fitting, strict=False)
@@ -277,11 +263,11 @@ def load_state(model: nn.Module, state: StateDict,
 
 
 def inflate(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """Make a patch embedding take another number of channels.
+    """Convert a patch embedding to another number of channels.
 
-    Each channel gets the mean over the channels that there were, times their
-    number over the new one: an image that has the same values, after
-    normalisation, in all channels gives the same tokens as before.
+    Each new channel gets the mean over the old ones, times their number over
+    the new number: an image with the same normalised values in all channels
+    gives the same tokens as before.
 
     Args:
         weight (torch.Tensor): Weight of a convolution, (D, C, P, P).
@@ -319,15 +305,14 @@ def resample_pos_embed(pos_embed: torch.Tensor, grid: int,
                        num_prefix: int = 1) -> torch.Tensor:
     """Resample position embeddings to another square grid of patches.
 
-    Bicubic with anti-aliasing, as timm does it. Prefix positions (the class
-    token's) are kept. This is the one place where checkpoints are resampled.
+    Bicubic with anti-aliasing, as in timm. Prefix positions are unchanged.
 
     Args:
         pos_embed (torch.Tensor): Position embeddings, (1, prefix + L, D), L a
             square number.
         grid (int): Side of the new grid, in patches.
-        num_prefix (int): Number of positions before those of the patches.
-            Defaults to 1.
+        num_prefix (int): Number of positions before those of the patches, as
+            the class token's. Defaults to 1.
 
     Returns:
         torch.Tensor: Position embeddings, (1, prefix + grid * grid, D), of
@@ -345,25 +330,22 @@ def resample_pos_embed(pos_embed: torch.Tensor, grid: int,
 
 
 def _resample_to(state: StateDict, expected: StateDict) -> List[str]:
-    """Resample positions that fit a model but for their grid, in place."""
+    """Resample positions that differ in their grid only, in place."""
     lines = []
     for name in [k for k in state if k.endswith('pos_embed')]:
         value, wanted = state[name], expected.get(name)
-        if wanted is None or value.dim() != wanted.dim() or (
-                value.shape == wanted.shape or value.dim() not in (3, 4)
-                or value.shape[::value.dim() - 1]
-                != wanted.shape[::value.dim() - 1]):
+        if wanted is None or value.dim() not in (3, 4) or (
+                value.dim() != wanted.dim() or value.shape == wanted.shape
+                or value.shape[-1] != wanted.shape[-1]):
             continue
-        as_map = value.dim() == 4  # ViTSAM's, (1, H, W, D)
-        lengths = [x.shape[1] * (x.shape[2] if as_map else 1)
-                   for x in (value, wanted)]
-        # With a class token's slot or without, both alike.
-        for prefix in (0, ) if as_map else (1, 0):
+        # A map of ViTSAM, (1, H, W, D), has no class token's position; others
+        # may have one or none.
+        lengths = [x.flatten(1, -2).shape[1] for x in (value, wanted)]
+        for prefix in (1, 0) if value.dim() == 3 else (0, ):
             old, new = (square_root(n - prefix) for n in lengths)
-            if old and new:
-                tokens = value.flatten(1, 2) if as_map else value
-                state[name] = resample_pos_embed(tokens, new, prefix).view(
-                    wanted.shape)
+            if old and new and len(value) == 1:
+                state[name] = resample_pos_embed(
+                    value.flatten(1, -2), new, prefix).view(wanted.shape)
                 lines.append(f'{name}: {old}x{old} to {new}x{new}')
                 break
     return lines

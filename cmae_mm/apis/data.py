@@ -123,11 +123,10 @@ def _describe(found: Dict[str, Any]) -> List[str]:
             why = first['reason'] if name == 'unfit' else (
                 f'{encode_name(first["path"])} ({first["reason"]})')
             lines.append(f'{name:<11}{count:,}, the first one: {why}')
-    pairs = found['near_duplicates']
-    if pairs:
-        one, other = map(encode_name, pairs[0])
-        lines.append(f'repeated   {len(pairs):,} similar to another one, the '
-                     f'first one: {other} and {one}')
+    if found['duplicates']:
+        one, other = map(encode_name, found['duplicates'][0])
+        lines.append(f'duplicates {found["duplicate_count"]:,}, the first '
+                     f'one: {other} is {one}')
     lines += [f'note       {note}' for note in found['notes']]
     return [*lines, f'settings   {settings}']
 
@@ -219,10 +218,7 @@ def _pack(data: Data, out: OutputFolder, kind: str,
         ) from error
     print(found['source'])
     where = f'{len(found["shards"])} shards in ' if 'shards' in found else ''
-    types = ', '.join(f'{count:,} of {kind}'
-                      for kind, count in found.get('types', {}).items())
-    print(f'{found["images"]:,} images in {where}{out}'
-          f'{": " if types else ""}{types}')
+    print(f'{found["images"]:,} images in {where}{out}')
     for how, count in found.get('copies', {}).items():
         if options['short_side'] is not None:
             print(f'{count:,} {how}')

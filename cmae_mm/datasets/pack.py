@@ -13,9 +13,19 @@ import tarfile
 from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from tarfile import TarInfo
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 import lmdb
 import numpy as np
@@ -23,10 +33,11 @@ import tifffile
 from PIL import Image
 
 from .. import files
+from ..dependencies import MissingLibrary
 from ..progress import Progress
 from . import decode
 from . import source as sources
-from .listing import IMG_EXTENSIONS, FolderListing
+from .listing import IMG_EXTENSIONS, FolderListing, parse_labels
 from .names import FileNames, encode_name
 from .source import map_numbers
 
@@ -58,15 +69,13 @@ class Packed(NamedTuple):
         name (str): Its name.
         data (bytes): The file.
         how (str): See :func:`shrink`; 'copied' without ``short_side``.
-        reason (str): Why it was not reduced or is unreadable.
-        kind (str): Its channels and type, or 'unreadable'.
+        reason (str): Why it was not reduced.
     """
 
     name: str
     data: bytes
     how: str = 'copied'
     reason: str = ''
-    kind: str = 'unreadable'
 
 
 def pack_images(data: Any,
@@ -79,8 +88,8 @@ def pack_images(data: Any,
     """Pack the images of a data set, in its order, and verify the copies.
 
     Interrupted and called again with the same arguments, it continues. Files
-    are copied bit by bit unless ``short_side`` is set. Of a folder of ``.tar``
-    files without images, shards are an index alone.
+    are copied bit by bit unless ``short_side`` is set. For a folder of
+    ``.tar`` files without images, an index of these shards is written.
 
     Args:
         data (str | PathLike): Folder of images, list file, store or shards.
@@ -93,10 +102,9 @@ def pack_images(data: Any,
             0, none beside this one.
 
     Returns:
-        Dict[str, Any]: ``images``, their number; ``types``, numbers by
-        channels and type; ``copies``, numbers by :attr:`Packed.how`;
-        ``reasons``, the first image that is unreadable or was not reduced,
-        and why; ``source``, what was listed and left out.
+        Dict[str, Any]: ``images``, their number; ``copies``, numbers by
+        :attr:`Packed.how`; ``reasons``, the first image that was not reduced,
+        and why; ``source``, a description of the images.
 
     Raises:
         ValueError: If the images cannot be packed. Nothing is left then,
@@ -115,12 +123,9 @@ def pack_images(data: Any,
         return _index_shards(root, shards, out)
     if source.kind != 'list':
         _check_outside(out, source.root)
+    _check_readable(source)
     total = len(source)
     read = partial(_read, source, short_side)
-    if all(read(number).kind == 'unreadable' for number in range(total)):
-        first = read(0)
-        raise PackError(f'none of the {total:,} images of {source.root} can '
-                        f'be read ({encode_name(first.name)}: {first.reason})')
     writer: Any = _Store(out, source, _PART) if kind == 'store' else (
         _Shards(out, source, images_per_shard))
     plan = dict(kind=kind, source=_digest(source), short_side=short_side,
@@ -140,10 +145,9 @@ def pack_images(data: Any,
         names = source.names
         index.update(
             source=source.describe(), classes=source.classes,
+            empty=list(source.empty),
             sorted=all(names[i - 1] <= names[i] for i in range(1, total)))
-        if source.labels is not None:
-            with files.atomic_file(out / sources.LABELS_FILE) as file:
-                np.save(file, source.labels)
+        _write_labels(out, source.labels)
         writer.finish(index)
     return index
 
@@ -158,6 +162,21 @@ def _open(data: Any) -> sources.ImageSource:
             if 'has no labels' not in str(error):
                 raise
     return sources.open_source(data)
+
+
+def _check_readable(source: sources.ImageSource) -> None:
+    """Check that one of the images can be decoded."""
+    reason = ''
+    for number, name in enumerate(source.names):
+        try:
+            decode.read_image(source.read(number), name, _WHOLE)
+            return
+        except (decode.UnfitImage, MissingLibrary):
+            return
+        except (OSError, ValueError) as error:
+            reason = reason or f'{encode_name(name)}: {error}'
+    raise PackError(f'none of the {len(source):,} images of {source.root} can '
+                    f'be read ({" ".join(reason.split())})')
 
 
 def _check_outside(out: Path, root: str) -> None:
@@ -222,13 +241,9 @@ def _read(source: sources.ImageSource, short_side: Optional[int],
     except OSError as error:
         raise PackError(f'{encode_name(source.path(number))} cannot be read '
                         f'({error.strerror or error})') from None
-    image = Packed(name, data)
-    if short_side is not None:
-        image = shrink(data, short_side, name)
-    try:
-        return image._replace(kind=decode.peek(image.data, name))
-    except ValueError as error:
-        return image._replace(reason=image.reason or str(error))
+    if short_side is None:
+        return Packed(name, data)
+    return shrink(data, short_side, name)
 
 
 def shrink(data: bytes, short_side: int, name: str) -> Packed:
@@ -311,8 +326,7 @@ def _write_tiff(file: io.BytesIO, pixels: np.ndarray, alpha: bool) -> None:
 
 def _verify(writer: Any, images: Iterator[Packed],
             progress: Progress) -> Dict[str, Any]:
-    """Compare all parts with their images, and count what they are."""
-    types: Counter = Counter()
+    """Compare all parts with their images, and count the copies."""
     copies: Counter = Counter()
     reasons: Dict[str, str] = {}
     for part in writer.parts:
@@ -322,16 +336,14 @@ def _verify(writer: Any, images: Iterator[Packed],
                 raise PackError(
                     f'{writer.path(part)} does not read back as it was '
                     'written, or the images have changed; delete it')
-            types[image.kind] += 1
             copies[image.how] += 1
             if image.reason:
                 reasons.setdefault(
-                    image.kind if image.how == 'copied' else image.how,
-                    f'{encode_name(image.name)}: '
+                    image.how, f'{encode_name(image.name)}: '
                     f'{" ".join(image.reason.split())}')
         progress.update(len(part))
-    return dict(images=sum(types.values()), types=dict(types.most_common()),
-                copies=dict(copies.most_common()), reasons=reasons)
+    return dict(images=sum(copies.values()), copies=dict(copies.most_common()),
+                reasons=reasons)
 
 
 class _Writer:
@@ -421,14 +433,14 @@ class _Shards(_Writer):
                 fields[ending if ending in IMG_EXTENSIONS else _OTHER] = (
                     image.data)
                 for ending, content in fields.items():
-                    member = tarfile.TarInfo(
+                    member = TarInfo(
                         sources.store_key(number) + ending)
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
 
     def read(self, part: range) -> Iterator[bytes]:
         with open(self.path(part), 'rb') as file:
-            for member in _find_images(self.path(part)):
+            for member, _ in _find_images(self.path(part)):
                 yield os.pread(file.fileno(), member.size, member.offset_data)
 
     def finish(self, index: Dict[str, Any]) -> None:
@@ -437,21 +449,32 @@ class _Shards(_Writer):
             index, self.source.names)
 
 
-def _find_images(path: Path) -> Iterator[tarfile.TarInfo]:
-    """Find the images in a shard."""
+def _find_images(path: Path) -> Iterator[Tuple[TarInfo, str]]:
+    """Find the images in a shard, each with the text of its label or ''."""
     try:
         with tarfile.open(path, 'r:') as shard:
-            for member in shard:
-                if member.isreg() and member.name.lower().endswith(
-                        (*IMG_EXTENSIONS, _OTHER)):
-                    yield member
+            for _, found in groupby(filter(TarInfo.isreg, shard), _sample_key):
+                members, label = list(found), ''
+                for member in members:
+                    if member.name.lower().endswith('.cls'):
+                        text: Any = shard.extractfile(member)
+                        label = text.read(1000).decode().strip()
+                for member in members:
+                    if member.name.lower().endswith((*IMG_EXTENSIONS, _OTHER)):
+                        yield member, label
                 vars(shard)['members'] = []  # they would pile up
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise PackError(f'{path} cannot be read ({error})') from error
 
 
+def _sample_key(member: TarInfo) -> str:
+    """Return the name without its endings, which files of a sample share."""
+    folder, slash, name = member.name.rpartition('/')
+    return folder + slash + name.partition('.')[0]
+
+
 def _index_shards(root: str, shards: List[str], out: Path) -> Dict[str, Any]:
-    """Write the index of shards that are there already."""
+    """Write an index of existing shards."""
     _check_outside(out, root)
     index: Dict[str, Any] = dict(source=f'{len(shards):,} shards in {root}')
     with _output(out, {}):
@@ -461,14 +484,17 @@ def _index_shards(root: str, shards: List[str], out: Path) -> Dict[str, Any]:
 
 def _write_shard_index(out: Path, root: Any, shards: List[str],
                        index: Dict[str, Any], names: Any = None) -> None:
+    """Write the files of an index; without names, those of the members."""
     places: List[np.ndarray] = []
+    labels: List[str] = []
 
     def scan() -> Iterator[List[str]]:
         for number, shard in enumerate(shards):
             found = list(_find_images(Path(root, shard)))
             places.append(np.array([(m.offset_data, number, m.size)
-                                    for m in found], sources.PLACE))
-            yield [f'{shard}/{member.name}' for member in found]
+                                    for m, _ in found], sources.PLACE))
+            labels.extend(label for _, label in found)
+            yield [f'{shard}/{member.name}' for member, _ in found]
 
     found = FileNames.of(scan())
     if not len(found):
@@ -478,11 +504,25 @@ def _write_shard_index(out: Path, root: Any, shards: List[str],
         root=os.path.relpath(root, out),
         shards=[(shard, len(part), os.path.getsize(os.path.join(root, shard)))
                 for shard, part in zip(shards, places)])
+    if names is None:
+        index['unlabelled'] = labels.count('')
+        index['source'] += (f'; {labels.count(""):,} of {len(labels):,} '
+                            'images have no label (.cls)')
+        if all(labels):
+            numbers, index['classes'] = parse_labels(
+                labels, found.__getitem__)
+            _write_labels(out, numbers)
     with files.atomic_file(out / sources.PLACES_FILE) as file:
         np.save(file, np.concatenate(places))
     _write_names(out, found if names is None else names)
     # The index is last: it makes a folder one of shards.
     files.write_file(out / sources.INDEX_FILE, json.dumps(index))
+
+
+def _write_labels(out: Path, labels: Optional[np.ndarray]) -> None:
+    if labels is not None:
+        with files.atomic_file(out / sources.LABELS_FILE) as file:
+            np.save(file, labels)
 
 
 def _write_names(out: Path, names: Iterable[str]) -> None:

@@ -130,7 +130,7 @@ def open_source(data: PathLike,
     elif kind == 'folder':
         source = _open_folder(path, splits, [e.lower() for e in extensions])
     else:
-        source = _open_packed(kind, path, splits)
+        source = _open_packed(kind, path, splits, labels)
     if splits and not source.split:
         source.notes.append(f'without a part {" or ".join(splits)}')
     if not labels:
@@ -295,7 +295,8 @@ def _open_folder(folder: str, splits: Sequence,
     return source
 
 
-def _open_packed(kind: str, folder: str, splits: Sequence) -> ImageSource:
+def _open_packed(kind: str, folder: str, splits: Sequence,
+                 labels: bool) -> ImageSource:
     """Open a store or shards."""
     if kind == 'shards':
         packed = dict(backend='ShardBackend', root=folder)
@@ -311,12 +312,18 @@ def _open_packed(kind: str, folder: str, splits: Sequence) -> ImageSource:
     if count != len(names):
         raise SourceError(f'{path} has {len(names):,} names, but there are '
                           f'{count:,} images: {folder} is damaged')
+    if labels and index.get('unlabelled'):
+        raise SourceError(f'{folder} has no labels: needed is a file .cls '
+                          'beside each image in the shards')
     source = ImageSource(kind, folder, names, None, index.get('classes'),
-                         empty=index.get('empty', []), packed=packed,
+                         empty=index.get('empty') or [], packed=packed,
                          place=folder)
     path = os.path.join(folder, LABELS_FILE)
     if os.path.isfile(path):
         source.labels = _load_array(path, '<i8', count)
+        if source.classes and source.labels.max() >= len(source.classes):
+            raise SourceError(f'{path} has more classes than the index: '
+                              f'{folder} is damaged')
     for split in splits:
         start, stop = (bisect_left(names, split + end) for end in '/0')
         found = np.arange(start, stop) if index.get('sorted', True) else (
@@ -417,8 +424,10 @@ def read_index(path: str) -> Dict[str, Any]:
             return {}
         index = json.loads(Path(path).read_text('utf-8'))
         for name in ('classes', 'empty'):
-            if not all(isinstance(v, str) for v in index.get(name) or ()):
-                raise ValueError(f'{name!r} must be names')
+            names = index.get(name) or []
+            if not isinstance(names, list) or not all(
+                    isinstance(v, str) for v in names):
+                raise ValueError(f'{name!r} must be a list of names')
     return index
 
 
@@ -439,7 +448,7 @@ def read_shard_index(folder: PathLike) -> Dict[str, Any]:
     path = os.path.join(folder, INDEX_FILE)
     index = read_index(path)
     with _naming(path):
-        version = index['version']
+        version, index['images'] = index['version'], int(index['images'])
         shards = [(str(name), int(count), int(size))
                   for name, count, size in index['shards']]
         # Relative, so that the folder may be moved.

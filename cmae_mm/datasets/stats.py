@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-import cv2
 import numpy as np
 
 from ..files import write_file
@@ -24,12 +23,6 @@ _QUANTILES = (0.001, 0.999)
 _STRIP = 3
 # Number of images that each list names.
 _LISTED = 100
-# The differences of neighbours on a grid of 16 x 16 are the fingerprint.
-_GRID = 16
-# Of more images than this, only identical files are found.
-_MOST_COMPARED = 20_000
-# Rows of an image that are converted to float64 at once.
-_ROWS = 256
 
 
 class ImageStatsError(ValueError):
@@ -56,8 +49,6 @@ class ImageFacts(NamedTuple):
         pixels (np.ndarray): A sample of the pixels, float32, (P, C). Missing
             values are NaN.
         digest (bytes): Hash of the file.
-        fingerprint (np.ndarray | None): 256 bits that are nearly equal for
-            similar images; None for an image without structure.
     """
 
     path: str
@@ -74,7 +65,6 @@ class ImageFacts(NamedTuple):
     moments: np.ndarray = np.zeros((4, 0))
     pixels: np.ndarray = np.zeros((0, 0))
     digest: bytes = b''
-    fingerprint: Optional[np.ndarray] = None
 
     def select_channels(self, count: int) -> 'ImageFacts':
         """Return the measurements as if read with ``count`` channels."""
@@ -153,7 +143,7 @@ def measure_images(data: PathLike,
     if missing:
         used.setdefault('fill', 'mean')
     merged = _merge(fitting, source.root)
-    pairs = _find_repeated(fitting, _LISTED + 1)
+    duplicates = _find_duplicates(fitting)
     return dict(
         data=source.root, source=source.describe(), images=len(source),
         sampled=len(facts), channels=count, dtype=used['dtype'], **merged,
@@ -163,8 +153,7 @@ def measure_images(data: PathLike,
         missing=missing, alpha=sum(f.channels > f.colours for f in fitting),
         broken=_list(broken), broken_count=len(broken),
         unfit=_list(unfit), unfit_count=len(unfit),
-        near_duplicates=[[fitting[a].path, fitting[b].path]
-                         for a, b in pairs[:_LISTED]],
+        duplicates=duplicates[:_LISTED], duplicate_count=len(duplicates),
         settings=used, notes=_notes(fitting, count, wanted, merged['std']))
 
 
@@ -221,8 +210,7 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
         dicom=decode.is_dicom(data, path),
         moments=measure(values, valid),
         pixels=_sample_pixels(values, valid, pixels),
-        digest=hashlib.blake2b(data, digest_size=16).digest(),
-        fingerprint=_fingerprint(values[..., :colours]))
+        digest=hashlib.blake2b(data, digest_size=16).digest())
 
 
 def measure(values: np.ndarray,
@@ -238,21 +226,16 @@ def measure(values: np.ndarray,
         np.ndarray: Mean, variance, minimum and maximum of each channel,
         (4, C). NaN for a channel without valid values.
     """
-    mask = np.broadcast_to(True, values.shape) if valid is None else valid
-    parts = [slice(n, n + _ROWS) for n in range(0, len(values), _ROWS)]
-    count = mask.sum((0, 1))
-    total, squares, low, high = np.zeros((4, values.shape[2]))
-    low, high = low + np.inf, high - np.inf
-    for part in parts:
-        rows, use = values[part].astype(np.float64), mask[part]
-        total += rows.sum((0, 1), where=use)
-        low = np.minimum(low, rows.min((0, 1), where=use, initial=np.inf))
-        high = np.maximum(high, rows.max((0, 1), where=use, initial=-np.inf))
-    mean = total / count.clip(1)
-    for part in parts:
-        squares += ((values[part] - mean)**2).sum((0, 1), where=mask[part])
-    moments = np.stack([mean, squares / count.clip(1), low, high])
-    return np.where(count > 0, moments, np.nan)
+    moments = np.full((4, values.shape[2]), np.nan)
+    for channel in range(values.shape[2]):
+        pixels = values[..., channel]
+        if valid is not None:
+            pixels = pixels[valid[..., channel]]
+        if pixels.size:
+            pixels = pixels.astype(np.float64)
+            moments[:, channel] = (pixels.mean(), pixels.var(), pixels.min(),
+                                   pixels.max())
+    return moments
 
 
 def _sample_pixels(values: np.ndarray, valid: Optional[np.ndarray],
@@ -266,45 +249,11 @@ def _sample_pixels(values: np.ndarray, valid: Optional[np.ndarray],
     return pixels
 
 
-def _fingerprint(colours: np.ndarray) -> Optional[np.ndarray]:
-    grey = colours.mean(axis=2, dtype=np.float32)
-    small = cv2.resize(
-        grey, (_GRID + 1, _GRID), interpolation=cv2.INTER_AREA)
-    spread = float(grey.max() - grey.min())
-    steps = np.diff(small, axis=1)
-    # In smooth images the bits would be noise.
-    if np.abs(steps).mean() <= 0.002 * spread or spread == 0:
-        return None
-    return np.packbits(steps > 0)
-
-
-def _find_repeated(facts: List[ImageFacts], most: int,
-                   distance: int = 10) -> List[Tuple[int, int]]:
-    """Pair images with an earlier one that is equal or similar.
-
-    Fingerprints of similar images differ in at most ``distance`` bits. Each
-    image is the second one of at most one pair.
-    """
-    pairs: List[Tuple[int, int]] = []
-    first: Dict[bytes, int] = {}
-    prints = np.zeros((len(facts), _GRID * _GRID // 8), np.uint8)
-    owners: List[int] = []
-    for number, fact in enumerate(facts):
-        if len(pairs) >= most:
-            break
-        if fact.digest in first:
-            pairs.append((first[fact.digest], number))
-            continue
-        first[fact.digest] = number
-        if fact.fingerprint is None or len(facts) > _MOST_COMPARED:
-            continue
-        earlier = prints[:len(owners)] ^ fact.fingerprint
-        near = np.unpackbits(earlier, axis=1).sum(1) <= distance
-        if near.any():
-            pairs.append((owners[int(near.argmax())], number))
-        prints[len(owners)] = fact.fingerprint
-        owners.append(number)
-    return pairs
+def _find_duplicates(facts: List[ImageFacts]) -> List[List[str]]:
+    """Pair the names of identical files; the first one comes first."""
+    first: Dict[bytes, str] = {}
+    return [[first[f.digest], f.path] for f in facts
+            if first.setdefault(f.digest, f.path) != f.path]
 
 
 def _choose_channels(facts: List[ImageFacts]) -> int:

@@ -28,7 +28,7 @@ from cmae_mm.datasets import PretrainingDataset, pack
 from cmae_mm.datasets.decode import decode_image, make_settings, resize_image
 from cmae_mm.datasets.pack import PackError, pack_images, shrink
 from cmae_mm.datasets.samplers import SeededIndex
-from cmae_mm.datasets.source import ShardBackend, open_source
+from cmae_mm.datasets.source import ShardBackend, SourceError, open_source
 from cmae_mm.files import OutputInUse, output_lock
 
 KINDS = ('store', 'shards')
@@ -231,6 +231,64 @@ def test_shards_of_others_are_indexed_where_they_are(images, tmp_path):
     assert not (tmp_path / 'again').exists()
 
 
+@pytest.mark.parametrize(('texts', 'labels', 'classes'), [
+    ([b'3', b'0', b'3 \n', b'10'], [3, 0, 3, 10], None),
+    ([b'dog', b'cat', b'dog', b'a b'], [2, 1, 2, 0], ['a b', 'cat', 'dog']),
+    ([b'3', None, b'1', b'2'], None, None),
+    ([b'3', b'cat', b'1', b'2'], 'label .cat. is not a whole', None),
+    ([b'\xff', b'1', b'1', b'2'], 'cannot be read', None)])
+def test_labels_in_shards_of_others_are_read(texts, labels, classes, tmp_path):
+    """As the webdataset library writes them, which reads them, too."""
+    webdataset = pytest.importorskip('webdataset')
+    (tmp_path / 'there').mkdir()
+    file = str(tmp_path / 'there/a.tar')
+    with webdataset.TarWriter(file, encoder=False) as tar:
+        for number, text in enumerate(texts):
+            sample = {'__key__': f'x.d/{number}',
+                      'left.png': pillow(photo(20, number), 'PNG')}
+            tar.write({**sample, **({'cls': text} if text else {})})
+    out = tmp_path / 'index'
+    if isinstance(labels, str):
+        with pytest.raises((PackError, SourceError), match=labels):
+            write(tmp_path / 'there', out, 'shards')
+        assert not out.exists()
+        return
+    result = write(tmp_path / 'there', out, 'shards')
+    assert [s.get('cls') for s in webdataset.WebDataset(
+        file, shardshuffle=False)] == texts
+    assert f'{texts.count(None)} of 4 images have no label' in (
+        result['source'])
+    assert len(open_source(out)) == 4
+    if labels is None:
+        with pytest.raises(SourceError, match='index has no labels: needed'):
+            open_source(out, labels=True)
+        return
+    source = open_source(out, labels=True)
+    assert (source.labels.tolist(), source.classes) == (labels, classes)
+
+
+@both
+def test_empty_class_folders_have_a_number(kind, images, tmp_path):
+    """In a store, in shards and in a split of these as in the folder."""
+    for split in ('', 'train'):
+        root = shutil.copytree(images, tmp_path / f'x{split}' / split)
+        (root / 'aa').mkdir()
+        (root / 'c/d').mkdir(parents=True)
+        (root / 'c/d/notes.txt').touch()
+        (root / 'b/empty').mkdir()
+        out = tmp_path / f'out{split}'
+        write(tmp_path / f'x{split}', out, kind)
+        write(out, tmp_path / f'again{split}', kind)
+        folder = open_source(root, labels=True)
+        assert folder.classes == ['a.x', 'aa', 'b', 'c']
+        for place in (out, tmp_path / f'again{split}'):
+            packed = open_source(place, split=split, labels=True)
+            assert packed.classes == folder.classes
+            assert packed.labels.tolist() == folder.labels.tolist()
+            assert list(packed.names) == list(folder.names)
+            assert '2 of them without images (first: aa)' in packed.describe()
+
+
 def test_few_shards_are_open_at_a_time(images, tmp_path):
     write(images, tmp_path / 'out', 'shards')
     backend = ShardBackend(str(tmp_path / 'out'))
@@ -255,7 +313,7 @@ def test_interrupted_it_continues(kind, after, images, tmp_path, monkeypatch):
 
     def stopping(source, short_side, number):
         calls.append(number)
-        if len(calls) > after + 1:  # one is read before all is begun
+        if len(calls) > after:
             raise _Stop
         return read(source, short_side, number)
 
@@ -507,6 +565,39 @@ def test_damage_is_one_sentence(kind, damage, said, images, tmp_path):
     assert re.search(said, line) and '\n' not in line
 
 
+@both
+def test_an_index_of_other_values_is_one_sentence(kind, images, tmp_path):
+    table = images / 'list.csv'
+    table.write_text('path,label\n' + ''.join(
+        f'{name},{i % 3}x\n' for i, name in enumerate(
+            open_source(images).names)))
+    out = tmp_path / 'out'
+    write(table, out, kind)
+    table.unlink()
+    path = out / ('shards.json' if kind == 'shards' else 'store.json')
+    index = json.loads(path.read_text())
+    source = open_source(out, labels=True)
+    ShardBackend(str(out)) if kind == 'shards' else None
+    wrong = (None, 0, -1, 7, 1.5, True, 'x', '', [], [1], ['x'], [[]], {},
+             [['x', 1]], [['x', 1, 2]], [[1, 'y', None]], {'a': 1}, 'NaN')
+    trials = [json.dumps({**index, key: value})
+              for key in index for value in wrong]
+    trials += [json.dumps({k: index[k] for k in index if k != key})
+               for key in index]
+    refused = 0
+    for text in (*trials, *map(json.dumps, wrong), '[' * 100_000, '\0'):
+        path.write_text(text)
+        try:
+            found = open_source(out, labels=True, split='x')
+            assert found.names[3] == source.names[3]
+            if kind == 'shards':
+                ShardBackend(str(out)).get('3')
+        except SourceError as error:
+            assert '\n' not in str(error) and str(out) in str(error), text
+            refused += 1
+    assert refused > len(wrong)
+
+
 def in_child(function):
     """Call a function in a process that a signal may end."""
     fork = multiprocessing.get_context('fork')
@@ -659,8 +750,6 @@ def test_what_was_not_reduced_is_counted_and_named(kind, tmp_path):
     assert set(result['reasons']) == {'undecodable', 'not reduced'}
     assert result['reasons']['undecodable'].startswith('e.jpg: ')
     assert result['reasons']['not reduced'] == 'f.npy: it has missing pixels'
-    assert result['types']['5 x uint16'] == 1
-    assert result['types']['unreadable'] == 1
     copies = content(tmp_path / 'out', kind)
     for number in (3, 4, 5, 6, 7, 8):
         assert copies[number] == list(files.values())[number]
@@ -691,7 +780,7 @@ def test_commands_say_what_they_did(images, tmp_path):
     stored = json.loads(results[0][1].splitlines()[-1])
     assert stored['copies'] == {'re-encoded as JPEG': 11, 'copied': 1}
     for said in ('12 images in', 'left out: 1 .heic',
-                 '12 images in out: 12 of 3 x uint8', '11 re-encoded as JPEG'):
+                 '12 images in out', '11 re-encoded as JPEG'):
         assert said in results[0][1]
     assert len(json.loads(results[1][1].splitlines()[-1])['shards']) == 3
     assert 'is whole already' in results[2][1]

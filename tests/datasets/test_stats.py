@@ -64,7 +64,7 @@ def test_numbers_are_those_of_a_plain_loop(tmp_path):
                                   side=43, smaller=3, strips=0)
     assert found['types'] == {'4 x uint16': 5}
     assert found['settings'] == dict(channels=4, dtype=DEEP)
-    assert not found['broken'] and not found['near_duplicates']
+    assert not found['broken'] and not found['duplicates']
 
 
 @settings(deadline=None)
@@ -119,8 +119,7 @@ def test_what_is_broken_repeated_or_unfit_is_named(tmp_path):
     assert [b['path'] for b in found['broken']] == ['f.png']
     assert {u['path'] for u in found['unfit']} == {'g.tif', 'h.tif'}
     assert "set pages='channels'" in found['unfit'][0]['reason']
-    assert found['near_duplicates'] == [['a.png', 'c.png'],
-                                        ['b.png', 'd.jpg']]
+    assert found['duplicates'] == [['a.png', 'c.png']]
     assert found['types'] == {'3 x uint8': 4, '1 x uint8': 3, '5 x uint16': 1}
     five = measure_images(tmp_path, num_workers=0, channels=5)
     assert five['channels'] == 5 and five['unfit_count'] == 8

@@ -8,7 +8,7 @@ from .convert import (
     natural_dtype,
     resize_image,
 )
-from .decode import decode_image, finish, peek, read_image
+from .decode import decode_image, finish, read_image
 from .image import (
     IMAGE_DTYPES,
     MAX_CHANNELS,
@@ -28,5 +28,5 @@ __all__ = [
     'UndecodableImage', 'UnfitImage', 'arrange', 'change_type',
     'choose_channels', 'decode_image', 'fill_missing', 'find_missing',
     'finish', 'from_pillow', 'is_dicom', 'is_grey', 'is_jpeg',
-    'make_settings', 'natural_dtype', 'peek', 'read_image', 'resize_image'
+    'make_settings', 'natural_dtype', 'read_image', 'resize_image'
 ]

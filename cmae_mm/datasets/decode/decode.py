@@ -1,5 +1,4 @@
 """The one decoder of image files, for training and every evaluation."""
-import io
 import logging
 import warnings
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ import numpy as np
 
 from ...dependencies import MissingLibrary
 from .convert import convert, read_numpy
-from .dicom import peek_dicom, read_dicom
+from .dicom import read_dicom
 from .image import (
     RGB,
     ImageSettings,
@@ -21,8 +20,8 @@ from .image import (
     is_tiff,
     log_once,
 )
-from .raster import peek_raster, read_raster
-from .tiff import peek_tiff, read_tiff
+from .raster import read_raster
+from .tiff import read_tiff
 
 # Loggers of libraries that report on each file they read.
 _LOGGERS = ('tifffile', 'rasterio._env', 'rasterio._err', 'pydicom',
@@ -158,35 +157,3 @@ def _library_messages(name: str) -> Iterator[None]:
         if 'GDAL_NODATA' not in text and kind != 'NotGeoreferencedWarning':
             log_once(kind, f'{name}: {" ".join(text.split())} ({kind}; '
                      'further messages of this kind are not shown)')
-
-
-def peek(data: bytes, name: str) -> str:
-    """Read what an image is from its header; nothing is decoded.
-
-    Args:
-        data (bytes): The file.
-        name (str): Its name.
-
-    Returns:
-        str: Number of channels, alpha and pages included, and type of the
-        values: '3 x uint8'.
-
-    Raises:
-        ValueError: If the header cannot be read.
-    """
-    try:
-        with _library_messages(name):
-            if is_tiff(data):
-                found = peek_tiff(data)
-            elif is_numpy(data):
-                array = np.load(io.BytesIO(data), allow_pickle=False)
-                ends = array.shape[::2] if array.ndim == 3 else (1, )
-                found = min(ends), array.dtype.name
-            elif is_dicom(data, name):
-                found = peek_dicom(data)
-            else:
-                found = peek_raster(data)
-    # Decoders raise all sorts of errors on broken files.
-    except Exception as error:
-        raise ValueError(f'{type(error).__name__}: {error}') from error
-    return f'{found[0]} x {found[1]}'

@@ -213,19 +213,3 @@ def _find_padding(stored: np.ndarray, file: Any) -> Optional[np.ndarray]:
     # Some files have them as unsigned beside signed pixels.
     low, high = np.sort(np.array([value, limit]).astype(stored.dtype))
     return (stored >= low) & (stored <= high)
-
-
-def peek_dicom(data: bytes) -> Tuple[int, str]:
-    """Read the number of channels, frames included, and the type of values.
-
-    Args:
-        data (bytes): The file; without pydicom its type is 'DICOM'.
-    """
-    if importlib.util.find_spec('pydicom') is None:
-        return 1, 'DICOM'
-    file = _open(data, stop_before_pixels=True)
-    # Files of floats have no PixelRepresentation.
-    kind = {0: 'uint', 1: 'int'}.get(file.get('PixelRepresentation'), 'float')
-    return (int(file.get('SamplesPerPixel') or 1)
-            * int(file.get('NumberOfFrames') or 1),
-            f'{kind}{file.BitsAllocated}')

@@ -4,7 +4,7 @@ JPEG files are decoded by libjpeg-turbo; CMYK ones and all other formats by
 Pillow, except PNG and PNM files of more than 8 bits, which Pillow reduces.
 """
 import io
-from typing import Optional, Tuple
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -220,12 +220,3 @@ def _read_deep_png(data: bytes) -> RawImage:
         colours = np.concatenate([colours, alpha], axis=2)
     orientation = _orientation(file) if kinds & _PNG_TEXTS else 1
     return RawImage(stand_upright(colours, orientation), alpha is not None)
-
-
-def peek_raster(data: bytes) -> Tuple[int, str]:
-    """Read the number of channels and the type of values."""
-    file = open_image(data)
-    is_grey = file.mode in _GREY_MODES or file.mode[0] in 'IF'
-    is_deep = is_deep_png(data) or is_deep_pnm(data)
-    return ((1 if is_grey else 3) + _has_alpha(file),
-            'uint16' if is_deep else 'uint8')

@@ -258,15 +258,3 @@ def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
              f'which {dtype} cannot hold: no pixel of it is missing, nor of '
              'other files whose value does not fit.')
     return None
-
-
-def peek_tiff(data: bytes) -> Tuple[int, str]:
-    """Read the number of channels, pages included, and the type of values."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        series = file.series[0]
-        page = series.keyframe
-        channels = series.size // (page.imagelength * page.imagewidth)
-        if int(page.photometric) == _PALETTE:
-            channels *= 3
-        return channels, ('uint8' if page.bitspersample == 1
-                          else series.dtype.name)

@@ -165,7 +165,9 @@ def check_checkpoint(checkpoint: PathLike) -> None:
         ArgumentError: If there is no such file.
     """
     path = Path(checkpoint).expanduser()
-    if path.is_dir() and not (path / 'model.safetensors').is_file():
+    if path.is_dir() and not any((path / name).is_file() for name in (
+            'model.safetensors', 'model.safetensors.index.json',
+            'pytorch_model.bin')):
         raise ArgumentError(f'{checkpoint} is a folder, where a checkpoint '
                             'file is to be named')
     if not path.exists():

@@ -20,6 +20,7 @@ from typing import (
     BinaryIO,
     Dict,
     Iterator,
+    List,
     NamedTuple,
     Optional,
     Tuple,
@@ -183,6 +184,7 @@ class _Records:
             info = self.infos[self.root + name]
             tensor = torch.empty(info.file_size, dtype=torch.uint8)
             view = memoryview(tensor.numpy())
+            record: Any
             with self.archive.open(info) as record:
                 for start in range(0, len(view), _CHUNK):
                     part = view[start:start + _CHUNK]
@@ -373,8 +375,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
     with naming(file):
         files = [file]
         if file.name.endswith('.index.json'):
-            names = set(_read_json(file).get('weight_map', {}).values())
-            files = [file.with_name(Path(name).name) for name in sorted(names)]
+            files = _read_index(file)
         state: StateDict = OrderedDict()
         meta: Dict[str, Any] = {}
         for one in files:
@@ -385,6 +386,15 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
             meta.setdefault('num_attention_heads',
                             _read_json(config).get('num_attention_heads'))
     return Checkpoint(state, meta)
+
+
+def _read_index(file: Path) -> List[Path]:
+    """Read which files of the same folder hold a model."""
+    names = _read_json(file).get('weight_map')
+    if not isinstance(names, dict) or not names:
+        raise DamagedCheckpoint(f'{file} is damaged: it lists no files')
+    files = {Path(str(name)).name for name in names.values()}
+    return [file.with_name(name) for name in sorted(files)]
 
 
 def _read_file(file: Path) -> Checkpoint:

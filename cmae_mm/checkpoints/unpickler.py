@@ -407,8 +407,7 @@ def _new_array(unpickler: SafeUnpickler, kind: Any, *_: Any) -> np.ndarray:
     return np.empty(0, np.uint8)
 
 
-def _set_array(unpickler: SafeUnpickler, value: np.ndarray,
-               state: Any) -> None:
+def _set_array(unpickler: SafeUnpickler, value: Any, state: Any) -> None:
     _, shape, dtype, fortran, data = state
     data = bytes(_buffer(unpickler, data, dtype, shape))
     value.__setstate__((1, tuple(shape), dtype, bool(fortran), data))

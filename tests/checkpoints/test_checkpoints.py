@@ -1,4 +1,5 @@
 """Converted checkpoints, verified by features in the real libraries."""
+import argparse
 import errno
 import json
 import os
@@ -22,6 +23,7 @@ from cmae_mm.checkpoints import (
     export_cmae,
     export_encoder,
     find_encoder,
+    load_encoder,
     load_model,
     load_state,
     read_checkpoint,
@@ -453,9 +455,19 @@ def test_encoders_of_hugging_face_give_their_features(cls, prefix, kind,
     with torch.no_grad():
         for value in vit.parameters():
             value.add_(torch.randn_like(value), alpha=0.02)
+    # config.json has the number of heads; in one file and in several
     vit.save_pretrained(tmp_path / 'hf')
-    loaded = cmae_mm.load_encoder(tmp_path / 'hf', num_heads=4)
+    vit.save_pretrained(tmp_path / 'shards', max_shard_size='60KB')
+    assert len(list((tmp_path / 'shards').glob('*.safetensors'))) > 1
+    (tmp_path / 'bin').mkdir()
+    torch.save(vit.state_dict(), tmp_path / 'bin/pytorch_model.bin')
+    (tmp_path / 'bin/config.json').write_bytes(
+        (tmp_path / 'hf/config.json').read_bytes())
     image = torch.randn(2, 3, 32, 32)
+    loaded = cmae_mm.load_encoder(tmp_path / 'hf')
+    for other in ('hf/model.safetensors', 'shards', 'bin'):
+        assert_same(cmae_mm.load_encoder(tmp_path / other).tokens(image),
+                    loaded.tokens(image))
     base = getattr(vit, 'vit', vit)
     options = {}
     if 'MAE' in cls:
@@ -463,3 +475,79 @@ def test_encoders_of_hugging_face_give_their_features(cls, prefix, kind,
     with torch.no_grad():
         assert_same(base(image, **options).last_hidden_state,
                     loaded.tokens(image))
+
+
+def timm_vit(**options):
+    torch.manual_seed(0)
+    return timm.models.VisionTransformer(
+        img_size=32, patch_size=4, embed_dim=48, depth=2, num_heads=4,
+        mlp_ratio=2, num_classes=0, **options).eval()
+
+
+@pytest.mark.parametrize('prefix', [
+    '_orig_mod.', 'module.', '_orig_mod.module.', 'model.', 'encoder.',
+    'backbone.', 'model.backbone.', 'model._orig_mod.', 'net.encoder.'])
+def test_prefixes_of_wrappers_are_removed(prefix, tmp_path):
+    """Of compiled and parallel modules, and of other frameworks."""
+    vit, image = timm_vit(), torch.randn(2, 3, 32, 32)
+    state = {prefix + k: v for k, v in vit.state_dict().items()}
+    named = prefix.replace('module.', '').replace('_orig_mod.', '')
+    if named:
+        state['criterion.weight'] = torch.ones(2)
+    torch.save(dict(state_dict=state), tmp_path / 'a.pth')
+    loaded = load_encoder(tmp_path / 'a.pth', num_heads=4)
+    with torch.no_grad():
+        assert_same(vit.forward_features(image), loaded.backbone(image)[0])
+    for part in filter(None, named.split('.')):
+        assert f"removed from its names: '{part}.'" in loaded.lines
+    assert ("removed from its names: '_orig_mod.'" in loaded.lines) == (
+        '_orig_mod.' in prefix)
+
+
+def test_dinos_teacher_and_student(tmp_path):
+    """A full checkpoint as DINO's and iBOT's code writes it."""
+    teacher, student = timm_vit(), timm_vit()
+    with torch.no_grad():
+        for value in student.parameters():
+            value.add_(0.01)
+    head = {'head.mlp.0.weight': torch.ones(2, 2)}
+    torch.save(dict(
+        teacher={**{f'backbone.{k}': v for k, v in
+                    teacher.state_dict().items()}, **head},
+        student={f'module.{k}': v for k, v in {
+            **{f'backbone.{k}': v for k, v in student.state_dict().items()},
+            'backbone.masked_embed': torch.ones(1, 48), **head}.items()},
+        optimizer=torch.optim.AdamW(student.parameters()).state_dict(),
+        epoch=3, args=argparse.Namespace(arch='vit_tiny'), fp16_scaler=None,
+        dino_loss=dict(center=torch.zeros(1, 8))), tmp_path / 'dino.pth')
+    image = torch.randn(2, 3, 32, 32)
+    for encoder, vit in (('online', teacher), ('teacher', teacher),
+                         ('student', student)):
+        loaded = load_encoder(tmp_path / 'dino.pth', encoder, num_heads=4)
+        with torch.no_grad():
+            assert_same(vit.forward_features(image),
+                        loaded.backbone(image)[0])
+        name = 'student' if encoder == 'student' else 'teacher'
+        assert f"removed from its names: '{name}.'" in loaded.lines
+    torch.save(teacher.state_dict(), tmp_path / 'vit.pth')
+    with pytest.raises(CheckpointError, match='vit.pth: it has no student'):
+        load_encoder(tmp_path / 'vit.pth', 'student')
+
+
+def test_rotary_positions_are_refused_by_name(tmp_path):
+    vit = timm.create_model('vit_small_patch16_dinov3')
+    torch.save(vit.state_dict(), tmp_path / 'dinov3.pth')
+    with pytest.raises(CheckpointError, match='rotary positions .DINOv3'):
+        cmae_mm.load_encoder(tmp_path / 'dinov3.pth')
+
+
+def test_a_damaged_index_ends_in_a_sentence(tmp_path):
+    index = tmp_path / 'model.safetensors.index.json'
+    for content, words in (('{', 'is damaged'), ('[]', 'is damaged'),
+                           ('{}', 'lists no files'),
+                           ('{"weight_map": {"a": "../../x"}}', 'no checkpo'),
+                           ('{"weight_map": 3}', 'is damaged')):
+        index.write_text(content)
+        with pytest.raises(CheckpointError, match=words) as error:
+            read_checkpoint(tmp_path)
+        assert str(tmp_path) in str(error.value)

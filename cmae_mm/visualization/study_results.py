@@ -1,4 +1,4 @@
-"""The results of a study: a table, a CSV file and plots."""
+"""The results of a study: a table, a CSV file and a plot."""
 import csv
 import io
 import math
@@ -10,15 +10,13 @@ from ..files import atomic_path, write_file
 from ..progress import describe_seconds
 from .runs import PLACES, Run, read_run, series
 
-# The curve of KNNHook, drawn for configs that have it.
-CURVE = 'knn/top1_k20'
 SECONDS = 'seconds of training'
-COLOURS = ('black', '#d55e00', '#0072b2', '#009e73', '#cc79a7', '#56b4e9',
-           '#e69f00', '#999999')
+# Mean, standard deviation and number of seeds of each measure of each row.
+Summary = Dict[str, Dict[str, Tuple[float, float, int]]]
 
 
 class Results(NamedTuple):
-    """Results of the runs that are done.
+    """Results of the finished runs.
 
     Args:
         summary (dict): Mean, sample standard deviation and number of seeds of
@@ -26,21 +24,21 @@ class Results(NamedTuple):
         table (str): The same as Markdown.
     """
 
-    summary: Dict[str, Dict[str, Tuple[float, float, int]]]
+    summary: Summary
     table: str
 
 
 def write_results(study: Any, out: Path) -> Results:
-    """Write results.csv, results.md, scores.png and curves.png.
+    """Write results.csv, results.md and scores.png.
 
     Args:
-        study (Study): See :func:`~cmae_mm.apis.study_plan.read_study`.
+        study (Study): See :func:`~cmae_mm.apis.study.read_study`.
         out (Path): The folder to write to.
 
     Returns:
         Results: The summary and the table.
     """
-    rows = [(run, measured(run)) for run in study.runs]
+    rows = [(run, measure(run)) for run in study.runs]
     columns = list(dict.fromkeys(
         name for _, values in rows for name in values))
     lines = io.StringIO()
@@ -57,11 +55,10 @@ def write_results(study: Any, out: Path) -> Results:
     scores = [c for c in columns if c != SECONDS and 'loss' not in c]
     if scores:
         _draw_scores(summary, scores, out / 'scores.png')
-    _draw_curves(study, out / 'curves.png')
     return Results(summary, table)
 
 
-def measured(run: Any) -> Dict[str, float]:
+def measure(run: Any) -> Dict[str, float]:
     """Read the results of a run's finished steps.
 
     Args:
@@ -76,19 +73,20 @@ def measured(run: Any) -> Dict[str, float]:
         if not done:
             continue
         if step.command[0] != 'train':
-            found.update(_of_evaluation(step.name, done['result']))
+            found.update(_evaluation(step.name, done['result']))
             continue
         log = read_run(step.folder)
         if step.name == 'train':
-            found.update({name: series(log, name)[1][-1] for name in (
-                'loss', 'loss_rc', 'loss_ct') if series(log, name)[1]})
+            curves = {name: series(log, name)[1]
+                      for name in ('loss', 'loss_rc', 'loss_ct')}
+            found.update({name: y[-1] for name, y in curves.items() if y})
             found[SECONDS] = round(log.seconds, 1)
         else:
-            found.update(_of_transfer(step.name, log))
+            found.update(_transfer(step.name, log))
     return found
 
 
-def _of_transfer(name: str, log: Run) -> Dict[str, float]:
+def _transfer(name: str, log: Run) -> Dict[str, float]:
     """Take the mean of the last tenth of losses and the last validation."""
     losses = series(log, 'loss')[1]
     found = {}
@@ -98,18 +96,18 @@ def _of_transfer(name: str, log: Run) -> Dict[str, float]:
     validations = [row for row in log.rows if 'loss' not in row and not any(
         key.startswith(('health/', 'knn/')) for key in row)]
     for key, value in (validations[-1] if validations else {}).items():
-        if key not in (*PLACES, 'time', 'data_time') and isinstance(
-                value, (int, float)) and math.isfinite(value):
+        if key not in (*PLACES, 'time', 'data_time') and math.isfinite(value):
             found[f'{name} {key.removeprefix("accuracy/")}'] = value
     return found
 
 
-def _of_evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
+def _evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
     """Take the best accuracy, or the one of each number of labels."""
-    if 'top1' in result:
-        return {name: result['top1']}
-    return {f'{name} {key}': value for key, value in result.items()
-            if isinstance(value, float) and not key.endswith('_std')}
+    values = {key: value for key, value in result.items()
+              if isinstance(value, float) and not key.endswith('_std')}
+    if 'top1' in values:
+        return {name: values['top1']}
+    return {f'{name} {key}': value for key, value in values.items()}
 
 
 def _summarise(values: Sequence[Dict[str, float]], columns: Sequence[str]
@@ -118,15 +116,12 @@ def _summarise(values: Sequence[Dict[str, float]], columns: Sequence[str]
     for column in columns:
         numbers = [v[column] for v in values if column in v]
         if numbers:
-            found[column] = (
-                statistics.mean(numbers),
-                statistics.stdev(numbers) if len(numbers) > 1 else 0.,
-                len(numbers))
+            deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.
+            found[column] = statistics.mean(numbers), deviation, len(numbers)
     return found
 
 
-def _table(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
-           columns: Sequence[str]) -> str:
+def _table(summary: Summary, columns: Sequence[str]) -> str:
     """Write Markdown cells of mean +- standard deviation."""
     lines = ['| | seeds | ' + ' | '.join(columns) + ' |',
              '|---' * (len(columns) + 2) + '|']
@@ -144,71 +139,35 @@ def _is_percent(column: str) -> bool:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return '-'
-    mean, spread, count = value
+    mean, deviation, count = value
     if column == SECONDS:
         return describe_seconds(mean)
     digits = 1 if _is_percent(column) else 4
     return f'{mean:.{digits}f}' + (
-        f' +- {spread:.{digits}f}' if count > 1 else '')
+        f' +- {deviation:.{digits}f}' if count > 1 else '')
 
 
-def _draw_scores(summary: Dict[str, Dict[str, Tuple[float, float, int]]],
-                 columns: Sequence[str], path: Path) -> None:
+def _draw_scores(summary: Summary, columns: Sequence[str], path: Path
+                 ) -> None:
     """Draw the means and standard deviations of each measure.
 
     Drawn as points, since bars would need an axis from zero.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    names = list(summary)
+    names: List[str] = list(summary)
     figure = Figure(figsize=(3 + 2.6 * len(columns), 1.2 + 0.36 * len(names)),
                     layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     for axis, column in zip(axes, columns):
         for place, name in enumerate(names):
             if column in summary[name]:
-                mean, spread, _ = summary[name][column]
-                axis.errorbar(mean, place, xerr=spread or None, fmt='o',
-                              color=COLOURS[place % len(COLOURS)], capsize=3)
+                mean, deviation, _ = summary[name][column]
+                axis.errorbar(mean, place, xerr=deviation or None, fmt='o',
+                              color='#0072b2', capsize=3)
         axis.set(title=column + ', %' * _is_percent(column))
         axis.margins(x=0.1)
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-
-
-def _draw_curves(study: Any, path: Path) -> None:
-    """Draw k-NN during training, over iterations and over minutes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(11, 4), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, sharey=True)
-    drawn: List[str] = []
-    for run in study.runs:
-        trained = next((s for s in run.steps if s.name == 'train'), None)
-        if trained is None or not list(
-                trained.folder.glob('*/vis_data/scalars.json')):
-            continue
-        log = read_run(trained.folder)
-        x, y = series(log, CURVE)
-        if not x:
-            continue
-        colour = COLOURS[study.names.index(run.name) % len(COLOURS)]
-        label = None if run.name in drawn else run.name
-        drawn.append(run.name)
-        per_iteration = log.seconds / 60 / max(log.rows[-1]['iter'], 1)
-        axes[0].plot(x, y, color=colour, label=label, lw=1.3)
-        axes[1].plot([v * per_iteration for v in x], y, color=colour, lw=1.3)
-    if not drawn:
-        return
-    axes[0].set(xlabel='iteration', ylabel='k-NN top-1, % (k = 20)')
-    axes[1].set(xlabel='minutes of training')
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize='small')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=90)

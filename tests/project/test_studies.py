@@ -8,7 +8,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, MODELS
 
-from cmae_mm.apis.study_plan import read_study
+from cmae_mm.apis.study import read_study
 from cmae_mm.config import load_config
 
 STUDIES = sorted(ROOT.glob('studies/*.yaml'))

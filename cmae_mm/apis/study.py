@@ -1,0 +1,494 @@
+"""Studies: train and evaluate several configs with several seeds."""
+import json
+import os
+import re
+import reprlib
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+from ..config import ConfigError, quote_value
+from ..dependencies import cpu_count
+from ..files import PathLike, check_output, output_lock, write_file
+from ..packaged import find_config
+from ..progress import Progress
+
+# Evaluations of a frozen encoder.
+EVALUATIONS = ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear')
+# Placeholder in a command for the trained checkpoint.
+CHECKPOINT = '{checkpoint}'
+# Seconds between two checks of the processes.
+_INTERVAL = 0.2
+# Keys of the YAML file and their types.
+_TRANSFER = dict(config=str, options=dict)
+_RUN = dict(_TRANSFER, checkpoint=str)
+_STUDY = dict(title=object, **_TRANSFER, seeds=list, evaluate=(list, dict),
+              transfer=dict, runs=dict)
+_TYPES = {str: 'text', dict: 'a mapping', list: 'a list',
+          (list, dict): 'a list or a mapping'}
+
+
+class Step(NamedTuple):
+    """One command of a run.
+
+    Args:
+        name (str): 'train', or the name of an evaluation or transfer.
+        command (List[str]): The words after ``cmae``; :data:`CHECKPOINT` is a
+            placeholder for the trained checkpoint.
+        folder (Path): The command's output folder.
+    """
+
+    name: str
+    command: List[str]
+    folder: Path
+
+    @property
+    def done(self) -> Path:
+        """The file that is written when the step is done."""
+        return self.folder.with_name(f'{self.folder.name}.json')
+
+    def read_done(self) -> Dict[str, Any]:
+        """Read the command and the result of a finished step.
+
+        Returns:
+            Dict[str, Any]: Empty if the step is not done.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
+        if not self.done.is_file():
+            return {}
+        try:
+            content = json.loads(self.done.read_text('utf-8'))
+            dict(content['result']), list(content['command'])
+            return content
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(
+                f'{self.done} is damaged ({error}); delete it to run this '
+                'step again') from None
+
+
+class StudyRun(NamedTuple):
+    """One training of a study, with its evaluations.
+
+    Args:
+        name (str): The run's name in the file, a row of the table.
+        seed (int): Its seed.
+        steps (List[Step]): Its commands, in order.
+        folder (Path): Its output folder.
+    """
+
+    name: str
+    seed: int
+    steps: List[Step]
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """The run's name in messages."""
+        return f'{self.name}, seed {self.seed}'
+
+    @property
+    def output(self) -> Path:
+        """The file with the output of all commands."""
+        return self.folder / 'output.txt'
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are done."""
+        return all(step.done.is_file() for step in self.steps)
+
+
+class Study(NamedTuple):
+    """A study.
+
+    Args:
+        title (str): The heading of its table.
+        names (List[str]): The rows, in the file's order.
+        runs (List[StudyRun]): Each row once for each seed. All rows of a seed
+            precede the next seed, so that an interrupted study has complete
+            comparisons.
+    """
+
+    title: str
+    names: List[str]
+    runs: List[StudyRun]
+
+
+class StudyResult(NamedTuple):
+    """Results of a study.
+
+    Args:
+        out (Path): The output folder.
+        done (int): Number of finished runs.
+        failed (List[str]): A sentence for each failed run.
+        rows (dict): Mean, standard deviation and number of seeds of each
+            measure of each row.
+        table (str): The same as Markdown.
+    """
+
+    out: Path
+    done: int
+    failed: List[str]
+    rows: Dict[str, Dict[str, Tuple[float, float, int]]]
+    table: str
+
+
+def study(file: PathLike,
+          out: Optional[PathLike] = None,
+          jobs: int = 1,
+          gpus: Sequence[int] = (),
+          only: Sequence[str] = ()) -> StudyResult:
+    """Compare configs over several seeds.
+
+    Each run is trained and evaluated once for each seed by ``cmae`` commands
+    in processes of their own. After an interruption the same call continues.
+
+    Args:
+        file (str | PathLike): YAML file, see docs/study.md.
+        out (str | PathLike, optional): Output folder of runs and results.
+            Defaults to ``work_dirs/<study>``.
+        jobs (int): Number of runs at the same time, which share the cores.
+            Defaults to 1.
+        gpus (Sequence[int]): GPUs, one for each run at the same time.
+            Defaults to none.
+        only (Sequence[str]): The runs of the study to make. Defaults to all.
+
+    Returns:
+        StudyResult: The results of all finished runs.
+
+    Raises:
+        ConfigError: If the study is invalid, or a step was made with other
+            settings.
+        FileNotFoundError: If the study or a config does not exist.
+    """
+    from ..visualization.study_results import write_results
+    folder = output_folder(file, out)
+    plan = check_study(file, folder, only)
+    chosen = [run for run in plan.runs if not only or run.name in only]
+    with output_lock(folder, is_folder=True):
+        failed = _run_all(plan, chosen, list(gpus) or [None] * jobs, folder)
+        results = write_results(plan, folder)
+    sentences = [
+        f'{run.label} failed ({_last_line(run.output)}); its output is in '
+        f'{run.output}, and the same command tries again' for run in failed]
+    return StudyResult(folder, len(chosen) - len(failed), sentences,
+                       results.summary, results.table)
+
+
+def output_folder(file: PathLike, out: Optional[PathLike] = None) -> Path:
+    """Return the output folder, by default named after the study."""
+    return Path(out or Path('work_dirs') / Path(file).stem)
+
+
+def check_study(file: PathLike, out: Path, only: Sequence[str] = ()) -> Study:
+    """Read a study and check the steps that are done; see :func:`study`."""
+    plan = read_study(str(file), out)
+    check_output(out, is_folder=True)
+    unknown = [name for name in only if name not in plan.names]
+    if unknown:
+        raise ConfigError(f'only: there is no run {unknown[0]!r} in {file}, '
+                          f'but {", ".join(plan.names)}')
+    for run in plan.runs:
+        for step in run.steps:
+            before = step.read_done().get('command', step.command)
+            changed = sorted(set(before) ^ set(step.command))
+            if before != step.command:
+                raise ConfigError(
+                    f'{step.done} was made with other settings '
+                    f'({", ".join(changed)}); delete {run.folder} to run it '
+                    'again, or choose another name for the run or another out')
+    return plan
+
+
+def _run_all(plan: Study, chosen: Sequence[StudyRun],
+             places: Sequence[Optional[int]], out: Path) -> List[StudyRun]:
+    """Run several runs at a time, one in each place; return the failed."""
+    from ..visualization.study_results import write_results
+    waiting = [run for run in chosen if not run.is_done]
+    threads = max(1, cpu_count() // len(places))
+    failed: List[StudyRun] = []
+    # By place: a run, the processes to come, and the current one.
+    active: Dict[int, Tuple[StudyRun, Iterator, subprocess.Popen]] = {}
+    with Progress(len(chosen), plan.title, 'run',
+                  initial=len(chosen) - len(waiting)) as progress, \
+            _terminating(active):
+        while waiting or active:
+            for place, gpu in enumerate(places):
+                if waiting and place not in active:
+                    run = waiting.pop(0)
+                    print(f'{run.label}: started, see {run.folder}',
+                          flush=True)
+                    processes = _run_steps(run, gpu, threads)
+                    active[place] = run, processes, next(processes)
+            time.sleep(_INTERVAL)
+            for place, (run, processes, process) in list(active.items()):
+                if process.poll() is None:
+                    continue
+                following = next(processes, None)
+                if following is not None:
+                    active[place] = run, processes, following
+                    continue
+                del active[place]
+                if not run.is_done:
+                    failed.append(run)
+                progress.update()
+                write_results(plan, out)
+    return failed
+
+
+def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
+               ) -> Iterator[subprocess.Popen]:
+    """Yield a process for each step that is not done, until one fails.
+
+    A generator is continued when its process has ended.
+    """
+    environment = dict(os.environ)
+    environment.setdefault('OMP_NUM_THREADS', str(threads))
+    if gpu is not None:
+        environment['CUDA_VISIBLE_DEVICES'] = str(gpu)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for step in run.steps:
+        if step.done.is_file():
+            continue
+        words = _fill_in(step.command, run)
+        with open(run.output, 'a') as output:
+            # In its own session: Ctrl-C only reaches it through this process.
+            process = subprocess.Popen(
+                [sys.executable, '-m', 'cmae_mm', *words, '--json'],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+                env=environment, start_new_session=True)
+        yield process
+        if process.returncode:
+            return
+        lines = run.output.read_text('utf-8', 'replace').splitlines()
+        result = next(line for line in lines[::-1] if line.startswith('{'))
+        write_file(step.done, json.dumps(dict(
+            command=step.command, result=json.loads(result))) + '\n')
+
+
+def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
+    """Replace the placeholder of the trained checkpoint."""
+    from ..engine.checkpoint_folder import find_newest_whole, list_checkpoints
+    if not any(CHECKPOINT in word for word in command):
+        return list(command)
+    folder = run.folder / 'train'
+    path = str(find_newest_whole(list_checkpoints(str(folder))) or
+               folder / 'no checkpoint')
+    return [path if word == CHECKPOINT else
+            word.replace(CHECKPOINT, quote_value(path)) for word in command]
+
+
+@contextmanager
+def _terminating(active: Mapping[int, Tuple]) -> Iterator[None]:
+    """Terminate the processes that still run; they save before they end."""
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # nohup ignores SIGHUP, which stays so.
+    before = {s: signal.signal(s, stop)
+              for s in (signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(s) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for *_, process in active.values():
+            process.terminate()
+        for *_, process in active.values():
+            process.wait()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text('utf-8', 'replace').strip().splitlines()
+    return lines[-1] if lines else 'without output'
+
+
+def read_study(path: str, out: Path) -> Study:
+    """Read and check a study.
+
+    Args:
+        path (str): The YAML file, see docs/study.md.
+        out (Path): The output folder of all runs.
+
+    Returns:
+        Study: The runs and their steps.
+
+    Raises:
+        ConfigError: If the file is not a valid study.
+        FileNotFoundError: If the file or one of its configs does not exist.
+    """
+    content = _check(path, _load_yaml(path), _STUDY)
+    runs = content.get('runs')
+    if not runs:
+        raise ConfigError(f'{path}: runs is empty; name at least one')
+    folders: Dict[str, Any] = {}
+    for name in runs:
+        other = folders.setdefault(folder_name(name), name)
+        if other is not name:
+            raise ConfigError(f'{path}: the runs {other!r} and {name!r} would '
+                              'share a folder; choose names that differ in '
+                              'letters or digits')
+    seeds = content.get('seeds', [0, 1, 2])
+    if not seeds or len({seed for seed in seeds if type(seed) is int
+                         and seed >= 0}) < len(seeds):
+        raise ConfigError(f'{path}: seeds must be a list of different whole '
+                          f'numbers of 0 or more, but got {seeds!r}')
+    planned = [_plan(path, content, name, seed, out)
+               for seed in seeds for name in runs]
+    return Study(str(content.get('title', Path(path).stem)),
+                 [str(name) for name in runs], planned)
+
+
+def _load_yaml(path: str) -> Any:
+    """Load YAML in which no key is repeated."""
+    # Not above: `cmae doctor` also works without any library.
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value
+                    if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                if key != '<<' and keys.count(key) > 1:
+                    raise ConfigError(f'{path} has two entries {key!r} in one '
+                                      'mapping; rename one')
+            return super().construct_mapping(node, deep)
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'there is no study {path}')
+    try:
+        return yaml.load(Path(path).read_text('utf-8'), Loader)
+    except RecursionError:
+        raise ConfigError(f'{path} is nested too deeply') from None
+    except (yaml.YAMLError, ValueError) as error:
+        reason = ' '.join(str(error).split())
+        raise ConfigError(f'{path} is not valid YAML: {reason}') from None
+
+
+def _check(where: str, content: Any, known: Mapping[str, Any]
+           ) -> Dict[str, Any]:
+    """Check the keys and types of a mapping; drop empty entries."""
+    if not isinstance(content, dict):
+        raise ConfigError(f'{where} must be a mapping with some of '
+                          f'{", ".join(known)}, but got '
+                          f'{reprlib.repr(content)}')
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise ConfigError(f'{where} has {", ".join(unknown)}, but takes only '
+                          f'{", ".join(known)}')
+    given = {k: value for k, value in content.items() if value is not None}
+    for key, value in given.items():
+        if not isinstance(value, known[key]):
+            raise ConfigError(f'{where}: {key} must be {_TYPES[known[key]]}, '
+                              f'but got {reprlib.repr(value)}')
+    return given
+
+
+def folder_name(name: object) -> str:
+    """Make a folder's name from a run's: 'MAE, 75 %' becomes 'mae_75'."""
+    return re.sub(r'[^a-z0-9.]+', '_', str(name).lower()).strip('_.') or 'run'
+
+
+def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
+          out: Path) -> StudyRun:
+    """List the commands of one run."""
+    where = f'{path}: runs.{name}'
+    run = content['runs'][name]
+    run = _check(where, {} if run is None else run, _RUN)
+    checkpoint = run.get('checkpoint', '')
+    evaluations = _evaluations(path, content.get('evaluate', ['knn']))
+    config = run.get('config', content.get('config'))
+    if config or evaluations or not checkpoint:
+        _check_config(where, config)
+    options = _pairs(where, {**content.get('options', {}),
+                             **run.get('options', {})}, seed)
+    folder = out / folder_name(name) / f'seed{seed}'
+    steps: List[Step] = []
+
+    def add(kind: str, words: List[str], options: List[str]) -> None:
+        steps.append(Step(kind, [
+            *words, '--work-dir', str(folder / kind), '--cfg-options',
+            *options], folder / kind))
+
+    if not checkpoint:
+        add('train', ['train', config, '--resume'], options)
+    for kind, more in evaluations.items():
+        add(kind, [kind, config, checkpoint or CHECKPOINT, *more], options)
+    start = ('model.backbone.init_cfg.checkpoint='
+             f'{quote_value(checkpoint) if checkpoint else CHECKPOINT}')
+    for kind, (tuning, *more) in _transfers(path, content, seed).items():
+        add(kind, ['train', tuning, '--resume'], [start, *more])
+    if not steps:
+        raise ConfigError(f'{path} has nothing to do: evaluate and transfer '
+                          'are empty')
+    return StudyRun(str(name), seed, steps, folder)
+
+
+def _evaluations(path: str, given: Any) -> Dict[str, List[str]]:
+    """Read the evaluations: a list of commands, or commands' arguments."""
+    named = given if isinstance(given, dict) else {
+        str(name): None for name in given}
+    if len(named) < len(given) or set(named) - set(EVALUATIONS) or not all(
+            isinstance(more, (list, type(None))) for more in named.values()):
+        raise ConfigError(
+            f'{path}: evaluate must be a list of {", ".join(EVALUATIONS)}, or '
+            'a mapping from these to lists of arguments, but got '
+            f'{reprlib.repr(given)}')
+    return {name: [str(word) for word in more or []]
+            for name, more in named.items()}
+
+
+def _transfers(path: str, content: Mapping[str, Any], seed: int
+               ) -> Dict[str, List[str]]:
+    """Read the fine-tunings: a config and its options by name."""
+    found: Dict[str, List[str]] = {}
+    for name, value in content.get('transfer', {}).items():
+        where = f'{path}: transfer.{name}'
+        kind = folder_name(name)
+        if kind in ('train', *EVALUATIONS, *found):
+            raise ConfigError(f'{where}: choose another name; another step '
+                              f'has the folder {kind}')
+        value = _check(where, value, _TRANSFER)
+        _check_config(where, value.get('config'))
+        found[kind] = [value['config'],
+                       *_pairs(where, value.get('options', {}), seed)]
+    return found
+
+
+def _check_config(where: str, config: Optional[str]) -> None:
+    if not config:
+        raise ConfigError(f'{where} has no config; name one')
+    find_config(config)
+
+
+def _pairs(where: str, options: Mapping[str, Any], seed: int) -> List[str]:
+    """Write options in the form of ``--cfg-options``."""
+    pairs = []
+    for key, value in options.items():
+        if isinstance(value, dict):
+            raise ConfigError(f'{where}: options.{key} is a mapping; write '
+                              f'its keys with dots: {key}.KEY: VALUE')
+        if key == 'randomness.seed':
+            raise ConfigError(f'{where}: seeds, not randomness.seed, sets the '
+                              'seeds of a study')
+        text = value if isinstance(value, str) else ''.join(
+            repr(value).split())
+        pairs.append(f'{key}={text}')
+    return [*pairs, f'randomness.seed={seed}']

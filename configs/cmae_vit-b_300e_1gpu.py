@@ -5,5 +5,5 @@
 _base_ = './cmae_vit-b_300e.py'
 
 model = dict(micro_batch=256)
-# A batch of canvases is 0.8 GB: each worker holds one that is ready.
+# A batch of canvases is 0.8 GB; each worker prefetches one.
 train_dataloader = dict(batch_size=4096, prefetch_factor=1)

@@ -3,8 +3,7 @@
 # tools/dist_train.sh configs/mae_vit-b_300e.py 8
 _base_ = './cmae_vit-b_300e.py'
 
-# MAE's own mask, no contrastive branch and so no target: no view is made for
-# one, and none is moved.
+# MAE's own mask, without contrastive branch, target and target view.
 data_preprocessor = dict(target_view=False)
 model = dict(
     backbone=dict(mask_ratio=0.75, mask_block=1),

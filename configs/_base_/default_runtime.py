@@ -1,7 +1,7 @@
-# What every config shares: the runner, logging, saving and resuming. The
-# prefix says where this project's classes are registered, for mmdetection and
+# Settings shared by all configs: runner, logging, saving and resuming. The
+# prefix is the registry of this project's classes, for mmdetection and
 # mmsegmentation.
-# Named here, so that mmengine's and mim's commands take it too.
+# Set here so that mmengine's and mim's commands use it too.
 runner_type = 'mmpretrain.ResumableRunner'
 
 default_hooks = dict(
@@ -26,5 +26,5 @@ vis_backends = [dict(type='LocalVisBackend')]
 log_level = 'INFO'
 randomness = dict(seed=0)
 load_from = None
-# Training goes on from the work folder's last checkpoint, if there is one.
+# Resume from the newest checkpoint in the work folder, if one exists.
 resume = True

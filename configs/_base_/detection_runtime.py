@@ -1,4 +1,4 @@
-# What every detection transfer shares.
+# Settings shared by all detection configs.
 _base_ = './default_runtime.py'
 custom_imports = dict(
     imports=['cmae_mm', 'cmae_mm.dense.detection'],

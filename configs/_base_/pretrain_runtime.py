@@ -1,4 +1,4 @@
-# What every pre-training shares.
+# Settings shared by all pre-training configs.
 _base_ = './default_runtime.py'
 custom_imports = dict(imports=['cmae_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'

@@ -1,4 +1,4 @@
-# What every segmentation transfer shares.
+# Settings shared by all segmentation configs.
 _base_ = './default_runtime.py'
 custom_imports = dict(
     imports=['cmae_mm', 'cmae_mm.dense.segmentation'],

@@ -1,10 +1,10 @@
-# What every classification transfer shares.
+# Settings shared by all classification configs.
 _base_ = './default_runtime.py'
 custom_imports = dict(imports=['cmae_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
 default_hooks = dict(checkpoint=dict(save_best='auto'))
-# An average of the weights, for evaluation: add
+# To evaluate an exponential moving average of the weights, add
 # dict(type='EMAHook', momentum=1e-4, priority='ABOVE_NORMAL').
 custom_hooks = [dict(type='TransferCheckHook')]
 

@@ -51,7 +51,7 @@ param_scheduler[1].update(T_max=18, begin=2, end=20)
 default_hooks = dict(
     logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
 
-# k-NN and the probes take the images as they are.
+# k-NN and the probes use unresized images.
 evaluation = dict(short_side=32)
 custom_hooks = [
     *_base_.custom_hooks,

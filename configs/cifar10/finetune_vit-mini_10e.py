@@ -17,8 +17,7 @@ data_preprocessor = dict(
     mean=[125.307, 122.961, 113.8575],
     std=[51.5865, 50.847, 51.255])
 
-# Too small a network for what keeps large ones from overfitting: no dropped
-# paths, mixup, RandAugment or erasing.
+# A small network needs no drop path, mixup, RandAugment or erasing.
 model = dict(
     backbone=dict(
         arch=dict(_delete_=True, **_base_.vit_mini_96),
@@ -46,7 +45,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1, ))
 test_evaluator = val_evaluator
 
-# ImageNet's rate, which is that of a batch of 1024.
+# ImageNet's rate, for a batch of 1024.
 optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.8))
 auto_scale_lr = dict(base_batch_size=256)
 train_cfg = dict(max_epochs=10)

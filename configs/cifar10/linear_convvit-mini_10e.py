@@ -1,5 +1,5 @@
 # Linear probe of cmae_convvit-mini_20e.py's encoder on CIFAR-10, on tokens
-# pooled, then normalised: 10 epochs, batch 256, on 2 CPU cores; of random
+# pooled, then normalised: 10 epochs, batch 256, on 2 CPU cores; random
 # weights unless a checkpoint is named.
 # Data: $DATA_ROOT/{train,test}/<class>/*.jpg
 # cmae train configs/cifar10/linear_convvit-mini_10e.py --cfg-options \

@@ -1,5 +1,5 @@
 # Mask R-CNN, hybrid encoder of ViT-B's size: images of 1024 pixels, 25 epochs,
-# batch 32, as ConvMAE's but for layer decay, which is ViTDet's.
+# batch 32, as in ConvMAE except for ViTDet's layer decay.
 # Data: $DATA_ROOT/{annotations,train2017,val2017}
 # tools/dist_train.sh configs/detection/convvit-b_mask-rcnn_25e_coco.py 8 \
 #     --cfg-options model.backbone.init_cfg.checkpoint=...

@@ -1,6 +1,6 @@
 # Mask R-CNN on the small hybrid encoder of cmae_convvit-mini_coco.py: 40
 # epochs, batch 4, on 2 CPU cores and few images; shows the whole path from the
-# encoder to predictions. From random weights unless a checkpoint is named.
+# encoder to predictions. Random weights unless a checkpoint is named.
 # Data: $DATA_ROOT/annotations/instances_{train,val}2017.json,
 # $DATA_ROOT/images/{train,val}2017
 # cmae train configs/detection/convvit-mini_mask-rcnn_coco.py --cfg-options \

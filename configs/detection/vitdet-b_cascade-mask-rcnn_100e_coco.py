@@ -7,7 +7,7 @@
 #     --cfg-options model.backbone.init_cfg.checkpoint=...
 _base_ = './vitdet-b_mask-rcnn_100e_coco.py'
 
-# Three stages of Mask R-CNN's box head, with boxes ever more exact.
+# Three stages of Mask R-CNN's box head with increasing IoU thresholds.
 bbox_head = _base_.model.roi_head.bbox_head
 bbox_head.update(
     reg_class_agnostic=True,

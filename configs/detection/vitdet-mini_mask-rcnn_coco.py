@@ -1,6 +1,6 @@
 # ViTDet, Mask R-CNN on the small ViT of cmae_vit-mini_coco.py: 40 epochs,
 # batch 4, on 2 CPU cores and few images; shows the whole path from the encoder
-# to predictions. From random weights unless a checkpoint is named.
+# to predictions. Random weights unless a checkpoint is named.
 # Data: $DATA_ROOT/annotations/instances_{train,val}2017.json,
 # $DATA_ROOT/images/{train,val}2017
 # cmae train configs/detection/vitdet-mini_mask-rcnn_coco.py --cfg-options \

@@ -1,7 +1,7 @@
 # MAE, ViT-S/16 on Imagenette, 200 epochs, batch 128: the baseline of
 # cmae_vit-s_200e.py, with its schedule, rate, crops and probes, and MAE's own
 # mask.
-# Data: $DATA_ROOT/{train,val}/<class>/*.JPEG, as imagenette2 has them.
+# Data: $DATA_ROOT/{train,val}/<class>/*.JPEG, as in imagenette2.
 # cmae train configs/imagenette/mae_vit-s_200e.py
 _base_ = './cmae_vit-s_200e.py'
 

@@ -25,7 +25,7 @@ model = dict(
         init_cfg=dict(std=0.01)),
     train_cfg=None)
 
-# Crop and flip alone.
+# Crop and flip only.
 train_pipeline = [*_base_.train_pipeline[:4], dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=2048,  # per GPU; 8 GPUs make the recipe's 16384
@@ -36,7 +36,7 @@ optim_wrapper = dict(
     dtype='bfloat16',
     optimizer=dict(
         type='LARS', lr=0.1 * 16384 / 256, momentum=0.9, weight_decay=0.),
-    # Rates follow the ratio of norms for matrices alone.
+    # LARS scales the rate of matrices only.
     paramwise_cfg=dict(custom_keys=dict(bias=dict(lars_exclude=True))))
 auto_scale_lr = dict(base_batch_size=16384)
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=90, val_interval=1)

@@ -1,7 +1,7 @@
 # CMAE, a ViT of 4 layers on images of 64 pixels: 300 iterations of batch 128,
-# a few minutes on 2 CPU cores. What tools/quickstart.sh trains.
-# Data: $DATA_ROOT, any folder of images; for others than colours of 8 bits
-# image_stats, the file that `cmae stats $DATA_ROOT --out stats.json` writes.
+# a few minutes on 2 CPU cores. Used by tools/quickstart.sh.
+# Data: $DATA_ROOT, any folder of images. For images other than 8-bit colours
+# set image_stats, the file of `cmae stats $DATA_ROOT --out stats.json`.
 # cmae train configs/quickstart/cmae_vit-mini_tiles.py
 _base_ = [
     '../_base_/models/cmae_vit-b16.py',
@@ -23,7 +23,7 @@ model = dict(
     head=dict(contrastive=dict(predictor=dict(hid_channels=512))),
     target=dict(momentum=0.99))
 
-# The recipe's views, but for less blur on small images.
+# The recipe's views with less blur, for small images.
 data_preprocessor = dict(
     size=64, max_shift=8, canvas_size=72, blur_sigma=(0.1, 1.0))
 train_pipeline = [

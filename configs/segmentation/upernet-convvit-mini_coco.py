@@ -1,6 +1,6 @@
 # UPerNet on the small hybrid encoder of cmae_convvit-mini_coco.py: 40 epochs,
 # batch 4, on 2 CPU cores and few images; shows the whole path from the encoder
-# to predictions. From random weights unless a checkpoint is named.
+# to predictions. Random weights unless a checkpoint is named.
 # Data: $DATA_ROOT/{images,semantic}/{train,val}2017, maps of category ids, and
 # $DATA_ROOT/semantic/classes.json with their names.
 # cmae train configs/segmentation/upernet-convvit-mini_coco.py --cfg-options \

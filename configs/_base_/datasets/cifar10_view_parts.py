@@ -1,6 +1,6 @@
-# Parts of pipelines on images of 32 pixels whose views workers make, for
-# methods that take other views than two windows of one canvas: the crops and
-# the colour augmentation of cmae_vit-mini_20e.py.
+# Crops and colour augmentation of cmae_vit-mini_20e.py as worker transforms
+# for images of 32 pixels, for methods whose views are not two windows of one
+# canvas.
 _base_ = './colour_augmentation.py'
 
 crop_and_flip = [

@@ -1,4 +1,4 @@
-# The recipe's colour augmentation of the target view, as workers make it.
+# The recipe's colour augmentation of the target view, as worker transforms.
 target_pipeline = [
     dict(
         type='RandomApply',

@@ -10,7 +10,7 @@ data_preprocessor = dict(
     to_rgb=True,
     to_onehot=True)  # for mixup and cutmix
 
-# Of images as they are loaded, in BGR, for what fills erased and empty pixels.
+# Mean and standard deviation in BGR, to fill erased and empty pixels.
 bgr_mean = data_preprocessor['mean'][::-1]
 bgr_std = data_preprocessor['std'][::-1]
 

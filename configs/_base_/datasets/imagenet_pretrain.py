@@ -1,5 +1,5 @@
-# Two views of 224 pixels from a canvas of 256 (pixel shift). Workers make the
-# canvas in uint8; the views are made of whole batches on the model's device.
+# Two views of 224 pixels from a canvas of 256 (pixel shift). Workers return
+# canvases in uint8; views are computed per batch on the model's device.
 # Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
 data_root = '{{$DATA_ROOT:data/imagenet}}'
 

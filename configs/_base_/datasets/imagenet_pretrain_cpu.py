@@ -1,5 +1,5 @@
 # Two views of 224 pixels from a canvas of 256 (pixel shift): the recipe of
-# imagenet_pretrain.py, made entirely by workers on the CPU, and slower.
+# imagenet_pretrain.py, computed by workers on the CPU, which is slower.
 # Data: $DATA_ROOT/train/<class>/*.jpg, or any folder of images.
 _base_ = './colour_augmentation.py'
 

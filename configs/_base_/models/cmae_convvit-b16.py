@@ -1,6 +1,6 @@
 # CMAE with the hybrid encoder: two stages of masked convolution blocks at 1/4
-# and 1/8 of the image, then 11 transformer blocks at 1/16. All else is as with
-# ViT-B/16; there is no class token.
+# and 1/8 of the image, then 11 transformer blocks at 1/16. The rest is that of
+# ViT-B/16, without a class token.
 _base_ = './cmae_vit-b16.py'
 model = dict(
     backbone=dict(

@@ -1,5 +1,5 @@
 # CMAE with a ViT-B/16, as the released code trains it: blocks of 2x2 patches
-# removed at 65%, InfoNCE scaled by 2 tau. Projector and predictor are those of
+# masked at 65%, InfoNCE scaled by 2 tau. Projector and predictor are those of
 # CMAENeck and CMAEContrastiveHead: 768-1536-256 and 256-1536-256.
 model = dict(
     type='CMAE',

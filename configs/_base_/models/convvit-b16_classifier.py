@@ -1,7 +1,7 @@
 # A classifier on a pre-trained hybrid encoder: tokens pooled, then normalised;
-# fusion layers and final norm are left out.
-# model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
-# file that TransferConvViT takes.
+# without fusion layers and final norm.
+# model.backbone.init_cfg.checkpoint: a CMAE checkpoint, or another file that
+# TransferConvViT accepts.
 _base_ = './vit-b16_classifier.py'
 model = dict(
     backbone=dict(

@@ -1,8 +1,8 @@
 # Mask R-CNN on the hybrid encoder: its three stages and a max-pooled third one
 # into mmdetection's FPN. In the last stage attention is in windows of 16x16
-# but for 4 global blocks, with relative positions. Heads as on the plain ViT.
-# model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
-# file that TransferConvViTDet takes.
+# except in 4 global blocks, with relative positions. Heads of the plain ViT.
+# model.backbone.init_cfg.checkpoint: a CMAE checkpoint, or another file that
+# TransferConvViTDet accepts.
 _base_ = './mask-rcnn_vitdet-b.py'
 model = dict(
     backbone=dict(

@@ -1,8 +1,8 @@
-# Mask R-CNN on a plain ViT-B/16 with a simple feature pyramid (ViTDet): what
-# differs from mmdetection's Mask R-CNN on a ResNet-50. Attention in windows of
-# 14x14 but for 4 global blocks, relative positions, and heads with LayerNorm.
-# model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
-# file that TransferViTDet takes.
+# Mask R-CNN on a plain ViT-B/16 with a simple feature pyramid (ViTDet), as
+# differences to mmdetection's Mask R-CNN on a ResNet-50. Attention in windows
+# of 14x14 except in 4 global blocks, relative positions, heads with LayerNorm.
+# model.backbone.init_cfg.checkpoint: a CMAE checkpoint, or another file that
+# TransferViTDet accepts.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)

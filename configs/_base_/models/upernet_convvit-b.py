@@ -1,7 +1,7 @@
 # UPerNet on the hybrid encoder's three stages and a max-pooled third one, with
 # attention over the whole crop and relative positions.
-# model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
-# file that TransferConvViTDet takes.
+# model.backbone.init_cfg.checkpoint: a CMAE checkpoint, or another file that
+# TransferConvViTDet accepts.
 _base_ = './upernet_vit-b16.py'
 model = dict(
     # Images of other sizes are padded to whole cells of the coarsest map.

@@ -1,7 +1,7 @@
 # UPerNet on the features of a pre-trained ViT-B/16 after blocks 3, 5, 7, 11
 # (counted from 0); absolute positions as pre-trained.
-# model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
-# file that TransferViT takes.
+# model.backbone.init_cfg.checkpoint: a CMAE checkpoint, or another file that
+# TransferViT accepts.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',

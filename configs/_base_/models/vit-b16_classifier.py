@@ -1,6 +1,6 @@
 # A classifier on a pre-trained ViT-B/16: patch tokens pooled, then normalised.
-# model.backbone.init_cfg.checkpoint: what CMAE pre-training wrote, or another
-# file that TransferViT takes.
+# model.backbone.init_cfg.checkpoint: a CMAE checkpoint, or another file that
+# TransferViT accepts.
 model = dict(
     type='ImageClassifier',
     backbone=dict(

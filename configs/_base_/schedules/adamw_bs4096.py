@@ -1,4 +1,4 @@
-# AdamW for a batch of 4096; `--auto-scale-lr` adapts it to other batches.
+# AdamW for a batch of 4096; `--auto-scale-lr` scales it to other batches.
 optim_wrapper = dict(
     type='AutoAmpOptimWrapper',
     dtype='bfloat16',  # 'float16' or 'float32' work as well

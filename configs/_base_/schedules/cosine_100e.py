@@ -1,5 +1,5 @@
-# 100 epochs: linear warm-up for 10, since the recipe's 40 are made for long
-# runs, then a cosine to 0.
+# 100 epochs: linear warm-up for 10, because the recipe's 40 are for long runs,
+# then a cosine to 0.
 _base_ = './cosine_300e.py'
 train_cfg = dict(max_epochs=100)
 param_scheduler = _base_.param_scheduler

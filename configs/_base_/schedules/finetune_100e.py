@@ -1,5 +1,5 @@
 # AdamW with layer decay, 100 epochs, batch 1024 (`--auto-scale-lr` adapts the
-# learning rate to another). The rate is that for encoders of 300 epochs.
+# learning rate to another). The rate is for encoders of 300 epochs.
 optim_wrapper = dict(
     type='AutoAmpOptimWrapper',
     dtype='bfloat16',

@@ -1,5 +1,5 @@
 # CMAE, an ablation of cmae_vit-mini_20e.py: colour augmentation of the online
-# view too, and not of the target view alone; 20 epochs, batch 256.
+# view and the target view; 20 epochs, batch 256.
 # Data: $DATA_ROOT/train/<class>/*.jpg; for evaluation test/<class>/*.jpg.
 # cmae train configs/cifar10/ablations/cmae_vit-mini_colour-both_20e.py
 _base_ = [

@@ -1,7 +1,7 @@
 # BYOL of mmpretrain, a neighbour of cmae_vit-mini_20e.py: its encoder,
 # optimizer, range of crops, 20 epochs, batch 256. Views, momentum and widths
 # are those of mocov3_vit-mini_20e.py; projector, predictor and loss are BYOL's
-# own, no negatives. Its rate is CMAE's and was not tuned for it.
+# own, without negatives. Its rate is CMAE's and is not tuned.
 # Data: $DATA_ROOT/train/<class>/*.jpg; for evaluation test/<class>/*.jpg.
 # cmae train configs/cifar10/neighbours/byol_vit-mini_20e.py
 _base_ = ['./mocov3_vit-mini_20e.py']

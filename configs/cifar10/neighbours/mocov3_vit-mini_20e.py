@@ -2,9 +2,8 @@
 # optimizer, range of crops, 20 epochs, batch 256. MoCo v3's own are two
 # independent crops, both with CMAE's colour augmentation, temperature 0.2,
 # momentum from 0.99 to 1, the symmetric loss and the fixed patch projection;
-# projector and predictor are as wide as CMAE's, and take the mean of the patch
-# tokens, which is what k-NN and the probes take. Its rate is CMAE's and was
-# not tuned for it.
+# projector and predictor have CMAE's width and use the mean of the patch tokens,
+# as k-NN and the probes do. Its rate is CMAE's and is not tuned.
 # Data: $DATA_ROOT/train/<class>/*.jpg; for evaluation test/<class>/*.jpg.
 # cmae train configs/cifar10/neighbours/mocov3_vit-mini_20e.py
 _base_ = [
@@ -52,5 +51,5 @@ train_pipeline = [
     dict(type='PackInputs', meta_keys=('img_path', )),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-# What looks at CMAE's own parts is left out.
+# Without the hooks for CMAE's own parts.
 custom_hooks = [dict(type='PretrainCheckHook'), dict(type='PrefetchHook')]

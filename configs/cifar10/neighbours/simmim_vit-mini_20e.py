@@ -1,6 +1,6 @@
 # SimMIM of mmpretrain, a neighbour of cmae_vit-mini_20e.py: its encoder,
 # optimizer, crops, 20 epochs, batch 256. The mask is SimMIM's, 60 % in squares
-# of 2x2 patches. Its rate is CMAE's and was not tuned for it.
+# of 2x2 patches. Its rate is CMAE's and is not tuned.
 # Data: $DATA_ROOT/train/<class>/*.jpg; for evaluation test/<class>/*.jpg.
 # cmae train configs/cifar10/neighbours/simmim_vit-mini_20e.py
 _base_ = [
@@ -40,5 +40,5 @@ train_pipeline = [
     dict(type='PackInputs', meta_keys=('img_path', )),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-# What looks at CMAE's own parts is left out.
+# Without the hooks for CMAE's own parts.
 custom_hooks = [dict(type='PretrainCheckHook'), dict(type='PrefetchHook')]

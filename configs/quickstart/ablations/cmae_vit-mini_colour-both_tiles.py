@@ -1,5 +1,5 @@
 # CMAE, an ablation of cmae_vit-mini_tiles.py: colour augmentation of the
-# online view too, and not of the target view alone; 300 iterations of batch
+# online and the target view; 300 iterations of batch
 # 128.
 # Data: $DATA_ROOT, any folder of images.
 # cmae train configs/quickstart/ablations/cmae_vit-mini_colour-both_tiles.py

@@ -94,14 +94,13 @@ def describe(error: ChildFailedError, kills_before: int) -> str:
     who = f'rank {rank} (process {failure.pid})'
     if status != -signal.SIGKILL:
         how = f' (signal {-status})' if status < 0 else ''
-        return (f'{who} ended with status {status}{how}; what it said stands '
-                'above')
+        return f'{who} ended with status {status}{how}; see its output above'
     if count_kills() > kills_before:
-        return (f'{who} was killed by the kernel since memory ran out; lower '
-                'train_dataloader.batch_size or num_workers, or run fewer '
-                'ranks on this machine')
-    return (f'{who} was killed (signal 9), by someone or since memory ran '
-            "out, which the kernel's log says (dmesg)")
+        return (f'{who} was killed by the kernel because memory ran out: '
+                'lower train_dataloader.batch_size or num_workers, or run '
+                'fewer ranks on this machine')
+    return (f'{who} was killed (signal 9), by a user or because memory ran '
+            "out; see the kernel's log (dmesg)")
 
 
 def choose_port(argument: str) -> str:

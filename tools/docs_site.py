@@ -1,9 +1,9 @@
-"""What mkdocs does beside docs/*.md: pages from elsewhere, and their links.
+"""Generate pages of the site that are not in docs/, and convert links.
 
-A hook of mkdocs.yml (extra='docs'). The notebook is a page; the reference is
-made of the docstrings of what each room names in ``__all__``; a file of the
-clone that a page links to becomes a page too. So every page is plain Markdown
-that reads as well on GitHub, with relative links.
+A hook of mkdocs.yml (extra='docs'). Generated pages: the notebook, the
+reference from the docstrings of ``__all__`` in each package, and each file of
+the clone that a page links to. All pages are plain Markdown with relative links, which
+also work on GitHub.
 """
 import ast
 import posixpath
@@ -17,13 +17,13 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = 'examples/first_steps.py'
-# Pages of the site, by the files of the clone that they are made of.
+# Pages of the site by their source files.
 PAGES = {
     NOTEBOOK: 'first-steps.md',
     'CONTRIBUTING.md': 'CONTRIBUTING.md',
     'CHANGELOG.md': 'CHANGELOG.md',
 }
-# The rooms of the reference, and what heads their pages.
+# Packages in the reference, and their titles.
 ROOMS = {
     'models': 'Models',
     'datasets': 'Data',
@@ -42,8 +42,8 @@ FUNCTIONS = [
     'maps.nearest_images', 'report.report', 'onnx_file.export_onnx'
 ]
 LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.yaml': 'yaml'}
-# mermaid.js of npm, where it was installed: without it diagrams stay text,
-# since the theme would load it from a network.
+# mermaid.js of npm, if installed. Without it diagrams stay text, because the
+# theme would load it from a network.
 MERMAID = ROOT / 'node_modules/mermaid/dist/mermaid.min.js'
 _LINK = re.compile(r'(\]\()([^)\s#]+)(#[^)\s]*)?(\))')
 _ROLE = re.compile(r':\w+:(<code>)~?')
@@ -51,7 +51,7 @@ _CODE = re.compile(r'^```.*?^```$|`[^`\n]+`', re.M | re.S)
 
 
 def public_names(init: Path) -> List[str]:
-    """Give what a package names in ``__all__``, without importing it."""
+    """Return ``__all__`` of a package without importing it."""
     for node in ast.parse(init.read_text()).body:
         if isinstance(node, ast.Assign) and (
                 ast.unparse(node.targets[0]) == '__all__'):
@@ -60,7 +60,7 @@ def public_names(init: Path) -> List[str]:
 
 
 def reference_pages() -> Dict[str, str]:
-    """Write the pages of the reference, as mkdocstrings takes them."""
+    """Return the reference pages as input of mkdocstrings."""
     pages = {'api/functions.md': '# Functions\n\n' + '\n\n'.join(
         f'::: cmae_mm.apis.{name}' for name in FUNCTIONS)}
     for room, title in ROOMS.items():
@@ -73,7 +73,7 @@ def reference_pages() -> Dict[str, str]:
 
 
 def site_path(path: str) -> str:
-    """Give the page, or file, of the site that a file of the clone is."""
+    """Return the path in the site of a file of the clone."""
     if path in PAGES:
         return PAGES[path]
     if path == 'README.md':
@@ -89,13 +89,13 @@ def site_path(path: str) -> str:
 
 
 def clone_path(page: str) -> str:
-    """Give the file of the clone that a page of the site is made of."""
+    """Return the source file of a page of the site."""
     made = {site: path for path, site in PAGES.items()}
     return made.get(page, f'docs/{page}')
 
 
 def linked_files(path: str, text: str) -> List[str]:
-    """Give the files of the clone that a page made of a file links to."""
+    """Return the files of the clone that a page links to."""
     folder = posixpath.dirname(path)
     return [
         posixpath.normpath(posixpath.join(folder, found[2]))
@@ -115,15 +115,15 @@ def read_page(path: str) -> str:
 
 
 def source_page(path: str) -> str:
-    """Show a file of the clone as a page."""
+    """Return a page with the content of a file."""
     if not (ROOT / path).is_file():
-        raise PluginError(f'a page links to {path}, which is no file')
+        raise PluginError(f'a page links to {path}, which is not a file')
     language = LANGUAGES.get(Path(path).suffix, 'text')
     return f'# {path}\n\n```{language}\n{(ROOT / path).read_text()}\n```\n'
 
 
 def on_config(config: Any) -> Any:
-    """Take mermaid from the folder of npm, where it is."""
+    """Add mermaid.js of npm, if installed."""
     if MERMAID.is_file():
         config.extra_javascript.append('assets/mermaid.min.js')
     return config
@@ -151,7 +151,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any,
                      files: Files) -> str:
-    """Turn links between files of the clone into those between pages."""
+    """Replace links between files of the clone by links between pages."""
     here = page.file.src_uri
     if not MERMAID.is_file():
         markdown = re.sub(r'^```mermaid$', '```text', markdown, flags=re.M)
@@ -178,5 +178,5 @@ def on_page_markdown(markdown: str, page: Any, config: Any,
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Take Sphinx's roles off names in docstrings."""
+    """Remove Sphinx roles from docstrings."""
     return _ROLE.sub(r'\1', html)

@@ -47,8 +47,8 @@ ensure_environment() {
         PYTHONWARNINGS=ignore python -m pip install --quiet \
             --progress-bar off -c "$constraints" -e ".[$list]" || {
         rm -f "$constraints"
-        echo "The installation failed, see above; once that is mended, the" \
-            "same command goes on" >&2
+        echo "The installation failed, see above; fix the error and run the" \
+            "same command again" >&2
         return 1
     }
     rm -f "$constraints"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Pre-train a small CMAE on real photographs, in under 10 minutes on 2 cores.
 # Usage: bash tools/quickstart.sh [--data DIR] [--work-dir DIR]
-#   --data DIR  any folder of images (default: tiles of the photographs that
-#               scikit-image and scikit-learn carry)
+#   --data DIR  any folder of images (default: tiles of the photographs in
+#               scikit-image and scikit-learn)
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."

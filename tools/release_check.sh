@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What to check on a GPU before a release: its tests, the speed of a step, short
-# trainings in half precision. Writes a report; exit status 1 if a step failed.
+# Checks on a GPU before a release: tests, speed of a step, short trainings in
+# half precision. Writes a report; exit status 1 if a step failed.
 # Usage: bash tools/release_check.sh [--device cuda|cpu] [--out DIR] [--short]
-#   --device cpu  what can be checked without a GPU (default: cuda)
+#   --device cpu  only the checks without a GPU (default: cuda)
 #   --out DIR     folder of report and logs (default: work_dirs/release_check)
-#   --short       a few steps of each, to try the script itself
+#   --short       a few steps of each, to test the script itself
 set -euo pipefail
 cd "$(dirname "$0")/.."
 device=cuda out=work_dirs/release_check short=
@@ -19,8 +19,8 @@ while [ $# -gt 0 ]; do
 done
 case $device in
     cuda) python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
-        echo "release_check.sh: torch finds no CUDA device here; --device cpu" \
-            "checks what can be checked without one" >&2
+        echo "release_check.sh: torch finds no CUDA device; --device cpu" \
+            "runs the checks without a GPU" >&2
         exit 2
     } ;;
     cpu) export CUDA_VISIBLE_DEVICES= ;;

@@ -3,7 +3,7 @@
 
     python tools/release_notes.py v0.1.0
 
-Refuses a tag that is not the version, and a section that has no date.
+Rejects a tag that differs from the version, and a section without a date.
 """
 import re
 import sys
@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def notes_of(tag: str, version: str, changelog: str) -> str:
-    """Give the section of a tag's version.
+    """Return the section of a tag's version.
 
     Args:
-        tag (str): Of git, 'v' and the version.
-        version (str): The package's.
+        tag (str): Git tag, 'v' and the version.
+        version (str): Version of the package.
         changelog (str): The text of CHANGELOG.md.
 
     Returns:
@@ -37,15 +37,15 @@ def notes_of(tag: str, version: str, changelog: str) -> str:
         raise ValueError(f'CHANGELOG.md has no section "## {version} (date)"')
     date, notes = found.groups()
     if not re.fullmatch(r'\d{4}-\d{2}-\d{2}', date):
-        raise ValueError(f'the section of {version} says ({date}), where the '
-                         'date of the release belongs, as (2027-01-31)')
+        raise ValueError(f'the section of {version} has ({date}) instead of '
+                         'the date of the release, as in (2027-01-31)')
     if not notes.strip():
         raise ValueError(f'the section of {version} is empty')
     return notes.strip()
 
 
 def main() -> None:
-    """Print the notes, or say what is wrong."""
+    """Print the notes or an error."""
     if len(sys.argv) != 2:
         sys.exit('usage: release_notes.py TAG')
     text = (ROOT / 'cmae_mm/version.py').read_text()

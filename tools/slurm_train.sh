@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Usage: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=...] \
 #        tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of cmae train]
-# Training that is told to end (SIGTERM: preemption; SIGUSR1: sbatch's
-# --signal=USR1@120 before the time limit) saves and ends with status 75. In a
-# job of sbatch the job is then requeued, and goes on from there; otherwise the
-# command that goes on is said.
+# On SIGTERM (preemption) or SIGUSR1 (sbatch's --signal=USR1@120 before the time
+# limit) training saves and exits with status 75. A job of sbatch is then
+# requeued and resumes; otherwise the script prints the command that resumes.
 set -euo pipefail
 usage='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of cmae train]'
 PARTITION=${1:?$usage}
@@ -16,7 +15,7 @@ GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 CPUS_PER_TASK=${CPUS_PER_TASK:-8}
 
-# A requeued job goes on from its own last checkpoint, whatever it began with.
+# A requeued job resumes from its own newest checkpoint.
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     arguments=()
     for argument in "$@"; do
@@ -49,7 +48,7 @@ if [ "$status" -eq 75 ]; then
     if [ -n "${SLURM_JOB_ID:-}" ] && scontrol requeue "$SLURM_JOB_ID"; then
         echo "slurm_train.sh: saved; job $SLURM_JOB_ID is requeued" >&2
     else
-        echo "slurm_train.sh: saved; this goes on from there:" \
+        echo "slurm_train.sh: saved; to resume:" \
             "tools/slurm_train.sh $PARTITION $JOB_NAME $CONFIG $* --resume" >&2
     fi
 fi

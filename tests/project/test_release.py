@@ -32,7 +32,7 @@ def test_notes_are_the_versions_section():
     assert notes_of('v0.2.0', '0.2.0', CHANGELOG) == '- Two.'
     for tag, version, wrong in (
             ('v0.2.1', '0.2.0', 'tag it v0.2.0'),
-            ('v0.1.0', '0.1.0', r'says \(unreleased\)'),
+            ('v0.1.0', '0.1.0', r'has \(unreleased\)'),
             ('v0.0.1', '0.0.1', 'is empty'),
             ('v0.2', '0.2', 'no section')):
         with pytest.raises(ValueError, match=wrong):

@@ -4,7 +4,7 @@
 Runs benchmark_step.py on one setting after the other, each in processes of
 its own: models, sizes of images, batches, and ranks that talk through gloo
 (with several, each rank trains on its own batch and gradients are averaged).
-Results are kept in a JSON file, and the same command goes on where it was
+Results are saved to a JSON file, and the same command continues where it was
 stopped. The plot shows the time an image takes beside the least that the
 arithmetic (the measured peak of matrix products) and the memory traffic
 (parameters, gradients and the optimizer's state, at the measured bandwidth)
@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace, model: str, size: int, batch: int,
                 os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])
             ))
         if done.returncode:
-            # Mostly memory: larger settings may fail, others go on.
+            # Mostly memory: larger settings may fail, others continue.
             last = (done.stderr.strip().splitlines() or ['no word'])[-1]
             return dict(failed=last[-200:])
         result: Dict[str, Any] = json.loads(out.read_text())

@@ -2,7 +2,7 @@
 """What a data set of very many images costs before the first is read.
 
 Lists made-up names from a text file (``ann_file``), or, with --links, real
-directory entries from a folder, starts workers, shuffles, draws, and goes on
+directory entries from a folder, starts workers, shuffles, draws, and resumes
 in the middle. Prints one JSON line.
 
 Example: python tools/benchmarks/benchmark_names.py --images 10000000
@@ -128,10 +128,10 @@ def main() -> None:
         half = len(dataset) // args.batch_size // 2
         loader = DataLoader(dataset, args.batch_size, sampler=sampler)
         skip_batches(loader, half)
-        timed('go on in the middle of an epoch', lambda: first_of(loader))
+        timed('resume in the middle of an epoch', lambda: first_of(loader))
         endless = SeededInfiniteSampler(dataset, seed=0)
         endless.skip(50 * len(dataset) + 17)
-        timed('go on after 50 epochs, endless', lambda: first_of(endless))
+        timed('resume after 50 epochs, endless', lambda: first_of(endless))
         blocks = BlockShuffleSampler(dataset, seed=0)
         timed('shuffle blocks', lambda: first_of(blocks))
         out['peak_rss_mb'] = round(peak())

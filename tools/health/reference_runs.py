@@ -2,7 +2,7 @@
 """Train a healthy run, and the same one broken in several ways.
 
 Each run is the training of reference_config.py with a few settings changed;
-interrupted, the same command goes on. Runs that are finished are not repeated.
+After an interruption the same command continues without the finished runs.
 
     python tools/health/reference_runs.py
     python tools/health/reference_runs.py --only healthy duplicates
@@ -24,7 +24,7 @@ DISTINCT, COPIES = 5, 20
 
 
 class Reference(NamedTuple):
-    """One run: its name, and what it changes in the config."""
+    """One run: its name and its changes of the config."""
 
     name: str
     options: Tuple[str, ...] = ()
@@ -82,7 +82,7 @@ def make_data(folder: Path) -> None:
 
 
 def train(run: Reference, data: Path, out: Path) -> None:
-    """Train a run, or what is left of it."""
+    """Train or resume a run."""
     from cmae_mm.config import load_config
     from cmae_mm.engine import NonFiniteError, ResumableRunner
     from cmae_mm.engine.device import adapt_to_device

@@ -2,7 +2,7 @@
 # optimizer, range of crops, 20 epochs, batch 256. MoCo v3's own are two
 # independent crops, both with CMAE's colour augmentation, temperature 0.2,
 # momentum from 0.99 to 1, the symmetric loss and the fixed patch projection;
-# projector and predictor have CMAE's width and use the mean of the patch tokens,
+# projector and predictor have CMAE's width and use the mean patch token,
 # as k-NN and the probes do. Its rate is CMAE's and is not tuned.
 # Data: $DATA_ROOT/train/<class>/*.jpg; for evaluation test/<class>/*.jpg.
 # cmae train configs/cifar10/neighbours/mocov3_vit-mini_20e.py

@@ -2,8 +2,8 @@
 
 A hook of mkdocs.yml (extra='docs'). Generated pages: the notebook, the
 reference from the docstrings of ``__all__`` in each package, and each file of
-the clone that a page links to. All pages are plain Markdown with relative links, which
-also work on GitHub.
+the clone that a page links to. All pages are plain Markdown with relative
+links, which also work on GitHub.
 """
 import ast
 import posixpath

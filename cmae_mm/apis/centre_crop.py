@@ -1,6 +1,6 @@
 """The crop of every evaluation, for a single image."""
 import os
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 from mmpretrain.registry import TRANSFORMS
@@ -28,6 +28,7 @@ class CentreCrop:
         size (int): Side S of the crop in pixels.
         images (Mapping[str, Any], optional): How images are decoded, arguments
             of ``LoadImage``. Defaults to None, colours of 8 bits.
+        pipeline (Sequence[dict], optional): Other transforms after loading.
 
     Attributes:
         settings (ImageSettings): How images are decoded.
@@ -35,11 +36,12 @@ class CentreCrop:
 
     def __init__(self,
                  size: int,
-                 images: Optional[Mapping[str, Any]] = None) -> None:
+                 images: Optional[Mapping[str, Any]] = None,
+                 pipeline: Optional[Sequence[dict]] = None) -> None:
         self.settings: ImageSettings = make_settings(**(images or {}))
         # The first one loads.
         self._transforms = [TRANSFORMS.build(t)
-                            for t in eval_pipeline(size)[1:]]
+                            for t in pipeline or eval_pipeline(size)[1:]]
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """Decode an image file as the training's images were.

@@ -65,11 +65,13 @@ class LoadedEncoder(NamedTuple):
         facts (Dict[str, Any]): See
             :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
         lines (List[str]): Lines for the log.
+        config (Dict[str, Any]): Config of the backbone.
     """
 
     backbone: nn.Module
     facts: Dict[str, Any]
     lines: List[str]
+    config: Dict[str, Any]
 
 
 def load_encoder(checkpoint: str,
@@ -141,7 +143,8 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
             'its encoder cannot be built for images of '
             f'{settings["img_size"]} pixels: {reason}') from error
     backbone.to_empty(device='cpu').load_state_dict(fitted.state)
-    return LoadedEncoder(backbone.eval(), facts, fitted.lines)
+    return LoadedEncoder(backbone.eval(), facts, fitted.lines,
+                         dict(settings, type=kind))
 
 
 def _settings_of(state: StateDict, facts: Dict[str, Any],

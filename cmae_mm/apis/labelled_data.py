@@ -1,0 +1,384 @@
+"""Labelled images in a training, a validation and a test part."""
+import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from ..datasets.decode import UnfitImage, decode_image, make_settings
+from ..datasets.names import encode_name
+from ..datasets.source import (
+    ImageSource,
+    SourceError,
+    kind_of,
+    open_source,
+    read_record,
+)
+from ..dependencies import cpu_count
+from ..evaluation.low_shot import draw_share, draw_shots
+from .checks import ArgumentError, PathLike
+
+PART_NAMES = dict(
+    train=('train', 'training'),
+    val=('val', 'valid', 'validation', 'dev'),
+    test=('test', 'testing'))
+# Percentage of each class that is drawn for validation.
+VAL_PERCENT = 20
+# Separators of the labels of an image in a multi-label list.
+_SEPARATORS = '|;'
+# Images that are decoded before training, evenly spaced.
+_MOST_DECODED = 20_000
+# Largest share of unreadable images.
+_MAX_BROKEN = 0.1
+
+
+class Part(NamedTuple):
+    """Images and their labels.
+
+    Args:
+        place (str): Folder, list or split that they come from.
+        records (List[Dict[str, Any]]): Records with ``img_path``.
+        labels (List[List[str]]): Names of the classes of each image.
+        empty (List[str]): Classes without images.
+    """
+
+    place: str
+    records: List[Dict[str, Any]]
+    labels: List[List[str]]
+    empty: Sequence[str] = ()
+
+    def select(self, indices: Sequence[int], place: str) -> 'Part':
+        """Take some of the images."""
+        return Part(place, [self.records[i] for i in indices],
+                    [self.labels[i] for i in indices])
+
+    def counts(self, classes: Sequence[str]) -> Dict[str, int]:
+        """Count the images of each class."""
+        counts = dict.fromkeys(classes, 0)
+        for names in self.labels:
+            for name in names:
+                counts[name] += 1
+        return counts
+
+
+class LabelledData(NamedTuple):
+    """The parts of a labelled data set.
+
+    Args:
+        classes (List[str]): Names of the classes, sorted.
+        parts (Dict[str, Part]): ``train``, ``val`` and maybe ``test``.
+        notes (List[str]): What was left out.
+        unreadable (Dict[str, str]): Unreadable images and the reason.
+    """
+
+    classes: List[str]
+    parts: Dict[str, Part]
+    notes: List[str]
+    unreadable: Dict[str, str]
+
+    def describe(self) -> List[str]:
+        """Describe each part in one line."""
+        uses = dict(train='training', val='validation, chooses the checkpoint',
+                    test='test, scored once at the end')
+        lines = [f'classes        {len(self.classes)}: '
+                 + encode_name(', '.join(self.classes))[:60]]
+        for name, part in self.parts.items():
+            lines.append(f'{name:<15}{len(part.records):,} images of '
+                         f'{encode_name(part.place)} ({uses[name]})')
+        return lines + [f'note           {note}' for note in self.notes]
+
+    def annotations(self, name: str, multilabel: bool) -> str:
+        """Format a part as an annotation file of OpenMMLab.
+
+        Args:
+            name (str): 'train', 'val' or 'test'.
+            multilabel (bool): Whether ``gt_label`` is a list.
+
+        Returns:
+            str: JSON with ``metainfo.classes`` and ``data_list``.
+        """
+        part, number = self.parts[name], {
+            c: i for i, c in enumerate(self.classes)}
+        entries = []
+        for record, names in zip(part.records, part.labels):
+            labels: Any = [number[n] for n in names]
+            entries.append(json.dumps(dict(
+                record, gt_label=labels if multilabel else labels[0])))
+        head = json.dumps(dict(classes=self.classes))
+        return (f'{{"metainfo": {head},\n "data_list": [\n'
+                + ',\n'.join(entries) + '\n]}\n')
+
+
+def read_labelled(data: PathLike,
+                  multilabel: bool = False,
+                  val: Optional[str] = None,
+                  labels_per_class: Optional[int] = None,
+                  seed: int = 0,
+                  images: Optional[Mapping[str, Any]] = None
+                  ) -> LabelledData:
+    """Find the parts of a labelled data set, and check them.
+
+    Args:
+        data (str | PathLike): Class folders, also under ``train``, ``val``
+            and ``test``; a list with labels; a store or shards.
+        multilabel (bool): Whether a list gives several labels to an image,
+            separated by ``|`` or ``;``. Defaults to False.
+        val (str, optional): Name of the validation part, or a path. Defaults
+            to the first of ``val``, ``valid``, ``validation`` and ``dev``,
+            otherwise to 20 % of each class.
+        labels_per_class (int, optional): Number of training images of each
+            class. Defaults to all.
+        seed (int): Seed of both draws. Defaults to 0.
+        images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
+
+    Returns:
+        LabelledData: The parts.
+
+    Raises:
+        ArgumentError: If there are no labels, fewer than two classes, classes
+            without images, or too many unreadable images.
+    """
+    try:
+        found = _find_parts(data, multilabel, val)
+    except (SourceError, FileNotFoundError) as error:
+        raise ArgumentError(str(error)) from error
+    found, unreadable = _drop_unreadable(found, images)
+    classes = _sorted({*found['train'].empty, *(
+        c for names in found['train'].labels for c in names)})
+    notes = _describe_unreadable(unreadable)
+    if len(classes) < 2:
+        raise ArgumentError(
+            f'{found["train"].place} has one class, {classes}; a classifier '
+            'needs two or more')
+    if 'val' not in found:
+        found['train'], found['val'] = _draw_val(found['train'], classes, seed)
+    if labels_per_class is not None:
+        found['train'] = _draw_few(
+            found['train'], classes, labels_per_class, seed)
+    notes += _check_classes(found, classes)
+    return LabelledData(
+        classes, {k: found[k] for k in PART_NAMES if k in found}, notes,
+        unreadable)
+
+
+def _find_parts(data: PathLike, multilabel: bool,
+                val: Optional[str]) -> Dict[str, Part]:
+    """Read the parts by their names; everything is for training otherwise."""
+    read = partial(_read_part, data, multilabel)
+    if kind_of(data) == 'list':
+        read(())  # raises for wrong lines
+    parts = {name: read(_spellings(names))
+             for name, names in PART_NAMES.items()}
+    if val is not None:
+        parts['val'] = read((val, )) or _read_other(val, multilabel)
+        if parts['val'] is None:
+            raise ArgumentError(f'{data} has no part {val!r}, and there is no '
+                                'such folder or list')
+        if parts['test'] and parts['test'].place == parts['val'].place:
+            parts['test'] = None
+    if parts['train'] is None:
+        if parts['test'] or parts['val'] and val is None:
+            raise ArgumentError(
+                f'{data} has a validation or test part, but no part train')
+        parts['train'] = read(())
+    return {k: p for k, p in parts.items() if p is not None}
+
+
+def _spellings(names: Sequence[str]) -> List[str]:
+    return [f(n) for n in names for f in (str.lower, str.title, str.upper)]
+
+
+def _read_part(data: PathLike, multilabel: bool,
+               names: Sequence[str]) -> Optional[Part]:
+    """Read the first of these parts, or everything; None if there is none."""
+    is_list = kind_of(data) == 'list'
+    if multilabel and not is_list:
+        raise ArgumentError(
+            f'{data} gives one label to an image: multi-label data are a list '
+            'or a CSV file, with labels separated by | or ;')
+    try:
+        source = open_source(data, split=names, labels=True)
+    except SourceError:
+        if is_list and names:  # of other splits; faults are found with ()
+            return None
+        raise
+    if names and not source.split:
+        return None
+    return _to_part(source, multilabel)
+
+
+def _read_other(val: str, multilabel: bool) -> Optional[Part]:
+    """Read a validation part outside of the data."""
+    if not Path(val).expanduser().exists():
+        return None
+    return _read_part(val, multilabel, ())
+
+
+def _to_part(source: ImageSource, multilabel: bool) -> Part:
+    """Take records and names of classes out of a source."""
+    records = source[:]
+    numbers = [record.pop('gt_label') for record in records]
+    names = source.classes
+    labels = [[names[n] if names else str(n)] for n in numbers]
+    if multilabel:
+        labels = [_split_labels(one[0]) for one in labels]
+    used = {name for one in labels for name in one}
+    place = source.place
+    if source.split and not place.endswith(source.split):
+        place += f', split {source.split}'
+    empty = [] if multilabel else sorted({*(names or ())} - used)
+    return Part(place, records, labels, empty)
+
+
+def _split_labels(text: str) -> List[str]:
+    for separator in _SEPARATORS:
+        text = text.replace(separator, _SEPARATORS[0])
+    names = map(str.strip, text.split(_SEPARATORS[0]))
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def _sorted(names: Any) -> List[str]:
+    """Sort names of classes, whole numbers by their value."""
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _strata(part: Part, classes: Sequence[str]) -> List[int]:
+    """Give each image the number of its rarest class."""
+    counts = part.counts(classes)
+    number = {c: i for i, c in enumerate(classes)}
+    return [number[min(names, key=lambda n: counts[n])] if names else -1
+            for names in part.labels]
+
+
+def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
+    """Draw a stratified validation part out of the training part."""
+    single = [c for c, n in part.counts(classes).items() if n == 1]
+    if single:
+        raise ArgumentError(
+            f'{part.place} has 1 image of the class {single[0]!r}, too few '
+            'for training and validation; add images, or name a validation '
+            'part with val (--val)')
+    drawn = {*draw_share(_strata(part, classes), VAL_PERCENT, seed)}
+    rest = [i for i in range(len(part.records)) if i not in drawn]
+    return [
+        part.select(rest, f'{part.place}, without the validation images')
+        ._replace(empty=part.empty),
+        part.select(sorted(drawn), f'{part.place}, {VAL_PERCENT} % of each '
+                    f'class, drawn with seed {seed}')]
+
+
+def _draw_few(part: Part, classes: Sequence[str], count: int,
+              seed: int) -> Part:
+    """Draw so many images of each class."""
+    strata = np.array(_strata(part, classes))
+    for number, name in enumerate(classes):
+        found = int((strata == number).sum())
+        if 0 < found < count:
+            raise ArgumentError(
+                f'{part.place} has {found} images of the class {name!r}, '
+                f'fewer than labels_per_class={count} (--labels-per-class)')
+    labelled = np.flatnonzero(strata >= 0)
+    drawn = draw_shots(strata[labelled], count, seed)
+    return part.select(
+        labelled[drawn].tolist(),
+        f'{part.place}, {count} of each class, drawn with seed {seed}'
+    )._replace(empty=part.empty)
+
+
+def _check_classes(parts: Dict[str, Part],
+                   classes: Sequence[str]) -> List[str]:
+    """Check that all parts have the same classes, and no image twice."""
+    notes = []
+    seen: Dict[str, str] = {}
+    for name, part in parts.items():
+        used = {c for names in part.labels for c in names}
+        unknown = sorted((used | {*part.empty}) - {*classes})
+        if unknown:
+            raise ArgumentError(
+                f'{part.place} has the class {unknown[0]!r}, which the '
+                'training part lacks; all parts need the same classes')
+        lacking = [c for c in classes if c not in used]
+        text = (f'{part.place} has no images of the class '
+                f'{", ".join(map(repr, lacking[:5]))}')
+        if lacking and name != 'test':
+            raise ArgumentError(
+                f'{text}; training and validation need images of each class')
+        if lacking:
+            notes.append(text)
+        for record in part.records:
+            other = seen.setdefault(str(record), name)
+            if other != name:
+                raise ArgumentError(
+                    f'{encode_name(record["img_path"])} is in two parts, '
+                    f'{other} and {name}')
+    return notes
+
+
+def find_unreadable(records: Sequence[Dict[str, Any]],
+                    images: Optional[Mapping[str, Any]] = None
+                    ) -> Dict[int, str]:
+    """Decode images, at most 20,000, and give those that cannot be read.
+
+    Args:
+        records (Sequence[Dict[str, Any]]): Records with ``img_path``.
+        images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
+
+    Returns:
+        Dict[int, str]: The reason by the image's number.
+
+    Raises:
+        ArgumentError: If an image has other channels or another type than the
+            settings.
+    """
+    settings = make_settings(**(images or {}))
+
+    def decode(index: int) -> str:
+        record = records[index]
+        try:
+            decode_image(read_record(record), None, settings,
+                         record['img_path'])
+        except UnfitImage as error:
+            raise ArgumentError(
+                f'{error}; the encoder takes {settings.channels} channel(s) '
+                f'of {settings.dtype}: give the images\' own stats (--stats), '
+                'or a checkpoint for such images') from error
+        except Exception as error:  # decoders raise all sorts of errors
+            return ' '.join(str(error).split()) or type(error).__name__
+        return ''
+
+    numbers = np.unique(np.linspace(
+        0, len(records) - 1, min(len(records), _MOST_DECODED)).astype(int))
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        reasons = list(pool.map(decode, numbers.tolist()))
+    return {i: r for i, r in zip(numbers.tolist(), reasons) if r}
+
+
+def _drop_unreadable(parts: Dict[str, Part],
+                     images: Optional[Mapping[str, Any]]) -> Any:
+    """Leave unreadable images out, unless there are too many."""
+    kept, unreadable = {}, {}
+    for name, part in parts.items():
+        faults = find_unreadable(part.records, images)
+        unreadable.update(
+            {part.records[i]['img_path']: why for i, why in faults.items()})
+        if len(faults) > _MAX_BROKEN * len(part.records):
+            path, why = next(iter(unreadable.items()))
+            raise ArgumentError(
+                f'{len(faults):,} of {len(part.records):,} images of '
+                f'{part.place} cannot be read, the first: '
+                f'{encode_name(path)} ({why})')
+        rest = [i for i in range(len(part.records)) if i not in faults]
+        kept[name] = part.select(rest, part.place)._replace(empty=part.empty)
+    return kept, unreadable
+
+
+def _describe_unreadable(unreadable: Mapping[str, str]) -> List[str]:
+    if not unreadable:
+        return []
+    path, why = next(iter(unreadable.items()))
+    return [f'{len(unreadable):,} unreadable images are left out, the first: '
+            f'{encode_name(path)} ({why})']

@@ -1,0 +1,467 @@
+"""Finished models: loading them, and predicting images."""
+import csv
+import io
+import itertools
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+import numpy as np
+import torch
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ..checkpoints import (
+    CheckpointError,
+    load_state,
+    naming,
+    read_checkpoint,
+)
+from ..datasets.names import encode_name
+from ..datasets.source import open_source, read_record
+from ..dependencies import cpu_count
+from ..files import atomic_path, check_output, write_file
+from ..plain_config import (
+    MODEL_TYPES,
+    PlainConfigError,
+    check_types,
+    parse_config,
+)
+from ..visualization.sheet import fitting_scale, save_sheet
+from .centre_crop import CentreCrop
+from .checks import ArgumentError, PathLike, check_whole_number
+
+CONFIG_NAME, BEST_NAME = 'config.py', 'best.pth'
+# Classes that a finished model's own config may name.
+CLASSIFIER_TYPES = MODEL_TYPES | {
+    'ImageClassifier', 'TransferViT', 'TransferConvViT', 'LinearClsHead',
+    'MultiLabelLinearClsHead', 'ClsBatchNormNeck', 'LabelSmoothLoss',
+    'CrossEntropyLoss', 'ChannelClsDataPreprocessor', 'ClsDataPreprocessor'}
+_TRANSFORMS = ('LoadImage', 'ResizeImage', 'CenterCrop', 'PackInputs')
+# A label of a multi-label model has at least this score.
+THRESHOLD = 0.5
+# Images of each class in a sheet of predictions.
+_MOST_SHOWN = 30
+
+
+class Prediction(NamedTuple):
+    """Prediction for one image.
+
+    Args:
+        path (str): Path of the image, or 'image N' for an array.
+        label (str | List[str] | None): The class; of a multi-label model the
+            list of classes with a score of 0.5 or more; None for an unreadable
+            image.
+        score (float): Score of the class; of several the highest.
+        scores (Dict[str, float]): Score of each class, the highest first.
+        error (str): Reason why the image is unreadable, '' otherwise.
+    """
+
+    path: str
+    label: Union[str, List[str], None]
+    score: float
+    scores: Dict[str, float]
+    error: str = ''
+
+
+class FinishedModel(nn.Module):
+    """A classifier with its classes and the preprocessing of images.
+
+    :func:`load_model` makes it.
+
+    Args:
+        model (ImageClassifier): The classifier.
+        classes (Sequence[str]): Names of the classes.
+        pipeline (Sequence[dict]): Transforms of evaluation, ``LoadImage``
+            first.
+
+    Attributes:
+        task (str): 'classify' or 'multilabel'.
+        classes (List[str]): Names of the classes.
+        img_size (int): Side of the images in pixels.
+        in_channels (int): Number of channels.
+    """
+
+    def __init__(self, model: nn.Module, classes: Sequence[str],
+                 pipeline: Sequence[dict]) -> None:
+        super().__init__()
+        self.model = model
+        self.classes = list(classes)
+        kind = type(model.head).__name__
+        self.task = 'multilabel' if 'MultiLabel' in kind else 'classify'
+        self.img_size: int = model.backbone.img_size[0]
+        self.in_channels = len(model.data_preprocessor.mean)
+        self.pipeline = [dict(t) for t in pipeline]
+        self.images = {k: v for k, v in pipeline[0].items() if k != 'type'}
+        self.crop = CentreCrop(self.img_size, self.images, pipeline[1:])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the score of each class.
+
+        Args:
+            images (Tensor): (N, C, S, S), in the units of the images: colours
+                as RGB in 0 to 255.
+
+        Returns:
+            Tensor: Probabilities, (N, K): of the softmax, or of a sigmoid for
+            each class of a multi-label model.
+        """
+        preprocessor = self.model.data_preprocessor
+        images = (images.float() - preprocessor.mean) / preprocessor.std
+        logits = self.model(images, mode='tensor')
+        if self.task == 'multilabel':
+            return logits.sigmoid()
+        return logits.softmax(dim=1)
+
+    def predict(self, images: Any, batch_size: int = 32) -> List[Prediction]:
+        """Predict images.
+
+        Args:
+            images (Any): A path of an image, folder, list, store or shards;
+                an array (H, W, C), colours as RGB; a PIL image; or a sequence
+                of paths of images, arrays and PIL images.
+            batch_size (int): Images of a batch. Defaults to 32.
+
+        Returns:
+            List[Prediction]: One for each image, in their order. Unreadable
+            files have the reason in ``error``.
+
+        Raises:
+            FileNotFoundError: If a single path does not exist.
+            SourceError: If a folder has no images.
+        """
+        return list(self.predict_iter(images, batch_size))
+
+    def predict_iter(self, images: Any,
+                     batch_size: int = 32) -> Iterator[Prediction]:
+        """Predict images batch by batch, see :meth:`predict`."""
+        for names, crops, errors in self.read(images, batch_size):
+            scores = iter(self.score(crops))
+            for name, error in zip(names, errors):
+                yield Prediction(name, None, 0., {}, error) if error else (
+                    self._to_prediction(name, next(scores)))
+
+    def score(self, crops: Sequence[Tensor]) -> np.ndarray:
+        """Compute the scores of crops, float32, (N, K)."""
+        if not crops:
+            return np.empty((0, len(self.classes)), np.float32)
+        device = next(self.parameters()).device
+        with torch.inference_mode():
+            return self(torch.stack(list(crops)).to(device)).cpu().numpy()
+
+    def read(self, images: Any, batch_size: int
+             ) -> Iterator[Tuple[List[str], List[Tensor], List[str]]]:
+        """Decode and crop images in threads.
+
+        Yields:
+            tuple: Names, crops of the readable ones, and the reason for each
+            name why it is unreadable, '' otherwise.
+        """
+        named = iter(_name_images(images))
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            while True:
+                batch = list(itertools.islice(named, batch_size))
+                if not batch:
+                    return
+                found = list(pool.map(self._load, [i for _, i in batch]))
+                yield ([name for name, _ in batch],
+                       [x for x in found if isinstance(x, Tensor)],
+                       ['' if isinstance(x, Tensor) else x for x in found])
+
+    def _load(self, image: Any) -> Union[Tensor, str]:
+        """Decode and crop an image; give the reason if it is unreadable."""
+        try:
+            if isinstance(image, Mapping):
+                array = self.crop.decode(
+                    read_record(dict(image)), image['img_path'])
+            else:
+                array = self.crop.read(image)
+            return self.crop(array)
+        except Exception as error:  # decoders raise all sorts of errors
+            return ' '.join(str(error).split()) or type(error).__name__
+
+    def _to_prediction(self, name: str, scores: np.ndarray) -> Prediction:
+        order = np.argsort(-scores, kind='stable')
+        ranked = {self.classes[i]: float(scores[i]) for i in order}
+        best = next(iter(ranked))
+        label: Any = best
+        if self.task == 'multilabel':
+            label = [c for c, s in ranked.items() if s >= THRESHOLD]
+        return Prediction(name, label, ranked[best], ranked)
+
+
+def _name_images(images: Any) -> Iterable[Tuple[str, Any]]:
+    """Give each image a name, and what to read it from."""
+    if isinstance(images, (str, Path)):
+        path = Path(images).expanduser()
+        if path.is_file() and path.suffix.lower() not in (
+                '.txt', '.csv', '.tsv'):
+            return [(str(path), path)]
+        source = open_source(path, check=False)
+        return ((source.record(i)['img_path'], source.record(i))
+                for i in range(len(source)))
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3) or (
+            not isinstance(images, (Sequence, Iterator, np.ndarray))):
+        images = [images]
+    return ((str(image) if isinstance(image, (str, Path)) else
+             f'image {number}', image)
+            for number, image in enumerate(images))
+
+
+def load_model(folder: PathLike) -> FinishedModel:
+    """Load a model that :func:`finetune` has made.
+
+    Nothing in the folder is executed: the config is read as plain data, its
+    classes are looked up in a list, and the weights are read safely.
+
+    Example::
+
+        model = cmae_mm.load_model('classifier')
+        for found in model.predict('photos'):
+            print(found.path, found.label, found.score)
+
+    Args:
+        folder (str | PathLike): With ``config.py`` and ``best.pth``.
+
+    Returns:
+        FinishedModel: In evaluation mode, on the GPU if there is one.
+
+    Raises:
+        CheckpointError: If a file is missing or cannot be used.
+    """
+    path = Path(folder).expanduser()
+    for name in (CONFIG_NAME, BEST_NAME):
+        if not (path / name).is_file():
+            raise CheckpointError(
+                f'{folder} has no {name}: name a folder that `cmae finetune` '
+                'has finished')
+    init_default_scope('mmpretrain')
+    config = path / CONFIG_NAME
+    try:
+        cfg = parse_config(config.read_text('utf-8'))
+        # init_cfg, which names a file, is left out
+        settings = check_types(cfg['model'], CLASSIFIER_TYPES)
+        settings['data_preprocessor'] = check_types(
+            cfg['data_preprocessor'], CLASSIFIER_TYPES, 'data_preprocessor')
+        pipeline = check_types(
+            cfg['test_dataloader']['dataset']['pipeline'], _TRANSFORMS,
+            'pipeline')
+        model = MODELS.build(settings)
+    except (PlainConfigError, OSError, KeyError, TypeError, ValueError,
+            AssertionError) as error:
+        raise CheckpointError(
+            f'{config} is no config of `cmae finetune`: {error}') from error
+    file = path / BEST_NAME
+    with naming(file):
+        state, meta = read_checkpoint(file)
+        load_state(model, state)
+        classes = (meta.get('dataset_meta') or {}).get('classes')
+        count = model.head.num_classes
+        if classes is None or len(classes) != count:
+            raise CheckpointError(
+                f'it names {len(classes or ())} classes, but its head has '
+                f'{count}')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return FinishedModel(model, classes, pipeline).eval().to(device)
+
+
+def predict(folder: PathLike,
+            images: PathLike,
+            out: PathLike,
+            *,
+            top_k: int = 1,
+            all_scores: bool = False,
+            batch_size: int = 32,
+            pictures: Optional[PathLike] = None) -> Dict[str, Any]:
+    """Predict images with a finished model, and write a table.
+
+    The table has a row for each image, with the columns ``path``, ``class``,
+    ``score``, further classes up to ``top_k`` as ``class_2``, ``score_2``, and
+    ``error``, the reason why a file is unreadable.
+
+    Args:
+        folder (str | PathLike): Folder of ``cmae finetune``.
+        images (str | PathLike): An image, a folder of images, a list, a store
+            or shards. Labels are not needed.
+        out (str | PathLike): The table, ``.csv`` or ``.parquet``.
+        top_k (int): Number of classes in a row. Defaults to 1.
+        all_scores (bool): Whether to add a column for each class. Defaults to
+            False.
+        batch_size (int): Images of a batch. Defaults to 32.
+        pictures (str | PathLike, optional): Folder for a sheet of images for
+            each predicted class.
+
+    Returns:
+        Dict[str, Any]: ``out``, and the number of ``images``, ``unreadable``
+        ones, and images of each class in ``counts``.
+
+    Raises:
+        ArgumentError: If an argument is not allowed, or there are no images.
+        CheckpointError: If the model cannot be loaded.
+    """
+    check_prediction(images, out, top_k, batch_size, pictures)
+    model = load_model(folder)
+    found = model.predict(Path(images), batch_size)
+    columns = make_table(found, model.classes, min(top_k, len(model.classes)),
+                         all_scores)
+    _write_table(Path(out).expanduser(), columns)
+    if pictures is not None:
+        draw_predictions(model, found, Path(images), Path(pictures))
+    counts = Counter(
+        name for one in found if not one.error for name in (
+            one.label if isinstance(one.label, list) else [one.label]))
+    unreadable = sum(bool(one.error) for one in found)
+    print(f'{out}: {len(found):,} images, {unreadable:,} unreadable; '
+          + encode_name(', '.join(
+              f'{n:,} {c}' for c, n in counts.most_common(10))))
+    return dict(out=str(out), images=len(found), unreadable=unreadable,
+                counts=dict(counts))
+
+
+def check_prediction(images: PathLike, out: PathLike, top_k: int,
+                     batch_size: int, pictures: Optional[PathLike]) -> None:
+    """Check the arguments of :func:`predict`.
+
+    Raises:
+        ArgumentError: If one is not allowed.
+    """
+    check_whole_number('top_k', top_k, 1)
+    check_whole_number('batch_size', batch_size, 1)
+    if not Path(images).expanduser().exists():
+        raise ArgumentError(f'there are no images {str(images)!r}')
+    if Path(out).suffix not in ('.csv', '.parquet'):
+        raise ArgumentError(
+            f'predictions are written as .csv or .parquet, but out is {out}')
+    check_output(Path(out).expanduser())
+    if pictures is not None:
+        check_output(Path(pictures).expanduser(), is_folder=True)
+
+
+def make_table(found: Sequence[Prediction], classes: Sequence[str],
+               top_k: int, all_scores: bool) -> Dict[str, List[Any]]:
+    """Arrange predictions in columns.
+
+    Args:
+        found (Sequence[Prediction]): N predictions.
+        classes (Sequence[str]): Names of the classes.
+        top_k (int): Number of classes in a row.
+        all_scores (bool): Whether to add a column for each class.
+
+    Returns:
+        Dict[str, List[Any]]: Columns of N values; None in rows of unreadable
+        images.
+    """
+    columns: Dict[str, List[Any]] = dict(
+        path=[encode_name(one.path) for one in found])
+    for rank in range(top_k):
+        end = f'_{rank + 1}' if rank else ''
+        ranked = [[*one.scores.items()][rank] if one.scores else (None, None)
+                  for one in found]
+        columns[f'class{end}'] = [name for name, _ in ranked]
+        columns[f'score{end}'] = [value for _, value in ranked]
+    if any(isinstance(one.label, list) for one in found):
+        columns['labels'] = ['|'.join(one.label or ()) for one in found]
+    columns['error'] = [one.error for one in found]
+    if all_scores:
+        for name in classes:
+            column = name if name not in columns else f'score {name}'
+            columns[column] = [one.scores.get(name) for one in found]
+    return columns
+
+
+def _write_table(file: Path, columns: Mapping[str, List[Any]]) -> None:
+    """Write columns as CSV or parquet."""
+    if file.suffix == '.csv':
+        text = io.StringIO(newline='')
+        writer = csv.writer(text, lineterminator='\n')
+        writer.writerow(columns)
+        for row in zip(*columns.values()):
+            writer.writerow(f'{v:.6g}' if isinstance(v, float) else v
+                            for v in row)
+        write_file(file, text.getvalue())
+        return
+    import pyarrow
+    import pyarrow.parquet as parquet
+    with atomic_path(file) as target:
+        parquet.write_table(pyarrow.table(dict(columns)), str(target))
+
+
+def draw_predictions(model: FinishedModel, found: Sequence[Prediction],
+                     images: Path, folder: Path) -> List[Path]:
+    """Draw a sheet of images for each predicted class.
+
+    Args:
+        model (FinishedModel): The model.
+        found (Sequence[Prediction]): Its predictions.
+        images (Path): What was predicted.
+        folder (Path): Folder of the sheets.
+
+    Returns:
+        List[Path]: The sheets.
+    """
+    sources = dict(_name_images(images))
+    files = []
+    for number, name in enumerate(model.classes):
+        shown = [one for one in found if not one.error and name in (
+            one.label if isinstance(one.label, list) else [one.label])]
+        shown.sort(key=lambda one: -one.scores[name])
+        if not shown:
+            continue
+        file = folder / f'{number:02d}_{_file_name(name)}.png'
+        draw_crops(model, file, encode_name(name), [
+            (sources[one.path], f'{one.scores[name]:.2f} {Path(one.path).name}')
+            for one in shown[:_MOST_SHOWN]])
+        files.append(file)
+    return files
+
+
+def _file_name(text: str) -> str:
+    """Replace characters that a file name cannot have."""
+    return ''.join(c if c.isalnum() or c in ' ._-' else '_'
+                   for c in text).strip('. ')[:60] or 'class'
+
+
+def draw_crops(model: FinishedModel, file: Path, title: str,
+               images: Sequence[Tuple[Any, str]]) -> None:
+    """Draw images as the model sees them, with a line of text below each.
+
+    Args:
+        model (FinishedModel): The model.
+        file (Path): PNG file.
+        title (str): Title of the sheet.
+        images (Sequence[tuple]): Images or records, and a text for each.
+    """
+    load: Callable = partial(_to_picture, model)
+    pictures = [load(image) for image, _ in images]
+    save_sheet(str(file), {title: pictures},
+               scale=fitting_scale(model.img_size, 200), per_row=5,
+               labels=[encode_name(text) for _, text in images])
+
+
+def _to_picture(model: FinishedModel, image: Any) -> np.ndarray:
+    """Give an image as RGB, uint8, (S, S, 3)."""
+    crop = model._load(image)
+    assert isinstance(crop, Tensor), crop
+    crop = crop.float()
+    if crop.shape[0] != 3:
+        crop = crop.mean(0, keepdim=True).expand(3, -1, -1)
+    if model.crop.settings.dtype != 'uint8':
+        low, high = crop.min(), crop.max()
+        crop = (crop - low) / (high - low).clamp_min(1e-12) * 255
+    return crop.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

@@ -4,8 +4,9 @@ import json
 import os
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -86,20 +87,46 @@ def export_onnx(encoder: PretrainedEncoder, path: PathLike,
             older than 2.6.
     """
     check_onnx_file(path)
+    return write_onnx(DeployedEncoder(encoder.eval()).eval(),
+                      partial(_images, encoder), path,
+                      _describe(encoder, facts))
+
+
+def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
+               meta: Mapping[str, Any]) -> float:
+    """Write a model as an ONNX file, and compare that with torch.
+
+    Args:
+        model (nn.Module): A model of one input, on the CPU, whose outputs
+            ``names`` lists.
+        images (Callable): Makes a batch of so many images.
+        path (str | PathLike): The file, ``.onnx``.
+        meta (Mapping[str, Any]): Metadata, values by name.
+
+    Returns:
+        float: The largest difference between outputs of ONNX Runtime and
+        torch.
+
+    Raises:
+        CheckpointError: See :func:`export_onnx`.
+        MissingLibrary: See :func:`export_onnx`.
+    """
     file = Path(path).expanduser()
     onnx = _require_libraries()
-    model = DeployedEncoder(encoder.eval()).eval()
-    program = _translate(model)
+    program = _translate(model, images(2))
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
                 prefix=f'.{file.name}.', dir=file.parent) as folder:
             aside = Path(folder) / file.name
-            program.model.metadata_props.update(_describe(encoder, facts))
+            program.model.metadata_props.update({
+                name: json.dumps(value, default=str)
+                for name, value in dict(meta, cmae_mm=__version__).items()})
             program.save(str(aside), external_data=size > _LARGEST)
             onnx.checker.check_model(str(aside))
-            difference = _compare(model, aside)
+            # Another batch size than that which was traced.
+            difference = _compare(model, images(3), aside)
             # Weights first: the file itself says that all is there.
             for part in sorted(Path(folder).iterdir(), reverse=True):
                 os.replace(part, file.parent / part.name)
@@ -126,12 +153,12 @@ def _images(encoder: PretrainedEncoder, count: int) -> Tensor:
     return noise * encoder.std + encoder.mean
 
 
-def _translate(model: DeployedEncoder) -> Any:
+def _translate(model: Any, images: Tensor) -> Any:
     """Trace the model with a batch of any size."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return torch.onnx.export(
-            model, (_images(model.encoder, 2), ),
+            model, (images, ),
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
@@ -141,11 +168,10 @@ def _translate(model: DeployedEncoder) -> Any:
 
 
 def _describe(encoder: PretrainedEncoder, facts: Dict[str, Any]
-              ) -> Dict[str, str]:
-    """Say what a deployer must know, as JSON values."""
-    known = dict(
+              ) -> Dict[str, Any]:
+    """Collect what a deployer must know."""
+    return dict(
         facts,
-        cmae_mm=__version__,
         img_size=encoder.img_size,
         patch_size=encoder.patch_size,
         channels=encoder.in_channels,
@@ -154,8 +180,6 @@ def _describe(encoder: PretrainedEncoder, facts: Dict[str, Any]
                            std=encoder.std.flatten().tolist()),
         images=encoder.images or 'RGB, 0 to 255',
         outputs=_meanings(encoder))
-    return {name: json.dumps(value, default=str)
-            for name, value in known.items()}
 
 
 def _meanings(encoder: PretrainedEncoder) -> Dict[str, str]:
@@ -169,17 +193,16 @@ def _meanings(encoder: PretrainedEncoder) -> Dict[str, str]:
     return meanings
 
 
-def _compare(model: DeployedEncoder, file: Path) -> float:
-    """Compare features of ONNX Runtime with those of torch.
-
-    The batch has another size than that which was traced.
-    """
+def _compare(model: Any, images: Tensor, file: Path) -> float:
+    """Compare outputs of ONNX Runtime with those of torch."""
     import onnxruntime
     session = onnxruntime.InferenceSession(
         str(file), providers=['CPUExecutionProvider'])
-    images = _images(model.encoder, 3)
     with torch.no_grad():
-        wanted = [output.numpy() for output in model(images)]
+        outputs = model(images)
+    if isinstance(outputs, Tensor):
+        outputs = (outputs, )
+    wanted = [output.numpy() for output in outputs]
     found = session.run(list(model.names), {'images': images.numpy()})
     worst = 0.
     for name, theirs, ours in zip(model.names, found, wanted):

@@ -45,7 +45,13 @@ from ..plain_config import (
 )
 from ..visualization.sheet import fitting_scale, save_sheet
 from .centre_crop import CentreCrop
-from .checks import ArgumentError, PathLike, check_whole_number
+from .checks import (
+    ArgumentError,
+    PathLike,
+    check_onnx_file,
+    check_whole_number,
+)
+from .onnx_file import write_onnx
 
 CONFIG_NAME, BEST_NAME = 'config.py', 'best.pth'
 # Classes that a finished model's own config may name.
@@ -465,3 +471,55 @@ def _to_picture(model: FinishedModel, image: Any) -> np.ndarray:
         low, high = crop.min(), crop.max()
         crop = (crop - low) / (high - low).clamp_min(1e-12) * 255
     return crop.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+def export_model(folder: PathLike, out: PathLike) -> float:
+    """Write a finished model as an ONNX file: the whole model with its head.
+
+    The input ``images`` is (N, C, S, S), float32, in the units of the images:
+    colours as RGB in 0 to 255. The output ``scores`` is (N, K), probabilities
+    of the softmax, or of a sigmoid for each class of a multi-label model. The
+    metadata hold, as JSON, ``classes``, ``task``, ``img_size``,
+    ``short_side``, that images are resized to before the centre crop, and
+    ``preprocessing``.
+
+    Args:
+        folder (str | PathLike): Folder of ``cmae finetune``.
+        out (str | PathLike): The file, ``.onnx``.
+
+    Returns:
+        float: The largest difference between scores of ONNX Runtime and
+        torch.
+
+    Raises:
+        ArgumentError: If the ending is another.
+        CheckpointError: If the model cannot be loaded or written, or its
+            scores differ by more than 1e-4.
+        MissingLibrary: If a library for it is not installed.
+    """
+    check_onnx_file(out)
+    model = load_model(folder).cpu()
+    model.names = ('scores', )
+
+    def images(count: int) -> Tensor:
+        preprocessor = model.model.data_preprocessor
+        generator = torch.Generator().manual_seed(count)
+        noise = torch.randn(count, model.in_channels, model.img_size,
+                            model.img_size, generator=generator)
+        return noise * preprocessor.std + preprocessor.mean
+
+    short_side = next((t['scale'] for t in model.pipeline
+                       if t['type'] == 'ResizeImage'), None)
+    difference = write_onnx(model, images, out, dict(
+        classes=model.classes,
+        task=model.task,
+        img_size=model.img_size,
+        channels=model.in_channels,
+        short_side=short_side,
+        preprocessing=model.pipeline,
+        images=model.images or 'RGB, 0 to 255',
+        outputs=dict(scores='sigmoid' if model.task == 'multilabel'
+                     else 'softmax')))
+    print(f'{out}: {len(model.classes)} classes; scores of ONNX Runtime and '
+          f'torch differ by {difference:.1e} at most')
+    return difference

@@ -15,14 +15,21 @@ check_system()
 if TYPE_CHECKING:
     from .apis.embedding import embed
     from .apis.encoder import load_encoder
+    from .apis.finetuning import finetune, predict
+    from .apis.finished_model import export_model, load_model
     from .apis.pretraining import pretrain
 
-__all__ = ['__version__', 'embed', 'load_encoder', 'pretrain', 'register']
+__all__ = ['__version__', 'embed', 'export_model', 'finetune', 'load_encoder',
+           'load_model', 'predict', 'pretrain', 'register']
 
 # Where the functions for people are; imported when they are first used.
 _FUNCTIONS = dict(
     embed='.apis.embedding',
+    export_model='.apis.finished_model',
+    finetune='.apis.finetuning',
     load_encoder='.apis.encoder',
+    load_model='.apis.finished_model',
+    predict='.apis.finetuning',
     pretrain='.apis.pretraining')
 
 

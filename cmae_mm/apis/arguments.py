@@ -128,7 +128,9 @@ class _Checkpoint(_Path):
         if '://' in str(path) or (self.random and path == RANDOM):
             return
         file = Path(path).expanduser()
-        if file.is_dir() and not (file / 'model.safetensors').is_file():
+        pointer = self.random and (file / 'last_checkpoint').is_file()
+        if file.is_dir() and not pointer and (
+                not (file / 'model.safetensors').is_file()):
             raise ArgumentError(
                 f'{path} is a folder; name a checkpoint file')
         if not file.exists():

@@ -17,8 +17,8 @@ from ..datasets.source import (
     read_record,
 )
 from ..dependencies import cpu_count
-from ..evaluation.low_shot import draw_share, draw_shots
-from .checks import ArgumentError, PathLike
+from ..evaluation.splits import draw_share, draw_shots
+from .arguments import ArgumentError, PathLike
 
 PART_NAMES = dict(
     train=('train', 'training'),

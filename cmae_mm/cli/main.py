@@ -30,7 +30,8 @@ OLD_COMMANDS: Dict[str, Command] = {
 # Function of each command in `apis`, in groups of `cmae --help`.
 GROUPS: Dict[str, Dict[str, str]] = {
     'pre-train and fine-tune': {
-        'pretrain': '', 'train': '', 'test': ''},
+        'pretrain': '', 'finetune': 'finetuning:finetune',
+        'predict': 'finetuning:predict', 'train': '', 'test': ''},
     'evaluate': {
         'knn': '', 'linear': '', 'low-shot': '', 'dense-knn': '',
         'dense-linear': '', 'embed': 'embedding:embed', 'study': ''},

@@ -1,8 +1,5 @@
-"""Finished models: loading them, and predicting images."""
-import csv
-import io
+"""Finished models: loading, predicting and exporting them."""
 import itertools
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +12,6 @@ from typing import (
     List,
     Mapping,
     NamedTuple,
-    Optional,
     Sequence,
     Tuple,
     Union,
@@ -36,7 +32,6 @@ from ..checkpoints import (
 from ..datasets.names import encode_name
 from ..datasets.source import open_source, read_record
 from ..dependencies import cpu_count
-from ..files import atomic_path, check_output, write_file
 from ..plain_config import (
     MODEL_TYPES,
     PlainConfigError,
@@ -44,13 +39,9 @@ from ..plain_config import (
     parse_config,
 )
 from ..visualization.sheet import fitting_scale, save_sheet
+from .arguments import PathLike
 from .centre_crop import CentreCrop
-from .checks import (
-    ArgumentError,
-    PathLike,
-    check_onnx_file,
-    check_whole_number,
-)
+from .checks import check_onnx_file
 from .onnx_file import write_onnx
 
 CONFIG_NAME, BEST_NAME = 'config.py', 'best.pth'
@@ -62,8 +53,6 @@ CLASSIFIER_TYPES = MODEL_TYPES | {
 _TRANSFORMS = ('LoadImage', 'ResizeImage', 'CenterCrop', 'PackInputs')
 # A label of a multi-label model has at least this score.
 THRESHOLD = 0.5
-# Images of each class in a sheet of predictions.
-_MOST_SHOWN = 30
 
 
 class Prediction(NamedTuple):
@@ -179,7 +168,7 @@ class FinishedModel(nn.Module):
             tuple: Names, crops of the readable ones, and the reason for each
             name why it is unreadable, '' otherwise.
         """
-        named = iter(_name_images(images))
+        named = iter(name_images(images))
         with ThreadPoolExecutor(cpu_count()) as pool:
             while True:
                 batch = list(itertools.islice(named, batch_size))
@@ -212,14 +201,14 @@ class FinishedModel(nn.Module):
         return Prediction(name, label, ranked[best], ranked)
 
 
-def _name_images(images: Any) -> Iterable[Tuple[str, Any]]:
+def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
     """Give each image a name, and what to read it from."""
     if isinstance(images, (str, Path)):
         path = Path(images).expanduser()
         if path.is_file() and path.suffix.lower() not in (
                 '.txt', '.csv', '.tsv'):
             return [(str(path), path)]
-        source = open_source(path, check=False)
+        source = open_source(path)
         return ((source.record(i)['img_path'], source.record(i))
                 for i in range(len(source)))
     if isinstance(images, np.ndarray) and images.ndim in (2, 3) or (
@@ -287,192 +276,6 @@ def load_model(folder: PathLike) -> FinishedModel:
     return FinishedModel(model, classes, pipeline).eval().to(device)
 
 
-def predict(folder: PathLike,
-            images: PathLike,
-            out: PathLike,
-            *,
-            top_k: int = 1,
-            all_scores: bool = False,
-            batch_size: int = 32,
-            pictures: Optional[PathLike] = None) -> Dict[str, Any]:
-    """Predict images with a finished model, and write a table.
-
-    The table has a row for each image, with the columns ``path``, ``class``,
-    ``score``, further classes up to ``top_k`` as ``class_2``, ``score_2``, and
-    ``error``, the reason why a file is unreadable.
-
-    Args:
-        folder (str | PathLike): Folder of ``cmae finetune``.
-        images (str | PathLike): An image, a folder of images, a list, a store
-            or shards. Labels are not needed.
-        out (str | PathLike): The table, ``.csv`` or ``.parquet``.
-        top_k (int): Number of classes in a row. Defaults to 1.
-        all_scores (bool): Whether to add a column for each class. Defaults to
-            False.
-        batch_size (int): Images of a batch. Defaults to 32.
-        pictures (str | PathLike, optional): Folder for a sheet of images for
-            each predicted class.
-
-    Returns:
-        Dict[str, Any]: ``out``, and the number of ``images``, ``unreadable``
-        ones, and images of each class in ``counts``.
-
-    Raises:
-        ArgumentError: If an argument is not allowed, or there are no images.
-        CheckpointError: If the model cannot be loaded.
-    """
-    check_prediction(images, out, top_k, batch_size, pictures)
-    model = load_model(folder)
-    found = model.predict(Path(images), batch_size)
-    columns = make_table(found, model.classes, min(top_k, len(model.classes)),
-                         all_scores)
-    _write_table(Path(out).expanduser(), columns)
-    if pictures is not None:
-        draw_predictions(model, found, Path(images), Path(pictures))
-    counts = Counter(
-        name for one in found if not one.error for name in (
-            one.label if isinstance(one.label, list) else [one.label]))
-    unreadable = sum(bool(one.error) for one in found)
-    print(f'{out}: {len(found):,} images, {unreadable:,} unreadable; '
-          + encode_name(', '.join(
-              f'{n:,} {c}' for c, n in counts.most_common(10))))
-    return dict(out=str(out), images=len(found), unreadable=unreadable,
-                counts=dict(counts))
-
-
-def check_prediction(images: PathLike, out: PathLike, top_k: int,
-                     batch_size: int, pictures: Optional[PathLike]) -> None:
-    """Check the arguments of :func:`predict`.
-
-    Raises:
-        ArgumentError: If one is not allowed.
-    """
-    check_whole_number('top_k', top_k, 1)
-    check_whole_number('batch_size', batch_size, 1)
-    if not Path(images).expanduser().exists():
-        raise ArgumentError(f'there are no images {str(images)!r}')
-    if Path(out).suffix not in ('.csv', '.parquet'):
-        raise ArgumentError(
-            f'predictions are written as .csv or .parquet, but out is {out}')
-    check_output(Path(out).expanduser())
-    if pictures is not None:
-        check_output(Path(pictures).expanduser(), is_folder=True)
-
-
-def make_table(found: Sequence[Prediction], classes: Sequence[str],
-               top_k: int, all_scores: bool) -> Dict[str, List[Any]]:
-    """Arrange predictions in columns.
-
-    Args:
-        found (Sequence[Prediction]): N predictions.
-        classes (Sequence[str]): Names of the classes.
-        top_k (int): Number of classes in a row.
-        all_scores (bool): Whether to add a column for each class.
-
-    Returns:
-        Dict[str, List[Any]]: Columns of N values; None in rows of unreadable
-        images.
-    """
-    columns: Dict[str, List[Any]] = dict(
-        path=[encode_name(one.path) for one in found])
-    for rank in range(top_k):
-        end = f'_{rank + 1}' if rank else ''
-        ranked = [[*one.scores.items()][rank] if one.scores else (None, None)
-                  for one in found]
-        columns[f'class{end}'] = [name for name, _ in ranked]
-        columns[f'score{end}'] = [value for _, value in ranked]
-    if any(isinstance(one.label, list) for one in found):
-        columns['labels'] = ['|'.join(one.label or ()) for one in found]
-    columns['error'] = [one.error for one in found]
-    if all_scores:
-        for name in classes:
-            column = name if name not in columns else f'score {name}'
-            columns[column] = [one.scores.get(name) for one in found]
-    return columns
-
-
-def _write_table(file: Path, columns: Mapping[str, List[Any]]) -> None:
-    """Write columns as CSV or parquet."""
-    if file.suffix == '.csv':
-        text = io.StringIO(newline='')
-        writer = csv.writer(text, lineterminator='\n')
-        writer.writerow(columns)
-        for row in zip(*columns.values()):
-            writer.writerow(f'{v:.6g}' if isinstance(v, float) else v
-                            for v in row)
-        write_file(file, text.getvalue())
-        return
-    import pyarrow
-    import pyarrow.parquet as parquet
-    with atomic_path(file) as target:
-        parquet.write_table(pyarrow.table(dict(columns)), str(target))
-
-
-def draw_predictions(model: FinishedModel, found: Sequence[Prediction],
-                     images: Path, folder: Path) -> List[Path]:
-    """Draw a sheet of images for each predicted class.
-
-    Args:
-        model (FinishedModel): The model.
-        found (Sequence[Prediction]): Its predictions.
-        images (Path): What was predicted.
-        folder (Path): Folder of the sheets.
-
-    Returns:
-        List[Path]: The sheets.
-    """
-    sources = dict(_name_images(images))
-    files = []
-    for number, name in enumerate(model.classes):
-        shown = [one for one in found if not one.error and name in (
-            one.label if isinstance(one.label, list) else [one.label])]
-        shown.sort(key=lambda one: -one.scores[name])
-        if not shown:
-            continue
-        file = folder / f'{number:02d}_{_file_name(name)}.png'
-        draw_crops(model, file, encode_name(name), [
-            (sources[one.path], f'{one.scores[name]:.2f} {Path(one.path).name}')
-            for one in shown[:_MOST_SHOWN]])
-        files.append(file)
-    return files
-
-
-def _file_name(text: str) -> str:
-    """Replace characters that a file name cannot have."""
-    return ''.join(c if c.isalnum() or c in ' ._-' else '_'
-                   for c in text).strip('. ')[:60] or 'class'
-
-
-def draw_crops(model: FinishedModel, file: Path, title: str,
-               images: Sequence[Tuple[Any, str]]) -> None:
-    """Draw images as the model sees them, with a line of text below each.
-
-    Args:
-        model (FinishedModel): The model.
-        file (Path): PNG file.
-        title (str): Title of the sheet.
-        images (Sequence[tuple]): Images or records, and a text for each.
-    """
-    load: Callable = partial(_to_picture, model)
-    pictures = [load(image) for image, _ in images]
-    save_sheet(str(file), {title: pictures},
-               scale=fitting_scale(model.img_size, 200), per_row=5,
-               labels=[encode_name(text) for _, text in images])
-
-
-def _to_picture(model: FinishedModel, image: Any) -> np.ndarray:
-    """Give an image as RGB, uint8, (S, S, 3)."""
-    crop = model._load(image)
-    assert isinstance(crop, Tensor), crop
-    crop = crop.float()
-    if crop.shape[0] != 3:
-        crop = crop.mean(0, keepdim=True).expand(3, -1, -1)
-    if model.crop.settings.dtype != 'uint8':
-        low, high = crop.min(), crop.max()
-        crop = (crop - low) / (high - low).clamp_min(1e-12) * 255
-    return crop.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
 def export_model(folder: PathLike, out: PathLike) -> float:
     """Write a finished model as an ONNX file: the whole model with its head.
 
@@ -523,3 +326,33 @@ def export_model(folder: PathLike, out: PathLike) -> float:
     print(f'{out}: {len(model.classes)} classes; scores of ONNX Runtime and '
           f'torch differ by {difference:.1e} at most')
     return difference
+
+
+def draw_crops(model: FinishedModel, file: Path, title: str,
+               images: Sequence[Tuple[Any, str]]) -> None:
+    """Draw images as the model sees them, with a line of text below each.
+
+    Args:
+        model (FinishedModel): The model.
+        file (Path): PNG file.
+        title (str): Title of the sheet.
+        images (Sequence[tuple]): Images or records, and a text for each.
+    """
+    load: Callable = partial(_to_picture, model)
+    pictures = [load(image) for image, _ in images]
+    save_sheet(str(file), {title: pictures},
+               scale=fitting_scale(model.img_size, 200), per_row=5,
+               labels=[encode_name(text) for _, text in images])
+
+
+def _to_picture(model: FinishedModel, image: Any) -> np.ndarray:
+    """Give an image as RGB, uint8, (S, S, 3)."""
+    crop = model._load(image)
+    assert isinstance(crop, Tensor), crop
+    crop = crop.float()
+    if crop.shape[0] != 3:
+        crop = crop.mean(0, keepdim=True).expand(3, -1, -1)
+    if model.crop.settings.dtype != 'uint8':
+        low, high = crop.min(), crop.max()
+        crop = (crop - low) / (high - low).clamp_min(1e-12) * 255
+    return crop.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

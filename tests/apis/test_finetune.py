@@ -1,0 +1,372 @@
+"""From labelled images to a finished model."""
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, SHARED, build, model_cfg
+from mmengine.config import Config
+from PIL import Image
+
+import cmae_mm
+from cmae_mm.apis.arguments import ArgumentError
+from cmae_mm.apis.finetuning import choose_recipe, predict
+from cmae_mm.apis.finished_model import export_model, load_model
+from cmae_mm.apis.labelled_data import read_labelled
+from cmae_mm.checkpoints import (
+    CheckpointError,
+    export_encoder,
+    read_checkpoint,
+)
+from cmae_mm.engine import ResumableRunner
+
+ZIP = SHARED / 'data/tiny_imagenet_50.zip'
+pytestmark = pytest.mark.skipif(
+    not ZIP.is_file(), reason='the photographs are not here')
+CLASSES = ['bucket', 'goldfish', 'teapot']
+IDS = ['n02909870', 'n01443537', 'n04398044']
+
+
+def make_photos(folder, counts):
+    """Write photographs in class folders: counts of each by part."""
+    with zipfile.ZipFile(ZIP) as archive:
+        for name, wordnet in zip(CLASSES, IDS):
+            start = 0
+            for part, count in counts.items():
+                target = folder / part / name
+                target.mkdir(parents=True)
+                for i in range(start, start + count):
+                    file = f'{wordnet}_{i}.JPEG'
+                    (target / file).write_bytes(archive.read(
+                        f'tiny_imagenet_50/train/{wordnet}/{file}'))
+                start += count
+    return folder
+
+
+@pytest.fixture(scope='module')
+def encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('encoder') / 'encoder.safetensors'
+    export_encoder(build(model_cfg()), str(path))
+    return path
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp('photos'),
+                       dict(Train=8, Validation=4, test=3))
+
+
+@pytest.fixture(scope='module')
+def finished(photos, encoder, tmp_path_factory):
+    """A tiny classifier, and what its training printed."""
+    out = tmp_path_factory.mktemp('out') / 'model'
+    return cmae_mm.finetune(photos, encoder, out, epochs=3, num_workers=0)
+
+
+def test_out_folder(finished, photos):
+    names = {p.name for p in finished.out.iterdir()}
+    assert {'best.pth', 'config.py', 'metrics.json', 'train.json', 'val.json',
+            'test.json', 'val_confusion.png', 'test_confusion.png'} <= names
+    assert [p.name for p in finished.out.glob('*.py')] == ['config.py']
+    assert not list(finished.out.glob('best_*'))
+    _, meta = read_checkpoint(finished.checkpoint)
+    assert list(meta['dataset_meta']['classes']) == CLASSES
+    assert meta['preprocessing'][0]['type'] == 'LoadImage'
+    metrics = json.loads((finished.out / 'metrics.json').read_text())
+    assert metrics == finished.metrics
+    assert metrics['train']['images'] == 24
+    for part, count in (('val', 12), ('test', 9)):
+        found = metrics[part]
+        assert found['images'] == np.sum(found['confusion']) == count
+        assert found['majority'] == pytest.approx(100 / 3)
+        listed = json.loads((finished.out / found['list']).read_text())
+        assert len(listed['data_list']) == count
+        assert {Path(e['img_path']).parents[1].name
+                for e in listed['data_list']} == {Path(found['place']).name}
+    picture = Image.open(finished.out / 'val_confusion.png')
+    assert min(picture.size) > 300
+
+
+def test_scores_agree(finished, photos, tmp_path):
+    """model.predict, predict, validation and the runner's test agree."""
+    model = load_model(finished.out)
+    found = {p.path: p for p in model.predict(photos / 'Validation')}
+    assert len(found) == 12
+    right = sum(p.label == Path(p.path).parent.name for p in found.values())
+    scalars = next(finished.out.glob('*/vis_data/scalars.json'))
+    accuracies = [
+        json.loads(line)['accuracy/top1'] for line in
+        scalars.read_text().splitlines() if 'accuracy/top1' in line]
+    assert max(accuracies) == pytest.approx(100 * right / 12)
+    assert finished.metrics['val']['accuracy'] == pytest.approx(
+        100 * right / 12)
+    # The framework's runner on the written config.
+    cfg = Config.fromfile(finished.config)
+    cfg.load_from, cfg.resume = str(finished.checkpoint), False
+    cfg.work_dir = str(tmp_path)
+    cfg.test_dataloader = cfg.val_dataloader
+    runner = ResumableRunner.from_cfg(cfg)
+    assert runner.test()['accuracy/top1'] == pytest.approx(100 * right / 12)
+    for batch in runner.test_dataloader:
+        for sample in runner.model.test_step(batch):
+            scores = found[sample.img_path].scores
+            assert sample.pred_score.tolist() == pytest.approx(
+                [scores[c] for c in CLASSES], abs=1e-4)
+    # Arrays, PIL images and lists of them.
+    one = next(iter(found.values()))
+    image = Image.open(one.path).convert('RGB')
+    for given in (image, np.asarray(image), [one.path], [image, one.path]):
+        assert model.predict(given)[0].scores == pytest.approx(
+            one.scores, abs=1e-6)
+
+
+def test_predict_writes_tables(finished, photos, tmp_path):
+    import csv
+    folder = tmp_path / 'new'
+    folder.mkdir()
+    first = sorted((photos / 'test').rglob('*.JPEG'))[0]
+    (folder / 'line\nbreak.jpg').write_bytes(first.read_bytes())
+    (folder / 'broken.jpg').write_bytes(first.read_bytes()[:200])
+    done = predict(finished.out, folder, tmp_path / 'p.csv', top_k=2,
+                   all_scores=True, pictures=tmp_path / 'pictures')
+    assert (done['images'], done['unreadable']) == (2, 1)
+    rows = list(csv.DictReader((tmp_path / 'p.csv').open(newline='')))
+    assert list(rows[0]) == ['path', 'class', 'score', 'class_2', 'score_2',
+                             'error', *CLASSES]
+    broken, good = rows
+    assert broken['class'] == '' and 'decoded' in broken['error']
+    assert json.loads(good['path']) == str(folder / 'line\nbreak.jpg')
+    wanted = load_model(finished.out).predict(first)[0]
+    assert good['class'] == wanted.label
+    assert float(good['score']) == pytest.approx(wanted.score, abs=1e-5)
+    assert sum(float(good[c]) for c in CLASSES) == pytest.approx(1, abs=1e-4)
+    assert len(list((tmp_path / 'pictures').glob('*.png'))) == 1
+    parquet = pytest.importorskip('pyarrow.parquet', exc_type=ImportError)
+    predict(finished.out, folder, tmp_path / 'p.parquet')
+    table = parquet.read_table(tmp_path / 'p.parquet').to_pydict()
+    assert table['class'] == [None, wanted.label]
+
+
+def test_onnx_has_the_whole_model(finished, photos, tmp_path, monkeypatch,
+                                  capsys):
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    assert export_model(finished.out, tmp_path / 'model.onnx') < 1e-4
+    model = load_model(finished.out).cpu()
+    session = runtime.InferenceSession(str(tmp_path / 'model.onnx'))
+    crops = torch.rand(5, 3, 32, 32) * 255
+    scores, = session.run(None, {'images': crops.numpy()})
+    assert np.abs(scores - model.score(crops)).max() < 1e-4
+    # The snippet of the docs needs no torch, and gives the same classes.
+    page = (ROOT / 'docs/few-labels.md').read_text()
+    snippet = next(block for block in re.findall(
+        r'```python\n(.*?)```', page, re.S) if 'onnxruntime' in block)
+    assert 'torch' not in snippet
+    monkeypatch.chdir(tmp_path)
+    for found in model.predict(photos / 'test'):
+        Image.open(found.path).save('new.png')
+        exec(snippet, {})
+        name, score = capsys.readouterr().out.rsplit(maxsplit=1)
+        assert name == found.label
+        assert float(score) == pytest.approx(found.score, abs=1e-3)
+
+
+def test_same_command_resumes_and_another_is_refused(finished, photos,
+                                                     encoder):
+    before = (finished.out / 'best.pth').read_bytes()
+    again = cmae_mm.finetune(photos, encoder, finished.out, epochs=3,
+                             num_workers=0)
+    assert again.metrics['val'] == finished.metrics['val']
+    assert (finished.out / 'best.pth').read_bytes() == before
+    with pytest.raises(ArgumentError, match='other settings'):
+        cmae_mm.finetune(photos, encoder, finished.out, epochs=4,
+                         num_workers=0)
+
+
+@pytest.mark.parametrize(('line', 'message'), [
+    ('import os', 'no plain value'),
+    ("model = dict(type='os.system')", 'none of the classes'),
+    ('model = dict(head=1)', 'no config'),
+])
+def test_nothing_in_the_folder_is_run(finished, tmp_path, line, message):
+    (tmp_path / 'best.pth').write_bytes(finished.checkpoint.read_bytes())
+    (tmp_path / 'config.py').write_text(
+        f'{finished.config.read_text()}\n{line}\n')
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path)
+
+
+def test_multilabel(encoder, photos, tmp_path):
+    files = sorted((photos / 'Train').rglob('*.JPEG'))
+    rows = ['path,label,split']
+    for i, file in enumerate(files):
+        label = file.parent.name + ('|even' if i % 2 == 0 else '')
+        rows.append(f'{file},{label},{"val" if i % 4 < 2 else "train"}')
+    (tmp_path / 'list.csv').write_text('\n'.join(rows))
+    done = cmae_mm.finetune(tmp_path / 'list.csv', encoder, tmp_path / 'out',
+                            task='multilabel', epochs=2, num_workers=0,
+                            frozen=True)
+    found = done.metrics['val']
+    assert found['images'] == 12
+    assert set(found['per_class']) == {*CLASSES, 'even'}
+    assert 0 < found['mAP'] <= 100
+    model = load_model(done.out)
+    scalars = next(done.out.glob('*/vis_data/scalars.json')).read_text()
+    best = max(json.loads(line)['multi-label/mAP']
+               for line in scalars.splitlines() if 'mAP' in line)
+    assert found['mAP'] == pytest.approx(best, abs=1e-3)
+    one = model.predict(files[0])[0]
+    assert one.label == [c for c, s in one.scores.items() if s >= 0.5]
+    # Only the head has been trained.
+    state, _ = read_checkpoint(done.checkpoint)
+    start, _ = read_checkpoint(encoder)
+    name = 'layers.1.ffn.layers.1.weight'
+    assert torch.equal(state[f'backbone.{name}'], start[f'backbone.{name}'])
+
+
+def write_list(path, photos, label=lambda f: f.parent.name, split=False):
+    files = sorted(photos.rglob('*.JPEG'))
+    text = 'path,label' + ',subset' * split + '\n'
+    for file in files:
+        text += f'{file},{label(file)}'
+        text += f',{file.parents[1].name}\n' if split else '\n'
+    path.write_text(text)
+    return path
+
+
+def test_forms_of_data(photos, tmp_path):
+    """Folders, lists and stores give the same parts."""
+    def counts(found):
+        return {k: len(p.records) for k, p in found.parts.items()}
+
+    wanted = dict(train=24, val=12, test=9)
+    assert counts(read_labelled(photos)) == wanted
+    listed = write_list(tmp_path / 'list.csv', photos, split=True)
+    assert counts(read_labelled(listed)) == wanted
+    assert read_labelled(listed).classes == CLASSES
+    # One folder of classes, and a list without splits: a part is drawn.
+    found = read_labelled(photos / 'Train')
+    assert counts(found) == dict(train=18, val=6)
+    assert found.parts['val'].counts(CLASSES) == dict.fromkeys(CLASSES, 2)
+    assert 'drawn with seed 0' in found.parts['val'].place
+    other = read_labelled(photos / 'Train', seed=1)
+    assert other.parts['val'].records != found.parts['val'].records
+    plain = write_list(tmp_path / 'plain.csv', photos / 'Train')
+    assert counts(read_labelled(plain)) == dict(train=18, val=6)
+    # Another part, and a folder elsewhere, by name.
+    assert counts(read_labelled(photos, val='test')) == dict(train=24, val=9)
+    assert counts(read_labelled(
+        photos / 'Train', val=str(photos / 'test'))) == dict(train=24, val=9)
+    few = read_labelled(photos, labels_per_class=2, seed=3)
+    assert few.parts['train'].counts(CLASSES) == dict.fromkeys(CLASSES, 2)
+    assert counts(few)['val'] == 12
+    # Whole numbers are classes, too, in the order of their values.
+    numbers = write_list(tmp_path / 'numbers.csv', photos / 'Train',
+                         lambda f: (2, 10, 1)[CLASSES.index(f.parent.name)])
+    assert read_labelled(numbers).classes == ['1', '2', '10']
+
+
+def test_store_gives_the_same_records(photos, tmp_path):
+    pytest.importorskip('lmdb')
+    from cmae_mm.datasets.pack import pack_images
+    pack_images(photos / 'Train', tmp_path / 'store')
+    found = read_labelled(tmp_path / 'store')
+    assert len(found.parts['train'].records) == 18
+    assert 'img_key' in found.parts['train'].records[0]
+
+
+def _one_class(folder):
+    for part in folder.iterdir():
+        for name in CLASSES[1:]:
+            (part / name).rename(folder.parent / f'{part.name}{name}')
+
+
+def _empty_in(part):
+    def empty(folder):
+        for file in (folder / part / 'teapot').iterdir():
+            file.unlink()
+    return empty
+
+
+def _other_class(folder):
+    (folder / 'val/teapot').rename(folder / 'val/kettle')
+
+
+def _unreadable(folder):
+    for file in (folder / 'train/bucket').iterdir():
+        file.write_bytes(b'nothing')
+
+
+def _no_classes(folder):
+    for file in folder.rglob('*.JPEG'):
+        file.rename(folder / file.name)
+    for part in ('train', 'val'):
+        for name in CLASSES:
+            (folder / part / name).rmdir()
+        (folder / part).rmdir()
+
+
+def _grey_16_bit(folder):
+    for file in folder.rglob('*.JPEG'):
+        file.unlink()
+        values = np.linspace(0, 65535, 1600, dtype=np.uint16)
+        Image.fromarray(values.reshape(40, 40)).save(file.with_suffix('.png'))
+
+
+@pytest.mark.parametrize(('change', 'options', 'message'), [
+    (_one_class, {}, "has one class, .'bucket'"),
+    (_empty_in('train'), {}, "train has no images of the class 'teapot'"),
+    (_empty_in('val'), {}, "val has no images of the class 'teapot'"),
+    (_other_class, {}, "val has the class 'kettle', which"),
+    (_unreadable, {}, '4 of 12 images of .* cannot be read, the first'),
+    (_no_classes, {}, 'no labelled images'),
+    (_grey_16_bit, {}, 'takes 3 channel.s. of uint8'),
+    (None, dict(labels_per_class=5), "4 images of the class 'bucket', fewer"),
+    (None, dict(val='dev'), "no part 'dev'"),
+    (None, dict(task='multilabel'), 'multi-label data are a list'),
+    (None, dict(task='classfy'), 'did you mean'),
+])
+def test_mistakes_are_found_before_the_first_step(
+        encoder, tmp_path, change, options, message):
+    folder = make_photos(tmp_path / 'photos', dict(train=4, val=2))
+    if change:
+        change(folder)
+    with pytest.raises(ArgumentError, match=message) as caught:
+        cmae_mm.finetune(folder, encoder, tmp_path / 'out', **options)
+    assert '\n' not in str(caught.value)
+    assert not (tmp_path / 'out/best.pth').exists()
+
+
+def test_unreadable_file_is_named_and_left_out(tmp_path):
+    folder = make_photos(tmp_path, dict(train=5, val=2))
+    broken = sorted((folder / 'train/bucket').iterdir())[0]
+    broken.write_bytes(b'nothing')
+    found = read_labelled(folder)
+    assert len(found.parts['train'].records) == 14
+    assert list(found.unreadable) == [str(broken)]
+    assert str(broken) in found.describe()[-1]
+
+
+def test_two_classes_are_enough(tmp_path):
+    folder = make_photos(tmp_path, dict(train=2, val=1))
+    for part in folder.iterdir():
+        for file in (part / 'teapot').iterdir():
+            file.unlink()
+        (part / 'teapot').rmdir()
+    assert read_labelled(folder).classes == CLASSES[:2]
+
+
+@pytest.mark.parametrize('images', [3, 50, 600, 5_000, 100_000])
+def test_recipe_follows_the_number_of_images(images):
+    small = choose_recipe(images, width=128, depth=4)
+    large = choose_recipe(images, width=768, depth=12)
+    assert not small.mixup and not small.augment
+    assert large.augment == (images >= 1_000)
+    assert large.mixup == (images >= 10_000)
+    assert 20 <= large.epochs <= 100
+    assert large.batch_size <= images
+    frozen = choose_recipe(images, 768, 12, frozen=True, epochs=7)
+    assert frozen.epochs == 7 and not frozen.mixup

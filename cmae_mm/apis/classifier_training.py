@@ -27,7 +27,7 @@ from ..dependencies import cpu_count
 from ..engine import ResumableRunner
 from ..engine.checkpoint_folder import list_saved
 from ..engine.device import adapt_to_device
-from ..engine.random_state import keep_generators
+from ..engine.hooks.evaluation_hooks import keep_generators
 from ..engine.work_dir import MARK, work_dir_lock
 from ..evaluation.data import eval_pipeline
 from ..files import write_file

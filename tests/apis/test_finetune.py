@@ -165,10 +165,14 @@ def test_onnx_has_the_whole_model(finished, photos, tmp_path, monkeypatch,
     snippet = next(block for block in re.findall(
         r'```python\n(.*?)```', page, re.S) if 'onnxruntime' in block)
     assert 'torch' not in snippet
+    snippet = snippet.replace('clf.onnx', 'model.onnx').replace(
+        'new.jpg', 'new.png')
     monkeypatch.chdir(tmp_path)
-    for found in model.predict(photos / 'test'):
-        Image.open(found.path).save('new.png')
+    for number, path in enumerate(sorted((photos / 'test').rglob('*.JPEG'))):
+        image = Image.open(path)
+        image.resize((90 - 7 * number, 50 + 3 * number)).save('new.png')
         exec(snippet, {})
+        found, = model.predict('new.png')
         name, score = capsys.readouterr().out.rsplit(maxsplit=1)
         assert name == found.label
         assert float(score) == pytest.approx(found.score, abs=1e-3)

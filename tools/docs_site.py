@@ -50,6 +50,13 @@ _ROLE = re.compile(r':\w+:(<code>)~?')
 _CODE = re.compile(r'^```.*?^```$|`[^`\n]+`', re.M | re.S)
 
 
+def room_file(room: str) -> str:
+    """Return the file that defines ``__all__`` of a package or module."""
+    module = f'cmae_mm/{room}.py'
+    return module if (ROOT / module).is_file() else (
+        f'cmae_mm/{room}/__init__.py')
+
+
 def public_names(init: Path) -> List[str]:
     """Return ``__all__`` of a package without importing it."""
     for node in ast.parse(init.read_text()).body:
@@ -64,7 +71,7 @@ def reference_pages() -> Dict[str, str]:
     pages = {'api/functions.md': '# Functions\n\n' + '\n\n'.join(
         f'::: cmae_mm.apis.{name}' for name in FUNCTIONS)}
     for room, title in ROOMS.items():
-        names = public_names(ROOT / 'cmae_mm' / room / '__init__.py')
+        names = public_names(ROOT / room_file(room))
         package = f'cmae_mm.{room.replace("/", ".")}'
         pages[f'api/{Path(room).name}.md'] = '\n\n'.join(
             [f'# {title}', f'`{package}`',
@@ -81,7 +88,7 @@ def site_path(path: str) -> str:
     if path.startswith('docs/'):
         return path.removeprefix('docs/')
     for room in ROOMS:
-        if path == f'cmae_mm/{room}/__init__.py':
+        if path == room_file(room):
             return f'api/{Path(room).name}.md'
     if path == 'cmae_mm/__init__.py':
         return 'api/functions.md'

@@ -55,7 +55,9 @@ def load_encoder(checkpoint: PathLike,
             backbone of this project, a fine-tuned classifier, a released CMAE
             checkpoint, an MAE encoder under FAIR's or timm's names, or a
             ConvMAE checkpoint.
-        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        encoder (str): 'online' or 'target'; of a DINO or iBOT checkpoint
+            'teacher' or 'student', 'online' is the teacher. Defaults to
+            'online'.
         pool (str): What the encoder gives for an image: 'mean' of its patch
             tokens, 'cls', the class token, or 'patch', all patch tokens.
             Defaults to 'mean'.
@@ -74,7 +76,7 @@ def load_encoder(checkpoint: PathLike,
         ArgumentError: If an argument is none of what is allowed.
         CheckpointError: If the file cannot be read, or holds no such encoder.
     """
-    check_choice('encoder', encoder, ENCODERS)
+    check_choice('encoder', encoder, (*ENCODERS, 'teacher', 'student'))
     check_choice('pool', pool, POOLS)
     check_whole_number('img_size', img_size, 1)
     check_whole_number('num_heads', num_heads, 1)

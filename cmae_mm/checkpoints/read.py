@@ -1,16 +1,15 @@
-"""Checkpoint files: read without running what is in them, written in full.
+"""Checkpoint files: safe reading and atomic writing.
 
-Three kinds are read: torch's zip format, its format before 1.6, and
-safetensors. A file is damaged only if that is certain. An input/output error
-or a failed allocation is an error of another kind, after which the file may be
-read again.
+Three formats are read: torch's zip format, its format before 1.6, and
+safetensors. :class:`DamagedCheckpoint` is raised only if a file is certainly
+damaged. After an input/output error or a failed allocation, which raise
+:class:`CheckpointError`, the file may still be readable.
 """
 import io
 import json
 import os
 import re
 import struct
-import sys
 import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -64,7 +63,10 @@ class Checkpoint(NamedTuple):
 
 
 class _Source:
-    """A file that never gives more than there is, and remembers errors."""
+    """A file of known size that stores input/output errors.
+
+    A read beyond its end allocates no memory.
+    """
 
     def __init__(self, file: Any, name: str) -> None:
         self.file, self.name = file, name
@@ -95,7 +97,7 @@ class _Source:
 
 @contextmanager
 def _reading(source: _Source) -> Iterator[None]:
-    """Tell a damaged file from one that could not be read.
+    """Convert errors while a file is read.
 
     Raises:
         DamagedCheckpoint: Instead of the errors that a damaged file causes.
@@ -106,7 +108,7 @@ def _reading(source: _Source) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        # zipfile takes some errors of the disk for a file of another kind.
+        # zipfile reports some errors of the disk as a bad file.
         cause = source.error or error
         reason = (str(cause) or type(cause).__name__).splitlines()[0][:200]
         if source.error or isinstance(error, MemoryError) or (
@@ -197,9 +199,9 @@ def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
               ) -> Any:
     """Read what ``torch.save`` wrote, as ``torch.load`` would.
 
-    Nothing in the file is run: it may hold tensors, plain values and
-    containers, numpy arrays of numbers and mmengine's log history. Of the zip
-    format every record that is read is compared with its checksum.
+    Nothing in the file is executed. It may hold tensors, plain values and
+    containers, numpy arrays of numbers and mmengine's log history. Records of
+    the zip format are verified by their checksums.
 
     Args:
         file (str | PathLike | BinaryIO): A file, or one opened for reading
@@ -213,7 +215,7 @@ def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
     Raises:
         DamagedCheckpoint: If the file is damaged.
         CheckpointError: If it could not be read, is no file of torch, or
-            holds more than the above.
+            holds other values.
     """
     if isinstance(file, (str, os.PathLike)):
         with _opened(file) as source:
@@ -227,17 +229,13 @@ def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
 def _load(source: _Source, map_location: Any) -> Any:
     name = source.name
     with _reading(source):
-        start = source.read(262)
+        start = source.read(64)
         source.seek(0)
     if start.startswith(_ZIP):
         return _load_zip(source, map_location)
     if not start.strip(b'\0'):
         raise DamagedCheckpoint(
             f'{name} is damaged: it is empty, or starts with zeros')
-    if start[257:] == b'ustar':
-        raise CheckpointError(
-            f'{name} is in the tar format of torch before 0.1.10, which is '
-            'not read; load it with torch and save it again')
     if not start.startswith(b'\x80'):  # PROTO, the first opcode
         raise DamagedCheckpoint(
             f'{name} is no file that torch.save wrote, or it is damaged: it '
@@ -261,19 +259,16 @@ def _place(source: _Source, storage: torch.UntypedStorage,
 
 def _load_zip(source: _Source, map_location: Any) -> Any:
     records = _Records(source)
-    order = b'little'
-    if f'{records.root}byteorder' in records.infos:
-        order = records.read('byteorder')
-    if order not in (b'little', b'big'):
-        raise DamagedCheckpoint(
-            f'{source.name} is damaged: byte order {order!r}')
+    if f'{records.root}byteorder' in records.infos and (
+            records.read('byteorder') != b'little'):
+        raise CheckpointError(
+            f'{source.name} is of a machine with another byte order; load it '
+            'with torch and save it again')
     loaded: Dict[str, torch.UntypedStorage] = {}
 
     def storage(identity: StorageId) -> torch.UntypedStorage:
         if identity.key not in loaded:
             data = records.read_tensor(f'data/{identity.key}')
-            if order.decode() != sys.byteorder:
-                data.untyped_storage().byteswap(identity.dtype)
             loaded[identity.key] = _place(
                 source, data.untyped_storage(), identity, map_location)
         if loaded[identity.key].nbytes() != identity.nbytes:
@@ -318,12 +313,7 @@ def _load_legacy(source: _Source, map_location: Any) -> Any:
             storages[identity.key] = identity, _place(
                 source, torch.UntypedStorage(identity.nbytes), identity,
                 map_location)
-        whole = storages[identity.key][1]
-        if identity.view is None:
-            return whole
-        _, start, count = identity.view
-        itemsize = identity.dtype.itemsize
-        return whole[start * itemsize:(start + count) * itemsize]
+        return storages[identity.key][1]
 
     with _reading(source):
         if unpickle(source, name, size) != _MAGIC:
@@ -473,13 +463,13 @@ def _read_safetensors(source: _Source) -> Checkpoint:
 
 
 def check_whole(path: PathLike) -> None:
-    """Check that a checkpoint file is whole, without building what it holds.
+    """Check that a checkpoint file is complete, without building its content.
 
     Args:
         path (str | PathLike): A local file, ``.pth`` or ``.safetensors``.
 
     Raises:
-        DamagedCheckpoint: If it is empty, cut off, or differs from its
+        DamagedCheckpoint: If it is empty, truncated, or differs from its
             checksums.
         CheckpointError: If there is no such file, or it could not be read.
     """
@@ -505,8 +495,7 @@ def write_checkpoint(path: PathLike, state: StateDict,
         path (str | PathLike): ``.safetensors``, or ``.pth`` for torch's own
             format with ``state_dict`` and ``meta``.
         state (StateDict): The tensors.
-        meta (Dict[str, Any]): What the file says about itself; safetensors
-            holds strings alone.
+        meta (Dict[str, Any]): Metadata; in safetensors its values are text.
 
     Raises:
         CheckpointError: If the file's ending is neither of these, or it cannot
@@ -530,12 +519,12 @@ def write_checkpoint(path: PathLike, state: StateDict,
         raise CheckpointError(f'{file} {error.strerror}') from error
 
 
-# What mmengine and other libraries read through
+# Readers of mmengine and other libraries
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$')
 def load_from_safetensors(filename: str, map_location: Any = None) -> dict:
-    """Let mmengine read safetensors: ``init_cfg``, ``load_from``, tools.
+    """Read safetensors in mmengine: ``init_cfg``, ``load_from``, tools.
 
     Args:
         filename (str): A local ``.safetensors`` file.
@@ -552,14 +541,14 @@ def load_from_safetensors(filename: str, map_location: Any = None) -> dict:
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Let mmengine read local files without running what is in them.
+    """Read local files in mmengine, without executing their content.
 
     Args:
         filename (str): A file that ``torch.save`` wrote.
         map_location (optional): See ``torch.load``.
 
     Returns:
-        Any: What was saved; of a runner's checkpoint, as it resumes it.
+        Any: The content, ready to resume, see :func:`ready_to_resume`.
 
     Raises:
         CheckpointError: See :func:`load_file`.
@@ -568,17 +557,16 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def ready_to_resume(content: Any) -> Any:
-    """Give a runner's checkpoint the form in which mmengine resumes it.
+    """Prepare a runner's checkpoint for mmengine.
 
-    Log histories are rebuilt from plain values. A config under the name that
-    mmengine would run it by (``meta['config']``, which none of its versions
-    writes) is left out.
+    Log histories are rebuilt from plain values. ``meta['config']``, which
+    mmengine would execute as Python and never writes, is removed.
 
     Args:
-        content (Any): The content of a file.
+        content (Any): The content of a file, modified in place.
 
     Returns:
-        Any: The same, modified where it is a runner's checkpoint.
+        Any: The content.
     """
     if isinstance(content, dict):
         hub = content.get('message_hub')
@@ -591,18 +579,18 @@ def ready_to_resume(content: Any) -> Any:
 
 
 def safe_load(f: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
-    """Stand in for ``torch.load``, whatever else the caller asks for."""
+    """Replace ``torch.load``; its other arguments are ignored."""
     return load_file(f, map_location)
 
 
 def load_only_safely() -> None:
-    """Let nothing that this process reads run code.
+    """Make all loaders of this process safe.
 
     A command calls it at its start. ``torch.load`` is replaced by
-    :func:`safe_load`, so that every loader of every library takes it, and
-    mmengine's reading of ``.pkl`` and ``.yaml`` files builds plain values
-    alone. What is started from here loads with ``weights_only=True``. What
-    processes send each other, and data sets keep in memory, is not changed.
+    :func:`safe_load` for all libraries, and mmengine reads ``.pkl`` and
+    ``.yaml`` files as plain values. Child processes load with
+    ``weights_only=True``. Messages between processes and data sets in memory
+    are pickled as before.
     """
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'

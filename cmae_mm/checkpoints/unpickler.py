@@ -47,15 +47,12 @@ class StorageId(NamedTuple):
         location (str): Device that it was saved from.
         numel (int): Number of elements.
         dtype (torch.dtype): Their type.
-        view (Any): Key, offset and length of a part of a storage in the
-            legacy format, or None.
     """
 
     key: str
     location: str
     numel: int
     dtype: torch.dtype
-    view: Any
 
     @property
     def nbytes(self) -> int:
@@ -127,17 +124,17 @@ class SafeUnpickler(_Base):
     def persistent_load(self, identity: Any) -> TypedStorage:
         """Resolve a reference to a storage."""
         if type(identity) is not tuple or len(identity) not in (5, 6) or (
-                identity[0] != 'storage' or self.storage is None):
+                identity[0] != 'storage' or self.storage is None
+                or identity[5:] not in ((), (None, ))):  # a part of another
             refuse(self.name, 'a reference to something else than a storage')
-        _, kind, key, location, numel, *view = identity
+        _, kind, key, location, numel, *_ = identity
         if type(kind) is not _Name or kind not in _STORAGES:
             raise ValueError(f'a storage of kind {kind}')
         if (type(key), type(location), type(numel)) != (str, str, int) or (
                 numel < 0):
             raise ValueError('a storage without name, location or size')
         dtype = _STORAGES[kind]
-        storage = self.storage(
-            StorageId(key, location, numel, dtype, view[0] if view else None))
+        storage = self.storage(StorageId(key, location, numel, dtype))
         return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
     def _call(self) -> None:

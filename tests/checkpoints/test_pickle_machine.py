@@ -278,7 +278,7 @@ def test_what_is_popped_is_inert():
 def write_by_hand(path, zipped, **change):
     """Write a file that says anything of a tensor and its storage."""
     said = dict(kind=torch.FloatStorage, key='0', location='cpu', numel=4,
-                offset=0, size=(4, ), stride=(1, ), view=None)
+                offset=0, size=(4, ), stride=(1, ))
     said.update(change)
 
     class Id:
@@ -294,7 +294,7 @@ def write_by_hand(path, zipped, **change):
         def persistent_id(self, value):
             if not isinstance(value, Id):
                 return None
-            more = () if zipped else (said['view'], )
+            more = () if zipped else (None, )
             return ('storage', said['kind'], said['key'], said['location'],
                     said['numel'], *more)
 
@@ -310,15 +310,6 @@ def write_by_hand(path, zipped, **change):
         content = path.read_bytes()[:-len(pickle.dumps([], protocol=2))]
         path.write_bytes(content + pickle.dumps(['0'], protocol=2) +
                          struct.pack('<q', 4) + data)
-
-
-def test_a_legacy_storage_that_is_a_part_of_another(tmp_path):
-    """As torch before 0.4 wrote them, and torch still reads them."""
-    path = tmp_path / 'a.pth'
-    write_by_hand(path, False, view=('1', 1, 2), size=(2, ))
-    theirs = torch.load(path, weights_only=False)['a']
-    assert theirs.tolist() == [2, 3]
-    assert torch.equal(load_file(path)['a'], theirs)
 
 
 def test_what_is_written_by_hand_is_read(tmp_path):

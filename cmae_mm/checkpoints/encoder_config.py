@@ -1,8 +1,8 @@
-"""What a checkpoint says about its encoder, beyond the shapes of its tensors.
+"""Settings of an encoder that its tensors do not contain.
 
 Width, depth and patch size follow from the tensors. The number of attention
-heads and the normalisation of images do not, and are noted as plain values
-when a checkpoint is saved.
+heads, the normalisation of images and their decoding do not, and are saved in
+the metadata of a checkpoint as plain values.
 """
 import ast
 from contextlib import suppress
@@ -22,22 +22,24 @@ KEY = 'encoder_facts'
 def encoder_facts(model: nn.Module,
                   images: Optional[Mapping[str, Any]] = None
                   ) -> Dict[str, Any]:
-    """Give what a checkpoint of a model notes about its encoder.
+    """Collect the settings of a model's encoder, for a checkpoint.
 
     Args:
-        model (nn.Module): With ``backbone``, a vision transformer.
-        images (Mapping[str, Any], optional): How its images are decoded,
-            where that is known: the settings of ``LoadCanvas``. Defaults to
-            None, what the data preprocessor says of them.
+        model (nn.Module): A model whose ``backbone`` is a vision transformer.
+        images (Mapping[str, Any], optional): Settings of ``LoadCanvas`` for
+            decoding images. Defaults to None, those of the data preprocessor.
 
     Returns:
         Dict[str, Any]: Empty for other models; otherwise one entry,
-        :data:`KEY`, with ``num_heads``; ``mean`` and ``std`` of each channel,
-        in the units of the images, colours in the order RGB, where the model
-        normalises images; ``images``, how they are decoded, unless they are
-        colours of 8 bits; ``value_range``, black and white of each channel,
-        where values are not from 0 to 255; and ``target_with_cls_token`` where
-        there is a target.
+        :data:`KEY`, a dict of
+
+        - ``num_heads``,
+        - ``mean`` and ``std`` of each channel, in the units of the images,
+          colours as RGB, where the model normalises images,
+        - ``images``, the settings for decoding, unless they are 8-bit colours,
+        - ``value_range``, black and white of each channel, unless it is from
+          0 to 255,
+        - ``target_with_cls_token``, where there is a target.
     """
     settings = getattr(getattr(model, 'backbone', None), 'arch_settings', None)
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
@@ -66,18 +68,17 @@ def encoder_facts(model: nn.Module,
 
 
 def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
-    """Read what a checkpoint notes about its encoder.
+    """Read the settings of an encoder from a checkpoint's metadata.
 
     Args:
         meta (Mapping[str, Any]): Of a ``.pth`` file, or of a safetensors file,
             which holds strings.
 
     Returns:
-        Dict[str, Any]: See :func:`encoder_facts`; empty where nothing was
-        noted.
+        Dict[str, Any]: See :func:`encoder_facts`; empty if there are none.
 
     Raises:
-        CheckpointError: If a value is none of what is allowed.
+        CheckpointError: If a value is not allowed.
     """
     noted = meta.get(KEY)
     if noted is None:
@@ -122,13 +123,13 @@ def _wrong(name: str, value: Any, words: str) -> CheckpointError:
 
 
 def _is_list(value: Any) -> bool:
-    """Tell whether these are finite numbers in float32's range."""
+    """Whether a value is a list of finite numbers in float32's range."""
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(
         isinstance(v, (int, float)) and not isinstance(v, bool)
         and abs(v) <= torch.finfo(torch.float32).max for v in value)
 
 
-# What is allowed, and words for it.
+# A check of each setting, and its words.
 _ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
     num_heads=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
     mean=(_is_list, 'a finite number for each channel'),

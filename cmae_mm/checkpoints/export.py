@@ -1,4 +1,4 @@
-"""Encoders, classifiers and whole models, written for other libraries."""
+"""Export of encoders, classifiers and whole models to other libraries."""
 import json
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional
@@ -13,7 +13,7 @@ from .errors import CheckpointError
 from .read import StateDict, write_checkpoint
 from .state_dict import is_hybrid, resample_pos_embed
 
-# Target libraries, and what renames an encoder for each.
+# Functions that convert an encoder to the names of a library.
 EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     mmpretrain=layouts.with_prefix,
     mmdet=layouts.to_mmdet,
@@ -22,9 +22,9 @@ EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     hf_vit=layouts.to_hf,
     hf_vitmae=layouts.to_hf,
     convmae=layouts.to_convmae)
-# Those of them that are for hybrid encoders.
+# The libraries that have hybrid encoders.
 _HYBRID = ('convmae', 'mmpretrain')
-# Hugging Face's type and class of a model.
+# Type and class of Hugging Face's models.
 _CLASSES = dict(
     hf_vit=('vit', 'ViTModel'), hf_vitmae=('vit_mae', 'ViTMAEModel'))
 
@@ -55,7 +55,7 @@ def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
 
 def _state_for(model: nn.Module, to: str, encoder: str,
                img_size: Optional[int]) -> StateDict:
-    """Give an encoder's state under a library's names."""
+    """Convert an encoder to a library's names."""
     vit = select_encoder(model, encoder)
     if encoder == 'target' and (
             model.target.num_extra_tokens < vit.num_extra_tokens):
@@ -71,7 +71,17 @@ def _state_for(model: nn.Module, to: str, encoder: str,
         state['pos_embed'] = resample_pos_embed(
             state['pos_embed'], img_size // vit.patch_size,
             vit.num_extra_tokens)
-    hybrid = is_hybrid(state)
+    _check_kind(is_hybrid(state), to)
+    state = EXPORTS[to](state)
+    if to == 'convmae' and encoder == 'online' and img_size is None:
+        # ConvMAE's pre-training checkpoints contain the decoder.
+        state |= layouts.decoder_to_convmae(
+            model.neck.pixel_decoder.state_dict())
+    return state
+
+
+def _check_kind(hybrid: bool, to: str) -> None:
+    """Check that a library has encoders of this kind."""
     if hybrid and to not in _HYBRID:
         raise CheckpointError(
             f'a hybrid encoder is exported to {" or ".join(_HYBRID)} alone, '
@@ -83,12 +93,6 @@ def _state_for(model: nn.Module, to: str, encoder: str,
             'a plain vision transformer is not exported to convmae, whose '
             "encoder has convolution stages; take one of "
             f'{", ".join(k for k in EXPORTS if k != to)}')
-    state = EXPORTS[to](state)
-    if to == 'convmae' and encoder == 'online' and img_size is None:
-        # its checkpoints of pre-training hold the decoder too
-        state |= layouts.decoder_to_convmae(
-            model.neck.pixel_decoder.state_dict())
-    return state
 
 
 def export_encoder(model: nn.Module,
@@ -109,9 +113,9 @@ def export_encoder(model: nn.Module,
             no final norm. Defaults to 'online'.
         img_size (int, optional): Side of the images in pixels that position
             embeddings are resampled for. Defaults to the model's.
-        images (Mapping[str, Any], optional): How images are decoded, see
-            :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
-        **meta: Further facts that the file states: epoch, recipe...
+        images (Mapping[str, Any], optional): Settings for decoding images,
+            see :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
+        **meta: Further metadata: epoch, recipe...
 
     Raises:
         CheckpointError: If the model has no such encoder, an argument is not
@@ -141,12 +145,12 @@ def export_encoder(model: nn.Module,
 
 
 def _describe(to: str, **meta: Any) -> Dict[str, Any]:
-    """Say where a file comes from."""
+    """Add the source of a file to its metadata."""
     return dict(source='cmae_mm', version=__version__, format=to, **meta)
 
 
 def _model_config(vit: nn.Module, to: str, img_size: int) -> Dict[str, Any]:
-    """Give the ``config.json`` that belongs to an exported encoder."""
+    """Return the ``config.json`` of an exported encoder."""
     model_type, architecture = _CLASSES[to]
     return dict(
         architectures=[architecture],
@@ -169,15 +173,14 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
                       **meta: Any) -> None:
     """Save a fine-tuned classifier for timm.
 
-    timm's ``vit_*`` models take it with ``global_pool='avg'`` (whose norm
-    after pooling is ``fc_norm``).
+    timm's ``vit_*`` models load it with ``global_pool='avg'``.
 
     Args:
         model (ImageClassifier): ``TransferViT`` with pooled patch tokens, and
             a ``LinearClsHead``.
         path (str): The file, ``.safetensors`` or ``.pth``.
         to (str): 'timm', the only one.
-        **meta: Further facts that the file states.
+        **meta: Further metadata.
 
     Raises:
         CheckpointError: If the classifier has other parts.
@@ -203,13 +206,13 @@ def export_cmae(model: nn.Module,
                 path: str,
                 images: Optional[Mapping[str, Any]] = None,
                 **meta: Any) -> None:
-    """Save the whole pre-training state under the released code's names.
+    """Save a whole model under the released code's names.
 
     Args:
         model (CMAE): The model.
         path (str): The file, ``.safetensors`` or ``.pth``.
         images (Mapping[str, Any], optional): See :func:`export_encoder`.
-        **meta: Further facts that the file states.
+        **meta: Further metadata.
 
     Raises:
         CheckpointError: If the released code has no such encoder, or the file

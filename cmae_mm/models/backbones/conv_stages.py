@@ -18,8 +18,8 @@ from ..utils import gelu
 class PatchConv(nn.Conv2d):
     """A convolution whose stride is its kernel, on channels-last maps.
 
-    Each output is made of one patch alone, so that leading dimensions may be
-    anything: (*, H, W, C) to (*, H / P, W / P, D). It is computed as a linear
+    Each output depends on one patch only, so any leading dimensions are
+    allowed: (*, H, W, C) to (*, H / P, W / P, D). It is computed as a linear
     layer, which is faster; the parameters are those of ``nn.Conv2d``.
 
     Args:
@@ -65,7 +65,7 @@ class PatchEmbedding(nn.Module):
 
 
 class TokenEmbedding(PatchEmbedding):
-    """The last patch embedding, which ends in a linear layer.
+    """The last patch embedding, followed by a linear layer.
 
     Args:
         in_channels (int): Number C of input channels.
@@ -78,7 +78,7 @@ class TokenEmbedding(PatchEmbedding):
                  grid: Tuple[int, int]) -> None:
         super().__init__(in_channels, embed_dims, side)
         self.linear = nn.Linear(embed_dims, embed_dims)
-        self.init_out_size = grid  # what VisionTransformer asks for
+        self.init_out_size = grid  # VisionTransformer reads it
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed patches, (*, H, W, C) to (*, H / P, W / P, D)."""
@@ -86,12 +86,12 @@ class TokenEmbedding(PatchEmbedding):
 
 
 class Embedded(NamedTuple):
-    """What the transformer blocks start from, and what is added after them.
+    """Input of the transformer blocks, and features added to their output.
 
     Args:
         tokens (Tensor): Embedded patches with positions, x_v + p_v, (N, V, D).
-        fused (Tensor, optional): Both convolution stages' outputs at these
-            patches, brought to the width D, (N, V, D); None without fusion.
+        fused (Tensor, optional): Outputs of both convolution stages at these
+            patches, projected to the width D, (N, V, D); None without fusion.
     """
 
     tokens: Tensor
@@ -99,11 +99,11 @@ class Embedded(NamedTuple):
 
 
 class VisibleCells(NamedTuple):
-    """Where the cells of visible patches stand on a stage's maps.
+    """Positions of the cells of visible patches on a stage's maps.
 
     Args:
-        places (Tensor): Places in the flattened maps, (N * V * s * s, ), no
-            two of them alike.
+        places (Tensor): Indices into the flattened maps, (N * V * s * s, ),
+            without duplicates.
         shape (Tuple[int, int, int]): Number, height and width of the maps.
     """
 
@@ -116,14 +116,13 @@ class ConvBlock(nn.Module):
 
     ``x = x + conv2(depthwise(m * conv1(norm1(x))))``, then
     ``x = x + mlp(norm2(x))``: m is 1 on visible patches and 0 on masked ones,
-    so that nothing of what is removed reaches what is visible.
+    so visible patches do not depend on masked ones.
 
     Args:
         channels (int): Width C.
         mlp_ratio (float): Width of the MLP in C. Defaults to 4.
         kernel_size (int): Side of the depthwise kernel, odd. Defaults to 5.
-        drop_path (float): Probability with which a path of a sample is
-            dropped. Defaults to 0.
+        drop_path (float): Drop path rate. Defaults to 0.
     """
 
     def __init__(self,
@@ -152,10 +151,10 @@ class ConvBlock(nn.Module):
 
         Args:
             x (Tensor): Maps, (N, H, W, C), or visible cells, (N, V, s, s, C).
-            visible (VisibleCells, optional): Where the cells stand, for
-                visible cells. Defaults to None: whole maps.
+            visible (VisibleCells, optional): Positions of visible cells.
+                Defaults to None: whole maps.
             mask (Tensor, optional): Bool, (N, H, W, 1), True = masked, for
-                whole maps. Defaults to None: nothing is removed.
+                whole maps. Defaults to None: nothing is masked.
 
         Returns:
             Tensor: Of the input's shape.
@@ -172,7 +171,7 @@ class ConvBlock(nn.Module):
         return x + self.drop_path(y)
 
     def _convolve(self, maps: Tensor) -> Tensor:
-        # a channels-last tensor in torch's sense: nothing is copied
+        # in torch's channels-last memory format, without a copy
         return self.depthwise(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def _convolve_visible(self, x: Tensor, visible: VisibleCells) -> Tensor:
@@ -228,7 +227,7 @@ def find_cells(ids_keep: Tensor, grid: Tuple[int, int],
         side (int): Side s of a patch in cells.
 
     Returns:
-        VisibleCells: Their places, in the order (N, V, s, s).
+        VisibleCells: Their positions, in the order (N, V, s, s).
     """
     number = len(ids_keep)
     height, width = grid[0] * side, grid[1] * side
@@ -258,7 +257,7 @@ def enlarge_mask(mask: Tensor, grid: Tuple[int, int], side: int) -> Tensor:
 
 
 def find_grid(images: Tensor, patch_size: int) -> Tuple[int, int]:
-    """Give the height and width of images in patches.
+    """Compute the height and width of images in patches.
 
     Args:
         images (Tensor): (N, C, H, W).

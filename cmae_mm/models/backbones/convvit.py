@@ -1,4 +1,4 @@
-"""A vision transformer with two convolution stages before it."""
+"""Hybrid encoder: two convolution stages and a vision transformer."""
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -59,10 +59,9 @@ def _check_stages(embed_dims: Sequence[int], depths: Sequence[int],
 class ConvViT(VisionTransformer):
     """Two stages of masked convolution blocks, then a vision transformer.
 
-    The hybrid encoder that ConvMAE (arXiv 2205.03892) made known. Its third
-    stage is mmpretrain's ``VisionTransformer`` without a class token, which
-    takes the second stage's maps for an image. Works on whole images and on
-    visible patches, of which alone it then computes anything.
+    The hybrid encoder of ConvMAE (arXiv 2205.03892). Its third stage is
+    mmpretrain's ``VisionTransformer`` without a class token, on the maps of
+    the second stage. It encodes whole images or visible patches only.
 
     Args:
         arch (str | dict): 'base', 'small' or 'mini', or a dict of
@@ -219,8 +218,7 @@ class ConvViT(VisionTransformer):
                 Defaults to None, all.
 
         Returns:
-            Embedded: Tokens with positions, and what is added after the
-            transformer blocks.
+            Embedded: Tokens with positions, and fused features.
         """
         grid = find_grid(x, self.patch_size)
         positions = resize_pos_embed(
@@ -246,10 +244,10 @@ class ConvViT(VisionTransformer):
         return Embedded(self.patch_embed(x).flatten(1, -2) + positions, fused)
 
     def encode(self, embedded: Embedded) -> Tensor:
-        """Run the transformer blocks, and add what is fused.
+        """Run the transformer blocks, and add the fused features.
 
         Args:
-            embedded (Embedded): What :meth:`embed` gives.
+            embedded (Embedded): Output of :meth:`embed`.
 
         Returns:
             Tensor: Tokens, (N, V, D), after the final norm, if there is
@@ -265,13 +263,12 @@ class ConvViT(VisionTransformer):
     def conv_maps(self,
                   x: Tensor,
                   mask: Optional[Tensor] = None) -> List[Tensor]:
-        """Give the maps of both convolution stages.
+        """Compute the maps of both convolution stages.
 
         Args:
             x (Tensor): Images, (N, C, H, W).
-            mask (Tensor, optional): Bool, (N, L), True = masked; the
-                maps then hold removed patches too, which nothing visible
-                depends on. Defaults to None.
+            mask (Tensor, optional): Bool, (N, L), True = masked. Visible
+                cells do not depend on masked ones. Defaults to None.
 
         Returns:
             List[Tensor]: (N, C, H, W) each, channels-last in memory.
@@ -296,7 +293,7 @@ class ConvViT(VisionTransformer):
         self.fusions = None
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode, but for frozen stages, where nothing is dropped."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         if self.frozen_stages > 0:
             self._freeze_stages()
@@ -304,10 +301,9 @@ class ConvViT(VisionTransformer):
 
     def get_layer_depth(self, param_name: str,
                         prefix: str = '') -> Tuple[int, int]:
-        """Give a parameter's depth, and the number of depths.
+        """Return a parameter's depth, and the number of depths.
 
-        The convolution stages are the stem, depth 0, as in ConvMAE's
-        fine-tuning; the transformer blocks follow, then all else.
+        As in ConvMAE's fine-tuning, the convolution stages have depth 0.
         """
         if param_name.startswith(f'{prefix}conv_stages.'):
             return 0, self.num_layers + 2
@@ -324,12 +320,12 @@ class ConvViT(VisionTransformer):
 
 @MODELS.register_module()
 class TransferConvViT(ConvViT):
-    """The hybrid encoder that starts from a CMAE or ConvMAE encoder.
+    """The hybrid encoder, initialised from a CMAE or ConvMAE encoder.
 
-    What ``init_cfg`` takes is as in ``TransferViT``; with
-    ``checkpoint='random'`` or ``init_cfg=None`` it starts from the weights
-    that pre-training starts from. Fusion layers and final norm are left out
-    by default, and positions are resampled to the image size.
+    ``init_cfg`` is as in ``TransferViT``; with ``checkpoint='random'`` or
+    ``init_cfg=None`` the weights are those of pre-training at its start.
+    There are no fusion layers and no final norm by default, and positions are
+    resampled to the image size.
 
     Args:
         arch (str | dict): As ``CMAEConvViT``'s. Defaults to 'base'.

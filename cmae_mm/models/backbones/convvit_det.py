@@ -1,4 +1,4 @@
-"""The pre-trained hybrid encoder as the backbone of dense tasks."""
+"""Hybrid encoder as the backbone of detectors and segmentors."""
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch.nn.functional as F
@@ -18,13 +18,12 @@ from .convvit import ConvViT
 
 
 class WindowBlock(TransformerEncoderLayer):
-    """``ViTSAM``'s block, which drops paths of the attention as well.
+    """``ViTSAM``'s block with drop path on the attention, too.
 
-    Attention within windows, or over the whole map where ``window_size`` is
-    0, and decomposed relative positions, which are learnt, start at zero and
-    are resampled to maps of another size. All else, the arguments too, is
-    mmpretrain's; there a path of the MLP alone is dropped. Here both are, each
-    of an image as a whole, as in ViTDet (arXiv 2203.16527).
+    Attention is within windows, or global if ``window_size`` is 0, with
+    decomposed relative positions, which are learnt from zero and resampled to
+    other map sizes. mmpretrain drops the path of the MLP only; ViTDet (arXiv
+    2203.16527) drops both, each for a whole image.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,14 +54,14 @@ class TransferConvViTDet(ConvViT):
     16 and 32 for the default patches, for mmdetection's ``FPN`` or
     mmsegmentation's ``UPerHead``. In the last stage attention is within
     windows but for a few global blocks, with relative positions, which start
-    at zero. Fusion layers and final norm are left out. What ``init_cfg`` takes
-    is as in ``TransferViT``.
+    at zero. There are no fusion layers and no final norm. ``init_cfg`` is as
+    in ``TransferViT``.
 
-    Images may have any size. Those that the total stride does not divide are
-    padded with zeros at the bottom and the right, and of the maps is given
-    what covers the image. Where a data preprocessor pads to multiples of the
-    stride (``pad_size_divisor`` in mmdetection, ``size_divisor`` in
-    mmsegmentation), which is exact to the pixel, nothing is left to pad here.
+    Images may have any size. They are padded with zeros at the bottom and the
+    right to multiples of the total stride, and the maps are cropped to the
+    image. A data preprocessor that pads to multiples of the stride
+    (``pad_size_divisor`` in mmdetection, ``size_divisor`` in mmsegmentation)
+    makes this padding unnecessary.
 
     Args:
         arch (str | dict): 'base', 'small' or 'mini', or a dict of
@@ -71,7 +70,7 @@ class TransferConvViTDet(ConvViT):
             0. Defaults to 'base', whose global blocks are 0, 3, 6 and 10.
         window_size (int): Side of a window in tokens; 0 for global attention
             in all blocks. Defaults to 16.
-        out_indices (Sequence[int]): Which of the four maps are given, from 0.
+        out_indices (Sequence[int]): Indices of the returned maps, 0 to 3.
             Defaults to all.
         use_rel_pos (bool): Whether attention has learnt relative positions.
             Defaults to True.
@@ -122,9 +121,9 @@ class TransferConvViTDet(ConvViT):
         self._check_indices(window_size, out_indices)
         self.out_indices = tuple(out_indices)
         dims = (*self.stage_dims, self.embed_dims)
-        # Channels of each map, what necks and heads must take.
+        # Channels of each map, the input channels of necks and heads.
         self.map_dims = tuple(dims[i] for i in self.out_indices)
-        # In place of VisionTransformer's, under the same names.
+        # Replaces VisionTransformer's blocks under the same names.
         self.layers = ModuleList(
             WindowBlock(
                 embed_dims=self.embed_dims,
@@ -188,7 +187,7 @@ class TransferConvViTDet(ConvViT):
         for layer in self.layers:
             x = layer(x)
         maps.append(x.permute(0, 3, 1, 2))
-        # How many cells of a stage are one patch, of which there are `grid`.
+        # Side of a cell of each stage in pixels.
         sides = [self.patch_size // side for side in (*self.cell_sides, 1)]
         maps = [m[..., :-(-height // side), :-(-width // side)]
                 for m, side in zip(maps, sides)]

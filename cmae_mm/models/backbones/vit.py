@@ -18,17 +18,16 @@ from ..utils import (
 
 @MODELS.register_module()
 class TransferViT(VisionTransformer):
-    """mmpretrain's ``VisionTransformer`` that starts from a CMAE encoder.
+    """mmpretrain's ``VisionTransformer``, initialised from a CMAE encoder.
 
-    All is as in ``VisionTransformer``, but for the start from a checkpoint::
+    It differs from ``VisionTransformer`` in its initialisation only::
 
         init_cfg=dict(type='Pretrained', checkpoint=..., encoder='online')
 
-    takes a pre-training checkpoint, an exported backbone, a fine-tuned model,
-    a released CMAE checkpoint or an MAE encoder as it is, says which it took,
-    and loads every key or none, see
-    :func:`cmae_mm.checkpoints.load_encoder_into`. With ``checkpoint='random'``
-    or ``init_cfg=None`` it starts from random weights.
+    loads a pre-training checkpoint, an exported backbone, a fine-tuned model,
+    a released CMAE checkpoint or an MAE encoder, every key or none, and logs
+    its kind, see :func:`cmae_mm.checkpoints.load_encoder_into`. With
+    ``checkpoint='random'`` or ``init_cfg=None`` the weights are random.
 
     Args:
         arch (str | dict): As ``CMAEViT``'s: mmpretrain's names but for
@@ -49,7 +48,7 @@ class TransferViT(VisionTransformer):
         use_plain_drop_rates(self)
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode, but for frozen stages, where nothing is dropped."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         if self.frozen_stages > 0:
             self._freeze_stages()
@@ -63,13 +62,12 @@ class TransferViT(VisionTransformer):
 
 @MODELS.register_module()
 class TransferViTDet(ViTSAM):
-    """mmpretrain's ``ViTSAM`` that starts from a CMAE encoder.
+    """mmpretrain's ``ViTSAM``, initialised from a CMAE encoder.
 
-    Attention within windows but for a few global blocks, and relative
-    positions, which start at zero. The class token and the final norm are left
-    out, and positions are resampled to the image size. All else, and what
-    ``init_cfg`` takes, is as in ``TransferViT``. As ``ViTSAM`` does, it drops
-    paths of the MLPs, not of the attention.
+    Attention is within windows except in a few global blocks, with relative
+    positions, which start at zero. There is no class token and no final norm,
+    and positions are resampled to the image size. ``init_cfg`` is as in
+    ``TransferViT``. As in ``ViTSAM``, drop path applies to the MLPs only.
 
     Args:
         arch (str | dict): As ``ViTSAM``'s, and 'mini'. Defaults to 'base'.
@@ -90,7 +88,7 @@ class TransferViTDet(ViTSAM):
         use_plain_drop_rates(self)
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode, but for frozen stages, where nothing is dropped."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         if self.frozen_stages > 0:
             self._freeze_stages()
@@ -106,11 +104,10 @@ class TransferViTDet(ViTSAM):
 class SimMIMViT(MaskFeatViT):
     """The encoder of ``CMAEViT`` as mmpretrain's ``SimMIM`` needs it.
 
-    SimMIM (arXiv 2111.09886) puts a learnt token in the place of the masked
-    patches and encodes all of them. mmpretrain's ``MaskFeatViT`` does so, but
-    gives tokens, where ``SimMIM`` takes a feature map; positions are fixed
-    sines and cosines here, as those of ``CMAEViT``, so that both encoders are
-    the same.
+    SimMIM (arXiv 2111.09886) replaces masked patches by a learnt token and
+    encodes all patches. mmpretrain's ``MaskFeatViT`` does so, but returns
+    tokens, and ``SimMIM`` needs a feature map. Positions are fixed sines and
+    cosines, as in ``CMAEViT``.
 
     Args:
         **kwargs: Arguments of ``MaskFeatViT``.
@@ -139,7 +136,7 @@ class SimMIMViT(MaskFeatViT):
 
         Returns:
             Tuple[torch.Tensor, ...]: With a mask one feature map, (N, D, h,
-            w); otherwise what ``VisionTransformer`` gives.
+            w); otherwise the output of ``VisionTransformer``.
         """
         if mask is None:
             return super().forward(x, None)

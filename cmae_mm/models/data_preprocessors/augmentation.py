@@ -1,9 +1,8 @@
-"""How the target's views are changed: what to do, and how each is done.
+"""Batched augmentation of the target's views.
 
-All but the blur and the hue are one thing, a move towards or away from a
-reference: black for brightness, the image's mean for contrast, its grey for
-saturation. So a batch needs few passes, of fixed shapes, in whichever order
-its images want them.
+Brightness, contrast and saturation interpolate between the image and a
+reference: black, its mean, its grey. A batch whose images have different
+orders of these operations so needs few passes, of fixed shapes.
 """
 from typing import NamedTuple, Tuple
 
@@ -12,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLEND, HUE, BLUR = 'blend', 'hue', 'blur'
-# Images have up to three blends before their hue and up to three after it, in
-# places of their own; the last blend turns grey.
+# Up to three blends before the hue and up to three after it; the last blend
+# converts to grey.
 COLOUR_STEPS = (*[BLEND] * 3, HUE, *[BLEND] * 4, BLUR)
 CHANNEL_STEPS = (BLEND, BLEND, BLUR)
-# Shares of red, green and blue in grey (ITU-R BT.601).
+# Weights of red, green and blue in grey (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -27,12 +26,12 @@ class ViewParams(NamedTuple):
         shift (Tensor): Shift ``(r_y, r_x)`` of the target window in pixels,
             (N, 2).
         jitter (Tensor): Whether colours are jittered, bool, (N, ).
-        order (Tensor): Order in which brightness, contrast, saturation and
-            hue are changed, (N, 4).
+        order (Tensor): Order of brightness, contrast, saturation and hue,
+            (N, 4).
         factors (Tensor): Factors of these four, (N, 4), hue in turns; without
-            colour those of brightness and contrast alone, of each channel,
+            colour those of brightness and contrast of each channel,
             (N, 2, C).
-        grey (Tensor): Whether the image is turned grey, bool, (N, ).
+        grey (Tensor): Whether the image is converted to grey, bool, (N, ).
         blur (Tensor): Whether the image is blurred, bool, (N, ).
         sigma (Tensor): Standard deviation of the blur in pixels, (N, ).
     """
@@ -47,18 +46,18 @@ class ViewParams(NamedTuple):
 
 
 def plan_changes(params: ViewParams, colour: bool) -> Tensor:
-    """Sort the random parameters of a batch by the steps of its change.
+    """Sort the random parameters of a batch by augmentation steps.
 
     Args:
         params (ViewParams): Random parameters of N images.
-        colour (bool): Whether the steps are those of colours,
-            ``COLOUR_STEPS``, or else ``CHANNEL_STEPS``; T of them.
+        colour (bool): Whether the T steps are ``COLOUR_STEPS``; otherwise
+            they are ``CHANNEL_STEPS``.
 
     Returns:
         Tensor: (N, T, 3 + K) on the CPU, K = 1, or C without colour. In the
-        last dimension: whether the step is done, 0 or 1; shares of mean and
-        of grey in the reference; K factors (turns for the hue, pixels for the
-        blur).
+        last dimension: whether the step is applied, 0 or 1; weights of mean
+        and grey in the reference; K factors (turns for the hue, pixels for
+        the blur).
     """
     count, factors = len(params.jitter), params.factors
     if colour:
@@ -66,7 +65,7 @@ def plan_changes(params: ViewParams, colour: bool) -> Tensor:
     steps = COLOUR_STEPS if colour else CHANNEL_STEPS
     plan = torch.zeros(count, len(steps), 3 + factors.shape[2])
     image = torch.arange(count)
-    # place[n, k]: when change k comes
+    # place[n, k]: position of operation k in the order
     place = params.order.argsort(dim=1)
     for number in range(factors.shape[1]):
         if not colour:
@@ -94,12 +93,12 @@ def blend(images: Tensor, shares: Tensor, factors: Tensor,
 
     Args:
         images (Tensor): (N, C, H, W), in which black is 0.
-        shares (Tensor): Shares of the mean and of grey in the reference, of
-            which black is the rest, (N, 2).
-        factors (Tensor): (N, 1), or (N, C), for each channel; 1 changes
-            nothing.
-        colour (bool): Whether there is a grey, and the mean is that of it;
-            otherwise each channel's own.
+        shares (Tensor): Weights of the mean and of grey in the reference,
+            (N, 2); the rest is black.
+        factors (Tensor): (N, 1), or (N, C), for each channel; 1 is the
+            identity.
+        colour (bool): Whether the mean is that of grey; otherwise it is that
+            of each channel.
 
     Returns:
         Tensor: (N, C, H, W), a new tensor.
@@ -117,11 +116,11 @@ def blend(images: Tensor, shares: Tensor, factors: Tensor,
 
 
 def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue, as in the HSV model, which value and chroma outlive.
+    """Rotate the hue in HSV space; value and chroma are unchanged.
 
     Args:
         images (Tensor): Red, green and blue, (N, 3, H, W).
-        turns (Tensor): (N, 1), 1 is once around.
+        turns (Tensor): (N, 1); 1 is a full turn.
 
     Returns:
         Tensor: (N, 3, H, W), a new tensor.
@@ -136,8 +135,8 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
                     (red - green).add_(chroma, alpha=4)))
     hue = hue / chroma.masked_fill(chroma == 0, 1)
     hue = hue.add_(turns[..., None, None], alpha=6).remainder_(6)
-    # What a channel lacks of the value, in chroma: all of it within a sixth
-    # of the opposite hue (3, 5, and 7 = 1), and nothing two sixths away.
+    # Value minus channel, in units of chroma: 1 within a sixth of the opposite
+    # hue (3, 5, and 7 = 1), 0 from two sixths on.
     opposite = torch.arange(3, 8, 2, device=images.device).view(3, 1, 1)
     lack = (hue - opposite).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
     return torch.addcmul(value, lack, chroma, value=-1)
@@ -191,5 +190,5 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
 
 
 def steps_of(plan: Tensor) -> Tuple[bool, ...]:
-    """Say which steps any image of a plan needs; the plan is on the CPU."""
+    """Return which steps any image of a plan needs; it is on the CPU."""
     return tuple(plan[..., 0].bool().any(dim=0).tolist())

@@ -1,4 +1,4 @@
-"""Both views of a whole batch, made on the model's device."""
+"""Two views of a batch of images, on the model's device."""
 from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
@@ -39,36 +39,34 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
 
     The same recipe as ``PixelShift`` with mmpretrain's ``ColorJitter``,
     ``RandomGrayscale`` and ``GaussianBlur``, for a batch of canvases at once,
-    in float32 whatever the autocast type is. Each image has its own random
-    parameters. In training it takes canvases and gives ``[online, target]``;
+    in float32 also under autocast. Each image has its own random parameters.
+    In training it returns ``[online, target]`` for a batch of canvases;
     otherwise it only normalises.
 
-    Images may have any number of channels. Where they are no colour images,
-    each channel has a brightness and a contrast of its own (``x = low + (x -
-    low) * b`` and ``x = mean + (x - mean) * c``, low the channel's black and
-    mean that of the view), in the place of the colour jitter; saturation, hue
-    and turning grey are left out, and nothing is cut off.
+    Images may have any number of channels. If they are no colour images, each
+    channel has its own brightness and contrast (``x = low + (x - low) * b``
+    and ``x = mean + (x - mean) * c``, where low is the channel's black and
+    mean that of the view) instead of the colour jitter. There is no
+    saturation, hue and grey, and values are not clipped.
 
     Args:
         size (int): Side S of both windows in pixels.
-        max_shift (int): Bound p of the shift in pixels, which is below it; 0
-            switches the shift off. Defaults to 32.
-        canvas_size (int, optional): Side of the canvases in pixels, so that
-            one too small is found when the model is built. Defaults to None,
-            checked at each batch alone.
+        max_shift (int): Bound p of the shift in pixels, exclusive; 0 disables
+            the shift. Defaults to 32.
+        canvas_size (int, optional): Side of the canvases in pixels, checked
+            when the model is built. Defaults to None, checked at each batch.
         jitter (Sequence[float]): Strengths of the jitter of brightness,
             contrast, saturation and hue, the last at most 0.5 turns. Defaults
             to (0.4, 0.4, 0.4, 0.1).
         jitter_prob (float): Probability of colour jitter. Defaults to 0.8.
-        grey_prob (float): Probability of turning the image grey. Defaults to
-            0.2.
+        grey_prob (float): Probability of conversion to grey. Defaults to 0.2.
         blur_sigma (Sequence[float]): Range of the Gaussian blur's standard
             deviation in pixels. Defaults to (0.1, 2.0).
         blur_prob (float): Probability of a blur. Defaults to 0.5.
-        target_view (bool): Whether the target view is made. MAE, which has
-            no target, needs the online view alone. Defaults to True.
-        colour (bool, optional): Whether the channels are red, green and blue,
-            with colours to jitter. Defaults to whether there are three.
+        target_view (bool): Whether there is a target view; MAE needs none.
+            Defaults to True.
+        colour (bool, optional): Whether the channels are red, green and blue.
+            Defaults to whether there are three.
         mean (Sequence[float]): Mean of each channel, in the units of the
             images, 0 to 255 for uint8. Must be given.
         std (Sequence[float]): Standard deviation of each channel, in the same
@@ -116,7 +114,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         self.blur_prob = check_share('blur_prob', blur_prob)
         self.target_view = target_view
         self.colour = self.channels == 3 if colour is None else colour
-        # Odd, and wide enough for 4 sigma to both sides.
+        # Odd, with 4 sigma on both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -125,7 +123,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         Args:
             data (dict): ``inputs``, canvases, (N, C, H, W), and
                 ``data_samples``.
-            training (bool): Whether views are made. Defaults to False.
+            training (bool): Whether to make views. Defaults to False.
 
         Returns:
             dict: ``inputs``, ``[online, target]``, float (N, C, S, S) each
@@ -140,8 +138,8 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         self._check_canvas(canvas)
         if self._channel_conversion:
             canvas = canvas.flip(1)
-        # Optimizer wrappers autocast their data preprocessor too, where the
-        # blur, a convolution, would round to 1/256.
+        # Optimizer wrappers autocast their data preprocessor too; the blur, a
+        # convolution, would round to 1/256.
         with torch.autocast(canvas.device.type, enabled=False):
             if self.target_view:
                 params = self.draw_params(len(canvas), seeds)
@@ -161,13 +159,13 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         self.check_images(canvas)
 
     def _scale(self, images: Tensor) -> Tensor:
-        """Bring values to [0, 1], as far as they are in their range."""
+        """Scale the value range to [0, 1]."""
         if self.is_byte_range:
             return images / 255
         return (images.float() - self.low) / self.width
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Normalise what :meth:`_scale` gave, in place."""
+        """Normalise scaled images, in place."""
         width = 255 if self.is_byte_range else self.width
         low = 0 if self.is_byte_range else self.low
         return torch.addcmul((low - self.mean) / self.std, images,
@@ -186,10 +184,9 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
 
         Args:
             count (int): Number N of images.
-            seeds (Sequence[int], optional): A seed for each image; the same
-                ones give the same parameters. Defaults to None, torch's
-                global generator, which ``StepSeedHook`` seeds for step and
-                rank.
+            seeds (Sequence[int], optional): A seed for each image. Defaults
+                to None, torch's global generator, which ``StepSeedHook`` seeds
+                for step and rank.
 
         Returns:
             ViewParams: The parameters, on the CPU.
@@ -227,8 +224,8 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             params (ViewParams): Random parameters of each image.
 
         Returns:
-            List[Tensor]: Online and target view, float, (N, C, S, S), in
-            which black is 0 and white 1.
+            List[Tensor]: Online and target view, float, (N, C, S, S); black
+            is 0, white is 1.
         """
         self._check_size(canvas)
         plan = plan_changes(params, self.colour)
@@ -236,8 +233,8 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             target = self._scale(self._cut(canvas, params.shift))
             return [self._online_view(canvas),
                     self.augment(target, self._send(plan, canvas))]
-        # One after the other: an image stays in the processor's cache, and
-        # nothing is done in vain.
+        # Image by image: each stays in the processor's cache, and steps that
+        # it does not need are skipped.
         online, target = torch.empty(
             2, *canvas.shape[:2], self.size, self.size)
         for n, shift in enumerate(params.shift.tolist()):
@@ -248,7 +245,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         return [online, target]
 
     def _online_view(self, canvas: Tensor) -> Tensor:
-        """Cut the window at the top left corner."""
+        """Cut the online window, at the top left corner."""
         self._check_size(canvas)
         return self._scale(self._window(canvas))
 
@@ -259,7 +256,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         return canvas[:, :, y:y + self.size, x:x + self.size]
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
-        """Cut each image's own window."""
+        """Cut the target window of each image."""
         windows = canvas.unfold(2, self.size, 1).unfold(3, self.size, 1)
         y, x = self._send(shift, canvas).unbind(1)
         image = torch.arange(len(canvas), device=canvas.device)
@@ -267,16 +264,15 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
 
     def augment(self, images: Tensor, plan: Tensor,
                 needed: Optional[Tuple[bool, ...]] = None) -> Tensor:
-        """Jitter, then grey, then blur, each image by its own parameters.
+        """Jitter, convert to grey and blur each image.
 
         Args:
-            images (Tensor): Target views, (N, C, S, S), in which black is 0
-                and white 1.
-            plan (Tensor): What :func:`plan_changes` gives, on the images'
+            images (Tensor): Target views, (N, C, S, S); black is 0, white 1.
+            plan (Tensor): The plan of :func:`plan_changes`, on the images'
                 device.
-            needed (Tuple[bool, ...], optional): The steps that all of the
-                images need; the others none. Defaults to None, that each
-                looks at its own plan, in operations of fixed shapes.
+            needed (Tuple[bool, ...], optional): Steps that all images need;
+                the others are skipped. Defaults to None: the plan selects
+                steps for each image, in operations of fixed shapes.
 
         Returns:
             Tensor: (N, C, S, S).
@@ -301,7 +297,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
 
     @staticmethod
     def _send(values: Tensor, like: Tensor) -> Tensor:
-        """Bring what is drawn to the device, which the host need not see."""
+        """Copy random parameters to the device without waiting."""
         if like.device.type == 'cuda':
             values = values.pin_memory()
         return values.to(like.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The two losses: reconstruction and contrast."""
+"""Reconstruction and contrastive losses."""
 import math
 from typing import Any, Dict, Optional
 
@@ -29,8 +29,7 @@ class CMAEHead(BaseModule):
             their own mean and variance. Other heads get predictions of all
             patches, which are zero for the visible ones.
         contrastive (dict, optional): Arguments of ``CMAEContrastiveHead``.
-            None is the one switch that makes an MAE: reconstruction alone.
-            Defaults to None.
+            None makes an MAE: reconstruction only. Defaults to None.
         init_cfg (dict | list, optional): Defaults to None.
 
     Raises:
@@ -67,7 +66,7 @@ class CMAEHead(BaseModule):
         """Compute both losses.
 
         Args:
-            pred_pixel (torch.Tensor): Reconstruction y' of the removed
+            pred_pixel (torch.Tensor): Reconstruction y' of the masked
                 patches, row-major, (N, L - V, P*P*C).
             images (torch.Tensor): The online view, (N, C, H, W), normalised.
             mask (torch.Tensor): Bool, (N, L), True = masked.
@@ -78,7 +77,7 @@ class CMAEHead(BaseModule):
 
         Returns:
             Dict[str, torch.Tensor]: ``loss_rc``, and with a contrastive head
-            what :meth:`CMAEContrastiveHead.loss` returns.
+            the losses of :meth:`CMAEContrastiveHead.loss`.
         """
         losses = dict(loss_rc=self.reconstruct(pred_pixel, images, mask))
         if self.contrastive is not None:
@@ -113,12 +112,11 @@ class CMAEHead(BaseModule):
 class CMAEReconstructionHead(MAEPretrainHead):
     """mmpretrain's ``MAEPretrainHead`` for predictions of masked patches.
 
-    The value is the same: what a prediction of visible patches and their
-    pixels would be compared for is left out by the mask.
+    The loss is the same, since the mask excludes visible patches there.
 
     Args:
-        loss_weight (float): What the loss is multiplied by; 0 leaves the
-            contrast alone. Defaults to 1.
+        loss_weight (float): Weight of the loss; 0 trains with the contrastive
+            loss only. Defaults to 1.
         **kwargs: Arguments of ``MAEPretrainHead``.
 
     Raises:
@@ -146,23 +144,22 @@ class CMAEReconstructionHead(MAEPretrainHead):
             torch.Tensor: The loss, a scalar.
         """
         ids = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-        target = self.construct_removed(images, ids[:, :pred.shape[1]])
-        # All count alike; the loss divides by their number.
+        target = self.construct_masked(images, ids[:, :pred.shape[1]])
+        # Equal weights; the loss divides by their sum.
         loss = self.loss_module(
             pred, target, pred.new_ones(pred.shape[:2], dtype=target.dtype))
         return loss if self.loss_weight == 1 else self.loss_weight * loss
 
-    def construct_removed(self, images: torch.Tensor,
+    def construct_masked(self, images: torch.Tensor,
                           ids: torch.Tensor) -> torch.Tensor:
-        """Make the targets of some patches.
+        """Compute the targets of some patches.
 
         Args:
             images (torch.Tensor): Images, (N, C, H, W).
-            ids (torch.Tensor): Which patches, (N, M).
+            ids (torch.Tensor): Indices of the patches, (N, M).
 
         Returns:
-            torch.Tensor: What ``construct_target`` gives for them,
-            (N, M, P*P*C).
+            torch.Tensor: Targets as of ``construct_target``, (N, M, P*P*C).
         """
         x = cut_patches(images, self.patch_size, ids)
         if self.norm_pix:
@@ -188,8 +185,8 @@ class CMAEContrastiveHead(BaseModule):
     where the negatives are the target projections of all other images on all
     GPUs (of one micro-batch: gradient accumulation adds none, for which see
     ``CMAEQueueHead`` and ``CMAE.micro_batch``). The BYOL style only pulls
-    positives, :math:`2 - 2\rho^+`. The loss is computed one way only, and
-    always in float32, whatever the autocast type is.
+    positives, :math:`2 - 2\rho^+`. The loss is computed in one direction, in
+    float32 also under autocast.
 
     Args:
         predictor (dict): Config of a registered neck that takes the
@@ -229,7 +226,7 @@ class CMAEContrastiveHead(BaseModule):
 
     def loss(self, proj_s: torch.Tensor,
              proj_t: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """Compute the weighted contrastive loss and what to watch beside it.
+        """Compute the weighted contrastive loss and its statistics.
 
         Args:
             proj_s (torch.Tensor): Online projections, (N, E).
@@ -237,11 +234,10 @@ class CMAEContrastiveHead(BaseModule):
                 gradient.
 
         Returns:
-            Dict[str, torch.Tensor]: ``loss_ct``, and, to tell a healthy run
-            from a broken one, ``rho_pos`` and ``rho_neg`` (mean cosine of
-            positives and negatives; both near 1 means collapse) and
-            ``acc_ct`` (share of images, in percent, whose positive is their
-            nearest target).
+            Dict[str, torch.Tensor]: ``loss_ct``; ``rho_pos`` and ``rho_neg``,
+            the mean cosine of positives and of negatives (both near 1 means
+            collapse); and ``acc_ct``, the percentage of images whose positive
+            is their nearest target.
 
         Raises:
             ValueError: If InfoNCE is left without negatives.
@@ -261,7 +257,7 @@ class CMAEContrastiveHead(BaseModule):
                 loss = 2 - 2 * rho.gather(1, labels[:, None]).mean()
         return dict(
             loss_ct=self.loss_weight * loss,
-            **self._watch(rho[:, :len(proj_t)], labels))
+            **self._statistics(rho[:, :len(proj_t)], labels))
 
     def compare(self, pred_s: torch.Tensor,
                 proj_t: torch.Tensor) -> torch.Tensor:
@@ -291,37 +287,35 @@ class CMAEContrastiveHead(BaseModule):
 
     @staticmethod
     @torch.no_grad()
-    def _watch(rho: torch.Tensor,
+    def _statistics(rho: torch.Tensor,
                labels: torch.Tensor) -> Dict[str, torch.Tensor]:
         positive = rho.gather(1, labels[:, None])
-        watch = dict(rho_pos=positive.mean())
+        statistics = dict(rho_pos=positive.mean())
         if rho.shape[1] > 1:
-            watch['rho_neg'] = (rho.sum() - positive.sum()) / (
+            statistics['rho_neg'] = (rho.sum() - positive.sum()) / (
                 rho.numel() - len(rho))
             nearest = rho.argmax(dim=1)
-            watch['acc_ct'] = (nearest == labels).float().mean() * 100
-        return watch
+            statistics['acc_ct'] = (nearest == labels).float().mean() * 100
+        return statistics
 
 
 @MODELS.register_module()
 class CMAEQueueHead(CMAEContrastiveHead):
-    """``CMAEContrastiveHead`` with earlier batches' targets as negatives.
+    """``CMAEContrastiveHead`` with a queue of negatives.
 
-    MoCo's queue (He et al., arXiv 1911.05722): the target projections z_t^p
-    of the latest images, of all GPUs, are kept, and InfoNCE contrasts with
-    them besides the batch's own. A small batch, or the micro-batches of
-    gradient accumulation, thus have as many negatives as a large one. What it
-    changes: these targets come from the target encoder of up to
-    ``queue_length / batch`` iterations ago, and from BatchNorm over their own
-    batches. The queue is empty at first, and there are fewer negatives until
-    it is full. ``rho_neg`` and ``acc_ct`` remain those of the batch.
+    As in MoCo (He et al., arXiv 1911.05722), the target projections z_t^p of
+    the latest images of all GPUs are further negatives of InfoNCE. A small
+    batch, or the micro-batches of gradient accumulation, then have as many
+    negatives as a large batch. These targets come from the target encoder of
+    up to ``queue_length / batch`` iterations ago, and from BatchNorm over
+    other batches. The queue is empty at first. ``rho_neg`` and ``acc_ct`` are
+    those of the batch.
 
-    The queue is a buffer: checkpoints hold it, and a step that is skipped
-    leaves it as it was.
+    The queue is a buffer in checkpoints. A skipped step does not change it.
 
     Args:
         predictor (dict): See ``CMAEContrastiveHead``.
-        queue_length (int): Number of target projections that are kept; 4 bytes
+        queue_length (int): Number of target projections in the queue; 4 bytes
             times their width each. For the recipe's 4096 positives and
             negatives, 4096 minus the batch over all GPUs. Defaults to 3840.
         **kwargs: Other arguments of ``CMAEContrastiveHead``.
@@ -346,7 +340,7 @@ class CMAEQueueHead(CMAEContrastiveHead):
         self.queue_length = queue_length
         self.register_buffer(
             'queue', torch.zeros(queue_length, predictor['out_channels']))
-        # Where the next one goes, and how many there are.
+        # Position of the next one, and their number.
         self.register_buffer('queue_place', torch.tensor(0))
         self.register_buffer('queue_filled', torch.tensor(0))
 
@@ -361,9 +355,9 @@ class CMAEQueueHead(CMAEContrastiveHead):
 
         Returns:
             torch.Tensor: Cosines, (N, M + Q) for a queue of Q; minus infinity
-            for places of the queue that are still empty.
+            for empty positions of the queue.
         """
-        # A copy, since the backward pass needs what is replaced here.
+        # A copy: the backward pass needs the replaced values.
         queued = pred_s @ self.queue.t().clone()
         empty = torch.arange(
             self.queue_length, device=queued.device) >= self.queue_filled
@@ -377,7 +371,7 @@ class CMAEQueueHead(CMAEContrastiveHead):
 
     @torch.no_grad()
     def _put(self, proj_t: torch.Tensor) -> None:
-        """Put targets in the place of the oldest ones."""
+        """Replace the oldest targets."""
         proj_t = proj_t[-self.queue_length:]
         count = len(proj_t)
         places = self.queue_place + torch.arange(count, device=proj_t.device)

@@ -25,11 +25,11 @@ class CMAEDecoder(MAEPretrainDecoder):
 
     def forward(self, x: torch.Tensor, ids_restore: torch.Tensor,
                 of: str = 'all') -> torch.Tensor:
-        """Fill mask tokens in, and predict something of patches.
+        """Add mask tokens, and predict pixels or features of patches.
 
         Args:
             x (torch.Tensor): Visible tokens z_v, (N, K + V, D).
-            ids_restore (torch.Tensor): Places of the patches, (N, L), see
+            ids_restore (torch.Tensor): Positions of the patches, (N, L), see
                 ``split_by_mask``.
             of (str): 'all' patches, row-major; the 'masked' ones only,
                 row-major; or the 'mean' over all. Defaults to 'all'.
@@ -58,12 +58,12 @@ class CMAEDecoder(MAEPretrainDecoder):
                 ids_restore: torch.Tensor) -> torch.Tensor:
         """Append mask tokens, and add positions.
 
-        Attention does not mind in which order tokens stand, so that the
-        patches need not be brought back into theirs.
+        Attention does not depend on the order of tokens, so patches are not
+        sorted.
 
         Args:
             x (torch.Tensor): Visible tokens z_v, (N, K + V, D).
-            ids_restore (torch.Tensor): Places of the patches, (N, L).
+            ids_restore (torch.Tensor): Positions of the patches, (N, L).
 
         Returns:
             torch.Tensor: Class token, visible and masked patches, each
@@ -74,10 +74,10 @@ class CMAEDecoder(MAEPretrainDecoder):
         own, positions = self.decoder_pos_embed[0].tensor_split([1])
         positions = positions[ids_restore.argsort(dim=1)]
         extra, visible = x.tensor_split([self.num_extra_tokens], dim=1)
-        at_visible, at_removed = positions.tensor_split(
+        at_visible, at_masked = positions.tensor_split(
             [visible.shape[1]], dim=1)
         return torch.cat([
-            extra + own, visible + at_visible, self.mask_token + at_removed
+            extra + own, visible + at_visible, self.mask_token + at_masked
         ], dim=1)
 
 
@@ -85,11 +85,10 @@ class CMAEDecoder(MAEPretrainDecoder):
 class CMAENeck(BaseModule):
     """Pixel decoder G_p, feature decoder G_f and projector.
 
-    The decoders have weights of their own. The pixel decoder gives the
-    reconstruction ``y' = G_p(z_v, mask tokens)``. The feature decoder
-    completes the features of the masked patches, and their mean ``y_s =
-    mean_i G_f(z_v, mask tokens)_i`` is projected. Sizes that follow from the
-    encoder are filled in by ``CMAE`` and need not stand in a config.
+    The pixel decoder reconstructs pixels, ``y' = G_p(z_v, mask tokens)``. The
+    feature decoder completes the features of the masked patches, and their
+    mean ``y_s = mean_i G_f(z_v, mask tokens)_i`` is projected. ``CMAE`` fills
+    in the sizes that follow from the encoder.
 
     Args:
         embed_dims (int): Width D of the encoder. ``CMAE`` fills it in.
@@ -104,17 +103,15 @@ class CMAENeck(BaseModule):
             (``decoder_embed_dim``, ``decoder_depth``, ``decoder_num_heads``,
             ``mlp_ratio``). Defaults to MAE's, 8 layers of width 512.
         feature_decoder (dict, optional): The same for the feature decoder,
-            and ``out_dims``, the width of its output, by default D. Depth 0
-            leaves its layers out; None leaves the whole decoder out, so that
-            the mean of the visible tokens is projected (the paper's
-            ablation). Defaults to 2 layers of width 512.
-        projector (dict, optional): Config of a registered neck. Defaults to
-            2 layers, D-1536-256, with BatchNorm in the middle. With None
-            there is neither feature decoder nor projector, as in MAE, for
-            which ``CMAE`` sets it where ``head.contrastive`` is None. A
-            projector takes the width D, since the target's projector is its
-            moving average; where ``out_dims`` differs from D, a linear layer
-            of the online branch alone leads from one to the other.
+            and ``out_dims``, the width of its output, by default D. With
+            depth 0 it has no layers. None removes the decoder: the mean of
+            the visible tokens is projected (the paper's ablation). Defaults
+            to 2 layers of width 512.
+        projector (dict, optional): Config of a registered neck with input
+            width D. Defaults to 2 layers, D-1536-256, with BatchNorm between
+            them. With None, for MAE, there is neither feature decoder nor
+            projector. If ``out_dims`` differs from D, a linear layer of the
+            online branch maps it to D.
         init_cfg (dict | list, optional): Defaults to None.
 
     Raises:
@@ -178,7 +175,7 @@ class CMAENeck(BaseModule):
 
         Args:
             tokens (torch.Tensor): Visible tokens z_v, (N, K + V, D).
-            ids_restore (torch.Tensor): Places of the patches, (N, L), see
+            ids_restore (torch.Tensor): Positions of the patches, (N, L), see
                 ``split_by_mask``.
 
         Returns:

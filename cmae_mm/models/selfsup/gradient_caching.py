@@ -65,16 +65,16 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
     r"""Compute a CMAE's losses, with activations of one micro-batch at a time.
 
     Gradient caching (Gao et al., arXiv 2101.06983): the features of all
-    micro-batches come first, without what their gradient needs; the contrast
-    is that of the whole batch; then each micro-batch is computed again for its
-    backward pass. Since the features are cached *before* projector and
-    predictor, these see the whole batch and so does their BatchNorm: the
-    result is that of the whole batch, exactly. Masks are drawn for the whole
-    batch, so that they are its too; dropout and drop path are drawn for each
-    micro-batch, the same both times.
+    micro-batches are computed without activations, the contrastive loss is
+    that of the whole batch, and each micro-batch is computed again in its
+    backward pass. Projector and predictor, and their BatchNorm, see the
+    features of the whole batch, so the result is exact. Masks are drawn for
+    the whole batch; dropout and drop path are drawn for each micro-batch, the
+    same both times.
 
-    It costs a second forward pass of the online branch, about a quarter more
-    time, and is torch's activation checkpointing, one segment a micro-batch.
+    It is torch's activation checkpointing with one segment for a micro-batch.
+    The second forward pass of the online branch takes about a quarter more
+    time.
 
     Args:
         model (CMAE): The model.

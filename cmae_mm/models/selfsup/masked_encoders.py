@@ -144,7 +144,7 @@ def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
         Tuple[Tensor, Tensor]:
 
         - ``ids_keep`` (N, V): the visible patches, in row-major order.
-        - ``ids_restore`` (N, L): where each patch stands in the sequence
+        - ``ids_restore`` (N, L): position of each patch in the sequence
           "visible tokens, then mask tokens".
 
     Raises:
@@ -222,7 +222,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
         mask_block (int): Side of a masking block in patches: 1 masks single
             patches (the paper's text), 2 blocks of 2x2 (the released code).
             Must divide the patch grid. Defaults to 2.
-        out_type (str): What ``forward`` returns without a mask, see
+        out_type (str): Output of ``forward`` without a mask, see
             ``VisionTransformer``. Defaults to 'raw', all tokens, class token
             first.
         init_cfg (dict | list, optional): Defaults to MAE's initialisation:
@@ -278,8 +278,8 @@ class CMAEViT(BlockMasking, VisionTransformer):
     def init_weights(self) -> None:
         """Initialise as MAE does, or load an encoder, every key or none.
 
-        ``dict(type='Pretrained', checkpoint=..., encoder='online')`` takes
-        what ``TransferViT`` takes.
+        ``dict(type='Pretrained', checkpoint=..., encoder='online')`` is as in
+        ``TransferViT``.
 
         Raises:
             CheckpointError: If the checkpoint is missing or does not fit.
@@ -308,7 +308,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
                 :meth:`generate_mask`. Defaults to None, the whole image.
 
         Returns:
-            tuple: Without a mask, what ``VisionTransformer`` returns for
+            tuple: Without a mask, the output of ``VisionTransformer`` for
             ``out_indices`` and ``out_type``. With one,
 
             - ``z_v`` (N, 1 + V, D): class token and visible patches, after
@@ -374,13 +374,12 @@ class CMAEConvViT(BlockMasking, ConvViT):
     The online encoder F_s with a convolutional stem, the paper's best: two
     stages of masked convolution blocks at 1/4 and 1/8 of the image, then
     transformer blocks at 1/16, ``z_v = norm(stage3 + s1 + s2)``, where s1 and
-    s2 are the visible patches of both convolution stages, brought to the last
-    one's width. There is no class token. Takes the place of ``CMAEViT`` in
-    ``CMAE``.
+    s2 are the visible patches of both convolution stages, projected to the
+    last one's width. There is no class token.
 
-    Masks are drawn on the grid of the last stage's patches. Of visible
-    patches alone is anything computed; that gives the same tokens as maps on
-    which removed patches are set to zero before each convolution.
+    Masks are drawn on the grid of the last stage's patches. Only visible
+    patches are computed; their tokens equal those of whole maps on which
+    masked patches are set to zero before each convolution.
 
     Args:
         arch (str | dict): 'base' (widths 256, 384, 768, depths 2, 2, 11),

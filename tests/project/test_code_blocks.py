@@ -159,7 +159,7 @@ def fault_of(words):
         return fault_of_shim(shim, words[words.index(shim) + 1:])
     if program in ('python', 'python3', 'bash') or '/' in program:
         script = program if '/' in program else arguments[0]
-        if script == '-m':
+        if script in ('-m', '-c'):
             return ''
         if not (ROOT / script).is_file():
             return f'there is no {script}'

@@ -145,29 +145,15 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData,
         dtype=images.get('dtype', 'uint8'),
         to_rgb=make_settings(**images).is_bgr,
         to_onehot=recipe.mixup and not multilabel)
-    cfg.model = _model_config(encoder, data, recipe, multilabel, frozen)
-    size = encoder['backbone']['img_size']
-    batch = recipe.batch_size
-    if num_workers is None:
-        num_workers = min(cpu_count(), 8)
+    _set_model(cfg, encoder, len(data.classes), recipe, multilabel, frozen)
+    _set_loaders(cfg, encoder['backbone']['img_size'], images, recipe,
+                 num_workers)
     for name in ('train', 'val', 'test'):
-        is_train = name == 'train'
-        part = 'val' if name not in data.parts else name
-        cfg[f'{name}_dataloader'] = dict(
-            batch_size=batch if is_train else 2 * batch,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            drop_last=is_train,
-            collate_fn=dict(type='default_collate'),
-            sampler=dict(type='SeededSampler' if is_train else
-                         'DefaultSampler', shuffle=is_train),
-            dataset=dict(
-                type='MultiLabelDataset' if multilabel else 'BaseDataset',
-                ann_file=str(folder / f'{part}.json'),
-                data_root='', test_mode=not is_train,
-                pipeline=_train_pipeline(size, images, recipe) if is_train
-                else eval_pipeline(size, images=images)))
+        part = name if name in data.parts else 'val'
+        cfg[f'{name}_dataloader'].dataset.update(
+            type='MultiLabelDataset' if multilabel else 'BaseDataset',
+            ann_file=str(folder / f'{part}.json'), data_root='',
+            data_prefix='')
     cfg.val_evaluator = dict(type='AveragePrecision') if multilabel else dict(
         type='Accuracy', topk=(1, ))
     cfg.test_evaluator = cfg.val_evaluator
@@ -184,50 +170,47 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData,
     return cfg
 
 
-def _model_config(encoder: Mapping[str, Any], data: LabelledData,
-                  recipe: Recipe, multilabel: bool, frozen: bool) -> dict:
-    """Give the classifier's config."""
-    backbone = dict(encoder['backbone'], drop_path_rate=recipe.drop_path)
-    width = encoder['width']
-    head = dict(
-        type='MultiLabelLinearClsHead' if multilabel else 'LinearClsHead',
-        num_classes=len(data.classes), in_channels=width,
-        init_cfg=dict(type='TruncNormal', layer='Linear',
-                      std=0.01 if frozen else 2e-5))
+def _set_model(cfg: Config, encoder: Mapping[str, Any], classes: int,
+               recipe: Recipe, multilabel: bool, frozen: bool) -> None:
+    """Set encoder and head."""
+    model, width = cfg.model, encoder['width']
+    model.backbone = dict(encoder['backbone'], drop_path_rate=recipe.drop_path)
+    model.head.update(num_classes=classes, in_channels=width)
     if multilabel:
-        head['loss'] = dict(type='CrossEntropyLoss', use_sigmoid=True)
-    elif recipe.augment:
-        head['loss'] = dict(type='LabelSmoothLoss', label_smooth_val=0.1,
-                            mode='original')
-    model = dict(type='ImageClassifier', backbone=backbone, head=head)
+        model.head.type = 'MultiLabelLinearClsHead'
+        model.head.loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    elif not recipe.augment:
+        model.head.loss = dict(type='CrossEntropyLoss')
     if frozen:
-        hybrid = backbone['type'] == 'TransferConvViT'
-        backbone['frozen_stages'] = 3 if hybrid else encoder['depth']
-        model['neck'] = dict(type='ClsBatchNormNeck', input_features=width)
-    if recipe.mixup and not multilabel:
-        model['train_cfg'] = dict(augments=[
-            dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)])
-    return model
+        hybrid = model.backbone.type == 'TransferConvViT'
+        model.backbone.frozen_stages = 3 if hybrid else encoder['depth']
+        model.neck = dict(type='ClsBatchNormNeck', input_features=width)
+        model.head.init_cfg.std = 0.01
+    if multilabel or not recipe.mixup:
+        model.pop('train_cfg')
 
 
-def _train_pipeline(size: int, images: Mapping[str, Any],
-                    recipe: Recipe) -> List[dict]:
-    """Give the transforms of training."""
-    pipeline: List[dict] = [
+def _set_loaders(cfg: Config, size: int, images: Mapping[str, Any],
+                 recipe: Recipe, num_workers: Optional[int]) -> None:
+    """Set batches, workers and pipelines."""
+    augmentation = [t for t in cfg.train_pipeline if recipe.augment
+                    and t.type in ('RandAugment', 'RandomErasing')]
+    pipeline = [
         dict(type='SeedDraws'),
         dict(type='LoadCanvas', size=size,
-             crop_ratio_range=(recipe.min_crop, 1.0), **images)]
-    if recipe.augment and is_plain(dict(images)):
-        pipeline += [
-            dict(type='RandAugment', policies='timm_increasing',
-                 num_policies=2, total_level=10, magnitude_level=9,
-                 magnitude_std=0.5, hparams=dict(
-                     pad_val=[104, 116, 124], interpolation='bicubic')),
-            dict(type='RandomErasing', erase_prob=0.25, mode='rand',
-                 min_area_ratio=0.02, max_area_ratio=1 / 3,
-                 fill_color=[103.53, 116.28, 123.675],
-                 fill_std=[57.375, 57.12, 58.395])]
-    return [*pipeline, dict(type='PackInputs')]
+             crop_ratio_range=(recipe.min_crop, 1.0), **images),
+        *(augmentation if is_plain(dict(images)) else []),
+        dict(type='PackInputs')]
+    if num_workers is None:
+        num_workers = min(cpu_count(), 8)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(
+            batch_size=recipe.batch_size, num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available())
+    cfg.train_dataloader.dataset.pipeline = pipeline
+    cfg.val_dataloader.dataset.pipeline = eval_pipeline(size, images=images)
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
 
 
 def _set_schedule(cfg: Config, recipe: Recipe, frozen: bool) -> None:
@@ -239,15 +222,13 @@ def _set_schedule(cfg: Config, recipe: Recipe, frozen: bool) -> None:
         cfg.optim_wrapper.pop('paramwise_cfg')
     cfg.auto_scale_lr = dict(base_batch_size=recipe.batch_size)
     epochs = recipe.epochs
-    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs,
-                         val_interval=math.ceil(epochs / 50))
-    warm_up = min(epochs // 10, 5)
-    cosine = dict(type='CosineAnnealingLR', T_max=epochs - warm_up,
-                  by_epoch=True, begin=warm_up, end=epochs,
-                  convert_to_iter_based=True)
-    linear = dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0,
-                  end=warm_up, convert_to_iter_based=True)
-    cfg.param_scheduler = [linear, cosine] if warm_up else [cosine]
+    cfg.train_cfg.update(
+        max_epochs=epochs, val_interval=math.ceil(epochs / 50))
+    linear, cosine = cfg.param_scheduler
+    linear.end = min(epochs // 10, 5)
+    cosine.update(T_max=epochs - linear.end, begin=linear.end, end=epochs)
+    if not linear.end:
+        cfg.param_scheduler = [cosine]
 
 
 def describe(encoder: Mapping[str, Any], data: LabelledData, recipe: Recipe,

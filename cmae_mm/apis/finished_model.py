@@ -154,7 +154,7 @@ class FinishedModel(nn.Module):
 
     def score(self, crops: Sequence[Tensor]) -> np.ndarray:
         """Compute the scores of crops, float32, (N, K)."""
-        if not crops:
+        if not len(crops):
             return np.empty((0, len(self.classes)), np.float32)
         device = next(self.parameters()).device
         with torch.inference_mode():

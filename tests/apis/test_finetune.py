@@ -171,9 +171,10 @@ def test_onnx_has_the_whole_model(finished, photos, tmp_path, monkeypatch,
     for number, path in enumerate(sorted((photos / 'test').rglob('*.JPEG'))):
         image = Image.open(path)
         image.resize((90 - 7 * number, 50 + 3 * number)).save('new.png')
+        capsys.readouterr()
         exec(snippet, {})
-        found, = model.predict('new.png')
         name, score = capsys.readouterr().out.rsplit(maxsplit=1)
+        found, = model.predict('new.png')
         assert name == found.label
         assert float(score) == pytest.approx(found.score, abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""Trading time for memory, without losing gradients."""
+"""Activation checkpointing of transformer layers."""
 from functools import partial
 from operator import attrgetter
 from typing import Dict, List, Union
@@ -8,15 +8,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def transformer_layers(model: nn.Module) -> Dict[str, nn.Module]:
-    """Find a model's layers that follow each other in lists.
+    """Find the layers of a model that are in module lists.
 
     Args:
         model (nn.Module): The model.
 
     Returns:
-        Dict[str, nn.Module]: The members of each ``nn.ModuleList`` that have
-        parameters, by name, in the model's order; lists within them are not
-        looked at.
+        Dict[str, nn.Module]: The members of each outermost
+        ``nn.ModuleList`` that have parameters, by name, in the model's
+        order.
     """
     found: Dict[str, nn.Module] = {}
     for name, module in model.named_modules():
@@ -31,20 +31,20 @@ def transformer_layers(model: nn.Module) -> Dict[str, nn.Module]:
 
 def checkpoint_activations(model: nn.Module,
                            modules: Union[bool, str, List[str]]) -> int:
-    """Compute the activations of some modules again in the backward pass.
+    """Recompute the activations of some modules in the backward pass.
 
-    mmengine's ``turn_on_activation_checkpointing`` does so by torch's
-    reentrant way, in which a module that takes images gets no gradients.
+    mmengine's ``turn_on_activation_checkpointing`` uses torch's reentrant
+    variant, in which a module whose input is an image gets no gradients.
 
     Args:
         model (nn.Module): The model, modified in place.
-        modules (bool | str | List[str]): True for each transformer layer that
-            is trained, which needs the least memory for a quarter more time;
-            or names of modules in the model, where that of a list of layers
-            (``backbone.layers``) stands for each of them.
+        modules (bool | str | List[str]): True for each trained transformer
+            layer, which needs the least memory for a quarter more time; or
+            names of modules in the model. The name of a module list
+            (``backbone.layers``) selects each of its layers.
 
     Returns:
-        int: Number of modules that do so now.
+        int: Number of checkpointed modules.
 
     Raises:
         ValueError: If there is no such module.
@@ -57,7 +57,7 @@ def checkpoint_activations(model: nn.Module,
                 f'activation_checkpointing=True found no list of layers in '
                 f'{type(model).__name__}; name modules of it instead')
     else:
-        names = [modules] if isinstance(modules, str) else modules
+        names = [modules] if isinstance(modules, str) else modules or []
         chosen = [layer for name in names for layer in _named(model, name)]
     for module in chosen:
         module.forward = partial(
@@ -73,5 +73,5 @@ def _named(model: nn.Module, name: str) -> List[nn.Module]:
         raise ValueError(
             f'activation_checkpointing names {name!r}, which '
             f'{type(model).__name__} does not have; it has {children} and '
-            'what is in these') from None
+            'their modules') from None
     return list(module) if isinstance(module, nn.ModuleList) else [module]

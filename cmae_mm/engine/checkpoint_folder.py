@@ -197,35 +197,6 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
     return None
 
 
-def check_named(file: str, template: Optional[str] = None,
-                by_epoch: bool = True) -> None:
-    """Check a file that a config or a person names to resume from.
-
-    Args:
-        file (str): The file; a remote one is not checked.
-        template (str, optional): See :func:`list_checkpoints`.
-        by_epoch (bool): See :func:`list_checkpoints`.
-
-    Raises:
-        CheckpointError: If it is not whole; names the newest whole one in
-            the same folder.
-    """
-    if '://' in file:
-        return
-    try:
-        check_whole(file)
-    except CheckpointError as error:
-        for path, *_ in list_checkpoints(
-                str(Path(file).parent), template, by_epoch):
-            try:
-                check_whole(path)
-            except CheckpointError:
-                continue
-            raise CheckpointError(
-                f'{error}; the newest whole one beside it is {path}') from None
-        raise
-
-
 def move_aside(paths: Sequence[Path]) -> Path:
     """Move checkpoints of an earlier run to a folder of their own.
 

@@ -1,17 +1,16 @@
-"""Compiling the parts of a pre-training step, without wrapping them."""
+"""Compilation of the parts of a pre-training step."""
 import copy
 import os
 import shutil
-from typing import Any, Callable, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 import torch
 from torch import nn
 
 from ..models import CMAE
 
-# The heavy arithmetic. Masks, what draws at random, collectives and checks of
-# values stay outside: their draws are the same compiled or not, and graphs
-# have no breaks.
+# Masks, random draws, collectives and checks of values are not compiled, so
+# that draws do not change and graphs have no breaks.
 _PARTS = (
     ('data_preprocessor', 'augment'),
     ('backbone', 'embed'),
@@ -25,22 +24,22 @@ _PARTS = (
 
 
 class _WhileTraining:
-    """A method that is compiled in training mode, and itself otherwise.
+    """A method that is compiled in training mode only.
 
-    Evaluation has batches of many sizes, each of which would be compiled.
+    Evaluation would compile it for each of its batch sizes.
 
     Args:
         method (Callable): A bound method of a module.
         options (dict): Arguments of ``torch.compile``.
     """
 
-    def __init__(self, method: Callable, options: Dict[str, Any]) -> None:
+    def __init__(self, method: Any, options: Dict[str, Any]) -> None:
         self.method = method
         self.options = options
         self.compiled = torch.compile(method, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call one or the other.
+        """Call the compiled method in training mode, or the method.
 
         Raises:
             RuntimeError: If torch cannot compile the method.
@@ -64,14 +63,13 @@ class _WhileTraining:
 
 
 def compile_parts(model: CMAE, **options: Any) -> None:
-    """Compile the arithmetic of a model's training step, in place.
+    """Compile methods of a model's modules, in place.
 
-    Modules stay what they are, so that the names in checkpoints do too.
-    Compiled are whole graphs of fixed shapes, when they are first called;
-    results change by rounding.
+    The modules and the names in checkpoints do not change. Whole graphs of
+    fixed shapes are compiled at the first call; results change by rounding.
 
     Args:
-        model (CMAE): The model, as it is going to train.
+        model (CMAE): The model, on its device.
         **options: Arguments of ``torch.compile``, over ``fullgraph=True,
             dynamic=False``.
 
@@ -87,7 +85,7 @@ def compile_parts(model: CMAE, **options: Any) -> None:
 def _parts_of(model: CMAE) -> Iterator[Tuple[nn.Module, str]]:
     on_cpu = next(model.parameters()).device.type == 'cpu'
     for path, name in _PARTS:
-        # On a CPU views are made one by one, by what each needs.
+        # On a CPU each view is augmented by itself.
         if on_cpu and path == 'data_preprocessor':
             continue
         module: Any = model

@@ -1,4 +1,4 @@
-"""Adapting a run to its machine: accelerators, process groups, wrappers."""
+"""Settings of a run for its device: process groups and wrappers."""
 import datetime
 import os
 import subprocess
@@ -21,13 +21,13 @@ from ..dependencies import start_method
 
 
 def has_accelerator() -> bool:
-    """Say whether there is a device that mmengine can autocast on."""
+    """Return whether there is a device that mmengine can autocast on."""
     return (is_cuda_available() or is_npu_available() or is_mlu_available()
             or is_musa_available())
 
 
 def unwrapped_model(runner: Runner) -> nn.Module:
-    """Give a runner's model without its distributed wrapper."""
+    """Return a runner's model without its distributed wrapper."""
     model = runner.model
     return model.module if is_model_wrapper(model) else model
 
@@ -57,7 +57,7 @@ def group_timeout(cfg: Config) -> Dict[str, Any]:
 
 
 def adapt_to_device(cfg: Config) -> None:
-    """Make a config run on this machine, in place.
+    """Adapt a config to this machine, in place.
 
     Workers are spawned where the system cannot fork them. Without an
     accelerator, distributed ranks on CPUs use gloo. BatchNorm is not
@@ -81,7 +81,7 @@ def adapt_to_device(cfg: Config) -> None:
             'none was found; ranks on CPUs are started by --launcher pytorch '
             'or slurm')
     if launcher != 'none':
-        # mmengine would ask for a CUDA device; a group that is there it takes.
+        # mmengine would need a CUDA device; it uses an existing group.
         if not dist.is_initialized():
             if launcher == 'slurm':
                 _name_slurm_ranks()
@@ -102,7 +102,7 @@ def adapt_to_device(cfg: Config) -> None:
 
 
 def _name_slurm_ranks() -> None:
-    """Say Slurm's ranks in the words of torch, as mmengine does with GPUs."""
+    """Set torch's variables from Slurm's, as mmengine does with GPUs."""
     for name, source in (('RANK', 'SLURM_PROCID'),
                          ('WORLD_SIZE', 'SLURM_NTASKS'),
                          ('LOCAL_RANK', 'SLURM_LOCALID')):

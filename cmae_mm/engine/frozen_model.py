@@ -1,4 +1,4 @@
-"""Pre-trained models that are evaluated, and no longer trained."""
+"""Frozen pre-trained models for evaluation."""
 import torch
 from mmengine.config import Config
 from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
@@ -12,7 +12,7 @@ from .runner import ResumableRunner
 
 
 class FrozenViT(nn.Module):
-    """Another method's plain vision transformer, asked as a CMAE is.
+    """Another method's plain vision transformer, with a CMAE's interface.
 
     Args:
         model (BaseSelfSupervisor): A model of mmpretrain's whose backbone is
@@ -28,7 +28,7 @@ class FrozenViT(nn.Module):
         self.data_preprocessor = model.data_preprocessor
 
     def init_weights(self) -> None:
-        """Initialise the encoder as its method does."""
+        """Initialise the encoder."""
         self.backbone.init_weights()
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class FrozenViT(nn.Module):
         """
         check_choice('pool', pool, ('mean', 'cls'))
         check_choice('encoder', encoder, ('online', ))
-        # Methods that mask do so in a forward of their own.
+        # Not the forward pass of subclasses, which masks.
         tokens = VisionTransformer.forward(self.backbone, inputs)[-1]
         extra = self.backbone.num_extra_tokens
         if pool == 'mean':
@@ -70,15 +70,15 @@ def build_frozen_model(cfg: Config,
     Args:
         cfg (Config): The config of a runner, which seeds and starts the
             processes as for training. Its model is a CMAE, or another
-            self-supervised method of mmpretrain's on a ``VisionTransformer``.
+            self-supervised method of mmpretrain with a ``VisionTransformer``.
         checkpoint (str): A file that
             :func:`~cmae_mm.checkpoints.load_encoder_into` takes, or 'random'
             for random initialisation by the config's seed.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
 
     Returns:
-        CMAE | FrozenViT: The model in evaluation mode, on the device that
-        there is, without distributed wrapper.
+        CMAE | FrozenViT: The model in evaluation mode, on its device, without
+        distributed wrapper.
 
     Raises:
         ValueError: If the config is not one of pre-training, or its model has
@@ -94,7 +94,7 @@ def build_frozen_model(cfg: Config,
 
 
 def _check_other_method(model: dict) -> None:
-    """Check that a model which is no CMAE can be evaluated."""
+    """Check that a model other than a CMAE can be evaluated."""
     method = MODELS.get(model.get('type') or '')
     backbone = MODELS.get((model.get('backbone') or {}).get('type') or '')
     if not (_is(method, BaseSelfSupervisor)

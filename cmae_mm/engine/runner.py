@@ -2,7 +2,7 @@
 import copy
 import math
 import warnings
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional
 
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
@@ -14,12 +14,11 @@ from mmpretrain.registry import RUNNERS
 from torch import nn
 
 from ..checkpoints import CheckpointError
-from ..checkpoints.read import ready_to_resume
+from ..checkpoints.read import check_whole, ready_to_resume
 from ..image_config import apply_image_stats
 from ..models import CMAE
 from .activation_checkpointing import checkpoint_activations
 from .checkpoint_folder import (
-    check_named,
     find_newest_whole,
     list_checkpoints,
     on_main_process,
@@ -83,6 +82,9 @@ class ResumableRunner(WritesConfig, Runner):
     ``OptimWrapper`` are replaced by ``ResumableEpochLoop``,
     ``ResumableIterLoop`` and ``AutoAmpOptimWrapper`` in float32.
     """
+
+    _resume: bool
+    _has_loaded: bool
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
@@ -232,7 +234,8 @@ class ResumableRunner(WritesConfig, Runner):
         source = None
         if self._resume and self.cfg.get('resume_from'):
             source = self.cfg.resume_from
-            on_main_process(check_named, source, *self._names())
+            if '://' not in source:
+                on_main_process(check_whole, source)
         elif self._resume:
             source = self._find_newest()
         if source is not None:
@@ -260,12 +263,8 @@ class ResumableRunner(WritesConfig, Runner):
         self._resume = True  # for load_checkpoint and hooks
         super().resume(filename, *args, **kwargs)
 
-    def load_checkpoint(self,
-                        filename: str,
-                        map_location: Union[str, Callable] = 'cpu',
-                        strict: bool = True,
-                        revise_keys: Sequence[Tuple[str, str]] = (
-                            (r'^module\.', ''), )) -> Dict[str, Any]:
+    def load_checkpoint(self, filename: str, map_location: Any = 'cpu',
+                        **kwargs: Any) -> Dict[str, Any]:
         """Load a checkpoint that fits the model, or nothing.
 
         A CMAE that starts a training may start from an encoder, an MAE or a
@@ -277,9 +276,8 @@ class ResumableRunner(WritesConfig, Runner):
                 ``CheckpointLoader`` takes.
             map_location (str | Callable): See ``torch.load``. Defaults to
                 'cpu'.
-            strict (bool): Not used: loading is always strict.
-            revise_keys (Sequence[Tuple[str, str]]): Patterns that are
-                replaced in names. Defaults to taking off ``module.``.
+            **kwargs: mmengine's ``strict`` and ``revise_keys``, which have
+                no effect: loading is strict, without the prefix ``module.``.
 
         Returns:
             Dict[str, Any]: The checkpoint.
@@ -299,7 +297,7 @@ class ResumableRunner(WritesConfig, Runner):
             if purpose == RESUME:
                 check_training_state(checkpoint)
             state, lines, copy_target = fit(
-                model, checkpoint, purpose, revise_keys,
+                model, checkpoint, purpose,
                 bool(self.cfg.get('load_partial', False)))
         except FileNotFoundError as error:
             raise CheckpointError(str(error)) from None
@@ -368,8 +366,9 @@ class ResumableRunner(WritesConfig, Runner):
 
     def _optimizer_settings(self) -> Dict[str, Any]:
         first = self.optim_wrapper.param_groups[0]
-        settings = {k: first.get(k) for k in ('weight_decay', 'betas')}
-        return dict(lr=first.get('initial_lr', first.get('lr')), **settings)
+        return dict(lr=first.get('initial_lr', first.get('lr')),
+                    weight_decay=first.get('weight_decay'),
+                    betas=first.get('betas'))
 
     def _warn_of_kept_settings(self, wanted: Dict[str, Any]) -> None:
         kept = self._optimizer_settings()
@@ -382,19 +381,15 @@ class ResumableRunner(WritesConfig, Runner):
                 f'with: {", ".join(differ)}. To change them start a new run, '
                 'with load_from for its weights.')
 
-    def _names(self) -> Tuple[Any, ...]:
-        """Return the template of checkpoints' names and what they count."""
-        hook = self._hook(CheckpointHook)
-        return () if hook is None else (hook.filename_tmpl, hook.by_epoch)
-
     def _find_newest(self) -> Optional[str]:
         hook = self._hook(CheckpointHook)
+        names = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
         folder = (
             hook.folder(self)
             if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
 
         def find() -> Optional[str]:
-            found = find_newest_whole(list_checkpoints(folder, *self._names()))
+            found = find_newest_whole(list_checkpoints(folder, *names))
             return None if found is None else str(found)
 
         source = on_main_process(find)

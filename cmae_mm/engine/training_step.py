@@ -19,7 +19,7 @@ _WARM_UP, _TIMED = 2, 2
 
 
 def preprocessor_of(cfg: Config) -> dict:
-    """Give the settings of a config's data preprocessor."""
+    """Return the settings of a config's data preprocessor."""
     return cfg.model.get('data_preprocessor') or cfg.data_preprocessor
 
 
@@ -29,7 +29,7 @@ def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
     Args:
         cfg (Config): The config of a pre-training.
         batch_size (int): Number of images.
-        device (torch.device): Where it is wanted.
+        device (torch.device): The device of the images.
 
     Returns:
         dict: ``inputs``, canvases or two views, and ``data_samples``.
@@ -40,7 +40,7 @@ def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
     dtype = settings.get('dtype', 'uint8')
 
     def images(side: int) -> Tensor:
-        # Smooth, as photographs are, so that colours are changed as there.
+        # Smooth, so that colour changes take the time of photographs.
         coarse = torch.rand(batch_size, channels, 8, 8)
         fine = nn.functional.interpolate(coarse, side, mode='bicubic')
         scaled = (fine.clamp_(0, 1) * 255).numpy().astype(dtype)
@@ -58,8 +58,8 @@ class TrainingStep:
     Args:
         model (nn.Module): The model, on its device.
         wrapper (OptimWrapper): Its optimizer wrapper.
-        batch (dict, optional): What it trains on, again and again. Defaults
-            to None, which must be set before it is called.
+        batch (dict, optional): The batch of each step. Defaults to None; it
+            must be set before the first call.
     """
 
     def __init__(self,
@@ -70,7 +70,7 @@ class TrainingStep:
         wrapper.initialize_count_status(model, 0, _NO_END)
 
     def __call__(self) -> Dict[str, Tensor]:
-        """Train on the batch once: everything up to the moved target."""
+        """Train on the batch once, including the update of the target."""
         return self.model.train_step(self.batch, self.wrapper)
 
 
@@ -79,11 +79,11 @@ def build_training_step(
         device: torch.device,
         optim_wrapper: Optional[dict] = None,
         activation_checkpointing: Any = None) -> TrainingStep:
-    """Build a config's model and optimizer, as a training does.
+    """Build a config's model and optimizer, as for training.
 
     Args:
         cfg (Config): The config of a pre-training.
-        device (torch.device): Where it trains.
+        device (torch.device): The device of the model.
         optim_wrapper (dict, optional): Its optimizer wrapper. Defaults to
             None, the config's.
         activation_checkpointing (bool | str | List[str], optional): See

@@ -100,7 +100,7 @@ class WritesConfig:
         logger = super().build_logger(  # type: ignore[misc]
             *args, **kwargs)
         for handler in logger.handlers:
-            stream = getattr(handler, 'stream', None)
+            stream: Any = getattr(handler, 'stream', None)
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')
         return logger

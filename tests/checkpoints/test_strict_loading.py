@@ -261,27 +261,6 @@ def test_a_classifier_starts_from_a_classifier(run, start, tmp_path):
         start(run[0], other, **hooks)
 
 
-def test_what_the_framework_converts_still_fits(start, tmp_path):
-    """ViTSAM resizes its relative positions in a hook of its own."""
-    cfg = Config(dict(model=dict(
-        type='ImageClassifier',
-        data_preprocessor=dict(type='ClsDataPreprocessor'),
-        backbone=dict(
-            type='ViTSAM', img_size=32, patch_size=8, out_channels=0,
-            use_abs_pos=True, use_rel_pos=True, out_type='avg_featmap',
-            arch=dict(embed_dims=32, num_layers=1, num_heads=2,
-                      feedforward_channels=32, global_attn_indexes=[0])),
-        head=dict(type='LinearClsHead', num_classes=2, in_channels=32)))).model
-    small = build(cfg)
-    path = save(small, tmp_path / 'sam.pth')
-    cfg.backbone.img_size = 48
-    model = start(path, cfg, custom_hooks=[]).model
-    assert torch.equal(model.head.fc.weight, small.head.fc.weight)
-    shapes = [m.state_dict()['backbone.layers.0.attn.rel_pos_h'].shape
-              for m in (small, model)]
-    assert shapes == [(7, 16), (11, 16)]
-
-
 def test_averaged_weights_are_resumed(runner_of):
     """EMAHook takes the state apart while it is loaded."""
     hooks = [dict(type='TargetUpdateHook'),

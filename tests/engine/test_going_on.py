@@ -67,7 +67,7 @@ def test_a_file_that_is_named_must_be_whole(tmp_path):
     tiny_runner(tmp_path, iters=3).train()
     bad = tmp_path / 'iter_3.pth'
     bad.write_bytes(bad.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match='beside it is .*iter_2.pth'):
+    with pytest.raises(CheckpointError, match='iter_3.pth'):
         tiny_runner(tmp_path, iters=4, resume_from=str(bad)).train()
     assert bad.exists()
     with pytest.raises(CheckpointError, match='no checkpoint .*none.pth'):

@@ -82,7 +82,7 @@ def test_load_from_takes_an_encoder_of_colours(pretrained):
     assert state[f'backbone.{EMBEDDING}'].shape[1] == 5 and copy_target
     assert any('made for 5 channel(s)' in line for line in lines)
     whole = dict(state_dict=pretrained[0].state_dict())
-    with pytest.raises(CheckpointError, match='take the encoder alone'):
+    with pytest.raises(CheckpointError, match='load the encoder alone'):
         fit(model, whole, START)
 
 

@@ -18,6 +18,7 @@ from ...evaluation.data import check_same_classes
 from ...models import CMAE
 from ..device import unwrapped_model
 from ..loops import index_sampler
+from .step_hooks import StepSeedHook
 from .target_update_hook import TargetUpdateHook
 
 
@@ -251,7 +252,7 @@ class PretrainCheckHook(BrokenImagesHook):
         check_batch_norm(runner)
         self._check_shares(runner.train_dataloader)
         self._check_queue(runner)
-        # Under mmengine's own runner, which checks nothing.
+        # For mmengine's own runner, which checks neither.
         check_target_moves(runner)
         self._check_draws(runner)
 
@@ -271,8 +272,8 @@ class PretrainCheckHook(BrokenImagesHook):
 
     @staticmethod
     def _check_draws(runner) -> None:
-        seeds = any(type(h).__name__ == 'StepSeedHook' for h in runner.hooks)
-        if (get_world_size() > 1 and not seeds
+        if (get_world_size() > 1
+                and not any(isinstance(h, StepSeedHook) for h in runner.hooks)
                 and not runner._randomness_cfg.get('diff_rank_seed')):
             raise ValueError(
                 f'all {get_world_size()} processes would draw the same masks; '
@@ -331,7 +332,6 @@ class TransferCheckHook(BrokenImagesHook):
                 f'data_preprocessor.num_classes={prepared}, but the head has '
                 f'num_classes={model.head.num_classes}; set both to the '
                 "data's number of classes")
-        check_loader(runner.train_dataloader)
         # Of features: those of maps normalise over positions too.
         check_batch_norm(runner, (BatchNorm1d, SyncBatchNorm))
 

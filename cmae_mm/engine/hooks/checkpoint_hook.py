@@ -115,8 +115,7 @@ def describe_failure(error: OSError, path: Path, size: int) -> str:
 
 # One per process; a forked process must not wait for the thread of its parent.
 WRITER = FileWriter()
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=WRITER.__init__)  # type: ignore[misc]
+os.register_at_fork(after_in_child=WRITER.__init__)  # type: ignore[misc]
 
 
 @register_backend('CheckpointBackend', force=True)
@@ -166,6 +165,11 @@ class AtomicCheckpointHook(CheckpointHook):
         ValueError: If the files are not to be written to a local folder.
         CheckpointError: In training, if a file cannot be written.
     """
+
+    out_dir: Any
+    backend_args: Any
+    filename_tmpl: Any
+    keep_ckpt_ids: Any
 
     def __init__(self, *args, async_save: bool = True, **kwargs) -> None:
         unknown = set(kwargs) - set(

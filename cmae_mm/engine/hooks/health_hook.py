@@ -1,4 +1,5 @@
 """Health of a pre-training, measured while it runs."""
+import resource
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -16,11 +17,6 @@ from ...models.utils import is_sharded, keep_step_hooks
 from ..device import unwrapped_model
 from ..loops import at_optimizer_step
 from ..optimizers.step_guard import grad_norm, part_of
-
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None  # type: ignore[assignment]
 
 # The features that are measured.
 ONLINE, TARGET = 'online', 'target'
@@ -138,10 +134,8 @@ class HealthHook(Hook):
                 lambda module, args, out: note(module, PREDICTION, out[0])),
         ]
 
-    def before_train_iter(self,
-                          runner,
-                          batch_idx: int,
-                          data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(self, runner, batch_idx: int,
+                          data_batch: Any = None) -> None:
         """Find out whether to measure."""
         self._pending |= runner.iter == 0 or self.every_n_train_iters(
             runner, self.every)
@@ -157,11 +151,8 @@ class HealthHook(Hook):
                 grads.setdefault(part_of(name), []).append(parameter.grad)
         self._grads = {part: grad_norm(g) for part, g in grads.items()}
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Any = None) -> None:
         """Measure and log."""
         if self._pending and at_optimizer_step(runner):
             self._pending = False
@@ -216,12 +207,10 @@ class HealthHook(Hook):
         steps = 1 if self._last is None else max(done - self._last, 1)
         self._last = done
         logged = runner.message_hub.log_scalars
-        found: Dict[str, float] = dict(images_seen=done * batch)
-        if resource is not None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            # in bytes on macOS, in KiB elsewhere
-            found['host_memory_mb'] = peak / (
-                _MB if sys.platform == 'darwin' else 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # in bytes on macOS, in KiB elsewhere
+        unit = _MB if sys.platform == 'darwin' else 1024
+        found = dict(images_seen=done * batch, host_memory_mb=peak / unit)
         if 'train/time' in logged and 'train/data_time' in logged:
             time = float(logged['train/time'].mean(steps))
             wait = float(logged['train/data_time'].mean(steps))
@@ -269,8 +258,9 @@ def target_distance(model: CMAE) -> Tensor:
         norm of the online parameters; a scalar.
     """
     differences, sources = [], []
-    for own, online in ((model.target.encoder, model.backbone),
-                        (model.target.projector, model.neck.projector)):
+    target: Any = model.target
+    for own, online in ((target.encoder, model.backbone),
+                        (target.projector, model.neck.projector)):
         source = dict(online.named_parameters())
         for name, average in own.named_parameters():
             if source[name].requires_grad:

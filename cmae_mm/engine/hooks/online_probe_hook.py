@@ -1,4 +1,4 @@
-"""A linear classifier that learns beside the pre-training."""
+"""A linear classifier that is trained beside the pre-training."""
 from typing import Any, Dict, Optional
 
 import torch
@@ -16,13 +16,12 @@ from ..device import unwrapped_model
 class OnlineProbeHook(Hook):
     """Train a linear classifier on detached features of each batch.
 
-    The features are those that the target branch has made anyway, of the
-    whole augmented image (for MAE, which has no target, the mean of the
-    visible tokens). The classifier, a BatchNorm without affine parameters and
-    a linear layer, has its own optimizer: encoder, gradients and random
-    numbers are as without it. Its loss and its accuracy before each of its
-    steps, on images it has not seen in this epoch, are in the log as
-    ``probe_loss`` and ``probe_top1``. The training data needs labels:
+    The features are the target branch's, of the whole augmented image (for
+    MAE, which has no target, the mean of the visible tokens). The classifier,
+    a BatchNorm without affine parameters and a linear layer, has its own
+    optimizer and does not change the pre-training. Its loss and accuracy
+    before each of its steps, on images that are new in this epoch, are logged
+    as ``probe_loss`` and ``probe_top1``. The training data needs labels:
     ``train_dataloader.dataset.with_label=True``.
 
     Args:
@@ -50,11 +49,11 @@ class OnlineProbeHook(Hook):
         self._resumed: Optional[Dict[str, Any]] = None
 
     def before_train(self, runner) -> None:
-        """Build the classifier and listen to the features."""
+        """Build the classifier and register hooks on the features."""
         self._check_labels(runner.train_dataloader.dataset)
         model = unwrapped_model(runner)
         width = model.backbone.embed_dims
-        # Initialisation must not use up the training's random numbers.
+        # Initialisation must not draw the training's random numbers.
         with torch.random.fork_rng(devices=[]):
             linear = nn.Linear(width, self.num_classes)
         nn.init.zeros_(linear.weight)
@@ -97,17 +96,15 @@ class OnlineProbeHook(Hook):
         if module.training:
             self._features = features.detach().float()
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
-        """Make one step of the classifier."""
-        features, self._features = self._features, None
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Any = None) -> None:
+        """Train the classifier for one step."""
+        features: Any = self._features
+        self._features = None
         labels = torch.tensor(
             [int(s.gt_label) for s in data_batch['data_samples']],
             device=features.device)
-        # One image that is not finite must not spoil the classifier for good.
+        # Images that are not finite would make the classifier nan.
         sound = features.isfinite().all(dim=1, keepdim=True)
         logits = self.probe(features.where(sound, 0.))
         loss = F.cross_entropy(logits, labels)
@@ -122,16 +119,16 @@ class OnlineProbeHook(Hook):
         hub.update_scalar('train/probe_top1', top1)
 
     def after_train(self, runner) -> None:
-        """Stop listening."""
+        """Remove the hook on the features."""
         self._handle.remove()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep the classifier beside the model."""
+        """Store the classifier in the checkpoint."""
         checkpoint['online_probe'] = dict(
             probe=self.probe.state_dict(),
             optimizer=self.optimizer.state_dict())
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Go on with the classifier when a training is resumed."""
+        """Resume the classifier with the training."""
         if runner._resume:
             self._resumed = checkpoint.get('online_probe')

@@ -24,11 +24,9 @@ from ..loops import (
 from .checkpoint_hook import AtomicCheckpointHook
 
 # Exit statuses: EX_TEMPFAIL of sysexits.h, on which a scheduler can requeue,
-# and a shell's for Ctrl-C. Windows has no SIGHUP and no SIGUSR1.
-EXIT_STATUS = {
-    getattr(signal, name): 75 for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1')
-    if hasattr(signal, name)}
-EXIT_STATUS[signal.SIGINT] = 130
+# and a shell's for Ctrl-C.
+EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGUSR1: 75,
+               signal.SIGINT: 130}
 
 
 class TrainingStopped(SystemExit):
@@ -62,7 +60,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.getsignal(number)
                       for number in EXIT_STATUS}
-            if before.get(getattr(signal, 'SIGHUP', 0)) is signal.SIG_IGN:
+            if before[signal.SIGHUP] is signal.SIG_IGN:
                 del before[signal.SIGHUP]
             for number in before:
                 signal.signal(number, self._note)
@@ -106,7 +104,7 @@ def shield_workers(loader: DataLoader) -> None:
 def _init_worker(inner: Optional[Callable], worker_id: int) -> None:
     for number in EXIT_STATUS.keys() - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, 'sigwaitinfo'):  # not on macOS and Windows
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         # Blocked in this thread and all later ones; one waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(
@@ -162,11 +160,8 @@ class PreemptionHook(Hook):
         self._training = False
         self._end_agreement()
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch=None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Any = None) -> None:
         """Stop after this iteration, if a rank has received a signal."""
         self._agree()
         # The end of an epoch is more than that of an iteration.
@@ -248,7 +243,7 @@ class PreemptionHook(Hook):
                 f'{runner.max_iters}, saved in {saved}; {how} resumes from '
                 'it.')
         self._end_agreement()
-        raise TrainingStopped(EXIT_STATUS[self._agreed])
+        raise TrainingStopped(EXIT_STATUS[signal.Signals(self._agreed)])
 
     def _end_agreement(self) -> None:
         """Await the last vote and end the threads of its process group.

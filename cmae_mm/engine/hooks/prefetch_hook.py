@@ -1,4 +1,4 @@
-"""Copies the next batch to the GPU while the last step still runs."""
+"""Copies of the next batch to the GPU during a training step."""
 from typing import Any, Iterator, Optional
 
 import torch
@@ -11,14 +11,13 @@ from ..device import unwrapped_model
 
 
 class DevicePrefetcher:
-    """A data loader whose batches are on the device when they are asked for.
+    """A data loader that copies the next batch during a step.
 
-    The copy of a batch is queued, on a stream of its own, before the step on
-    the batch before it: it costs no time where batches are pinned.
+    The copy is queued on its own stream before the step on the previous batch.
+    It takes no time if batches are pinned.
 
     Args:
-        loader (DataLoader): The data loader, which gives dicts; tensors in
-            them are copied.
+        loader (DataLoader): The data loader of dicts with tensors.
         device (torch.device): The device to copy to.
     """
 
@@ -30,7 +29,7 @@ class DevicePrefetcher:
             self.stream = torch.cuda.Stream(device)
 
     def __getattr__(self, name: str) -> Any:
-        """Be the loader in all else: sampler, data set, batch size."""
+        """Return an attribute of the loader."""
         if name == 'loader':  # not there yet, while copied or unpickled
             raise AttributeError(name)
         return getattr(self.loader, name)
@@ -69,9 +68,9 @@ class DevicePrefetcher:
 
 @HOOKS.register_module()
 class PrefetchHook(Hook):
-    """Let epoch-based training find its batches on the GPU.
+    """Prefetch batches to the GPU in epoch-based training.
 
-    Without a GPU nothing is changed.
+    Without a GPU it does nothing.
     """
 
     def before_train(self, runner) -> None:

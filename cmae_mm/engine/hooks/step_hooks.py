@@ -34,7 +34,7 @@ class StepSeedHook(Hook):
 
 @HOOKS.register_module()
 class SkippedStepHook(Hook):
-    """Let warnings of skipped steps name the iteration and the images.
+    """Let warnings of skipped steps name the images.
 
     See ``AutoAmpOptimWrapper``, which skips and counts them.
     """
@@ -49,7 +49,6 @@ class SkippedStepHook(Hook):
             return
         if runner.optim_wrapper.begins_step():
             guard.samples = []
-        guard.iteration = runner.iter + 1
         samples = data_batch.get('data_samples') if isinstance(
             data_batch, dict) else None
         if isinstance(samples, (list, tuple)):

@@ -1,6 +1,6 @@
-"""Moves the target after each optimizer step."""
+"""Updates of the momentum target after each optimizer step."""
 import math
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
@@ -14,28 +14,25 @@ from ..device import unwrapped_model
 
 @HOOKS.register_module()
 class TargetUpdateHook(Hook):
-    r"""Move CMAE's target by one EMA step after each real optimizer step.
+    r"""Update CMAE's target by an EMA step after each optimizer step.
 
     .. math::
         \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
 
-    The cosine goes on where a resumed run stood, and begins anew in a run that
-    merely starts from loaded weights.
+    A resumed run continues the cosine schedule; a run that starts from loaded
+    weights starts it anew.
 
-    The target follows the optimizer itself, see ``MomentumTarget.follow``: it
-    stands still while gradients accumulate and when the loss scaler skips a
-    step.
+    The update is a hook of the optimizer, see ``MomentumTarget.follow``: there
+    is none while gradients accumulate or when the loss scaler skips a step.
+    An MAE (``head.contrastive=None``) and ``target.fixed=True`` have no
+    updates, which is logged.
 
     Args:
-        momentum (float, optional): Momentum mu, the share of the old target
-            that an update keeps, in (0, 1). Defaults to None, the model's own
-            (0.996).
+        momentum (float, optional): Momentum mu, the weight of the old target
+            in an update, in (0, 1). Defaults to None, the model's (0.996).
         end_momentum (float, optional): End of a cosine schedule of mu over
-            the training's optimizer steps, in (0, 1]. Defaults to None, mu
-            stays constant.
-
-    Where there is nothing to move, in an MAE (``head.contrastive=None``) or
-    with ``target.fixed=True``, the log says so and nothing is done.
+            the training's optimizer steps, in (0, 1]. Defaults to None, a
+            constant mu.
 
     Raises:
         ValueError: If a momentum is out of range, or, before training, if the
@@ -55,11 +52,11 @@ class TargetUpdateHook(Hook):
         self._handle: Optional[RemovableHandle] = None
 
     def before_train(self, runner) -> None:
-        """Let the target follow the optimizer."""
+        """Register the update with the optimizer."""
         model = unwrapped_model(runner)
         if not isinstance(model, CMAE):
             raise ValueError(
-                'TargetUpdateHook moves the target of a CMAE, but '
+                'TargetUpdateHook updates the target of a CMAE, but '
                 f'{type(model).__name__} has no target; remove the hook')
         if model.target is None or model.target.fixed:
             runner.logger.info(
@@ -68,7 +65,7 @@ class TargetUpdateHook(Hook):
                  if model.target is None else 'model.target.fixed=True'))
             return
         if runner.iter == 0:
-            # A checkpoint that a new run starts from brings its own count.
+            # Not the count of a checkpoint that the run starts from.
             model.target.steps.zero_()
         optim_wrapper = runner.optim_wrapper
         accumulate = optim_wrapper._accumulative_counts
@@ -78,35 +75,35 @@ class TargetUpdateHook(Hook):
             num_steps=math.ceil(runner.max_iters / accumulate))
 
     def after_train(self, runner) -> None:
-        """End it."""
+        """Remove the update."""
         self.detach()
 
     def attach(self, model: CMAE, optimizer: Optimizer,
                num_steps: int) -> None:
-        """Let the model's target follow the optimizer.
+        """Register the update of a model's target with an optimizer.
 
-        The cosine begins at the target's own count of steps.
+        The cosine schedule starts at the target's count of steps.
 
         Args:
             model (CMAE): A model with a target.
             optimizer (Optimizer): The optimizer that trains it.
             num_steps (int): Number of optimizer steps of the whole training,
-                over which the cosine goes.
+                the length of the cosine.
         """
-        start = (
-            model.target.momentum if self.momentum is None else self.momentum)
-        self._handle = model.target.follow(
+        target: Any = model.target
+        start = target.momentum if self.momentum is None else self.momentum
+        self._handle = target.follow(
             optimizer, model.backbone, model.neck.projector,
             lambda step: self._momentum_at(start, step, num_steps))
 
     def detach(self) -> None:
-        """Let the target stand still."""
+        """Remove the update."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
     def _momentum_at(self, start: float, step: int, num_steps: int) -> float:
-        """Give mu at an optimizer step, the first of which is 0."""
+        """Return mu at an optimizer step, counted from 0."""
         if self.end_momentum is None:
             return start
         progress = min(step / max(num_steps - 1, 1), 1.)

@@ -2,7 +2,7 @@
 import logging
 from collections import defaultdict
 from functools import partial
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -16,9 +16,9 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor, with equal parameter groups merged.
 
     mmengine makes one group per parameter, several hundred for a ViT, each
-    updated by kernels of its own, and logs several lines for each. The same
-    ``paramwise_cfg`` gives the same settings here, in as few groups as there
-    are different settings, and a line of log for each.
+    updated by its own kernels, and logs several lines for each. With the same
+    ``paramwise_cfg``, this one makes a group and a log line for each different
+    setting.
     """
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs):
@@ -43,8 +43,8 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
         merged: Dict[tuple, list] = defaultdict(list)
         for group in single:
-            settings = {k: v for k, v in group.items() if k != 'params'}
-            merged[tuple(sorted(settings.items()))].extend(group['params'])
+            parameters = group.pop('params')
+            merged[tuple(sorted(group.items()))].extend(parameters)
         for settings, parameters in merged.items():
             params.append(dict(params=parameters, **dict(settings)))
             count = sum(p.numel() for p in parameters)
@@ -60,11 +60,11 @@ class BackboneLayerDecayConstructor(LearningRateDecayOptimWrapperConstructor):
     """mmpretrain's layer decay, for detectors and segmentors too.
 
     The depth of a parameter is the backbone's ``get_layer_depth``; necks and
-    heads are the last layer, which learns at the full rate. See mmpretrain's
+    heads are the last layer, at the full learning rate. See mmpretrain's
     ``LearningRateDecayOptimWrapperConstructor`` for ``paramwise_cfg``.
 
     Raises:
-        ValueError: If the backbone cannot tell the depth of its layers.
+        ValueError: If the backbone has no ``get_layer_depth``.
     """
 
     def add_params(self,
@@ -84,7 +84,7 @@ class BackboneLayerDecayConstructor(LearningRateDecayOptimWrapperConstructor):
             **kwargs: Further arguments of the recursion.
         """
         if get_layer_depth is None:
-            backbone = getattr(module, 'backbone', None)
+            backbone: Any = getattr(module, 'backbone', None)
             if not hasattr(backbone, 'get_layer_depth'):
                 raise ValueError(
                     'layer decay needs a model whose backbone has '

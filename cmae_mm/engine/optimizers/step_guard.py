@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are not finite."""
+"""Skipping steps whose loss or gradients are not finite."""
 import logging
 from collections import defaultdict
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -14,7 +14,7 @@ _NAMES_SHOWN = 8
 
 
 class NonFiniteError(RuntimeError):
-    """Training that was stopped since its steps are not finite."""
+    """Training that was stopped because its steps are not finite."""
 
 
 def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
@@ -25,11 +25,11 @@ def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
         norm_type (float): p of the p-norm. Defaults to 2.
 
     Returns:
-        Tensor: A float32 scalar. Of gradients that ranks share out it is the
-        norm over all of them, for which all ranks must ask.
+        Tensor: A float32 scalar. If gradients are sharded, it is the norm
+        over all shards, and all ranks must call this.
     """
     parts = [local_part(g) for g in grads]
-    # Of a parameter with fewer rows than there are ranks some have nothing.
+    # A shard is empty if a parameter has fewer rows than there are ranks.
     norms = torch._foreach_norm([p for p in parts if p.numel()], norm_type)
     norm = torch.linalg.vector_norm(torch.stack(
         [n.float() for n in norms] or [parts[0].new_zeros(())]), norm_type)
@@ -73,17 +73,15 @@ class StepGuard:
 
     def __init__(self, max_skipped: int) -> None:
         if max_skipped < 1:
-            raise ValueError('max_skipped is a number of steps one after '
-                             f'another, 1 or more, but got {max_skipped}')
+            raise ValueError('max_skipped must be 1 or more steps in a row, '
+                             f'but got {max_skipped}')
         self.max_skipped = max_skipped
         self.in_a_row = 0
         self.model: Optional[nn.Module] = None
         self._buffers: List[Tensor] = []
-        # By dtype, which one fused copy takes: buffers, and what they were.
+        # By dtype, each copied by one kernel: buffers, and their copies.
         self._kept: Dict[torch.dtype, Tuple[List[Tensor], List[Tensor]]] = {}
-        # Set by SkippedStepHook: the iteration, and the step's samples.
-        self.iteration: Optional[int] = None
-        self.samples: List[Any] = []
+        self.samples: List[Any] = []  # of the step, set by SkippedStepHook
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -107,25 +105,25 @@ class StepGuard:
 
     @torch.no_grad()
     def restore_buffers(self) -> None:
-        """Undo what the forward passes of a step did to the buffers."""
+        """Restore the buffers to their values before the step."""
         for now, kept in self._kept.values():
             torch._foreach_copy_(now, kept)
 
     def accept(self) -> None:
-        """Note a step that was made."""
+        """Count an optimizer step."""
         self.in_a_row = 0
 
     def reject(self, optimizer: torch.optim.Optimizer, loss: float,
                norm: float, hub: MessageHub, scaled: bool) -> None:
-        """Count a step that is left out, warn, and stop after too many.
+        """Count a skipped step, warn, and stop after too many.
 
         Args:
             optimizer (torch.optim.Optimizer): The optimizer, with the step's
                 gradients.
-            loss (float): Loss of the step; nan or inf if it is at fault.
+            loss (float): Loss of the step.
             norm (float): Norm over all gradients.
-            hub (MessageHub): The message hub, which keeps the count.
-            scaled (bool): Whether the step is left out because the loss scale
+            hub (MessageHub): The message hub, which stores the count.
+            scaled (bool): Whether the step is skipped because the loss scale
                 of float16 is being lowered.
 
         Raises:
@@ -138,29 +136,30 @@ class StepGuard:
         before = scalars[key].current() if key in scalars else 0
         hub.update_scalar(key, before + 1)
         what = f'loss {loss:g}, gradient norm {norm:g}'
+        step = hub.get_info('iter', -1) + 1
         if self.in_a_row >= self.max_skipped:
-            raise NonFiniteError(self._report(optimizer, what))
+            raise NonFiniteError(self._report(optimizer, step, what))
         if scaled:
             return
         print_log(
-            f'Skipped the step of iteration {self._step()}, which is not '
+            f'Skipped the step of iteration {step}, which is not '
             f'finite ({what}): parameters and target stay as they are. '
             f'Images: {self._images()}.',
             logger='current',
             level=logging.WARNING)
 
-    def _report(self, optimizer: torch.optim.Optimizer, what: str) -> str:
+    def _report(self, optimizer: torch.optim.Optimizer, step: int,
+                what: str) -> str:
         norms = ', '.join(
-            f'{part} {norm:.3g}' for part, norm in self._norms().items()
-        ) or 'not known'  # an engine has taken them away
+            f'{part} {norm:.3g}' for part, norm in self._norms().items())
         rates = [float(g['lr']) for g in optimizer.param_groups]
         return (
-            f'Stopped at iteration {self._step()}: {self.in_a_row} steps in a '
+            f'Stopped at iteration {step}: {self.in_a_row} steps in a '
             f'row were not finite ({what}). Gradient norms: {norms}. Learning '
             f'rate: {max(rates):.3g}. Images of the last step: '
             f'{self._images()}. No parameter was changed by these steps and '
             'checkpoints are intact. Lower optim_wrapper.optimizer.lr (in a '
-            'new run, by --no-resume: one that goes on keeps its own), set '
+            'new run, by --no-resume: a resumed run keeps its own), set '
             'optim_wrapper.clip_grad=dict(max_norm=3.), or check '
             'data_preprocessor.mean and std and these images; '
             f'optim_wrapper.max_skipped={self.max_skipped} sets how many '
@@ -174,12 +173,9 @@ class StepGuard:
                 grads[part_of(name)].append(parameter.grad)
         return {part: float(grad_norm(g)) for part, g in grads.items()}
 
-    def _step(self) -> str:
-        return 'unknown' if self.iteration is None else str(self.iteration)
-
     def _images(self) -> str:
-        paths = [getattr(s, 'img_path', None) for s in self.samples]
-        paths = [str(p) for p in paths if p is not None]
+        paths = [str(s.img_path) for s in self.samples
+                 if getattr(s, 'img_path', None) is not None]
         shown = ', '.join(paths[:_NAMES_SHOWN]) or 'unknown'
         more = len(paths) - _NAMES_SHOWN
         return f'{shown} and {more} more' if more > 0 else shown

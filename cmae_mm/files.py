@@ -153,10 +153,11 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     with writing(path):
         target = Path(os.path.realpath(path))
         _check_file(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        made = _make_folders(target.parent)
     suffix = target.suffix if len(os.fsencode(target.suffix)) < 20 else ''
     temporary = target.with_name(f'{PREFIX}{secrets.token_hex(8)}{suffix}')
     with _raising_on_sigterm(), contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)
         stack.callback(_remove, temporary)
         with writing(path):
             opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
@@ -317,8 +318,15 @@ def output_lock(path: PathLike, is_folder: bool = False) -> Iterator[None]:
             if len(os.fsencode(name)) > 200:
                 name = hashlib.sha1(os.fsencode(name)).hexdigest()
             file = folder / ('.lock' if is_folder else f'.{name}.lock')
-        stack.callback(os.close, _acquire(path, file))
+        opened = _acquire(path, file)
+        stack.callback(os.close, opened)
         stack.callback(_remove, file)
+        command = ' '.join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])
+        owner = f'process {os.getpid()} on {socket.gethostname()}'
+        with writing(path):
+            os.ftruncate(opened, 0)
+            os.pwrite(opened, f'{owner} ({command[:100]})'.encode(
+                'utf-8', 'replace'), 0)
         yield
 
 
@@ -342,7 +350,7 @@ def _remove_empty(folders: List[Path]) -> None:
 
 
 def _acquire(path: PathLike, file: Path) -> int:
-    """Lock a file and write its owner; return the descriptor."""
+    """Lock a file; return its descriptor."""
     while True:
         with writing(path):
             opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -354,15 +362,8 @@ def _acquire(path: PathLike, file: Path) -> int:
                 'wait until it has ended, or name another output')
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(opened), os.stat(file)):
-                break
+                return opened
         os.close(opened)  # its owner has just removed it
-    command = ' '.join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])
-    owner = f'process {os.getpid()} on {socket.gethostname()}'
-    with writing(path):
-        os.ftruncate(opened, 0)
-        os.pwrite(opened, f'{owner} ({command[:100]})'.encode(
-            'utf-8', 'replace'), 0)
-    return opened
 
 
 def _is_locked(opened: int, owner: str) -> bool:

@@ -218,7 +218,8 @@ def check_place(place, expected, pretrained):
                                           name=name))
     embedded = cmae_mm.embed(place, pretrained.checkpoint, num_workers=0)
     assert embedded.paths == names and not embedded.skipped
-    stats = measure_images(place, sample=0, num_workers=0, dtype='uint8')
+    stats = measure_images(place, sample=0, num_workers=0, channels=3,
+                           dtype='uint8')
     assert stats['images'] == stats['sampled'] == len(names)
     assert not stats['broken'] and not stats['unfit']
     labelled = LabelledDataset(data_root=str(place))

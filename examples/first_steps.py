@@ -30,9 +30,8 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 import cmae_mm
-from cmae_mm.apis.maps import map_images
 from cmae_mm.apis.pictures import features as feature_pictures
-from cmae_mm.apis.pictures import reconstruct
+from cmae_mm.apis.pictures import map_images, reconstruct
 
 # Epochs; use fewer for a quick test.
 EPOCHS = int(os.environ.get('EPOCHS', 10))

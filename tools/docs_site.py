@@ -38,8 +38,9 @@ FUNCTIONS = [
     'pretraining.pretrain', 'pretraining.Pretrained', 'encoder.load_encoder',
     'pretrained_encoder.PretrainedEncoder', 'embedding.embed',
     'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
-    'pictures.features', 'views.show_views', 'maps.map_images',
-    'maps.nearest_images', 'report.report', 'onnx_file.export_onnx'
+    'pictures.features', 'pictures.views', 'pictures.map_images',
+    'pictures.nearest', 'report.report', 'study.study',
+    'onnx_file.export_onnx'
 ]
 LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.yaml': 'yaml'}
 # mermaid.js of npm, if installed. Without it diagrams stay text, because the

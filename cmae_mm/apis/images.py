@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..datasets.source import open_source
+from .arguments import ArgumentError, PathLike
 from .centre_crop import CentreCrop
-from .checks import ArgumentError, PathLike
 
 _LISTS = ('.txt', '.csv', '.tsv')
 

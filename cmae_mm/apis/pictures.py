@@ -1,27 +1,44 @@
-"""Pictures of views, reconstructions, attention and features."""
+"""Commands that draw pictures of views, models, features and data sets."""
+import importlib.util
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
-
-import torch
-from mmengine.device import get_device
-
-from ..checkpoints import load_pretraining_model
-from ..files import check_output
-from ..visualization import (
-    attention_maps,
-    colour_features,
-    fitting_scale,
-    label_files,
-    overlay,
-    prediction_columns,
-    save_sheet,
-    to_rgb,
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Dict,
+    List,
+    Literal,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
 )
-from .centre_crop import CentreCrop
-from .checks import ArgumentError, PathLike, check_checkpoint, check_choice
-from .encoder import load_encoder
-from .images import PickedImage, load_crops, pick_images
-from .pretrained_encoder import PretrainedEncoder
+
+from ..packaged import install_command
+from .arguments import (
+    ArgumentError,
+    Checkpoint,
+    ConfigName,
+    Count,
+    Data,
+    Encoder,
+    Output,
+    Overrides,
+    PathLike,
+    Range,
+    Size,
+    command,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .images import PickedImage
+    from .pretrained_encoder import PretrainedEncoder
+
+PictureFile = Annotated[PathLike, Output('.png', '.jpg', '.jpeg', '.webp')]
+FeatureFile = Annotated[PathLike, Output('.npz')]
+Channels = Optional[Sequence[Count]]
 
 
 class Picture(NamedTuple):
@@ -29,90 +46,162 @@ class Picture(NamedTuple):
 
     Args:
         out (Path): The file.
-        images (List[Path]): The images it shows, in order.
         columns (List[str]): The titles of its columns.
+        images (List[Path]): The images it shows, in order.
     """
 
     out: Path
-    images: List[Path]
     columns: List[str]
+    images: List[Path]
 
 
-def check_picture(out: PathLike) -> None:
-    """Check that a picture can be written under a name.
-
-    Raises:
-        ArgumentError: If its ending is of no picture.
-        OSError: If it cannot be written.
-    """
-    path = Path(out).expanduser()
-    check_choice('the ending of out', path.suffix.lower(),
-                 ('.png', '.jpg', '.jpeg', '.webp'))
-    check_output(path)
-
-
-def check_shown(channels: Optional[Sequence[int]], count: int) -> None:
-    """Check which channels pictures shall show.
-
-    Raises:
-        ArgumentError: If they are not one or three, or images have others.
-    """
-    if channels is not None and (len(channels) not in (1, 3) or not all(
-            0 <= c < count for c in channels)):
-        raise ArgumentError(
-            f'pictures show one channel or three, each from 0 to {count - 1} '
-            f'here, but got {list(channels)}')
-
-
-def _save(out: PathLike, picked: List[PickedImage],
-          columns: Dict[str, Any]) -> Picture:
-    path = Path(out).expanduser()
-    side = next(iter(columns.values()))[0].shape[0]
-    # Two images side by side fill a wide screen where there are few columns.
-    files = [image.path for image in picked]
-    per_row = 2 if len(files) > 4 and len(columns) <= 4 else 1
-    save_sheet(str(path), columns, fitting_scale(side), per_row,
-               label_files(files))
-    return Picture(path, files, list(columns))
-
-
-def reconstruct(checkpoint: PathLike,
-                images: Sequence[PathLike],
-                out: PathLike = 'reconstruction.png',
-                *,
-                config: Optional[str] = None,
-                most: int = 8,
-                channels: Optional[Sequence[int]] = None,
-                seed: int = 0) -> Picture:
-    """Show what a pre-trained model makes of masked images.
+class Views(NamedTuple):
+    """A picture of views.
 
     Args:
-        checkpoint (str | PathLike): A pre-training checkpoint.
-        images (Sequence[str | PathLike]): Images, see
-            :func:`~cmae_mm.apis.images.pick_images`.
-        out (str | PathLike): Picture to write. Defaults to
-            'reconstruction.png'.
-        config (str, optional): See :func:`load_pretraining_model`.
-        most (int): Largest number of images. Defaults to 8.
-        channels (Sequence[int], optional): The three channels that are shown
-            as red, green and blue, or the one in grey, numbered from 0.
-            Defaults to None: three as they are, the mean of others in grey.
-        seed (int): Seed of the masks. Defaults to 0.
+        out (Path): The file.
+        columns (List[str]): The titles of its columns.
+        shifts (List[Tuple[int, int]]): Shift ``(r_y, r_x)`` of each target
+            window in pixels; empty without windows of a canvas.
+    """
+
+    out: Path
+    columns: List[str]
+    shifts: List[Tuple[int, int]]
+
+
+class ImageMap(NamedTuple):
+    """A map of images.
+
+    Args:
+        out (Path): The picture.
+        paths (List[str]): The images on it, relative to the folder.
+        places (np.ndarray): Their places in [0, 1], (N, 2).
+        method (str): 'umap' or 'tsne'.
+    """
+
+    out: Path
+    paths: List[str]
+    places: 'np.ndarray'
+    method: str
+
+    def as_json(self) -> Dict[str, Any]:
+        """Return what ``cmae map --json`` prints."""
+        return dict(out=str(self.out), images=len(self.paths),
+                    method=self.method)
+
+
+class Neighbours(NamedTuple):
+    """The nearest images of some images.
+
+    Args:
+        out (Path): The picture.
+        found (Dict[str, List[Tuple[str, float]]]): For each image the paths
+            of the nearest ones and their cosine, nearest first.
+    """
+
+    out: Path
+    found: Dict[str, List[Tuple[str, float]]]
+
+
+@command()
+def views(config: ConfigName,
+          *,
+          out: PictureFile = 'views.png',
+          most: Size = 8,
+          show: Channels = None,
+          cfg_options: Overrides = ()) -> Views:
+    """Show the views of a config as the network gets them.
+
+    A grid of the canvas with both windows, the online view, its visible
+    patches, and the target view, of the first images of a training. The
+    augmentations are drawn as for a batch of this size.
+
+    Example::
+
+        $ cmae views cmae_vit-s_300e
+        $ cmae views mine.py --cfg-options data_preprocessor.max_shift=0
+
+    Args:
+        config: Pre-training config: a file, or the name of a packaged one,
+            whose data are in the folder $DATA_ROOT.
+        out: Picture to write, .png, .jpg or .webp. Defaults to views.png.
+        most: Number of images. Defaults to 8.
+        show: Three channels to show as red, green and blue, or one to show in
+            grey, numbered from 0. Defaults to three as they are, the mean of
+            others in grey.
+        cfg_options: Override settings of the config; nested keys with dots.
 
     Returns:
-        Picture: With the columns of :func:`prediction_columns`.
+        Views: The picture and the shifts.
 
     Raises:
-        ArgumentError: If an image or a name is none.
+        ArgumentError: If an argument is invalid.
+        ValueError: If it is no pre-training config, or the images do not have
+            such channels.
+    """
+    from ..config import load_config, remember
+    from ..visualization import fitting_scale, save_grid
+    from ..visualization.views import draw_views
+    cfg = load_config(str(config), list(cfg_options))
+    remember(cfg, list(cfg_options))
+    columns, shifts = draw_views(cfg, most, show)
+    path = Path(out).expanduser()
+    save_grid(path, columns, fitting_scale(columns['online view'].shape[1]),
+              1 if most <= 4 else 2)
+    return _report(Views(path, list(columns), shifts))
+
+
+@command()
+def reconstruct(checkpoint: Checkpoint,
+                images: Sequence[PathLike],
+                out: PictureFile = 'reconstruction.png',
+                *,
+                config: Optional[ConfigName] = None,
+                most: Size = 8,
+                show: Channels = None,
+                seed: Count = 0) -> Picture:
+    """Show what a pre-trained model predicts for masked images.
+
+    Input, visible patches, the prediction, and the prediction with the mean
+    and standard deviation of each patch restored. The model is built by the
+    config that the checkpoint holds as text; nothing in the file is run.
+
+    Example::
+
+        $ cmae reconstruct work_dirs/vit-s_photos/epoch_100.pth photo1.jpg
+        $ cmae reconstruct cmae_official.pth photos --config cmae_vit-b_300e
+
+    Args:
+        checkpoint: Pre-training checkpoint; a released CMAE one needs
+            --config.
+        images: Image files, folders, lists, stores or shards.
+        out: Picture to write, .png, .jpg or .webp. Defaults to
+            reconstruction.png.
+        config: Config of the model. Defaults to the checkpoint's own.
+        most: Number of images of each folder, evenly spaced. Defaults to 8.
+        show: See `cmae views`.
+        seed: Seed of the masks. Defaults to 0.
+
+    Returns:
+        Picture: The picture.
+
+    Raises:
+        ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
     """
-    check_checkpoint(checkpoint)
-    check_picture(out)
+    import torch
+    from mmengine.device import get_device
+
+    from ..checkpoints import load_pretraining_model
+    from ..visualization import prediction_columns
+    from .centre_crop import CentreCrop
+    from .images import load_crops, pick_images
     picked = pick_images(images, most)
-    model, facts = load_pretraining_model(str(checkpoint), config)
+    model, facts = load_pretraining_model(
+        str(checkpoint), None if config is None else str(config))
     model.to(get_device())
     backbone, preprocessor = model.backbone, model.data_preprocessor
-    check_shown(channels, len(preprocessor.mean))
     size = backbone.img_size
     crops = load_crops(picked, CentreCrop(
         size if isinstance(size, int) else size[0], facts.get('images')))
@@ -121,103 +210,117 @@ def reconstruct(checkpoint: PathLike,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask = backbone.generate_mask(len(normal), 'cpu').to(normal.device)
-    columns: Dict[str, Any] = prediction_columns(model, normal, mask,
-                                                 channels)
-    return _save(out, picked, columns)
+    made = _save(out, picked, prediction_columns(model, normal, mask, show))
+    if len(made.columns) == 4:
+        print('The loss normalises the pixels of each patch, so that the '
+              'third column has no brightness or contrast of its own. In the '
+              'last column the mean and the standard deviation of the true '
+              'patch are restored.')
+    return made
 
 
-def attention(checkpoint: PathLike,
+@command()
+def attention(checkpoint: Checkpoint,
               images: Sequence[PathLike],
-              out: PathLike = 'attention.png',
+              out: PictureFile = 'attention.png',
               *,
-              encoder: str = 'online',
               layer: int = -1,
               heads: bool = False,
-              most: int = 8,
-              channels: Optional[Sequence[int]] = None,
-              img_size: Optional[int] = None,
-              num_heads: Optional[int] = None) -> Picture:
-    """Show what an encoder's class token looks at.
+              most: Size = 8,
+              show: Channels = None,
+              encoder: Encoder = 'online',
+              img_size: Optional[Size] = None,
+              num_heads: Optional[Size] = None) -> Picture:
+    """Show which patches the class token attends to.
+
+    Example::
+
+        $ cmae attention work_dirs/vit-s_photos/epoch_100.pth photos --heads
 
     Args:
-        checkpoint (str | PathLike): See :func:`load_encoder`.
-        images (Sequence[str | PathLike]): Images, see
-            :func:`~cmae_mm.apis.images.pick_images`.
-        out (str | PathLike): Picture to write. Defaults to 'attention.png'.
-        encoder (str): 'online' or 'target'. Defaults to 'online'.
-        layer (int): The layer, counted from 1, or from the end by a negative
-            number. Defaults to -1, the last.
-        heads (bool): Whether each head is shown beside their mean. Defaults
-            to False.
-        most (int): Largest number of images. Defaults to 8.
-        channels (Sequence[int], optional): See :func:`reconstruct`.
-        img_size (int, optional): See :func:`load_encoder`.
-        num_heads (int, optional): See :func:`load_encoder`.
+        checkpoint: Pre-training checkpoint, exported backbone, fine-tuned
+            classifier, or released CMAE or MAE checkpoint.
+        images: Image files, folders, lists, stores or shards.
+        out: Picture to write, .png, .jpg or .webp. Defaults to attention.png.
+        layer: Layer, counted from 1, or from the end by a negative number.
+            Defaults to -1, the last.
+        heads: Show each head beside the mean.
+        most: Number of images of each folder, evenly spaced. Defaults to 8.
+        show: See `cmae views`.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
     Returns:
-        Picture: With the image, the mean over the heads, and each head.
+        Picture: The picture.
 
     Raises:
-        ArgumentError: If an image, a name or the layer is none.
+        ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
     """
-    check_picture(out)
+    from ..visualization import attention_maps, overlay
+    from .images import pick_images
     picked = pick_images(images, most)
-    model = load_encoder(checkpoint, encoder, img_size=img_size,
-                         num_heads=num_heads).to(get_device())
+    model = _load(checkpoint, encoder, 'mean', img_size, num_heads)
     depth = len(model.backbone.layers)
     if layer == 0 or not -depth <= layer <= depth:
         raise ArgumentError(
             f'layer must be from 1 to {depth}, or from -1, the last, to '
             f'{-depth}, but got {layer}')
-    crops, normal = _prepare(model, picked, channels)
+    crops, normal = _prepare(model, picked, show)
     maps = attention_maps(model.backbone, normal,
                           layer - 1 if layer > 0 else layer)
-    columns: Dict[str, Any] = {'image': crops}
-    columns['attention'] = overlay(crops, maps.mean(dim=1))
-    if heads:
-        for head in range(maps.shape[1]):
-            columns[f'head {head + 1}'] = overlay(crops, maps[:, head])
+    columns = {'image': crops, 'attention': overlay(crops, maps.mean(dim=1))}
+    for head in range(maps.shape[1] if heads else 0):
+        columns[f'head {head + 1}'] = overlay(crops, maps[:, head])
     return _save(out, picked, columns)
 
 
-def features(checkpoint: PathLike,
+@command()
+def features(checkpoint: Checkpoint,
              images: Sequence[PathLike],
-             out: PathLike = 'features.png',
+             out: PictureFile = 'features.png',
              *,
-             encoder: str = 'online',
-             most: int = 8,
-             channels: Optional[Sequence[int]] = None,
-             img_size: Optional[int] = None,
-             num_heads: Optional[int] = None) -> Picture:
-    """Show patch features as colours: alike to the encoder, alike to see.
+             most: Size = 8,
+             show: Channels = None,
+             encoder: Encoder = 'online',
+             img_size: Optional[Size] = None,
+             num_heads: Optional[Size] = None) -> Picture:
+    """Show patch features as colours, by principal components.
 
     Red, green and blue are the first three principal components of the patch
-    features of all these images together.
+    features of all images together: similar patches have similar colours.
+
+    Example::
+
+        $ cmae features work_dirs/vit-s_photos/epoch_100.pth photos
 
     Args:
-        checkpoint (str | PathLike): See :func:`load_encoder`.
-        images (Sequence[str | PathLike]): Images, see
-            :func:`~cmae_mm.apis.images.pick_images`.
-        out (str | PathLike): Picture to write. Defaults to 'features.png'.
-        encoder (str): 'online' or 'target'. Defaults to 'online'.
-        most (int): Largest number of images. Defaults to 8.
-        channels (Sequence[int], optional): See :func:`reconstruct`.
-        img_size (int, optional): See :func:`load_encoder`.
-        num_heads (int, optional): See :func:`load_encoder`.
+        checkpoint: See `cmae attention`.
+        images: Image files, folders, lists, stores or shards.
+        out: Picture to write, .png, .jpg or .webp. Defaults to features.png.
+        most: Number of images of each folder, evenly spaced. Defaults to 8.
+        show: See `cmae views`.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
     Returns:
-        Picture: With the image and its features.
+        Picture: The picture.
 
     Raises:
-        ArgumentError: If an image or a name is none.
+        ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
     """
-    check_picture(out)
+    import torch
+
+    from ..visualization import colour_features
+    from .images import pick_images
     picked = pick_images(images, most)
-    model = load_encoder(checkpoint, encoder, pool='patch', img_size=img_size,
-                         num_heads=num_heads).to(get_device())
-    crops, normal = _prepare(model, picked, channels)
+    model = _load(checkpoint, encoder, 'patch', img_size, num_heads)
+    crops, normal = _prepare(model, picked, show)
     with torch.no_grad():
         colours = colour_features(model(normal))
     large = colours.repeat(model.patch_size, axis=1).repeat(
@@ -225,10 +328,247 @@ def features(checkpoint: PathLike,
     return _save(out, picked, {'image': crops, 'patch features': large})
 
 
-def _prepare(model: PretrainedEncoder, picked: List[PickedImage],
-             channels: Optional[Sequence[int]]) -> Any:
-    """Give crops to show, (N, S, S, 3), and what the model takes."""
-    check_shown(channels, model.in_channels)
+def _check_umap(method: str, **others: Any) -> None:
+    """Check that UMAP is installed if it is chosen."""
+    if method == 'umap' and not importlib.util.find_spec('umap'):
+        raise ImportError(
+            'the method umap needs umap-learn, which is not installed: '
+            f'install it with `{install_command("map")}`, or choose tsne')
+
+
+@command(check=_check_umap)
+def map_images(data: Data,
+               checkpoint: Checkpoint,
+               out: PictureFile = 'map.png',
+               *,
+               method: Literal['auto', 'umap', 'tsne'] = 'auto',
+               most: Annotated[int, Range(2)] = 1000,
+               thumbnail: Annotated[int, Range(8)] = 48,
+               seed: Count = 0,
+               features: Optional[FeatureFile] = None,
+               show: Channels = None,
+               encoder: Encoder = 'online',
+               pool: Literal['mean', 'cls'] = 'mean',
+               batch_size: Size = 64,
+               num_workers: Optional[Count] = None,
+               img_size: Optional[Size] = None,
+               num_heads: Optional[Size] = None) -> ImageMap:
+    """Draw a folder of images on a map by their features.
+
+    Similar images are near each other. Images in class folders are framed by
+    class.
+
+    Example::
+
+        $ cmae map photos work_dirs/vit-s_photos/epoch_100.pth
+
+    Args:
+        data: Folder of images, list, store or shards.
+        checkpoint: See `cmae attention`.
+        out: Picture to write, .png, .jpg or .webp. Defaults to map.png.
+        method: UMAP or t-SNE. Defaults to auto, UMAP if it is installed.
+        most: Number of images on the map, evenly spaced. Defaults to 1000.
+        thumbnail: Side of a thumbnail in pixels. Defaults to 48.
+        seed: Seed of the layout. Defaults to 0.
+        features: File to write the features to, .npz, and to read them from
+            another time.
+        show: See `cmae views`.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        pool: Mean of the patch tokens, or class token. Defaults to mean.
+        batch_size: Images in a batch. Defaults to 64.
+        num_workers: Processes that read images. Defaults to one for each
+            processor core, at most 8.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
+
+    Returns:
+        ImageMap: The picture and the places.
+
+    Raises:
+        ArgumentError: If an argument is invalid, or there are fewer than two
+            images.
+        ImportError: If UMAP is chosen and not installed.
+    """
+    from ..datasets.source import open_source
+    from ..visualization.image_grid import save_picture
+    from ..visualization.projection import choose_method, draw_map, project
+    from .images import evenly
+    paths, values = _embed(
+        data, checkpoint, features, encoder=encoder, pool=pool,
+        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
+        num_heads=num_heads)
+    if len(paths) < 2:
+        raise ArgumentError(f'a map needs two images or more, and {data} has '
+                            f'{len(paths)} that can be read')
+    chosen = evenly(len(paths), most)
+    paths = [paths[i] for i in chosen]
+    method = choose_method(method)
+    places = project(values[chosen], method, seed)
+    groups = [Path(p).parts[0] if len(Path(p).parts) > 1 else ''
+              for p in paths]
+    if len(set(groups)) == 1 and groups[0]:  # the part `train` alone
+        groups = [Path(p).parent.name for p in paths]
+    model = _load(checkpoint, encoder, pool, img_size, num_heads)
+    path = Path(out).expanduser()
+    save_picture(path, draw_map(places, _thumbnails(
+        model, open_source(data), paths, thumbnail, show), groups))
+    name = dict(umap='UMAP', tsne='t-SNE')[method]
+    print(f'Wrote {path}: {len(paths):,} images, laid out by {name}')
+    return ImageMap(path, paths, places, method)
+
+
+@command()
+def nearest(data: Data,
+            checkpoint: Checkpoint,
+            images: Sequence[PathLike],
+            out: PictureFile = 'nearest.png',
+            *,
+            count: Size = 8,
+            thumbnail: Annotated[int, Range(8)] = 128,
+            features: Optional[FeatureFile] = None,
+            show: Channels = None,
+            encoder: Encoder = 'online',
+            pool: Literal['mean', 'cls'] = 'mean',
+            batch_size: Size = 64,
+            num_workers: Optional[Count] = None,
+            img_size: Optional[Size] = None,
+            num_heads: Optional[Size] = None) -> Neighbours:
+    """Find the images of a folder that are most similar to an image.
+
+    Example::
+
+        $ cmae nearest photos work_dirs/vit-s_photos/epoch_100.pth cat.jpg
+
+    Args:
+        data: Folder of images, list, store or shards.
+        checkpoint: See `cmae attention`.
+        images: Image files to look for.
+        out: Picture to write, .png, .jpg or .webp. Defaults to nearest.png.
+        count: Number of images to find for each, without the image itself.
+            Defaults to 8.
+        thumbnail: Side of a picture in pixels. Defaults to 128.
+        features: See `cmae map`.
+        show: See `cmae views`.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        pool: Mean of the patch tokens, or class token. Defaults to mean.
+        batch_size: Images in a batch. Defaults to 64.
+        num_workers: Processes that read images. Defaults to one for each
+            processor core, at most 8.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
+
+    Returns:
+        Neighbours: Paths and cosines, and the picture.
+
+    Raises:
+        ArgumentError: If an argument is invalid.
+    """
+    import torch
+
+    from ..datasets.source import open_source
+    from ..visualization import label_files, save_grid, to_rgb
+    from ..visualization.projection import find_nearest
+    from .centre_crop import CentreCrop
+    from .images import load_crops, pick_images
+    queries = pick_images(images, 8)
+    source = open_source(data)
+    paths, values = _embed(
+        data, checkpoint, features, encoder=encoder, pool=pool,
+        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
+        num_heads=num_heads)
+    model = _load(checkpoint, encoder, pool, img_size, num_heads)
+    _, normal = _prepare(model, queries, show)
+    with torch.no_grad():
+        wanted = model(normal).cpu().numpy()
+    found: Dict[str, List[Tuple[str, float]]] = {}
+    for image, near in zip(queries, find_nearest(values, wanted, count + 1)):
+        others = [(paths[i], cosine) for i, cosine in near
+                  if Path(source.root, paths[i]).resolve() !=
+                  image.path.resolve()]
+        found[str(image.path)] = others[:count]
+    crops = load_crops(queries, CentreCrop(thumbnail, model.images))
+    columns: Dict[str, Any] = {'image': to_rgb(
+        model.normalize(crops.to(model.mean.device)), model, show)}
+    rows = [_thumbnails(model, source, [path for path, _ in near], thumbnail,
+                        show) for near in found.values()]
+    for k in range(min(map(len, rows))):
+        columns[f'nearest {k + 1}'] = [row[k] for row in rows]
+    labels = [
+        f'{name}: cosine ' + ', '.join(f'{cosine:.3f}' for _, cosine in near)
+        for name, near in zip(label_files([image.path for image in queries]),
+                              found.values())]
+    path = Path(out).expanduser()
+    save_grid(path, columns, labels=labels)
+    for name, near in found.items():
+        print(f'nearest to {name}:')
+        for other, cosine in near:
+            print(f'  {cosine:.4f}  {other}')
+    print(f'Wrote {path}')
+    return Neighbours(path, found)
+
+
+def _load(checkpoint: PathLike, encoder: str, pool: str,
+          img_size: Optional[int], num_heads: Optional[int]
+          ) -> 'PretrainedEncoder':
+    from mmengine.device import get_device
+
+    from .encoder import load_encoder
+    return load_encoder(checkpoint, encoder, pool=pool, img_size=img_size,
+                        num_heads=num_heads).to(get_device())
+
+
+def _prepare(model: 'PretrainedEncoder', picked: List['PickedImage'],
+             show: Channels) -> Any:
+    """Return crops to show, (N, S, S, 3), and the model's input."""
+    from ..visualization import to_rgb
+    from .centre_crop import CentreCrop
+    from .images import load_crops
     crops = load_crops(picked, CentreCrop(model.img_size, model.images))
     normal = model.normalize(crops.to(model.mean.device))
-    return to_rgb(normal, model, channels), normal
+    return to_rgb(normal, model, show), normal
+
+
+def _embed(data: PathLike, checkpoint: PathLike, file: Optional[PathLike],
+           **options: Any) -> Tuple[List[str], 'np.ndarray']:
+    """Compute features, or read those of ``cmae embed``."""
+    import numpy as np
+
+    from .embedding import embed
+    made = embed(data, checkpoint, file, **options)
+    if made.features is not None:
+        return made.paths, made.features
+    with np.load(str(made.out)) as content:
+        return [str(p) for p in content['paths']], content['features']
+
+
+def _thumbnails(model: 'PretrainedEncoder', source: Any,
+                paths: Sequence[str], side: int, show: Channels
+                ) -> List['np.ndarray']:
+    from ..evaluation.feature_files import storable
+    from ..visualization import to_rgb
+    from .centre_crop import CentreCrop
+    crop = CentreCrop(side, model.images)
+    number = {storable(name): i for i, name in enumerate(source.names)}
+    device = model.mean.device
+    return [to_rgb(model.normalize(crop(crop.decode(
+        source.read(number[path]), path)).to(device))[None], model, show)[0]
+        for path in paths]
+
+
+def _save(out: PathLike, picked: List['PickedImage'],
+          columns: Dict[str, Any]) -> Picture:
+    from ..visualization import fitting_scale, label_files, save_grid
+    path = Path(out).expanduser()
+    side = next(iter(columns.values()))[0].shape[0]
+    files = [image.path for image in picked]
+    # Few columns leave room for two images side by side.
+    per_row = 2 if len(files) > 4 and len(columns) <= 4 else 1
+    save_grid(path, columns, fitting_scale(side), per_row, label_files(files))
+    return _report(Picture(path, list(columns), files))
+
+
+def _report(picture: Any) -> Any:
+    print(f'Wrote {picture.out}: {", ".join(picture.columns)}')
+    return picture

@@ -1,11 +1,11 @@
 """A report about training runs."""
 import importlib.util
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Sequence
 
-from ..files import check_output, write_file
-from ..packaged import find_config, install_command
-from .checks import ArgumentError, PathLike
+from ..files import write_file
+from ..packaged import install_command
+from .arguments import ArgumentError, ConfigName, Output, PathLike, command
 
 
 class WrittenReport(NamedTuple):
@@ -22,51 +22,54 @@ class WrittenReport(NamedTuple):
     warnings: Dict[str, List[str]]
 
 
-def report(folders: Sequence[PathLike],
-           out: PathLike = 'report.html',
-           base: Optional[str] = None) -> WrittenReport:
-    """Write one HTML page about one or several trainings.
+def _check(work_dirs: Sequence[PathLike], **others: Any) -> None:
+    """Check that the folders exist and plotly is installed."""
+    for folder in work_dirs:
+        if not Path(folder).expanduser().is_dir():
+            raise ArgumentError(f'there is no folder {folder}')
+    if not importlib.util.find_spec('plotly'):
+        raise ImportError(
+            'the curves of a report are drawn by plotly, which is not '
+            f'installed: install it with `{install_command("report")}`')
+
+
+@command(check=_check)
+def report(work_dirs: Sequence[PathLike],
+           out: Annotated[PathLike, Output('.html', '.htm')] = 'report.html',
+           base: Optional[ConfigName] = None) -> WrittenReport:
+    """Write a page about a training, or several over each other.
 
     Curves to zoom into, pictures, evaluation results with intervals, health
-    warnings, settings, environment and cost. The page needs no network.
+    warnings, settings, environment and cost, in one HTML file that needs no
+    network.
+
+    Example::
+
+        $ cmae report work_dirs/vit-s_photos
+        $ cmae report work_dirs/first work_dirs/second --out compared.html
 
     Args:
-        folders (Sequence[str | PathLike]): Work folders; the curves of
-            several share their charts.
-        out (str | PathLike): File to write. Defaults to 'report.html'.
-        base (str, optional): Config to compare the runs with. Defaults to the
-            packaged config of each run, if it is known.
+        work_dirs: Work folders of trainings; the curves of several share
+            their charts.
+        out: HTML file to write. Defaults to report.html.
+        base: Config to compare the runs with. Defaults to the packaged config
+            of each run, if it is known.
 
     Returns:
         WrittenReport: The file, and the warnings.
 
     Raises:
-        ArgumentError: If a folder does not exist, or ``out`` is not HTML.
+        ArgumentError: If an argument is invalid.
         FileNotFoundError: If no folder has a log.
         ImportError: If plotly is not installed.
     """
-    check_report(folders, out, base)
     from ..visualization.html_report import build_report
-    made = build_report([Path(folder).expanduser() for folder in folders],
-                        base)
+    made = build_report([Path(folder).expanduser() for folder in work_dirs],
+                        None if base is None else str(base))
     file = Path(out).expanduser()
     write_file(file, made.html)
+    for name, sentences in made.warnings.items():
+        for sentence in sentences:
+            print(f'{name}: {sentence}')
+    print(f'Wrote {file}, which any browser shows without a network')
     return WrittenReport(file, made.runs, made.warnings)
-
-
-def check_report(folders: Sequence[PathLike], out: PathLike,
-                 base: Optional[str] = None) -> None:
-    """Check the arguments of :func:`report`."""
-    for folder in folders:
-        if not Path(folder).expanduser().is_dir():
-            raise ArgumentError(f'there is no folder {folder}')
-    if Path(out).suffix.lower() not in ('.html', '.htm'):
-        raise ArgumentError(
-            f'a report is written as .html, but out is {str(out)!r}')
-    check_output(Path(out).expanduser())
-    if base is not None:
-        find_config(base)
-    if not importlib.util.find_spec('plotly'):
-        raise ImportError(
-            'the curves of a report are drawn by plotly, which is not '
-            f'installed: install it with `{install_command("report")}`')

@@ -23,9 +23,17 @@ from typing import (
 
 from ..config import ConfigError, quote_value
 from ..dependencies import cpu_count
-from ..files import PathLike, check_output, output_lock, write_file
+from ..files import output_lock, write_file
 from ..packaged import find_config
 from ..progress import Progress
+from .arguments import (
+    Count,
+    OutputFolder,
+    PathLike,
+    Size,
+    command,
+    interruptible,
+)
 
 # Evaluations of a frozen encoder.
 EVALUATIONS = ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear')
@@ -135,73 +143,33 @@ class StudyResult(NamedTuple):
     Args:
         out (Path): The output folder.
         done (int): Number of finished runs.
-        failed (List[str]): A sentence for each failed run.
+        failed (List[str]): The failed runs.
         rows (dict): Mean, standard deviation and number of seeds of each
             measure of each row.
-        table (str): The same as Markdown.
     """
 
     out: Path
     done: int
     failed: List[str]
     rows: Dict[str, Dict[str, Tuple[float, float, int]]]
-    table: str
+
+    def as_json(self) -> Dict[str, Any]:
+        """Return what ``cmae study --json`` prints, and the exit status."""
+        return dict(self._asdict(), exit_status=1 if self.failed else 0)
 
 
-def study(file: PathLike,
-          out: Optional[PathLike] = None,
-          jobs: int = 1,
-          gpus: Sequence[int] = (),
-          only: Sequence[str] = ()) -> StudyResult:
-    """Compare configs over several seeds.
-
-    Each run is trained and evaluated once for each seed by ``cmae`` commands
-    in processes of their own. After an interruption the same call continues.
-
-    Args:
-        file (str | PathLike): YAML file, see docs/study.md.
-        out (str | PathLike, optional): Output folder of runs and results.
-            Defaults to ``work_dirs/<study>``.
-        jobs (int): Number of runs at the same time, which share the cores.
-            Defaults to 1.
-        gpus (Sequence[int]): GPUs, one for each run at the same time.
-            Defaults to none.
-        only (Sequence[str]): The runs of the study to make. Defaults to all.
-
-    Returns:
-        StudyResult: The results of all finished runs.
-
-    Raises:
-        ConfigError: If the study is invalid, or a step was made with other
-            settings.
-        FileNotFoundError: If the study or a config does not exist.
-    """
-    from ..visualization.study_results import write_results
-    folder = output_folder(file, out)
-    plan = check_study(file, folder, only)
-    chosen = [run for run in plan.runs if not only or run.name in only]
-    with output_lock(folder, is_folder=True):
-        failed = _run_all(plan, chosen, list(gpus) or [None] * jobs, folder)
-        results = write_results(plan, folder)
-    sentences = [
-        f'{run.label} failed ({_last_line(run.output)}); its output is in '
-        f'{run.output}, and the same command tries again' for run in failed]
-    return StudyResult(folder, len(chosen) - len(failed), sentences,
-                       results.summary, results.table)
-
-
-def output_folder(file: PathLike, out: Optional[PathLike] = None) -> Path:
+def _output_folder(study: PathLike, out: Optional[PathLike]) -> Path:
     """Return the output folder, by default named after the study."""
-    return Path(out or Path('work_dirs') / Path(file).stem)
+    return Path(out or Path('work_dirs') / Path(study).stem)
 
 
-def check_study(file: PathLike, out: Path, only: Sequence[str] = ()) -> Study:
-    """Read a study and check the steps that are done; see :func:`study`."""
-    plan = read_study(str(file), out)
-    check_output(out, is_folder=True)
+def _check_study(study: PathLike, out: Optional[PathLike],
+                 only: Sequence[str], **others: Any) -> None:
+    """Check the study and the steps that are done."""
+    plan = read_study(str(study), _output_folder(study, out))
     unknown = [name for name in only if name not in plan.names]
     if unknown:
-        raise ConfigError(f'only: there is no run {unknown[0]!r} in {file}, '
+        raise ConfigError(f'only: there is no run {unknown[0]!r} in {study}, '
                           f'but {", ".join(plan.names)}')
     for run in plan.runs:
         for step in run.steps:
@@ -212,7 +180,58 @@ def check_study(file: PathLike, out: Path, only: Sequence[str] = ()) -> Study:
                     f'{step.done} was made with other settings '
                     f'({", ".join(changed)}); delete {run.folder} to run it '
                     'again, or choose another name for the run or another out')
-    return plan
+
+
+@command(check=_check_study, libraries=False)
+def study(study: PathLike,
+          *,
+          out: Optional[OutputFolder] = None,
+          jobs: Size = 1,
+          gpus: Sequence[Count] = (),
+          only: Sequence[str] = ()) -> StudyResult:
+    """Compare configs over several seeds.
+
+    Each run of STUDY is trained and evaluated once for each seed. Results are
+    a table with mean and standard deviation, a CSV file and a plot. After an
+    interruption the same command continues. docs/study.md describes STUDY.
+
+    Example::
+
+        $ cmae study studies/cifar10.yaml
+        $ cmae study studies/cifar10.yaml --gpus 0 1 2 3
+
+    Args:
+        study: YAML file.
+        out: Output folder of runs and results. Defaults to work_dirs/<study>.
+        jobs: Number of runs at the same time, which share the cores. Defaults
+            to 1.
+        gpus: GPUs, one for each run at the same time.
+        only: Names of the runs to make. Defaults to all.
+
+    Returns:
+        StudyResult: The results of all finished runs.
+
+    Raises:
+        ConfigError: If the study is invalid, or a step was made with other
+            settings.
+        FileNotFoundError: If the study or a config does not exist.
+    """
+    from ..visualization.study_results import write_results
+    folder = _output_folder(study, out)
+    plan = read_study(str(study), folder)
+    chosen = [run for run in plan.runs if not only or run.name in only]
+    with output_lock(folder, is_folder=True), interruptible(
+            f'finished runs are in {folder}; the same command continues'):
+        failed = _run_all(plan, chosen, list(gpus) or [None] * jobs, folder)
+        results = write_results(plan, folder)
+    print(results.table)
+    print(f'also in {folder}: results.csv, results.md, scores.png')
+    for run in failed:
+        print(f'{run.label} failed ({_last_line(run.output)}); its output is '
+              f'in {run.output}, and the same command tries again',
+              file=sys.stderr)
+    return StudyResult(folder, len(chosen) - len(failed),
+                       [run.label for run in failed], results.summary)
 
 
 def _run_all(plan: Study, chosen: Sequence[StudyRun],

@@ -12,11 +12,7 @@ from . import (
     dense,
     doctor,
     evaluate,
-    maps,
-    pictures,
     pretrain,
-    report,
-    study,
     test,
     train,
 )
@@ -25,8 +21,8 @@ from .parser import Parser, add_command, near, read_docstring
 
 OLD_COMMANDS: Dict[str, Command] = {
     c.name: c for m in (
-        batch_size, checkpoints, dense, doctor, evaluate, maps, pictures,
-        pretrain, report, study, test, train) for c in m.COMMANDS}
+        batch_size, checkpoints, dense, doctor, evaluate, pretrain, test,
+        train) for c in m.COMMANDS}
 # Function of each command in `apis`, in groups of `cmae --help`.
 GROUPS: Dict[str, Dict[str, str]] = {
     'pre-train and fine-tune': {
@@ -34,10 +30,13 @@ GROUPS: Dict[str, Dict[str, str]] = {
         'predict': 'finetuning:predict', 'train': '', 'test': ''},
     'evaluate': {
         'knn': '', 'linear': '', 'low-shot': '', 'dense-knn': '',
-        'dense-linear': '', 'embed': 'embedding:embed', 'study': ''},
+        'dense-linear': '', 'embed': 'embedding:embed',
+        'study': 'study:study'},
     'look': {
-        'views': '', 'reconstruct': '', 'attention': '', 'features': '',
-        'map': '', 'nearest': '', 'report': ''},
+        'views': 'pictures:views', 'reconstruct': 'pictures:reconstruct',
+        'attention': 'pictures:attention', 'features': 'pictures:features',
+        'map': 'pictures:map_images', 'nearest': 'pictures:nearest',
+        'report': 'report:report'},
     'checkpoints': {'export': '', 'import': ''},
     'data': {
         'stats': 'data:stats', 'store': 'data:store',

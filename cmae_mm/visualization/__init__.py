@@ -1,23 +1,22 @@
 from .attention import attention_maps, colour_features, overlay
-from .backends import MLflowBackend, WandbBackend
+from .image_grid import (
+    draw_grid,
+    fitting_scale,
+    label_files,
+    save_grid,
+    to_rgb,
+)
 from .reconstruction import (
     prediction_columns,
     reconstruct,
     reconstruction_columns,
 )
 from .runs import read_run, save_loss_curve, series
-from .sheet import (
-    draw_sheet,
-    fitting_scale,
-    label_files,
-    save_sheet,
-    to_rgb,
-)
+from .vis_backends import MLflowBackend, WandbBackend
 
 __all__ = [
     'MLflowBackend', 'WandbBackend', 'attention_maps', 'colour_features',
-    'draw_sheet', 'fitting_scale', 'label_files', 'overlay',
-    'prediction_columns', 'read_run', 'reconstruct',
-    'reconstruction_columns', 'save_loss_curve', 'save_sheet', 'series',
-    'to_rgb'
+    'draw_grid', 'fitting_scale', 'label_files', 'overlay',
+    'prediction_columns', 'read_run', 'reconstruct', 'reconstruction_columns',
+    'save_grid', 'save_loss_curve', 'series', 'to_rgb'
 ]

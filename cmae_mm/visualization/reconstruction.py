@@ -5,9 +5,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .sheet import to_rgb
+from .image_grid import to_rgb
 
-COLUMNS = ('input', 'masked', 'reconstruction', 'target view')
 # Where the loss normalises patches, the decoder's output has the colours of
 # none: its contrast within a patch is all that it is trained for.
 PREDICTED = "predicted (patches normalised)"
@@ -81,21 +80,11 @@ def _middle(preprocessor: nn.Module) -> Any:
     return preprocessor.low + preprocessor.width / 2
 
 
-def _reconstruct_in_eval(model: nn.Module, images: torch.Tensor,
-                         mask: Optional[torch.Tensor]
-                         ) -> Dict[str, torch.Tensor]:
-    training = model.training
-    model.eval()
-    made = reconstruct(model, images, mask)
-    model.train(training)
-    return made
-
-
 def reconstruction_columns(
         model: nn.Module,
         views: Sequence[torch.Tensor],
         channels: Optional[Sequence[int]] = None) -> Dict[str, np.ndarray]:
-    """Make the pictures of :data:`COLUMNS`.
+    """Show the input, its visible patches, the reconstruction, the target.
 
     Args:
         model (CMAE): The model.
@@ -107,14 +96,12 @@ def reconstruction_columns(
     Returns:
         Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column.
     """
-    made = _reconstruct_in_eval(model, views[0], None)
-    preprocessor = model.data_preprocessor
-    masked = grey_out(views[0], made['mask'], preprocessor)
-    pictures = (views[0], masked, made['reconstruction'], views[-1])
+    columns = prediction_columns(model, views[0], None, channels)
     return {
-        name: to_rgb(picture, preprocessor, channels)
-        for name, picture in zip(COLUMNS, pictures)
-    }
+        'input': columns['input'],
+        'masked': columns['masked'],
+        'reconstruction': columns.get(RESTORED, columns.get('reconstruction')),
+        'target view': to_rgb(views[-1], model.data_preprocessor, channels)}
 
 
 def prediction_columns(model: nn.Module,
@@ -138,7 +125,10 @@ def prediction_columns(model: nn.Module,
         patch's own mean and deviation put back. Where the loss does not
         normalise patches, the last two are one, the reconstruction.
     """
-    made = _reconstruct_in_eval(model, images, mask)
+    training = model.training
+    model.eval()
+    made = reconstruct(model, images, mask)
+    model.train(training)
     preprocessor = model.data_preprocessor
     columns = {
         'input': images,

@@ -9,17 +9,16 @@ from helpers import build, model_cfg, run_commands, runner_cfg, write_images
 from mmengine.config import Config
 from PIL import Image, ImageDraw
 
-from cmae_mm.apis import maps, pictures
+from cmae_mm.apis import pictures
 from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.apis.views import show_views
 from cmae_mm.checkpoints import CheckpointError, load_pretraining_model
-from cmae_mm.cli import maps as map_commands
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.visualization import colour_features, prediction_columns
 from cmae_mm.visualization.attention import attention_maps, attention_weights
-from cmae_mm.visualization.image_map import METHODS, lay_out, nearest
+from cmae_mm.visualization.image_grid import draw_grid, label_files, to_rgb
+from cmae_mm.visualization.projection import find_nearest, project
 from cmae_mm.visualization.reconstruction import PREDICTED, RESTORED
-from cmae_mm.visualization.sheet import draw_sheet, label_files, to_rgb
+from cmae_mm.visualization.views import draw_views
 
 
 @pytest.fixture(scope='module')
@@ -45,37 +44,26 @@ def test_a_view_is_a_window_of_the_canvas(image_root, tmp_path):
     cfg.data_preprocessor = dict(
         type='SelfSupDataPreprocessor', mean=[120.] * 3, std=[60.] * 3,
         to_rgb=True)
-    import cmae_mm.apis.views as module
-    drawn = {}
-    original = module.save_sheet
-    module.save_sheet = lambda path, columns, *args: drawn.update(columns)
-    try:
-        for one in (cfg, whole):
-            made = show_views(one, tmp_path / 'views.png', 3)
-            canvas, online, seen, target = drawn.values()
-            assert len(made.shifts) == 3 and len(set(made.shifts)) > 1
-            for i, (y, x) in enumerate(made.shifts):
-                # without the frames, which are one pixel wide
-                for view, top, left in ((online, 0, 0), (target, y, x)):
-                    cut = canvas[i][top + 9:top + 31, left + 9:left + 31]
-                    same = np.abs(cut.astype(int)
-                                  - view[i][9:31, 9:31].astype(int)) <= 1
-                    assert same.all(axis=2).mean() > 0.9
-            # Of the online view the encoder sees what is not grey.
-            grey = (np.abs(seen[0].astype(int) - 128) <= 1).all(axis=2)
-            assert 0.4 < grey.mean() < 0.9
-            assert (seen[0][~grey] == online[0][~grey]).all()
-            drawn.clear()
-    finally:
-        module.save_sheet = original
+    for one in (cfg, whole):
+        columns, shifts = draw_views(one, 3)
+        canvas, online, seen, target = columns.values()
+        assert len(shifts) == 3 and len(set(shifts)) > 1
+        for i, (y, x) in enumerate(shifts):
+            # without the frames, which are one pixel wide
+            for view, top, left in ((online, 0, 0), (target, y, x)):
+                cut = canvas[i][top + 9:top + 31, left + 9:left + 31]
+                same = np.abs(cut.astype(int)
+                              - view[i][9:31, 9:31].astype(int)) <= 1
+                assert same.all(axis=2).mean() > 0.9
+        # Masked patches are grey.
+        grey = (np.abs(seen[0].astype(int) - 128) <= 1).all(axis=2)
+        assert 0.4 < grey.mean() < 0.9
+        assert (seen[0][~grey] == online[0][~grey]).all()
 
 
-def test_what_no_pretraining_is_has_no_views(tmp_path):
-    cfg = Config(dict(model=dict(type='ImageClassifier')))
-    with pytest.raises(ArgumentError, match="type 'CMAE'"):
-        show_views(cfg, tmp_path / 'a.png')
-    with pytest.raises(ArgumentError, match='ending of out'):
-        show_views(cfg, tmp_path / 'a.pdf')
+def test_what_no_pretraining_is_has_no_views():
+    with pytest.raises(ValueError, match="type 'CMAE'"):
+        draw_views(Config(dict(model=dict(type='ImageClassifier'))))
 
 
 def test_a_restored_patch_has_its_own_mean_and_deviation():
@@ -142,7 +130,7 @@ def test_colours_are_the_principal_components():
 def test_the_nearest_are_those_of_a_brute_search():
     rng = np.random.default_rng(0)
     features, queries = rng.normal(size=(20, 5)), rng.normal(size=(3, 5))
-    for query, found in zip(queries, nearest(features, queries, 4)):
+    for query, found in zip(queries, find_nearest(features, queries, 4)):
         cosines = [f @ query / np.linalg.norm(f) / np.linalg.norm(query)
                    for f in features]
         order = sorted(range(20), key=lambda i: -cosines[i])[:4]
@@ -151,21 +139,20 @@ def test_the_nearest_are_those_of_a_brute_search():
 
 
 def test_groups_stay_together_on_a_map():
-    assert METHODS == map_commands.METHODS
     rng = np.random.default_rng(0)
     centres = np.eye(8)[:2].repeat(15, axis=0)
-    places = lay_out(centres + rng.normal(scale=0.05, size=(30, 8)), 'tsne')
+    places = project(centres + rng.normal(scale=0.05, size=(30, 8)), 'tsne')
     assert places.min() >= 0 and places.max() <= 1
     middle = places.reshape(2, 15, 2).mean(axis=1)
     own = np.linalg.norm(places - middle.repeat(15, axis=0), axis=1)
     other = np.linalg.norm(places - middle[::-1].repeat(15, axis=0), axis=1)
     assert (own < other).all()
-    assert lay_out(np.eye(3), 'tsne').shape == (3, 2)
+    assert project(np.eye(3), 'tsne').shape == (3, 2)
 
 
 def test_a_sheet_shows_each_picture_once():
     shades = [np.full((8, 8, 3), v, np.uint8) for v in (10, 90, 170)]
-    sheet = np.asarray(draw_sheet({'a': shades, 'b': shades[::-1]}, 2, 2))
+    sheet = np.asarray(draw_grid({'a': shades, 'b': shades[::-1]}, 2, 2))
     for value in (10, 90, 170):
         assert (sheet == value).all(axis=2).sum() == 2 * 16 * 16
     normal = (torch.full((1, 3, 2, 2), 200.) - 120) / 60
@@ -184,7 +171,7 @@ def _texts(monkeypatch, label):
         ImageDraw.ImageDraw, 'text',
         lambda self, place, text, *args, **kw: written.append(
             (text, kw.get('font'))) or draw(self, place, text, *args, **kw))
-    draw_sheet({'a': [np.zeros((90, 90, 3), np.uint8)]}, labels=[label])
+    draw_grid({'a': [np.zeros((90, 90, 3), np.uint8)]}, labels=[label])
     return written[0]  # the column's title comes after it
 
 
@@ -238,14 +225,14 @@ def test_the_commands_write_what_they_say(trained, image_root, tmp_path):
         picture = np.asarray(Image.open(tmp_path / one['out']).convert('RGB'))
         assert len(one['columns']) == columns and picture.std() > 10
     assert len(said[1]['images']) == 3
-    assert 'is no fault' in results[1][1]
+    assert 'true patch are restored' in results[1][1]
     assert said[4]['images'] == 8 and (tmp_path / 'map.png').is_file()
     found = said[5]['found'][str(photo)]
     assert len(found) == 2 and 'class0/001.jpg' not in dict(found)
     assert found[0][1] >= found[1][1]
     for (code, output), words in zip(results[6:], (
             'layer must be from 1 to 2', 'there is no image nothing.jpg',
-            'ending of out must be one of .png')):
+            'must be a .png or .jpg or .jpeg or .webp file')):
         assert code == 1 and words in output
         assert len(output.strip().splitlines()) == 1 or 'mmengine' in output
 
@@ -272,11 +259,10 @@ def test_umap_is_taken_where_it_is(image_root, trained, tmp_path,
                                    monkeypatch):
     write_images(tmp_path / 'one', 1)
     with pytest.raises(ArgumentError, match='two images or more'):
-        maps.map_images(tmp_path / 'one', trained, tmp_path / 'm.png',
+        pictures.map_images(tmp_path / 'one', trained, tmp_path / 'm.png',
                         method='tsne', num_workers=0)
-    from cmae_mm.visualization import image_map
+    from cmae_mm.visualization import projection
     for there, method in ((True, 'umap'), (None, 'tsne')):
-        monkeypatch.setattr(image_map.importlib.util, 'find_spec',
+        monkeypatch.setattr(projection.importlib.util, 'find_spec',
                             lambda name, there=there: there)
-        assert image_map.choose_method() == method
-    assert pictures.check_picture('a.webp') is None
+        assert projection.choose_method() == method

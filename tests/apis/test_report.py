@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmae_mm.apis.report import check_report, report
+from cmae_mm.apis.report import report
 from cmae_mm.visualization.html_report import (
     Chart,
     collect_charts,
@@ -242,9 +242,9 @@ def test_a_damaged_run_is_named_beside_the_others(tmp_path):
 def test_what_is_no_run_is_refused(tmp_path, folders, monkeypatch):
     for given, message in (
             (([tmp_path / 'none'], 'a.html'), 'there is no folder'),
-            ((folders, 'a.pdf'), 'written as .html')):
+            ((folders, 'a.pdf'), 'must be a .html or .htm file')):
         with pytest.raises(ValueError, match=message):
-            check_report(*given)
+            report(*given)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'plotly.*\[report\]'):
-        check_report(folders, 'a.html')
+        report(folders, 'a.html')

@@ -109,7 +109,7 @@ STOPPED = {
               'continues'),
     'store': (['store', 'DATA', 'no_store_yet'], 'nothing was written'),
     'study': (['study', 'studies/tiles.yaml'],
-              'work_dirs/tiles, and the same command goes on'),
+              'work_dirs/tiles; the same command continues'),
     'knn': (['knn', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],
             'nothing was written'),
 }
@@ -117,6 +117,7 @@ STOPPED = {
 WORK = {
     'embed': 'cmae_mm.evaluation.features.compute_features',
     'store': 'cmae_mm.datasets.pack.pack_images',
+    'study': 'cmae_mm.apis.study._run_all',
 }
 
 

@@ -61,7 +61,7 @@ def test_it_goes_on_where_it_was_stopped(image_root, tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 130
-    assert 'the same command goes on' in (tmp_path / 'said.txt').read_text()
+    assert 'the same command continues' in (tmp_path / 'said.txt').read_text()
     assert not trained.with_name('train.json').exists()
     assert len(list(trained.glob('2*'))) == 1
 

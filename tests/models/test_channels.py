@@ -10,7 +10,7 @@ from cmae_mm.checkpoints.encoder_config import read_encoder_facts
 from cmae_mm.models import TwoViewDataPreprocessor
 from cmae_mm.visualization import (
     reconstruction_columns,
-    save_sheet,
+    save_grid,
     to_rgb,
 )
 
@@ -140,7 +140,7 @@ def test_pictures_show_three_channels_or_grey(channels, tmp_path):
     # removed patches are mid grey, whatever the mean is
     grey = (columns['masked'] == 128).all(axis=-1).mean()
     assert grey == pytest.approx(0.65, abs=0.05)
-    save_sheet(str(tmp_path / 'r.png'), columns)
+    save_grid(str(tmp_path / 'r.png'), columns)
     assert (tmp_path / 'r.png').stat().st_size > 1000
     order = [channels - 1, 0, channels // 2]
     picked = to_rgb(views[0], model.data_preprocessor, order)

@@ -22,8 +22,8 @@ from cmae_mm.evaluation.knn import knn_accuracy
 from cmae_mm.visualization import (
     read_run,
     reconstruction_columns,
+    save_grid,
     save_loss_curve,
-    save_sheet,
     series,
 )
 
@@ -92,8 +92,8 @@ def show_views(model, dataset, path: Path, count: int = 12) -> None:
         inputs=torch.stack([s['inputs'] for s in samples]),
         data_samples=[s['data_samples'] for s in samples])
     views = model.data_preprocessor(batch, training=True)['inputs']
-    save_sheet(
-        str(path), reconstruction_columns(model, views), scale=2, per_row=2)
+    save_grid(
+        path, reconstruction_columns(model, views), scale=2, per_row=2)
 
 
 class ProgressHook(Hook):

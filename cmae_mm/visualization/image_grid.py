@@ -108,7 +108,7 @@ def _wrap(title: str, width: int, font: Any) -> List[str]:
     return lines
 
 
-def draw_sheet(columns: Mapping[str, Any],
+def draw_grid(columns: Mapping[str, Any],
                scale: int = 1,
                per_row: int = 1,
                labels: Optional[Sequence[str]] = None) -> Image.Image:
@@ -163,21 +163,21 @@ def draw_sheet(columns: Mapping[str, Any],
     return sheet
 
 
-def save_sheet(path: str,
+def save_grid(path: PathLike,
                columns: Mapping[str, Any],
                scale: int = 1,
                per_row: int = 1,
                labels: Optional[Sequence[str]] = None) -> None:
-    """Save what :func:`draw_sheet` draws.
+    """Save what :func:`draw_grid` draws.
 
     Args:
-        path (str): Path of the PNG; its folder is made where it is missing.
-        columns (Mapping[str, Sequence[np.ndarray]]): See :func:`draw_sheet`.
+        path (str | PathLike): The file; its folder is made if missing.
+        columns (Mapping[str, Sequence[np.ndarray]]): See :func:`draw_grid`.
         scale (int): Whole number that pictures are enlarged by. Defaults to 1.
         per_row (int): Number of images side by side. Defaults to 1.
-        labels (Sequence[str], optional): See :func:`draw_sheet`.
+        labels (Sequence[str], optional): See :func:`draw_grid`.
     """
-    save_picture(path, draw_sheet(columns, scale, per_row, labels))
+    save_picture(path, draw_grid(columns, scale, per_row, labels))
 
 
 def save_picture(path: PathLike, picture: Image.Image) -> None:

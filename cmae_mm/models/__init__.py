@@ -1,29 +1,26 @@
-from .backbones import (
-    ConvViT,
-    SimMIMViT,
-    TransferConvViT,
-    TransferConvViTDet,
-    TransferViT,
-    TransferViTDet,
-)
-from .data_preprocessors import (
+from .backbones.convvit import ConvViT, TransferConvViT
+from .backbones.convvit_det import TransferConvViTDet
+from .backbones.vit import SimMIMViT, TransferViT, TransferViTDet
+from .data_preprocessors.channel_data_preprocessor import (
     ChannelClsDataPreprocessor,
     ChannelDataPreprocessor,
+)
+from .data_preprocessors.two_view_data_preprocessor import (
     TwoViewDataPreprocessor,
 )
-from .heads import (
+from .heads.cmae_head import (
     CMAEContrastiveHead,
     CMAEHead,
     CMAEQueueHead,
     CMAEReconstructionHead,
 )
-from .necks import CMAENeck, SimpleFPN
-from .selfsup import (
-    CMAE,
+from .necks.cmae_neck import CMAENeck
+from .necks.simple_fpn import SimpleFPN
+from .selfsup.cmae import CMAE, MomentumTarget
+from .selfsup.masked_encoders import (
     BlockMasking,
     CMAEConvViT,
     CMAEViT,
-    MomentumTarget,
     split_by_mask,
 )
 

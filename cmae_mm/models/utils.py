@@ -206,6 +206,26 @@ def start_from_encoder(module: nn.Module) -> bool:
     return False
 
 
+class PretrainedMixin(nn.Module):
+    """Mixin of backbones that start from an encoder and may freeze stages."""
+
+    def init_weights(self) -> None:
+        """Load the encoder of ``init_cfg``, or initialise as the base class.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        if not start_from_encoder(self):
+            super().init_weights()
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+
 # Configs of parts
 
 

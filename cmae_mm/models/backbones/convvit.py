@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..utils import (
     MAE_INIT,
+    PretrainedMixin,
     check_arch,
     check_in_channels,
     check_width,
@@ -56,7 +57,7 @@ def _check_stages(embed_dims: Sequence[int], depths: Sequence[int],
     return img_size // stride
 
 
-class ConvViT(VisionTransformer):
+class ConvViT(PretrainedMixin, VisionTransformer):
     """Two stages of masked convolution blocks, then a vision transformer.
 
     The hybrid encoder of ConvMAE (arXiv 2205.03892). Its third stage is
@@ -291,13 +292,6 @@ class ConvViT(VisionTransformer):
     def remove_fusion(self) -> None:
         """Remove the fusion layers."""
         self.fusions = None
-
-    def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        if self.frozen_stages > 0:
-            self._freeze_stages()
-        return self
 
     def get_layer_depth(self, param_name: str,
                         prefix: str = '') -> Tuple[int, int]:

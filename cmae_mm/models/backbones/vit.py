@@ -6,18 +6,18 @@ from mmpretrain.models import VisionTransformer, ViTSAM
 from mmpretrain.models.selfsup import MaskFeatViT
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils import (
+    PretrainedMixin,
     check_arch,
-    start_from_encoder,
     use_plain_drop_rates,
     with_mini,
 )
 
 
 @MODELS.register_module()
-class TransferViT(VisionTransformer):
+class TransferViT(PretrainedMixin, VisionTransformer):
     """mmpretrain's ``VisionTransformer``, initialised from a CMAE encoder.
 
     It differs from ``VisionTransformer`` in its initialisation only::
@@ -47,21 +47,10 @@ class TransferViT(VisionTransformer):
         super().__init__(arch=arch, **kwargs)
         use_plain_drop_rates(self)
 
-    def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        if self.frozen_stages > 0:
-            self._freeze_stages()
-        return self
-
-    def init_weights(self) -> None:
-        """Load the encoder, or initialise as ``VisionTransformer`` does."""
-        if not start_from_encoder(self):
-            super().init_weights()
 
 
 @MODELS.register_module()
-class TransferViTDet(ViTSAM):
+class TransferViTDet(PretrainedMixin, ViTSAM):
     """mmpretrain's ``ViTSAM``, initialised from a CMAE encoder.
 
     Attention is within windows except in a few global blocks, with relative
@@ -87,17 +76,6 @@ class TransferViTDet(ViTSAM):
         super().__init__(arch=arch, out_channels=0, **kwargs)
         use_plain_drop_rates(self)
 
-    def train(self, mode: bool = True) -> nn.Module:
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        if self.frozen_stages > 0:
-            self._freeze_stages()
-        return self
-
-    def init_weights(self) -> None:
-        """Load the encoder, or initialise as ``ViTSAM`` does."""
-        if not start_from_encoder(self):
-            super().init_weights()
 
 
 @MODELS.register_module()

@@ -159,28 +159,26 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
 
     def _read_range(self, value_range: Optional[Tuple[Values, Values]]
                     ) -> Tuple[Tensor, Tensor]:
-        if value_range is None:
-            value_range = _RANGES.get(self.dtype)
+        value_range = value_range or _RANGES.get(self.dtype)
         if value_range is None:
             raise ValueError(
                 'value_range must be given for images of float32, as (black, '
                 'white), each one number or one for each channel; '
                 '`cmae stats` measures it')
-        ends = []
-        for given in value_range:
-            values = list(given) if isinstance(given, Sequence) else [given]
-            if len(values) not in (1, self.channels) or len(value_range) != 2:
-                raise ValueError(
-                    'value_range must be (black, white), each one number or '
-                    f'{self.channels}, one for each channel, but got '
-                    f'{value_range}')
-            end = torch.tensor([float(v) for v in values])
-            ends.append(end.expand(self.channels).view(-1, 1, 1).clone())
-        if not (ends[0] < ends[1]).all():
+        try:
+            low, high = (
+                torch.tensor(end, dtype=torch.float32).expand(self.channels)
+                for end in value_range)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                'value_range must be (black, white), each one number or '
+                f'{self.channels}, one for each channel, but got '
+                f'{value_range}') from error
+        if not (low < high).all():
             raise ValueError(
                 'value_range must begin with black, below white in each '
                 f'channel, but got {value_range}')
-        return ends[0], ends[1]
+        return low.clone().view(-1, 1, 1), high.clone().view(-1, 1, 1)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise images.

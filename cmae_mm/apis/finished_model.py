@@ -38,7 +38,7 @@ from ..plain_config import (
     check_types,
     parse_config,
 )
-from ..visualization.sheet import fitting_scale, save_sheet
+from ..visualization import fitting_scale, save_grid
 from .arguments import PathLike
 from .centre_crop import CentreCrop
 from .checks import check_onnx_file
@@ -340,9 +340,9 @@ def draw_crops(model: FinishedModel, file: Path, title: str,
     """
     load: Callable = partial(_to_picture, model)
     pictures = [load(image) for image, _ in images]
-    save_sheet(str(file), {title: pictures},
-               scale=fitting_scale(model.img_size, 200), per_row=5,
-               labels=[encode_name(text) for _, text in images])
+    save_grid(file, {title: pictures},
+              scale=fitting_scale(model.img_size, 200), per_row=5,
+              labels=[encode_name(text) for _, text in images])
 
 
 def _to_picture(model: FinishedModel, image: Any) -> np.ndarray:

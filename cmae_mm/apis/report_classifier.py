@@ -7,7 +7,7 @@ import numpy as np
 
 from ..datasets.names import encode_name
 from ..files import write_file
-from ..visualization.sheet import save_picture
+from ..visualization.image_grid import save_picture
 from .finished_model import THRESHOLD, FinishedModel, draw_crops
 from .labelled_data import LabelledData, Part
 

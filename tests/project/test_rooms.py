@@ -1,5 +1,6 @@
 """The package's rooms, and who may import whom."""
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -41,13 +42,15 @@ class Import(NamedTuple):
     module: str
 
 
-def imports_of(path: Path, package: Path = PACKAGE) -> Iterator[Import]:
+def imports_of(path: Path, package: Path = PACKAGE,
+               nested: bool = True) -> Iterator[Import]:
     """Yield all imports of a file, those inside of functions too."""
     inside = path.relative_to(package).with_suffix('').parts
     room = inside[0]
     # The packages that a relative import counts up from.
     parents = [package.name, *inside[:-1]]
-    for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+    tree = ast.parse(path.read_text('utf-8'))
+    for node in ast.walk(tree) if nested else tree.body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue
         place = f'{path.relative_to(package.parent)}:{node.lineno}'
@@ -100,6 +103,22 @@ def test_no_room_imports_upwards_or_sideways():
     }
     assert importing >= {'cli', 'dense', 'engine', 'models', 'evaluation',
                          'checkpoints'}
+
+
+def test_no_cycles():
+    """Between modules, also inside a room; those in functions aside."""
+    names = {}
+    for path in PACKAGE.rglob('*.py'):
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        names['.'.join(p for p in parts if p != '__init__')] = path
+    graph = {
+        name: {found.module if found.module in names else
+               found.module.rpartition('.')[0]
+               for found in imports_of(path, nested=False)} & names.keys()
+        for name, path in names.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError
+    assert sum(map(len, graph.values())) > 100
 
 
 def test_every_room_has_its_place():

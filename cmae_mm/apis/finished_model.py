@@ -29,6 +29,7 @@ from ..checkpoints import (
     naming,
     read_checkpoint,
 )
+from ..checkpoints.onnx_export import write_onnx
 from ..datasets.names import encode_name
 from ..datasets.source import open_source, read_record
 from ..dependencies import cpu_count
@@ -42,7 +43,6 @@ from ..visualization import fitting_scale, save_grid
 from .arguments import PathLike
 from .centre_crop import CentreCrop
 from .checks import check_onnx_file
-from .onnx_file import write_onnx
 
 CONFIG_NAME, BEST_NAME = 'config.py', 'best.pth'
 # Classes that a finished model's own config may name.

@@ -163,8 +163,8 @@ def _export_onnx(model: 'nn.Module', args: argparse.Namespace,
                  images: Any, noted: Dict[str, Any]) -> float:
     """Write an ONNX file, with the heads and normalisation of the config."""
     from ..apis.encoder import encoder_of
-    from ..apis.onnx_file import export_onnx
     from ..checkpoints import naming
+    from ..checkpoints.onnx_export import export_onnx
     with naming(args.checkpoint):
         encoder = encoder_of(model, args.encoder, args.img_size, images)
     difference = export_onnx(encoder, args.out, **noted)

@@ -1,4 +1,4 @@
-"""An encoder as an ONNX file, as it is deployed (extra='onnx')."""
+"""Models as ONNX files, for deployment (extra='onnx')."""
 import importlib
 import json
 import os
@@ -6,25 +6,24 @@ import tempfile
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError
 from ..dependencies import MissingLibrary
+from ..files import PathLike
 from ..version import __version__
-from .checks import PathLike, check_onnx_file
-from .pretrained_encoder import PretrainedEncoder
+from .errors import CheckpointError
 
 OPSET = 18
-# What the file's features may differ by from those of torch; relative to the
-# largest where that is more than 1.
+# Largest difference from torch's outputs, relative to the largest value if
+# that is above 1.
 TOLERANCE = 1e-4
 _TORCH = '2.6'
-# A file of protobuf holds no more than 2 GiB; larger weights stand beside it.
+# Protobuf files have at most 2 GiB; larger weights have a file of their own.
 _LARGEST = 1_900_000_000
 
 
@@ -35,16 +34,15 @@ class DeployedEncoder(nn.Module):
         encoder (PretrainedEncoder): The encoder.
     """
 
-    def __init__(self, encoder: PretrainedEncoder) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
-        names = ['features', 'patch_tokens']
-        if encoder.backbone.num_extra_tokens:
-            names.append('cls_token')
-        self.names: Tuple[str, ...] = tuple(names)
+        self.encoder: Any = encoder
+        self.names: List[str] = ['features', 'patch_tokens']
+        if self.encoder.backbone.num_extra_tokens:
+            self.names.append('cls_token')
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
-        """Compute features of images as they are.
+        """Compute features of images.
 
         Args:
             images (torch.Tensor): (N, C, S, S), float32, in the units of the
@@ -52,54 +50,47 @@ class DeployedEncoder(nn.Module):
 
         Returns:
             tuple: The mean of the patch tokens, (N, D), all of them,
-            (N, L, D), and the class token, (N, D), where there is one.
+            (N, L, D), and the class token, (N, D), if there is one.
         """
-        encoder = self.encoder
-        tokens = encoder.tokens(encoder.normalize(images))
-        outputs = [encoder.pooled(tokens, name) for name in ('mean', 'patch')]
-        if 'cls_token' in self.names:
-            outputs.append(encoder.pooled(tokens, 'cls'))
-        return tuple(outputs)
+        tokens = self.encoder.tokens(self.encoder.normalize(images))
+        pools = ('mean', 'patch', 'cls')[:len(self.names)]
+        return tuple(self.encoder.pooled(tokens, pool) for pool in pools)
 
 
-def export_onnx(encoder: PretrainedEncoder, path: PathLike,
-                **facts: Any) -> float:
-    """Write an encoder as an ONNX file, and compare that with torch.
+def export_onnx(encoder: nn.Module, path: PathLike, **facts: Any) -> float:
+    """Write an encoder as an ONNX file, and compare its features with torch.
 
-    The batch is of any size. Normalisation is part of the file; sizes and what
-    else must be known stand in its metadata.
+    The batch size is dynamic. Normalisation is part of the file; sizes and
+    the meaning of inputs and outputs are in its metadata.
 
     Args:
         encoder (PretrainedEncoder): The encoder, on the CPU.
         path (str | PathLike): The file, ``.onnx``. Weights of more than 1.9 GB
             go into ``<name>.onnx.data`` beside it.
-        **facts: Further facts that the metadata state: recipe, epoch...
+        **facts: Further metadata: recipe, epoch...
 
     Returns:
         float: The largest difference between ONNX Runtime's features and
         torch's.
 
     Raises:
-        ArgumentError: If the ending is another, or a folder has that name.
         CheckpointError: If the file cannot be written, or its features differ
-            by more than 1e-4, or 1e-4 of the largest where that is above 1.
-        MissingLibrary: If a library for it is not installed, or torch is
-            older than 2.6.
+            by more than 1e-4, or 1e-4 of the largest if that is above 1.
+        MissingLibrary: If torch is older than 2.6.
     """
-    check_onnx_file(path)
-    return write_onnx(DeployedEncoder(encoder.eval()).eval(),
-                      partial(_images, encoder), path,
-                      _describe(encoder, facts))
+    model = DeployedEncoder(encoder.eval()).eval()
+    return write_onnx(model, partial(_random_images, encoder), path,
+                      dict(facts, **_describe(model)))
 
 
 def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
                meta: Mapping[str, Any]) -> float:
-    """Write a model as an ONNX file, and compare that with torch.
+    """Write a model as an ONNX file, and compare its outputs with torch.
 
     Args:
         model (nn.Module): A model of one input, on the CPU, whose outputs
             ``names`` lists.
-        images (Callable): Makes a batch of so many images.
+        images (Callable): Makes a batch of the given number of images.
         path (str | PathLike): The file, ``.onnx``.
         meta (Mapping[str, Any]): Metadata, values by name.
 
@@ -111,23 +102,27 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
         CheckpointError: See :func:`export_onnx`.
         MissingLibrary: See :func:`export_onnx`.
     """
+    if Version(torch.__version__.split('+')[0]) < Version(_TORCH):
+        raise MissingLibrary(
+            f'exporting to ONNX needs torch {_TORCH} or later, but '
+            f'{torch.__version__} is installed')
+    onnx = importlib.import_module('onnx')
     file = Path(path).expanduser()
-    onnx = _require_libraries()
-    program = _translate(model, images(2))
+    program = _export_program(model, images(2))
+    program.model.metadata_props.update({
+        name: json.dumps(value, default=str)
+        for name, value in dict(meta, cmae_mm=__version__).items()})
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
                 prefix=f'.{file.name}.', dir=file.parent) as folder:
-            aside = Path(folder) / file.name
-            program.model.metadata_props.update({
-                name: json.dumps(value, default=str)
-                for name, value in dict(meta, cmae_mm=__version__).items()})
-            program.save(str(aside), external_data=size > _LARGEST)
-            onnx.checker.check_model(str(aside))
-            # Another batch size than that which was traced.
-            difference = _compare(model, images(3), aside)
-            # Weights first: the file itself says that all is there.
+            temporary = Path(folder) / file.name
+            program.save(str(temporary), external_data=size > _LARGEST)
+            onnx.checker.check_model(str(temporary))
+            # Another batch size than that of the traced batch.
+            difference = _compare(model, images(3), temporary)
+            # Weights first: the file itself marks a complete export.
             for part in sorted(Path(folder).iterdir(), reverse=True):
                 os.replace(part, file.parent / part.name)
     except OSError as error:
@@ -136,25 +131,16 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
     return difference
 
 
-def _require_libraries() -> Any:
-    """Import onnx, with a torch that can write for it."""
-    if Version(torch.__version__.split('+')[0]) < Version(_TORCH):
-        raise MissingLibrary(
-            f'exporting to ONNX needs torch {_TORCH} or later, but '
-            f'{torch.__version__} is installed')
-    return importlib.import_module('onnx')
-
-
-def _images(encoder: PretrainedEncoder, count: int) -> Tensor:
-    """Make random images of the encoder's units."""
+def _random_images(encoder: Any, count: int) -> Tensor:
+    """Draw random images in the encoder's units."""
     generator = torch.Generator().manual_seed(count)
     noise = torch.randn(count, encoder.in_channels, encoder.img_size,
                         encoder.img_size, generator=generator)
     return noise * encoder.std + encoder.mean
 
 
-def _translate(model: Any, images: Tensor) -> Any:
-    """Trace the model with a batch of any size."""
+def _export_program(model: Any, images: Tensor) -> Any:
+    """Trace a model with a dynamic batch size."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return torch.onnx.export(
@@ -167,11 +153,14 @@ def _translate(model: Any, images: Tensor) -> Any:
             dynamic_shapes=dict(images={0: torch.export.Dim('batch')}))
 
 
-def _describe(encoder: PretrainedEncoder, facts: Dict[str, Any]
-              ) -> Dict[str, Any]:
-    """Collect what a deployer must know."""
+def _describe(model: DeployedEncoder) -> Dict[str, Any]:
+    """Collect the metadata of an encoder."""
+    encoder = model.encoder
+    mean = 'mean of the patch tokens' + (
+        ", through the classifier's norm"
+        if hasattr(encoder.backbone, 'ln2') else '')
+    meanings = (mean, 'all of them, row by row', 'the class token')
     return dict(
-        facts,
         img_size=encoder.img_size,
         patch_size=encoder.patch_size,
         channels=encoder.in_channels,
@@ -179,22 +168,15 @@ def _describe(encoder: PretrainedEncoder, facts: Dict[str, Any]
         normalised_by=dict(mean=encoder.mean.flatten().tolist(),
                            std=encoder.std.flatten().tolist()),
         images=encoder.images or 'RGB, 0 to 255',
-        outputs=_meanings(encoder))
-
-
-def _meanings(encoder: PretrainedEncoder) -> Dict[str, str]:
-    """Say how tokens become each output."""
-    pooled = 'mean of the patch tokens'
-    if hasattr(encoder.backbone, 'ln2'):
-        pooled += ", through the classifier's norm"
-    meanings = dict(features=pooled, patch_tokens='all of them, row by row')
-    if encoder.backbone.num_extra_tokens:
-        meanings['cls_token'] = 'the class token'
-    return meanings
+        outputs=dict(zip(model.names, meanings)))
 
 
 def _compare(model: Any, images: Tensor, file: Path) -> float:
-    """Compare outputs of ONNX Runtime with those of torch."""
+    """Compare outputs of ONNX Runtime with those of torch.
+
+    Returns:
+        float: The largest difference.
+    """
     import onnxruntime
     session = onnxruntime.InferenceSession(
         str(file), providers=['CPUExecutionProvider'])
@@ -202,10 +184,10 @@ def _compare(model: Any, images: Tensor, file: Path) -> float:
         outputs = model(images)
     if isinstance(outputs, Tensor):
         outputs = (outputs, )
-    wanted = [output.numpy() for output in outputs]
     found = session.run(list(model.names), {'images': images.numpy()})
     worst = 0.
-    for name, theirs, ours in zip(model.names, found, wanted):
+    for name, theirs, output in zip(model.names, found, outputs):
+        ours = output.numpy()
         difference = float(np.abs(theirs - ours).max())
         if not difference <= TOLERANCE * max(1., float(np.abs(ours).max())):
             raise CheckpointError(

@@ -251,8 +251,8 @@ def describe(encoder: Mapping[str, Any], data: LabelledData, recipe: Recipe,
         f'{recipe.batch_size}, {rate}, {", ".join(views)}']
 
 
-def train_classifier(cfg: Config, data: LabelledData, lines: List[str],
-                     resume: bool = True) -> Path:
+def train_model(cfg: Config, data: LabelledData, lines: List[str],
+                resume: bool = True) -> Path:
     """Train by the framework's runner, and keep the best checkpoint.
 
     Args:
@@ -269,9 +269,7 @@ def train_classifier(cfg: Config, data: LabelledData, lines: List[str],
         ArgumentError: If the folder holds another training.
     """
     folder = Path(cfg.work_dir)
-    multilabel = 'MultiLabel' in cfg.model.head.type
-    files = {f'{name}.json': data.annotations(name, multilabel)
-             for name in data.parts}
+    files = {f'{name}.json': data.annotations(name) for name in data.parts}
     files[CONFIG_NAME] = (f'{MARK}: made by `cmae finetune`\n'
                           f'{format_config(cfg.to_dict())}')
     with work_dir_lock(folder, 'none'):

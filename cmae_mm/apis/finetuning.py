@@ -127,7 +127,7 @@ def finetune(data: Data,
              checkpoint: CheckpointOrRandom,
              out: Optional[OutputFolder] = None,
              *,
-             task: Literal['classify', 'multilabel'] = 'classify',
+             task: Literal['classify', 'multilabel', 'segment'] = 'classify',
              val: Optional[str] = None,
              frozen: bool = False,
              labels_per_class: Optional[Size] = None,
@@ -137,6 +137,7 @@ def finetune(data: Data,
              img_size: Optional[Size] = None,
              num_workers: Optional[Count] = None,
              model: str = 'vit-s',
+             decoder: Literal['fcn', 'upernet'] = 'fcn',
              stats: Optional[Stats] = None,
              resume: bool = True,
              cfg_options: Overrides = ()) -> Finetuned:
@@ -164,8 +165,9 @@ def finetune(data: Data,
         checkpoint: Checkpoint of the encoder, or the folder of `cmae
             pretrain`, whose last one is taken; random for random weights.
         out: Folder of the model. Defaults to work_dirs/DATA_TASK.
-        task: One label to an image; or several, separated by | or ; in a
-            list. Defaults to classify.
+        task: One label to an image; several, separated by | or ; in a list;
+            or a mask of the same name in another folder. Defaults to
+            classify.
         val: Name of the validation part, or a path. Defaults to val, valid,
             validation or dev; 20 % of each class if there is none.
         frozen: Train the head alone.
@@ -179,6 +181,7 @@ def finetune(data: Data,
             processor core, at most 8.
         model: For random weights: a model as `cmae pretrain --model` takes
             it, or a checkpoint of the same sizes. Defaults to vit-s.
+        decoder: Decoder of masks, two layers or UPerNet. Defaults to fcn.
         stats: File of `cmae stats` on the images. Defaults to the
             checkpoint's own record.
         resume: Continue an interrupted training in --out; otherwise start
@@ -199,7 +202,7 @@ def finetune(data: Data,
         describe,
         find_encoder,
         make_config,
-        train_classifier,
+        train_model,
     )
     from .finished_model import CONFIG_NAME, load_model
     from .labelled_data import read_labelled
@@ -207,22 +210,33 @@ def finetune(data: Data,
     folder = Path(out or Path('work_dirs') / f'{Path(data).stem}_{task}')
     folder = folder.expanduser().absolute()
     encoder = find_encoder(checkpoint, model, img_size, stats)
-    found = read_labelled(data, task == 'multilabel', val, labels_per_class,
-                          seed, encoder['images'])
+    if task == 'segment':
+        from .segmentation import read_masks
+        found = read_masks(data, val, labels_per_class, seed)
+    else:
+        found = read_labelled(data, task == 'multilabel', val,
+                              labels_per_class, seed, encoder['images'])
     recipe = choose_recipe(len(found.parts['train'].records), encoder['width'],
                            encoder['depth'], frozen, epochs, batch_size)
-    cfg = make_config(encoder, found, recipe, task, frozen, folder, seed,
-                      num_workers)
+    if task == 'segment':
+        from .segmentation import make_segment_config
+        cfg = make_segment_config(encoder, found, recipe, frozen, decoder,
+                                  folder, seed, num_workers)
+    else:
+        cfg = make_config(encoder, found, recipe, task, frozen, folder, seed,
+                          num_workers)
     apply_options(cfg, parse_options(cfg_options))
     with interruptible(f'the last checkpoint, if there is one, is in {folder};'
                        ' the same command continues'):
-        best = train_classifier(
+        best = train_model(
             cfg, found, describe(encoder, found, recipe, task, frozen), resume)
-    metrics = report_classifier(
-        load_model(folder), found, folder,
-        dict(recipe=recipe._asdict(), frozen=frozen, seed=seed,
-             encoder=str(checkpoint), config=CONFIG_NAME,
-             unreadable=found.unreadable))
+    facts = dict(recipe=recipe._asdict(), frozen=frozen, seed=seed,
+                 encoder=str(checkpoint), config=CONFIG_NAME,
+                 unreadable=found.unreadable)
+    report: Any = report_classifier
+    if task == 'segment':
+        from .segmentation import report_segmenter as report
+    metrics = report(load_model(folder), found, folder, facts)
     return Finetuned(best, folder / CONFIG_NAME, folder, metrics)
 
 
@@ -240,7 +254,8 @@ def predict(folder: PathLike,
 
     The table has a row for each image: path, class, score, further classes as
     class_2 and score_2, and error, the reason why a file is unreadable. Labels
-    are not needed.
+    are not needed. A segmenter writes masks beside the table, which has their
+    paths and the share of each class.
 
     Example::
 
@@ -271,6 +286,12 @@ def predict(folder: PathLike,
     from .prediction_files import describe, draw_predictions, write_table
     model = load_model(folder)
     found = model.predict(Path(images), batch_size)
+    if model.task == 'segment':
+        from .segmentation import write_segments
+        if out is None:
+            return dict(predictions=found)
+        return dict(write_segments(Path(out).expanduser(), found,
+                                   model.classes), out=str(out))
     if out is not None:
         write_table(Path(out).expanduser(), found, model, top_k, all_scores)
     if pictures is not None:

@@ -93,11 +93,25 @@ class FinishedModel(nn.Module):
         in_channels (int): Number of channels.
     """
 
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
+        """Build a model by its own config, read as plain data."""
+        # init_cfg, which names a file, is left out
+        settings = check_types(cfg['model'], CLASSIFIER_TYPES)
+        settings['data_preprocessor'] = check_types(
+            cfg['data_preprocessor'], CLASSIFIER_TYPES, 'data_preprocessor')
+        pipeline = check_types(
+            cfg['test_dataloader']['dataset']['pipeline'], _TRANSFORMS,
+            'pipeline')
+        init_default_scope('mmpretrain')
+        return cls(MODELS.build(settings), (), pipeline)
+
     def __init__(self, model: nn.Module, classes: Sequence[str],
                  pipeline: Sequence[dict]) -> None:
         super().__init__()
         self.model = model
         self.classes = list(classes)
+        self.count: int = model.head.num_classes
         kind = type(model.head).__name__
         self.task = 'multilabel' if 'MultiLabel' in kind else 'classify'
         self.img_size: int = model.backbone.img_size[0]
@@ -246,18 +260,14 @@ def load_model(folder: PathLike) -> FinishedModel:
             raise CheckpointError(
                 f'{folder} has no {name}: name a folder that `cmae finetune` '
                 'has finished')
-    init_default_scope('mmpretrain')
     config = path / CONFIG_NAME
     try:
         cfg = parse_config(config.read_text('utf-8'))
-        # init_cfg, which names a file, is left out
-        settings = check_types(cfg['model'], CLASSIFIER_TYPES)
-        settings['data_preprocessor'] = check_types(
-            cfg['data_preprocessor'], CLASSIFIER_TYPES, 'data_preprocessor')
-        pipeline = check_types(
-            cfg['test_dataloader']['dataset']['pipeline'], _TRANSFORMS,
-            'pipeline')
-        model = MODELS.build(settings)
+        if cfg['model']['type'] == 'EncoderDecoder':
+            from .segmentation import FinishedSegmenter
+            model: Any = FinishedSegmenter.from_config(cfg)
+        else:
+            model = FinishedModel.from_config(cfg)
     except (PlainConfigError, OSError, KeyError, TypeError, ValueError,
             AssertionError) as error:
         raise CheckpointError(
@@ -265,15 +275,15 @@ def load_model(folder: PathLike) -> FinishedModel:
     file = path / BEST_NAME
     with naming(file):
         state, meta = read_checkpoint(file)
-        load_state(model, state)
+        load_state(model.model, state)
         classes = (meta.get('dataset_meta') or {}).get('classes')
-        count = model.head.num_classes
-        if classes is None or len(classes) != count:
+        if classes is None or len(classes) != model.count:
             raise CheckpointError(
                 f'it names {len(classes or ())} classes, but its head has '
-                f'{count}')
+                f'{model.count}')
+    model.classes = list(classes)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return FinishedModel(model, classes, pipeline).eval().to(device)
+    return model.eval().to(device)
 
 
 def export_model(folder: PathLike, out: PathLike) -> float:
@@ -281,10 +291,10 @@ def export_model(folder: PathLike, out: PathLike) -> float:
 
     The input ``images`` is (N, C, S, S), float32, in the units of the images:
     colours as RGB in 0 to 255. The output ``scores`` is (N, K), probabilities
-    of the softmax, or of a sigmoid for each class of a multi-label model. The
-    metadata hold, as JSON, ``classes``, ``task``, ``img_size``,
-    ``short_side``, that images are resized to before the centre crop, and
-    ``preprocessing``.
+    of the softmax, or of a sigmoid for each class of a multi-label model; of a
+    segmenter (N, K, S, S), for one window. The metadata hold, as JSON,
+    ``classes``, ``task``, ``img_size``, ``short_side``, that images are
+    resized to before the centre crop, and ``preprocessing``.
 
     Args:
         folder (str | PathLike): Folder of ``cmae finetune``.
@@ -321,8 +331,9 @@ def export_model(folder: PathLike, out: PathLike) -> float:
         short_side=short_side,
         preprocessing=model.pipeline,
         images=model.images or 'RGB, 0 to 255',
-        outputs=dict(scores='sigmoid' if model.task == 'multilabel'
-                     else 'softmax')))
+        outputs=dict(scores=dict(
+            classify='softmax', multilabel='sigmoid of each class',
+            segment='softmax of each pixel')[model.task])))
     print(f'{out}: {len(model.classes)} classes; scores of ONNX Runtime and '
           f'torch differ by {difference:.1e} at most')
     return difference

@@ -71,12 +71,16 @@ class LabelledData(NamedTuple):
         parts (Dict[str, Part]): ``train``, ``val`` and maybe ``test``.
         notes (List[str]): What was left out.
         unreadable (Dict[str, str]): Unreadable images and the reason.
+        task (str): 'classify', 'multilabel' or 'segment'.
+        label_map (Dict[int, int]): Class of each value of the masks.
     """
 
     classes: List[str]
     parts: Dict[str, Part]
     notes: List[str]
     unreadable: Dict[str, str]
+    task: str
+    label_map: Dict[int, int] = {}
 
     def describe(self) -> List[str]:
         """Describe each part in one line."""
@@ -89,12 +93,11 @@ class LabelledData(NamedTuple):
                          f'{encode_name(part.place)} ({uses[name]})')
         return lines + [f'note           {note}' for note in self.notes]
 
-    def annotations(self, name: str, multilabel: bool) -> str:
+    def annotations(self, name: str) -> str:
         """Format a part as an annotation file of OpenMMLab.
 
         Args:
             name (str): 'train', 'val' or 'test'.
-            multilabel (bool): Whether ``gt_label`` is a list.
 
         Returns:
             str: JSON with ``metainfo.classes`` and ``data_list``.
@@ -104,10 +107,15 @@ class LabelledData(NamedTuple):
         entries = []
         for record, names in zip(part.records, part.labels):
             labels: Any = [number[n] for n in names]
-            entries.append(json.dumps(dict(
-                record, gt_label=labels if multilabel else labels[0])))
-        head = json.dumps(dict(classes=self.classes))
-        return (f'{{"metainfo": {head},\n "data_list": [\n'
+            if self.task == 'classify':
+                record = dict(record, gt_label=labels[0])
+            elif self.task == 'multilabel':
+                record = dict(record, gt_label=labels)
+            entries.append(json.dumps(record))
+        head = dict(classes=self.classes)
+        if self.label_map:
+            head['label_map'] = self.label_map
+        return (f'{{"metainfo": {json.dumps(head)},\n "data_list": [\n'
                 + ',\n'.join(entries) + '\n]}\n')
 
 
@@ -144,23 +152,23 @@ def read_labelled(data: PathLike,
         found = _find_parts(data, multilabel, val)
     except (SourceError, FileNotFoundError) as error:
         raise ArgumentError(str(error)) from error
-    found, unreadable = _drop_unreadable(found, images)
+    found, unreadable = drop_unreadable(found, images)
     classes = _sorted({*found['train'].empty, *(
         c for names in found['train'].labels for c in names)})
-    notes = _describe_unreadable(unreadable)
+    notes = describe_unreadable(unreadable)
     if len(classes) < 2:
         raise ArgumentError(
             f'{found["train"].place} has one class, {classes}; a classifier '
             'needs two or more')
     if 'val' not in found:
-        found['train'], found['val'] = _draw_val(found['train'], classes, seed)
+        found['train'], found['val'] = draw_val(found['train'], classes, seed)
     if labels_per_class is not None:
-        found['train'] = _draw_few(
+        found['train'] = draw_few(
             found['train'], classes, labels_per_class, seed)
     notes += _check_classes(found, classes)
     return LabelledData(
         classes, {k: found[k] for k in PART_NAMES if k in found}, notes,
-        unreadable)
+        unreadable, 'multilabel' if multilabel else 'classify')
 
 
 def _find_parts(data: PathLike, multilabel: bool,
@@ -169,7 +177,7 @@ def _find_parts(data: PathLike, multilabel: bool,
     read = partial(_read_part, data, multilabel)
     if kind_of(data) == 'list':
         read(())  # raises for wrong lines
-    parts = {name: read(_spellings(names))
+    parts = {name: read(spellings(names))
              for name, names in PART_NAMES.items()}
     if val is not None:
         parts['val'] = read((val, )) or _read_other(val, multilabel)
@@ -186,7 +194,8 @@ def _find_parts(data: PathLike, multilabel: bool,
     return {k: p for k, p in parts.items() if p is not None}
 
 
-def _spellings(names: Sequence[str]) -> List[str]:
+def spellings(names: Sequence[str]) -> List[str]:
+    """Give names in lower case, with a capital, and in capitals."""
     return [f(n) for n in names for f in (str.lower, str.title, str.upper)]
 
 
@@ -254,24 +263,38 @@ def _strata(part: Part, classes: Sequence[str]) -> List[int]:
             for names in part.labels]
 
 
-def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
-    """Draw a stratified validation part out of the training part."""
-    single = [c for c, n in part.counts(classes).items() if n == 1]
+def draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
+    """Draw a validation part out of the training part.
+
+    Args:
+        part (Part): The training part.
+        classes (Sequence[str]): Classes to stratify by; none for a plain
+            draw.
+        seed (int): Seed of the draw.
+
+    Returns:
+        List[Part]: The rest, and the validation part.
+    """
+    single = [c for c, n in part.counts(classes).items() if n == 1
+              ] if classes else []
     if single:
         raise ArgumentError(
             f'{part.place} has 1 image of the class {single[0]!r}, too few '
             'for training and validation; add images, or name a validation '
             'part with val (--val)')
-    drawn = {*draw_share(_strata(part, classes), VAL_PERCENT, seed)}
-    rest = [i for i in range(len(part.records)) if i not in drawn]
+    count = len(part.records)
+    strata = _strata(part, classes) if classes else [0] * count
+    drawn = {*draw_share(strata, VAL_PERCENT, seed)}
+    rest = [i for i in range(count) if i not in drawn]
+    which = ' of each class' if classes else ''
     return [
         part.select(rest, f'{part.place}, without the validation images')
         ._replace(empty=part.empty),
-        part.select(sorted(drawn), f'{part.place}, {VAL_PERCENT} % of each '
-                    f'class, drawn with seed {seed}')]
+        part.select(sorted(drawn), f'{part.place}, {VAL_PERCENT} %{which}, '
+                    f'drawn with seed {seed}')]
 
 
-def _draw_few(part: Part, classes: Sequence[str], count: int,
+def draw_few(part: Part, classes: Sequence[str], count: int,
               seed: int) -> Part:
     """Draw so many images of each class."""
     strata = np.array(_strata(part, classes))
@@ -357,7 +380,7 @@ def find_unreadable(records: Sequence[Dict[str, Any]],
     return {i: r for i, r in zip(numbers.tolist(), reasons) if r}
 
 
-def _drop_unreadable(parts: Dict[str, Part],
+def drop_unreadable(parts: Dict[str, Part],
                      images: Optional[Mapping[str, Any]]) -> Any:
     """Leave unreadable images out, unless there are too many."""
     kept, unreadable = {}, {}
@@ -376,7 +399,8 @@ def _drop_unreadable(parts: Dict[str, Part],
     return kept, unreadable
 
 
-def _describe_unreadable(unreadable: Mapping[str, str]) -> List[str]:
+def describe_unreadable(unreadable: Mapping[str, str]) -> List[str]:
+    """Name the first unreadable image, if there is one."""
     if not unreadable:
         return []
     path, why = next(iter(unreadable.items()))

@@ -3,7 +3,7 @@ import csv
 import io
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from ..datasets.names import encode_name
 from ..files import atomic_path, write_file
@@ -72,8 +72,12 @@ def write_table(file: Path, found: Sequence[Prediction],
         top_k (int): Number of classes in a row.
         all_scores (bool): Whether to add a column for each class.
     """
-    columns = make_table(found, model.classes, min(top_k, len(model.classes)),
-                         all_scores)
+    write_columns(file, make_table(
+        found, model.classes, min(top_k, len(model.classes)), all_scores))
+
+
+def write_columns(file: Path, columns: Mapping[str, List[Any]]) -> None:
+    """Write columns of a table as CSV or parquet."""
     if file.suffix == '.csv':
         text = io.StringIO(newline='')
         writer = csv.writer(text, lineterminator='\n')

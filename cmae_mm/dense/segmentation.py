@@ -28,7 +28,8 @@ from .dataset_checks import (
     datasets_of,
 )
 
-__all__ = ['CategoryMapDataset', 'LoadCategoryMap', 'SegmentationCheckHook']
+__all__ = ['CategoryMapDataset', 'ListedSegDataset', 'LoadCategoryMap',
+           'SegmentationCheckHook']
 
 UNLABELLED = 0
 _HEADS = ('decode_head', 'auxiliary_head')
@@ -82,6 +83,32 @@ class CategoryMapDataset(BaseSegDataset):
         for record in data_list:
             record['category_ids'] = self.ids
         return data_list
+
+
+@DATASETS.register_module()
+class ListedSegDataset(BaseSegDataset):
+    """Images and masks of an annotation file that ``cmae finetune`` wrote.
+
+    Args:
+        ann_file (str): JSON file with ``metainfo.classes``,
+            ``metainfo.label_map``, the class number of each value of the
+            masks, and ``data_list``.
+        **kwargs: Other arguments of ``BaseSegDataset``.
+    """
+
+    def __init__(self, ann_file: str, **kwargs: Any) -> None:
+        self._listed = mmengine.load(ann_file)
+        classes = tuple(self._listed['metainfo']['classes'])
+        super().__init__(ann_file=ann_file, metainfo=dict(classes=classes),
+                         **kwargs)
+
+    def load_data_list(self) -> List[dict]:
+        """List images and masks."""
+        numbers = {int(value): number for value, number in
+                   self._listed['metainfo']['label_map'].items()}
+        return [dict(record, label_map=numbers, seg_fields=[],
+                     reduce_zero_label=False)
+                for record in self._listed['data_list']]
 
 
 @TRANSFORMS.register_module()

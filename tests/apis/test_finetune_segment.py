@@ -1,0 +1,107 @@
+"""From images and masks to a finished segmenter."""
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import COCO, build, model_cfg, needs_coco
+from mmengine.config import Config
+from PIL import Image
+
+import cmae_mm
+from cmae_mm.apis.arguments import ArgumentError
+from cmae_mm.checkpoints import export_encoder
+
+pytest.importorskip('mmseg', exc_type=ImportError)
+from cmae_mm.apis.segmentation import read_masks  # noqa: E402
+
+pytestmark = needs_coco
+
+
+@pytest.fixture(scope='module')
+def masks(tmp_path_factory):
+    """Images and masks: person, sky or ground by the value of COCO's map."""
+    root = tmp_path_factory.mktemp('masks')
+    for part, count in (('train', 6), ('val', 3)):
+        for file in sorted((COCO / f'images/{part}2017').iterdir())[:count]:
+            ids = np.asarray(Image.open(
+                COCO / f'semantic/{part}2017/{file.stem}.png'))
+            mask = np.where(ids == 0, 255, np.where(ids == 1, 1, ids > 100))
+            for kind in ('Images', 'masks'):
+                (root / kind / part).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, root / 'Images' / part / file.name)
+            Image.fromarray(mask.astype(np.uint8)).save(
+                root / 'masks' / part / f'{file.stem}.png')
+    (root / 'classes.txt').write_text('thing\nstuff\n')
+    return root
+
+
+@pytest.fixture(scope='module')
+def finished(masks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('segmenter')
+    export_encoder(build(model_cfg()), str(folder / 'encoder.safetensors'))
+    return cmae_mm.finetune(
+        masks, folder / 'encoder.safetensors', folder / 'out',
+        task='segment', epochs=2, num_workers=0, batch_size=3)
+
+
+def test_scores_are_those_of_the_runner(finished):
+    found = finished.metrics['val']
+    assert set(found['per_class']) == {'thing', 'stuff'}
+    assert found['images'] == 3
+    scalars = next(finished.out.glob('*/vis_data/scalars.json')).read_text()
+    best = max(json.loads(line)['mIoU'] for line in scalars.splitlines()
+               if 'mIoU' in line)
+    assert found['mIoU'] == pytest.approx(best, abs=0.01)
+    assert (finished.out / 'val_masks.png').is_file()
+    cfg = Config.fromfile(finished.config)
+    assert cfg.model.decode_head.num_classes == 2
+
+
+def test_predict_writes_masks(finished, masks, tmp_path):
+    shutil.copytree(masks / 'Images/val', tmp_path / 'new')
+    (tmp_path / 'new/broken.jpg').write_bytes(b'nothing')
+    done = cmae_mm.predict(finished.out, tmp_path / 'new', tmp_path / 'p.csv')
+    assert (done['images'], done['unreadable']) == (4, 1)
+    model = cmae_mm.load_model(finished.out)
+    for row in csv.DictReader((tmp_path / 'p.csv').open()):
+        if row['error']:
+            assert row['path'].endswith('broken.jpg') and not row['mask']
+            continue
+        mask = np.asarray(Image.open(row['mask']))
+        with Image.open(row['path']) as image:
+            assert mask.shape == image.size[::-1]
+        assert float(row['stuff']) == pytest.approx(
+            (mask == 1).mean(), abs=1e-4)
+        wanted, = model.predict(row['path'])
+        assert np.array_equal(wanted.mask, mask)
+
+
+def test_onnx(finished, tmp_path):
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    assert cmae_mm.export_model(finished.out, tmp_path / 'm.onnx') < 1e-4
+    session = runtime.InferenceSession(str(tmp_path / 'm.onnx'))
+    images = torch.rand(2, 3, 32, 32) * 255
+    scores, = session.run(None, {'images': images.numpy()})
+    assert scores.shape == (2, 2, 32, 32)
+    assert np.allclose(scores.sum(1), 1, atol=1e-4)
+
+
+def test_masks_without_parts_or_names(masks, tmp_path):
+    shutil.copytree(masks / 'Images/train', tmp_path / 'images')
+    shutil.copytree(masks / 'masks/train', tmp_path / 'masks')
+    found = read_masks(tmp_path)
+    assert found.classes == ['value 0', 'value 1']
+    assert {k: len(p.records) for k, p in found.parts.items()} == dict(
+        train=5, val=1)
+    (tmp_path / 'classes.txt').write_text('only\n')
+    with pytest.raises(ArgumentError, match='the value 1, but'):
+        read_masks(tmp_path)
+    next((tmp_path / 'masks').iterdir()).unlink()
+    with pytest.raises(ArgumentError, match='has no mask of its name'):
+        read_masks(tmp_path)
+    with pytest.raises(ArgumentError, match='no folders images and masks'):
+        read_masks(tmp_path / 'images')

@@ -2,7 +2,7 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 from ..config import ConfigError, check_pairs
 from ..files import check_output
@@ -99,6 +99,8 @@ def check_inputs(args: argparse.Namespace) -> None:
         OSError: If nothing can be written to the work folder.
     """
     given = vars(args)
+    if is_finished(given.get('config')):
+        return
     if 'config' in given:
         _check_is_config(args.config)
     check_pairs(given.get('cfg_options') or [])
@@ -113,6 +115,11 @@ def check_inputs(args: argparse.Namespace) -> None:
         return
     if not Path(checkpoint).expanduser().exists():
         raise FileNotFoundError(f'there is no checkpoint {checkpoint}')
+
+
+def is_finished(name: Optional[str]) -> bool:
+    """Return whether a path is a folder of `cmae finetune`."""
+    return name is not None and (Path(name) / 'best.pth').is_file()
 
 
 def _check_outputs(given: Dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from .arguments import (
     add_encoder,
     add_out,
     at_least,
+    is_finished,
 )
 from .command import Command, Result
 
@@ -36,12 +37,16 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of exporting."""
     add_config(parser, 'pre-training config, or with --to timm a fine-tuning '
-               'one: its model gives the sizes; a file')
+               'one: its model gives the sizes; or a folder of `cmae '
+               'finetune`, followed by OUT alone, an ONNX file of the whole '
+               'model; a file')
     add_checkpoint(parser, "a checkpoint of the config's model")
-    add_out(parser, '.safetensors or .pth file to write; for Hugging Face a '
-            'folder; .onnx for ONNX')
     parser.add_argument(
-        '--to', choices=(WHOLE, ONNX, *ENCODERS), required=True,
+        'out', metavar='OUT', nargs='?',
+        help='.safetensors or .pth file to write; for Hugging Face a folder; '
+        '.onnx for ONNX')
+    parser.add_argument(
+        '--to', choices=(WHOLE, ONNX, *ENCODERS),
         help='the library that the encoder is for; cmae: the whole state '
         "under the released code's names; convmae: a hybrid encoder and its "
         "pixel decoder under ConvMAE's; onnx: a file that takes images as "
@@ -73,6 +78,18 @@ def check(args: argparse.Namespace) -> None:
         ArgumentError: If an ONNX file would have another ending.
         MissingLibrary: If a library for it is not installed.
     """
+    if is_finished(args.config):
+        if getattr(args, 'to', '') not in (None, ONNX):
+            raise ConfigError('a folder of `cmae finetune` is exported to '
+                              f'{ONNX} alone, and not imported')
+        args.out = args.out or args.checkpoint
+        return
+    if args.out is None:
+        raise ConfigError('CONFIG, CHECKPOINT and OUT are needed, or a folder '
+                          'of `cmae finetune` and OUT')
+    if getattr(args, 'to', ONNX) is None:
+        raise ConfigError('--to is needed: the library that the encoder is '
+                          'for')
     if getattr(args, 'to', None) == WHOLE and (
             args.img_size is not None or args.encoder != 'online'):
         raise ConfigError('--to cmae exports the whole state, with both '
@@ -125,6 +142,10 @@ def export(args: argparse.Namespace) -> Result:
     """Load the whole checkpoint, and write what was asked for."""
     from mmpretrain.models import ImageClassifier
 
+    if is_finished(args.config):
+        from ..apis.finished_model import export_model
+        return dict(out=args.out,
+                    difference=export_model(args.config, args.out))
     from ..checkpoints import (
         export_classifier,
         export_cmae,

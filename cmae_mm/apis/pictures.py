@@ -110,7 +110,7 @@ def views(config: ConfigName,
           out: PictureFile = 'views.png',
           most: Size = 8,
           show: Channels = None,
-          cfg_options: Overrides = ()) -> Views:
+          cfg_options: Optional[Overrides] = None) -> Views:
     """Show the views of a config as the network gets them.
 
     A grid of the canvas with both windows, the online view, its visible
@@ -143,8 +143,9 @@ def views(config: ConfigName,
     from ..config import load_config, remember
     from ..visualization import fitting_scale, save_grid
     from ..visualization.views import draw_views
-    cfg = load_config(str(config), list(cfg_options))
-    remember(cfg, list(cfg_options))
+    pairs = list(cfg_options or ())
+    cfg = load_config(str(config), pairs)
+    remember(cfg, pairs)
     columns, shifts = draw_views(cfg, most, show)
     path = Path(out).expanduser()
     save_grid(path, columns, fitting_scale(columns['online view'].shape[1]),

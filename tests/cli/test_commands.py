@@ -17,8 +17,8 @@ from cmae_mm.cli.main import COMMANDS, GROUPS, build_parser, parse
 from cmae_mm.evaluation.knn import KS
 from cmae_mm.evaluation.linear import LRS
 
-ORDER = ['DATA', 'STUDY', 'CONFIG', 'CHECKPOINT', 'IMAGES', 'TRACE',
-         'WORK_DIR', 'OUT']
+ORDER = ['DATA', 'STUDY', 'FOLDER', 'CONFIG', 'CHECKPOINT', 'IMAGES', 'TRACE',
+         'WORK_DIRS', 'OUT']
 NAMES = list(COMMANDS)
 
 
@@ -105,7 +105,7 @@ LIGHT = {
         "cmae store: the data folder 'none' does not exist; name", 1),
     'a device as a folder': (
         ['map', os.devnull, 'setup.cfg'],
-        f'cmae map: there is no folder {os.devnull}, and no list, store', 1),
+        f"cmae map: the data folder '{os.devnull}' is no folder or file", 1),
     'a broken override': (
         ['train', QUICK, '--cfg-options', 'lr'], 'takes KEY=VALUE', 1),
     'to resume and not': (

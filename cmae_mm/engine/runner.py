@@ -4,7 +4,9 @@ import math
 import warnings
 from typing import Any, Dict, Optional
 
+from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseTTAModel, convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
@@ -50,7 +52,7 @@ from .sharding import (
     whole_model_state,
     whole_optimizer_state,
 )
-from .work_dir import WritesConfig
+from .work_dir import RunConfig, write_config
 
 # Beside mmengine's default hooks. A config replaces one, or removes it by
 # `default_hooks=dict(progress=None)`.
@@ -66,7 +68,7 @@ class _AlreadyFinished(Exception):
 
 
 @RUNNERS.register_module()
-class ResumableRunner(WritesConfig, Runner):
+class ResumableRunner(Runner):
     """mmengine's ``Runner`` with exact resuming and strict loading.
 
     With ``resume=True`` a run resumes from the newest intact checkpoint in its
@@ -97,7 +99,24 @@ class ResumableRunner(WritesConfig, Runner):
             ImageStatsConflict: If a setting contradicts it.
         """
         apply_image_stats(cfg)
+        if isinstance(cfg, Config):
+            # Config.__setattr__ would store it as a setting.
+            object.__setattr__(cfg, '__class__', RunConfig)
         return super().from_cfg(cfg)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build a logger that also writes names that are not UTF-8."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            stream: Any = getattr(handler, 'stream', None)
+            if hasattr(stream, 'reconfigure'):
+                stream.reconfigure(errors='backslashreplace')
+        return logger
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config to the work folder, see :func:`write_config`."""
+        write_config(self.cfg, self.work_dir)
 
     def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
         """Register the default hooks, see ``Runner.register_default_hooks``.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from mmengine.config import Config
-from mmengine.dist import get_rank, is_distributed, master_only
+from mmengine.dist import get_rank, is_distributed
 
 from ..files import PathLike, output_error, output_lock, write_file
 from ..plain_config import format_config
@@ -82,33 +82,6 @@ class RunConfig(Config):
     def pretty_text(self) -> str:
         """Return the config as Python text."""
         return format_config(self.to_dict())
-
-
-class WritesConfig:
-    """A mixin for mmengine's runners, which write their config."""
-
-    @classmethod
-    def from_cfg(cls, cfg: Any) -> Any:
-        """Build a runner, see ``Runner.from_cfg``."""
-        if isinstance(cfg, Config):
-            # Its own __setattr__ would make a setting of it.
-            object.__setattr__(cfg, '__class__', RunConfig)
-        return super().from_cfg(cfg)  # type: ignore[misc]
-
-    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
-        """Build a logger which also writes names that are not UTF-8."""
-        logger = super().build_logger(  # type: ignore[misc]
-            *args, **kwargs)
-        for handler in logger.handlers:
-            stream: Any = getattr(handler, 'stream', None)
-            if hasattr(stream, 'reconfigure'):
-                stream.reconfigure(errors='backslashreplace')
-        return logger
-
-    @master_only
-    def dump_config(self: Any) -> None:
-        """Write the config to the work folder, see :func:`write_config`."""
-        write_config(self.cfg, self.work_dir)
 
 
 def write_config(cfg: Config, folder: PathLike) -> Path:

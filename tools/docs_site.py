@@ -35,7 +35,10 @@ ROOMS = {
     'dense/segmentation': 'Segmentation',
 }
 FUNCTIONS = [
-    'pretraining.pretrain', 'pretraining.Pretrained', 'encoder.load_encoder',
+    'pretraining.pretrain', 'pretraining.Pretrained', 'finetuning.finetune',
+    'finetuning.predict', 'finished_model.load_model',
+    'finished_model.FinishedModel', 'finished_model.export_model',
+    'encoder.load_encoder',
     'pretrained_encoder.PretrainedEncoder', 'embedding.embed',
     'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
     'pictures.features', 'pictures.views', 'pictures.map_images',

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHARED, build, model_cfg
+from helpers import ROOT, SHARED, build, model_cfg, run_commands
 from mmengine.config import Config
 from PIL import Image
 
@@ -177,6 +177,26 @@ def test_onnx_has_the_whole_model(finished, photos, tmp_path, monkeypatch,
         found, = model.predict('new.png')
         assert name == found.label
         assert float(score) == pytest.approx(found.score, abs=1e-3)
+
+
+def test_commands(photos, encoder, tmp_path):
+    """The whole journey by commands, in one process."""
+    pytest.importorskip('onnxscript')
+    out, table = tmp_path / 'model', tmp_path / 'p.csv'
+    done, predicted, exported, wrong = run_commands(
+        ['finetune', photos, encoder, '--out', out, '--epochs', 1,
+         '--num-workers', 0, '--labels-per-class', 3],
+        ['predict', out, photos / 'test', '--out', table],
+        ['export', out, tmp_path / 'model.onnx'],
+        ['finetune', photos, encoder, '--out', out, '--val', 'nothing'])
+    assert done[0] == predicted[0] == exported[0] == 0, done[1][-2000:]
+    for line in ('task           classify', 'train          9 images of',
+                 'recipe         9 labelled', 'time           about',
+                 'val            accuracy', 'test           accuracy'):
+        assert f'\n{line}' in f'\n{done[1]}', line
+    assert len(table.read_text().splitlines()) == 10
+    assert '3 classes' in exported[1]
+    assert wrong[0] == 1 and "has no part 'nothing'" in wrong[1]
 
 
 def test_same_command_resumes_and_another_is_refused(finished, photos,

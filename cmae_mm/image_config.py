@@ -1,4 +1,4 @@
-"""What a config takes from the file of image statistics that it names."""
+"""Image statistics in configs."""
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
@@ -7,17 +7,17 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 KEY = 'image_stats'
-# How images are decoded, as against how they are cropped and flipped.
+# Settings of decoding.
 IMAGE_SETTINGS = ('channels', 'dtype', 'value_range', 'bands', 'fill',
                   'window', 'pages')
-# ImageNet's, of the packaged configs: not chosen by the user.
+# ImageNet's, in the packaged configs: not set by the user.
 _DEFAULTS: Dict[str, List[float]] = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 # Black and white lie at most so many deviations from the mean: single pixels
 # may have any value.
 _WIDTH = 4
-# A classifier's transforms: those for 8-bit colours alone, those for any
-# image, and what replaces others.
+# Transforms of classifiers: for 8-bit colours alone, for any image, and
+# replacements.
 _FOR_COLOURS = ('RandAugment', 'AutoAugment', 'RandomErasing', 'ColorJitter',
                 'RandomGrayscale', 'Lighting', 'Albumentations')
 _FOR_ALL = ('SeedDraws', 'LoadCanvas', 'LoadImage', 'LoadImageOrSkip',
@@ -26,19 +26,19 @@ _REPLACED = dict(LoadImageFromFile='LoadImage', ResizeEdge='ResizeImage')
 
 
 class ImageStatsConflict(ValueError):
-    """Image statistics that contradict a config; the message says where."""
+    """Image statistics that contradict a config."""
 
 
 def apply_image_stats(cfg: 'Config', options: Sequence[str] = ()) -> None:
-    """Fill in what the file named by ``image_stats`` says, in place.
+    """Apply the file of image statistics named by ``image_stats``, in place.
 
-    Mean, deviation, type and range of the data preprocessor, the backbone's
-    ``in_channels``, and how images are decoded. ``image_stats`` then becomes a
-    dict that states its source: it is not applied again, and a config that is
-    written with it needs the file no more.
+    Sets mean, standard deviation, type and range of the data preprocessor,
+    ``in_channels`` of the backbone, and the settings of decoding.
+    ``image_stats`` then becomes a dict with its source: it is not applied
+    again, and the written config does not need the file.
 
     For images that are not 8-bit colours, a classifier's transforms for
-    colours are removed, which the log reports.
+    colours are removed, which is logged.
 
     Args:
         cfg (Config): A config for the images that the file describes.
@@ -62,12 +62,12 @@ def apply_image_stats(cfg: 'Config', options: Sequence[str] = ()) -> None:
     cfg[KEY] = dict(
         file=str(Path(os.path.abspath(Path(name).expanduser()))),
         images=stats['images'], **filler.settings)
-    said = (f'image_stats: {filler.described}, mean, deviation and range of '
+    text = (f'image_stats: {filler.described}, mean, deviation and range of '
             f'{stats["images"]:,} images from {name}')
     if removed:
-        said += (f'; {", ".join(removed)} of the pipeline are for colours of '
+        text += (f'; {", ".join(removed)} of the pipeline are for colours of '
                  '8 bits and were left out')
-    print_log(said, logger='current')
+    print_log(text, logger='current')
 
 
 def is_plain(settings: Dict[str, Any]) -> bool:
@@ -78,14 +78,14 @@ def is_plain(settings: Dict[str, Any]) -> bool:
 
 
 def settings_of(stats: Dict[str, Any]) -> Dict[str, Any]:
-    """Give how the images that statistics describe are decoded."""
+    """Return the settings of decoding in statistics."""
     given = {k: v for k, v in (stats.get('settings') or {}).items()
              if k in IMAGE_SETTINGS and v is not None}
     return {**given, 'channels': stats['channels'], 'dtype': stats['dtype']}
 
 
 def image_settings(cfg: 'Config') -> Dict[str, Any]:
-    """Give how a config's training images are decoded.
+    """Return the settings of decoding of a config's training images.
 
     Args:
         cfg (Config): A config.
@@ -103,11 +103,11 @@ def image_settings(cfg: 'Config') -> Dict[str, Any]:
 
 
 def value_range_of(stats: Dict[str, Any]) -> Tuple[List[float], List[float]]:
-    """Give black and white of each channel.
+    """Return black and white of each channel.
 
-    Of three channels, which are colours and clipped there, the least and the
-    greatest value. Of others the quantiles that the statistics have, or four
-    deviations from the mean where the extremes lie farther away.
+    For three channels, which are colours, minimum and maximum. For others the
+    quantiles of the statistics, at most four standard deviations from the
+    mean.
     """
     if stats['channels'] == 3:
         return list(stats['min']), list(stats['max'])
@@ -137,7 +137,7 @@ class _Filler:
                           f'{self.settings["dtype"]}')
 
     def fill(self) -> List[str]:
-        """Fill in all; give the transforms that were removed."""
+        """Fill in all; return the removed transforms."""
         model: Any = self.cfg.get('model') or {}
         kind = name_of(model.get('type'))
         owner, place = ((model, 'model.data_preprocessor')
@@ -247,14 +247,14 @@ class _Filler:
 
 
 def name_of(kind: Any) -> str:
-    """Give the bare name of a type in a config, a class or a string."""
+    """Return the bare name of a type in a config, a class or a string."""
     if not isinstance(kind, str):
         kind = getattr(kind, '__name__', str(kind))
     return kind.split('.')[-1]
 
 
 def _transforms(node: Any, *kinds: str) -> Iterator[Dict[str, Any]]:
-    """Yield the transforms of some kinds that stand in a part of a config."""
+    """Yield the transforms of some kinds in a part of a config."""
     return (t for t in _dicts(node) if name_of(t.get('type')) in kinds)
 
 

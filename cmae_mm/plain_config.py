@@ -1,11 +1,11 @@
-"""Configs as plain data: read and checked without running anything.
+"""Configs as plain data, read and checked without running anything.
 
 mmengine reads a config by running it as Python, and its registries import
 and call any dotted name. That is for configs which a person names on the
 command line. A config out of a checkpoint or a work directory may come from
 anywhere: :func:`parse_config` reads its literals, and :func:`check_types`
-looks its types up in a list. :func:`format_config` writes a config that both
-ways of reading give back.
+looks its types up in a list. Both readers return a config as
+:func:`format_config` wrote it.
 """
 import ast
 import keyword
@@ -14,7 +14,7 @@ import re
 import unicodedata
 from typing import Any, Collection, Dict, List, Mapping
 
-# Longer than any config; the parser takes time and memory for it.
+# More than any config; the parser needs time and memory.
 MAX_CHARACTERS = 10_000_000
 # Keys whose value mmengine and mmcv look up in a registry.
 _TYPE_KEYS = ('type', 'conv_type')
@@ -26,7 +26,7 @@ _LIBRARIES = ('cmae_mm', 'mmcv', 'mmengine', 'mmpretrain', 'torch')
 # or slashes: no module, address or path.
 _WORD = re.compile(r'[\w \-+]{0,100}')
 
-# What a model that is built from a checkpoint's own config may consist of.
+# Classes of a model that may be built from a checkpoint's config.
 MODEL_TYPES = frozenset({
     'CMAE', 'CMAEViT', 'CMAEConvViT', 'CMAENeck', 'CMAEHead',
     'CMAEContrastiveHead', 'CMAEQueueHead', 'CMAEReconstructionHead',
@@ -42,7 +42,7 @@ MODEL_TYPES = frozenset({
 
 
 class PlainConfigError(ValueError):
-    """A config that is no plain data; the message says where."""
+    """A config that is no plain data."""
 
 
 def parse_config(text: str) -> Dict[str, Any]:
@@ -155,7 +155,7 @@ def _is_name(key: Any) -> bool:
 
 
 def _format(value: Any, used: int, indent: int = 0) -> str:
-    """Write a value, on one line where it fits behind what is used."""
+    """Write a value, on one line if it fits after the used characters."""
     items: List[Any]
     if isinstance(value, Mapping):
         items = sorted(value.items(), key=lambda item: str(item[0]))

@@ -18,26 +18,25 @@ _HINT = 'set the environment variable DATA_ROOT to a folder of images'
 class PretrainingDataset(CustomDataset):
     """All images of a folder, a list, a store or shards, for pre-training.
 
-    mmpretrain's ``CustomDataset``, without labels unless asked for, that
-    takes ImageNet's layout (``DATA_ROOT/train/<class>/*.jpg``), any number of
-    class folders, a plain folder of images, a list file, an LMDB store that
-    ``cmae store`` wrote, or shards of ``cmae shards``, see
-    :func:`~cmae_mm.datasets.source.open_source`. Ten million names take about
-    half a gigabyte, which all workers share; a list of paths is not read into
-    memory but mapped.
+    mmpretrain's ``CustomDataset``, by default without labels, for ImageNet's
+    layout (``DATA_ROOT/train/<class>/*.jpg``), any number of class folders, a
+    folder of images, a list file, an LMDB store of ``cmae store``, or shards
+    of ``cmae shards``, see :func:`~cmae_mm.datasets.source.open_source`. Ten
+    million names need about half a gigabyte, which all workers share; a list
+    of paths is mapped.
 
     Args:
         data_root (str): The data folder, or a list file.
-        split (str | Sequence[str]): The part to take where there is one, a
-            sub-folder or rows of a CSV file; otherwise all images of
-            ``data_root`` are taken, and the log says so. Defaults to 'train'.
+        split (str | Sequence[str]): Split to read, a sub-folder or rows of a
+            CSV file; all images if there is none, which is logged. Defaults
+            to 'train'.
         with_label (bool): Whether samples have labels, of class folders or of
             a list. Defaults to False.
         ann_file (str): A list file, in ``data_root`` unless absolute. Its
             paths are relative to ``data_root`` and ``data_prefix``, or to its
             folder if these are not given. Defaults to ''.
-        data_prefix (str | dict): Sub-folder to take; given, ``split`` is
-            not looked at. Defaults to ''.
+        data_prefix (str | dict): Sub-folder to read instead of ``split``.
+            Defaults to ''.
         extensions (Sequence[str]): Endings of image files.
         **kwargs: Other arguments of ``CustomDataset``.
 
@@ -75,8 +74,8 @@ class PretrainingDataset(CustomDataset):
         """List the images.
 
         Returns:
-            Sequence[dict]: An ``ImageSource``, which makes a sample's record
-            when it is asked for, and needs no serialising.
+            Sequence[dict]: An ``ImageSource``, which makes records on demand
+            and is not serialised.
         """
         self.serialize_data = False
         source = self.source = self.open()
@@ -114,17 +113,16 @@ class PretrainingDataset(CustomDataset):
         return source
 
     def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline on a sample, with the seed that its index has.
+        """Run the pipeline on a sample, with the seed of its index.
 
-        What takes the place of a sample that cannot be loaded follows from
-        that sample's seed. (An index without seed is left to mmengine, which
-        draws another one from numpy's generator.)
+        The seed also decides which sample replaces one that cannot be loaded.
+        Without a seed, mmengine draws the replacement.
 
         Args:
             idx (int): The sample; a ``SeededIndex`` has a seed.
 
         Returns:
-            Any: What the pipeline makes of it; None if it cannot be loaded.
+            Any: The result; None if the sample cannot be loaded.
         """
         if not isinstance(idx, SeededIndex) or self.test_mode:
             return self._run_pipeline(idx)
@@ -150,17 +148,16 @@ class PretrainingDataset(CustomDataset):
 class LabelledDataset(PretrainingDataset):
     """Images with labels, of class folders or of a list.
 
-    Classes are numbered in the order of their sorted names. Labels of a list
-    that are whole numbers are taken as they are.
+    Classes are numbered in the order of their sorted names. Whole numbers in
+    a list are used as labels directly.
 
     Args:
         data_root (str): The data folder, a list file, a store or shards.
         data_prefix (str): Folder in it, with one folder of images per class.
         ann_file (str): List file with labels instead of class folders, in
             ``data_root`` unless absolute. Defaults to ''.
-        split (str | Sequence[str]): See ``PretrainingDataset``; the first of
-            these parts that there is, which must be one. Defaults to '', all
-            images.
+        split (str | Sequence[str]): The first of these splits that exists;
+            one must. Defaults to '', all images.
         **kwargs: Other arguments of ``CustomDataset``.
 
     Raises:
@@ -181,8 +178,7 @@ def count_classes(dataset: BaseDataset) -> int:
     """Count the classes of a labelled data set.
 
     Args:
-        dataset (BaseDataset): A data set of class folders, whose number is
-            known, or of a list, all labels of which are looked at.
+        dataset (BaseDataset): A data set of class folders or of a list.
 
     Returns:
         int: The number of classes, or the largest label plus one.

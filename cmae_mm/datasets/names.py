@@ -1,8 +1,8 @@
-"""Names of images: one text encoding, and millions of them in little memory.
+"""Text encoding of image names, and compact storage of millions of names.
 
-A Python list of strings takes about 100 bytes a name, in every process that
-touches it. Here all names are one array of bytes beside one of their ends,
-which forked workers share; those of a text file stay in the file.
+A Python list of strings needs about 100 bytes a name in every process. Here,
+all names are one array of bytes with an array of their ends, which forked
+workers share; names in a text file are mapped.
 """
 import json
 import os
@@ -27,10 +27,10 @@ def encode_name(name: str) -> str:
     not UTF-8 is written as ``\udcXX``.
 
     Args:
-        name (str): A name, as ``os.fsdecode`` gives it.
+        name (str): A name, as ``os.fsdecode`` returns it.
 
     Returns:
-        str: The encoded name. :func:`decode_name` gives the name back.
+        str: The encoded name. :func:`decode_name` inverts it.
     """
     if name.startswith('"') or _UNSAFE.search(name):
         return json.dumps(name)
@@ -38,7 +38,7 @@ def encode_name(name: str) -> str:
 
 
 def decode_name(text: str) -> str:
-    """Give the name that :func:`encode_name` has encoded.
+    """Decode a name, see :func:`encode_name`.
 
     Args:
         text (str): An encoded name, or a name that needs no encoding.
@@ -55,13 +55,13 @@ def decode_name(text: str) -> str:
 
 
 class FileNames(Sequence):
-    """Names in little memory, which become strings when they are asked for.
+    """A sequence of names in one array of bytes.
 
     Args:
         data (np.ndarray): All names, uint8, one after the other.
         ends (np.ndarray): End of each name in the data, int64, (N, ).
         gap (int): Number of bytes between two names. Defaults to 0.
-        decode (Callable, optional): Makes a name of the text. Defaults to
+        decode (Callable, optional): Converts text to a name. Defaults to
             None, the text is the name.
     """
 
@@ -88,12 +88,11 @@ class FileNames(Sequence):
         return self._decode(text) if self._decode else text
 
     def select(self, indices: Sequence, skip: int = 0) -> 'FileNames':
-        """Take some of the names.
+        """Select some of the names.
 
         Args:
-            indices (Sequence[int]): Which ones.
-            skip (int): Number of first characters that are left out. Defaults
-                to 0.
+            indices (Sequence[int]): Their numbers.
+            skip (int): Number of first characters to drop. Defaults to 0.
 
         Returns:
             FileNames: These names.
@@ -109,7 +108,7 @@ class FileNames(Sequence):
 
     @classmethod
     def of(cls, groups: Iterable[List[str]]) -> 'FileNames':
-        """Collect names that come in groups.
+        """Collect groups of names.
 
         Args:
             groups (Iterable[List[str]]): The names.
@@ -131,11 +130,11 @@ class FileNames(Sequence):
     def of_lines(cls,
                  data: np.ndarray,
                  decode: Callable[[str], str] = decode_name) -> 'FileNames':
-        r"""Take the lines of a text file, which end in ``\n`` alone.
+        r"""Read the lines of a text file, which end in ``\n`` alone.
 
         Args:
             data (np.ndarray): The file, uint8, in memory or mapped.
-            decode (Callable): Makes a name of a line. Defaults to
+            decode (Callable): Converts a line to a name. Defaults to
                 :func:`decode_name`.
 
         Returns:

@@ -1,7 +1,7 @@
-"""Pack images into an LMDB store or into webdataset shards.
+"""Packing of images into an LMDB store or webdataset shards.
 
-Both hold the files of a data set, numbered in its order, beside an index that
-is written last: a folder without its index is not whole.
+Both contain the files of a data set in order, and an index that is written
+last: a folder without its index is unfinished.
 """
 import errno
 import hashlib
@@ -41,7 +41,7 @@ from .listing import IMG_EXTENSIONS, FolderListing, parse_labels
 from .names import FileNames, encode_name
 from .source import map_numbers
 
-# What is being packed, until the index is written.
+# Source and settings of an unfinished folder.
 PLAN_FILE = 'packing.json'
 # Address space that LMDB reserves, in bytes; no store can be larger.
 _MAP_SIZE = 1 << 42
@@ -50,7 +50,7 @@ _PART = 256
 # Pillow's modes by type, number of channels, and alpha.
 _MODES = {('uint8', 1, False): 'L', ('uint8', 2, True): 'LA',
           ('uint8', 3, False): 'RGB', ('uint8', 4, True): 'RGBA'}
-# All that a file holds.
+# Files as they are.
 _WHOLE = decode.ImageSettings(channels=None, dtype=None)
 _ENDINGS = {'re-encoded as JPEG': '.jpg', 're-encoded as PNG': '.png',
             're-encoded as TIFF': '.tif'}
@@ -59,11 +59,11 @@ _OTHER = '.image'
 
 
 class PackError(ValueError):
-    """Images that cannot be packed, or a folder that cannot take them."""
+    """Images that cannot be packed, or an output that cannot be used."""
 
 
 class Packed(NamedTuple):
-    """An image as it is packed.
+    """An image and its encoded copy.
 
     Args:
         name (str): Its name.
@@ -153,7 +153,7 @@ def pack_images(data: Any,
 
 
 def _open(data: Any) -> sources.ImageSource:
-    """Open the images, with labels where a list or an index has them."""
+    """Open the images, with labels if a list or an index has them."""
     labels = os.path.join(os.path.expanduser(data), sources.LABELS_FILE)
     if sources.kind_of(data) == 'list' or os.path.isfile(labels):
         try:
@@ -189,7 +189,7 @@ def _check_outside(out: Path, root: str) -> None:
 @contextmanager
 def _output(out: Path, plan: Dict[str, Any],
             writer: Any = None) -> Iterator[None]:
-    """Begin or continue a folder; remove all of it if no part was written."""
+    """Create or continue a folder; clear it if no part was written."""
     files.check_output(out, is_folder=True)
     if out.is_dir() and sources.kind_of(out) != 'folder':
         raise PackError(f'{out} is whole already; delete it to write it again')
@@ -251,7 +251,7 @@ def shrink(data: bytes, short_side: int, name: str) -> Packed:
 
     A JPEG file becomes a JPEG file of quality 92. All others become PNG or
     TIFF files, without loss, of the same type, channels and alpha. The
-    orientation is applied. What a smaller copy would lose stays as it is.
+    orientation is applied. An image that would lose something is copied.
 
     Args:
         data (bytes): The file.
@@ -361,7 +361,7 @@ class _Writer:
         return sum(len(part) for part in self.parts if self.has(part))
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open files."""
 
 
 class _Store(_Writer):

@@ -1,4 +1,4 @@
-"""Samplers that give each drawn sample a random seed of its own."""
+"""Samplers with a random seed for each sample."""
 import random
 from typing import Iterator
 
@@ -33,10 +33,10 @@ def seed_generators(seed: int) -> None:
 
 
 class SeededIndex(int):
-    """A sample's index that carries the seed of this drawing of it.
+    """The index of a sample with a random seed.
 
-    Concatenated and repeated data sets reckon with an index before they hand
-    it on; what they get by ``-`` and ``%`` has the seed too.
+    ``-`` and ``%``, which concatenated and repeated data sets apply, keep the
+    seed.
     """
 
     seed: int
@@ -58,7 +58,7 @@ class SeededIndex(int):
 
 
 def _one_by_one(indices: np.ndarray) -> Iterator[int]:
-    """Give the numbers of an array, of which few are objects at a time."""
+    """Yield the numbers of an array, converted in chunks to save memory."""
     for start in range(0, len(indices), _CHUNK):
         yield from indices[start:start + _CHUNK].tolist()
 
@@ -67,15 +67,15 @@ def _one_by_one(indices: np.ndarray) -> Iterator[int]:
 class SeededSampler(DefaultSampler):
     """mmengine's ``DefaultSampler`` with a seed for each sample.
 
-    The seed follows from the sampler's own, the epoch, and the place of the
-    sample in the epoch: the same random views whatever the number of workers.
-    The order is ``DefaultSampler``'s, in an eighth of its memory.
+    Seeds depend on the sampler's seed, the epoch, and the position in the
+    epoch, so that random views do not depend on the number of workers. The
+    order is that of ``DefaultSampler``, in an eighth of its memory.
     """
 
     _first = 0
 
     def skip(self, num_samples: int) -> None:
-        """Begin the next pass after samples that a run has trained on.
+        """Skip samples at the start of the next epoch.
 
         Args:
             num_samples (int): Number of samples of this process, counted
@@ -84,10 +84,10 @@ class SeededSampler(DefaultSampler):
         self._first = num_samples
 
     def order(self) -> np.ndarray:
-        """Give the order of the epoch, of all processes, int64, (N, ).
+        """Return the order of the epoch, of all processes, int64, (N, ).
 
-        Override to shuffle otherwise. It must follow from ``self.seed`` and
-        ``self.epoch`` alone.
+        Subclasses may override it. It may only depend on ``self.seed`` and
+        ``self.epoch``.
         """
         size = len(self.dataset)
         if not self.shuffle:
@@ -97,7 +97,7 @@ class SeededSampler(DefaultSampler):
         return torch.randperm(size, generator=generator).numpy()
 
     def __iter__(self) -> Iterator[int]:
-        # Not before the first is asked for: DataLoader drops an iterator.
+        # Not earlier: DataLoader drops one iterator.
         first, self._first = self._first, 0
         order = self.order()
         if self.round_up:
@@ -111,14 +111,13 @@ class SeededSampler(DefaultSampler):
 
 @DATA_SAMPLERS.register_module()
 class BlockShuffleSampler(SeededSampler):
-    """``SeededSampler`` that keeps to a few shards at a time.
+    """``SeededSampler`` that reads a few shards at a time.
 
-    Blocks of neighbouring images are shuffled, and the images of some blocks
-    among each other: within an epoch every image comes once, in an order that
-    reads ``window`` blocks a process at a time, which a disk or its cache is
-    faster at than at images from everywhere. What comes together in a batch is
-    from these blocks alone: folders that are sorted by class should be mixed
-    before they are put into shards, or the window be wide.
+    Blocks of neighbouring images are shuffled, then the images of ``window``
+    blocks, for each process. Every image is drawn once an epoch. Reading is
+    faster than in a random order, from a disk or its cache. The images of a
+    batch come from these blocks: shuffle folders that are sorted by class
+    before packing them, or use a wide window.
 
     Args:
         dataset (Sized): The data set.
@@ -146,7 +145,7 @@ class BlockShuffleSampler(SeededSampler):
         self.window = window
 
     def order(self) -> np.ndarray:
-        """Give the order of the epoch, of all processes, int64, (N, )."""
+        """Return the order of the epoch, of all processes, int64, (N, )."""
         size = len(self.dataset)
         if not self.shuffle:
             return np.arange(size)
@@ -170,14 +169,14 @@ class BlockShuffleSampler(SeededSampler):
 class SeededInfiniteSampler(InfiniteSampler):
     """mmengine's ``InfiniteSampler`` with a seed for each sample.
 
-    The seed follows from the sampler's own and the place of the sample in the
-    endless sequence. Each iterator begins at its start.
+    Seeds depend on the sampler's seed and the position in the endless
+    sequence. Each iterator starts at its beginning.
     """
 
     _start = 0
 
     def skip(self, num_samples: int) -> None:
-        """Begin after samples that a stopped run has trained on.
+        """Skip samples at the start.
 
         Args:
             num_samples (int): Number of samples of this process, counted
@@ -186,10 +185,10 @@ class SeededInfiniteSampler(InfiniteSampler):
         self._start = num_samples
 
     def _indices_from(self, num_samples: int) -> Iterator[int]:
-        """Give this process's indices after some of them."""
+        """Yield the indices of this process after some of them."""
         generator = torch.Generator()
         generator.manual_seed(self.seed)
-        # Place in what all processes draw, pass after pass over the data.
+        # Position in the sequence of all processes.
         place = self.rank + num_samples * self.world_size
         while True:
             if not self.shuffle:
@@ -197,7 +196,7 @@ class SeededInfiniteSampler(InfiniteSampler):
             else:
                 order = torch.randperm(self.size, generator=generator).numpy()
             yield from _one_by_one(order[place::self.world_size])
-            # Beyond the end by as much as the next pass begins later.
+            # Beyond the end by the offset of the next pass.
             left = max(self.size - place, 0)
             place += -(-left // self.world_size) * self.world_size - self.size
 

@@ -276,7 +276,7 @@ def _open_list(path: str, splits: Sequence, labels: bool,
             'CSV file with the columns path and label')
     if labels:
         source.labels, source.classes = parse_labels(
-            found.labels, lambda i: f'{path}, line {found.lines[i]}')
+            found.labels or [], lambda i: f'{path}, line {found.lines[i]}')
     return source
 
 

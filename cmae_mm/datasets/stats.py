@@ -1,4 +1,4 @@
-"""Measure the images of a data set, and keep the result in a JSON file."""
+"""Statistics of the images of a data set, and their JSON file."""
 import hashlib
 import json
 from collections import Counter
@@ -92,7 +92,7 @@ def measure_images(data: PathLike,
                    **settings: Any) -> Dict[str, Any]:
     """Measure images, and find the settings that they need.
 
-    Each image has the same weight, whatever its size. Missing pixels (NaN,
+    Images of all sizes have the same weight. Missing pixels (NaN,
     nodata) do not count.
 
     Args:
@@ -191,7 +191,7 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
                 pixels=decode.fill_missing(raw.pixels, missing, fill))
         values = decode.change_type(raw, path, settings)
     except decode.UnfitImage as error:
-        # In one line, whatever the name is.
+        # On one line for any name.
         reason = str(error).replace(path, encode_name(path))
         return ImageFacts(path, 'unfit', reason)
     except (OSError, ValueError) as error:
@@ -311,7 +311,7 @@ def _list(facts: List[ImageFacts]) -> List[Dict[str, str]]:
 
 def _notes(facts: List[ImageFacts], count: int,
            wanted: decode.ImageSettings, std: List[float]) -> List[str]:
-    """Write what a person should know before training on these images."""
+    """Collect notes for the user."""
     others = sum(not f.dicom for f in facts)
     kinds = sorted({decode.natural_dtype(f.kind) for f in facts})
     notes: Dict[str, Any] = {
@@ -384,7 +384,7 @@ def read_image_stats(path: PathLike) -> Dict[str, Any]:
 
 
 def _find_fault(stats: Dict[str, Any]) -> str:
-    """Return a sentence on what is wrong with the content, or ''."""
+    """Describe a fault in the content; '' if there is none."""
     channels = stats.get('channels')
     most = decode.MAX_CHANNELS
     numbers = f'a list of {channels} finite numbers, one for each channel'

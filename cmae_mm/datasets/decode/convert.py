@@ -28,14 +28,14 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
     Args:
         raw (RawImage): The image as its file stores it.
         name (str): The file's name, for errors.
-        settings (ImageSettings): What is wanted.
+        settings (ImageSettings): The settings.
 
     Returns:
         np.ndarray: (H, W, C), channels in the file's order (red, green, blue
         for colours).
 
     Raises:
-        UnfitImage: If something would be lost that no setting gives up.
+        UnfitImage: If the conversion would lose something.
         UndecodableImage: If no pixel holds a value.
     """
     raw = choose_channels(raw, name, settings)
@@ -52,7 +52,7 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
 
 
 def natural_dtype(dtype: Any) -> str:
-    """Give the narrowest of our types that holds a file's type.
+    """Return the narrowest supported type that holds a file's type.
 
     Whole numbers of 32 or 64 bits fit into float32 as far as they are below
     16,777,216, which :func:`change_type` checks.
@@ -64,7 +64,7 @@ def natural_dtype(dtype: Any) -> str:
 
 
 def _usable_dtype(dtype: Any) -> str:
-    """Give :func:`natural_dtype`, or float32 where torch has no uint16."""
+    """Return :func:`natural_dtype`, or float32 if torch has no uint16."""
     natural = natural_dtype(dtype)
     if natural == 'uint16' and not hasattr(torch, 'uint16'):
         return 'float32'
@@ -180,7 +180,7 @@ def change_type(raw: RawImage, name: str,
         return _scale(pixels, dtype, settings.value_range)
     if np.can_cast(pixels.dtype, dtype, 'safe'):
         return pixels.astype(dtype, copy=False)
-    # Python's numbers: those of float16 cannot be compared with 65535.
+    # As Python numbers: float16 cannot be compared with 65535.
     low, high = pixels.min().item(), pixels.max().item()
     if dtype == 'float32':
         narrow = pixels.astype(np.float32)
@@ -208,7 +208,7 @@ def change_type(raw: RawImage, name: str,
 
 
 def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:
-    """Map a range of values to that of a type, and clip what is beyond."""
+    """Map a range of values to the range of a type, and clip."""
     if value_range == 'per_image':
         value_range = pixels.min(), pixels.max()
         if value_range[0] == value_range[1]:
@@ -261,7 +261,7 @@ def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
     """Read an array as an image; nothing in the file is executed.
 
     Args:
-        data (bytes): The file, an array that :func:`arrange` takes.
+        data (bytes): The file, an array for :func:`arrange`.
         settings (ImageSettings): See :func:`arrange`.
 
     Returns:
@@ -274,7 +274,7 @@ def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
 
 
 def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
-    """Bring a bare array to (H, W, C).
+    """Convert a bare array to (H, W, C).
 
     Two axes are rows and columns. Of three, the channels are the first or the
     last one, whichever has as many entries as channels are wanted.
@@ -314,13 +314,13 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
 
 def arrange_pages(pixels: np.ndarray, axes: str, what: str,
                   pages: Optional[str]) -> np.ndarray:
-    """Bring an array of named axes to (H, W, C).
+    """Convert an array with named axes to (H, W, C).
 
     Args:
         pixels (np.ndarray): The array.
         axes (str): A letter for each axis: Y and X are rows and columns, S
             and C channels, all others pages.
-        what (str): What pages are called: 'pages' or 'frames'.
+        what (str): Name of the pages: 'pages' or 'frames'.
         pages (str, optional): See :class:`ImageSettings`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The one decoder of image files, for training and every evaluation."""
+"""Decoding of image files, for training and every evaluation."""
 import logging
 import warnings
 from contextlib import contextmanager
@@ -32,17 +32,17 @@ def decode_image(data: bytes,
                  shrink_to: Optional[int] = None,
                  settings: ImageSettings = RGB,
                  name: str = 'an image') -> np.ndarray:
-    """Decode an image file, upright, without loss of what it holds.
+    """Decode an image file, upright and without loss.
 
     By default to 8-bit colours in BGR: grey and palette images become colour,
-    and alpha is left out, which is reported once.
+    and alpha is dropped, which is logged once.
 
     Args:
         data (bytes): The file.
         shrink_to (int, optional): The shorter side, in pixels, that is enough
             for the caller: JPEG files are decoded at 1/2, 1/4 or 1/8 where
             that leaves as much. Defaults to None, full size.
-        settings (ImageSettings): What is wanted. Defaults to 8-bit colour.
+        settings (ImageSettings): The settings. Defaults to 8-bit colour.
         name (str): The file's name, for errors.
 
     Returns:
@@ -59,12 +59,12 @@ def decode_image(data: bytes,
 
 
 def finish(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
-    """Convert what was read to the settings, and report what is left out.
+    """Convert an image to the settings, and log dropped alpha and frames.
 
     Args:
         raw (RawImage): The image as its file stores it.
         name (str): Its name, for errors.
-        settings (ImageSettings): What is wanted.
+        settings (ImageSettings): The settings.
 
     Returns:
         np.ndarray: See :func:`decode_image`.
@@ -87,13 +87,13 @@ def read_image(data: bytes,
                name: str,
                settings: ImageSettings,
                shrink_to: Optional[int] = None) -> RawImage:
-    """Read an image file with all that it holds, upright.
+    """Read an image file with all its channels, upright.
 
     Args:
         data (bytes): The file.
         name (str): Its name, for errors, and to recognise DICOM files without
             their mark.
-        settings (ImageSettings): What is wanted, where a file can be read in
+        settings (ImageSettings): The settings, for files that can be read in
             several ways.
         shrink_to (int, optional): See :func:`decode_image`.
 
@@ -125,7 +125,7 @@ def read_image(data: bytes,
         raise UndecodableImage(f'{type(error).__name__}: {error}') from error
 
 
-# What libraries have logged of the file that is read; None between files.
+# Log records of libraries about the current file; None between files.
 _logged: Optional[List[Tuple[str, str]]] = None
 
 
@@ -142,17 +142,17 @@ for _logger in _LOGGERS:
 
 @contextmanager
 def _library_messages(name: str) -> Iterator[None]:
-    """Report what libraries say of a file once for each kind of message."""
+    """Log messages of libraries about files, once for each kind."""
     global _logged
-    _logged = said = []
+    _logged = messages = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             yield
     finally:
         _logged = None
-    said += [(w.category.__name__, str(w.message)) for w in caught]
-    for kind, text in said:
+    messages += [(w.category.__name__, str(w.message)) for w in caught]
+    for kind, text in messages:
         # The reader of TIFF files reports these itself.
         if 'GDAL_NODATA' not in text and kind != 'NotGeoreferencedWarning':
             log_once(kind, f'{name}: {" ".join(text.split())} ({kind}; '

@@ -19,7 +19,7 @@ from .image import (
 _PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
 _GREY = ('MONOCHROME1', 'MONOCHROME2')
 _PALETTE = 'PALETTE COLOR'
-# What pydicom decodes to RGB.
+# Colours that pydicom decodes to RGB.
 _COLOURS = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
 
 
@@ -109,7 +109,7 @@ def _decode(file: Any, index: Optional[int]) -> np.ndarray:
 def _read_frame(file: Any, number: int, stored: np.ndarray,
                 settings: ImageSettings
                 ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-    """Give a frame's values or shares of its window, and what is missing."""
+    """Return the values of a frame or shares of its window, and a mask."""
     fill, window = settings.fill, settings.window
     missing = None if fill is None else _find_padding(stored, file)
     inverted = file.PhotometricInterpretation == 'MONOCHROME1'
@@ -166,7 +166,7 @@ def _rescale(stored: np.ndarray, file: Any, number: int,
 
 
 def _stored_range(file: Any, stored: np.ndarray) -> np.ndarray:
-    """Give the lowest and highest value that the file's bits can have."""
+    """Return the range of the stored bits."""
     if stored.dtype.kind == 'f':
         raise UndecodableImage('it is MONOCHROME1 of floats, without a range')
     half = 2**(int(file.BitsStored) - 1)

@@ -154,10 +154,10 @@ class ImageSettings(NamedTuple):
         window (Sequence[float] | str, optional): ``(centre, width)`` of the
             window applied to DICOM values; 'file' applies each file's own.
             Defaults to None: values are kept.
-        pages (str, optional): What the pages of a TIFF file or the frames of
-            a DICOM file are: 'channels' of one image, or images of which the
-            'first' is read. Defaults to None: files of several pages are
-            refused unless they declare them as channels.
+        pages (str, optional): Meaning of the pages of a TIFF file or the
+            frames of a DICOM file: 'channels' of one image, or images of
+            which the 'first' is read. Defaults to None: files of several
+            pages are refused unless they declare them as channels.
     """
 
     channels: Optional[int] = 3

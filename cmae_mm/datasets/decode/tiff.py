@@ -1,9 +1,8 @@
 """TIFF files of any depth and number of channels.
 
 Images of 8 bits in grey or colour are decoded by Pillow, all others by
-tifffile. What tifffile cannot read by itself (compressions that need
-imagecodecs, masks of missing pixels) is decoded by rasterio where that is
-installed, or by OpenCV.
+tifffile. Compressions that tifffile only reads with imagecodecs, and masks of
+missing pixels, are decoded by rasterio if it is installed, or by OpenCV.
 """
 import importlib.util
 import io
@@ -31,15 +30,15 @@ _ORIENTATION, _NODATA = 274, 42113
 # Tags of maps: of GeoTIFF, and those that GDAL writes.
 _MAP_TAGS = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # ExtraSamples: kinds of alpha
-# PhotometricInterpretation, and the channels of those that Pillow decodes.
+# PhotometricInterpretation, and the channels of values that Pillow decodes.
 _MINISWHITE, _PALETTE, _YCBCR = 0, 3, 6
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
-# Compression: what every libtiff decodes (CCITT, LZW, JPEG, Deflate,
+# Compressions that every libtiff decodes (CCITT, LZW, JPEG, Deflate,
 # PackBits).
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 _JPEG = 7
 _MASK = 4  # a bit of NewSubfileType
-# What OpenCV decodes without changing it.
+# Types that OpenCV decodes without changing values.
 _OPENCV_TYPES = ('int8', 'uint16', 'int16', 'int32', 'float32', 'float64')
 
 
@@ -48,8 +47,8 @@ def read_tiff(data: bytes, settings: ImageSettings) -> RawImage:
 
     Pages that the file declares as channels are channels. Overviews and
     thumbnails are left out. Colours that are multiplied by alpha are divided
-    by it. What a map calls alpha is data unless it has one or two values:
-    GDAL calls any fourth band alpha.
+    by it. The alpha band of a map is data unless it has one or two values:
+    GDAL tags any fourth band as alpha.
 
     Args:
         data (bytes): The file.
@@ -92,7 +91,7 @@ def _is_plain(file: Any) -> bool:
 
 
 def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
-    """Read what is no ordinary image of 8 bits."""
+    """Read an image of more than 8 bits or 4 channels, or with nodata."""
     series = file.series[0]
     page = series.keyframe
     has_mask = _check_pages(file, series, settings)
@@ -170,7 +169,7 @@ def _read_pixels(data: bytes, series: Any, page: Any,
 
 def _read_compressed(data: bytes, series: Any, page: Any,
                      reason: str) -> np.ndarray:
-    """Read what tifffile cannot without imagecodecs, in tifffile's shape."""
+    """Read compressions that tifffile lacks, in tifffile's shape."""
     single = len(series.pages) == 1
     if single and find_rasterio():
         bands, _ = _read_bands(data)
@@ -205,7 +204,7 @@ def _read_by_opencv(data: bytes, page: Any) -> Optional[List[np.ndarray]]:
 
 
 def find_rasterio() -> bool:
-    """Whether rasterio is installed."""
+    """Return whether rasterio is installed."""
     return importlib.util.find_spec('rasterio') is not None
 
 
@@ -239,7 +238,7 @@ def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
 
 
 def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
-    """Find the pixels that have the value which stands for none."""
+    """Find the pixels with the nodata value."""
     text, dtype = text.strip('\0 '), pixels.dtype
     try:
         value: Any = float(text)

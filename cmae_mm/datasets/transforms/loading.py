@@ -1,4 +1,4 @@
-"""Loading images of any kind, and training despite broken files."""
+"""Transforms that load images of any kind."""
 import logging
 import math
 from typing import Any, Optional, Sequence, Set, Tuple
@@ -35,7 +35,7 @@ class BrokenImagesError(RuntimeError):
 
 
 class WorkerCounter:
-    """A number that data workers add to and the main process reads."""
+    """A counter of all data workers."""
 
     def __init__(self) -> None:
         # Each worker has a place of its own.
@@ -80,7 +80,7 @@ class LoadImage(BaseTransform):
         bands (Sequence[int], optional): Channels of the file that are read.
         fill (float | str, optional): Value of missing pixels.
         window (Sequence[float] | str, optional): Window of DICOM values.
-        pages (str, optional): What the pages of a file are.
+        pages (str, optional): Meaning of the pages of a file.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -149,8 +149,8 @@ class LoadImage(BaseTransform):
 class LoadImageOrSkip(LoadImage):
     """Load an image of any kind; skip it with a warning if it is broken.
 
-    The data set then draws another sample in its place (mmengine's
-    ``BaseDataset`` does so where a pipeline gives None). ``PretrainCheckHook``
+    The data set then draws another sample (as mmengine's ``BaseDataset`` does
+    if a pipeline returns None). ``PretrainCheckHook``
     reports the number of broken images after each epoch, and stops the
     training where they are more than ``max_broken``.
 
@@ -176,7 +176,7 @@ class LoadImageOrSkip(LoadImage):
 
     @property
     def loaded(self) -> int:
-        """Number of samples so far, without those in the place of others."""
+        """Number of samples so far, without replacements."""
         return int(self._loaded)
 
     @property
@@ -240,13 +240,12 @@ class LoadImageOrSkip(LoadImage):
 
 @TRANSFORMS.register_module()
 class LoadCanvas(LoadImageOrSkip):
-    """Load an image and make the canvas that both views are cut from.
+    """Load an image and make the canvas of both views.
 
-    One decoding, one random resized crop, one flip: what both views share.
-    The views themselves are made of the whole batch, by
-    ``TwoViewDataPreprocessor``. Large JPEG files are decoded at 1/2, 1/4 or
-    1/8 where that leaves the smallest crop enough pixels. Images smaller than
-    the canvas are enlarged and counted.
+    Both views share the decoding, a random resized crop and a flip.
+    ``TwoViewDataPreprocessor`` makes the views, for the whole batch. Large
+    JPEG files are decoded at 1/2, 1/4 or 1/8 if the smallest crop still has
+    enough pixels. Images smaller than the canvas are enlarged and counted.
 
     Broken images are skipped, see :class:`LoadImageOrSkip`. An image that
     would lose something by the settings is refused by name.
@@ -266,8 +265,8 @@ class LoadCanvas(LoadImageOrSkip):
 
     Args:
         size (int): S, side of the canvas in pixels.
-        crop_ratio_range (Sequence[float]): Range of the share of the image's
-            area that the crop takes. Defaults to (0.2, 1.0).
+        crop_ratio_range (Sequence[float]): Range of the area of the crop,
+            relative to the image. Defaults to (0.2, 1.0).
         aspect_ratio_range (Sequence[float]): Range of the crop's aspect ratio,
             width over height. Defaults to (3 / 4, 4 / 3).
         flip_prob (float): Probability of a horizontal flip. Defaults to 0.5.

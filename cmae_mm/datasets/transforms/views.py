@@ -1,4 +1,4 @@
-"""Transforms of loaded images: resizing, both views, and seeds."""
+"""Transforms of loaded images: resizing, both views, seeds."""
 import logging
 import math
 from typing import Any, Optional, Sequence, Tuple
@@ -96,8 +96,7 @@ class PixelShift(BaseTransform):
     The online view is the window at the canvas's top left corner, the target
     view one of the same size, ``(r_y, r_x)`` pixels away, both drawn
     uniformly from ``[0, max_shift)``. The method augments the target view
-    alone in colour. What must be shared (the resized crop, the flip) comes
-    before.
+    alone in colour. Place shared transforms (resized crop, flip) before it.
 
     **Required Keys:**
 
@@ -222,17 +221,17 @@ class ResizeImage(ResizeEdge):
 
 @TRANSFORMS.register_module()
 class SeedDraws(BaseTransform):
-    """Let all that a pipeline draws follow from the sample's own seed.
+    """Seed the random transforms of a pipeline for each sample.
 
     The first transform of a training pipeline of mmpretrain, mmdet or mmseg.
-    ``SeededSampler`` and ``SeededInfiniteSampler`` give the seeds; crops,
-    flips and colours then are the same for any number of workers, and after
-    a run was stopped and resumed. What follows must draw from the global
-    generators of ``random``, numpy or torch, as the transforms of these
-    libraries do.
+    The seeds come from ``SeededSampler`` or ``SeededInfiniteSampler``. Crops,
+    flips and colours then do not depend on the number of workers, nor change
+    when a run is resumed. The transforms must draw from the global generators
+    of ``random``, numpy or torch, as those of these libraries do.
 
-    A sample without a seed, as one that takes an unreadable one's place,
-    draws on from the sample before; where no sample has one, the log says so.
+    A sample without a seed, such as a replacement of an unreadable one,
+    continues the sequence of the last sample. If no sample has a seed, this is
+    logged.
 
     **Required Keys:**
 
@@ -262,7 +261,7 @@ class SeedDraws(BaseTransform):
                 "SeededSampler' or 'mmpretrain.SeededInfiniteSampler'.",
                 logger='current',
                 level=logging.WARNING)
-        self._found_one = True  # or has said so
+        self._found_one = True  # or logged
         return results
 
     def __repr__(self) -> str:

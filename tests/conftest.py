@@ -1,6 +1,7 @@
 """What every test begins with, and data that several share."""
 import os
 import re
+import signal
 from pathlib import Path
 
 # Before torch is imported: tests fork, which threads of OpenMP do not outlive,
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TORCH, build, write_images
+from hypothesis import settings
 from mmengine.config import Config
 from mmengine.fileio.handlers import file_handlers
 from mmengine.registry import DefaultScope, init_default_scope
@@ -18,6 +20,13 @@ from mmengine.registry import DefaultScope, init_default_scope
 import cmae_mm  # noqa: F401  registers the plugin
 
 init_default_scope('mmpretrain')
+# A busy machine is no failure.
+settings.register_profile('cmae_mm', deadline=None)
+settings.load_profile('cmae_mm')
+# `nohup` and jobs in the background ignore these two, and so do processes that
+# the tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _skip_what_torch_lacks():

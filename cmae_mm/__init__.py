@@ -15,18 +15,33 @@ check_system()
 if TYPE_CHECKING:
     from .apis.embedding import embed
     from .apis.encoder import load_encoder
+    from .apis.evaluation import (
+        dense_knn,
+        dense_linear,
+        knn,
+        linear,
+        low_shot,
+    )
     from .apis.finetuning import finetune, predict
     from .apis.finished_model import export_model, load_model
     from .apis.pretraining import pretrain
 
-__all__ = ['__version__', 'embed', 'export_model', 'finetune', 'load_encoder',
-           'load_model', 'predict', 'pretrain', 'register']
+__all__ = [
+    '__version__', 'dense_knn', 'dense_linear', 'embed', 'export_model',
+    'finetune', 'knn', 'linear', 'load_encoder', 'load_model', 'low_shot',
+    'predict', 'pretrain', 'register'
+]
 
 # Where the functions for people are; imported when they are first used.
 _FUNCTIONS = dict(
+    dense_knn='.apis.evaluation',
+    dense_linear='.apis.evaluation',
     embed='.apis.embedding',
     export_model='.apis.finished_model',
     finetune='.apis.finetuning',
+    knn='.apis.evaluation',
+    linear='.apis.evaluation',
+    low_shot='.apis.evaluation',
     load_encoder='.apis.encoder',
     load_model='.apis.finished_model',
     predict='.apis.finetuning',
@@ -51,10 +66,9 @@ def register() -> None:
         ImportError: If a library is missing or of a version that does not
             work; one sentence with the command that installs it.
     """
-    from .dependencies import check_dependencies, check_transformers
+    from .dependencies import import_framework
+    import_framework()
     with quiet_imports():
-        check_dependencies()
-        check_transformers()
         from . import checkpoints, engine, models, visualization  # noqa: F401
         from .datasets import datasets, samplers, transforms  # noqa: F401
 

@@ -14,8 +14,10 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Mapping,
     Sequence,
     Tuple,
+    Union,
 )
 
 from .dependencies import require_dense
@@ -24,6 +26,8 @@ from .packaged import find_config
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+# Overrides of a config: values by dotted key, or KEY=VALUE each.
+Overrides = Union[Mapping[str, Any], Sequence[str]]
 # Top-level keys that mmengine, its sister libraries and this project read
 # beside the runner's own arguments.
 _OTHER_KEYS = {
@@ -76,13 +80,13 @@ _NUMBERS: List[Tuple[str, bool, float, bool]] = [
 remembered: Dict[str, Any] = {}
 
 
-def remember(cfg: 'Config', pairs: Sequence[str] = ()) -> None:
+def remember(cfg: 'Config', pairs: Overrides = ()) -> None:
     """Let later errors be explained by a config.
 
     Args:
         cfg (Config): The config that the process works with.
-        pairs (Sequence[str]): Overrides of the command line, ``KEY=VALUE``
-            each. Defaults to none.
+        pairs (Mapping[str, Any] | Sequence[str]): Overrides, see
+            :func:`parse_options`. Defaults to none.
     """
     remembered.update(
         cfg=cfg, options={pair.partition('=')[0]: None for pair in pairs})
@@ -119,7 +123,7 @@ def check_pairs(pairs: Sequence[str]) -> None:
                               'do not match')
 
 
-def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
+def parse_options(pairs: Overrides) -> Dict[str, Any]:
     """Read ``--cfg-options``.
 
     Values are read as mmengine reads them: numbers, True, False, None, lists
@@ -127,7 +131,8 @@ def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
     are kept, and text in quotes stays text whatever it holds.
 
     Args:
-        pairs (Sequence[str]): ``KEY=VALUE`` each.
+        pairs (Mapping[str, Any] | Sequence[str]): Values by dotted key, or
+            ``KEY=VALUE`` each.
 
     Returns:
         Dict[str, Any]: Values by dotted key.
@@ -135,6 +140,8 @@ def parse_options(pairs: Sequence[str]) -> Dict[str, Any]:
     Raises:
         ConfigError: See :func:`check_pairs`.
     """
+    if isinstance(pairs, Mapping):
+        return dict(pairs)
     check_pairs(pairs)
     found: Dict[str, Any] = {}
     for pair in pairs:
@@ -180,12 +187,13 @@ def quote_value(text: str) -> str:
         repr(text))
 
 
-def load_config(name: str, pairs: Sequence[str] = ()) -> 'Config':
+def load_config(name: str, pairs: Overrides = ()) -> 'Config':
     """Read a config, apply overrides, and look for slips.
 
     Args:
         name (str): A file, or a packaged config's name.
-        pairs (Sequence[str]): Overrides, ``KEY=VALUE`` each. Defaults to none.
+        pairs (Mapping[str, Any] | Sequence[str]): Overrides, see
+            :func:`parse_options`. Defaults to none.
 
     Returns:
         Config: The config.

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from typing import Callable, NamedTuple
 
+from .entry import quiet_imports
 from .packaged import (
     dense_command,
     framework_command,
@@ -158,3 +159,14 @@ def check_dependencies(
             raise ImportError(
                 f'cmae_mm needs {supported}, but {found} is installed: '
                 f'{advice}.')
+
+
+def import_framework() -> None:
+    """Import torch and the framework, and check their versions.
+
+    Raises:
+        ImportError: If one is missing or of an unsupported version.
+    """
+    with quiet_imports():
+        check_dependencies()
+        check_transformers()

@@ -17,7 +17,8 @@ get the same checks::
 - The types below (``Size``, ``Data``, ``OutputFile``, ...) add bounds of
   numbers and checks of paths, which come before all imports.
 - The module imports nothing heavy; torch and the like are imported inside of
-  the function. ``libraries=False`` where it does not need mmpretrain.
+  the function. ``libraries='framework'`` where it needs mmpretrain, but not
+  all registered classes of this project; False where it needs neither.
 - The function prints what people read. Its result is printed by ``--json``: a
   dict, a NamedTuple, or an object with ``as_json()``.
 """
@@ -27,6 +28,8 @@ import functools
 import inspect
 import math
 import os
+import signal
+import threading
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -52,6 +55,7 @@ from typing import (
 )
 
 from ..config import check_pairs
+from ..dependencies import import_framework
 from ..files import check_output
 from ..packaged import find_config
 
@@ -200,7 +204,6 @@ OutputFile = Annotated[PathLike, Output()]
 OutputFolder = Annotated[PathLike, Output(is_folder=True)]
 Encoder = Literal['online', 'target']
 Launcher = Literal['none', 'pytorch', 'slurm', 'mpi']
-Overrides = Union[Mapping[str, Any], Sequence[str]]
 
 
 class Declaration(NamedTuple):
@@ -209,27 +212,28 @@ class Declaration(NamedTuple):
     Args:
         check (Callable, optional): Called with all arguments by name before
             anything heavy is imported. Raises for contradictions.
-        libraries (bool): Whether the command line imports and registers
-            everything before the function runs.
+        libraries (bool | str): What the command line imports before the
+            function runs: True, everything, with the registered classes;
+            'framework', mmpretrain and what it needs; False, nothing.
         required (Sequence[str]): Options that the command line requires.
         error_status (int): Exit status of an error.
     """
 
     check: Optional[Callable[..., None]]
-    libraries: bool
+    libraries: Union[bool, str]
     required: Sequence[str]
     error_status: int
 
 
 def command(check: Optional[Callable[..., None]] = None,
-            libraries: bool = True,
+            libraries: Union[bool, str] = True,
             required: Sequence[str] = (),
             error_status: int = 1) -> Callable[[_Function], _Function]:
     """Make a function a command, and check its arguments in each call.
 
     Args:
         check (Callable, optional): See :class:`Declaration`.
-        libraries (bool): See there. Defaults to True.
+        libraries (bool | str): See there. Defaults to True.
         required (Sequence[str]): See there. Defaults to none.
         error_status (int): See there. Defaults to 1.
 
@@ -251,6 +255,32 @@ def command(check: Optional[Callable[..., None]] = None,
         return checked
 
     return decorate
+
+
+def load_libraries(which: Union[bool, str] = True) -> None:
+    """Import what a command needs, and read files only safely from now on.
+
+    Ctrl-C ends the process at once meanwhile: there is nothing to save, and
+    libraries that are being imported do not let an exception through cleanly.
+
+    Args:
+        which (bool | str): See :class:`Declaration`. Defaults to True.
+    """
+    handled = (threading.current_thread() is threading.main_thread() and
+               signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    if handled:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    try:
+        if which == 'framework':
+            import_framework()
+        else:
+            import cmae_mm
+            cmae_mm.register()
+        from ..checkpoints.read import load_only_safely
+        load_only_safely()
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

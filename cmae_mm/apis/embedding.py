@@ -80,7 +80,7 @@ def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
             'ends in .npz') from error
 
 
-@command(check=_check_parquet, required=('out', ))
+@command(check=_check_parquet, libraries='framework', required=('out', ))
 def embed(data: Data,
           checkpoint: Checkpoint,
           out: Optional[Annotated[

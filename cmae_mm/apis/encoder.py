@@ -1,7 +1,7 @@
 """Pre-trained encoders as modules, from a checkpoint alone."""
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Literal, Mapping, Optional
 
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from torch import nn
 
 from .. import checkpoints
@@ -15,27 +15,28 @@ from ..checkpoints import (
 )
 from ..checkpoints.export import select_encoder
 from ..checkpoints.layouts import FoundEncoder
+from ..config import ConfigError, load_config, remember
 from ..datasets.stats import read_image_stats
-from ..image_config import is_plain, settings_of, value_range_of
-from .checks import (
-    ENCODERS,
-    POOLS,
-    PathLike,
-    check_checkpoint,
-    check_choice,
-    check_stats,
-    check_whole_number,
+from ..image_config import (
+    image_settings,
+    is_plain,
+    settings_of,
+    value_range_of,
 )
+from ..models import backbones  # noqa: F401  # registers them
+from .arguments import Checkpoint, PathLike, Size, Stats, command
 from .pretrained_encoder import MEAN, PretrainedEncoder
 
 
-def load_encoder(checkpoint: PathLike,
-                 encoder: str = 'online',
+@command()
+def load_encoder(checkpoint: Checkpoint,
+                 encoder: Literal['online', 'target', 'teacher',
+                                  'student'] = 'online',
                  *,
-                 pool: str = 'mean',
-                 img_size: Optional[int] = None,
-                 num_heads: Optional[int] = None,
-                 stats: Optional[PathLike] = None) -> PretrainedEncoder:
+                 pool: Literal['mean', 'cls', 'patch'] = 'mean',
+                 img_size: Optional[Size] = None,
+                 num_heads: Optional[Size] = None,
+                 stats: Optional[Stats] = None) -> PretrainedEncoder:
     """Load a pre-trained encoder; no config is needed.
 
     Example::
@@ -76,12 +77,6 @@ def load_encoder(checkpoint: PathLike,
         ArgumentError: If an argument is none of what is allowed.
         CheckpointError: If the file cannot be read, or holds no such encoder.
     """
-    check_choice('encoder', encoder, (*ENCODERS, 'teacher', 'student'))
-    check_choice('pool', pool, POOLS)
-    check_whole_number('img_size', img_size, 1)
-    check_whole_number('num_heads', num_heads, 1)
-    check_checkpoint(checkpoint)
-    check_stats(stats)
     loaded = checkpoints.load_encoder(
         str(checkpoint), encoder, img_size, num_heads)
     print_log('\n'.join(loaded.lines), logger='current')
@@ -89,11 +84,82 @@ def load_encoder(checkpoint: PathLike,
         return with_preprocessing(loaded, pool, stats)
 
 
+def load_encoder_by_config(config: PathLike,
+                           checkpoint: PathLike,
+                           encoder: str = 'online',
+                           *,
+                           pool: str = 'mean',
+                           img_size: Optional[int] = None,
+                           cfg_options: Any = ()) -> PretrainedEncoder:
+    """Build the model of a config, and load the encoder of a checkpoint.
+
+    Args:
+        config (str | PathLike): A pre-training config, or one of another
+            self-supervised method on a ``VisionTransformer``.
+        checkpoint (str | PathLike): See :func:`load_encoder`; or 'random' for
+            random weights by the config's seed.
+        encoder (str): See :func:`load_encoder`. Defaults to 'online'.
+        pool (str): See :func:`load_encoder`. Defaults to 'mean'.
+        img_size (int, optional): See :func:`load_encoder`.
+        cfg_options (Mapping | Sequence[str]): Overrides of the config.
+            Defaults to none.
+
+    Returns:
+        PretrainedEncoder: In evaluation mode, on the CPU.
+
+    Raises:
+        ConfigError: If the config is none of pre-training.
+        CheckpointError: If the checkpoint does not fit the config's model.
+    """
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import set_random_seed
+    from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
+    from mmpretrain.registry import MODELS
+    cfg = load_config(str(config), cfg_options)
+    remember(cfg, cfg_options)
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is not None:
+        set_random_seed(seed)
+    settings = dict(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(settings)
+    if not isinstance(model, BaseSelfSupervisor) or not isinstance(
+            model.backbone, VisionTransformer):
+        raise ConfigError(
+            'the config must be one of pre-training, with a model of type '
+            "'CMAE' or a self-supervised method of mmpretrain's on a "
+            f'VisionTransformer, but the model of {config} is a '
+            f'{type(model).__name__}')
+    part = select_encoder(model, encoder)
+    if checkpoint == checkpoints.RANDOM:
+        _initialise(model)
+    else:
+        checkpoints.load_encoder_into(part, str(checkpoint), encoder)
+    found = encoder_of(model, encoder, img_size, image_settings(cfg), pool)
+    short_side = (cfg.get('evaluation') or {}).get('short_side')
+    if short_side is not None:
+        found.centre_crop.short_side = short_side
+    return found
+
+
+def _initialise(model: nn.Module) -> None:
+    """Initialise weights, without a line in the log for each of them."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
+
+
 def encoder_of(model: nn.Module,
                encoder: str = 'online',
                img_size: Optional[int] = None,
-               images: Optional[Mapping[str, Any]] = None
-               ) -> PretrainedEncoder:
+               images: Optional[Mapping[str, Any]] = None,
+               pool: str = 'mean') -> PretrainedEncoder:
     """Take the encoder out of a model that was loaded by its config.
 
     Args:
@@ -103,6 +169,7 @@ def encoder_of(model: nn.Module,
             model's.
         images (Mapping[str, Any], optional): How images are decoded, arguments
             of ``LoadImage``. Defaults to None, colours of 8 bits.
+        pool (str): See :func:`load_encoder`. Defaults to 'mean'.
 
     Returns:
         PretrainedEncoder: In evaluation mode, on the CPU.
@@ -115,7 +182,7 @@ def encoder_of(model: nn.Module,
     facts = read_encoder_facts(encoder_facts(model, images))
     found = FoundEncoder(state, f'a {type(model).__name__}')
     return with_preprocessing(
-        build_encoder(found, facts, encoder, img_size))
+        build_encoder(found, facts, encoder, img_size), pool)
 
 
 def with_preprocessing(loaded: LoadedEncoder,

@@ -33,6 +33,7 @@ from ..checkpoints.onnx_export import write_onnx
 from ..datasets.names import encode_name
 from ..datasets.source import open_source, read_record
 from ..dependencies import cpu_count
+from ..evaluation.centre_crop import CentreCrop
 from ..plain_config import (
     MODEL_TYPES,
     PlainConfigError,
@@ -41,7 +42,6 @@ from ..plain_config import (
 )
 from ..visualization import fitting_scale, save_grid
 from .arguments import PathLike
-from .centre_crop import CentreCrop
 from .checks import check_onnx_file
 
 CONFIG_NAME, BEST_NAME = 'config.py', 'best.pth'
@@ -118,7 +118,8 @@ class FinishedModel(nn.Module):
         self.in_channels = len(model.data_preprocessor.mean)
         self.pipeline = [dict(t) for t in pipeline]
         self.images = {k: v for k, v in pipeline[0].items() if k != 'type'}
-        self.crop = CentreCrop(self.img_size, self.images, pipeline[1:])
+        self.crop = CentreCrop(self.img_size, self.images,
+                               pipeline=pipeline[1:])
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the score of each class.

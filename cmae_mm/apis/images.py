@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..datasets.source import open_source
+from ..evaluation.centre_crop import CentreCrop
 from .arguments import ArgumentError, PathLike
-from .centre_crop import CentreCrop
 
 _LISTS = ('.txt', '.csv', '.tsv')
 

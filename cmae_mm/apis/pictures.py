@@ -195,8 +195,8 @@ def reconstruct(checkpoint: Checkpoint,
     from mmengine.device import get_device
 
     from ..checkpoints import load_pretraining_model
+    from ..evaluation.centre_crop import CentreCrop
     from ..visualization import prediction_columns
-    from .centre_crop import CentreCrop
     from .images import load_crops, pick_images
     picked = pick_images(images, most)
     model, facts = load_pretraining_model(
@@ -469,9 +469,9 @@ def nearest(data: Data,
     import torch
 
     from ..datasets.source import open_source
+    from ..evaluation.centre_crop import CentreCrop
     from ..visualization import label_files, save_grid, to_rgb
     from ..visualization.projection import find_nearest
-    from .centre_crop import CentreCrop
     from .images import load_crops, pick_images
     queries = pick_images(images, 8)
     source = open_source(data)
@@ -523,8 +523,8 @@ def _load(checkpoint: PathLike, encoder: str, pool: str,
 def _prepare(model: 'PretrainedEncoder', picked: List['PickedImage'],
              show: Channels) -> Any:
     """Return crops to show, (N, S, S, 3), and the model's input."""
+    from ..evaluation.centre_crop import CentreCrop
     from ..visualization import to_rgb
-    from .centre_crop import CentreCrop
     from .images import load_crops
     crops = load_crops(picked, CentreCrop(model.img_size, model.images))
     normal = model.normalize(crops.to(model.mean.device))
@@ -547,9 +547,9 @@ def _embed(data: PathLike, checkpoint: PathLike, file: Optional[PathLike],
 def _thumbnails(model: 'PretrainedEncoder', source: Any,
                 paths: Sequence[str], side: int, show: Channels
                 ) -> List['np.ndarray']:
+    from ..evaluation.centre_crop import CentreCrop
     from ..evaluation.feature_files import storable
     from ..visualization import to_rgb
-    from .centre_crop import CentreCrop
     crop = CentreCrop(side, model.images)
     number = {storable(name): i for i, name in enumerate(source.names)}
     device = model.mean.device

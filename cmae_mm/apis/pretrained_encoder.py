@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
-from .centre_crop import CentreCrop
+from ..evaluation.centre_crop import CentreCrop
 from .checks import POOLS, check_choice
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
@@ -43,6 +43,7 @@ class PretrainedEncoder(nn.Module):
         mean (torch.Tensor): (C, 1, 1).
         std (torch.Tensor): (C, 1, 1).
         images (Dict[str, Any] | None): How images are decoded.
+        centre_crop (CentreCrop): Decodes, resizes and crops images.
     """
 
     mean: Tensor
@@ -77,14 +78,14 @@ class PretrainedEncoder(nn.Module):
                 name, torch.tensor(value).view(-1, 1, 1), persistent=False)
         self.in_channels: int = len(self.mean)
         self.images = dict(images) if images else None
-        self._crop = CentreCrop(self.img_size, images)
+        self.centre_crop = CentreCrop(self.img_size, images)
         self._set_range(value_range)
 
     def _set_range(self, value_range: Optional[Sequence[Sequence[float]]]
                    ) -> None:
         """Note what pictures show as black and white, as preprocessors do."""
         self.is_byte_range = value_range is None and (
-            self._crop.settings.dtype == 'uint8')
+            self.centre_crop.settings.dtype == 'uint8')
         low, high = self.mean - 2 * self.std, self.mean + 2 * self.std
         if value_range is not None:
             low, high = (torch.tensor(end).float().view(-1, 1, 1)
@@ -171,6 +172,17 @@ class PretrainedEncoder(nn.Module):
         """
         return (images.float() - self.mean) / self.std
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Compute features of images that are not normalised.
+
+        Args:
+            images (torch.Tensor): See :meth:`normalize`, on any device.
+
+        Returns:
+            torch.Tensor: See :meth:`forward`.
+        """
+        return self(self.normalize(images.to(self.mean.device)))
+
     def preprocess(self, image: Any) -> Tensor:
         """Turn an image into what ``forward`` takes a batch of.
 
@@ -193,17 +205,17 @@ class PretrainedEncoder(nn.Module):
             ValueError: If it cannot be decoded, or does not fit the encoder's
                 channels and type.
         """
-        crop = self.crop(self._crop.read(image))
+        crop = self.crop(self.centre_crop.read(image))
         return self.normalize(crop.to(self.mean.device))
 
     @property
     def is_bgr(self) -> bool:
         """Whether :meth:`decode` gives colours as BGR."""
-        return self._crop.settings.is_bgr
+        return self.centre_crop.settings.is_bgr
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """Decode an image file, see :meth:`CentreCrop.decode`."""
-        return self._crop.decode(data, name)
+        return self.centre_crop.decode(data, name)
 
     def crop(self, image: np.ndarray) -> Tensor:
         """Resize and crop an image as every evaluation does.
@@ -215,4 +227,4 @@ class PretrainedEncoder(nn.Module):
             torch.Tensor: (C, S, S), of its type, colours as RGB; S is the
             image size.
         """
-        return self._crop(image)
+        return self.centre_crop(image)

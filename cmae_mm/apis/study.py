@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from ..config import ConfigError, quote_value
+from ..config import ConfigError, load_config, quote_value
 from ..dependencies import cpu_count
 from ..files import output_lock, write_file
 from ..packaged import find_config
@@ -39,6 +39,8 @@ from .arguments import (
 EVALUATIONS = ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear')
 # Placeholder in a command for the trained checkpoint.
 CHECKPOINT = '{checkpoint}'
+# Placeholder in a command for the data folder of the config.
+DATA = '{data}'
 # Seconds between two checks of the processes.
 _INTERVAL = 0.2
 # Keys of the YAML file and their types.
@@ -301,8 +303,14 @@ def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
 
 
 def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
-    """Replace the placeholder of the trained checkpoint."""
+    """Replace the placeholders of the data and the trained checkpoint."""
     from ..engine.checkpoint_folder import find_newest_whole, list_checkpoints
+    if DATA in command:
+        config = command[command.index('--config') + 1]
+        options = command[command.index('--cfg-options') + 1:]
+        cfg = load_config(config, options)
+        root = cfg.train_dataloader.dataset.data_root
+        command = [root if word == DATA else word for word in command]
     if not any(CHECKPOINT in word for word in command):
         return list(command)
     folder = run.folder / 'train'
@@ -449,7 +457,10 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
     if not checkpoint:
         add('train', ['train', config, '--resume'], options)
     for kind, more in evaluations.items():
-        add(kind, [kind, config, checkpoint or CHECKPOINT, *more], options)
+        has_data = more and not more[0].startswith('-')
+        data, *more = more if has_data else [DATA, *more]
+        add(kind, [kind, data, checkpoint or CHECKPOINT, '--config', config,
+                   *more], options)
     start = ('model.backbone.init_cfg.checkpoint='
              f'{quote_value(checkpoint) if checkpoint else CHECKPOINT}')
     for kind, (tuning, *more) in _transfers(path, content, seed).items():

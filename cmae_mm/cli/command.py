@@ -3,10 +3,8 @@ import argparse
 import gc
 import json
 import os
-import signal
 import sys
 import textwrap
-import threading
 from typing import (
     Any,
     Callable,
@@ -17,7 +15,12 @@ from typing import (
     Optional,
 )
 
-from ..apis.arguments import accepts, check_arguments, types_of
+from ..apis.arguments import (
+    accepts,
+    check_arguments,
+    load_libraries,
+    types_of,
+)
 from .arguments import check_inputs
 from .errors import fail
 
@@ -148,7 +151,7 @@ def perform(args: argparse.Namespace) -> Result:
               if name != 'return'}
     check_arguments(function, values)
     if function.declaration.libraries:
-        load_libraries()
+        load_libraries(function.declaration.libraries)
     if getattr(args, 'local_rank', None) is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     result = function.__wrapped__(**values)
@@ -172,27 +175,6 @@ def _perform_old(args: argparse.Namespace) -> Result:
     if command.registers:
         load_libraries()
     return dict(command.run(args) or {})
-
-
-def load_libraries() -> None:
-    """Import and register everything, and read files only safely from now on.
-
-    Ctrl-C ends the process at once meanwhile: there is nothing to save, and
-    libraries that are being imported do not let an exception through cleanly.
-    """
-    interruptible = (threading.current_thread() is threading.main_thread() and
-                     signal.getsignal(signal.SIGINT)
-                     is signal.default_int_handler)
-    if interruptible:
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
-    try:
-        import cmae_mm
-        cmae_mm.register()
-        from cmae_mm.checkpoints import load_only_safely
-        load_only_safely()
-    finally:
-        if interruptible:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave_ranks() -> None:

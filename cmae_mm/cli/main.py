@@ -9,9 +9,7 @@ from ..version import __version__
 from . import (
     batch_size,
     checkpoints,
-    dense,
     doctor,
-    evaluate,
     pretrain,
     test,
     train,
@@ -21,17 +19,19 @@ from .parser import Parser, add_command, near, read_docstring
 
 OLD_COMMANDS: Dict[str, Command] = {
     c.name: c for m in (
-        batch_size, checkpoints, dense, doctor, evaluate, pretrain, test,
-        train) for c in m.COMMANDS}
+        batch_size, checkpoints, doctor, pretrain, test, train
+    ) for c in m.COMMANDS}
 # Function of each command in `apis`, in groups of `cmae --help`.
 GROUPS: Dict[str, Dict[str, str]] = {
     'pre-train and fine-tune': {
         'pretrain': '', 'finetune': 'finetuning:finetune',
         'predict': 'finetuning:predict', 'train': '', 'test': ''},
     'evaluate': {
-        'knn': '', 'linear': '', 'low-shot': '', 'dense-knn': '',
-        'dense-linear': '', 'embed': 'embedding:embed',
-        'study': 'study:study'},
+        'knn': 'evaluation:knn', 'linear': 'evaluation:linear',
+        'low-shot': 'evaluation:low_shot',
+        'dense-knn': 'evaluation:dense_knn',
+        'dense-linear': 'evaluation:dense_linear',
+        'embed': 'embedding:embed', 'study': 'study:study'},
     'look': {
         'views': 'pictures:views', 'reconstruct': 'pictures:reconstruct',
         'attention': 'pictures:attention', 'features': 'pictures:features',
@@ -71,13 +71,19 @@ def list_commands() -> str:
     return '\n'.join(lines)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the command and all of its parts."""
+def build_parser(only: Optional[str] = None) -> argparse.ArgumentParser:
+    """Build the parser of the command.
+
+    Args:
+        only (str, optional): The command to add; others are not imported.
+            Defaults to None, all.
+    """
     parser = Parser(
         prog='cmae',
         usage='cmae COMMAND ...',
         description='Contrastive Masked Autoencoders: pre-training, transfer '
-        f'and evaluation of\nvision transformers.\n{list_commands()}',
+        'and evaluation of\nvision transformers.\n'
+        f'{"" if only else list_commands()}',
         epilog='`cmae COMMAND --help` shows a command with an example. Configs'
         ' are files, or\npackaged ones by their name: cmae train '
         'cmae_vit-s_300e')
@@ -86,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     parts = parser.add_subparsers(
         dest='command', metavar='COMMAND', prog=parser.prog, required=True,
         help=argparse.SUPPRESS)
-    for name, path in COMMANDS.items():
-        if path:
+    for name in [only] if only else COMMANDS:
+        if COMMANDS[name]:
             add_command(parts, name, function_of(name))
         else:
             OLD_COMMANDS[name].add_to(parts)
@@ -96,15 +102,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(arguments: List[str]) -> argparse.Namespace:
     """Parse a command line; end the process at an error."""
-    parser = build_parser()
-    if '_ARGCOMPLETE' in os.environ:  # of a shell that completes a line
+    # No option of the whole command takes a value.
+    word = next((a for a in arguments if not a.startswith('-')), None)
+    completes = '_ARGCOMPLETE' in os.environ  # a shell completes a line
+    parser = build_parser(
+        word if word in COMMANDS and not completes else None)
+    if completes:
         import argcomplete
         argcomplete.autocomplete(parser)
     if not arguments:
         parser.print_help()
         sys.exit(2)
-    # No option of the whole command takes a value.
-    word = next((a for a in arguments if not a.startswith('-')), None)
     if word is not None and word not in COMMANDS:
         parser.error(
             f'there is no command {word!r}'

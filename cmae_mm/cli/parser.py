@@ -157,6 +157,8 @@ def _add_argument(parser: argparse.ArgumentParser,
     if is_needed and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
         parser.add_argument(name, **{**kwargs, 'metavar': name.upper()})
         return
+    if 'action' in kwargs:  # it extends the default
+        default = list(default or ())
     target: Any = parser
     if bool in get_args(hint):
         target = parser.add_mutually_exclusive_group()

@@ -1,4 +1,3 @@
-from .frozen_model import build_frozen_model
 from .hooks import (
     AtomicCheckpointHook,
     HealthHook,
@@ -30,5 +29,5 @@ __all__ = [
     'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook', 'ProgressHook',
     'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
     'ResumableRunner', 'ShardedRunner', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook', 'build_frozen_model'
+    'TargetUpdateHook', 'TransferCheckHook',
 ]

@@ -3,6 +3,6 @@
 Import from the modules: the package itself imports nothing.
 """
 __all__ = [
-    'data', 'dense', 'evaluator', 'features', 'health', 'health_rules', 'knn',
-    'linear', 'low_shot', 'report', 'splits'
+    'centre_crop', 'data', 'dense', 'feature_files', 'features', 'health',
+    'health_rules', 'knn', 'linear', 'low_shot', 'report', 'splits'
 ]

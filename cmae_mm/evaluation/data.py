@@ -1,16 +1,60 @@
 """Labelled images to evaluate on."""
-from typing import Any, Dict, Mapping, Optional
+import os
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
 
-from mmengine.config import Config
-from mmengine.dataset import BaseDataset
-from mmpretrain.registry import DATASETS
-
-from ..datasets.datasets import count_classes
-from ..image_config import image_settings
+from ..datasets.source import ImageSource, SourceError, open_source
 from .splits import EvaluationDataError
 
-# Where validation images are looked for, beside the training images.
-VAL_SPLITS = ('val', 'test')
+# Names of the parts, the first that exists is taken.
+TRAIN_PARTS = ('train', 'Train', 'training', 'Training')
+VAL_PARTS = ('val', 'Val', 'valid', 'Valid', 'validation', 'Validation', 'dev',
+             'test', 'Test')
+
+
+class LabelledImages(NamedTuple):
+    """Images to fit a classifier to, and images to score it on."""
+
+    train: ImageSource
+    val: ImageSource
+
+
+def open_labelled(data: Any, val: Any = None) -> LabelledImages:
+    """Open the labelled images of a data folder, list, store or shards.
+
+    Args:
+        data (str | PathLike): Class folders in ``train`` and ``val`` (or
+            ``valid``, ``validation``, ``dev``, ``test``), or a CSV file with
+            a column ``split``.
+        val (str | PathLike, optional): Images to score on, with labels.
+            Defaults to None, those in ``data``.
+
+    Returns:
+        LabelledImages: Both sources.
+
+    Raises:
+        EvaluationDataError: If there are no labels or no such parts, or the
+            classes differ.
+    """
+    try:
+        train = open_source(data, split=TRAIN_PARTS, labels=True)
+        if val is None:
+            _check_part(train, data, 'train')
+            scored = open_source(data, split=VAL_PARTS, labels=True)
+            _check_part(scored, data, 'val (or valid, validation, dev, test)')
+        else:
+            scored = open_source(val, labels=True)
+    except (FileNotFoundError, SourceError) as error:
+        raise EvaluationDataError(
+            f'no labelled images to evaluate on: {error}; needed are class '
+            'folders in train and val, or a CSV file with the columns label '
+            'and split') from error
+    check_same_classes(train.classes, scored.classes)
+    return LabelledImages(train, scored)
+
+
+def _check_part(source: ImageSource, data: Any, part: str) -> None:
+    if not source.split:
+        raise SourceError(f'{os.fspath(data)!r} has no part {part}')
 
 
 def eval_pipeline(img_size: int,
@@ -38,24 +82,22 @@ def eval_pipeline(img_size: int,
     ]
 
 
-def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
-    """Give the labelled data sets that belong to a pre-training config.
+def configured_images(cfg: Any) -> LabelledImages:
+    """Open the labelled images of a pre-training config.
 
-    They are those of its ``evaluation=dict(train=..., val=...,
-    short_side=...)``, each the config of a data set; otherwise class folders
-    in the training data's ``data_root``, or rows of a CSV file: those of the
-    split ``train``, and of ``val`` or ``test``.
-    Data sets without a pipeline get :func:`eval_pipeline`, with images decoded
-    as those of training.
+    These are its ``evaluation=dict(train=..., val=..., short_side=...)``,
+    configs of ``LabelledDataset``; otherwise the parts of the ``data_root``
+    of the training images, see :func:`open_labelled`.
 
     Args:
         cfg (Config): A pre-training config.
 
     Returns:
-        Dict[str, dict]: Configs of ``train`` and ``val``.
+        LabelledImages: Both sources.
 
     Raises:
-        EvaluationDataError: If the config's setting has other keys.
+        EvaluationDataError: If the setting has other keys, or there are no
+            labelled images.
     """
     given = dict(cfg.get('evaluation') or {})
     unknown = set(given) - {'train', 'val', 'short_side'}
@@ -63,86 +105,47 @@ def eval_dataset_cfgs(cfg: Config) -> Dict[str, dict]:
         raise EvaluationDataError(
             'evaluation takes train, val and short_side, but got '
             f'{sorted(unknown)}')
-    short_side = given.pop('short_side', None)
-    root = cfg.train_dataloader.dataset.get('data_root', '')
-    for split, parts in (('train', ('train', )), ('val', VAL_SPLITS)):
-        given.setdefault(split, dict(
-            type='LabelledDataset', data_root=root, split=parts))
-    size = cfg.model.backbone.img_size
-    return {
-        split: with_pipeline(given[split], size, short_side,
-                             image_settings(cfg))
-        for split in ('train', 'val')
-    }
+    if 'train' not in given and 'val' not in given:
+        return open_labelled(cfg.train_dataloader.dataset.data_root)
+    from mmpretrain.registry import DATASETS
+    sources: List[ImageSource] = []
+    for part in ('train', 'val'):
+        try:
+            dataset = DATASETS.build(dict(given[part], pipeline=[]))
+        except (KeyError, FileNotFoundError, ValueError) as error:
+            raise EvaluationDataError(
+                f'no labelled images to evaluate on: evaluation.{part}: '
+                f'{error}') from error
+        source = getattr(dataset, 'source', None)
+        if source is None or source.labels is None:
+            raise EvaluationDataError(
+                f'evaluation.{part} must be a LabelledDataset, but is a '
+                f'{type(dataset).__name__}')
+        sources.append(source)
+    check_same_classes(sources[0].classes, sources[1].classes)
+    return LabelledImages(*sources)
 
 
-def with_pipeline(dataset: dict, img_size: int,
-                  short_side: Optional[int] = None,
-                  images: Optional[Mapping[str, Any]] = None) -> dict:
-    """Give a data set the pipeline of evaluation, unless it has its own.
+def check_same_classes(train: Optional[Sequence[str]],
+                       val: Optional[Sequence[str]]) -> None:
+    """Check that labels mean the same in both parts.
 
-    Args:
-        dataset (dict): Config of a data set.
-        img_size (int): Side of the centre crop in pixels.
-        short_side (int, optional): See :func:`eval_pipeline`. Defaults to
-            None.
-        images (Mapping[str, Any], optional): See :func:`eval_pipeline`.
-            Defaults to None.
-
-    Returns:
-        dict: The config with a pipeline.
-    """
-    if 'pipeline' in dataset:
-        return dict(dataset)
-    return dict(
-        dataset,
-        test_mode=True,
-        pipeline=eval_pipeline(img_size, short_side, images))
-
-
-def build_eval_dataset(dataset: Dict[str, Any]) -> BaseDataset:
-    """Build a labelled data set.
+    Each part numbers its own class folders, so that one more or less would
+    shift all others.
 
     Args:
-        dataset (dict): Its config.
-
-    Returns:
-        BaseDataset: The data set.
-
-    Raises:
-        EvaluationDataError: If it has no labels or no images.
-    """
-    try:
-        built = DATASETS.build(dataset)
-        count_classes(built)
-    except (FileNotFoundError, ValueError) as error:
-        raise EvaluationDataError(
-            f'no labelled images to evaluate on: {error}; needed are class '
-            'folders in train and val (or test), a CSV file with a column '
-            'split, or evaluation=dict(train=..., val=...) in the config'
-        ) from error
-    return built
-
-
-def check_same_classes(train: BaseDataset, val: BaseDataset) -> None:
-    """Check that labels mean the same in both data sets.
-
-    Each data set numbers its own class folders, so that one more or less
-    would silently shift all others.
-
-    Args:
-        train (BaseDataset): The training data.
-        val (BaseDataset): The validation data.
+        train (Sequence[str], optional): Class names of the training images;
+            None where they are not known.
+        val (Sequence[str], optional): Those of the validation images.
 
     Raises:
         EvaluationDataError: If the classes differ.
     """
-    names = [d.metainfo.get('classes') for d in (train, val)]
-    if None in names or tuple(names[0]) == tuple(names[1]):
+    if train is None or val is None or list(train) == list(val):
         return
     parts = []
-    for has, lacks, a, b in (('validation', 'training', names[1], names[0]),
-                             ('training', 'validation', names[0], names[1])):
+    for has, lacks, a, b in (('validation', 'training', val, train),
+                             ('training', 'validation', train, val)):
         only = sorted(set(a) - set(b))
         if only:
             parts.append(f'{", ".join(map(repr, only[:10]))} in the {has} data'

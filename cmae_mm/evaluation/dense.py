@@ -1,12 +1,192 @@
-"""Semantic segmentation by frozen patch features: labels and scores."""
-from typing import NamedTuple, Tuple
+"""Semantic segmentation by frozen patch features."""
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+
+from ..datasets.decode import resize_image
+from ..datasets.source import open_source
+from ..progress import Progress
+from .report import print_table
+from .splits import EvaluationDataError
 
 # Labels of pixels that belong to no class.
 IGNORED = -1
+
+
+class Pair(NamedTuple):
+    """An image with a map of classes: its path, its reader, the map."""
+
+    path: str
+    read: Callable[[], bytes]
+    map: Path
+
+
+class DenseSet(NamedTuple):
+    """Features of patches, and classes of pixels.
+
+    Args:
+        features (torch.Tensor): (N, L, D).
+        maps (torch.Tensor): Classes of pixels, numbered from 0 in the order
+            of the values in the files, or IGNORED; (N, S, S).
+    """
+
+    features: Tensor
+    maps: Tensor
+
+    def labelled(self, patch_size: int) -> Tuple[Tensor, Tensor]:
+        """Give the patches with a class, (M, D), and the classes, (M, )."""
+        labels = patch_labels(self.maps, patch_size)
+        known = labels != IGNORED
+        return self.features[known], labels[known]
+
+
+def pair_files(images: Any, maps: Path) -> List[Pair]:
+    """Find the map of each image: a PNG file of the same name.
+
+    Args:
+        images (str | PathLike): Folder of images, list, store or shards.
+        maps (Path): Folder of maps.
+
+    Returns:
+        List[Pair]: Images and maps.
+
+    Raises:
+        EvaluationDataError: If a folder or a map does not exist.
+        SourceError: If there are no images.
+    """
+    if not maps.is_dir():
+        raise EvaluationDataError(f'there is no folder {maps}')
+    source = open_source(images)
+    print(source.describe(), flush=True)
+    pairs = [Pair(source.path(i), partial(source.read, i),
+                  (maps / name).with_suffix('.png'))
+             for i, name in enumerate(source.names)]
+    missing = [pair.map for pair in pairs if not pair.map.is_file()]
+    if missing:
+        raise EvaluationDataError(
+            f'{len(missing)} of {len(pairs)} images have no map, the first '
+            f'one {missing[0]}; a map is a PNG file of the image\'s name')
+    return pairs
+
+
+def read_map(path: Path, size: int) -> Tensor:
+    """Read a map's values, without mixing them, as a square.
+
+    Args:
+        path (Path): A PNG file with one value a pixel.
+        size (int): S, the side in pixels.
+
+    Returns:
+        torch.Tensor: (S, S), int64.
+
+    Raises:
+        EvaluationDataError: If it has several values a pixel.
+    """
+    with Image.open(path) as image:
+        if image.mode not in ('L', 'P', 'I', 'I;16'):
+            raise EvaluationDataError(
+                f'{path} has pixels of mode {image.mode}, but a map of '
+                'classes has one whole number a pixel')
+        values = np.asarray(
+            image.resize((size, size), Image.Resampling.NEAREST))
+    return torch.from_numpy(values.astype(np.int64))
+
+
+@torch.no_grad()
+def extract_dense(encoder: Any,
+                  pairs: Sequence[Pair],
+                  classes: Dict[int, int],
+                  batch_size: int = 32) -> DenseSet:
+    """Compute the patch features of images, each resized to a square.
+
+    Args:
+        encoder (PretrainedEncoder): The encoder.
+        pairs (Sequence[Pair]): See :func:`pair_files`.
+        classes (Dict[int, int]): Class of each value in the maps; other
+            values are ignored.
+        batch_size (int): Images at once. Defaults to 32.
+
+    Returns:
+        DenseSet: On the CPU.
+    """
+    size = encoder.img_size
+    device = encoder.mean.device
+    features: List[Tensor] = []
+    maps: List[Tensor] = []
+    with Progress(len(pairs), 'patch features') as shown:
+        for start in range(0, len(pairs), batch_size):
+            chosen = pairs[start:start + batch_size]
+            images = torch.stack([_square(encoder, pair, size)
+                                  for pair in chosen]).to(device)
+            tokens = encoder.tokens(encoder.normalize(images))
+            features.append(encoder.pooled(tokens, 'patch').cpu())
+            maps += [_numbered(read_map(pair.map, size), classes)
+                     for pair in chosen]
+            shown.update(len(chosen))
+    return DenseSet(torch.cat(features), torch.stack(maps))
+
+
+def classes_of(pairs: Sequence[Pair], size: int, ignore: Sequence[int],
+               most: Optional[int] = None) -> Dict[int, int]:
+    """Number the values that occur in maps.
+
+    Args:
+        pairs (Sequence[Pair]): See :func:`pair_files`.
+        size (int): Side that maps are read at.
+        ignore (Sequence[int]): Values that are no class.
+        most (int, optional): Number of classes; those of the most pixels are
+            taken, and others are no class. Defaults to None, all.
+
+    Returns:
+        Dict[int, int]: Class of each value, from 0, in the values' order.
+
+    Raises:
+        EvaluationDataError: If there are fewer than two classes.
+    """
+    pixels: Counter = Counter()
+    for pair in pairs:
+        found, counts = read_map(pair.map, size).unique(return_counts=True)
+        pixels.update(dict(zip(found.tolist(), counts.tolist())))
+    for value in ignore:
+        pixels.pop(value, None)
+    values = [value for value, _ in pixels.most_common(most)]
+    if len(values) < 2:
+        raise EvaluationDataError(
+            f'the maps have {len(values)} class(es) beside what is ignored '
+            f'({", ".join(map(str, ignore)) or "nothing"}), but a probe needs '
+            'two or more')
+    return {value: number for number, value in enumerate(sorted(values))}
+
+
+def _numbered(values: Tensor, classes: Dict[int, int]) -> Tensor:
+    numbered = torch.full_like(values, IGNORED)
+    for value, number in classes.items():
+        numbered[values == value] = number
+    return numbered
+
+
+def _square(encoder: Any, pair: Pair, size: int) -> Tensor:
+    """Decode an image and resize it, (C, S, S), colours as RGB."""
+    array = resize_image(
+        encoder.decode(pair.read(), pair.path), (size, size))
+    image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return image[[2, 1, 0]] if encoder.is_bgr else image
 
 
 class DenseScore(NamedTuple):
@@ -123,3 +303,33 @@ def dense_score(counted: np.ndarray, resamples: int = 1000, seed: int = 0
         100 * float(mean_iou(total)),
         100 * float(np.trace(total) / total.sum()),
         (float(low), float(high)))
+
+
+def report_dense(predicted: Mapping[str, Tensor], maps: Tensor,
+                 classes: int) -> Dict[str, Any]:
+    """Print the scores for each value of a setting, and return them.
+
+    Args:
+        predicted (Mapping[str, torch.Tensor]): Predicted classes of patches,
+            (N * L, ), by the setting in words.
+        maps (torch.Tensor): See :func:`confusions`.
+        classes (int): Number of classes.
+
+    Returns:
+        Dict[str, Any]: ``miou``, ``pixel_accuracy``, and ``interval`` of the
+        best value, its words as ``best``, and ``all`` mIoU.
+    """
+    scores = {
+        name: dense_score(confusions(
+            found.cpu().view(len(maps), -1), maps, classes))
+        for name, found in predicted.items()}
+    best = max(scores, key=lambda name: scores[name].miou)
+    print_table(
+        ['', 'mIoU %', 'pixels %'],
+        [[f'{name}{" *" if name == best else ""}',
+          f'{s.miou:.2f} [{s.interval[0]:.2f}, {s.interval[1]:.2f}]',
+          f'{s.pixel_accuracy:.2f}'] for name, s in scores.items()])
+    return dict(
+        miou=scores[best].miou, pixel_accuracy=scores[best].pixel_accuracy,
+        interval=scores[best].interval, best=best,
+        all={name: s.miou for name, s in scores.items()})

@@ -1,117 +1,179 @@
-"""Features of a frozen model on a data set."""
+"""Features of a frozen encoder: the one extractor of all evaluations."""
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.dataset import BaseDataset, DefaultSampler, default_collate
-from mmengine.dist import all_gather, is_main_process
+from mmengine.dist import all_gather, get_dist_info, is_main_process
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.names import encode_name
 from ..datasets.source import ImageSource, ignore_interrupts
 from ..dependencies import cpu_count
-from ..image_config import is_plain
+from ..image_config import image_settings
 from ..progress import Progress
+from .centre_crop import CentreCrop
+from .data import EvaluationDataError, configured_images
 from .feature_files import Part, storable
 
 # A part is written at the latest after so many bytes, or seconds.
 _PART_BYTES = 64 * 2**20
 _PART_SECONDS = 30.
+# Name of an image, its crop (C, S, S) or None, and why it cannot be read.
+_Item = Tuple[str, Optional[Tensor], str]
 
 
 class FeatureSet(NamedTuple):
-    """Features (N, D) and labels (N, ) of a data set's images, in order."""
+    """Features (N, D) and labels (N, ) of the images of a source."""
 
     features: Tensor
     labels: Tensor
 
 
-def eval_preprocessor(cfg: Config) -> dict:
-    """Give the plain normalisation that belongs to a training config.
+class _Crops(Dataset):
+    """Crops of some images of a source."""
 
-    Args:
-        cfg (Config): A pre-training config.
+    def __init__(self, source: ImageSource, crop: CentreCrop,
+                 numbers: Sequence[int]) -> None:
+        self.source, self.crop, self.numbers = source, crop, numbers
 
-    Returns:
-        dict: Config of a data preprocessor.
-    """
-    keep = ['mean', 'std', 'to_rgb']
-    kind = 'SelfSupDataPreprocessor'
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
-    images = dict(channels=len(preprocessor.get('mean') or [0] * 3),
-                  dtype=preprocessor.get('dtype'))
-    if not is_plain(images):
-        keep += ['dtype', 'value_range']
-        kind = 'ChannelDataPreprocessor'
-    return dict(
-        type=kind,
-        **{k: v
-           for k, v in preprocessor.items() if k in keep})
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> _Item:
+        number = self.numbers[index]
+        name = storable(self.source.names[number])
+        try:
+            image = self.crop.decode(
+                self.source.read(number), encode_name(name))
+            return name, self.crop(image), ''
+        # Decoders raise all sorts of errors on broken files.
+        except Exception as error:
+            text = ' '.join(str(error).replace('\0', '').split())
+            return name, None, text or type(error).__name__
+
+
+def _load(source: ImageSource, crop: CentreCrop, numbers: Sequence[int],
+          batch_size: int, num_workers: int) -> DataLoader:
+    """Load crops in batches. No random number of a training is used."""
+    return DataLoader(
+        _Crops(source, crop, numbers),
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=ignore_interrupts,
+        generator=torch.Generator())
 
 
 @torch.no_grad()
-def extract_features(model: nn.Module,
-                     preprocessor: nn.Module,
-                     dataset: BaseDataset,
+def extract_features(encode: Callable[[Tensor], Tensor],
+                     crop: CentreCrop,
+                     source: ImageSource,
                      batch_size: int = 256,
                      num_workers: int = 2,
                      dtype: torch.dtype = torch.float32,
-                     progress: bool = False,
-                     **kwargs: Any) -> FeatureSet:
-    """Extract one feature per image, on all processes together.
-
-    No random number of a training that goes on is used up.
+                     progress: bool = False) -> FeatureSet:
+    """Extract one feature per labelled image, on all processes together.
 
     Args:
-        model (CMAE): A model with ``extract_feat(images, **kwargs)``.
-        preprocessor (nn.Module): The data preprocessor, which normalises
-            images.
-        dataset (BaseDataset): A labelled data set.
+        encode (Callable): Computes features (N, D) of crops (N, C, S, S) that
+            are not normalised.
+        crop (CentreCrop): Decodes and crops images.
+        source (ImageSource): Labelled images.
         batch_size (int): Images in a batch of each process. Defaults to 256.
         num_workers (int): Data workers of each process. Defaults to 2.
-        dtype (torch.dtype): The type in which features are kept. Defaults to
-            float32.
-        progress (bool): Whether to show how far it is. Defaults to False.
-        **kwargs: Further arguments of ``extract_feat``: ``pool`` and
-            ``encoder``.
+        dtype (torch.dtype): Type of the features. Defaults to float32.
+        progress (bool): Whether to show progress. Defaults to False.
 
     Returns:
-        FeatureSet: Features and labels of all images, on each process and
-        on the model's device.
+        FeatureSet: Features and labels of all images, on each process and on
+        the encoder's device.
+
+    Raises:
+        EvaluationDataError: If an image cannot be read.
     """
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    preprocessor = preprocessor.to(device)
-    features, labels = [], []
+    rank, world = get_dist_info()
+    count = len(source)
     # Every process takes each n-th image; the last round is filled up.
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=DefaultSampler(dataset, shuffle=False, seed=0),
-        num_workers=num_workers,
-        collate_fn=default_collate,
-        worker_init_fn=ignore_interrupts,
-        generator=torch.Generator())
-    with Progress(len(loader) * batch_size, 'features',
+    numbers = [n % count for n in range(rank, count + -count % world, world)]
+    loader = _load(source, crop, numbers, batch_size, num_workers)
+    features = []
+    with Progress(count, 'features',
                   enabled=progress and is_main_process()) as shown:
         for batch in loader:
-            images = preprocessor(batch)['inputs']
-            features.append(model.extract_feat(images, **kwargs).to(dtype))
-            labels += [int(s.gt_label) for s in batch['data_samples']]
-            shown.update(batch_size)
-    model.train(training)
+            for name, image, reason in batch:
+                if image is None:
+                    raise EvaluationDataError(
+                        f'{encode_name(name)} cannot be evaluated: {reason}')
+            images = torch.stack([image for _, image, _ in batch])
+            features.append(encode(images).to(dtype))
+            shown.update(len(batch) * world)
+    joined = torch.stack(all_gather(torch.cat(features)), dim=1)
     return FeatureSet(
-        _gather(torch.cat(features), len(dataset)),
-        _gather(torch.tensor(labels, device=device), len(dataset)))
+        joined.flatten(0, 1)[:count],
+        torch.as_tensor(np.asarray(source.labels), device=joined.device))
 
 
-def _gather(values: Tensor, count: int) -> Tensor:
-    """Put the values of all processes in the data set's order."""
-    return torch.stack(all_gather(values), dim=1).flatten(0, 1)[:count]
+class FrozenFeatures:
+    """Features of a model that is in training, without labels of its own.
+
+    Args:
+        model (CMAE): The model, without distributed wrapper; its weights
+            are not changed.
+        cfg (Config): Its pre-training config, see
+            :func:`~cmae_mm.evaluation.data.configured_images`.
+        encoder (str): 'online' or 'target'. Defaults to 'online'.
+        pool (str): 'mean' of the patch tokens, or 'cls', the class token.
+            Defaults to 'mean'.
+        **options: Other arguments of :func:`extract_features`.
+
+    Raises:
+        EvaluationDataError: If images or labels are missing, or training and
+            validation classes differ.
+    """
+
+    def __init__(self,
+                 model: nn.Module,
+                 cfg: Any,
+                 encoder: str = 'online',
+                 pool: str = 'mean',
+                 **options: Any) -> None:
+        self.model = model
+        self.sources = configured_images(cfg)
+        self.crop = CentreCrop(
+            cfg.model.backbone.img_size, image_settings(cfg),
+            (cfg.get('evaluation') or {}).get('short_side'))
+        self.encoder = dict(encoder=encoder, pool=pool)
+        self.options = options
+
+    def extract(self, part: str) -> FeatureSet:
+        """Extract features of 'train' or 'val', on all processes together."""
+        training = self.model.training
+        self.model.eval()
+        preprocessor = self.model.data_preprocessor
+        mean, std = (getattr(preprocessor, name, default)
+                     for name, default in (('mean', 0.), ('std', 1.)))
+        device = next(self.model.parameters()).device
+
+        def encode(images: Tensor) -> Tensor:
+            images = (images.to(device).float() - mean) / std
+            return self.model.extract_feat(images, **self.encoder)
+
+        found = extract_features(encode, self.crop,
+                                 getattr(self.sources, part), **self.options)
+        self.model.train(training)
+        return found
 
 
 def hold_out(data: FeatureSet,
@@ -130,47 +192,34 @@ def hold_out(data: FeatureSet,
             FeatureSet(data.features[held_out], data.labels[held_out]))
 
 
-class _Images(Dataset):
-    """Images of a source, cropped; or why one cannot be read."""
-
-    def __init__(self, source: ImageSource, encoder: Any,
-                 start: int, stop: int) -> None:
-        self.source, self.encoder = source, encoder
-        self.range = range(start, stop)
-
-    def __len__(self) -> int:
-        return len(self.range)
-
-    def __getitem__(self, index: int) -> Tuple[str, Optional[Tensor], str]:
-        number = self.range[index]
-        name = storable(self.source.names[number])
-        try:
-            data = self.source.read(number)
-            image = self.encoder.decode(data, encode_name(name))
-            return name, self.encoder.crop(image), ''
-        # Decoders raise all sorts of errors on broken files.
-        except Exception as error:
-            text = ' '.join(str(error).replace('\0', '').split())
-            return name, None, text or type(error).__name__
-
-
 def compute_features(model: Any, source: ImageSource,
-             ranges: List[Tuple[int, int]], batch_size: int,
-             num_workers: Optional[int], dtype: str,
-             in_parts: bool) -> Iterator[Part]:
-    """Yield the features of ranges of images in parts, or of each in one."""
+                     ranges: List[Tuple[int, int]], batch_size: int,
+                     num_workers: Optional[int], dtype: str,
+                     in_parts: bool) -> Iterator[Part]:
+    """Yield the features of ranges of images, and skip unreadable images.
+
+    Args:
+        model (PretrainedEncoder): The encoder.
+        source (ImageSource): The images.
+        ranges (List[Tuple[int, int]]): First image and the one after the
+            last of each range.
+        batch_size (int): Images in a batch.
+        num_workers (int, optional): Data workers. Defaults to one for each
+            processor core, at most 8.
+        dtype (str): Type of the features.
+        in_parts (bool): Whether to yield several parts of a range.
+
+    Yields:
+        Part: Features of some images.
+    """
     if num_workers is None:
         num_workers = min(8, cpu_count())
     left = sum(stop - start for start, stop in ranges)
     with Progress(len(source), 'features',
                   initial=len(source) - left) as progress:
         for start, stop in ranges:
-            loader = DataLoader(
-                _Images(source, model, start, stop),
-                batch_size,
-                num_workers=num_workers,
-                worker_init_fn=ignore_interrupts,
-                collate_fn=list)
+            loader = _load(source, model.centre_crop, range(start, stop),
+                           batch_size, num_workers)
             part, begun = _Collected(start, dtype), time.monotonic()
             for batch in loader:
                 images = [image for _, image, _ in batch if image is not None]
@@ -196,7 +245,7 @@ class _Collected:
         self._features = [np.zeros((0, ), dtype)]
         self._skipped: Dict[str, str] = {}
 
-    def add(self, batch: List[Tuple[str, Optional[Tensor], str]],
+    def add(self, batch: List[_Item],
             features: Optional[np.ndarray]) -> None:
         """Add a batch, and the features of the images that were read."""
         self.stop += len(batch)
@@ -219,5 +268,4 @@ class _Collected:
 @torch.no_grad()
 def _features(model: Any, images: List[Tensor],
               dtype: str) -> np.ndarray:
-    batch = torch.stack(images).to(model.mean.device)
-    return model(model.normalize(batch)).cpu().numpy().astype(dtype)
+    return model.encode(torch.stack(images)).cpu().numpy().astype(dtype)

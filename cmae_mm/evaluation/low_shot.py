@@ -1,10 +1,13 @@
 """Logistic regression on the features of few labelled images."""
-from typing import Dict, List, Sequence
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
 
 import torch
 
 from .features import FeatureSet
-from .splits import draw_shots
+from .report import balanced_accuracy, print_table, score
+from .splits import draw_shots, read_split
 
 
 def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
@@ -43,29 +46,75 @@ def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
 
 def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
              trials: int = 5,
-             inverse_penalty: float = 1.) -> Dict[int, List[float]]:
-    """Measure logistic regression on a few images of each class.
+             inverse_penalty: float = 1.) -> Dict[int, List[torch.Tensor]]:
+    """Classify by logistic regression on a few images per class.
 
     Args:
         train (FeatureSet): Features that the few images are drawn from.
         test (FeatureSet): Features to classify.
-        shots (Sequence[int]): Numbers of images of each class.
+        shots (Sequence[int]): Numbers of images per class.
         trials (int): Number of draws, with seeds from 0. Defaults to 5.
         inverse_penalty (float): Inverse of the L2 penalty's strength,
             scikit-learn's ``C``. Defaults to 1.
 
     Returns:
-        Dict[int, List[float]]: Top-1 accuracies in percent, one for each
-        draw, by number of images of each class.
+        Dict[int, List[torch.Tensor]]: Predicted classes of each draw, by
+        number of images per class.
     """
-    accuracies: Dict[int, List[float]] = {}
-    for count in shots:
-        accuracies[count] = []
-        for seed in range(trials):
-            few = draw_shots(train.labels.cpu().numpy(), count, seed)
-            predicted = fit_logistic_regression(
-                FeatureSet(train.features[few], train.labels[few]), test,
-                inverse_penalty)
-            accuracies[count].append(
-                100 * (predicted == test.labels).double().mean().item())
-    return accuracies
+    labels = train.labels.cpu().numpy()
+    return {
+        count: [fit_logistic_regression(
+            _select(train, draw_shots(labels, count, seed)), test,
+            inverse_penalty) for seed in range(trials)]
+        for count in shots}
+
+
+def _select(features: FeatureSet, index: List[int]) -> FeatureSet:
+    return FeatureSet(features.features[index], features.labels[index])
+
+
+def report_low_shot(train: FeatureSet, test: FeatureSet,
+                    names: Sequence[str], shots: Sequence[int], trials: int,
+                    splits: Sequence[Any], inverse_penalty: float
+                    ) -> Dict[str, Any]:
+    """Print the accuracy for each number of labels, and return them.
+
+    Args:
+        train (FeatureSet): See :func:`low_shot`.
+        test (FeatureSet): See :func:`low_shot`.
+        names (Sequence[str]): Names of the training images.
+        shots (Sequence[int]): See :func:`low_shot`.
+        trials (int): See :func:`low_shot`.
+        splits (Sequence[str | PathLike]): Split files.
+        inverse_penalty (float): See :func:`low_shot`.
+
+    Returns:
+        Dict[str, Any]: Mean top-1 accuracy by number of labels, its standard
+        deviation as ``<number>_std``, mean balanced accuracy as
+        ``<number>_balanced``; likewise of each split file, without standard
+        deviation.
+    """
+    result: Dict[str, Any] = {}
+    rows = []
+    for count, draws in low_shot(train, test, shots, trials,
+                                 inverse_penalty).items():
+        top1 = [score(found, test.labels).top1 for found in draws]
+        balanced = statistics.mean(
+            balanced_accuracy(found, test.labels) for found in draws)
+        spread = statistics.stdev(top1) if len(top1) > 1 else 0.
+        mean = statistics.mean(top1)
+        rows.append([f'{count} per class', f'{mean:.2f} +- {spread:.2f}',
+                     f'{balanced:.2f}'])
+        result.update({str(count): mean, f'{count}_std': spread,
+                       f'{count}_balanced': balanced})
+    for split in splits:
+        name = Path(split).stem
+        few = _select(train, read_split(str(split), names))
+        found = fit_logistic_regression(few, test, inverse_penalty)
+        scored = score(found, test.labels)
+        rows.append([name, str(scored), f'{scored.balanced:.2f}'])
+        result.update({name: scored.top1, f'{name}_balanced': scored.balanced})
+    print(f'logistic regression, {trials} draws (mean and standard '
+          f'deviation), {len(test.labels)} validation images')
+    print_table(['labels', 'top-1 %', 'balanced %'], rows)
+    return result

@@ -1,5 +1,4 @@
 """Accuracies, their confidence intervals, and how they are printed."""
-import json
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -10,9 +9,17 @@ LARGE_TEST_SET = 10_000
 
 
 class Score(NamedTuple):
-    """Top-1 accuracy in percent, with its 95% interval on small test sets."""
+    """Accuracies in percent.
+
+    Args:
+        top1 (float): Share of the images that are classified correctly.
+        balanced (float): Mean of this share over the classes.
+        interval (Tuple[float, float], optional): 95% interval of ``top1`` on
+            small test sets.
+    """
 
     top1: float
+    balanced: float
     interval: Optional[Tuple[float, float]] = None
 
     def __str__(self) -> str:
@@ -34,10 +41,26 @@ def score(predicted: Tensor, labels: Tensor) -> Score:
         images.
     """
     correct = (predicted == labels).cpu().numpy()
-    top1 = 100 * correct.mean()
-    if len(correct) >= LARGE_TEST_SET:
-        return Score(top1)
-    return Score(top1, bootstrap_interval(correct))
+    interval = bootstrap_interval(correct) if (
+        len(correct) < LARGE_TEST_SET) else None
+    return Score(100 * correct.mean(), balanced_accuracy(predicted, labels),
+                 interval)
+
+
+def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Average the recall over the classes that have an image, in percent.
+
+    Args:
+        predicted (Tensor): Predicted classes, (N, ).
+        labels (Tensor): True classes, (N, ).
+
+    Returns:
+        float: The balanced accuracy, as scikit-learn's.
+    """
+    images = labels.bincount()
+    hits = labels[predicted == labels].bincount(minlength=len(images))
+    recall = hits[images > 0].double() / images[images > 0]
+    return 100 * recall.mean().item()
 
 
 def bootstrap_interval(correct: np.ndarray,
@@ -86,23 +109,21 @@ def report_sweep(name: str, predicted: Dict[float, Tensor],
         labels (Tensor): True classes, (N, ).
 
     Returns:
-        Dict[str, Any]: ``top1`` of the best value, that value as
-        ``best_<name>``, its ``interval``, and one entry for each value.
+        Dict[str, Any]: ``top1`` and ``balanced`` of the best value, that
+        value as ``best_<name>``, its ``interval``, and the top-1 accuracy of
+        each value.
     """
     scores = {value: score(p, labels) for value, p in predicted.items()}
     best = max(scores, key=lambda value: scores[value].top1)
-    print_table([name, 'top-1 %'],
-                [[f'{value:g}{" *" if value == best else ""}', scored]
+    print_table([name, 'top-1 %', 'balanced %'],
+                [[f'{value:g}{" *" if value == best else ""}', scored,
+                  f'{scored.balanced:.2f}']
                  for value, scored in scores.items()])
     return {
         'top1': scores[best].top1,
+        'balanced': scores[best].balanced,
         f'best_{name}': best,
         'interval': scores[best].interval,
         **{f'{value:g}': scored.top1
            for value, scored in scores.items()}
     }
-
-
-def print_json(result: Dict[str, Any]) -> None:
-    """Print a result as one line of JSON, the last of a command's output."""
-    print(json.dumps(result), flush=True)

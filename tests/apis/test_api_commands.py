@@ -76,7 +76,7 @@ def test_a_mistake_is_found_before_the_libraries_are_loaded(
 ])
 def test_an_override_that_cannot_be_meant_is_one_sentence(
         pair, said, photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, 'load_libraries', lambda: None)
+    monkeypatch.setattr(command, 'load_libraries', lambda *which: None)
     monkeypatch.setattr('traceback.print_exc', None)  # is not called
     with pytest.raises(SystemExit) as end:
         main(['pretrain', str(photos), '--model', 'mini', '--out',

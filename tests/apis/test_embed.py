@@ -9,15 +9,16 @@ import pytest
 import torch
 from helpers import write_images
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
+from cmae_mm.checkpoints import load_encoder_into
 from cmae_mm.datasets.names import decode_name, encode_name
 from cmae_mm.datasets.pack import pack_images
-from cmae_mm.engine import build_frozen_model
 from cmae_mm.evaluation import features as extraction
-from cmae_mm.evaluation.evaluator import FrozenFeatures
 from cmae_mm.evaluation.feature_files import FeatureFile, FeatureFileError
+from cmae_mm.evaluation.features import FrozenFeatures
 from cmae_mm.files import OutputInUse, output_lock
 
 
@@ -47,9 +48,13 @@ def test_features_are_those_of_the_evaluation(
     cfg = Config.fromfile(str(pretrained.config))
     cfg.train_dataloader.dataset.data_root = str(labelled)
     cfg.work_dir = str(tmp_path)
-    model = build_frozen_model(cfg, str(pretrained.checkpoint), encoder)
+    model = MODELS.build(
+        dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    part = model.target.encoder if encoder == 'target' else model.backbone
+    load_encoder_into(part, str(pretrained.checkpoint), encoder)
     features, labels = FrozenFeatures(
-        model, cfg, encoder, pool, 4, 0).extract('train')
+        model, cfg, encoder, pool, batch_size=4,
+        num_workers=0).extract('train')
     found = cmae_mm.embed(labelled / 'train', pretrained.checkpoint,
                           pool=pool, encoder=encoder, batch_size=4,
                           num_workers=0)

@@ -20,6 +20,7 @@ def configs(image_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp('configs')
     pretrain = runner_cfg(image_root, folder / 'work')
     pretrain.dump(str(folder / 'pretrain.py'))
+    (folder / 'data').write_text(str(image_root))
     images = dict(
         batch_size=4,
         num_workers=0,
@@ -58,9 +59,9 @@ COMMANDS = {
     'init_cfg of fine-tuning': [
         'train', 'classify.py', '--cfg-options', PRETRAINED, INIT],
     'test': [*TEST, 'FILE'],
-    'k-NN': ['knn', 'pretrain.py', 'FILE'],
-    'linear': ['linear', 'pretrain.py', 'FILE'],
-    'few labels': ['low-shot', 'pretrain.py', 'FILE'],
+    'k-NN': ['knn', 'DATA', 'FILE'],
+    'linear': ['linear', 'DATA', 'FILE', '--config', 'pretrain.py'],
+    'few labels': ['low-shot', 'DATA', 'FILE'],
     'import': ['import', 'pretrain.py', 'FILE', 'OUT'],
     'export': ['export', 'pretrain.py', 'FILE', 'OUT', '--to', 'timm'],
     'export of all': ['export', 'pretrain.py', 'FILE', 'OUT', '--to', 'cmae'],
@@ -68,7 +69,8 @@ COMMANDS = {
 
 
 def fill(words, file, configs, work):
-    names = {'FILE': str(file), 'OUT': str(work / 'out.pth')}
+    names = {'FILE': str(file), 'OUT': str(work / 'out.pth'),
+             'DATA': (configs / 'data').read_text()}
     filled = []
     for word in words:
         for name, value in names.items():

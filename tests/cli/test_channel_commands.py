@@ -51,9 +51,9 @@ def lines_for(channels):
     if channels == 6:
         load = ['--num-workers', '0', '--batch-size', '4', '--json']
         lines += [
-            ['knn', config, checkpoint, '--ks', '3', *load],
-            ['linear', config, checkpoint, '--epochs', '2', *load],
-            ['low-shot', config, checkpoint, '--shots', '1', '--trials', '1',
+            ['knn', data, checkpoint, '--ks', '3', *load],
+            ['linear', data, checkpoint, '--epochs', '2', *load],
+            ['low-shot', data, checkpoint, '--shots', '1', '--trials', '1',
              *load],
             ['views', config, '--out', 'views.png', '--most', '3', '--show',
              '5', '2', '0'],

@@ -1,5 +1,6 @@
 """One command: what its help says, where it runs, how it ends."""
 import argparse
+import inspect
 import json
 import os
 import re
@@ -10,9 +11,11 @@ import sys
 import pytest
 from helpers import QUICK, ROOT, SMALL, run_commands, write_images
 
+from cmae_mm.apis import evaluation
+from cmae_mm.apis.arguments import RANDOM as RANDOM_WORD
 from cmae_mm.checkpoints import EXPORTS
 from cmae_mm.checkpoints.load import RANDOM
-from cmae_mm.cli import arguments, checkpoints, evaluate
+from cmae_mm.cli import checkpoints
 from cmae_mm.cli.main import COMMANDS, GROUPS, build_parser, parse
 from cmae_mm.evaluation.knn import KS
 from cmae_mm.evaluation.linear import LRS
@@ -67,9 +70,10 @@ def test_the_help_of_all_lists_each_command_once():
 
 def test_what_the_help_says_without_the_libraries_is_theirs():
     assert sorted(checkpoints.ENCODERS) == sorted(EXPORTS)
-    assert tuple(evaluate.KS) == tuple(KS)
-    assert tuple(evaluate.LRS) == tuple(LRS)
-    assert arguments.RANDOM == RANDOM
+    ks = inspect.signature(evaluation.knn).parameters['ks']
+    assert ks.default == KS
+    assert evaluation.LRS == LRS
+    assert RANDOM_WORD == RANDOM
 
 
 # A command line, what it says, its exit status. None needs a library.
@@ -81,19 +85,24 @@ LIGHT = {
     'a command that is none': (
         ['lineer'], "there is no command 'lineer'; did you mean linear?", 2),
     'an option that is none': (
-        ['linear', QUICK, 'random', '--epoch', '3'],
+        ['linear', '.', 'random', '--epoch', '3'],
         'cmae linear: there is no option --epoch; did you mean --epochs?', 2),
     'a part of an option': (
-        ['linear', QUICK, 'random', '--epo', '3'], 'no option --epo', 2),
+        ['linear', '.', 'random', '--epo', '3'], 'no option --epo', 2),
     'a choice that is none': (
-        ['knn', QUICK, 'random', '--encoder', 'best'],
-        "cmae knn: --encoder: invalid choice: 'best'", 2),
+        ['knn', '.', 'random', '--encoder', 'targt'],
+        "--encoder: must be one of online, target, but got 'targt'; did you "
+        "mean 'target'?", 2),
     'one argument too many': (
         ['train', QUICK, 'a.pth'], "one argument too many: 'a.pth'", 2),
-    'one argument too few': (['knn', QUICK], 'required: CHECKPOINT', 2),
+    'one argument too few': (['knn', '.'], 'required: CHECKPOINT', 2),
     'no such config': (
-        ['knn', 'cmae_vit-b_400e', 'random'],
+        ['knn', '.', 'random', '--config', 'cmae_vit-b_400e'],
         "cmae knn: there is no config 'cmae_vit-b_400e'", 1),
+    'a config in place of the data': (
+        ['knn', QUICK, 'random'], 'DATA CHECKPOINT --config', 1),
+    'random weights of no architecture': (
+        ['knn', '.', 'random'], 'random weights need --config', 1),
     'no such checkpoint': (
         ['export', QUICK, 'none.pth', 'out.pth', '--to', 'timm'],
         'cmae export: there is no checkpoint none.pth', 1),
@@ -164,10 +173,10 @@ def test_it_works_from_any_folder(tmp_path):
         ['export', config, 'out/iter_2.pth', 'timm.safetensors', '--to',
          'timm', *own, '--json'],
         ['import', config, 'timm.safetensors', 'init.pth', *own, '--json'],
-        ['knn', config, 'init.pth', '--ks', '3', '--num-workers', '0', *own,
-         '--json'],
-        ['low-shot', config, 'init.pth', '--shots', '1', '--splits',
-         'data/splits/50pct_seed0.txt', '--num-workers', '0', *own, '--json'],
+        ['knn', 'data', 'init.pth', '--ks', '3', '--num-workers', '0',
+         '--config', config, *own, '--json'],
+        ['low-shot', 'data', 'init.pth', '--shots', '1', '--splits',
+         'data/splits/50pct_seed0.txt', '--num-workers', '0', '--json'],
     ]
     results = run_commands(
         *commands, cwd=tmp_path, DATA_ROOT=str(tmp_path / 'data'))
@@ -197,7 +206,7 @@ class Interrupt:
 sys.meta_path.insert(0, Interrupt())
 ''',
     'while the runner is built': '''
-from cmae_mm.cli.command import load_libraries
+from cmae_mm.apis.arguments import load_libraries
 load_libraries()
 from cmae_mm.engine import ResumableRunner
 ResumableRunner.from_cfg = lambda cfg: os.kill(os.getpid(), signal.SIGINT)

@@ -140,7 +140,7 @@ MISTAKES = {
         ['export', QUICK, '{tmp}/a.pth', '{tmp}/photos/../a.pth', '--to',
          'timm'], 'would be overwritten'),
     'no neighbours': (
-        ['knn', QUICK, 'random', '--ks', '0'],
+        ['knn', '.', 'random', '--ks', '0'],
         '--ks: must be a whole number of 1 or more, but got .0.'),
     'images that are none': (
         options('train_dataloader.dataset.data_root={tmp}/none_is_one',
@@ -149,7 +149,12 @@ MISTAKES = {
     'nothing to test': (
         ['test', QUICK, '{tmp}/a.pth'], 'has no test_dataloader'),
     'nothing to evaluate on': (
-        ['knn', QUICK, 'random'], 'no labelled images'),
+        ['knn', '{tmp}/photos', 'random', '--config', QUICK],
+        'no labelled images'),
+    'a classifier as the config of an evaluation': (
+        ['knn', '{tmp}/labelled', 'random', '--val', '{tmp}/labelled/train',
+         '--config', 'configs/cifar10/finetune_vit-mini_10e.py'],
+        'must be one of pre-training.* is a ImageClassifier'),
     'no such folder for shares': (
         ['splits', '{tmp}/empty'], 'no labelled images below .*empty; without '
         'a part train; needed are class folders'),

@@ -110,12 +110,12 @@ STOPPED = {
     'store': (['store', 'DATA', 'no_store_yet'], 'nothing was written'),
     'study': (['study', 'studies/tiles.yaml'],
               'work_dirs/tiles; the same command continues'),
-    'knn': (['knn', 'quickstart/cmae_vit-mini_tiles', 'MODEL'],
-            'nothing was written'),
+    'knn': (['knn', 'DATA', 'MODEL'], 'nothing was written'),
 }
 # What is interrupted by Ctrl-C.
 WORK = {
     'embed': 'cmae_mm.evaluation.features.compute_features',
+    'knn': 'cmae_mm.evaluation.data.open_labelled',
     'store': 'cmae_mm.datasets.pack.pack_images',
     'study': 'cmae_mm.apis.study._run_all',
 }
@@ -133,7 +133,7 @@ def test_ctrl_c_says_what_is_left(name, tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
 
-    monkeypatch.setattr(command, 'load_libraries', lambda: None)
+    monkeypatch.setattr(command, 'load_libraries', lambda *which: None)
     args = main.parse(line)
     if name in WORK:
         monkeypatch.setattr(WORK[name], interrupted)

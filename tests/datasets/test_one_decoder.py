@@ -17,7 +17,6 @@ from images import photo
 from PIL import Image, ImageOps
 from test_dicom_and_geotiff import geotiff
 
-from cmae_mm.apis.centre_crop import CentreCrop
 from cmae_mm.datasets import LoadImage
 from cmae_mm.datasets.decode import (
     UnfitImage,
@@ -25,6 +24,7 @@ from cmae_mm.datasets.decode import (
     make_settings,
     read_image,
 )
+from cmae_mm.evaluation.centre_crop import CentreCrop
 from cmae_mm.evaluation.data import eval_pipeline
 
 WHOLE = make_settings(channels=None, dtype=None)

@@ -208,7 +208,7 @@ def test_commands_that_know_no_ranks_read_the_checkpoint(folder, image_root):
     cfg = config(image_root, folder / 'plain', launcher='none')
     cfg.dump(folder / 'config.py')
     results = run_commands(
-        ['knn', folder / 'config.py', checkpoint, '--work-dir',
+        ['knn', image_root, checkpoint, '--work-dir',
          folder / 'knn'],
         ['export', folder / 'config.py', checkpoint, folder / 'hf', '--to',
          'hf_vit'],

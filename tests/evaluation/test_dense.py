@@ -9,18 +9,20 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.apis.dense_probe import classes_of, pair_files, read_map
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse
 from cmae_mm.datasets.source import SourceError
 from cmae_mm.evaluation.dense import (
     IGNORED,
+    classes_of,
     confusions,
     dense_score,
     mean_iou,
+    pair_files,
     patch_labels,
+    read_map,
 )
+from cmae_mm.evaluation.splits import EvaluationDataError
 
 
 @settings(deadline=None, max_examples=30)
@@ -97,11 +99,9 @@ def data(tmp_path_factory):
     ('dense-knn', ['--ks', '3', '10']), ('dense-linear', ['--lrs', '0.1']),
     ('dense-knn', ['--img-size', '48', '--ks', '5'])])
 def test_colours_are_found_even_by_random_weights(command, more, data):
-    folders = [[str(data / kind / split) for split in ('train', 'val')]
-               for kind in ('images', 'maps')]
     result = perform(parse([
-        command, str(data / 'cfg.py'), 'random', '--images', *folders[0],
-        '--maps', *folders[1], '--work-dir', str(data / 'out'), *more]))
+        command, str(data), 'random', '--config', str(data / 'cfg.py'),
+        '--work-dir', str(data / 'out'), *more]))
     # What is lost are the patches that the border crosses.
     assert result['miou'] > 80 and result['pixel_accuracy'] > 90
     assert result['interval'][0] <= result['miou'] <= result['interval'][1]
@@ -118,14 +118,14 @@ def test_classes_are_those_of_the_most_pixels(data, tmp_path):
     pairs = pair_files(tmp_path / 'images', tmp_path / 'maps')
     assert classes_of(pairs, 10, [0]) == {3: 0, 5: 1, 9: 2}
     assert classes_of(pairs, 10, [0], 2) == {3: 0, 9: 1}
-    with pytest.raises(ArgumentError, match='1 class'):
+    with pytest.raises(EvaluationDataError, match='1 class'):
         classes_of(pairs, 10, [0, 3, 9])
 
 
 def test_files_that_do_not_fit_are_named(data, tmp_path):
-    with pytest.raises(ArgumentError, match='8 of 8 images have no map'):
+    with pytest.raises(EvaluationDataError, match='8 of 8 images have no map'):
         pair_files(data / 'images/train', tmp_path)
     with pytest.raises(SourceError, match='no images below'):
         pair_files(tmp_path, tmp_path)
-    with pytest.raises(ArgumentError, match='one whole number a pixel'):
+    with pytest.raises(EvaluationDataError, match='one whole number a pixel'):
         read_map(data / 'images/train/0.jpg', 8)

@@ -7,12 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cmae_mm.evaluation.linear import linear_sweep
 from cmae_mm.evaluation.low_shot import fit_logistic_regression, low_shot
-from cmae_mm.evaluation.report import bootstrap_interval, score
+from cmae_mm.evaluation.report import (
+    balanced_accuracy,
+    bootstrap_interval,
+    score,
+)
 from cmae_mm.evaluation.splits import draw_share, draw_shots
 
 
@@ -57,9 +62,19 @@ def test_logistic_regression_is_scikit_learns():
     expected = theirs.predict(test.features.numpy())
     ours = fit_logistic_regression(train, test)
     assert (ours.numpy() == expected).mean() > 0.99
-    accuracies = low_shot(train, test, shots=(1, 5), trials=3)
-    assert {k: len(v) for k, v in accuracies.items()} == {1: 3, 5: 3}
-    assert np.mean(accuracies[5]) > np.mean(accuracies[1])
+    drawn = low_shot(train, test, shots=(1, 5), trials=3)
+    assert {k: len(v) for k, v in drawn.items()} == {1: 3, 5: 3}
+    one, five = (np.mean([score(found, test.labels).top1 for found in draws])
+                 for draws in drawn.values())
+    assert five > one
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1))
+@pytest.mark.filterwarnings('ignore:y_pred contains classes')
+def test_balanced_accuracy_is_scikit_learns(pairs):
+    labels, predicted = torch.tensor(pairs).unbind(1)
+    assert balanced_accuracy(predicted, labels) == pytest.approx(
+        100 * balanced_accuracy_score(labels, predicted))
 
 
 @given(

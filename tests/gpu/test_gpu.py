@@ -245,8 +245,8 @@ def test_evaluation_commands(image_root, tmp_path):
     ResumableRunner.from_cfg(cfg).train()
     checkpoint = tmp_path / 'work/iter_2.pth'
     (tmp_path / 'config.py').write_text(cfg.pretty_text)
-    common = [tmp_path / 'config.py', checkpoint, '--json', '--num-workers',
-              0, '--work-dir', tmp_path / 'evaluation']
+    common = [image_root, checkpoint, '--json', '--num-workers', 0,
+              '--work-dir', tmp_path / 'evaluation']
     for command, extra in (('knn', ['--ks', 3]), ('linear', ['--epochs', 2]),
                            ('low-shot', ['--shots', 2])):
         out = run_tool('cmae', command, *common, *extra)

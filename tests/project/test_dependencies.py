@@ -127,7 +127,7 @@ def test_a_library_that_a_command_lacks_is_one_sentence(missing, said):
             'sys.meta_path.insert(0, Missing())\n'
             'sys.argv = ["cmae"]\n'
             'from cmae_mm.cli.main import main\n'
-            'main(["knn", "cmae_vit-mini_tiles", "random"])')
+            'main(["knn", "configs", "setup.cfg"])')
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

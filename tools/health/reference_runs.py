@@ -127,7 +127,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Train."""
-    from cmae_mm.cli.command import load_libraries
+    from cmae_mm.apis.arguments import load_libraries
     args = parse_args()
     data, out = args.data.resolve(), args.out.resolve()
     make_data(data)

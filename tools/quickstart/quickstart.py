@@ -83,7 +83,7 @@ def main() -> None:
     try:
         with quiet(log) as say:
             say('Loading the libraries (10 to 20 seconds)')
-            from cmae_mm.cli.command import load_libraries
+            from cmae_mm.apis.arguments import load_libraries
             load_libraries()
             from quickstart_steps import run_steps
             run_steps(args, say, start)

@@ -16,8 +16,7 @@ from cmae_mm.checkpoints import export_encoder
 from cmae_mm.config import load_config, remember
 from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.evaluation.evaluator import FrozenFeatures
-from cmae_mm.evaluation.features import hold_out
+from cmae_mm.evaluation.features import FrozenFeatures, hold_out
 from cmae_mm.evaluation.knn import knn_accuracy
 from cmae_mm.visualization import (
     read_run,

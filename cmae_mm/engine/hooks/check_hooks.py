@@ -321,7 +321,8 @@ class TransferCheckHook(BrokenImagesHook):
         splits = dict(train=train)
         if runner.val_loop is not None:
             splits['val'] = runner.val_dataloader.dataset
-            check_same_classes(train, splits['val'])
+            check_same_classes(*(data.metainfo.get('classes')
+                                 for data in splits.values()))
             self._check_topk(runner)
         model = unwrapped_model(runner)
         for name, dataset in splits.items():

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
 from ...datasets.samplers import SeededIndex, mix, seed_generators
-from ...evaluation.evaluator import FrozenFeatures
+from ...evaluation.features import FrozenFeatures
 from ...evaluation.knn import knn_accuracy
 from ...models import CMAE
 from ...models.utils import is_sharded
@@ -74,7 +74,7 @@ class KNNHook(IntervalHook):
     """Evaluate the encoder by k-NN every few epochs.
 
     Labelled images are those of the config, see
-    :func:`~cmae_mm.evaluation.eval_dataset_cfgs`. Features are stored in half
+    :func:`~cmae_mm.evaluation.data.configured_images`; features are in half
     precision. The hook does not change the training and draws none of its
     random numbers.
 

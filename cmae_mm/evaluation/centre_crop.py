@@ -3,6 +3,7 @@ import os
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 import numpy as np
+import torch
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor
@@ -16,19 +17,21 @@ from ..datasets.decode import (
     finish,
     from_pillow,
     make_settings,
+    resize_image,
 )
 from ..datasets.source import read_record
-from ..evaluation.data import eval_pipeline
 
 
 class CentreCrop:
-    """The crop of every evaluation: the short side resized, the centre cut.
+    """Resize the short side of an image and crop the centre.
 
     Args:
         size (int): Side S of the crop in pixels.
-        images (Mapping[str, Any], optional): How images are decoded, arguments
-            of ``LoadImage``. Defaults to None, colours of 8 bits.
-        pipeline (Sequence[dict], optional): Other transforms after loading.
+        images (Mapping[str, Any], optional): Arguments of ``LoadImage``,
+            which decode images. Defaults to None, colours of 8 bits.
+        short_side (int, optional): Length in pixels that the short side is
+            resized to. Defaults to 256/224 of the crop.
+        pipeline (Sequence[dict], optional): Transforms in place of these two.
 
     Attributes:
         settings (ImageSettings): How images are decoded.
@@ -37,14 +40,15 @@ class CentreCrop:
     def __init__(self,
                  size: int,
                  images: Optional[Mapping[str, Any]] = None,
+                 short_side: Optional[int] = None,
                  pipeline: Optional[Sequence[dict]] = None) -> None:
         self.settings: ImageSettings = make_settings(**(images or {}))
-        # The first one loads.
-        self._transforms = [TRANSFORMS.build(t)
-                            for t in pipeline or eval_pipeline(size)[1:]]
+        self.size = size
+        self.short_side = short_side or round(size * 256 / 224)
+        self._transforms = [TRANSFORMS.build(t) for t in pipeline or ()]
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Decode an image file as the training's images were.
+        """Decode an image file as in training.
 
         Args:
             data (bytes): The file.
@@ -108,11 +112,25 @@ class CentreCrop:
                 f'the image cannot be decoded ({error})') from error
 
     def __call__(self, image: np.ndarray) -> Tensor:
-        """Resize and crop an image, (H, W, C), as :meth:`decode` gives it.
+        """Resize and crop an image, (H, W, C), as :meth:`decode` returns it.
 
         Returns:
             Tensor: (C, S, S), of the image's type, colours as RGB.
         """
+        if self._transforms:
+            return self._transform(image)
+        height, width = image.shape[:2]
+        short = min(height, width)
+        image = resize_image(image, (self.short_side * height // short,
+                                     self.short_side * width // short))
+        top, left = (max(round((side - self.size) / 2), 0)
+                     for side in image.shape[:2])
+        crop = image[top:top + self.size, left:left + self.size]
+        pixels = torch.from_numpy(
+            np.ascontiguousarray(crop.transpose(2, 0, 1)))
+        return pixels[[2, 1, 0]] if self.settings.is_bgr else pixels
+
+    def _transform(self, image: np.ndarray) -> Tensor:
         results: Dict[str, Any] = dict(
             img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         for transform in self._transforms:

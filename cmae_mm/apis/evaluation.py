@@ -1,0 +1,551 @@
+"""Evaluations of a frozen encoder."""
+import json
+import os
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    List,
+    Literal,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+from ..config import Overrides
+from .arguments import (
+    RANDOM,
+    ArgumentError,
+    CheckpointOrRandom,
+    ConfigName,
+    Count,
+    Data,
+    Encoder,
+    Launcher,
+    Metavar,
+    OutputFolder,
+    PathLike,
+    Positive,
+    Range,
+    Size,
+    command,
+    load_libraries,
+)
+
+Pool = Literal['mean', 'cls']
+Dtype = Literal['float32', 'float16']
+LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
+
+
+def _check(data: Data, checkpoint: PathLike, config: Optional[PathLike],
+           cfg_options: Overrides, **others: Any) -> None:
+    """Check the arguments that depend on each other."""
+    if Path(data).suffix == '.py':
+        raise ArgumentError(
+            f'{data} is a config; the first argument is the data: '
+            f'DATA CHECKPOINT --config {data}')
+    if config is None and checkpoint == RANDOM:
+        raise ArgumentError(
+            'random weights need --config, which gives the architecture')
+    if config is None and cfg_options:
+        raise ArgumentError('--cfg-options needs --config')
+
+
+@command(check=_check, libraries='framework')
+def knn(data: Data,
+        checkpoint: CheckpointOrRandom,
+        *,
+        val: Optional[Data] = None,
+        ks: Sequence[Size] = (5, 10, 20, 50, 100),
+        temperature: Positive = 0.07,
+        encoder: Encoder = 'online',
+        pool: Pool = 'mean',
+        batch_size: Size = 256,
+        num_workers: Count = 2,
+        img_size: Optional[Size] = None,
+        dtype: Dtype = 'float32',
+        config: Optional[ConfigName] = None,
+        cfg_options: Overrides = (),
+        work_dir: Optional[OutputFolder] = None,
+        launcher: Launcher = 'none') -> Dict[str, Any]:
+    """Classify by the nearest neighbours of frozen features.
+
+    Nothing is trained. A table has the accuracy for each number of
+    neighbours.
+
+    Example::
+
+        $ cmae knn photos work_dirs/vit-s_photos/epoch_100.pth --json
+        $ cmae knn data/cifar10 random --config cifar10/cmae_vit-mini_20e
+
+    Args:
+        data: Labelled images: class folders in DATA/train and DATA/val (or
+            valid, validation, dev, test), a CSV file with the columns label
+            and split, a store or shards.
+        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
+            or MAE checkpoint; or the word random, with --config.
+        val: Labelled images to score on. Defaults to those in DATA.
+        ks: Numbers of neighbours. Defaults to 5, 10, 20, 50 and 100.
+        temperature: Temperature of the votes. Defaults to 0.07.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        pool: Mean of the patch tokens, or class token. Defaults to mean.
+        batch_size: Images in a batch on each process. Defaults to 256.
+        num_workers: Processes that read images, for each process. Defaults
+            to 2.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        dtype: Type of the features. Defaults to float32.
+        config: Pre-training config, for random weights, or for settings that
+            the checkpoint does not have.
+        cfg_options: Override settings of the config; nested keys with dots.
+        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
+            Defaults to work_dirs/<data>_eval.
+        launcher: Job launcher. Defaults to none.
+
+    Returns:
+        Dict[str, Any]: ``top1`` and ``balanced`` accuracy in percent of the
+        best number of neighbours, ``best_k``, the ``interval`` of ``top1``,
+        and the top-1 accuracy of each number.
+
+    Raises:
+        ArgumentError: If an argument is invalid.
+        CheckpointError: If the checkpoint cannot be used.
+        EvaluationDataError: If there are no such labelled images.
+    """
+    from ..evaluation.knn import knn_predict
+    from ..evaluation.report import report_sweep
+
+    def evaluate(found: _Extracted) -> Dict[str, Any]:
+        predicted = knn_predict(*found.train, found.val.features, ks,
+                                temperature)
+        print(f'k-NN, {found}')
+        return report_sweep('k', predicted, found.val.labels)
+
+    return _evaluate(
+        'knn', evaluate, data, checkpoint, val=val, encoder=encoder, pool=pool,
+        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
+        dtype=dtype, config=config, cfg_options=cfg_options,
+        work_dir=work_dir, launcher=launcher)
+
+
+@command(check=_check, libraries='framework')
+def linear(data: Data,
+           checkpoint: CheckpointOrRandom,
+           *,
+           val: Optional[Data] = None,
+           lrs: Sequence[Positive] = LRS,
+           epochs: Size = 100,
+           encoder: Encoder = 'online',
+           pool: Pool = 'mean',
+           batch_size: Size = 256,
+           num_workers: Count = 2,
+           img_size: Optional[Size] = None,
+           dtype: Dtype = 'float32',
+           config: Optional[ConfigName] = None,
+           cfg_options: Overrides = (),
+           work_dir: Optional[OutputFolder] = None,
+           launcher: Launcher = 'none') -> Dict[str, Any]:
+    """Train a linear classifier on frozen features.
+
+    One classifier for each learning rate, on features that are extracted
+    once. A table has the accuracy of each.
+
+    Example::
+
+        $ cmae linear photos work_dirs/vit-s_photos/epoch_100.pth --json
+
+    Args:
+        data: Labelled images: class folders in DATA/train and DATA/val (or
+            valid, validation, dev, test), a CSV file with the columns label
+            and split, a store or shards.
+        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
+            or MAE checkpoint; or the word random, with --config.
+        val: Labelled images to score on. Defaults to those in DATA.
+        lrs: Learning rates for a batch of 256. Defaults to ten from 0.0001
+            to 3.
+        epochs: Passes over the training features. Defaults to 100.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        pool: Mean of the patch tokens, or class token. Defaults to mean.
+        batch_size: Images in a batch on each process. Defaults to 256.
+        num_workers: Processes that read images, for each process. Defaults
+            to 2.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        dtype: Type of the features. Defaults to float32.
+        config: Pre-training config, for random weights, or for settings that
+            the checkpoint does not have.
+        cfg_options: Override settings of the config; nested keys with dots.
+        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
+            Defaults to work_dirs/<data>_eval.
+        launcher: Job launcher. Defaults to none.
+
+    Returns:
+        Dict[str, Any]: As of :func:`knn`, with ``best_lr``.
+
+    Raises:
+        ArgumentError: If an argument is invalid.
+        CheckpointError: If the checkpoint cannot be used.
+        EvaluationDataError: If there are no such labelled images.
+    """
+    from ..evaluation.linear import linear_sweep
+    from ..evaluation.report import report_sweep
+
+    def evaluate(found: _Extracted) -> Dict[str, Any]:
+        predicted = linear_sweep(*found.train, found.val.features, lrs, epochs)
+        print(f'linear probe, {found}')
+        return report_sweep('lr', predicted, found.val.labels)
+
+    return _evaluate(
+        'linear', evaluate, data, checkpoint, val=val, encoder=encoder,
+        pool=pool, batch_size=batch_size, num_workers=num_workers,
+        img_size=img_size, dtype=dtype, config=config,
+        cfg_options=cfg_options, work_dir=work_dir, launcher=launcher)
+
+
+@command(check=_check, libraries='framework')
+def low_shot(data: Data,
+             checkpoint: CheckpointOrRandom,
+             *,
+             val: Optional[Data] = None,
+             shots: Sequence[Size] = (1, 5, 10),
+             trials: Size = 5,
+             splits: Sequence[PathLike] = (),
+             inverse_penalty: Positive = 1.,
+             encoder: Encoder = 'online',
+             pool: Pool = 'mean',
+             batch_size: Size = 256,
+             num_workers: Count = 2,
+             img_size: Optional[Size] = None,
+             dtype: Dtype = 'float32',
+             config: Optional[ConfigName] = None,
+             cfg_options: Overrides = (),
+             work_dir: Optional[OutputFolder] = None,
+             launcher: Launcher = 'none') -> Dict[str, Any]:
+    """Fit a logistic regression to a few labels per class.
+
+    Example::
+
+        $ cmae low-shot photos epoch_100.pth --shots 1 5
+
+    Args:
+        data: Labelled images: class folders in DATA/train and DATA/val (or
+            valid, validation, dev, test), a CSV file with the columns label
+            and split, a store or shards.
+        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
+            or MAE checkpoint; or the word random, with --config.
+        val: Labelled images to score on. Defaults to those in DATA.
+        shots: Labelled images per class. Defaults to 1, 5 and 10.
+        trials: Draws of each number. Defaults to 5.
+        splits: Split files of the training images, see `cmae splits`.
+        inverse_penalty: The C of scikit-learn. Defaults to 1.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        pool: Mean of the patch tokens, or class token. Defaults to mean.
+        batch_size: Images in a batch on each process. Defaults to 256.
+        num_workers: Processes that read images, for each process. Defaults
+            to 2.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        dtype: Type of the features. Defaults to float32.
+        config: Pre-training config, for random weights, or for settings that
+            the checkpoint does not have.
+        cfg_options: Override settings of the config; nested keys with dots.
+        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
+            Defaults to work_dirs/<data>_eval.
+        launcher: Job launcher. Defaults to none.
+
+    Returns:
+        Dict[str, Any]: Mean top-1 accuracy in percent by number of labels,
+        and its standard deviation as ``<number>_std``; top-1 accuracy by name
+        of each split file.
+
+    Raises:
+        ArgumentError: If an argument is invalid.
+        CheckpointError: If the checkpoint cannot be used.
+        EvaluationDataError: If there are no such labelled images.
+    """
+    from ..evaluation.low_shot import report_low_shot
+
+    def evaluate(found: _Extracted) -> Dict[str, Any]:
+        return report_low_shot(found.train, found.val, found.names, shots,
+                               trials, splits, inverse_penalty)
+
+    return _evaluate(
+        'low-shot', evaluate, data, checkpoint, val=val, encoder=encoder,
+        pool=pool, batch_size=batch_size, num_workers=num_workers,
+        img_size=img_size, dtype=dtype, config=config,
+        cfg_options=cfg_options, work_dir=work_dir, launcher=launcher)
+
+
+class _Extracted(NamedTuple):
+    """Features of training and validation images; names of the former."""
+
+    train: Any
+    val: Any
+    names: List[str]
+
+    def __str__(self) -> str:
+        return (f'{len(self.train.labels)} training and '
+                f'{len(self.val.labels)} validation images')
+
+
+def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
+              data: PathLike, checkpoint: PathLike, *, val: Any,
+              batch_size: int, num_workers: int, dtype: str, launcher: str,
+              work_dir: Optional[PathLike], encoder: str, pool: str,
+              **options: Any) -> Dict[str, Any]:
+    """Extract features, evaluate them, and log the result."""
+    import torch
+    from mmengine.dist import is_main_process
+
+    from ..evaluation.data import open_labelled
+    from ..evaluation.features import extract_features
+    images = open_labelled(data, val)
+    _join_processes(launcher)
+    if is_main_process():
+        print('\n'.join(part.describe() for part in images), flush=True)
+    model = _load(checkpoint, encoder, pool=pool, **options)
+    train, scored = (
+        extract_features(model.encode, model.centre_crop, part, batch_size,
+                         num_workers, getattr(torch, dtype), progress=True)
+        for part in images)
+    found = _Extracted(train, scored, list(images.train.names))
+    # The tables of several ranks would mix in one output.
+    with nullcontext() if is_main_process() else redirect_stdout(None):
+        result = evaluate(found)
+    result = dict(checkpoint=str(checkpoint), data=str(data), encoder=encoder,
+                  pool=pool, **result)
+    _log(work_dir, kind, result)
+    return result
+
+
+def _join_processes(launcher: str) -> None:
+    """Join the processes that a launcher has started."""
+    if launcher == 'none':
+        return
+    import torch.distributed as dist
+    from mmengine.config import Config
+    from mmengine.dist import init_dist
+
+    from ..engine.device import adapt_to_device
+    adapt_to_device(Config(dict(launcher=launcher)))  # gloo on CPUs
+    if not dist.is_initialized():
+        init_dist(launcher)
+
+
+def _load(checkpoint: PathLike, encoder: str, *,
+          config: Optional[PathLike] = None, cfg_options: Overrides = (),
+          pool: str = 'mean', img_size: Optional[int] = None) -> Any:
+    """Load an encoder onto the device, by a config if there is one."""
+    from mmengine.device import get_device
+
+    from .encoder import load_encoder, load_encoder_by_config
+    if config is None:
+        model = load_encoder(checkpoint, encoder, pool=pool,
+                             img_size=img_size)
+    else:
+        load_libraries()
+        model = load_encoder_by_config(
+            config, checkpoint, encoder, pool=pool, img_size=img_size,
+            cfg_options=cfg_options)
+    return model.to(get_device())
+
+
+def _log(work_dir: Optional[PathLike], kind: str,
+         result: Mapping[str, Any]) -> None:
+    """Add a result to ``evaluations.jsonl`` in a folder."""
+    from mmengine.dist import is_main_process
+
+    from ..files import append_line
+    if not is_main_process():
+        return
+    checkpoint = str(result['checkpoint'])
+    if checkpoint != RANDOM and '://' not in checkpoint:
+        checkpoint = os.path.abspath(checkpoint)
+    data = Path(str(result['data'])).expanduser().resolve()
+    folder = Path(work_dir or Path('work_dirs') / f'{data.stem}_eval')
+    append_line(folder.expanduser() / 'evaluations.jsonl', json.dumps(
+        dict(result, kind=kind, checkpoint=checkpoint)))
+
+
+Folders = Annotated[Tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
+
+
+@command(check=_check, libraries='framework')
+def dense_knn(data: Data,
+              checkpoint: CheckpointOrRandom,
+              *,
+              images: Folders = ('images/train', 'images/val'),
+              maps: Folders = ('maps/train', 'maps/val'),
+              ignore: Sequence[int] = (0, ),
+              most: Optional[Annotated[int, Range(2)]] = None,
+              ks: Sequence[Size] = (1, 5, 20, 50),
+              encoder: Encoder = 'online',
+              img_size: Optional[Size] = None,
+              batch_size: Size = 32,
+              config: Optional[ConfigName] = None,
+              cfg_options: Overrides = (),
+              work_dir: Optional[OutputFolder] = None) -> Dict[str, Any]:
+    """Segment images by the nearest neighbours of frozen patches.
+
+    Nothing is trained. Each image is resized to a square, each patch has the
+    class of most of its labelled pixels, and the prediction for a patch
+    counts for all of its pixels. Scores are of the classes in the maps.
+
+    Example::
+
+        $ cmae dense-knn data/mosaics epoch_300.pth
+        $ cmae dense-knn ade epoch_300.pth --maps masks/train masks/val
+
+    Args:
+        data: Folder of the images and the maps.
+        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
+            or MAE checkpoint; or the word random, with --config.
+        images: Folders of images, lists, stores or shards, in DATA or
+            absolute. Defaults to images/train and images/val.
+        maps: Folders of maps, in DATA or absolute: PNG files of the same
+            names, one whole number a pixel. Defaults to maps/train and
+            maps/val.
+        ignore: Values of maps that are no class. Defaults to 0.
+        most: The N classes with the most training pixels; others are
+            ignored. Defaults to all.
+        ks: Numbers of neighbours. Defaults to 1, 5, 20 and 50.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        img_size: Side that images are resized to. Defaults to the
+            checkpoint's.
+        batch_size: Images in a batch. Defaults to 32.
+        config: Pre-training config, for random weights, or for settings that
+            the checkpoint does not have.
+        cfg_options: Override settings of the config; nested keys with dots.
+        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
+            Defaults to work_dirs/<data>_eval.
+
+    Returns:
+        Dict[str, Any]: ``miou`` and ``pixel_accuracy`` in percent of the best
+        number of neighbours, ``best``, the ``interval`` of ``miou``, and all
+        mIoU by number.
+
+    Raises:
+        ArgumentError: If an argument is invalid, or a map is missing.
+        CheckpointError: If the checkpoint cannot be used.
+    """
+    from ..evaluation.knn import knn_predict
+
+    def probe(features: Any, labels: Any, val: Any) -> Dict[str, Any]:
+        found = knn_predict(features, labels, val, ks)
+        return {f'k = {k}': predicted for k, predicted in found.items()}
+
+    return _segment(
+        'dense-knn', probe, data, checkpoint, images=images, maps=maps,
+        ignore=ignore, most=most, batch_size=batch_size, work_dir=work_dir,
+        encoder=encoder, img_size=img_size, config=config,
+        cfg_options=cfg_options)
+
+
+@command(check=_check, libraries='framework')
+def dense_linear(data: Data,
+                 checkpoint: CheckpointOrRandom,
+                 *,
+                 images: Folders = ('images/train', 'images/val'),
+                 maps: Folders = ('maps/train', 'maps/val'),
+                 ignore: Sequence[int] = (0, ),
+                 most: Optional[Annotated[int, Range(2)]] = None,
+                 lrs: Sequence[Positive] = LRS,
+                 epochs: Size = 50,
+                 encoder: Encoder = 'online',
+                 img_size: Optional[Size] = None,
+                 batch_size: Size = 32,
+                 config: Optional[ConfigName] = None,
+                 cfg_options: Overrides = (),
+                 work_dir: Optional[OutputFolder] = None) -> Dict[str, Any]:
+    """Segment images by a linear classifier on frozen patches.
+
+    Each image is resized to a square, each patch has the class of most of its
+    labelled pixels, and the prediction for a patch counts for all of its
+    pixels. Scores are of the classes in the maps.
+
+    Example::
+
+        $ cmae dense-linear data/mosaics epoch_300.pth
+
+    Args:
+        data: Folder of the images and the maps.
+        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
+            or MAE checkpoint; or the word random, with --config.
+        images: Folders of images, lists, stores or shards, in DATA or
+            absolute. Defaults to images/train and images/val.
+        maps: Folders of maps, in DATA or absolute: PNG files of the same
+            names, one whole number a pixel. Defaults to maps/train and
+            maps/val.
+        ignore: Values of maps that are no class. Defaults to 0.
+        most: The N classes with the most training pixels; others are
+            ignored. Defaults to all.
+        lrs: Learning rates for a batch of 256 patches. Defaults to ten from
+            0.0001 to 3.
+        epochs: Passes over the training patches. Defaults to 50.
+        encoder: The trained encoder, or the one that follows it. Defaults to
+            online.
+        img_size: Side that images are resized to. Defaults to the
+            checkpoint's.
+        batch_size: Images in a batch. Defaults to 32.
+        config: Pre-training config, for random weights, or for settings that
+            the checkpoint does not have.
+        cfg_options: Override settings of the config; nested keys with dots.
+        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
+            Defaults to work_dirs/<data>_eval.
+
+    Returns:
+        Dict[str, Any]: As of :func:`dense_knn`, by learning rate.
+
+    Raises:
+        ArgumentError: If an argument is invalid, or a map is missing.
+        CheckpointError: If the checkpoint cannot be used.
+    """
+    from ..evaluation.linear import linear_sweep
+
+    def probe(features: Any, labels: Any, val: Any) -> Dict[str, Any]:
+        found = linear_sweep(features, labels, val, lrs, epochs)
+        return {f'lr = {lr:g}': predicted for lr, predicted in found.items()}
+
+    return _segment(
+        'dense-linear', probe, data, checkpoint, images=images, maps=maps,
+        ignore=ignore, most=most, batch_size=batch_size, work_dir=work_dir,
+        encoder=encoder, img_size=img_size, config=config,
+        cfg_options=cfg_options)
+
+
+def _segment(kind: str, probe: Callable[[Any, Any, Any], Dict[str, Any]],
+             data: PathLike, checkpoint: PathLike, *, images: Folders,
+             maps: Folders, ignore: Sequence[int], most: Optional[int],
+             batch_size: int, work_dir: Optional[PathLike], encoder: str,
+             **options: Any) -> Dict[str, Any]:
+    """Extract patch features, classify patches, and log the result."""
+    from ..evaluation.dense import (
+        classes_of,
+        extract_dense,
+        pair_files,
+        report_dense,
+    )
+    root = Path(data).expanduser()
+    train, val = (pair_files(root / image, root / map_)
+                  for image, map_ in zip(images, maps))
+    model = _load(checkpoint, encoder, **options)
+    classes = classes_of(train, model.img_size, ignore, most)
+    fit, scored = (extract_dense(model, pairs, classes, batch_size)
+                   for pairs in (train, val))
+    device = model.mean.device
+    features, labels = fit.labelled(model.patch_size)
+    predicted = probe(features.to(device), labels.to(device),
+                      scored.features.flatten(0, 1).to(device))
+    print(f'{kind}, {len(train)} training and {len(val)} validation images, '
+          f'{len(classes)} classes')
+    result = dict(
+        checkpoint=str(checkpoint), data=str(data), encoder=encoder,
+        **report_dense(predicted, scored.maps, len(classes)))
+    _log(work_dir, kind, result)
+    return result

@@ -54,6 +54,7 @@ from typing import (
     get_type_hints,
 )
 
+from ..config import Overrides as Overrides  # for all commands
 from ..config import check_pairs
 from ..dependencies import import_framework
 from ..files import check_output

@@ -16,12 +16,12 @@ from ..config import load_config
 from ..datasets.names import encode_name
 from ..datasets.source import SourceError, open_source
 from ..dependencies import cpu_count
+from ..evaluation.centre_crop import CentreCrop
 from ..files import write_file
 from ..plain_config import MODEL_TYPES, check_types
 from ..visualization import save_grid
 from ..visualization.image_grid import save_picture
 from .arguments import ArgumentError, PathLike
-from .centre_crop import CentreCrop
 from .finetuning import Recipe
 from .labelled_data import (
     PART_NAMES,

@@ -24,7 +24,7 @@ LEVELS = (
      'plain_config', 'files'),
 )
 # Rooms of one level that import each other all the same, one way.
-BESIDE = {('dependencies', 'packaged')}
+BESIDE = {('dependencies', 'packaged'), ('dependencies', 'entry')}
 # What importing the package is: it gathers the rooms that it registers.
 ENTRANCES = ('__init__', '__main__')
 # Libraries that only one room may need.

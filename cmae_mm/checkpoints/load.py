@@ -152,51 +152,63 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
                  ) -> Tuple[str, Dict[str, Any]]:
     """Derive the registered name and the arguments of an encoder."""
     hybrid = is_hybrid(state)
-    kind = 'TransferConvViT' if hybrid else 'TransferViT'
-    sizes, positions = read_sizes(state), state.get('pos_embed')
-    hidden = state.get('layers.0.ffn.layers.0.0.weight')
-    kernel = state.get('conv_stages.0.blocks.0.depthwise.weight')
-    if (sizes is None or positions is None or positions.dim() != 3
-            or hidden is None or hidden.dim() != 2
-            or hybrid and (kernel is None or kernel.dim() != 4)):
+    sizes, positions = read_sizes(state), _shape(state, 'pos_embed', 3)
+    hidden = _shape(state, 'layers.0.ffn.layers.0.0.weight', 2)
+    kernel = _shape(state, 'conv_stages.0.blocks.0.depthwise.weight', 4)
+    if not (sizes and positions and hidden and (kernel or not hybrid)):
         what = 'hybrid encoder' if hybrid else (
             'plain vision transformer with a class token')
         raise CheckpointError(
             f'its encoder is no {what}; build it by its config')
-    grid = layouts.square_root(positions.shape[1] - (not hybrid))
-    if not grid:
-        raise CheckpointError(
-            f'its {positions.shape[1]} positions are not those of '
-            f'{"" if hybrid else "a class token and "}a square grid of '
-            'patches')
-    patch = math.prod(sizes.patches)
-    side = img_size or grid * patch
-    if side % patch:
-        raise CheckpointError(
-            f'patches of {patch} pixels do not divide images of {side}; '
-            f'choose a multiple of {patch}')
-    arch: Dict[str, Any] = (
-        dict(embed_dims=sizes.widths, depths=sizes.depths) if hybrid else
-        dict(embed_dims=sizes.widths[0], num_layers=sizes.depths[0],
-             feedforward_channels=hidden.shape[0]))
-    heads = _find_heads(kind, sizes, arch, facts, num_heads)
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
     settings = dict(
-        arch=dict(arch, num_heads=heads),
-        img_size=side,
+        img_size=_image_side(
+            positions[1], hybrid, math.prod(sizes.patches), img_size),
         in_channels=state[f'{first}.projection.weight'].shape[1],
         qkv_bias='layers.0.attn.qkv.bias' in state,
         final_norm='ln1.weight' in state,
         # with the norm of pooled features that a classifier has
         out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
-    if hybrid and kernel is not None:
-        return kind, dict(
-            settings,
+    arch: Dict[str, Any]
+    if hybrid:
+        kind = 'TransferConvViT'
+        arch = dict(embed_dims=sizes.widths, depths=sizes.depths)
+        settings.update(
             patch_sizes=sizes.patches,
-            mlp_ratio=hidden.shape[0] / sizes.widths[-1],
-            kernel_size=kernel.shape[-1],
+            mlp_ratio=hidden[0] / sizes.widths[-1],
+            kernel_size=kernel[-1],
             with_fusion='fusions.0.weight' in state)
-    return kind, dict(settings, patch_size=patch)
+    else:
+        kind = 'TransferViT'
+        arch = dict(embed_dims=sizes.widths[0], num_layers=sizes.depths[0],
+                    feedforward_channels=hidden[0])
+        settings.update(patch_size=sizes.patches[0])
+    arch['num_heads'] = _find_heads(kind, sizes, arch, facts, num_heads)
+    return kind, dict(settings, arch=arch)
+
+
+def _shape(state: StateDict, name: str, dims: int) -> Tuple[int, ...]:
+    """Return the shape of a tensor, () if it is missing or has other dims."""
+    value = state.get(name)
+    return tuple(value.shape) if value is not None and (
+        value.dim() == dims) else ()
+
+
+def _image_side(positions: int, hybrid: bool, patch: int,
+                img_size: Optional[int]) -> int:
+    """Derive the side of the images in pixels from the positions."""
+    grid = layouts.square_root(positions - (not hybrid))
+    if not grid:
+        raise CheckpointError(
+            f'its {positions} positions are not those of '
+            f'{"" if hybrid else "a class token and "}a square grid of '
+            'patches')
+    side = img_size or grid * patch
+    if side % patch:
+        raise CheckpointError(
+            f'patches of {patch} pixels do not divide images of {side}; '
+            f'choose a multiple of {patch}')
+    return side
 
 
 def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],

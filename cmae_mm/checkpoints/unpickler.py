@@ -10,6 +10,7 @@ import posixpath
 import re
 import struct
 from collections import Counter, OrderedDict
+from functools import partial
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -261,20 +262,20 @@ def _check_nesting(value: Any, name: str, counts: Dict[int, int],
     return counts[id(value)]
 
 
-# The functions in the table. All arguments but the first come from the file.
+# The functions in the table. All arguments after the unpickler come from the
+# file.
 
 
-def _mapping(kind: Callable[[], Any]) -> Callable[..., Any]:
-    def make(unpickler: SafeUnpickler, *args: Any) -> Any:
-        made = kind()
-        given = [a for a in args if type(a) is not _Name and a is not None]
-        for items in given[:1]:
-            unpickler.charge(64 * len(items))
-            pairs = items.items() if isinstance(items, dict) else items
-            for key, item in pairs:
-                made[_check_key(key)] = item
-        return made
-    return make
+def _mapping(kind: Callable[[], Any], unpickler: SafeUnpickler,
+             *args: Any) -> Any:
+    made = kind()
+    given = [a for a in args if type(a) is not _Name and a is not None]
+    for items in given[:1]:
+        unpickler.charge(64 * len(items))
+        pairs = items.items() if isinstance(items, dict) else items
+        for key, item in pairs:
+            made[_check_key(key)] = item
+    return made
 
 
 def _set_metadata(unpickler: SafeUnpickler, value: Any, state: Any) -> None:
@@ -283,15 +284,10 @@ def _set_metadata(unpickler: SafeUnpickler, value: Any, state: Any) -> None:
     vars(value).update(state)
 
 
-def _set_namespace(unpickler: SafeUnpickler, value: dict, state: Any) -> None:
-    value.update(dict(state))
-
-
-def _collection(kind: Callable[..., Any]) -> Callable[..., Any]:
-    def make(unpickler: SafeUnpickler, items: Any = ()) -> Any:
-        unpickler.charge(64 * len(items))
-        return kind(map(_check_key, items))
-    return make
+def _collection(kind: Callable[..., Any], unpickler: SafeUnpickler,
+                items: Any = ()) -> Any:
+    unpickler.charge(64 * len(items))
+    return kind(map(_check_key, items))
 
 
 def _bytes(unpickler: SafeUnpickler, data: Any = b'',
@@ -462,15 +458,15 @@ _ARGUMENTS = {
     'numpy.ndarray', _ONE_CYCLE, 'builtins.list', 'builtins.dict',
     'builtins.int', 'builtins.float', 'builtins.str', 'builtins.tuple'}
 _CALLS: Dict[str, Callable[..., Any]] = {
-    _ORDERED: _mapping(OrderedDict),
+    _ORDERED: partial(_mapping, OrderedDict),
     # Milestones of mmengine's MultiStepLR.
-    'collections.Counter': _mapping(Counter),
+    'collections.Counter': partial(_mapping, Counter),
     **dict.fromkeys(('collections.defaultdict',
                      'mmengine.config.config.ConfigDict',
-                     'argparse.Namespace'), _mapping(dict)),
+                     'argparse.Namespace'), partial(_mapping, dict)),
     'builtins.getattr': _attribute,
-    'builtins.set': _collection(set),
-    'builtins.frozenset': _collection(frozenset),
+    'builtins.set': partial(_collection, set),
+    'builtins.frozenset': partial(_collection, frozenset),
     **dict.fromkeys(('builtins.bytes', '_codecs.encode'), _bytes),
     'builtins.bytearray': lambda u, *args: bytearray(_bytes(u, *args)),
     'builtins.complex': lambda u, *parts: complex(*map(float, parts)),
@@ -494,7 +490,8 @@ _CALLS: Dict[str, Callable[..., Any]] = {
 }
 # What sets the state that follows a call.
 _STATES: Dict[str, Callable[..., None]] = {
-    _ORDERED: _set_metadata, 'argparse.Namespace': _set_namespace,
+    _ORDERED: _set_metadata,
+    'argparse.Namespace': lambda u, value, state: value.update(dict(state)),
     'numpy.dtype': _set_byte_order, _NEW_ARRAY: _set_array,
     _HISTORY: _set_history}
 # Tensors of other kinds, in words for people.

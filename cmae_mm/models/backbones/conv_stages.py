@@ -5,7 +5,7 @@ All maps are channels-last, and consist of *cells*: maps of whole images are
 covers s x s cells. Only the depthwise convolution reads beyond a patch; for
 it, visible cells are written to a map of zeros and read back.
 """
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -193,13 +193,13 @@ class ConvStage(nn.Module):
         side (int): Side of a patch in cells of the input.
         mlp_ratio (float): See :class:`ConvBlock`.
         kernel_size (int): See :class:`ConvBlock`.
-        drop_paths (Tuple[float, ...]): Drop rate of each block, as many as
+        drop_paths (Sequence[float]): Drop rate of each block, as many as
             there are blocks.
     """
 
     def __init__(self, in_channels: int, channels: int, side: int,
                  mlp_ratio: float, kernel_size: int,
-                 drop_paths: Tuple[float, ...]) -> None:
+                 drop_paths: Sequence[float]) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(in_channels, channels, side)
         self.blocks = nn.ModuleList(

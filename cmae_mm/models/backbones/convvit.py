@@ -154,15 +154,13 @@ class ConvViT(PretrainedMixin, VisionTransformer):
         self.grid = grid
         self.num_patches = grid**2
         self.stage_dims = tuple(dims)
-        self.conv_stages = nn.ModuleList()
-        width, done = in_channels, 0
-        for dim, depth, side in zip(dims[:-1], depths, patch_sizes):
-            self.conv_stages.append(
-                ConvStage(width, dim, side, mlp_ratio, kernel_size,
-                          tuple(rates[done:done + depth])))
-            width, done = dim, done + depth
+        self.conv_stages = nn.ModuleList(
+            ConvStage(width, dim, side, mlp_ratio, kernel_size, drop_paths)
+            for width, dim, side, drop_paths in zip(
+                [in_channels, *dims], dims[:-1], patch_sizes,
+                (rates[:depths[0]], rates[depths[0]:-depths[-1]])))
         self.patch_embed = TokenEmbedding(
-            width, dims[-1], patch_sizes[-1], (grid, grid))
+            dims[-2], dims[-1], patch_sizes[-1], (grid, grid))
         self.fusions: Optional[nn.ModuleList] = None
         if with_fusion:
             self.fusions = nn.ModuleList(

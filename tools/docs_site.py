@@ -42,7 +42,7 @@ FUNCTIONS = [
     'pretrained_encoder.PretrainedEncoder', 'embedding.embed',
     'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
     'pictures.features', 'pictures.views', 'pictures.map_images',
-    'pictures.nearest', 'report.report', 'study.study'
+    'pictures.nearest', 'pictures.report', 'study.study'
 ]
 LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.yaml': 'yaml'}
 # mermaid.js of npm, if installed. Without it diagrams stay text, because the

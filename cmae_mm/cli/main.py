@@ -36,7 +36,7 @@ GROUPS: Dict[str, Dict[str, str]] = {
         'views': 'pictures:views', 'reconstruct': 'pictures:reconstruct',
         'attention': 'pictures:attention', 'features': 'pictures:features',
         'map': 'pictures:map_images', 'nearest': 'pictures:nearest',
-        'report': 'report:report'},
+        'report': 'pictures:report'},
     'checkpoints': {'export': '', 'import': ''},
     'data': {
         'stats': 'data:stats', 'store': 'data:store',

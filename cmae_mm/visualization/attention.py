@@ -1,4 +1,4 @@
-"""What an encoder looks at, and which patches are alike to it."""
+"""Attention maps, and patch features as colours."""
 import math
 from typing import List
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 def attention_maps(backbone: nn.Module,
                    images: Tensor,
                    layer: int = -1) -> Tensor:
-    """Give how much attention each patch gets.
+    """Compute the attention that each patch receives.
 
     Args:
         backbone (nn.Module): mmpretrain's ``VisionTransformer``.
         images (Tensor): Normalised images, (N, C, H, W).
-        layer (int): The layer. Defaults to -1, the last.
+        layer (int): Index of the layer. Defaults to -1, the last.
 
     Returns:
-        Tensor: Shares of the attention of the class token (or of all patches,
-        on average, where there is none) that the patches get from each head,
-        (N, heads, L), summing to 1 or less.
+        Tensor: Attention weights of the class token (the mean of all patches
+        without a class token) for each head, (N, heads, L). The sum over L is
+        at most 1.
     """
     attention = backbone.layers[layer].attn
     taken: List[Tensor] = []
@@ -45,7 +45,7 @@ def attention_weights(attention: nn.Module, tokens: Tensor) -> Tensor:
         tokens (Tensor): Its input, (N, T, D).
 
     Returns:
-        Tensor: (N, heads, T, T); row i is how token i attends.
+        Tensor: (N, heads, T, T); row i has the weights of token i.
     """
     count, length, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(
@@ -56,7 +56,7 @@ def attention_weights(attention: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
-    """Lay maps over pictures: bright where much attention goes.
+    """Lay attention maps over pictures, high values bright.
 
     Args:
         pictures (np.ndarray): uint8, (N, S, S, 3).
@@ -67,7 +67,7 @@ def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
     """
     from matplotlib import colormaps
     grid = round(maps.shape[1]**0.5)
-    # Each its own scale; a few patches take most of the attention.
+    # Each map has its own scale; a few patches have most of the attention.
     low, high = (maps.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
     shares = ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     size = pictures.shape[1]
@@ -81,14 +81,14 @@ def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
 def colour_features(features: Tensor) -> np.ndarray:
     """Turn patch features into colours by their first principal components.
 
-    The components are those of all patches of all images together, so that a
-    colour means the same in each picture.
+    The components are those of all patches of all images, so that a colour
+    means the same in each picture.
 
     Args:
         features (Tensor): (N, L, D), over a square grid of patches.
 
     Returns:
-        np.ndarray: uint8, (N, G, G, 3), a pixel for each patch; red is the
+        np.ndarray: uint8, (N, G, G, 3), one pixel for each patch. Red is the
         first component.
     """
     count, length, width = features.shape
@@ -96,7 +96,7 @@ def colour_features(features: Tensor) -> np.ndarray:
     rows = rows - rows.mean(dim=0)
     _, vectors = torch.linalg.eigh(rows.t() @ rows)
     vectors = vectors.flip(1)[:, :3]
-    # A vector and its opposite are one component: choose one.
+    # The sign of a component is arbitrary: fix it.
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     scores = rows @ (vectors * largest.sign())
     low, high = (torch.from_numpy(np.quantile(scores.numpy(), q, axis=0))
@@ -104,6 +104,6 @@ def colour_features(features: Tensor) -> np.ndarray:
     shares = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     grid = round(length**0.5)
     colours = (shares * 255).round().to(torch.uint8)
-    if colours.shape[1] < 3:  # of features narrower than three
+    if colours.shape[1] < 3:  # features of less than three channels
         colours = torch.nn.functional.pad(colours, (0, 3 - colours.shape[1]))
     return colours.view(count, grid, grid, 3).numpy()

@@ -173,12 +173,14 @@ def _embed(path: Path) -> Any:
             base64.b64encode(path.read_bytes()).decode())
 
 
-def _last(run: Run, name: str, form: str = '.4g') -> str:
+def _last(run: Run, name: str, form: str = '{:.4g}') -> str:
+    """Format the last value of a curve."""
     values = series(run, name)[1]
-    return format(values[-1], form) if values else '-'
+    return form.format(values[-1]) if values else '-'
 
 
 def _mean(run: Run, name: str, form: str) -> str:
+    """Format the mean of a curve."""
     values = series(run, name)[1]
     return form.format(sum(values) / len(values)) if values else '-'
 
@@ -193,27 +195,27 @@ def _summarise(runs: Sequence[Run]) -> Table:
             run.name,
             f'{done:,}' + (f' of {run.total:,}' if run.total else ''),
             describe_seconds(run.seconds), _last(run, 'loss_rc'),
-            _last(run, 'loss_ct'), _last(run, 'health/positive_rank', '.1f'),
-            _last(run, 'erank', '.1f'), f'{max(knn):.1f} %' if knn else '-'])
+            _last(run, 'loss_ct'),
+            _last(run, 'health/positive_rank', '{:.1f}'),
+            _last(run, 'erank', '{:.1f}'),
+            f'{max(knn):.1f} %' if knn else '-'])
     return Table(['run', 'iterations', 'time', 'loss_rc', 'loss_ct',
                   'rank of the positive', 'effective rank', 'best k-NN'],
                  rows, 1)
 
 
 def _costs(runs: Sequence[Run]) -> Table:
-    rows = []
-    for run in runs:
-        energy = series(run, 'health/energy_wh')[1]
-        rows.append([
-            run.name, describe_seconds(run.seconds),
-            _last(run, 'health/images_seen', ',.0f'),
-            _mean(run, 'health/images_per_second', '{:.0f}'),
-            _mean(run, 'health/data_wait', '{:.0f} %'),
-            _last(run, 'health/device_memory_mb', ',.0f'),
-            _last(run, 'health/host_memory_mb', ',.0f'),
-            f'{energy[-1] / 1000:.3f} kWh' if energy else 'not known'])
+    rows = [[
+        run.name, describe_seconds(run.seconds),
+        _last(run, 'health/images_seen', '{:,.0f}'),
+        _mean(run, 'health/images_per_second', '{:.0f}'),
+        _mean(run, 'health/data_wait', '{:.0f} %'),
+        _last(run, 'health/device_memory_mb', '{:,.0f}'),
+        _last(run, 'health/host_memory_mb', '{:,.0f}'),
+        _last(run, 'health/energy_wh', '{:,.0f}')] for run in runs]
     return Table(['run', 'time', 'images', 'images/s', 'waiting for data',
-                  'device memory, MB', 'host memory, MB', 'energy'], rows, 1)
+                  'device memory, MB', 'host memory, MB', 'energy, Wh'],
+                 rows, 1)
 
 
 def collect_charts(runs: Sequence[Run], charts: Sequence[Chart] = CHARTS
@@ -324,11 +326,10 @@ def _title(chart: Chart, curves: Sequence[Curve], several: bool) -> str:
 
 def _last_values(runs: Sequence[Run],
                  charts: Mapping[Chart, Sequence[Curve]]) -> Table:
-    rows = [[chart.title, curve.name, runs[curve.run].name, curve.y[0],
-             curve.y[-1]] for chart, curves in charts.items()
-            for curve in curves]
-    return Table(['chart', 'name', 'run', 'first', 'last'], [
-        [*row[:3], *(f'{value:.4g}' for value in row[3:])] for row in rows], 3)
+    rows = [[chart.title, curve.name, runs[curve.run].name,
+             f'{curve.y[0]:.4g}', f'{curve.y[-1]:.4g}']
+            for chart, curves in charts.items() for curve in curves]
+    return Table(['chart', 'name', 'run', 'first', 'last'], rows, 3)
 
 
 def settings_of(cfg: Mapping[str, Any]) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Many small pictures on one large one, in titled columns."""
+"""Grids of pictures in titled columns."""
 from pathlib import Path
 from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
@@ -15,23 +15,23 @@ _GAP, _MARGIN = 4, 6
 def to_rgb(images: torch.Tensor,
            preprocessor: BaseDataPreprocessor,
            channels: Optional[Sequence[int]] = None) -> np.ndarray:
-    """Undo the normalisation, and make pictures.
+    """Convert normalised images to pictures.
 
     Args:
         images (torch.Tensor): Normalised images, (N, C, H, W), colours as RGB.
         preprocessor (BaseDataPreprocessor): The model's, with ``mean`` and
-            ``std``; where values are not from 0 to 255, with ``low`` and
-            ``width``, which say what is black and white.
-        channels (Sequence[int], optional): The channels, from 0, that are
-            shown as red, green and blue, or the one that is shown in grey.
-            Defaults to None: three channels as they are, the mean of any
-            other number in grey.
+            ``std``, and for values not in 0 to 255 ``low``, shown as black,
+            and ``width``, the range up to white.
+        channels (Sequence[int], optional): Three channels to show as red,
+            green and blue, or one to show in grey, numbered from 0. Defaults
+            to None: three channels as they are, the mean of others in grey.
 
     Returns:
         np.ndarray: uint8 images, (N, H, W, 3).
 
     Raises:
-        ValueError: If there are no such channels, or not one or three.
+        ValueError: If the images do not have these channels, or their number
+            is not one or three.
     """
     count = images.shape[1]
     if channels is not None and (len(channels) not in (1, 3) or not all(
@@ -51,16 +51,16 @@ def to_rgb(images: torch.Tensor,
 
 
 def font_for(texts: Iterable[str], size: int) -> Any:
-    """Give a font that has the letters of some texts.
+    """Choose a font with the letters of some texts.
 
     Args:
-        texts (Iterable[str]): What is to be written.
-        size (int): Its size in pixels.
+        texts (Iterable[str]): The texts.
+        size (int): Size of the font in pixels.
 
     Returns:
-        ImageFont.FreeTypeFont: Pillow's own for plain English, otherwise
-        DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic,
-        Arabic and more, without Chinese, Japanese and Korean.
+        ImageFont.FreeTypeFont: Pillow's own for ASCII, otherwise matplotlib's
+        DejaVu Sans: Latin, Greek, Cyrillic and Arabic, without Chinese,
+        Japanese and Korean.
     """
     if all(text.isascii() for text in texts):
         return ImageFont.load_default(size)
@@ -70,14 +70,13 @@ def font_for(texts: Iterable[str], size: int) -> Any:
 
 
 def label_files(files: Sequence[Path]) -> List[str]:
-    """Name files by as little of their paths as tells them apart.
+    """Name files by the last parts of their paths, as few as are unique.
 
     Args:
         files (Sequence[Path]): The files.
 
     Returns:
-        List[str]: For each its name, with as many folders before it, the same
-        number for all, as it takes to tell different files apart.
+        List[str]: The names, each with the same number of parent folders.
     """
     different = len(set(files))
     for count in range(1, max(len(file.parts) for file in files) + 1):
@@ -88,7 +87,7 @@ def label_files(files: Sequence[Path]) -> List[str]:
 
 
 def _shorten(text: str, width: int, font: Any) -> str:
-    """Leave out the beginning of what is longer than so many pixels."""
+    """Cut the beginning of a text that is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f'...{text}') > width:
@@ -97,7 +96,7 @@ def _shorten(text: str, width: int, font: Any) -> str:
 
 
 def _wrap(title: str, width: int, font: Any) -> List[str]:
-    """Break a title into lines of so many pixels."""
+    """Break a title into lines of at most ``width`` pixels."""
     lines: List[str] = []
     for word in title.split():
         longer = f'{lines[-1]} {word}' if lines else word
@@ -112,7 +111,7 @@ def draw_grid(columns: Mapping[str, Any],
                scale: int = 1,
                per_row: int = 1,
                labels: Optional[Sequence[str]] = None) -> Image.Image:
-    """Draw pictures in rows, a titled column for each kind.
+    """Draw pictures in rows and titled columns.
 
     Args:
         columns (Mapping[str, Sequence[np.ndarray]]): N pictures for each
@@ -130,7 +129,7 @@ def draw_grid(columns: Mapping[str, Any],
     sizes = {name: (pictures[0].shape[1] * scale, pictures[0].shape[0] * scale)
              for name, pictures in columns.items()}
     titles = {name: _wrap(name, sizes[name][0], font) for name in columns}
-    # A long word needs no more room than its column has.
+    # A long word widens its column.
     widths = {
         name: max([sizes[name][0],
                    *(int(font.getlength(line)) + 2 for line in titles[name])])
@@ -168,7 +167,7 @@ def save_grid(path: PathLike,
                scale: int = 1,
                per_row: int = 1,
                labels: Optional[Sequence[str]] = None) -> None:
-    """Save what :func:`draw_grid` draws.
+    """Save the picture of :func:`draw_grid`.
 
     Args:
         path (str | PathLike): The file; its folder is made if missing.
@@ -181,7 +180,7 @@ def save_grid(path: PathLike,
 
 
 def save_picture(path: PathLike, picture: Image.Image) -> None:
-    """Save a picture in the format of the file's ending, whole or not at all.
+    """Save a picture atomically, in the format of the file's suffix.
 
     Args:
         path (str | PathLike): The file; its folder is made if missing.
@@ -195,11 +194,11 @@ def save_picture(path: PathLike, picture: Image.Image) -> None:
 
 
 def fitting_scale(side: int, wanted: int = 160) -> int:
-    """Give by how much small pictures are enlarged to be seen.
+    """Choose the factor that enlarges small pictures.
 
     Args:
         side (int): Side of a picture in pixels.
-        wanted (int): Side in pixels that suffices. Defaults to 160.
+        wanted (int): Wanted side in pixels. Defaults to 160.
 
     Returns:
         int: A whole number, 1 or more.
@@ -209,7 +208,7 @@ def fitting_scale(side: int, wanted: int = 160) -> int:
 
 def draw_frames(picture: np.ndarray, boxes: Sequence[Tuple[int, int, int, str]]
                 ) -> np.ndarray:
-    """Draw square frames into a picture.
+    """Draw square frames on a picture.
 
     Args:
         picture (np.ndarray): uint8, (H, W, 3).

@@ -1,4 +1,4 @@
-"""Pictures of what a pre-training model sees and makes."""
+"""Reconstructions of a pre-training model, as pictures."""
 from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
@@ -7,9 +7,9 @@ from torch import nn
 
 from .image_grid import to_rgb
 
-# Where the loss normalises patches, the decoder's output has the colours of
-# none: its contrast within a patch is all that it is trained for.
-PREDICTED = "predicted (patches normalised)"
+# If the loss normalises patches, the decoder predicts only the contrast within
+# each patch.
+PREDICTED = 'predicted (patches normalised)'
 RESTORED = "with each patch's own mean and deviation"
 
 
@@ -18,21 +18,21 @@ def reconstruct(model: nn.Module,
                 images: torch.Tensor,
                 mask: Optional[torch.Tensor] = None
                 ) -> Dict[str, torch.Tensor]:
-    """Reconstruct removed patches.
+    """Reconstruct masked patches.
 
     Args:
         model (CMAE): The model.
         images (torch.Tensor): Normalised images, (N, C, H, W).
-        mask (torch.Tensor, optional): Bool, (N, L), True = removed. Defaults
+        mask (torch.Tensor, optional): Bool, (N, L), True = masked. Defaults
             to None, a random one.
 
     Returns:
         Dict[str, torch.Tensor]: ``mask`` (N, L), and images (N, C, H, W) in
-        the input's normalisation: ``masked``, with zeros for removed patches;
-        ``prediction``, what the decoder gives for all patches; and
-        ``reconstruction``, with predictions for removed patches. Where the
-        loss normalises patches, each prediction in the latter is given the
-        mean and variance of its own patch.
+        the input's normalisation: ``masked``, with zeros for masked patches;
+        ``prediction``, the decoder's output for all patches; and
+        ``reconstruction``, the input with predictions for masked patches. If
+        the loss normalises patches, the mean and variance of each true patch
+        are restored in ``reconstruction``.
     """
     if mask is None:
         mask = model.backbone.generate_mask(len(images), images.device)
@@ -55,11 +55,11 @@ def reconstruct(model: nn.Module,
 
 def grey_out(images: torch.Tensor, mask: torch.Tensor,
              preprocessor: nn.Module) -> torch.Tensor:
-    """Show removed patches in mid grey, also where the mean is not grey.
+    """Replace masked patches by mid grey.
 
     Args:
         images (torch.Tensor): Normalised images, (N, 3, S, S).
-        mask (torch.Tensor): Bool, (N, L), True = removed.
+        mask (torch.Tensor): Bool, (N, L), True = masked.
         preprocessor (nn.Module): With ``mean`` and ``std``.
 
     Returns:
@@ -74,7 +74,7 @@ def grey_out(images: torch.Tensor, mask: torch.Tensor,
 
 
 def _middle(preprocessor: nn.Module) -> Any:
-    """Give what is shown as mid grey, in the images' units."""
+    """Return the value of mid grey, in the images' units."""
     if getattr(preprocessor, 'is_byte_range', True):
         return 127.5
     return preprocessor.low + preprocessor.width / 2
@@ -90,8 +90,8 @@ def reconstruction_columns(
         model (CMAE): The model.
         views (Sequence[torch.Tensor]): Normalised online and target view,
             (N, C, H, W) each. The same one twice for MAE.
-        channels (Sequence[int], optional): What is shown, see :func:`to_rgb`.
-            Defaults to None.
+        channels (Sequence[int], optional): See :func:`to_rgb`. Defaults to
+            None.
 
     Returns:
         Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column.
@@ -109,20 +109,20 @@ def prediction_columns(model: nn.Module,
                        mask: Optional[torch.Tensor] = None,
                        channels: Optional[Sequence[int]] = None
                        ) -> Dict[str, np.ndarray]:
-    """Make pictures of what the pixel decoder gives, as it is and restored.
+    """Draw the prediction of the pixel decoder, raw and restored.
 
     Args:
         model (CMAE): The model.
         images (torch.Tensor): Normalised images, (N, 3, H, W).
-        mask (torch.Tensor, optional): Bool, (N, L), True = removed. Defaults
+        mask (torch.Tensor, optional): Bool, (N, L), True = masked. Defaults
             to None, a random one.
-        channels (Sequence[int], optional): What is shown, see :func:`to_rgb`.
-            Defaults to None.
+        channels (Sequence[int], optional): See :func:`to_rgb`. Defaults to
+            None.
 
     Returns:
         Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column: the input,
-        what is visible of it, the prediction, and the prediction with each
-        patch's own mean and deviation put back. Where the loss does not
+        its visible patches, the prediction, and the prediction with the mean
+        and standard deviation of each true patch. If the loss does not
         normalise patches, the last two are one, the reconstruction.
     """
     training = model.training

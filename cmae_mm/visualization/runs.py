@@ -107,7 +107,7 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         config=configs[-1].read_text('utf-8', 'replace') if configs else '',
         environment=_read_environment(texts[-1]) if texts else {},
         pictures=sorted(folder.glob('*/vis_data/vis_image/*.png'),
-                        key=lambda p: (p.parts[-4], _number(p), p.name)),
+                        key=lambda p: (p.parts[-4], len(p.name), p.name)),
         evaluations=_read_evaluations(folder, damage),
         total=_read_total(texts[-1]) if texts else None,
         seconds=_count_seconds(rows),
@@ -195,11 +195,6 @@ def _merge_starts(starts: List[List[Row]]) -> List[Row]:
         # A restart repeats the steps after the last checkpoint.
         merged = [row for row in merged if row['iter'] < first] + placed
     return sorted(merged, key=lambda row: row['iter'])
-
-
-def _number(path: Path) -> int:
-    found = re.search(r'(\d+)$', path.stem)
-    return int(found[1]) if found else 0
 
 
 def _count_seconds(rows: List[Row]) -> float:

@@ -1,6 +1,6 @@
-"""mmengine's visualisation back ends, with what they need here.
+"""Visualisation back ends for Weights & Biases and MLflow (extra='logging').
 
-Their libraries are imported when a run begins (extra='logging').
+Their libraries are imported when a run begins.
 """
 import os
 from pathlib import Path
@@ -11,25 +11,25 @@ from mmengine.config import Config
 from mmengine.visualization import MLflowVisBackend, WandbVisBackend
 from mmpretrain.registry import VISBACKENDS
 
-# What runs are gathered under, where nothing else is said.
+# Default name of the project or experiment.
 PROJECT = 'cmae_mm'
 
 
 def _work_dir(save_dir: str) -> Path:
-    """Find the work folder, of which mmengine gives <time>/vis_data."""
+    """Return the work folder of mmengine's <time>/vis_data."""
     folder = Path(save_dir).absolute()
     return folder.parents[1] if folder.name == 'vis_data' else folder
 
 
 @VISBACKENDS.register_module()
 class WandbBackend(WandbVisBackend):
-    """mmengine's back end for Weights & Biases, which uploads no code.
+    """Back end for Weights & Biases that does not upload code.
 
-    mmengine's uploads each Python file below the current folder. Curves are
-    drawn over the iteration.
+    ``WandbVisBackend`` uploads each Python file below the current folder.
+    Curves are drawn over the iteration.
 
     Args:
-        save_dir (str): Folder of the files that W&B writes.
+        save_dir (str): Folder of the files of W&B.
         init_kwargs (dict, optional): Arguments of ``wandb.init``. Defaults to
             the project 'cmae_mm' and the work folder's name.
         **kwargs: Other arguments of ``WandbVisBackend``.
@@ -45,19 +45,19 @@ class WandbBackend(WandbVisBackend):
         super().__init__(save_dir, named | (init_kwargs or {}), **kwargs)
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        """Record the config."""
+        """Log the config."""
         run = self.experiment.run
         run.config.update(config.to_dict(), allow_val_change=True)
 
 
 @VISBACKENDS.register_module()
 class MLflowBackend(MLflowVisBackend):
-    """mmengine's back end for MLflow, with a store of its own.
+    """Back end for MLflow with a database in the work folder.
 
-    Without a server, which ``tracking_uri`` or the environment variable
-    ``MLFLOW_TRACKING_URI`` names, a run is kept in ``mlflow.db`` in its work
-    folder: recent versions of MLflow refuse the plain files that mmengine
-    asks for. No file of the work folder is uploaded.
+    Without ``tracking_uri`` and the environment variable
+    ``MLFLOW_TRACKING_URI``, a run is saved to ``mlflow.db`` in its work
+    folder: recent versions of MLflow do not support the plain files that
+    ``MLflowVisBackend`` writes. No file of the work folder is uploaded.
 
     Args:
         save_dir (str): Folder of the run's files.
@@ -98,7 +98,7 @@ class MLflowBackend(MLflowVisBackend):
                   image: np.ndarray,
                   step: int = 0,
                   **kwargs: Any) -> None:
-        """Record an image, uint8, (H, W, 3), RGB, as a file of its step."""
+        """Log an RGB image, uint8, (H, W, 3), as a file of its step."""
         self.experiment.log_image(image, f'{name}_{step:06d}.png')
 
     def add_scalars(self,
@@ -106,7 +106,7 @@ class MLflowBackend(MLflowVisBackend):
                     step: int = 0,
                     file_path: Optional[str] = None,
                     **kwargs: Any) -> None:
-        """Record figures; MLflow takes numbers alone."""
+        """Log scalars as floats."""
         super().add_scalars(
             {name: float(value) for name, value in scalar_dict.items()}, step)
 

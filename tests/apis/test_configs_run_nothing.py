@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from payloads import body, write_zip
 
 import cmae_mm
-from cmae_mm.apis.report import report
+from cmae_mm.apis.pictures import report
 from cmae_mm.checkpoints import CheckpointError, load_pretraining_model
 from cmae_mm.cli.main import main
 from cmae_mm.plain_config import parse_config

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmae_mm.apis.report import report
+from cmae_mm.apis.pictures import report
 from cmae_mm.visualization.html_report import (
     Chart,
     collect_charts,
@@ -116,7 +116,7 @@ def test_the_page_says_what_there_is(folders, tmp_path):
     assert not re.search(r'(?:src|href)="(?!data:|#)', own)
     assert 'them<script>' not in page
     for words in ('61.23', '58.10 to 64.20', 'model.backbone.mask_ratio',
-                  '0.75', '0.120 kWh', '3,840', 'GPU 0', 'image/png',
+                  '0.75', 'energy, Wh', '3,840', 'GPU 0', 'image/png',
                   'them&lt;script&gt;', '2 min', 'Rank of the positive',
                   'Gradient norms', 'Learning rate',
                   'Evaluation during training'):

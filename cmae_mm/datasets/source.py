@@ -325,10 +325,12 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
             raise SourceError(f'{path} has more classes than the index: '
                               f'{folder} is damaged')
     for split in splits:
-        start, stop = (bisect_left(names, split + end) for end in '/0')
-        found = np.arange(start, stop) if index.get('sorted', True) else (
-            np.array([i for i, name in enumerate(names)
-                      if name.startswith(f'{split}/')], int))
+        if index.get('sorted'):
+            found = np.arange(*(bisect_left(names, split + end)
+                                for end in '/0'))
+        else:
+            found = np.array([i for i, name in enumerate(names)
+                              if name.startswith(f'{split}/')], int)
         if len(found):
             source.split, source.root = split, os.path.join(folder, split)
             source.empty = [name[len(split) + 1:] for name in source.empty

@@ -8,8 +8,8 @@ from tiny_training import on_ranks
 from torch.utils.data import DataLoader
 
 import cmae_mm
-from cmae_mm.cli.main import build_parser
 from cmae_mm.datasets import LoadCanvas, PretrainingDataset
+from cmae_mm.datasets.pack import pack_images
 from cmae_mm.datasets.samplers import SeededSampler
 from cmae_mm.datasets.transforms.loading import BrokenImagesError
 
@@ -127,9 +127,7 @@ SETTINGS = {
 
 def test_mini_takes_stores_and_the_settings_of_the_tutorial(
         photos, smaller, tmp_path):
-    args = build_parser().parse_args(
-        ['store', str(photos), str(tmp_path / 'store.lmdb')])
-    args.chosen.run(args)
+    pack_images(photos, tmp_path / 'store.lmdb')
     done = cmae_mm.pretrain(
         tmp_path / 'store.lmdb', 'mini', epochs=1, batch_size=4,
         num_workers=0, out=tmp_path / 'out',

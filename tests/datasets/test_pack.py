@@ -267,6 +267,22 @@ def test_labels_in_shards_of_others_are_read(texts, labels, classes, tmp_path):
     assert (source.labels.tolist(), source.classes) == (labels, classes)
 
 
+def test_a_split_of_shards_of_others(tmp_path):
+    """Whose images are in no order."""
+    webdataset = pytest.importorskip('webdataset')
+    for split in ('train', 'val'):
+        (tmp_path / f'there/{split}').mkdir(parents=True)
+        with webdataset.TarWriter(str(
+                tmp_path / f'there/{split}/0.tar'), encoder=False) as tar:
+            for key in 'zmaqb':
+                tar.write({'__key__': key, 'png': pillow(photo(20), 'PNG')})
+    write(tmp_path / 'there', tmp_path / 'index', 'shards')
+    for split in ('train', 'val'):
+        source = open_source(tmp_path / 'index', split=split)
+        assert source.split == split
+        assert list(source.names) == [f'0.tar/{key}.png' for key in 'zmaqb']
+
+
 @both
 def test_empty_class_folders_have_a_number(kind, images, tmp_path):
     """In a store, in shards and in a split of these as in the folder."""

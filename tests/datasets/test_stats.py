@@ -305,7 +305,7 @@ def test_the_command_prints_and_writes(tmp_path):
     for (code, output), said in zip(results[2:], (
             'no images below', "window must be 2 values",
             'none: cannot be written: it is a folder',
-            "must be a number or mean, but got 'zero'", 'both must agree')):
+            "must be a number or 'mean', but got 'zero'", 'both must agree')):
         assert code in (1, 2) and said in output.strip().splitlines()[-1]
 
 

@@ -240,8 +240,10 @@ def test_another_batch_goes_on_at_the_same_place(image_root, tmp_path):
     assert after.rates == pytest.approx(whole.rates[-len(after.rates):])
 
 
-def test_another_batch_without_epochs(image_root, tmp_path):
+def test_another_batch_without_epochs(image_root, tmp_path, monkeypatch):
     """As many images are skipped as were seen; epochs' samplers work too."""
+    # mmengine waits 2 seconds between epochs.
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda s: None)
     options = {'train_cfg.max_iters': 14}
     train(image_root, tmp_path, 0, 4, **options)
     (tmp_path / 'iter_14.pth').unlink()

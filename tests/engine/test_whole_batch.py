@@ -16,7 +16,7 @@ from tiny_training import on_ranks
 from torch.utils.data import DataLoader
 
 from cmae_mm.engine import AutoAmpOptimWrapper, PretrainCheckHook
-from cmae_mm.engine.hooks.check_hooks import check_loader
+from cmae_mm.engine.hooks.check_hooks import batch_sizes, check_loader
 
 IMAGES, COMPARED, STEPS = 8, 3, 20
 # Four ranks take turns on two cores, so that they make fewer steps.
@@ -132,5 +132,16 @@ def test_last_batches_of_other_sizes_are_refused(tmp_path):
         assert check_loader(loader) == [4, 3]
         with pytest.raises(ValueError, match=r'one size .* draw \[4, 3\]'):
             PretrainCheckHook._check_shares(loader)
+
+    assert on_ranks(rank, tmp_path) == [0, 0]
+
+
+@pytest.mark.parametrize('images, drop, sizes', [
+    (10, False, [4, 1]), (10, True, [4]), (16, False, [4])])
+def test_the_last_batch_of_a_rank_is_known(images, drop, sizes, tmp_path):
+    def rank(number):
+        assert batch_sizes(DataLoader(
+            range(images), batch_size=4, drop_last=drop,
+            sampler=DefaultSampler(range(images)))) == sizes
 
     assert on_ranks(rank, tmp_path) == [0, 0]

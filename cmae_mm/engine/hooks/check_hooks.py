@@ -123,16 +123,19 @@ def check_schedules(runner: Runner) -> None:
 
 
 def batch_sizes(loader: DataLoader) -> List[int]:
-    """Return the numbers of images that batches of this process have."""
+    """Return the numbers of images in batches of this process, if known."""
     batch = loader.batch_size
-    if batch is None or loader.drop_last or _is_endless(loader):
-        return [batch or 0]
+    if batch is None:  # of a batch sampler
+        return []
+    if loader.drop_last or _is_endless(loader):
+        return [batch]
     left = len(index_sampler(loader)) % batch
     return [batch, left] if left else [batch]
 
 
 def _is_endless(loader: DataLoader) -> bool:
-    return isinstance(getattr(loader, 'sampler', None), InfiniteSampler)
+    return isinstance(loader.dataset, IterableDataset) or isinstance(
+        getattr(loader, 'sampler', None), InfiniteSampler)
 
 
 def check_batch_norm(runner: Runner, kinds: Any = _BatchNorm) -> None:
@@ -262,7 +265,7 @@ class PretrainCheckHook(BrokenImagesHook):
                               None)
         if getattr(contrastive, 'loss_style', None) != 'infonce':
             return
-        size = min(batch_sizes(runner.train_dataloader))
+        size = min(batch_sizes(runner.train_dataloader), default=2)
         if size * get_world_size() < 2:
             raise ValueError(
                 f'InfoNCE needs negatives, but a batch of {size} on '
@@ -293,9 +296,11 @@ class PretrainCheckHook(BrokenImagesHook):
     def _check_queue(runner) -> None:
         head = getattr(unwrapped_model(runner).head, 'contrastive', None)
         length = getattr(head, 'queue_length', 0)
+        if not length:
+            return
         loader = runner.train_dataloader
         images = len(loader.dataset)
-        if length and length + loader.batch_size * get_world_size() > images:
+        if length + loader.batch_size * get_world_size() > images:
             raise ValueError(
                 f'head.contrastive.queue_length={length} and the batch are '
                 f'more than the {images} images of the training data, so that '

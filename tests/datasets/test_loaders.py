@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from cmae_mm.datasets import PretrainingDataset
-from cmae_mm.engine.hooks.prefetch_hook import DevicePrefetcher
+from cmae_mm.engine.hooks.step_hooks import DevicePrefetcher
 
 
 def views_of_two_epochs(root, num_workers):

@@ -19,7 +19,7 @@ from mmengine.visualization import Visualizer
 from shrunken import shrunken
 
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.hooks.prefetch_hook import DevicePrefetcher
+from cmae_mm.engine.hooks.step_hooks import DevicePrefetcher
 
 DEVICE = os.environ.get('CMAE_CHECK_DEVICE', 'cuda')
 ON_GPU = DEVICE == 'cuda'

@@ -4,8 +4,12 @@ from .evaluation_hooks import KNNHook, ReconstructionHook
 from .health_hook import HealthHook
 from .online_probe_hook import OnlineProbeHook
 from .preemption_hook import PreemptionHook
-from .prefetch_hook import PrefetchHook
-from .step_hooks import ProgressHook, SkippedStepHook, StepSeedHook
+from .step_hooks import (
+    PrefetchHook,
+    ProgressHook,
+    SkippedStepHook,
+    StepSeedHook,
+)
 from .target_update_hook import TargetUpdateHook
 
 __all__ = [

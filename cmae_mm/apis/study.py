@@ -23,7 +23,7 @@ from typing import (
 
 from ..config import ConfigError, load_config, quote_value
 from ..dependencies import cpu_count
-from ..files import output_lock, write_file
+from ..files import append_line, output_lock, write_file
 from ..packaged import find_config
 from ..progress import Progress
 from .arguments import (
@@ -244,7 +244,8 @@ def _run_all(plan: Study, chosen: Sequence[StudyRun],
     threads = max(1, cpu_count() // len(places))
     failed: List[StudyRun] = []
     # By place: a run, the processes to come, and the current one.
-    active: Dict[int, Tuple[StudyRun, Iterator, subprocess.Popen]] = {}
+    active: Dict[int, Tuple[StudyRun, Iterator, Optional[subprocess.Popen]]]
+    active = {}
     with Progress(len(chosen), plan.title, 'run',
                   initial=len(chosen) - len(waiting)) as progress, \
             _terminating(active):
@@ -254,11 +255,10 @@ def _run_all(plan: Study, chosen: Sequence[StudyRun],
                     run = waiting.pop(0)
                     print(f'{run.label}: started, see {run.folder}',
                           flush=True)
-                    processes = _run_steps(run, gpu, threads)
-                    active[place] = run, processes, next(processes)
+                    active[place] = run, _run_steps(run, gpu, threads), None
             time.sleep(_INTERVAL)
             for place, (run, processes, process) in list(active.items()):
-                if process.poll() is None:
+                if process is not None and process.poll() is None:
                     continue
                 following = next(processes, None)
                 if following is not None:
@@ -286,7 +286,11 @@ def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
     for step in run.steps:
         if step.done.is_file():
             continue
-        words = _fill_in(step.command, run)
+        try:
+            words = _fill_in(step.command, run)
+        except (OSError, ValueError) as error:  # only this run fails
+            append_line(run.output, str(error))
+            return
         with open(run.output, 'a') as output:
             # In its own session: Ctrl-C only reaches it through this process.
             process = subprocess.Popen(
@@ -314,8 +318,10 @@ def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
     if not any(CHECKPOINT in word for word in command):
         return list(command)
     folder = run.folder / 'train'
-    path = str(find_newest_whole(list_checkpoints(str(folder))) or
-               folder / 'no checkpoint')
+    last = find_newest_whole(list_checkpoints(str(folder)))
+    if last is None:
+        raise FileNotFoundError(f'{folder} has no checkpoint')
+    path = str(last)
     return [path if word == CHECKPOINT else
             word.replace(CHECKPOINT, quote_value(path)) for word in command]
 
@@ -335,9 +341,10 @@ def _terminating(active: Mapping[int, Tuple]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for *_, process in active.values():
+        processes = [process for *_, process in active.values() if process]
+        for process in processes:
             process.terminate()
-        for *_, process in active.values():
+        for process in processes:
             process.wait()
 
 

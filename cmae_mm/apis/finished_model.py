@@ -96,8 +96,11 @@ class FinishedModel(nn.Module):
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
         """Build a model by its own config, read as plain data."""
-        # init_cfg, which names a file, is left out
-        settings = check_types(cfg['model'], CLASSIFIER_TYPES)
+        # Mixing of images is for training alone. init_cfg, which names a
+        # file, is left out by the check.
+        settings = check_types(
+            {k: v for k, v in cfg['model'].items() if k != 'train_cfg'},
+            CLASSIFIER_TYPES)
         settings['data_preprocessor'] = check_types(
             cfg['data_preprocessor'], CLASSIFIER_TYPES, 'data_preprocessor')
         pipeline = check_types(

@@ -86,8 +86,9 @@ class LabelledData(NamedTuple):
         """Describe each part in one line."""
         uses = dict(train='training', val='validation, chooses the checkpoint',
                     test='test, scored once at the end')
-        lines = [f'classes        {len(self.classes)}: '
-                 + encode_name(', '.join(self.classes))[:60]]
+        names = encode_name(', '.join(self.classes[:5]))
+        more = ', ...' if len(self.classes) > 5 else ''
+        lines = [f'classes        {len(self.classes)}: {names}{more}']
         for name, part in self.parts.items():
             lines.append(f'{name:<15}{len(part.records):,} images of '
                          f'{encode_name(part.place)} ({uses[name]})')

@@ -210,8 +210,10 @@ def make_segment_config(encoder: Mapping[str, Any], data: LabelledData,
     """
     if encoder['images'] is not None:
         raise ArgumentError('segmentation needs an encoder of 8-bit colours')
-    cfg = load_config(_BASE)
     width, depth = encoder['width'], encoder['depth']
+    if decoder == 'upernet' and depth < 4:
+        raise ArgumentError('UPerNet needs an encoder of 4 layers or more')
+    cfg = load_config(_BASE)
     size, classes = encoder['backbone']['img_size'], len(data.classes)
     model = cfg.model
     model.data_preprocessor.update(

@@ -252,6 +252,22 @@ def test_multilabel(encoder, photos, tmp_path):
     assert torch.equal(state[f'backbone.{name}'], start[f'backbone.{name}'])
 
 
+def test_augmentation_of_many_images(encoder, photos, tmp_path, monkeypatch):
+    """RandAugment, erasing, mixup and CutMix, which few images do not get."""
+    def choose(*args, **kwargs):
+        return choose_recipe(*args, **kwargs)._replace(
+            augment=True, mixup=True, drop_path=0.1)
+
+    monkeypatch.setattr('cmae_mm.apis.finetuning.choose_recipe', choose)
+    done = cmae_mm.finetune(photos, encoder, tmp_path, epochs=1,
+                            num_workers=0)
+    cfg = Config.fromfile(done.config)
+    assert len(cfg.model.train_cfg.augments) == 2
+    assert 'RandAugment' in [
+        t.type for t in cfg.train_dataloader.dataset.pipeline]
+    assert load_model(done.out).predict(photos / 'test')
+
+
 def write_list(path, photos, label=lambda f: f.parent.name, split=False):
     files = sorted(photos.rglob('*.JPEG'))
     text = 'path,label' + ',subset' * split + '\n'

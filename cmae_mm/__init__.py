@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from .apis.finetuning import finetune, predict
     from .apis.finished_model import export_model, load_model
-    from .apis.pretraining import pretrain
+    from .apis.training import pretrain
 
 __all__ = [
     '__version__', 'dense_knn', 'dense_linear', 'embed', 'export_model',
@@ -45,7 +45,7 @@ _FUNCTIONS = dict(
     load_encoder='.apis.encoder',
     load_model='.apis.finished_model',
     predict='.apis.finetuning',
-    pretrain='.apis.pretraining')
+    pretrain='.apis.training')
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ ROOMS = {
     'dense/segmentation': 'Segmentation',
 }
 FUNCTIONS = [
-    'pretraining.pretrain', 'pretraining.Pretrained', 'finetuning.finetune',
+    'training.pretrain', 'training.Pretrained', 'finetuning.finetune',
     'finetuning.predict', 'finished_model.load_model',
     'finished_model.FinishedModel', 'finished_model.export_model',
     'encoder.load_encoder',

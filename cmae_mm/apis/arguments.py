@@ -25,6 +25,7 @@ get the same checks::
 import collections.abc
 import difflib
 import functools
+import importlib.util
 import inspect
 import math
 import os
@@ -56,9 +57,9 @@ from typing import (
 
 from ..config import Overrides as Overrides  # for all commands
 from ..config import check_pairs
-from ..dependencies import import_framework
+from ..dependencies import MissingLibrary, import_framework
 from ..files import check_output
-from ..packaged import find_config
+from ..packaged import find_config, install_command
 
 PathLike = Union[str, os.PathLike]
 # The word for random weights in place of a checkpoint.
@@ -412,3 +413,23 @@ def describe(hint: Any) -> str:
         return f'a list, each value {describe(inner[0])}'
     return {int: 'a whole number', float: 'a number',
             bool: 'True or False'}.get(hint, 'a path')
+
+
+def check_onnx_file(out: PathLike) -> None:
+    """Check that an ONNX file can be written.
+
+    Raises:
+        ArgumentError: If the ending is another.
+        OSError: If it cannot be written.
+        MissingLibrary: If a library for it is not installed.
+    """
+    file = Path(out).expanduser()
+    if file.suffix != '.onnx':
+        raise ArgumentError(
+            f'ONNX files are written as .onnx, but out is {str(out)!r}')
+    check_output(file)
+    for library in ('onnx', 'onnxscript', 'onnxruntime'):
+        if not importlib.util.find_spec(library):
+            raise MissingLibrary(
+                f'exporting to ONNX needs {library}, which is not installed: '
+                f'install it with `{install_command("onnx")}`')

@@ -34,11 +34,11 @@ from ..files import write_file
 from ..image_config import is_plain, settings_of
 from ..plain_config import format_config
 from .arguments import RANDOM, ArgumentError, PathLike
-from .checks import MODELS
 from .encoder import with_preprocessing
 from .finetuning import Recipe
 from .finished_model import BEST_NAME, CONFIG_NAME
 from .labelled_data import LabelledData
+from .recipe import MODELS
 
 _BASE = 'finetune/vit-b_pt300e_100e_in1k'
 # Steps that are measured for the estimate, after one that is not.

@@ -41,8 +41,7 @@ from ..plain_config import (
     parse_config,
 )
 from ..visualization import fitting_scale, save_grid
-from .arguments import PathLike
-from .checks import check_onnx_file
+from .arguments import PathLike, check_onnx_file
 
 CONFIG_NAME, BEST_NAME = 'config.py', 'best.pth'
 # Classes that a finished model's own config may name.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
 from ..evaluation.centre_crop import CentreCrop
-from .checks import POOLS, check_choice
+from ..models.utils import check_choice
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
 MEAN = (123.675, 116.28, 103.53)
@@ -60,7 +60,7 @@ class PretrainedEncoder(nn.Module):
                  value_range: Optional[Sequence[Sequence[float]]] = None
                  ) -> None:
         super().__init__()
-        check_choice('pool', pool, POOLS)
+        check_choice('pool', pool, ('mean', 'cls', 'patch'))
         if pool == 'cls' and not backbone.with_cls_token:
             raise CheckpointError(
                 'the class token takes no part in this encoder (a hybrid one '

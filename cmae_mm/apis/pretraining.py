@@ -1,6 +1,6 @@
 """Pre-training on a folder of images, from a packaged recipe."""
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -13,13 +13,13 @@ from ..config import remember, walk
 from ..engine import ResumableRunner
 from ..engine.checkpoint_folder import list_saved
 from ..engine.device import adapt_to_device
-from ..engine.work_dir import count_processes, work_dir_lock
 from ..engine.work_dir import log_to as add_log_backends
+from ..engine.work_dir import work_dir_lock
 from ..files import write_file
 from ..models.utils import is_pretrained
 from ..plain_config import PlainConfigError, format_config, parse_config
-from .checks import ArgumentError, PathLike, check_log_to
-from .recipe import ARGUMENTS, CONFIG_NAME, plan_pretraining
+from .arguments import ArgumentError, Overrides
+from .recipe import ARGUMENTS, CONFIG_NAME, Plan
 
 # What decides how a training goes on: not to be changed within one.
 _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
@@ -27,117 +27,30 @@ _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
             'train_dataloader.dataset')
 
 
-class Pretrained(NamedTuple):
-    """What pre-training has left.
+def run_pretraining(plan: Plan, overrides: Overrides, resume: bool,
+                    launcher: str, log_to: Sequence[str]) -> Tuple[Path, Path]:
+    """Train by a plan.
 
     Args:
-        checkpoint (Path): The last checkpoint, for :func:`load_encoder`,
-            ``cmae knn`` and all others.
-        config (Path): The config that was made, which ``cmae train`` takes.
-        out (Path): The folder of logs and checkpoints.
-    """
-
-    checkpoint: Path
-    config: Path
-    out: Path
-
-
-def pretrain(data: PathLike,
-             model: str = 'vit-b',
-             *,
-             epochs: Optional[int] = None,
-             batch_size: Optional[int] = None,
-             out: Optional[PathLike] = None,
-             num_workers: Optional[int] = None,
-             stats: Optional[PathLike] = None,
-             init: Optional[PathLike] = None,
-             cfg_options: Optional[Mapping[str, Any]] = None,
-             resume: bool = True,
-             log_to: Sequence[str] = (),
-             launcher: str = 'none') -> Pretrained:
-    """Pre-train a vision transformer on a folder of images.
-
-    A packaged recipe is fitted to the images and to the machine, and written
-    to ``<out>/config.py``, which ``cmae train`` and ``tools/dist_train.sh``
-    take as well:
-
-    - The learning rate is the recipe's, scaled linearly to the batch of all
-      processes; one that is given in ``cfg_options`` is taken as it is.
-    - The warm-up is the recipe's 40 of 300 epochs, in proportion and never
-      longer than 40, followed by a cosine to 0.
-    - Checkpoints are an epoch apart; where epochs are short, 500 steps or a
-      tenth of the training, whichever is shorter.
-
-    Called again with the same arguments it goes on from the last checkpoint
-    in ``out``, exactly where it stopped.
-
-    Example::
-
-        import cmae_mm
-        done = cmae_mm.pretrain('photos', 'vit-s', epochs=100)
-        encoder = cmae_mm.load_encoder(done.checkpoint)
-
-    Args:
-        data (str | PathLike): Folder of images, with class folders or none
-            (of ``data/train`` where there is one), or a store.
-        model (str): 'vit-s', 'vit-b', 'vit-l', 'vit-h', 'convvit-b', the
-            hybrid encoder, or 'mini', which trains on 64-pixel images on a
-            CPU. Defaults to 'vit-b'.
-        epochs (int, optional): Defaults to the recipe's: 300 (ViT-S, ViT-B,
-            hybrid), 800 (ViT-L, ViT-H), or what 300 steps take (mini).
-        batch_size (int, optional): Images of each process. Defaults to the
-            recipe's where it fits into the accelerator's memory, on a CPU to
-            16 (mini: 128); smaller if an epoch would have fewer than 4 steps.
-        out (str | PathLike, optional): Folder of logs and checkpoints.
-            Defaults to ``work_dirs/<model>_<folder's name>``.
-        num_workers (int, optional): Processes that read images, for each
-            training process. Defaults to the processor cores that there are,
-            at most the recipe's 8 (mini: 2).
-        stats (str | PathLike, optional): What ``cmae stats`` wrote about the
-            images: their channels, type, mean, deviation and range. Defaults
-            to None: colours of 8 bits, normalised by ImageNet's.
-        init (str | PathLike, optional): Checkpoint whose encoder online and
-            target branch start from, see :func:`load_encoder`; of the same
-            width, depth and patch size. One of colour images starts one of
-            other channels, too. Defaults to None, random weights.
-        cfg_options (Mapping[str, Any], optional): Overrides of any other
-            setting, values by dotted key.
-        resume (bool): Whether to go on from the last checkpoint in ``out``.
-            Otherwise those that are there are moved to ``previous_<N>``.
-            Defaults to True.
-        log_to (Sequence[str]): Where figures and pictures go beside the work
-            folder: 'tensorboard', 'wandb', 'mlflow'. Defaults to nowhere.
-        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi': what has started
-            this process together with others. Defaults to 'none'.
+        plan (Plan): See :func:`plan_pretraining`.
+        overrides (Mapping[str, Any] | Sequence[str]): Overrides in the plan,
+            for error messages.
+        resume (bool): See :func:`~cmae_mm.pretrain`.
+        launcher (str): See there.
+        log_to (Sequence[str]): See there.
 
     Returns:
-        Pretrained: The last checkpoint, the config and the folder.
-
-    Raises:
-        ArgumentError: If an argument is none of what is allowed, there are
-            too few images for the batch, or ``out`` holds a training with
-            other settings.
-        ConfigError: If an override cannot be meant so.
-        OutputInUse: If another process trains in ``out``.
-        ImageStatsError: If ``stats`` cannot be used, or
-        ImageStatsConflict: if an override contradicts it.
-        ImportError: If a library to log to is missing.
-        CheckpointError: If ``init`` is of another width, depth, patch size or
-            number of heads, or nothing could be saved, as where no parameter
-            is finite.
+        Tuple[Path, Path]: The last checkpoint, and the written config.
     """
-    check_log_to(log_to)
-    cfg, summary, _ = plan_pretraining(
-        data, model, epochs=epochs, batch_size=batch_size, out=out,
-        num_workers=num_workers, stats=stats, init=init,
-        cfg_options=cfg_options, processes=count_processes(launcher))
-    remember(cfg, [f'{key}=' for key in cfg_options or {}])
+    cfg = plan.cfg
+    remember(cfg, overrides)
     cfg.resume, cfg.launcher = resume, launcher
     with work_dir_lock(cfg.work_dir, launcher):
-        return _train(cfg, summary, log_to)
+        return _train(cfg, plan.summary, log_to)
 
 
-def _train(cfg: Config, summary: str, log_to: Sequence[str]) -> Pretrained:
+def _train(cfg: Config, summary: str,
+           log_to: Sequence[str]) -> Tuple[Path, Path]:
     """Train in a work folder that no other process writes to."""
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME
@@ -157,7 +70,7 @@ def _train(cfg: Config, summary: str, log_to: Sequence[str]) -> Pretrained:
     if not saved:
         raise CheckpointError(
             f'no checkpoint was saved in {folder}; the log there says why')
-    return Pretrained(saved[0].path, config, folder)
+    return saved[0].path, config
 
 
 def _as_comment(summary: str) -> str:

@@ -7,19 +7,23 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 import torch
 from mmengine.config import Config
 
-from ..config import apply_options, load_config
+from ..config import apply_options, load_config, parse_options
 from ..datasets.names import encode_name
 from ..datasets.source import ImageSource, SourceError, open_source
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
 from ..models.utils import is_pretrained
-from .checks import (
-    MODELS,
-    ArgumentError,
-    PathLike,
-    check_data,
-    check_pretraining,
-)
+from .arguments import ArgumentError, Overrides, PathLike
+
+# Packaged config of each model that `cmae pretrain` knows.
+MODELS = {
+    'vit-s': 'cmae_vit-s_300e',
+    'vit-b': 'cmae_vit-b_300e',
+    'vit-l': 'cmae_vit-l_800e',
+    'vit-h': 'cmae_vit-h_800e',
+    'convvit-b': 'cmae_convvit-b_300e',
+    'mini': 'quickstart/cmae_vit-mini_tiles',
+}
 
 CONFIG_NAME = 'config.py'
 
@@ -62,7 +66,7 @@ def plan_pretraining(data: PathLike,
                      num_workers: Optional[int] = None,
                      stats: Optional[PathLike] = None,
                      init: Optional[PathLike] = None,
-                     cfg_options: Optional[Mapping[str, Any]] = None,
+                     cfg_options: Overrides = (),
                      processes: int = 1) -> Plan:
     """Make the config of a pre-training, without running it.
 
@@ -79,15 +83,13 @@ def plan_pretraining(data: PathLike,
         ImageStatsError: If ``stats`` cannot be used.
         ImageStatsConflict: If an override contradicts ``stats``.
     """
-    check_pretraining(data, model, epochs, batch_size, num_workers, out,
-                      stats, init)
-    options = dict(cfg_options or {})
+    options = parse_options(cfg_options)
     for key, argument in ARGUMENTS.items():
         if key in options:
             raise ArgumentError(
                 f'{key} is set by the argument {argument} here, by which '
                 'others are chosen, too; leave it out of cfg_options')
-    root = check_data(data)
+    root = Path(os.path.abspath(Path(data).expanduser()))
     base = MODELS[model]
     cfg = load_config(base)
     if stats is not None:

@@ -96,7 +96,7 @@ def check(args: argparse.Namespace) -> None:
                           'encoders as they are: leave --encoder and '
                           '--img-size out')
     if getattr(args, 'to', None) == ONNX:
-        from ..apis.checks import check_onnx_file
+        from ..apis.arguments import check_onnx_file
         check_onnx_file(args.out)
     else:
         to_folder = str(getattr(args, 'to', None)).startswith('hf_')

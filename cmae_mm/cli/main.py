@@ -6,26 +6,19 @@ import sys
 from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from ..version import __version__
-from . import (
-    batch_size,
-    checkpoints,
-    doctor,
-    pretrain,
-    test,
-    train,
-)
+from . import checkpoints, doctor
 from .command import Command, run
 from .parser import Parser, add_command, near, read_docstring
 
 OLD_COMMANDS: Dict[str, Command] = {
     c.name: c for m in (
-        batch_size, checkpoints, doctor, pretrain, test, train
-    ) for c in m.COMMANDS}
+        checkpoints, doctor) for c in m.COMMANDS}
 # Function of each command in `apis`, in groups of `cmae --help`.
 GROUPS: Dict[str, Dict[str, str]] = {
     'pre-train and fine-tune': {
-        'pretrain': '', 'finetune': 'finetuning:finetune',
-        'predict': 'finetuning:predict', 'train': '', 'test': ''},
+        'pretrain': 'training:pretrain', 'finetune': 'finetuning:finetune',
+        'predict': 'finetuning:predict', 'train': 'training:train',
+        'test': 'training:test'},
     'evaluate': {
         'knn': 'evaluation:knn', 'linear': 'evaluation:linear',
         'low-shot': 'evaluation:low_shot',
@@ -41,7 +34,7 @@ GROUPS: Dict[str, Dict[str, str]] = {
     'data': {
         'stats': 'data:stats', 'store': 'data:store',
         'shards': 'data:shards', 'splits': 'data:splits'},
-    'check': {'doctor': '', 'batch-size': ''},
+    'check': {'doctor': '', 'batch-size': 'training:batch_size'},
 }
 COMMANDS: Dict[str, str] = {
     name: path for group in GROUPS.values() for name, path in group.items()}

@@ -50,8 +50,8 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
 
 @pytest.mark.parametrize('line, said', [
     (['pretrain', 'none'], "none"),
-    (['pretrain', '.', '--model', 'vit-g'], 'model must be one of'),
-    (['pretrain', '.', '--epochs', '0'], 'epochs must be'),
+    (['pretrain', '.', '--model', 'vit-g'], '--model: must be one of'),
+    (['pretrain', '.', '--epochs', '0'], '--epochs: must be'),
     (['embed', '.', 'none.pth', '--out', 'f.npz'],
      'there is no checkpoint none.pth'),
     (['embed', '.', 'setup.cfg', '--out', 'f.txt'],
@@ -63,7 +63,7 @@ def test_a_mistake_is_found_before_the_libraries_are_loaded(
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
         main(line)
-    assert end.value.code == 1
+    assert end.value.code in (1, 2)
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and said in told[0]
     assert told[0].startswith(f'cmae {line[0]}: ')

@@ -10,8 +10,9 @@ from mmengine.config import Config
 from tiny_training import on_ranks
 
 import cmae_mm
-from cmae_mm.apis.checks import MODELS, ArgumentError
-from cmae_mm.apis.recipe import plan_pretraining
+from cmae_mm.apis.arguments import ArgumentError
+from cmae_mm.apis.recipe import MODELS, plan_pretraining
+from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import build_parser
 from cmae_mm.config import ConfigError
 from cmae_mm.engine.work_dir import count_processes
@@ -40,7 +41,7 @@ def test_a_folder_of_images_is_all_that_is_needed(pretrained, photos):
 def test_the_written_config_gives_the_same_run(pretrained, tmp_path):
     args = build_parser().parse_args(
         ['train', str(pretrained.config), '--work-dir', str(tmp_path)])
-    args.chosen.run(args)
+    perform(args)
     again = weights(tmp_path / 'epoch_2.pth')
     for name, value in weights(pretrained.checkpoint).items():
         assert torch.equal(value, again[name]), name

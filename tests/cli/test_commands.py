@@ -118,13 +118,14 @@ LIGHT = {
     'a broken override': (
         ['train', QUICK, '--cfg-options', 'lr'], 'takes KEY=VALUE', 1),
     'to resume and not': (
-        ['train', QUICK, '--resume', '--no-resume'], 'contradict', 1),
+        ['train', QUICK, '--resume', '--no-resume'],
+        'not allowed with argument --resume', 2),
     'an option of no use': (
         ['export', QUICK, 'setup.cfg', 'out.pth', '--to', 'cmae', '--encoder',
          'target'], 'leave --encoder and --img-size out', 1),
     'metrics that are no JSON': (
         ['test', QUICK, 'setup.cfg', '--out', 'metrics.txt'],
-        "--out must name a .json file, but got 'metrics.txt'", 1),
+        "the output must be a .json file, but got 'metrics.txt'", 1),
 }
 
 

@@ -135,7 +135,7 @@ MISTAKES = {
     'an infinite learning rate': (
         options('optim_wrapper.optimizer.lr=inf'), 'must be a number above 0'),
     'to resume and not': (
-        ['train', QUICK, '--resume', '--no-resume'], 'contradict'),
+        ['train', QUICK, '--resume', '--no-resume'], 'not allowed with'),
     'a checkpoint over itself': (
         ['export', QUICK, '{tmp}/a.pth', '{tmp}/photos/../a.pth', '--to',
          'timm'], 'would be overwritten'),

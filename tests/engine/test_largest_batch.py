@@ -5,8 +5,7 @@ from helpers import runner_cfg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmae_mm.cli import batch_size as command
-from cmae_mm.cli.main import parse
+from cmae_mm.apis.training import batch_size
 from cmae_mm.config import ConfigError
 from cmae_mm.engine.training_step import (
     MOST,
@@ -59,13 +58,12 @@ def test_a_cpu_is_refused_in_one_sentence(image_root, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(runner_cfg(image_root, tmp_path).pretty_text)
     with pytest.raises(ConfigError, match='needs a CUDA GPU.*halve train'):
-        command.batch_size(parse(['batch-size', str(path)]))
+        batch_size(path)
 
 
 def test_a_config_of_no_pre_training_is_refused():
     with pytest.raises(ConfigError, match="a model of type 'ImageClassifier'"):
-        command.batch_size(parse(
-            ['batch-size', 'finetune/vit-b_pt300e_100e_in1k']))
+        batch_size('finetune/vit-b_pt300e_100e_in1k')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')

@@ -7,7 +7,8 @@ from helpers import runner_cfg
 from mmengine.config import Config
 from tiny_training import AtIteration
 
-from cmae_mm.apis.checks import ArgumentError, check_log_to
+from cmae_mm.apis.arguments import ArgumentError
+from cmae_mm.apis.training import check_log_to, train
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.work_dir import log_to
 
@@ -96,7 +97,7 @@ def test_what_is_there_stays_and_is_not_doubled():
 
 def test_what_is_missing_is_one_sentence(monkeypatch):
     with pytest.raises(ArgumentError, match="did you mean 'tensorboard'"):
-        check_log_to(['tensorbord'])
+        train('cmae_vit-s_300e', log_to=['tensorbord'])
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ImportError, match='`pip install wandb`.*logging'):
         check_log_to(['file', 'wandb'])

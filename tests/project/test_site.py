@@ -58,7 +58,7 @@ def test_every_document_is_a_page(site, pages):
 
 def test_the_reference_is_made_of_docstrings(site):
     functions = (site / 'api/functions.html').read_text()
-    assert 'id="cmae_mm.apis.pretraining.pretrain"' in functions
+    assert 'id="cmae_mm.apis.training.pretrain"' in functions
     assert 'Raises:' in functions
     models = (site / 'api/models.html').read_text()
     import cmae_mm.models

@@ -1,0 +1,408 @@
+"""Commands that train and test, and the size of a batch."""
+import importlib.util
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Dict,
+    Iterator,
+    Literal,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Union,
+)
+
+from ..config import ConfigError, load_config, remember
+from ..packaged import install_command
+from .arguments import (
+    Checkpoint,
+    ConfigName,
+    Count,
+    Data,
+    Launcher,
+    Output,
+    OutputFolder,
+    Overrides,
+    PathLike,
+    Positive,
+    Range,
+    Size,
+    Stats,
+    command,
+    interruptible,
+)
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+LogTo = Sequence[Literal['tensorboard', 'wandb', 'mlflow', 'file']]
+# Share of a GPU's memory for the CUDA context and NCCL's buffers.
+_HEADROOM = 0.1
+_CONTINUES = ('the last checkpoint, if one was saved, is in the work folder; '
+              'the same command continues')
+
+
+def check_log_to(log_to: LogTo, **others: Any) -> None:
+    """Check that the libraries of the log back ends are installed.
+
+    Raises:
+        ImportError: If one is missing.
+    """
+    for name in log_to:
+        if name != 'file' and not importlib.util.find_spec(name):
+            raise ImportError(
+                f'logging to {name} needs {name}, which is not installed: '
+                f'install it with `pip install {name}`, or all of them '
+                f'with `{install_command("logging")}`')
+
+
+class Pretrained(NamedTuple):
+    """Result of a pre-training.
+
+    Args:
+        checkpoint (Path): The last checkpoint, for :func:`load_encoder`,
+            ``cmae knn`` and all others.
+        config (Path): The written config, which ``cmae train`` takes.
+        out (Path): The folder of logs and checkpoints.
+    """
+
+    checkpoint: Path
+    config: Path
+    out: Path
+
+    def as_json(self) -> Dict[str, str]:
+        """Return what ``cmae pretrain --json`` prints."""
+        return {name: str(path) for name, path in self._asdict().items()}
+
+
+@command(check=check_log_to)
+def pretrain(data: Data,
+             model: Literal['vit-s', 'vit-b', 'vit-l', 'vit-h', 'convvit-b',
+                            'mini'] = 'vit-b',
+             *,
+             epochs: Optional[Size] = None,
+             batch_size: Optional[Annotated[int, Range(2)]] = None,
+             out: Optional[OutputFolder] = None,
+             num_workers: Optional[Count] = None,
+             stats: Optional[Stats] = None,
+             init: Optional[Checkpoint] = None,
+             cfg_options: Overrides = (),
+             resume: bool = True,
+             log_to: LogTo = (),
+             launcher: Launcher = 'none') -> Pretrained:
+    """Pre-train on any folder of images.
+
+    A packaged recipe is fitted to the images and to the machine, and written
+    to config.py in the folder, which `cmae train` and tools/dist_train.sh
+    take as well. The learning rate is scaled linearly to the batch of all
+    processes, unless --cfg-options gives one. The warm-up is 40 of 300
+    epochs, in proportion and never more than 40, followed by a cosine to 0.
+    Checkpoints are an epoch apart; where epochs are short, 500 steps or a
+    tenth of the training, whichever is shorter.
+
+    The same command again resumes from the last checkpoint, exactly where it
+    stopped.
+
+    Example::
+
+        $ cmae pretrain photos --model vit-s --epochs 100
+        $ torchrun --nproc_per_node 8 -m cmae_mm pretrain photos \
+--launcher pytorch
+        $ tools/dist_train.sh work_dirs/vit-b_photos/config.py 8
+
+        import cmae_mm
+        done = cmae_mm.pretrain('photos', 'vit-s', epochs=100)
+        encoder = cmae_mm.load_encoder(done.checkpoint)
+
+    Args:
+        data: Folder of images, with class folders or none (of DATA/train
+            where there is one), list, store or shards.
+        model: Size of the vision transformer; convvit-b is the hybrid
+            encoder, mini is for 64-pixel images and a CPU. Defaults to vit-b.
+        epochs: Passes over the images. Defaults to the recipe's, 300 (vit-s,
+            vit-b, convvit-b) or 800 (vit-l, vit-h); mini: what 300 steps
+            take.
+        batch_size: Images of each process. Defaults to the recipe's where it
+            fits into the memory of the accelerator, on a CPU to 16 (mini:
+            128); smaller if an epoch would have fewer than 4 steps.
+        out: Folder of logs and checkpoints. Defaults to
+            work_dirs/<model>_<folder of DATA>.
+        num_workers: Processes that read images, for each process. Defaults to
+            one for each processor core, at most 8 (mini: 2).
+        stats: File of `cmae stats` on the images, for others than colours of
+            8 bits, or for their own mean and standard deviation.
+        init: Checkpoint whose encoder both branches start from: of CMAE, MAE,
+            or a plain vision transformer under timm's names, as DINO's; of
+            the same width, depth and patch size.
+        cfg_options: Override any other setting; nested keys with dots.
+        resume: Start a new training although there are checkpoints, which are
+            moved to previous_<N>.
+        log_to: Log also to tensorboard, wandb or mlflow; the file in the work
+            folder is always written.
+        launcher: Job launcher. Defaults to none.
+
+    Returns:
+        Pretrained: The last checkpoint, the config and the folder.
+
+    Raises:
+        ArgumentError: If an argument is invalid, there are too few images for
+            the batch, or ``out`` holds a training with other settings.
+        ConfigError: If an override is invalid.
+        OutputInUse: If another process trains in ``out``.
+        ImageStatsError: If ``stats`` cannot be used, or
+        ImageStatsConflict: if an override contradicts it.
+        ImportError: If a library to log to is missing.
+        CheckpointError: If ``init`` is of another width, depth, patch size or
+            number of heads, or nothing could be saved.
+    """
+    from mmengine.dist import is_main_process
+
+    from ..engine.work_dir import count_processes
+    from .pretraining import run_pretraining
+    from .recipe import plan_pretraining
+    with interruptible(_CONTINUES):
+        plan = plan_pretraining(
+            data, model, epochs=epochs, batch_size=batch_size, out=out,
+            num_workers=num_workers, stats=stats, init=init,
+            cfg_options=cfg_options, processes=count_processes(launcher))
+        checkpoint, config = run_pretraining(
+            plan, cfg_options, resume, launcher, log_to)
+    if is_main_process():
+        print(f'Pre-trained: {checkpoint}\nFor its features: cmae embed '
+              f'{data} {checkpoint} --out features.npz')
+    return Pretrained(checkpoint, config, config.parent)
+
+
+@command(check=check_log_to)
+def train(config: ConfigName,
+          *,
+          work_dir: Optional[OutputFolder] = None,
+          resume: Union[bool, PathLike, None] = None,
+          amp: bool = False,
+          auto_scale_lr: bool = False,
+          log_to: LogTo = (),
+          cfg_options: Overrides = (),
+          launcher: Launcher = 'none') -> Dict[str, Any]:
+    """Train any config: pre-training or transfer.
+
+    Example::
+
+        $ cmae train cmae_vit-s_300e --work-dir work_dirs/mine
+        $ tools/dist_train.sh configs/cmae_vit-b_800e.py 8
+
+    Args:
+        config: Config file, or the name of a packaged one, whose data are in
+            the folder $DATA_ROOT.
+        work_dir: Folder of logs and checkpoints. Defaults to
+            work_dirs/<config>.
+        resume: Resume from the last checkpoint of the work folder, or from
+            the given one. Defaults to what the config says.
+        amp: Train in mixed precision.
+        auto_scale_lr: Scale the learning rate to the batch over all GPUs.
+        log_to: Log also to tensorboard, wandb or mlflow; the file in the work
+            folder is always written.
+        cfg_options: Override settings of the config; nested keys with dots.
+        launcher: Job launcher. Defaults to none.
+
+    Returns:
+        Dict[str, Any]: ``work_dir``, ``epochs`` and ``iterations``.
+
+    Raises:
+        ConfigError: If the config has nothing to train, or an override is
+            invalid.
+        OutputInUse: If another process trains in the work folder.
+    """
+    from mmengine.registry import RUNNERS
+
+    from ..engine import ResumableRunner
+    from ..engine.device import adapt_to_device
+    from ..engine.work_dir import log_to as add_log_backends
+    from ..engine.work_dir import work_dir_lock
+    cfg = load_config(str(config), cfg_options)
+    cfg.launcher = launcher
+    _set_work_dir(cfg, config, work_dir)
+    if cfg.get('train_dataloader') is None or cfg.get('optim_wrapper') is None:
+        raise ConfigError(
+            f'{config} has nothing to train: it needs train_dataloader, '
+            'train_cfg and optim_wrapper')
+    if amp and cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
+        cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
+    if auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise ConfigError(
+                f'--auto-scale-lr: {config} has no auto_scale_lr = '
+                'dict(base_batch_size=...), the batch its learning rate is '
+                'for; add it or leave the option out')
+        cfg.auto_scale_lr.enable = True
+    if isinstance(resume, bool):
+        cfg.resume = resume
+    elif resume is not None:
+        cfg.resume, cfg.resume_from = True, str(resume)
+    add_log_backends(cfg, log_to)
+    remember(cfg, cfg_options)
+    adapt_to_device(cfg)
+    with work_dir_lock(cfg.work_dir, launcher), interruptible(_CONTINUES):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
+            ResumableRunner.from_cfg(cfg))
+        runner.train()
+    return dict(work_dir=runner.work_dir, epochs=runner.epoch,
+                iterations=runner.iter)
+
+
+def _set_work_dir(cfg: 'Config', config: PathLike,
+                  work_dir: Optional[PathLike]) -> None:
+    """Set the work folder: the argument, the config's, the config's name."""
+    if work_dir is not None:
+        cfg.work_dir = str(work_dir)
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(config).stem)
+
+
+@command()
+def test(config: ConfigName,
+         checkpoint: Checkpoint,
+         *,
+         work_dir: Optional[OutputFolder] = None,
+         out: Optional[Annotated[PathLike, Output('.json')]] = None,
+         dump: Optional[Annotated[PathLike, Output('.pkl')]] = None,
+         cfg_options: Overrides = (),
+         launcher: Launcher = 'none') -> Dict[str, Any]:
+    """Test a checkpoint with the evaluators of its config.
+
+    Example::
+
+        $ cmae test finetune/vit-b_pt300e_100e_in1k epoch_100.pth
+        $ tools/dist_test.sh configs/finetune/vit-b_pt300e_100e_in1k.py \
+epoch_100.pth 8
+
+    Args:
+        config: Config file, or the name of a packaged one, whose data are in
+            the folder $DATA_ROOT.
+        checkpoint: A checkpoint of the config's model.
+        work_dir: Folder of logs. Defaults to work_dirs/<config>.
+        out: JSON file for the metrics.
+        dump: File for the raw predictions, .pkl.
+        cfg_options: Override settings of the config; nested keys with dots.
+        launcher: Job launcher. Defaults to none.
+
+    Returns:
+        Dict[str, Any]: The metrics.
+
+    Raises:
+        ConfigError: If the config has nothing to test, or an override is
+            invalid.
+    """
+    import mmengine
+    from mmengine.dist import is_main_process
+
+    from ..engine import ResumableRunner
+    from ..engine.device import adapt_to_device
+    from ..files import write_file
+    cfg = load_config(str(config), cfg_options)
+    cfg.launcher = launcher
+    _set_work_dir(cfg, config, work_dir)
+    if cfg.get('test_dataloader') is None:
+        raise ConfigError(
+            f'{config} has nothing to test: it has no test_dataloader, '
+            'as pre-training configs have none')
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    remember(cfg, cfg_options)
+    adapt_to_device(cfg)
+    runner = ResumableRunner.from_cfg(cfg)
+    with _dumping(runner, dump):
+        metrics = runner.test()
+    if out is not None and is_main_process():
+        write_file(out, mmengine.dump(metrics, file_format='json'))
+    return metrics
+
+
+@contextmanager
+def _dumping(runner: Any, path: Optional[PathLike]) -> Iterator[None]:
+    """Let a runner write its predictions while it tests."""
+    from mmengine.dist import is_main_process
+    from mmengine.evaluator import DumpResults
+
+    from ..files import atomic_path
+    if path is None:
+        yield
+        return
+    with atomic_path(path) if is_main_process() else nullcontext(
+            path) as file:
+        runner.test_evaluator.metrics.append(
+            DumpResults(out_file_path=str(file)))
+        yield
+
+
+@command()
+def batch_size(config: ConfigName,
+               *,
+               memory_limit: Optional[Positive] = None,
+               cfg_options: Overrides = ()) -> Dict[str, Any]:
+    """Find the largest batch that fits into the memory of a GPU.
+
+    Runs real training steps of random images, beginning with the config's
+    batch: doubled while it fits, or halved until it fits. A tenth of the
+    memory is left free. Several processes (DDP) also need the size of the
+    gradients.
+
+    Example::
+
+        $ cmae batch-size cmae_vit-b_300e
+        $ cmae batch-size cmae_vit-b_300e --memory-limit 24
+
+    Args:
+        config: Config of a pre-training.
+        memory_limit: Memory of a smaller GPU in GiB. Defaults to this GPU's.
+        cfg_options: Override settings of the config; nested keys with dots.
+
+    Returns:
+        Dict[str, Any]: ``largest``, 0 if not even two images fit, ``device``
+        and ``limit_gib``.
+
+    Raises:
+        ConfigError: If the config does not pre-train, or there is no GPU.
+    """
+    import torch
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+
+    from ..engine.training_step import BatchTrial, largest_batch
+    cfg = load_config(str(config), cfg_options)
+    kind = str((cfg.get('model') or {}).get('type')).split('.')[-1]
+    if kind != 'CMAE' or cfg.get('optim_wrapper') is None:
+        raise ConfigError(
+            'batch-size needs a pre-training config with a model of type '
+            f"'CMAE' and an optim_wrapper, but {config} has a model of type "
+            f'{kind!r}; for others, halve the batch until it fits')
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            'batch-size needs a CUDA GPU, and torch finds none; on a CPU, '
+            'halve train_dataloader.batch_size until the training fits')
+    remember(cfg, cfg_options)
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    memory = found.total_memory / 2**30
+    if (memory_limit or 0) > memory:
+        raise ConfigError(f'--memory-limit must be at most {memory:.1f}, the '
+                          f'GiB of this GPU, but got {memory_limit:g}')
+    limit = (memory_limit or memory) * (1 - _HEADROOM)
+    # Leave out the lines on each initialised parameter.
+    MMLogger.get_current_instance().setLevel('WARNING')
+    print(f'{found.name}: at most {limit:.1f} GiB\n'
+          f'{"batch":>7}{"GiB":>9}{"images/s":>11}', flush=True)
+    trial = BatchTrial(cfg, limit)
+
+    def fits(size: int) -> bool:
+        fitting = trial.fits(size)
+        print(f'{size:7d}{trial.peak:9.2f}{trial.rate:11.1f}' if fitting else
+              f'{size:7d}   does not fit', flush=True)
+        return fitting
+
+    size = largest_batch(fits, cfg.train_dataloader.batch_size)
+    print(f'--cfg-options train_dataloader.batch_size={size}' if size else
+          'not even two images fit, which the contrast needs')
+    return dict(config=str(config), device=found.name, limit_gib=limit,
+                largest=size, exit_status=int(not size))

@@ -262,7 +262,7 @@ def append_line(path: PathLike, line: str) -> None:
     """
     data = f'{line}\n'.encode('utf-8', 'surrogateescape')
     with writing(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        made = _make_folders(Path(path).parent)
         with open(path, 'ab', buffering=0) as file:
             with contextlib.suppress(OSError):  # not on every file system
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -272,6 +272,9 @@ def append_line(path: PathLike, line: str) -> None:
                     raise OSError(errno.ENOSPC, None)
             except OSError:
                 file.truncate(size)
+                if not size:
+                    os.unlink(path)
+                    _remove_empty(made)
                 raise
 
 

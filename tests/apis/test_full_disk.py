@@ -17,6 +17,8 @@ COMMANDS = {
                'encoder.safetensors'),
     'report': ('{t} --out {d}/report.html', 'report.html'),
     'splits': ('{p} --out {d}/splits --percent 50', 'splits'),
+    'knn': ('{p} {t}/epoch_2.pth --num-workers 0 --ks 1 --work-dir {d}/knn',
+            'evaluations.jsonl'),
     'views': ('{t}/config.py --out {d}/views.png', 'views.png'),
     'features': ('{t}/epoch_2.pth {p}/val/a --out {d}/features.png',
                  'features.png'),

@@ -269,7 +269,7 @@ def test_a_block_of_yaml_can_be_read(block):
 @pytest.mark.parametrize('command', [
     'cmae knnn a b', 'cmae knn', 'cmae knn cmae_vit-b_300e x --no-such',
     'python tools/of_nobody.py', 'bash tools/quickstart.sh --no-such',
-    'DATA_ROOT=x frobnicate', 'torchrun -m cmae_mm knn cmae_vit-b_301e x',
+    'DATA_ROOT=x frobnicate', 'torchrun -m cmae_mm train cmae_vit-b_301e',
     'tools/dist_train.sh configs/of_nobody.py 8', 'cmae train of_nobody',
     'tools/dist_train.sh configs/cmae_vit-b_300e.py 8 --no-such 1',
     'cmae train cmae_vit-b_300e --cfg-options trian_cfg.max_epochs=1'

@@ -73,14 +73,14 @@ def choose_recipe(images: int,
 
     - Batch: a quarter of the images as a power of two, from 8 to 32 below
       1,000 images, to 64 below 10,000, to 128 above.
-    - Epochs: 1,500 steps, but from 20 to 100 epochs.
+    - Epochs: 600 steps, but from 20 to 100 epochs.
     - Learning rate: 1e-3 for a batch of 256, scaled by the square root, since
       AdamW normalises gradients; twice that for small encoders, and 1e-2 for
       the head of a frozen encoder.
     - Layer decay: 0.65 for 12 layers or more, 0.8 below 8, else 0.75.
     - Augmentation: crops and flips below 1,000 images; RandAugment and erasing
       from 1,000, mixup and CutMix from 10,000, with drop path 0.1. A small or
-      frozen encoder has crops and flips alone: it does not overfit.
+      frozen encoder has crops and flips alone.
 
     Args:
         images (int): Number of labelled training images.
@@ -100,7 +100,7 @@ def choose_recipe(images: int,
     batch_size = min(batch_size, images)
     if epochs is None:
         steps = math.ceil(images / batch_size)
-        epochs = min(max(1_500 // steps, 20), 100)
+        epochs = min(max(600 // steps, 20), 100)
     small = width < _SMALL_WIDTH
     lr = 1e-2 if frozen else (2e-3 if small else 1e-3) * math.sqrt(
         batch_size / 256)

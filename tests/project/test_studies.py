@@ -30,7 +30,7 @@ def test_every_run_makes_a_step(path, photos):
     for run in [run for run in study.runs if run.seed == seed]:
         # Trained or not, evaluations read the config with these options.
         command = next(s for s in run.steps if s.name == 'knn').command
-        cfg = load_config(command[1], [
+        cfg = load_config(command[command.index('--config') + 1], [
             *command[command.index('--cfg-options') + 1:],
             f'train_dataloader.dataset.data_root={photos}'])
         with DefaultScope.overwrite_default_scope('mmpretrain'):

@@ -63,6 +63,12 @@ DEFAULT_HOOKS = dict(
     progress=dict(type=ProgressHook))
 
 
+def _class_name(hook: Any) -> str:
+    """Return the name of a hook's class, without its scope."""
+    kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
+    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+
+
 class _AlreadyFinished(Exception):
     """The resumed run has no step left."""
 
@@ -118,16 +124,24 @@ class ResumableRunner(Runner):
         """Write the config to the work folder, see :func:`write_config`."""
         write_config(self.cfg, self.work_dir)
 
-    def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
-        """Register the default hooks, see ``Runner.register_default_hooks``.
+    def register_hooks(self,
+                       default_hooks: Optional[dict] = None,
+                       custom_hooks: Optional[list] = None) -> None:
+        """Register hooks, see ``Runner.register_hooks``.
 
         Args:
-            hooks (dict, optional): ``default_hooks`` of a config.
+            default_hooks (dict, optional): Hooks by name, which replace those
+                of ``DEFAULT_HOOKS``; None removes one.
+            custom_hooks (list, optional): More hooks. A hook of
+                ``DEFAULT_HOOKS`` that is listed here too is built once.
         """
-        merged = {**DEFAULT_HOOKS, **(hooks or {})}
-        super().register_default_hooks({
+        custom = {_class_name(hook) for hook in custom_hooks or ()}
+        merged = {**DEFAULT_HOOKS, **(default_hooks or {})}
+        super().register_hooks({
             name: hook for name, hook in merged.items()
-            if hook is not None or name not in DEFAULT_HOOKS})
+            if name not in DEFAULT_HOOKS or (
+                hook is not None and _class_name(hook) not in custom)
+        }, custom_hooks)
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build a loop that can resume within an epoch.

@@ -389,3 +389,10 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
         steps += steps_of(work)
         assert ('Resuming from' in log(work)) == (restarts > 0)
     assert 3 <= steps[0] <= steps[1] - 2
+
+
+def test_a_default_hook_that_is_listed_as_custom_is_built_once(tmp_path):
+    runner = tiny_runner(tmp_path, iters=2, hooks=[
+        dict(type='mmpretrain.PreemptionHook')])
+    kinds = [type(hook).__name__ for hook in runner.hooks]
+    assert kinds.count('PreemptionHook') == kinds.count('StepSeedHook') == 1

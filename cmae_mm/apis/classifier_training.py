@@ -366,13 +366,11 @@ def _keep_best(cfg: Config, classes: List[str]) -> Path:
             f'no checkpoint was saved in {folder}; the log there has the '
             'reason')
     state, meta = read_checkpoint(found[-1])
-    kept = {k: meta[k] for k in ('epoch', 'iter', 'encoder_facts',
-                                 'cmae_mm_version') if k in meta}
-    preprocessing = dict(
-        cfg.test_dataloader.to_dict()['dataset'])['pipeline']
+    known: Dict[str, Any] = {
+        k: meta[k] for k in ('epoch', 'iter', 'encoder_facts') if k in meta}
     write_checkpoint(best, state, dict(
-        kept, dataset_meta=dict(classes=list(classes)),
-        preprocessing=preprocessing))
+        known, dataset_meta=dict(classes=list(classes)),
+        preprocessing=cfg.test_dataloader.dataset.to_dict()['pipeline']))
     for file in found:
         file.unlink()
     return best

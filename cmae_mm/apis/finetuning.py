@@ -284,7 +284,7 @@ def predict(folder: PathLike,
     """
     from .finished_model import load_model
     from .prediction_files import describe, draw_predictions, write_table
-    model = load_model(folder)
+    model: Any = load_model(folder)
     found = model.predict(Path(images), batch_size)
     if model.task == 'segment':
         from .segmentation import write_segments

@@ -113,7 +113,7 @@ class LabelledData(NamedTuple):
             elif self.task == 'multilabel':
                 record = dict(record, gt_label=labels)
             entries.append(json.dumps(record))
-        head = dict(classes=self.classes)
+        head: Dict[str, Any] = dict(classes=self.classes)
         if self.label_map:
             head['label_map'] = self.label_map
         return (f'{{"metainfo": {json.dumps(head)},\n "data_list": [\n'
@@ -306,7 +306,7 @@ def draw_few(part: Part, classes: Sequence[str], count: int,
                 f'{part.place} has {found} images of the class {name!r}, '
                 f'fewer than labels_per_class={count} (--labels-per-class)')
     labelled = np.flatnonzero(strata >= 0)
-    drawn = draw_shots(strata[labelled], count, seed)
+    drawn = draw_shots(strata[labelled].tolist(), count, seed)
     return part.select(
         labelled[drawn].tolist(),
         f'{part.place}, {count} of each class, drawn with seed {seed}'

@@ -232,7 +232,8 @@ def make_segment_config(encoder: Mapping[str, Any], data: LabelledData,
             type='FCNHead', in_channels=width, in_index=0, channels=width,
             num_convs=1, concat_input=False, dropout_ratio=0.1,
             num_classes=classes, norm_cfg=norm, align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False))
+            loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False,
+                             avg_non_ignore=True))
     else:
         model.neck.update(embed_dim=width)
         model.decode_head.update(
@@ -407,7 +408,7 @@ def report_segmenter(model: FinishedSegmenter, data: LabelledData,
         if name not in data.parts:
             continue
         confusion = np.zeros((count, count), np.int64)
-        shown = []
+        shown: List[Any] = []
         for record in data.parts[name].records:
             array = model._reader.read(record['img_path'])
             true = numbers[read_mask(record['seg_map_path'])]

@@ -316,7 +316,8 @@ def check_arguments(function: Callable[..., Any],
     for name, value in values.items():
         if not accepts(value, hints[name]):
             raise ArgumentError(f'{name} {complaint(value, hints[name])}')
-    inputs, outputs = [], []
+    inputs: List[str] = []
+    outputs: List[str] = []
     for name, value in values.items():
         for mark in marks_of(hints[name]):
             if not isinstance(mark, _Path):

@@ -337,9 +337,9 @@ def _join_processes(launcher: str) -> None:
         init_dist(launcher)
 
 
-def _load(checkpoint: PathLike, encoder: str, *,
+def _load(checkpoint: PathLike, encoder: Any, *,
           config: Optional[PathLike] = None, cfg_options: Overrides = (),
-          pool: str = 'mean', img_size: Optional[int] = None) -> Any:
+          pool: Any = 'mean', img_size: Optional[int] = None) -> Any:
     """Load an encoder onto the device, by a config if there is one."""
     from mmengine.device import get_device
 

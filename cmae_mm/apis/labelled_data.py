@@ -103,8 +103,8 @@ class LabelledData(NamedTuple):
         Returns:
             str: JSON with ``metainfo.classes`` and ``data_list``.
         """
-        part, number = self.parts[name], {
-            c: i for i, c in enumerate(self.classes)}
+        part = self.parts[name]
+        number = {c: i for i, c in enumerate(self.classes)}
         entries = []
         for record, names in zip(part.records, part.labels):
             labels: Any = [number[n] for n in names]

@@ -418,8 +418,8 @@ def map_images(data: Data,
                             f'{len(paths)} that can be read')
     chosen = evenly(len(paths), most)
     paths = [paths[i] for i in chosen]
-    method = choose_method(method)
-    places = project(values[chosen], method, seed)
+    chosen_method = choose_method(method)
+    places = project(values[chosen], chosen_method, seed)
     groups = [Path(p).parts[0] if len(Path(p).parts) > 1 else ''
               for p in paths]
     if len(set(groups)) == 1 and groups[0]:  # the part `train` alone
@@ -428,9 +428,9 @@ def map_images(data: Data,
     path = Path(out).expanduser()
     save_picture(path, draw_map(places, _thumbnails(
         model, open_source(data), paths, thumbnail, show), groups))
-    name = dict(umap='UMAP', tsne='t-SNE')[method]
+    name = dict(umap='UMAP', tsne='t-SNE')[chosen_method]
     print(f'Wrote {path}: {len(paths):,} images, laid out by {name}')
-    return ImageMap(path, paths, places, method)
+    return ImageMap(path, paths, places, chosen_method)
 
 
 @command()
@@ -578,7 +578,7 @@ def report(work_dirs: Sequence[PathLike],
     return WrittenReport(file, made.runs, made.warnings)
 
 
-def _load(checkpoint: PathLike, encoder: str, pool: str,
+def _load(checkpoint: PathLike, encoder: Any, pool: Any,
           img_size: Optional[int], num_heads: Optional[int]
           ) -> 'PretrainedEncoder':
     from mmengine.device import get_device

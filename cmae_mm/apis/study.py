@@ -448,7 +448,7 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
     run = _check(where, {} if run is None else run, _RUN)
     checkpoint = run.get('checkpoint', '')
     evaluations = _evaluations(path, content.get('evaluate', ['knn']))
-    config = run.get('config', content.get('config'))
+    config: Any = run.get('config', content.get('config'))
     if config or evaluations or not checkpoint:
         _check_config(where, config)
     options = _pairs(where, {**content.get('options', {}),

@@ -324,6 +324,7 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
         if source.classes and source.labels.max() >= len(source.classes):
             raise SourceError(f'{path} has more classes than the index: '
                               f'{folder} is damaged')
+    found: np.ndarray
     for split in splits:
         if index.get('sorted'):
             found = np.arange(*(bisect_left(names, split + end)

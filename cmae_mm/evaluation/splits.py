@@ -91,7 +91,8 @@ def write_split(source: ImageSource, percent: float, seed: int,
         int: Number of images in the split.
     """
     names, labels = source.names, source.labels
-    drawn = draw_share(labels, percent, seed)
+    assert labels is not None
+    drawn = draw_share(labels.tolist(), percent, seed)
     write_file(path, ''.join(
         f'{encode_name(names[i])} {labels[i]}\n' for i in drawn))
     return len(drawn)

@@ -100,7 +100,8 @@ def reconstruction_columns(
     return {
         'input': columns['input'],
         'masked': columns['masked'],
-        'reconstruction': columns.get(RESTORED, columns.get('reconstruction')),
+        'reconstruction': columns[
+            RESTORED if RESTORED in columns else 'reconstruction'],
         'target view': to_rgb(views[-1], model.data_preprocessor, channels)}
 
 

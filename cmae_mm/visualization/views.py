@@ -111,7 +111,7 @@ def _watch_pipeline(dataset: Any) -> _Seen:
 def _watch_preprocessor(preprocessor: Any) -> List[Any]:
     """Record the parameters that ``TwoViewDataPreprocessor`` draws."""
     drawn: List[Any] = []
-    draw = getattr(preprocessor, 'draw_params', None)
+    draw: Any = getattr(preprocessor, 'draw_params', None)
 
     def watch(*args: Any, **kwargs: Any) -> Any:
         drawn.append(draw(*args, **kwargs))

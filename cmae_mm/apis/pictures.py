@@ -498,8 +498,9 @@ def nearest(data: Data,
     with torch.no_grad():
         wanted = model(normal).cpu().numpy()
     found: Dict[str, List[Tuple[str, float]]] = {}
-    for image, near in zip(queries, find_nearest(values, wanted, count + 1)):
-        others = [(paths[i], cosine) for i, cosine in near
+    for image, ranked in zip(queries,
+                             find_nearest(values, wanted, count + 1)):
+        others = [(paths[i], cosine) for i, cosine in ranked
                   if Path(source.root, paths[i]).resolve() !=
                   image.path.resolve()]
         found[str(image.path)] = others[:count]

@@ -195,7 +195,7 @@ def _form_of(hint: Any, name: str) -> Dict[str, Any]:
                 read(word) for word in text.split(',') if word])
         return dict(type=read, nargs='+', metavar=metavar)
     if any(get_origin(p) is tuple for p in parts):
-        words = Union[tuple(  # one word, or several values
+        words: Any = Union[tuple(  # one word, or several values
             get_args(p)[0] if get_origin(p) is tuple else p for p in parts)]
         return dict(type=_reader(words), nargs='+', metavar='VALUE')
     return dict(type=_reader(hint), metavar=metavar)

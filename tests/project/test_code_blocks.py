@@ -116,7 +116,8 @@ def fault_of_ours(name, arguments):
     except SystemExit as end:
         return '' if end.code == 0 else f'cmae does not take {arguments}'
     config = getattr(parsed, 'config', None) or 'CONFIG'
-    if PLACEHOLDER.match(config):
+    is_folder = parsed.command == 'export' and parsed.out is None
+    if PLACEHOLDER.match(config) or is_folder:
         return ''
     pairs = [pair for pair in getattr(parsed, 'cfg_options', None) or []
              if not PLACEHOLDER.match(pair.partition('=')[2])

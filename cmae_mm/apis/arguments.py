@@ -135,8 +135,10 @@ class _Checkpoint(_Path):
             return
         file = Path(path).expanduser()
         pointer = self.random and (file / 'last_checkpoint').is_file()
-        if file.is_dir() and not pointer and (
-                not (file / 'model.safetensors').is_file()):
+        # of transformers or timm
+        weights = [*file.glob('model.safetensors*'),
+                   *file.glob('pytorch_model.bin')]
+        if file.is_dir() and not pointer and not weights:
             raise ArgumentError(
                 f'{path} is a folder; name a checkpoint file')
         if not file.exists():
@@ -204,7 +206,7 @@ ConfigName = Annotated[PathLike, _Config()]
 Stats = Annotated[PathLike, _Stats()]
 OutputFile = Annotated[PathLike, Output()]
 OutputFolder = Annotated[PathLike, Output(is_folder=True)]
-Encoder = Literal['online', 'target']
+Encoder = Literal['online', 'target', 'teacher', 'student']
 Launcher = Literal['none', 'pytorch', 'slurm', 'mpi']
 
 

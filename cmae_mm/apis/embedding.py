@@ -119,8 +119,9 @@ def embed(data: Data,
             classifier, or released CMAE or MAE checkpoint.
         out: File to write, .npz or .parquet. Defaults to None in Python: the
             features are returned alone.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         pool: Mean of the patch tokens, class token, or all patch tokens.
             Defaults to mean.
         batch_size: Images in a batch. Defaults to 64.

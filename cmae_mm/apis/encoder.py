@@ -24,14 +24,13 @@ from ..image_config import (
     value_range_of,
 )
 from ..models import backbones  # noqa: F401  # registers them
-from .arguments import Checkpoint, PathLike, Size, Stats, command
+from .arguments import Checkpoint, Encoder, PathLike, Size, Stats, command
 from .pretrained_encoder import MEAN, PretrainedEncoder
 
 
 @command()
 def load_encoder(checkpoint: Checkpoint,
-                 encoder: Literal['online', 'target', 'teacher',
-                                  'student'] = 'online',
+                 encoder: Encoder = 'online',
                  *,
                  pool: Literal['mean', 'cls', 'patch'] = 'mean',
                  img_size: Optional[Size] = None,
@@ -53,9 +52,9 @@ def load_encoder(checkpoint: Checkpoint,
 
     Args:
         checkpoint (str | PathLike): A pre-training checkpoint or an exported
-            backbone of this project, a fine-tuned classifier, a released CMAE
-            checkpoint, an MAE encoder under FAIR's or timm's names, or a
-            ConvMAE checkpoint.
+            backbone of this project, a fine-tuned model, a released CMAE
+            checkpoint, an encoder under FAIR's, timm's or Hugging Face's
+            names, a folder of transformers or timm, or a ConvMAE checkpoint.
         encoder (str): 'online' or 'target'; of a DINO or iBOT checkpoint
             'teacher' or 'student', 'online' is the teacher. Defaults to
             'online'.
@@ -132,11 +131,12 @@ def load_encoder_by_config(config: PathLike,
             "'CMAE' or a self-supervised method of mmpretrain's on a "
             f'VisionTransformer, but the model of {config} is a '
             f'{type(model).__name__}')
+    branch, encoder = encoder, 'target' if encoder == 'target' else 'online'
     part = select_encoder(model, encoder)
     if checkpoint == checkpoints.RANDOM:
         _initialise(model)
     else:
-        checkpoints.load_encoder_into(part, str(checkpoint), encoder)
+        checkpoints.load_encoder_into(part, str(checkpoint), branch)
     found = encoder_of(model, encoder, img_size, image_settings(cfg), pool)
     short_side = (cfg.get('evaluation') or {}).get('short_side')
     if short_side is not None:
@@ -206,7 +206,11 @@ def with_preprocessing(loaded: LoadedEncoder,
     channels: int = getattr(backbone, 'in_channels', None) or (
         backbone.patch_embed.projection.in_channels)
     normalisation = _find_normalisation(channels, loaded.facts, stats)
-    return PretrainedEncoder(backbone, pool, **normalisation).eval()
+    found = PretrainedEncoder(backbone, pool, **normalisation).eval()
+    if 'crop_pct' in loaded.facts:
+        found.centre_crop.short_side = round(
+            found.img_size / loaded.facts['crop_pct'])
+    return found
 
 
 def _find_normalisation(channels: int, facts: Dict[str, Any],

@@ -92,8 +92,9 @@ def knn(data: Data,
         val: Labelled images to score on. Defaults to those in DATA.
         ks: Numbers of neighbours. Defaults to 5, 10, 20, 50 and 100.
         temperature: Temperature of the votes. Defaults to 0.07.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         pool: Mean of the patch tokens, or class token. Defaults to mean.
         batch_size: Images in a batch on each process. Defaults to 256.
         num_workers: Processes that read images, for each process. Defaults
@@ -169,8 +170,9 @@ def linear(data: Data,
         lrs: Learning rates for a batch of 256. Defaults to ten from 0.0001
             to 3.
         epochs: Passes over the training features. Defaults to 100.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         pool: Mean of the patch tokens, or class token. Defaults to mean.
         batch_size: Images in a batch on each process. Defaults to 256.
         num_workers: Processes that read images, for each process. Defaults
@@ -243,8 +245,9 @@ def low_shot(data: Data,
         trials: Draws of each number. Defaults to 5.
         splits: Split files of the training images, see `cmae splits`.
         inverse_penalty: The C of scikit-learn. Defaults to 1.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         pool: Mean of the patch tokens, or class token. Defaults to mean.
         batch_size: Images in a batch on each process. Defaults to 256.
         num_workers: Processes that read images, for each process. Defaults
@@ -414,8 +417,9 @@ def dense_knn(data: Data,
         most: The N classes with the most training pixels; others are
             ignored. Defaults to all.
         ks: Numbers of neighbours. Defaults to 1, 5, 20 and 50.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         img_size: Side that images are resized to. Defaults to the
             checkpoint's.
         batch_size: Images in a batch. Defaults to 32.
@@ -488,8 +492,9 @@ def dense_linear(data: Data,
         lrs: Learning rates for a batch of 256 patches. Defaults to ten from
             0.0001 to 3.
         epochs: Passes over the training patches. Defaults to 50.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         img_size: Side that images are resized to. Defaults to the
             checkpoint's.
         batch_size: Images in a batch. Defaults to 32.

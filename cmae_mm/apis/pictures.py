@@ -262,8 +262,9 @@ def attention(checkpoint: Checkpoint,
         heads: Show each head beside the mean.
         most: Number of images of each folder, evenly spaced. Defaults to 8.
         show: See `cmae views`.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         img_size: Side of the images in pixels. Defaults to the checkpoint's.
         num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
@@ -317,8 +318,9 @@ def features(checkpoint: Checkpoint,
         out: Picture to write, .png, .jpg or .webp. Defaults to features.png.
         most: Number of images of each folder, evenly spaced. Defaults to 8.
         show: See `cmae views`.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         img_size: Side of the images in pixels. Defaults to the checkpoint's.
         num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
@@ -388,8 +390,9 @@ def map_images(data: Data,
         features: File to write the features to, .npz, and to read them from
             another time.
         show: See `cmae views`.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         pool: Mean of the patch tokens, or class token. Defaults to mean.
         batch_size: Images in a batch. Defaults to 64.
         num_workers: Processes that read images. Defaults to one for each
@@ -465,8 +468,9 @@ def nearest(data: Data,
         thumbnail: Side of a picture in pixels. Defaults to 128.
         features: See `cmae map`.
         show: See `cmae views`.
-        encoder: The trained encoder, or the one that follows it. Defaults to
-            online.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
         pool: Mean of the patch tokens, or class token. Defaults to mean.
         batch_size: Images in a batch. Defaults to 64.
         num_workers: Processes that read images. Defaults to one for each

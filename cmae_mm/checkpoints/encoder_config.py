@@ -6,7 +6,7 @@ the metadata of a checkpoint as plain values.
 """
 import ast
 from contextlib import suppress
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from .errors import CheckpointError
 
 # The key of a checkpoint's meta.
 KEY = 'encoder_facts'
+# Epsilon of the layer norms of mmpretrain's, timm's and MAE's encoders.
+NORM_EPS = 1e-6
+_HF_NORM_EPS = 1e-12
 
 
 def encoder_facts(model: nn.Module,
@@ -39,12 +42,15 @@ def encoder_facts(model: nn.Module,
         - ``images``, the settings for decoding, unless they are 8-bit colours,
         - ``value_range``, black and white of each channel, unless it is from
           0 to 255,
+        - ``norm_eps``, epsilon of the layer norms, unless it is 1e-6,
         - ``target_with_cls_token``, where there is a target.
     """
     settings = getattr(getattr(model, 'backbone', None), 'arch_settings', None)
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
         return {}
     facts: Dict[str, Any] = dict(num_heads=int(settings['num_heads']))
+    if norm_eps(model.backbone) != NORM_EPS:
+        facts['norm_eps'] = norm_eps(model.backbone)
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
     for name in ('mean', 'std'):
         value = getattr(preprocessor, name, None)
@@ -67,23 +73,29 @@ def encoder_facts(model: nn.Module,
     return {KEY: facts}
 
 
+def norm_eps(encoder: nn.Module) -> float:
+    """Return the epsilon of an encoder's layer norms."""
+    return float(getattr(encoder.layers[0].ln1, 'eps', NORM_EPS))
+
+
 def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
     """Read the settings of an encoder from a checkpoint's metadata.
 
     Args:
         meta (Mapping[str, Any]): Of a ``.pth`` file, or of a safetensors file,
-            which holds strings.
+            which holds strings; with the settings of a folder.
 
     Returns:
-        Dict[str, Any]: See :func:`encoder_facts`; empty if there are none.
+        Dict[str, Any]: See :func:`encoder_facts`, and ``crop_pct``, the side
+        of the centre crop relative to the resized short side of the image;
+        empty if there are none.
 
     Raises:
         CheckpointError: If a value is not allowed.
     """
     noted = meta.get(KEY)
     if noted is None:
-        heads = meta.get('num_attention_heads')  # of Hugging Face
-        noted = {} if heads is None else dict(num_heads=heads)
+        noted = _read_folder_settings(meta)
     if isinstance(noted, str):
         with suppress(ValueError, SyntaxError, TypeError, MemoryError,
                       RecursionError):
@@ -112,6 +124,50 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
     return facts
 
 
+def _read_folder_settings(meta: Mapping[str, Any]) -> Dict[str, Any]:
+    """Read the JSON files of a folder of transformers or timm."""
+    config = meta.get('config.json', {})
+    images = meta.get('preprocessor_config.json', {})
+    facts: Dict[str, Any] = dict(num_heads=config.get('num_attention_heads'))
+    if 'num_attention_heads' in config:
+        facts['norm_eps'] = config.get('layer_norm_eps', _HF_NORM_EPS)
+    try:
+        if 'pretrained_cfg' in config:
+            images = config['pretrained_cfg']
+            facts.update(_scale(images['mean'], images['std']),
+                         crop_pct=images.get('crop_pct'))
+        elif 'image_mean' in images:
+            facts.update(_read_processor(images))
+    except (AttributeError, KeyError, TypeError, ValueError,
+            ZeroDivisionError) as error:
+        raise CheckpointError(
+            f'its settings of images cannot be read: {error!r}') from None
+    return facts
+
+
+def _read_processor(images: Mapping[str, Any]) -> Dict[str, Any]:
+    """Read the settings of an image processor of transformers."""
+    mean, std = images['image_mean'], images['image_std']
+    if not images.get('do_normalize', True):
+        mean, std = [0.] * len(mean), [1.] * len(std)
+    factor = images.get('rescale_factor', 1 / 255)
+    facts = _scale(mean, std, factor if images.get('do_rescale', True) else 1)
+    sides = [images.get(name) or {} for name in ('size', 'crop_size')]
+    short, crop = (s if isinstance(s, int) else s.get(
+        'shortest_edge', s.get('height')) for s in sides)
+    if images.get('do_resize', True) and short:
+        crops = images.get('do_center_crop') and crop
+        facts['crop_pct'] = crop / short if crops else 1.
+    return facts
+
+
+def _scale(mean: Sequence[float], std: Sequence[float],
+           factor: float = 1 / 255) -> Dict[str, Any]:
+    """Convert mean and standard deviation to the units of images."""
+    return dict(mean=[v / factor for v in mean],
+                std=[v / factor for v in std])
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f'{text[:80]}...'
@@ -132,6 +188,10 @@ def _is_list(value: Any) -> bool:
 # A check of each setting, and its words.
 _ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
     num_heads=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
+    norm_eps=(lambda v: isinstance(v, float) and 0 <= v < 1,
+              'a number from 0 to 1'),
+    crop_pct=(lambda v: isinstance(v, (int, float)) and 0.1 <= v <= 1,
+              'a ratio from 0.1 to 1'),
     mean=(_is_list, 'a finite number for each channel'),
     std=(lambda v: _is_list(v) and min(v) >= torch.finfo(torch.float32).tiny,
          'a finite number above 0 for each channel'),

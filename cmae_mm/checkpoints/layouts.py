@@ -60,6 +60,23 @@ HUGGING_FACE: Rows = (
         '.ln2.': '.layernorm_after.',
     }),
 )
+# Its DINOv2, with and without registers.
+DINOV2: Rows = (
+    *HUGGING_FACE[:-1],
+    Row('layers.', 'encoder.layer.', {
+        '.attn.proj.': '.attention.output.dense.',
+        '.ls1.gamma': '.layer_scale1.lambda1',
+        '.ls2.gamma': '.layer_scale2.lambda1',
+        **_BLOCK,
+    }),
+)
+# mmsegmentation's own VisionTransformer, which uses torch's attention.
+MMSEG: Rows = (
+    Row('backbone.layers.', 'backbone.layers.', {
+        '.attn.qkv.': '.attn.attn.in_proj_',
+        '.attn.proj.': '.attn.attn.out_proj.',
+    }),
+)
 CONVMAE: Rows = (
     Row('conv_stages.0.patch_embed.projection.', 'patch_embed1.proj.'),
     Row('conv_stages.0.patch_embed.', 'patch_embed1.'),
@@ -121,10 +138,13 @@ _LAYOUTS = (
     # SimMIM of mmpretrain, and momentum encoders of MoCo v3 and BYOL.
     Layout(_OTHER_METHOD, [_ENCODER, (
         'neck.decoder.', 'momentum_encoder.', 'target_net.')], (), _OURS),
+    Layout('a segmentor of mmsegmentation',
+           [('backbone.layers.0.attn.attn.', )], MMSEG, _OURS),
     Layout('a fine-tuned model', [_ENCODER, ('head.', 'neck.')], (), _OURS),
     Layout('an exported backbone', [_ENCODER], (), _OURS),
     Layout('an MAE or timm encoder', [('blocks.', )], TIMM),
     Layout('a ConvMAE encoder', [('blocks1.', ), ('blocks3.', )], CONVMAE),
+    Layout('a Hugging Face DINOv2', [('encoder.layer.0.norm1.', )], DINOV2),
     Layout('a Hugging Face encoder', [('encoder.layer.', )], HUGGING_FACE),
     Layout('a bare encoder', [('layers.', ), ('pos_embed', )]),
 )
@@ -138,7 +158,7 @@ _NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
 _WRAPPERS = ('module.', 'teacher.', 'student.', 'model.', 'encoder.',
              'backbone.', 'vit.', 'net.', 'network.')
 _COMPILED = '_orig_mod.'
-_REGISTERS = ('reg_token', 'register_tokens')
+_REGISTERS = ('reg_token', 'register_tokens', 'embeddings.register_tokens')
 # Scales of a block's two branches, and the layers before these.
 _SCALED = {'ls1': 'attn.proj', 'ls2': 'ffn.layers.1'}
 _QKV = ('query', 'key', 'value')
@@ -150,14 +170,17 @@ class FoundEncoder(NamedTuple):
     Attributes:
         state (StateDict): Its tensors, without prefix.
         kind (str): Kind of the checkpoint.
-        left_out (Tuple[str, ...]): Other parts of the checkpoint.
         lines (Tuple[str, ...]): Changes, for the log.
+        branch (str): 'online', 'target', 'teacher', 'student', or '' where
+            there is a single encoder.
+        left_out (Tuple[str, ...]): Other parts of the checkpoint.
     """
 
     state: StateDict
     kind: str
-    left_out: Tuple[str, ...] = ()
     lines: Tuple[str, ...] = ()
+    branch: str = ''
+    left_out: Tuple[str, ...] = ()
 
 
 def rename(state: StateDict, rows: Rows, back: bool = False) -> StateDict:
@@ -201,9 +224,27 @@ def square_root(number: int) -> int:
     return root if root * root == number else 0
 
 
-def with_cls_position(positions: torch.Tensor) -> torch.Tensor:
-    """Add a zero position for the class token, (1, L, D) to (1, 1 + L, D)."""
-    return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+def with_zero_positions(positions: torch.Tensor, count: int = 1,
+                        start: int = 0) -> torch.Tensor:
+    """Insert positions of zero, (1, L, D) to (1, count + L, D)."""
+    zeros = torch.zeros_like(positions[:, :1]).expand(-1, count, -1)
+    return torch.cat(
+        [positions[:, :start], zeros, positions[:, start:]], dim=1)
+
+
+def count_extra(state: StateDict) -> int:
+    """Count an encoder's class token and registers."""
+    tokens = state.get('cls_token')
+    return tokens.shape[1] if tokens is not None and tokens.dim() == 3 else 1
+
+
+def without_registers(state: StateDict) -> StateDict:
+    """Remove the register tokens and their positions."""
+    count = count_extra(state)
+    positions = state['pos_embed']
+    return dict(
+        state, cls_token=state['cls_token'][:, :1],
+        pos_embed=torch.cat([positions[:, :1], positions[:, count:]], dim=1))
 
 
 # Export
@@ -215,7 +256,16 @@ def with_prefix(state: StateDict) -> StateDict:
 
 
 def to_timm(state: StateDict) -> StateDict:
-    """Rename an encoder to timm's names."""
+    """Rename an encoder to timm's names.
+
+    timm's encoders with registers have positions of patches only.
+    """
+    count = count_extra(state)
+    if count > 1:
+        positions = state['pos_embed']
+        tokens = state['cls_token'] + positions[:, :count]
+        state = dict(state, cls_token=tokens[:, :1], reg_token=tokens[:, 1:],
+                     pos_embed=positions[:, count:])
     return rename(state, TIMM)
 
 
@@ -225,13 +275,14 @@ def to_vit_sam(state: StateDict) -> StateDict:
     It has no class token and no final norm, and its positions are a map,
     (1, H, W, D).
     """
+    count = count_extra(state)
     state = {k: v for k, v in state.items()
              if k != 'cls_token' and not k.startswith('ln1.')}
     positions = state.get('pos_embed')
     side = positions is not None and positions.dim() == 3 and square_root(
-        positions.shape[1] - 1)
+        positions.shape[1] - count)
     if positions is not None and side:
-        state['pos_embed'] = positions[:, 1:].reshape(1, side, side, -1)
+        state['pos_embed'] = positions[:, count:].reshape(1, side, side, -1)
     return state
 
 
@@ -359,6 +410,7 @@ def find_encoder(state: StateDict,
             f"the encoder must be 'online' or 'target', but got {encoder!r}")
     if encoder in choices[2:] and not _starts(state, (f'{encoder}.', )):
         raise CheckpointError(f'it has no {encoder}; take the online encoder')
+    branch = _branch_of(state, encoder)
     state, layout, lines, left_out = _unwrap(state, encoder)
     kind, prefix = layout.kind, layout.prefix
     try:
@@ -384,12 +436,27 @@ def find_encoder(state: StateDict,
                 'one')
     found = {k.removeprefix(prefix): v
              for k, v in state.items() if k.startswith(prefix)}
+    if layout.rows is MMSEG and 'patch_embed.projection.weight' in found:
+        # patch_bias=False is its default
+        width = len(found['patch_embed.projection.weight'])
+        found.setdefault('patch_embed.projection.bias', torch.zeros(width))
     if kind == _OTHER_METHOD and found.pop('mask_token', None) is not None:
         lines.append('left out: its mask token')
-    return FoundEncoder(found, kind, tuple(sorted(left_out)), tuple(lines))
+    return FoundEncoder(found, kind, tuple(lines), branch,
+                        tuple(sorted(left_out)))
+
+
+def _branch_of(state: StateDict, encoder: str) -> str:
+    """Name the one of several encoders that is read, '' of a single one."""
+    if encoder != 'online':
+        return encoder
+    return next((branch for branch, sign in (
+        ('teacher', 'teacher.'), ('student', 'student.'),
+        ('online', 'target')) if _starts(state, (sign, ))), '')
 
 
 def _part(name: str) -> str:
+    name = name.removeprefix('embeddings.')
     return 'decoder' if name.startswith('decoder_') else name.split('.')[0]
 
 
@@ -398,8 +465,8 @@ def _make_plain(state: StateDict) -> List[str]:
 
     - Queries, keys and values become one layer.
     - LayerScale (DINOv2) is multiplied into the layers before it.
+    - Register tokens follow the class token, with positions of zero.
     - Positions without the class token's get a zero for it.
-    - Register tokens are left out.
 
     Returns:
         List[str]: Lines for the log.
@@ -409,20 +476,23 @@ def _make_plain(state: StateDict) -> List[str]:
     if _fold_layer_scale(state):
         lines.append('its LayerScale was multiplied into the layers before '
                      'it, which changes nothing')
-    for name in _REGISTERS:
-        if name in state:
-            count = state.pop(name).shape[1]
-            lines.append(
-                f'left out: its {count} register token(s), without which it '
-                'gives other features than it was trained to')
-    positions = state.get('pos_embed')
-    if positions is None and 'cls_token' in state:
+    positions, cls_token = state.get('pos_embed'), state.get('cls_token')
+    if cls_token is None:
+        return lines
+    if positions is None:
         raise CheckpointError(
             'it has no position embeddings, as encoders with rotary positions '
             '(DINOv3), which are not supported')
-    if 'cls_token' in state and positions is not None and (
-            positions.dim() == 3 and square_root(positions.shape[1]) > 1):
-        state['pos_embed'] = with_cls_position(positions)
+    if positions.dim() == 3 and square_root(positions.shape[1]) > 1:
+        positions = with_zero_positions(positions)
+    for name in _REGISTERS:
+        if name in state:
+            tokens = state.pop(name)
+            cls_token = torch.cat([cls_token, tokens], dim=1)
+            if square_root(positions.shape[1] - 1):  # without registers
+                positions = with_zero_positions(positions, tokens.shape[1], 1)
+            lines.append(f'it has {tokens.shape[1]} register token(s)')
+    state.update(pos_embed=positions, cls_token=cls_token)
     return lines
 
 

@@ -23,7 +23,12 @@ from torch import nn
 from ..config import load_config, walk
 from ..plain_config import check_types, parse_config
 from . import layouts
-from .encoder_config import encoder_facts, read_encoder_facts
+from .encoder_config import (
+    NORM_EPS,
+    encoder_facts,
+    norm_eps,
+    read_encoder_facts,
+)
 from .errors import CheckpointError, naming
 from .layouts import FoundEncoder, find_encoder
 from .read import StateDict, read_checkpoint
@@ -127,13 +132,15 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
     if kind == 'TransferViT' and encoder == 'target' and not facts.get(
             'target_with_cls_token', True):
         settings['with_cls_token'] = False
-        state['pos_embed'] = state['pos_embed'][:, 1:]
+        num_extra = layouts.count_extra(state)
+        state['pos_embed'] = state['pos_embed'][:, num_extra:]
         state.pop('cls_token', None)
+        settings.pop('num_registers', None)
     try:
         with torch.device('meta'):  # sizes are compared before memory is taken
             backbone = MODELS.get(kind)(**settings)
         backbone.out_type = 'raw'
-        fitted = _fit(backbone, found._replace(state=state), encoder, None,
+        fitted = _fit(backbone, found._replace(state=state), None,
                       'it is no vision transformer of this project')
     except CheckpointError:
         raise
@@ -155,15 +162,21 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
     sizes, positions = read_sizes(state), _shape(state, 'pos_embed', 3)
     hidden = _shape(state, 'layers.0.ffn.layers.0.0.weight', 2)
     kernel = _shape(state, 'conv_stages.0.blocks.0.depthwise.weight', 4)
+    if _shape(state, 'pos_embed', 4):
+        raise CheckpointError(
+            'its encoder has windows and relative positions of detection; '
+            'it initialises TransferViTDet alone (init_cfg)')
     if not (sizes and positions and hidden and (kernel or not hybrid)):
         what = 'hybrid encoder' if hybrid else (
             'plain vision transformer with a class token')
         raise CheckpointError(
             f'its encoder is no {what}; build it by its config')
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
-    settings = dict(
+    # class token and registers
+    num_extra = 0 if hybrid else layouts.count_extra(state)
+    settings: Dict[str, Any] = dict(
         img_size=_image_side(
-            positions[1], hybrid, math.prod(sizes.patches), img_size),
+            positions[1], num_extra, math.prod(sizes.patches), img_size),
         in_channels=state[f'{first}.projection.weight'].shape[1],
         qkv_bias='layers.0.attn.qkv.bias' in state,
         final_norm='ln1.weight' in state,
@@ -183,6 +196,10 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
         arch = dict(embed_dims=sizes.widths[0], num_layers=sizes.depths[0],
                     feedforward_channels=hidden[0])
         settings.update(patch_size=sizes.patches[0])
+        if num_extra > 1:
+            settings.update(num_registers=num_extra - 1)
+    if facts.get('norm_eps', NORM_EPS) != NORM_EPS:
+        settings['norm_cfg'] = dict(type='LN', eps=facts['norm_eps'])
     arch['num_heads'] = _find_heads(kind, sizes, arch, facts, num_heads)
     return kind, dict(settings, arch=arch)
 
@@ -194,15 +211,15 @@ def _shape(state: StateDict, name: str, dims: int) -> Tuple[int, ...]:
         value.dim() == dims) else ()
 
 
-def _image_side(positions: int, hybrid: bool, patch: int,
+def _image_side(positions: int, num_extra: int, patch: int,
                 img_size: Optional[int]) -> int:
     """Derive the side of the images in pixels from the positions."""
-    grid = layouts.square_root(positions - (not hybrid))
+    grid = layouts.square_root(positions - num_extra)
     if not grid:
         raise CheckpointError(
             f'its {positions} positions are not those of '
-            f'{"" if hybrid else "a class token and "}a square grid of '
-            'patches')
+            f'{"a class token and " if num_extra else ""}a square grid of '
+            'patches; encoders of rectangular images are not supported')
     side = img_size or grid * patch
     if side % patch:
         raise CheckpointError(
@@ -248,8 +265,10 @@ def fit_encoder(module: nn.Module, checkpoint: str,
     with naming(checkpoint):
         state, meta = read_checkpoint(checkpoint)
         found = find_encoder(state, encoder)
-        _check_heads(module, read_encoder_facts(meta))
-        fitted = _fit(module, found, encoder)
+        facts = read_encoder_facts(meta)
+        _check_heads(module, facts)
+        fitted = _fit(module, found)
+    _compare_eps(module, facts, fitted.lines)
     fitted.lines[0] = f'{checkpoint} is {fitted.lines[0]}'
     return fitted
 
@@ -265,7 +284,18 @@ def _check_heads(module: nn.Module, facts: Dict[str, Any]) -> None:
             "num_heads of backbone.arch to the encoder's")
 
 
-def _fit(module: nn.Module, found: FoundEncoder, encoder: str,
+def _compare_eps(module: nn.Module, facts: Dict[str, Any],
+                 lines: List[str]) -> None:
+    """Log another epsilon of the layer norms, which changes features."""
+    theirs, ours = facts.get('norm_eps', NORM_EPS), norm_eps(module)
+    if theirs != ours:
+        lines.append(
+            f'its layer norms have eps={theirs}, those of the model {ours}; '
+            f'norm_cfg=dict(type="LN", eps={theirs}) of the backbone gives '
+            'its features exactly')
+
+
+def _fit(module: nn.Module, found: FoundEncoder,
          new: Optional[Pattern] = _NEW,
          advice: str = "the model must have the encoder's width, depth and "
          'patch size') -> FittedEncoder:
@@ -274,6 +304,12 @@ def _fit(module: nn.Module, found: FoundEncoder, encoder: str,
     positions = expected.get('pos_embed')
     if positions is not None and positions.dim() == 4:
         state = layouts.to_vit_sam(state)
+    lines = list(found.lines)
+    count = layouts.count_extra(state)
+    if 'cls_token' in state and count > layouts.count_extra(expected) == 1:
+        state = layouts.without_registers(state)
+        lines.append(f'left out: its {count - 1} register token(s), without '
+                     'which it gives other features than it was trained to')
     spared = [k for k in state
               if k.startswith(tuple(_SPARE)) and k not in expected]
     state = {k: v for k, v in state.items() if k not in spared}
@@ -282,8 +318,9 @@ def _fit(module: nn.Module, found: FoundEncoder, encoder: str,
     fitted, report = check_fit(
         module, state, optional=made_new, inflate=True, advice=advice,
         most_listed=10)
-    lines = [f'{found.kind}; its {encoder} encoder was loaded, every key '
-             f'matched: {report}', *found.lines]
+    name = f'{found.branch} encoder'.lstrip()
+    lines.insert(0, f'{found.kind}; its {name} was loaded, every key '
+                 f'matched: {report}')
     types = {str(v.dtype) for k, v in fitted.items()
              if v.dtype != expected[k].dtype}
     if types:
@@ -319,7 +356,7 @@ def from_released(model: nn.Module,
     positions, length = state.get(name), model.backbone.pos_embed.shape[1]
     if positions is not None and positions.dim() == 3 and (
             positions.shape[1] == length - 1):
-        state[name] = layouts.with_cls_position(positions)
+        state[name] = layouts.with_zero_positions(positions)
     return state, ['target.encoder.cls_token']
 
 

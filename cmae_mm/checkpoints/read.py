@@ -31,6 +31,7 @@ import torch
 import yaml
 from mmengine.fileio import register_handler
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from torch import Tensor
@@ -50,6 +51,7 @@ _WRAPPERS = ('state_dict', 'model')
 # Files of Hugging Face's folders.
 _FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json',
                  'pytorch_model.bin')
+_FOLDER_SETTINGS = ('config.json', 'preprocessor_config.json')
 # Few system calls, and a chunk fits into the processor's cache.
 _CHUNK = 1 << 20
 _NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
@@ -371,10 +373,9 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         for one in files:
             part, meta = _read_file(one)
             state = part if len(files) == 1 else OrderedDict(state, **part)
-        config = file.with_name('config.json')
-        if file.name in _FOLDER_FILES and config.is_file():
-            meta.setdefault('num_attention_heads',
-                            _read_json(config).get('num_attention_heads'))
+        for name in _FOLDER_SETTINGS if file.name in _FOLDER_FILES else ():
+            if file.with_name(name).is_file():
+                meta[name] = _read_json(file.with_name(name))
     return Checkpoint(state, meta)
 
 
@@ -442,6 +443,8 @@ def unwrap(content: Any) -> Checkpoint:
             state[short] = value
     if not state:
         raise CheckpointError('it holds no tensors')
+    if state.keys() - content.keys():
+        print_log("removed from its names: 'module.'", logger='current')
     if hasattr(content, '_metadata'):
         state._metadata = content._metadata  # type: ignore[attr-defined]
     return Checkpoint(state, meta if isinstance(meta, dict) else {})

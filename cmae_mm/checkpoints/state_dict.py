@@ -341,7 +341,9 @@ def _resample_to(state: StateDict, expected: StateDict) -> List[str]:
         # A map of ViTSAM, (1, H, W, D), has no class token's position; others
         # may have one or none.
         lengths = [x.flatten(1, -2).shape[1] for x in (value, wanted)]
-        for prefix in (1, 0) if value.dim() == 3 else (0, ):
+        tokens = expected.get(name.replace('pos_embed', 'cls_token'))
+        count = 1 if tokens is None else tokens.shape[1]
+        for prefix in (count, 0) if value.dim() == 3 else (0, ):
             old, new = (square_root(n - prefix) for n in lengths)
             if old and new and len(value) == 1:
                 state[name] = resample_pos_embed(

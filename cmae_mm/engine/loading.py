@@ -132,7 +132,7 @@ def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
 def _start_of_cmae(model: nn.Module, state: StateDict
                    ) -> Tuple[StateDict, List[str], List[str]]:
     """Return the state, optional names and log lines of a CMAE's start."""
-    found, kind, _, lines = find_encoder(state)
+    found, kind, lines, *_ = find_encoder(state)
     if kind == RELEASED:
         state, optional = from_released(model, state)
         return state, optional, [f'it is {kind}']

@@ -93,6 +93,32 @@ def check_in_channels(in_channels: int) -> None:
             f'{MAX_CHANNELS}, but got {in_channels!r}')
 
 
+def check_registers(num_registers: int) -> int:
+    """Check the number of register tokens of an encoder.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        ValueError: If it is not from 0 to 16.
+    """
+    if not isinstance(num_registers, int) or not 0 <= num_registers <= 16:
+        raise ValueError(
+            'backbone.num_registers must be a whole number from 0 to 16, but '
+            f'got {num_registers!r}')
+    return num_registers
+
+
+def add_registers(encoder: Any, num_registers: int) -> None:
+    """Add register tokens to the class token, (1, 1 + R, D).
+
+    The encoder is built with ``num_extra_tokens = 1 + R``.
+    """
+    if num_registers and encoder.with_cls_token:
+        encoder.cls_token = nn.Parameter(encoder.cls_token.new_zeros(
+            1, 1 + num_registers, encoder.embed_dims))
+
+
 def check_width(width: int, num_heads: int, name: str) -> None:
     """Check the width of a transformer.
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ..utils import (
     PretrainedMixin,
+    add_registers,
     check_arch,
+    check_registers,
     use_plain_drop_rates,
     with_mini,
 )
@@ -32,19 +34,25 @@ class TransferViT(PretrainedMixin, VisionTransformer):
     Args:
         arch (str | dict): As ``CMAEViT``'s: mmpretrain's names but for
             'small', and 'mini'. Defaults to 'base'.
+        num_registers (int): Number of register tokens (arXiv 2309.16588),
+            from 0 to 16. They follow the class token, also in ``cls_token``,
+            (1, 1 + R, D). Defaults to 0.
         **kwargs: Other arguments of ``VisionTransformer``.
 
     Raises:
-        ValueError: If ``arch`` is not known.
+        ValueError: If ``arch`` is not known, or ``num_registers`` not allowed.
         CheckpointError: When weights are initialised, if the checkpoint is
             missing or does not fit.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
 
-    def __init__(self, arch: Union[str, dict] = 'base', **kwargs: Any) -> None:
+    def __init__(self, arch: Union[str, dict] = 'base', num_registers: int = 0,
+                 **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
+        self.num_extra_tokens = 1 + check_registers(num_registers)
         super().__init__(arch=arch, **kwargs)
+        add_registers(self, num_registers)
         use_plain_drop_rates(self)
 
 

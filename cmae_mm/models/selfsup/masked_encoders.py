@@ -16,8 +16,10 @@ from ..backbones.conv_stages import Embedded
 from ..backbones.convvit import ConvViT
 from ..utils import (
     MAE_INIT,
+    add_registers,
     check_arch,
     check_in_channels,
+    check_registers,
     check_width,
     cut_patches,
     start_from_encoder,
@@ -225,6 +227,9 @@ class CMAEViT(BlockMasking, VisionTransformer):
         out_type (str): Output of ``forward`` without a mask, see
             ``VisionTransformer``. Defaults to 'raw', all tokens, class token
             first.
+        num_registers (int): Number R of register tokens (arXiv 2309.16588),
+            from 0 to 16. They follow the class token, also in ``cls_token``,
+            (1, 1 + R, D). Defaults to 0.
         init_cfg (dict | list, optional): Defaults to MAE's initialisation:
             Xavier-uniform linear layers, LayerNorm at one. A
             ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
@@ -250,11 +255,13 @@ class CMAEViT(BlockMasking, VisionTransformer):
                  mask_ratio: float = 0.65,
                  mask_block: int = 2,
                  out_type: str = 'raw',
+                 num_registers: int = 0,
                  init_cfg: Optional[Union[dict, List[dict]]] = None,
                  **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
         check_in_channels(kwargs.get('in_channels', 3))
         grid = check_grid(img_size, patch_size, mask_block)
+        self.num_extra_tokens = 1 + check_registers(num_registers)
         super().__init__(
             arch=arch,
             img_size=img_size,
@@ -263,6 +270,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
             with_cls_token=True,
             init_cfg=MAE_INIT if init_cfg is None else init_cfg,
             **kwargs)
+        add_registers(self, num_registers)
         check_width(self.embed_dims, self.arch_settings['num_heads'],
                     'backbone.arch.')
         use_plain_drop_rates(self)
@@ -289,9 +297,9 @@ class CMAEViT(BlockMasking, VisionTransformer):
         if self.init_cfg is None:
             self.init_cfg = MAE_INIT
         super().init_weights()
-        self.pos_embed.data.copy_(
-            build_2d_sincos_position_embedding(
-                self.grid, self.embed_dims, cls_token=True))
+        self.pos_embed.data.zero_()
+        self.pos_embed.data[:, self.num_extra_tokens:] = (
+            build_2d_sincos_position_embedding(self.grid, self.embed_dims))
         weight = self.patch_embed.projection.weight
         nn.init.xavier_uniform_(weight.data.flatten(1))
         nn.init.normal_(self.cls_token, std=.02)
@@ -311,7 +319,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
             tuple: Without a mask, the output of ``VisionTransformer`` for
             ``out_indices`` and ``out_type``. With one,
 
-            - ``z_v`` (N, 1 + V, D): class token and visible patches, after
+            - ``z_v`` (N, K + V, D): class token and visible patches, after
               the final norm (where there is one).
             - ``ids_restore`` (N, L): see :func:`split_by_mask`.
         """
@@ -331,7 +339,8 @@ class CMAEViT(BlockMasking, VisionTransformer):
                 Defaults to None, all.
 
         Returns:
-            Tensor: Embedded tokens, (N, 1 + V, D), class token first.
+            Tensor: Embedded tokens, (N, K + V, D), class token first, then
+            the registers.
 
         Raises:
             ValueError: If the images are not of the model's size or channels.
@@ -343,11 +352,11 @@ class CMAEViT(BlockMasking, VisionTransformer):
         x = F.linear(x, convolution.weight.flatten(1), convolution.bias)
         if self.patch_embed.norm is not None:
             x = self.patch_embed.norm(x)
-        # p_v; the first position is the class token's
-        positions = self.pos_embed[:, 1:]
+        # p_v; the first positions are those of class token and registers
+        positions = self.pos_embed[:, self.num_extra_tokens:]
         if ids_keep is not None:
             positions = positions[0][ids_keep]
-        cls_token = self.cls_token + self.pos_embed[:, :1]
+        cls_token = self.cls_token + self.pos_embed[:, :self.num_extra_tokens]
         return torch.cat(
             [cls_token.expand(x.shape[0], -1, -1), x + positions], dim=1)
 

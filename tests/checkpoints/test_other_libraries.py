@@ -1,0 +1,172 @@
+"""Files of other libraries, read by load_encoder: their features."""
+import json
+
+import pytest
+import timm
+import torch
+import transformers
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+import cmae_mm
+from cmae_mm.checkpoints import CheckpointError, load_encoder_into
+from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet
+
+ARCH = dict(
+    embed_dims=48, num_layers=2, num_heads=4, feedforward_channels=96)
+HF_ARCH = dict(
+    hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=96, mlp_ratio=2, image_size=32, patch_size=4)
+
+
+def timm_vit(**options):
+    vit = timm.models.VisionTransformer(
+        img_size=options.pop('img_size', 32), patch_size=4, embed_dim=48,
+        depth=2, num_heads=4, mlp_ratio=2, num_classes=0, **options)
+    return shaken(vit)
+
+
+def shaken(model):
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(torch.randn_like(value), alpha=0.1)
+    model.eval()
+    return model
+
+
+def save(model, path, **more):
+    state = {f'backbone.{k}': v for k, v in model.state_dict().items()}
+    torch.save(dict(state_dict=dict(state, **more)), path)
+    return path
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 32, 32)
+
+
+@torch.no_grad()
+def assert_same(path, images, expected, tolerance=1e-5, **options):
+    encoder = cmae_mm.load_encoder(path, **options)
+    difference = (encoder.tokens(images) - expected).abs().max()
+    assert difference < tolerance
+    return encoder
+
+
+def test_settings_of_a_folder_of_transformers(images, tmp_path):
+    """Epsilon of the layer norms (1e-12), normalisation and crop."""
+    config = transformers.ViTMAEConfig(mask_ratio=0., **HF_ARCH)
+    vit = transformers.ViTMAEModel(config).eval()
+    vit.save_pretrained(tmp_path)
+    processor = transformers.BitImageProcessor(
+        image_mean=[.1, .2, .3], image_std=[.4, .5, .6],
+        size=dict(shortest_edge=40), crop_size=32)
+    processor.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = vit(images, noise=torch.arange(64.).expand(2, -1))
+    encoder = assert_same(tmp_path, images, expected.last_hidden_state)
+    assert encoder.backbone.ln1.eps == 1e-12
+    image = torch.randint(256, (50, 50, 3), dtype=torch.uint8).numpy()
+    theirs = processor(image, return_tensors='pt').pixel_values[0]
+    difference = (encoder.preprocess(image) - theirs).abs()
+    assert difference.max() < 1.1 / 255 / .4  # rounding of some values
+    assert difference.mean() < 1e-3
+    vit = CMAEViT(ARCH, img_size=32, patch_size=4)
+    load_encoder_into(vit, str(tmp_path))
+
+
+@pytest.mark.parametrize('field, value', [
+    ('image_std', [0, 1, 1]), ('image_std', None), ('image_mean', 'no'),
+    ('rescale_factor', 0), ('size', 'big'), ('crop_size', [1])])
+def test_wrong_settings_of_a_folder(field, value, tmp_path):
+    transformers.ViTModel(
+        transformers.ViTConfig(**HF_ARCH)).save_pretrained(tmp_path)
+    images = dict(image_mean=[.5] * 3, image_std=[.5] * 3,
+                  size=dict(shortest_edge=40), do_center_crop=True,
+                  crop_size=dict(height=32, width=32))
+    (tmp_path / 'preprocessor_config.json').write_text(
+        json.dumps(dict(images, **{field: value})))
+    with pytest.raises(CheckpointError):
+        cmae_mm.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize('registers, no_embed_class',
+                         [(4, True), (4, False), (0, True)])
+def test_registers_of_timm(registers, no_embed_class, images, tmp_path):
+    vit = timm_vit(reg_tokens=registers, no_embed_class=no_embed_class,
+                   init_values=.5)
+    path = tmp_path / 'vit.pth'
+    torch.save(vit.state_dict(), path)
+    expected = vit.forward_features(images)
+    encoder = assert_same(path, images, expected, num_heads=4)
+    torch.testing.assert_close(
+        encoder(images), expected[:, 1 + registers:].mean(1))
+    ours = CMAEViT(ARCH, img_size=32, patch_size=4, num_registers=registers)
+    load_encoder_into(ours, str(path))
+    ours.eval()
+    torch.testing.assert_close(ours(images)[0], expected)
+    tokens, _ = ours(images, ours.generate_mask(2, 'cpu'))
+    assert tokens.shape[1] == 1 + registers + 20
+
+
+@pytest.mark.parametrize('name', ['Dinov2', 'Dinov2WithRegisters'])
+def test_dinov2_of_transformers(name, images, tmp_path):
+    config = getattr(transformers, f'{name}Config')(
+        layerscale_value=.5, num_register_tokens=4, **HF_ARCH)
+    vit = shaken(getattr(transformers, f'{name}Model')(config))
+    vit.save_pretrained(tmp_path)
+    assert_same(tmp_path, images, vit(images).last_hidden_state)
+
+
+def test_a_classifier_of_mmpretrain(images, tmp_path):
+    init_default_scope('mmpretrain')
+    model = shaken(MODELS.build(dict(
+        type='ImageClassifier',
+        backbone=dict(type='VisionTransformer', arch=ARCH, img_size=32,
+                      patch_size=4, out_type='raw'),
+        head=dict(type='VisionTransformerClsHead', num_classes=5,
+                  in_channels=48))))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'c.pth')
+    assert_same(tmp_path / 'c.pth', images, model.backbone(images)[0],
+                num_heads=4)
+
+
+@pytest.mark.parametrize('options', [
+    dict(), dict(final_norm=True, patch_bias=True)])
+def test_a_segmentor_of_mmsegmentation(options, images, tmp_path):
+    backbones = pytest.importorskip('mmseg.models.backbones')
+    vit = shaken(backbones.VisionTransformer(
+        img_size=32, patch_size=4, embed_dims=48, num_layers=2, num_heads=4,
+        mlp_ratio=2, norm_cfg=dict(type='LN', eps=1e-6), **options))
+    path = save(vit, tmp_path / 's.pth', **{
+        'decode_head.conv_seg.weight': torch.ones(2)})
+    encoder = cmae_mm.load_encoder(path, num_heads=4, pool='patch')
+    found = encoder(images).transpose(1, 2).unflatten(2, (8, 8))
+    torch.testing.assert_close(found, vit(images)[0])
+
+
+def test_a_detector_starts_a_detector_alone(tmp_path):
+    options = dict(arch=dict(ARCH, global_attn_indexes=[1]), img_size=32,
+                   patch_size=4, window_size=2)
+    vit = shaken(TransferViTDet(**options))
+    path = save(vit, tmp_path / 'd.pth', **{
+        'rpn_head.rpn_conv.weight': torch.ones(2)})
+    found = TransferViTDet(**options)
+    load_encoder_into(found, str(path))
+    for name, value in vit.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value)
+    with pytest.raises(CheckpointError, match='relative positions of detect'):
+        cmae_mm.load_encoder(path, num_heads=4)
+
+
+def test_rectangular_images_are_refused_by_name(tmp_path):
+    torch.save(timm_vit(img_size=(32, 16)).state_dict(), tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='of rectangular images are not'):
+        cmae_mm.load_encoder(tmp_path / 'a.pth', num_heads=4)
+
+
+@pytest.mark.parametrize('number', [-1, 17, 1.])
+def test_a_wrong_number_of_registers(number):
+    for cls in (CMAEViT, TransferViT):
+        with pytest.raises(ValueError, match='num_registers must be a whole'):
+            cls(ARCH, img_size=32, patch_size=4, num_registers=number)

@@ -152,9 +152,9 @@ def _read_processor(images: Mapping[str, Any]) -> Dict[str, Any]:
         mean, std = [0.] * len(mean), [1.] * len(std)
     factor = images.get('rescale_factor', 1 / 255)
     facts = _scale(mean, std, factor if images.get('do_rescale', True) else 1)
-    sides = [images.get(name) or {} for name in ('size', 'crop_size')]
+    sides = (images.get(name) or {} for name in ('size', 'crop_size'))
     short, crop = (s if isinstance(s, int) else s.get(
-        'shortest_edge', s.get('height')) for s in sides)
+        'shortest_edge', s.get('height', 0)) for s in sides)
     if images.get('do_resize', True) and short:
         crops = images.get('do_center_crop') and crop
         facts['crop_pct'] = crop / short if crops else 1.

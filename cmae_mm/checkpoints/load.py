@@ -162,7 +162,7 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
     sizes, positions = read_sizes(state), _shape(state, 'pos_embed', 3)
     hidden = _shape(state, 'layers.0.ffn.layers.0.0.weight', 2)
     kernel = _shape(state, 'conv_stages.0.blocks.0.depthwise.weight', 4)
-    if _shape(state, 'pos_embed', 4):
+    if any('.rel_pos_' in name for name in state):
         raise CheckpointError(
             'its encoder has windows and relative positions of detection; '
             'it initialises TransferViTDet alone (init_cfg)')

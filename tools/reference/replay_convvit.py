@@ -16,7 +16,7 @@ from cmae_mm.checkpoints.layouts import (
     decoder_to_convmae,
     rename,
     to_convmae,
-    with_cls_position,
+    with_zero_positions,
 )
 
 from .trace import Row, Trace, keep_output, relative_error
@@ -93,7 +93,7 @@ def build_model(trace: Trace) -> nn.Module:
         {k: v for k, v in weights.items()
          if k.startswith(('decoder_', 'mask_token'))}, DECODER, back=True)
     # It has no class token.
-    decoder['decoder_pos_embed'] = with_cls_position(
+    decoder['decoder_pos_embed'] = with_zero_positions(
         decoder['decoder_pos_embed'])
     load_state(model.neck.pixel_decoder, decoder)
     return model.train()

@@ -12,6 +12,7 @@ get the same checks::
 - The summary is the command's line in ``cmae --help``. Text, ``Args:`` and
   the lines of ``Example::`` that begin with ``$ `` are its own help.
 - No default: positional, or a required option where keyword-only.
+- Default, positional-only: an optional positional argument.
 - Default: ``--the-name``. False: a flag. True: the flag ``--no-the-name``.
 - ``Literal``: choices. ``Sequence``: several words. ``Optional``: not given.
 - The types below (``Size``, ``Data``, ``OutputFile``, ...) add bounds of
@@ -318,8 +319,27 @@ def check_arguments(function: Callable[..., Any],
     for name, value in values.items():
         if not accepts(value, hints[name]):
             raise ArgumentError(f'{name} {complaint(value, hints[name])}')
-    inputs: List[str] = []
-    outputs: List[str] = []
+        if name == 'cfg_options' and not isinstance(value, Mapping):
+            check_pairs(value or ())
+    check_paths(hints, values)
+    check = function.declaration.check  # type: ignore[attr-defined]
+    if check is not None:
+        check(**values)
+
+
+def check_paths(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Check inputs and outputs by the types of arguments.
+
+    Args:
+        hints (Mapping[str, Any]): Types by name.
+        values (Mapping[str, Any]): Values by name.
+
+    Raises:
+        ArgumentError: If a file is missing, or an output is an input.
+        OSError: If an output cannot be written.
+    """
+    inputs: List[PathLike] = []
+    outputs: List[PathLike] = []
     for name, value in values.items():
         for mark in marks_of(hints[name]):
             if not isinstance(mark, _Path):
@@ -327,12 +347,7 @@ def check_arguments(function: Callable[..., Any],
             for path in _paths_in(value):
                 mark.check(path)
                 (outputs if mark.is_output else inputs).append(path)
-        if name == 'cfg_options' and not isinstance(value, Mapping):
-            check_pairs(value or ())
     _check_overwriting(inputs, outputs)
-    check = function.declaration.check  # type: ignore[attr-defined]
-    if check is not None:
-        check(**values)
 
 
 def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:

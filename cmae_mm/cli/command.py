@@ -1,19 +1,11 @@
-"""What a command is, and how every one begins and ends."""
+"""Run a command: arguments, result, errors and exit status."""
 import argparse
 import gc
+import inspect
 import json
 import os
 import sys
-import textwrap
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    NamedTuple,
-    NoReturn,
-    Optional,
-)
+from typing import Any, Dict, NoReturn
 
 from ..apis.arguments import (
     accepts,
@@ -21,80 +13,7 @@ from ..apis.arguments import (
     load_libraries,
     types_of,
 )
-from .arguments import check_inputs
 from .errors import fail
-
-# What a command has found out, by name: printed with ``--json``.
-Result = Dict[str, Any]
-
-
-class Command(NamedTuple):
-    """One part of the command ``cmae``.
-
-    Args:
-        name (str): What is typed.
-        help (str): One line, for the list of all commands.
-        example (str): One or more command lines, shown below the help.
-        add_arguments (Callable): Adds the command's own arguments to a parser.
-            Positional ones come in this order, as far as there are any: DATA,
-            CONFIG, CHECKPOINT, OUT.
-        run (Callable): Takes the parsed arguments; gives a result, or None.
-            It imports what is heavy by itself.
-        description (str): What else the help says. Defaults to ''.
-        check (Callable, optional): Raises for mistakes that can be found
-            before anything is imported. That DATA, CONFIG and CHECKPOINT are
-            there is looked at anyway. Defaults to None.
-        registers (bool): Whether the plugin and the libraries below are
-            needed. Defaults to True.
-        error_status (int): Exit status of a mistake. Defaults to 1.
-        stopped (Callable, optional): Takes the parsed arguments; says, after
-            Ctrl-C, what was saved and how to go on. Defaults to None:
-            nothing was written.
-    """
-
-    name: str
-    help: str
-    example: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], Optional[Result]]
-    description: str = ''
-    check: Optional[Callable[[argparse.Namespace], None]] = None
-    registers: bool = True
-    error_status: int = 1
-    stopped: Optional[Callable[[argparse.Namespace], str]] = None
-
-    def add_to(self, parts: Any) -> None:
-        """Add it to the subparsers of the whole command."""
-        title = self.help[0].upper() + self.help[1:] + '.'
-        examples = '\n'.join(
-            f'  {line}' for line in self.example.strip().splitlines())
-        more = textwrap.fill(self.description, 79, break_long_words=False)
-        parser = parts.add_parser(
-            self.name,
-            description=f'{title}\n\n{more}'.strip(),
-            epilog=f'for example:\n{examples}')
-        self.add_arguments(parser)
-        parser.usage = ' '.join([parser.prog, *needed(parser), '[OPTIONS]'])
-        group = parser.add_argument_group('output')
-        group.add_argument(
-            '--json', action='store_true',
-            help='print the result as JSON, in the last line')
-        group.add_argument(
-            '--debug', action='store_true',
-            help='show where an error comes from (CMAE_DEBUG=1 does the '
-            'same)')
-        parser.set_defaults(chosen=self)
-
-
-def needed(parser: argparse.ArgumentParser) -> List[str]:
-    """List what a command line must have, in the order to write it in."""
-    actions = [a for a in parser._actions if a.required]
-    return [str(a.metavar or a.dest) for a in actions if not a.option_strings
-            ] + [
-        f'{a.option_strings[0]} ' + (
-            ' '.join(a.metavar) if isinstance(a.metavar, tuple)
-            else a.metavar or a.dest.upper())
-        for a in actions if a.option_strings]
 
 
 def run(args: argparse.Namespace) -> NoReturn:
@@ -121,30 +40,25 @@ def run(args: argparse.Namespace) -> NoReturn:
         status = stop.code
     except KeyboardInterrupt as stop:
         # In training: pressed twice, or before there was anything to save.
-        stopped = getattr(args.chosen, 'stopped', None)
-        saved = str(stop) or (
-            stopped(args) if stopped else 'nothing was written')
+        saved = str(stop) or 'nothing was written'
         print(f'\ncmae {args.command}: stopped; {saved}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        declared = getattr(args.chosen, 'declaration', args.chosen)
         fail(error, f'cmae {args.command}', args.debug,
-             declared.error_status)
+             args.chosen.declaration.error_status)
     leave_ranks()
     sys.exit(status)
 
 
-def perform(args: argparse.Namespace) -> Result:
+def perform(args: argparse.Namespace) -> Dict[str, Any]:
     """Check a command line and run its function; errors are raised.
 
     Args:
         args (argparse.Namespace): With ``chosen``, the command.
 
     Returns:
-        Result: The result, by name.
+        Dict[str, Any]: The result, by name, which ``--json`` prints.
     """
-    if isinstance(args.chosen, Command):
-        return _perform_old(args)
     function = args.chosen
     values = {name: _unwrap(getattr(args, name), hint)
               for name, hint in types_of(function).items()
@@ -154,7 +68,10 @@ def perform(args: argparse.Namespace) -> Result:
         load_libraries(function.declaration.libraries)
     if getattr(args, 'local_rank', None) is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    result = function.__wrapped__(**values)
+    positional = [
+        values.pop(p.name) for p in inspect.signature(
+            function).parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    result = function.__wrapped__(*positional, **values)
     if hasattr(result, 'as_json'):
         return result.as_json()
     return dict(result._asdict() if hasattr(result, '_asdict')
@@ -167,22 +84,12 @@ def _unwrap(value: Any, hint: Any) -> Any:
     return value[0] if one and not accepts(value, hint) else value
 
 
-def _perform_old(args: argparse.Namespace) -> Result:
-    command: Command = args.chosen
-    check_inputs(args)
-    if command.check is not None:
-        command.check(args)
-    if command.registers:
-        load_libraries()
-    return dict(command.run(args) or {})
-
-
 def leave_ranks() -> None:
-    """End the talk with other processes, if there are any.
+    """Destroy the process group of distributed training, if there is one.
 
-    A process that exits while a thread still lets go of what was sent may be
-    aborted, and its exit status then says that training failed. The threads
-    end with the last that holds their group, which a model in a cycle does.
+    A process that exits while a communication thread runs may be aborted, with
+    the exit status of a failed training. The threads end when the last
+    reference to their group is gone, which a model in a cycle holds.
     """
     if 'torch' not in sys.modules:
         return
@@ -193,7 +100,7 @@ def leave_ranks() -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Give JSON what arrays and scalars of numpy and torch hold."""
+    """Convert arrays and scalars of numpy and torch for JSON."""
     return value.tolist() if hasattr(value, 'tolist') else str(value)
 
 

@@ -6,13 +6,9 @@ import sys
 from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from ..version import __version__
-from . import checkpoints, doctor
-from .command import Command, run
+from .command import run
 from .parser import Parser, add_command, near, read_docstring
 
-OLD_COMMANDS: Dict[str, Command] = {
-    c.name: c for m in (
-        checkpoints, doctor) for c in m.COMMANDS}
 # Function of each command in `apis`, in groups of `cmae --help`.
 GROUPS: Dict[str, Dict[str, str]] = {
     'pre-train and fine-tune': {
@@ -30,11 +26,13 @@ GROUPS: Dict[str, Dict[str, str]] = {
         'attention': 'pictures:attention', 'features': 'pictures:features',
         'map': 'pictures:map_images', 'nearest': 'pictures:nearest',
         'report': 'pictures:report'},
-    'checkpoints': {'export': '', 'import': ''},
+    'checkpoints': {
+        'export': 'conversion:export', 'import': 'conversion:import_'},
     'data': {
         'stats': 'data:stats', 'store': 'data:store',
         'shards': 'data:shards', 'splits': 'data:splits'},
-    'check': {'doctor': '', 'batch-size': 'training:batch_size'},
+    'check': {'doctor': 'environment:doctor',
+              'batch-size': 'training:batch_size'},
 }
 COMMANDS: Dict[str, str] = {
     name: path for group in GROUPS.values() for name, path in group.items()}
@@ -48,8 +46,6 @@ def function_of(name: str) -> Callable[..., Any]:
 
 
 def _summary(name: str) -> str:
-    if not COMMANDS[name]:
-        return OLD_COMMANDS[name].help
     text = read_docstring(function_of(name)).summary
     return text[0].lower() + text[1:]
 
@@ -86,10 +82,7 @@ def build_parser(only: Optional[str] = None) -> argparse.ArgumentParser:
         dest='command', metavar='COMMAND', prog=parser.prog, required=True,
         help=argparse.SUPPRESS)
     for name in [only] if only else COMMANDS:
-        if COMMANDS[name]:
-            add_command(parts, name, function_of(name))
-        else:
-            OLD_COMMANDS[name].add_to(parts)
+        add_command(parts, name, function_of(name))
     return parser
 
 

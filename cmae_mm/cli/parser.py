@@ -154,6 +154,10 @@ def _add_argument(parser: argparse.ArgumentParser,
         return
     kwargs = dict(help=help, **_form_of(_without_none(hint), name))
     is_needed = default is inspect.Parameter.empty
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        parser.add_argument(name, nargs=None if is_needed else '?', **{
+            **kwargs, 'metavar': name.upper()})
+        return
     if is_needed and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
         parser.add_argument(name, **{**kwargs, 'metavar': name.upper()})
         return
@@ -233,8 +237,11 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 def _needed(parser: argparse.ArgumentParser) -> List[str]:
     """List what a command line must have, in the order to write it in."""
     words = []
-    for action in filter(lambda a: a.required, parser._actions):
+    for action in parser._actions:
         metavar = action.metavar or action.dest.upper()
         value = metavar if isinstance(metavar, str) else ' '.join(metavar)
-        words.append(' '.join([*action.option_strings[:1], value]))
+        if action.required:
+            words.append(' '.join([*action.option_strings[:1], value]))
+        elif not action.option_strings:
+            words.append(f'[{value}]')
     return words

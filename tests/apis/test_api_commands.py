@@ -10,8 +10,9 @@ import torch
 from helpers import ROOT, run_tool
 
 import cmae_mm
-from cmae_mm.cli import command, doctor
-from cmae_mm.cli.main import build_parser, main
+from cmae_mm.apis import environment
+from cmae_mm.cli import command
+from cmae_mm.cli.main import main
 from cmae_mm.packaged import framework_command
 
 # Several command lines in one process, which imports the libraries once.
@@ -88,14 +89,13 @@ def test_an_override_that_cannot_be_meant_is_one_sentence(
 
 
 def test_the_doctor_finds_nothing_wrong_where_the_tests_run(capsys):
-    found = doctor.examine()
+    found = environment.examine()
     assert found['problems'] == [] and found['exit_status'] == 0
     assert found['libraries']['torch']['version'] == (
         metadata.version('torch'))
     assert torch.__version__ in found['environment']['PyTorch']
     json.dumps(found, allow_nan=False)
-    args = build_parser().parse_args(['doctor'])
-    args.chosen.run(args)
+    environment.doctor()
     assert 'pre-training can run here' in capsys.readouterr().out
 
 
@@ -109,7 +109,7 @@ def test_the_doctor_names_what_is_missing_and_the_command(monkeypatch):
             'mmpretrain') else real(name)
 
     monkeypatch.setattr(metadata, 'version', version)
-    found = doctor.examine()
+    found = environment.examine()
     assert found['exit_status'] == 1 and len(found['problems']) == 3
     said = '\n'.join(found['problems'])
     assert ('torchvision is not installed, needed is <1,>=0.16; install it '
@@ -124,20 +124,20 @@ def test_the_doctor_names_what_is_broken(monkeypatch):
         raise OSError('libcudart.so:\n cannot open shared object file')
 
     monkeypatch.setattr(cmae_mm, 'register', register)
-    found = doctor.examine()
+    found = environment.examine()
     assert found['problems'] == [
         'libcudart.so: cannot open shared object file']
     assert found['exit_status'] == 1 and not found['environment']
 
 
 def test_the_doctor_finds_packages_that_overwrite_each_other(monkeypatch):
-    monkeypatch.setattr(doctor, 'is_installed', {
+    monkeypatch.setattr(environment, 'is_installed', {
         'mmengine', 'mmcv', 'mmcv-lite'}.__contains__)
-    warnings = doctor.examine()['warnings']
+    warnings = environment.examine()['warnings']
     assert warnings[0].startswith('mmcv and mmcv-lite overwrite each other')
-    monkeypatch.setattr(doctor, 'is_installed', {
+    monkeypatch.setattr(environment, 'is_installed', {
         'onedl-mmengine', 'onedl-mmcv'}.__contains__)
-    assert not any('overwrite' in w for w in doctor.examine()['warnings'])
+    assert not any('overwrite' in w for w in environment.examine()['warnings'])
 
 
 def test_the_doctor_answers_where_no_library_is():
@@ -153,8 +153,9 @@ def test_the_doctor_answers_where_no_library_is():
 
 
 def test_the_doctor_warns_of_too_little_shared_memory():
+    warn = environment._warn
     machine = dict(shared_memory_gb=.1, disk_free_gb=100.)
-    assert '--shm-size' in doctor._warn(machine)[0]
-    assert doctor._warn(dict(shared_memory_gb=8., disk_free_gb=100.)) == []
-    assert doctor._warn(dict(disk_free_gb=100.)) == []
-    assert 'ViT-B needs 1.5 GB' in doctor._warn(dict(disk_free_gb=4.))[0]
+    assert '--shm-size' in warn(machine)[0]
+    assert warn(dict(shared_memory_gb=8., disk_free_gb=100.)) == []
+    assert warn(dict(disk_free_gb=100.)) == []
+    assert 'ViT-B needs 1.5 GB' in warn(dict(disk_free_gb=4.))[0]

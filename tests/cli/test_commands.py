@@ -7,15 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from helpers import QUICK, ROOT, SMALL, run_commands, write_images
 
-from cmae_mm.apis import evaluation
+from cmae_mm.apis import conversion, evaluation
 from cmae_mm.apis.arguments import RANDOM as RANDOM_WORD
 from cmae_mm.checkpoints import EXPORTS
 from cmae_mm.checkpoints.load import RANDOM
-from cmae_mm.cli import checkpoints
 from cmae_mm.cli.main import COMMANDS, GROUPS, build_parser, parse
 from cmae_mm.evaluation.knn import KS
 from cmae_mm.evaluation.linear import LRS
@@ -69,7 +69,7 @@ def test_the_help_of_all_lists_each_command_once():
 
 
 def test_what_the_help_says_without_the_libraries_is_theirs():
-    assert sorted(checkpoints.ENCODERS) == sorted(EXPORTS)
+    assert set(get_args(conversion.Format)) == {'cmae', 'onnx', *EXPORTS}
     ks = inspect.signature(evaluation.knn).parameters['ks']
     assert ks.default == KS
     assert evaluation.LRS == LRS

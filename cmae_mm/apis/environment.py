@@ -1,5 +1,4 @@
 """Report versions, devices and what is missing, with the install commands."""
-import argparse
 import configparser
 import contextlib
 import io
@@ -7,7 +6,7 @@ import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 from ..dependencies import REQUIREMENTS, cpu_count, ops_command
 from ..packaged import (
@@ -18,7 +17,7 @@ from ..packaged import (
     is_installed,
 )
 from ..version import __version__
-from .command import Command, Result
+from .arguments import command
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Distributions that contain the framework's modules, by module.
@@ -38,15 +37,15 @@ _GB = 2**30
 _LEAST_SHARED_MEMORY, _LEAST_DISK = 1., 5.
 
 
-def examine() -> Result:
+def examine() -> Dict[str, Any]:
     """Examine libraries, devices and the machine.
 
     Works where libraries are missing or broken.
 
     Returns:
-        Result: ``problems`` are sentences on what keeps pre-training from
-        running, ``warnings`` on what may hinder it; ``exit_status`` is 1 if
-        there are problems.
+        Dict[str, Any]: ``problems`` are sentences on what prevents
+        pre-training, ``warnings`` on what may disturb it. ``exit_status`` is 1
+        if there are problems.
     """
     libraries: Dict[str, Dict[str, str]] = {}
     try:
@@ -170,24 +169,32 @@ def _warn(machine: Dict[str, float]) -> List[str]:
     return warnings
 
 
-def doctor(args: argparse.Namespace) -> Result:
-    """Examine the machine and print the results."""
+@command(libraries=False)
+def doctor() -> Dict[str, Any]:
+    """Report what this machine has and what is missing.
+
+    Versions, devices, operators, free disk and shared memory, and the command
+    that installs what is missing. The exit status is 0 if pre-training can
+    run here, and 1 otherwise.
+
+    Example::
+
+        $ cmae doctor
+        $ cmae doctor --json
+
+    Returns:
+        Dict[str, Any]: See :func:`examine`.
+    """
     found = examine()
     where = 'a clone' if found['clone'] else 'installed'
     print(f'cmae_mm {found["cmae_mm"]} in {found["folder"]}, {where}\n'
           f'Python {found["python"]} on {found["platform"]}\n')
-    for name, library in found['libraries'].items():
+    for name, library in [*found['libraries'].items(),
+                          *found['optional'].items()]:
         print(f'  {name:<16} {library["version"] or "-":<12} '
-              f'{"needed: " + library["needed"] if library["command"] else ""}'
-              .rstrip())
-    for name, library in found['optional'].items():
-        missing = f'for {library["purpose"]}: {library["command"]}'
-        print(f'  {name:<16} {library["version"] or "-":<12} '
-              f'{"" if library["version"] else missing}'.rstrip())
+              f'{_missing(**library)}'.rstrip())
     print()
-    for name, value in found['environment'].items():
-        print(f'  {name}: {value}')
-    for name, value in found['machine'].items():
+    for name, value in {**found['environment'], **found['machine']}.items():
         print(f'  {name}: {value}')
     print()
     for kind in ('warnings', 'problems'):
@@ -198,15 +205,9 @@ def doctor(args: argparse.Namespace) -> Result:
     return found
 
 
-COMMANDS = [
-    Command(
-        name='doctor',
-        help='report what this machine has and what is missing',
-        example='cmae doctor\ncmae doctor --json',
-        description='Versions, devices, operators, free disk and shared '
-        'memory, and the command that installs what is missing. The exit '
-        'status is 0 if pre-training can run here, and 1 otherwise.',
-        add_arguments=lambda parser: None,
-        run=doctor,
-        registers=False),
-]
+def _missing(version: str, command: str, needed: str = '',
+             purpose: str = '') -> str:
+    """Describe what is missing of a library."""
+    if purpose:
+        return '' if version else f'for {purpose}: {command}'
+    return f'needed: {needed}' if command else ''

@@ -1,0 +1,252 @@
+"""Export of checkpoints to other libraries, and import from them."""
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Literal, Optional
+
+from ..config import ConfigError, load_config, remember
+from .arguments import (
+    Checkpoint,
+    ConfigName,
+    OutputFile,
+    OutputFolder,
+    Overrides,
+    PathLike,
+    Size,
+    check_onnx_file,
+    check_paths,
+    command,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# The released code's names for the whole model, ONNX, and the libraries of
+# `EXPORTS` in `checkpoints/export.py`.
+Format = Literal['cmae', 'onnx', 'convmae', 'hf_vit', 'hf_vitmae', 'mmdet',
+                 'mmpretrain', 'mmseg', 'timm']
+
+
+def _is_finished(folder: PathLike) -> bool:
+    """Return whether a path is a folder of `cmae finetune`."""
+    return (Path(folder) / 'best.pth').is_file()
+
+
+def _check_export(config: PathLike, checkpoint: PathLike,
+                  out: Optional[PathLike], to: Optional[str], encoder: str,
+                  img_size: Optional[int], **others: Any) -> None:
+    """Check paths, and options that contradict each other."""
+    if _is_finished(config):
+        if to not in (None, 'onnx'):
+            raise ConfigError('a folder of `cmae finetune` is exported to '
+                              'onnx alone')
+        check_onnx_file(out or checkpoint)
+        return
+    hints: Dict[str, Any] = dict(config=ConfigName, checkpoint=Checkpoint)
+    check_paths(hints, dict(config=config, checkpoint=checkpoint))
+    if out is None:
+        raise ConfigError('CONFIG, CHECKPOINT and OUT are needed, or a folder '
+                          'of `cmae finetune` and OUT')
+    if to is None:
+        raise ConfigError('--to is needed: the library that the encoder is '
+                          'for')
+    if to == 'cmae' and (img_size is not None or encoder != 'online'):
+        raise ConfigError('--to cmae exports the whole model with both '
+                          'encoders: leave --encoder and --img-size out')
+    hints['out'] = OutputFolder if to.startswith('hf_') else OutputFile
+    check_paths(hints, dict(config=config, checkpoint=checkpoint, out=out))
+    if to == 'onnx':
+        check_onnx_file(out)
+
+
+@command(check=_check_export)
+def export(config: PathLike,
+           checkpoint: PathLike,
+           out: Optional[PathLike] = None,
+           /,
+           *,
+           to: Optional[Format] = None,
+           encoder: Literal['online', 'target'] = 'online',
+           img_size: Optional[Size] = None,
+           allow_partial: bool = False,
+           cfg_options: Overrides = ()) -> Dict[str, Any]:
+    """Write an encoder for timm, Hugging Face and others.
+
+    Every key is checked against the config's model.
+
+    Example::
+
+        $ cmae export cmae_vit-b_300e epoch_300.pth vit.safetensors --to timm
+        $ cmae export classifier model.onnx
+
+    Args:
+        config: Pre-training config, or with --to timm and onnx one of
+            fine-tuning: a file, or the name of a packaged one. Or a folder of
+            `cmae finetune`, followed by OUT alone, an ONNX file of the whole
+            model.
+        checkpoint: A checkpoint of the config's model.
+        out: File to write, .safetensors or .pth; for Hugging Face a folder;
+            for ONNX .onnx.
+        to: Library that the encoder is for. cmae is the whole model under the
+            released code's names, convmae a hybrid encoder and its pixel
+            decoder under ConvMAE's, onnx a file that takes images in their
+            own units and gives features.
+        encoder: The trained encoder, or its moving average. Defaults to
+            online.
+        img_size: Side of the images in pixels that position embeddings are
+            resampled for. Defaults to the model's.
+        allow_partial: Export although keys are missing, unexpected or of
+            another shape.
+        cfg_options: Override settings of the config; nested keys with dots.
+
+    Returns:
+        Dict[str, Any]: ``checkpoint``, ``to`` and ``out``; of ONNX the largest
+        ``difference`` between the outputs of ONNX Runtime and torch.
+
+    Raises:
+        ConfigError: If options contradict each other, or the config is
+            another.
+        CheckpointError: If the checkpoint cannot be loaded or written.
+        ArgumentError: If a file is missing, or an ONNX file has another
+            ending.
+        MissingLibrary: If a library for ONNX is not installed.
+    """
+    if _is_finished(config):
+        from .finished_model import export_model
+        file = str(out or checkpoint)
+        return dict(out=file, difference=export_model(config, file))
+    from mmpretrain.models import ImageClassifier
+
+    from ..checkpoints import (
+        export_classifier,
+        export_cmae,
+        export_encoder,
+        load_model,
+        naming,
+        read_checkpoint,
+        read_encoder_facts,
+    )
+    model = _build_model(config, cfg_options)
+    is_classifier = isinstance(model, ImageClassifier) and to != 'cmae'
+    if not is_classifier:
+        _require_cmae(model, config)
+    with naming(str(checkpoint)):
+        state, meta = read_checkpoint(str(checkpoint))
+        images = read_encoder_facts(meta).get('images')
+        report = load_model(model, state, allow_partial)
+    result = dict(checkpoint=str(checkpoint), to=to, out=str(out))
+    source = _describe(config, checkpoint, meta)
+    if to == 'onnx':
+        from ..checkpoints.onnx_export import export_onnx
+        from .encoder import encoder_of
+        with naming(str(checkpoint)):
+            loaded = encoder_of(model, encoder, img_size, images)
+        result['difference'] = export_onnx(loaded, str(out), **source)
+        print('features of ONNX Runtime and of torch differ by '
+              f'{result["difference"]:.1e} at most')
+    elif is_classifier:
+        export_classifier(model, str(out), str(to), **source)
+    elif to == 'cmae':
+        export_cmae(model, str(out), images, **source)
+    else:
+        export_encoder(model, str(out), str(to), encoder, img_size, images,
+                       **source)
+    print(f'{checkpoint}: {report}\nWrote {out}')
+    return result
+
+
+@command()
+def import_(config: ConfigName,
+            checkpoint: Checkpoint,
+            out: OutputFile,
+            *,
+            allow_partial: bool = False,
+            cfg_options: Overrides = ()) -> Dict[str, Any]:
+    """Read a released CMAE checkpoint, or an MAE or ConvMAE encoder.
+
+    Its parameter names tell which of them it is. Every key is checked against
+    the config's model.
+
+    Example::
+
+        $ cmae import cmae_vit-b_300e official.pth cmae.pth
+        $ cmae import cmae_vit-b_300e mae_pretrain_vit_base.pth \
+init.safetensors
+        $ cmae import cmae_convvit-b_300e convmae_base.pth init.safetensors
+
+    Args:
+        config: Pre-training config: a file, or the name of a packaged one.
+        checkpoint: A released CMAE checkpoint, an MAE encoder under FAIR's or
+            timm's names, or a ConvMAE checkpoint.
+        out: File to write, .safetensors or .pth.
+        allow_partial: Import although keys are missing, unexpected or of
+            another shape.
+        cfg_options: Override settings of the config; nested keys with dots.
+
+    Returns:
+        Dict[str, Any]: ``checkpoint``, its ``kind``, and ``out``.
+
+    Raises:
+        ConfigError: If the config is not one of pre-training.
+        CheckpointError: If the checkpoint is none of these, or cannot be
+            loaded or written.
+    """
+    from ..checkpoints import (
+        CheckpointError,
+        find_encoder,
+        load_model,
+        load_state,
+        naming,
+        read_checkpoint,
+        write_checkpoint,
+    )
+    from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
+    model: Any = _build_model(config, cfg_options)
+    _require_cmae(model, config)
+    with naming(str(checkpoint)):
+        state, meta = read_checkpoint(str(checkpoint))
+        found = find_encoder(state)
+        if found.kind == RELEASED:
+            report = load_model(model, state, allow_partial)
+            imported = model.state_dict()
+            use = 'the whole pre-training state, for load_from'
+        elif found.kind in FOREIGN:
+            report = load_state(model.backbone, found.state, allow_partial)
+            imported = with_prefix(model.backbone.state_dict())
+            use = 'an encoder, for init_cfg'
+        else:
+            raise CheckpointError(
+                f'it is {found.kind} under the names of this project already, '
+                'and is used as it is')
+    write_checkpoint(str(out), imported, _describe(config, checkpoint, meta))
+    print('\n'.join([f'{checkpoint} is {found.kind}: {report}', *found.lines,
+                     f'Wrote {out}, {use}']))
+    return dict(checkpoint=str(checkpoint), kind=found.kind, out=str(out))
+
+
+def _build_model(config: PathLike, cfg_options: Overrides) -> 'nn.Module':
+    """Build the config's model."""
+    from mmengine.registry import init_default_scope
+    from mmpretrain.registry import MODELS
+    cfg = load_config(str(config), cfg_options)
+    remember(cfg, cfg_options)
+    init_default_scope('mmpretrain')
+    # As mmengine's runner: exports contain the normalisation of images.
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(cfg.model)
+
+
+def _require_cmae(model: 'nn.Module', config: PathLike) -> None:
+    """Check that a config is one of pre-training."""
+    from ..models import CMAE
+    if not isinstance(model, CMAE):
+        raise ConfigError(
+            'the config must be one of pre-training, with a model of type '
+            f"'CMAE', but the model of {config} is a {type(model).__name__}")
+
+
+def _describe(config: PathLike, checkpoint: PathLike,
+              meta: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the source of a converted checkpoint, for its metadata."""
+    return dict(
+        recipe=str(config), converted_from=str(checkpoint),
+        **{k: meta[k] for k in ('epoch', 'iter') if k in meta})

@@ -354,11 +354,13 @@ def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:
     """Check that no output is an input."""
     for path in inputs:
         for output in outputs:
+            is_same = False
             with suppress(OSError, ValueError):  # one of them does not exist
-                if os.path.samefile(output, os.path.expanduser(path)):
-                    raise ArgumentError(
-                        f'{output} is an input of this command and would be '
-                        'overwritten; name another output') from None
+                is_same = os.path.samefile(output, os.path.expanduser(path))
+            if is_same:
+                raise ArgumentError(
+                    f'{output} is an input of this command and would be '
+                    'overwritten; name another output')
 
 
 def _paths_in(value: Any) -> List[Any]:

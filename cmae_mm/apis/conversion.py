@@ -132,7 +132,8 @@ def export(config: PathLike,
         state, meta = read_checkpoint(str(checkpoint))
         images = read_encoder_facts(meta).get('images')
         report = load_model(model, state, allow_partial)
-    result = dict(checkpoint=str(checkpoint), to=to, out=str(out))
+    result: Dict[str, Any] = dict(
+        checkpoint=str(checkpoint), to=to, out=str(out))
     source = _describe(config, checkpoint, meta)
     if to == 'onnx':
         from ..checkpoints.onnx_export import export_onnx

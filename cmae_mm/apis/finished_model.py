@@ -156,7 +156,8 @@ class FinishedModel(nn.Module):
 
         Raises:
             FileNotFoundError: If a single path does not exist.
-            SourceError: If a folder has no images.
+            SourceError: If a folder has no images, or a list names none that
+                exist.
         """
         return list(self.predict_iter(images, batch_size))
 
@@ -225,7 +226,7 @@ def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
         if path.is_file() and path.suffix.lower() not in (
                 '.txt', '.csv', '.tsv'):
             return [(str(path), path)]
-        source = open_source(path)
+        source = open_source(path, allow_missing=True)
         return ((source.record(i)['img_path'], source.record(i))
                 for i in range(len(source)))
     if isinstance(images, np.ndarray) and images.ndim in (2, 3) or (

@@ -362,13 +362,16 @@ def _has_label(line: str, root: str) -> bool:
         and not line.lower().endswith(IMG_EXTENSIONS))
 
 
-def check_files(path: str, root: str, found: ImageList) -> str:
+def check_files(path: str, root: str, found: ImageList,
+                allow_missing: bool = False) -> str:
     """Check that the files of a list exist.
 
     Args:
         path (str): The list.
         root (str): Folder of relative paths.
         found (ImageList): Its content.
+        allow_missing (bool): Whether some of the files may be missing.
+            Defaults to False.
 
     Returns:
         str: A note if only some were checked, else ''.
@@ -382,7 +385,7 @@ def check_files(path: str, root: str, found: ImageList) -> str:
         0, count - 1, min(count, _MOST_CHECKED)).astype(int)).tolist()
     faults = [index for index in chosen
               if _find_fault(os.path.join(root, found.names[index]))]
-    if not faults:
+    if not faults or allow_missing and len(faults) < len(chosen):
         return '' if len(chosen) == count else (
             f'{len(chosen):,} of the files were looked up')
     name = found.names[faults[0]]

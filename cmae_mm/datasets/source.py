@@ -99,7 +99,8 @@ def open_source(data: PathLike,
                 split: Any = None,
                 labels: bool = False,
                 root: Optional[str] = None,
-                extensions: Iterable[str] = IMG_EXTENSIONS) -> 'ImageSource':
+                extensions: Iterable[str] = IMG_EXTENSIONS,
+                allow_missing: bool = False) -> 'ImageSource':
     """List the images of a folder, a list file, a store or shards.
 
     Args:
@@ -113,6 +114,8 @@ def open_source(data: PathLike,
         root (str, optional): Folder of relative paths in a list. Defaults to
             the list's folder.
         extensions (Iterable[str]): Endings of image files in folders.
+        allow_missing (bool): Whether some of the files in a list may be
+            missing. Defaults to False.
 
     Returns:
         ImageSource: The images.
@@ -126,7 +129,7 @@ def open_source(data: PathLike,
     path = os.path.abspath(os.path.expanduser(os.fspath(data)))
     splits = [split] if isinstance(split, str) and split else split or []
     if kind == 'list':
-        source = _open_list(path, splits, labels, root)
+        source = _open_list(path, splits, labels, root, allow_missing)
     elif kind == 'folder':
         source = _open_folder(path, splits, [e.lower() for e in extensions])
     else:
@@ -263,13 +266,14 @@ def read_record(record: Dict[str, Any],
 
 
 def _open_list(path: str, splits: Sequence, labels: bool,
-               root: Optional[str]) -> ImageSource:
+               root: Optional[str], allow_missing: bool) -> ImageSource:
     """Open a list file."""
     root = os.path.abspath(
         os.path.expanduser(root or os.path.dirname(path)))
     found = read_list(path, root, splits)
     source = ImageSource('list', root, found.names, split=found.split,
-                         place=path, notes=[check_files(path, root, found)])
+                         place=path, notes=[
+                             check_files(path, root, found, allow_missing)])
     if labels and found.labels is None:
         raise SourceError(
             f'{path} has no labels: needed are lines "<path> <label>", or a '

@@ -1,9 +1,13 @@
 """From labelled images to a finished model."""
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import mmpretrain
 import numpy as np
 import pytest
 import torch
@@ -21,6 +25,7 @@ from cmae_mm.checkpoints import (
     export_encoder,
     read_checkpoint,
 )
+from cmae_mm.datasets.source import SourceError
 from cmae_mm.engine import ResumableRunner
 
 ZIP = SHARED / 'data/tiny_imagenet_50.zip'
@@ -148,6 +153,33 @@ def test_predict_writes_tables(finished, photos, tmp_path):
     predict(finished.out, folder, tmp_path / 'p.parquet')
     table = parquet.read_table(tmp_path / 'p.parquet').to_pydict()
     assert table['class'] == [None, wanted.label]
+
+
+def test_missing_files_of_a_list_are_rows(finished, photos, tmp_path):
+    files = sorted((photos / 'test').rglob('*.JPEG'))[:2]
+    listed = tmp_path / 'new.txt'
+    listed.write_text(f'{files[0]}\n{tmp_path}/gone.jpg\n{files[1]}\n')
+    done = predict(finished.out, listed)
+    assert (done['images'], done['unreadable']) == (3, 1)
+    gone = done['predictions'][1]
+    assert gone.label is None and 'No such file' in gone.error
+    listed.write_text(f'{tmp_path}/gone.jpg\n')
+    with pytest.raises(SourceError, match='does not exist'):
+        predict(finished.out, listed)
+
+
+def test_config_trains_with_tools_of_mmpretrain(finished, tmp_path):
+    tool = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
+    if not tool.is_file():
+        pytest.skip('this installation of mmpretrain has no tools')
+    done = subprocess.run(
+        [sys.executable, tool, finished.config, '--work-dir', 'run',
+         '--cfg-options', 'train_cfg.max_epochs=1'],
+        cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    state, _ = read_checkpoint(tmp_path / 'run/epoch_1.pth')
+    load_model(finished.out).model.load_state_dict(state)
 
 
 def test_onnx_has_the_whole_model(finished, photos, tmp_path, monkeypatch,

@@ -85,7 +85,7 @@ def knn(data: Data,
 
     Args:
         data: Labelled images: class folders in DATA/train and DATA/val (or
-            valid, validation, dev, test), a CSV file with the columns label
+            valid, validation, dev; test), a CSV file with the columns label
             and split, a store or shards.
         checkpoint: Pre-training checkpoint, exported backbone, released CMAE
             or MAE checkpoint; or the word random, with --config.
@@ -162,7 +162,7 @@ def linear(data: Data,
 
     Args:
         data: Labelled images: class folders in DATA/train and DATA/val (or
-            valid, validation, dev, test), a CSV file with the columns label
+            valid, validation, dev; test), a CSV file with the columns label
             and split, a store or shards.
         checkpoint: Pre-training checkpoint, exported backbone, released CMAE
             or MAE checkpoint; or the word random, with --config.
@@ -236,7 +236,7 @@ def low_shot(data: Data,
 
     Args:
         data: Labelled images: class folders in DATA/train and DATA/val (or
-            valid, validation, dev, test), a CSV file with the columns label
+            valid, validation, dev; test), a CSV file with the columns label
             and split, a store or shards.
         checkpoint: Pre-training checkpoint, exported backbone, released CMAE
             or MAE checkpoint; or the word random, with --config.
@@ -310,7 +310,8 @@ def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
     images = open_labelled(data, val)
     _join_processes(launcher)
     if is_main_process():
-        print('\n'.join(part.describe() for part in images), flush=True)
+        # The note of a test part is in the first line.
+        print('\n'.join(part.describe() for part in images[::-1]), flush=True)
     model = _load(checkpoint, encoder, pool=pool, **options)
     train, scored = (
         extract_features(model.encode, model.centre_crop, part, batch_size,

@@ -17,13 +17,10 @@ from ..datasets.source import (
     read_record,
 )
 from ..dependencies import cpu_count
+from ..evaluation.data import PART_NAMES, spellings
 from ..evaluation.splits import draw_share, draw_shots
 from .arguments import ArgumentError, PathLike
 
-PART_NAMES = dict(
-    train=('train', 'training'),
-    val=('val', 'valid', 'validation', 'dev'),
-    test=('test', 'testing'))
 # Percentage of each class that is drawn for validation.
 VAL_PERCENT = 20
 # Separators of the labels of an image in a multi-label list.
@@ -193,11 +190,6 @@ def _find_parts(data: PathLike, multilabel: bool,
                 f'{data} has a validation or test part, but no part train')
         parts['train'] = read(())
     return {k: p for k, p in parts.items() if p is not None}
-
-
-def spellings(names: Sequence[str]) -> List[str]:
-    """Give names in lower case, with a capital, and in capitals."""
-    return [f(n) for n in names for f in (str.lower, str.title, str.upper)]
 
 
 def _read_part(data: PathLike, multilabel: bool,

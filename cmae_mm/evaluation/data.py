@@ -5,10 +5,11 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
 from ..datasets.source import ImageSource, SourceError, open_source
 from .splits import EvaluationDataError
 
-# Names of the parts, the first that exists is taken.
-TRAIN_PARTS = ('train', 'Train', 'training', 'Training')
-VAL_PARTS = ('val', 'Val', 'valid', 'Valid', 'validation', 'Validation', 'dev',
-             'test', 'Test')
+# Names of the parts, of which the first that exists is used.
+PART_NAMES = dict(
+    train=('train', 'training'),
+    val=('val', 'valid', 'validation', 'dev'),
+    test=('test', 'testing'))
 
 
 class LabelledImages(NamedTuple):
@@ -21,9 +22,12 @@ class LabelledImages(NamedTuple):
 def open_labelled(data: Any, val: Any = None) -> LabelledImages:
     """Open the labelled images of a data folder, list, store or shards.
 
+    The test part is used where there is no validation part, and noted in the
+    description of the images.
+
     Args:
         data (str | PathLike): Class folders in ``train`` and ``val`` (or
-            ``valid``, ``validation``, ``dev``, ``test``), or a CSV file with
+            ``valid``, ``validation``, ``dev``; ``test``), or a CSV file with
             a column ``split``.
         val (str | PathLike, optional): Images to score on, with labels.
             Defaults to None, those in ``data``.
@@ -36,11 +40,11 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             classes differ.
     """
     try:
-        train = open_source(data, split=TRAIN_PARTS, labels=True)
+        train = open_source(
+            data, split=spellings(PART_NAMES['train']), labels=True)
         if val is None:
             _check_part(train, data, 'train')
-            scored = open_source(data, split=VAL_PARTS, labels=True)
-            _check_part(scored, data, 'val (or valid, validation, dev, test)')
+            scored = _open_scored(data)
         else:
             scored = open_source(val, labels=True)
     except (FileNotFoundError, SourceError) as error:
@@ -50,6 +54,22 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             'and split') from error
     check_same_classes(train.classes, scored.classes)
     return LabelledImages(train, scored)
+
+
+def _open_scored(data: Any) -> ImageSource:
+    """Open the validation part, or the test part."""
+    names = [*PART_NAMES['val'], *PART_NAMES['test']]
+    scored = open_source(data, split=spellings(names), labels=True)
+    _check_part(scored, data, 'val (or valid, validation, dev, test)')
+    if scored.split.lower() in PART_NAMES['test']:
+        scored.notes.append('scores are of the test part, since there is no '
+                            'validation part')
+    return scored
+
+
+def spellings(names: Sequence[str]) -> List[str]:
+    """Return names in lower case, with a capital, and in capitals."""
+    return [f(n) for n in names for f in (str.lower, str.title, str.upper)]
 
 
 def _check_part(source: ImageSource, data: Any, part: str) -> None:

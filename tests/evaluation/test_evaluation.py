@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from cmae_mm.datasets.source import open_source
+from cmae_mm.evaluation.data import open_labelled
 from cmae_mm.evaluation.features import FrozenFeatures
 from cmae_mm.evaluation.splits import read_split, write_split
 
@@ -117,6 +118,17 @@ def test_distributed_features_are_the_same(
                  '--nproc_per_node=2', f'--master_port={free_port()}',
                  '-m', 'cmae_mm', *args, '--launcher', 'pytorch'))
     assert ranks == alone
+
+
+def test_the_test_part_is_scored_only_without_a_validation_part(tmp_path):
+    for part in ('train', 'test'):
+        write_images(tmp_path / part / 'a', 2)
+    scored = open_labelled(tmp_path).val
+    assert scored.split == 'test'
+    assert 'scores are of the test part' in scored.describe()
+    write_images(tmp_path / 'Valid/a', 3)
+    scored = open_labelled(tmp_path).val
+    assert scored.split == 'Valid' and not scored.notes
 
 
 def _remove_val(root):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Dict, Literal, NamedTuple, Optional
 
 from .arguments import (
+    ArgumentError,
     CheckpointOrRandom,
     Count,
     Data,
@@ -249,13 +250,15 @@ def predict(folder: PathLike,
             top_k: Size = 1,
             all_scores: bool = False,
             batch_size: Size = 32,
+            window: Optional[Size] = None,
             pictures: Optional[OutputFolder] = None) -> Dict[str, Any]:
     """Predict images with a finished model, and write a table.
 
     The table has a row for each image: path, class, score, further classes as
     class_2 and score_2, and error, the reason why a file is unreadable. Labels
     are not needed. A segmenter writes masks beside the table, which has their
-    paths and the share of each class.
+    paths and the share of each class; masks of GeoTIFF files keep their
+    coordinates.
 
     Example::
 
@@ -269,8 +272,11 @@ def predict(folder: PathLike,
             the predictions are returned alone.
         top_k: Number of classes in a row. Defaults to 1.
         all_scores: Add a column for each class.
-        batch_size: Images in a batch. Defaults to 32.
-        pictures: Folder for a sheet of images of each predicted class.
+        batch_size: Images or windows in a batch. Defaults to 32.
+        window: Side in pixels of a segmenter's overlapping windows, the size
+            of the training images. Defaults to the short side of an image.
+        pictures: Folder for a sheet of images of each predicted class, or for
+            each image with its mask.
 
     Returns:
         Dict[str, Any]: ``out``, the number of ``images``, of ``unreadable``
@@ -285,13 +291,23 @@ def predict(folder: PathLike,
     from .finished_model import load_model
     from .prediction_files import describe, draw_predictions, write_table
     model: Any = load_model(folder)
-    found = model.predict(Path(images), batch_size)
     if model.task == 'segment':
-        from .segmentation import write_segments
+        if top_k > 1 or all_scores:
+            raise ArgumentError('a segmenter has no top_k and no all_scores')
+        if out is None and pictures is not None:
+            raise ArgumentError('pictures of a segmenter need out, a table')
         if out is None:
-            return dict(predictions=found)
-        return dict(write_segments(Path(out).expanduser(), found,
-                                   model.classes), out=str(out))
+            return dict(predictions=model.predict(
+                Path(images), batch_size, window))
+        from .mask_files import write_segments
+        done = write_segments(
+            Path(out).expanduser(), model, Path(images), batch_size, window,
+            None if pictures is None else Path(pictures).expanduser())
+        return dict(done, out=str(out))
+    if window is not None:
+        raise ArgumentError('window is for segmenters; this model is a '
+                            'classifier')
+    found = model.predict(Path(images), batch_size)
     if out is not None:
         write_table(Path(out).expanduser(), found, model, top_k, all_scores)
     if pictures is not None:

@@ -2,8 +2,19 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
+import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,13 +25,12 @@ from torch import Tensor, nn
 
 from ..config import load_config
 from ..datasets.names import encode_name
-from ..datasets.source import SourceError, open_source
+from ..datasets.source import SourceError, open_source, read_record
 from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
 from ..files import write_file
 from ..plain_config import MODEL_TYPES, check_types
 from ..visualization import save_grid
-from ..visualization.image_grid import save_picture
 from .arguments import ArgumentError, PathLike
 from .finetuning import Recipe
 from .labelled_data import (
@@ -33,7 +43,7 @@ from .labelled_data import (
     drop_unreadable,
     spellings,
 )
-from .prediction_files import write_columns
+from .mask_files import colours
 
 _BASE = 'segmentation/upernet-mini_coco'
 _IMAGES = ('images', 'image', 'imgs', 'img')
@@ -342,32 +352,65 @@ class FinishedSegmenter(nn.Module):
         Returns:
             Tensor: Probabilities, (N, K, S, S).
         """
+        return self._logits(images).softmax(dim=1)
+
+    def _logits(self, images: Tensor) -> Tensor:
         preprocessor = self.model.data_preprocessor
         images = (images.float() - preprocessor.mean) / preprocessor.std
         logits = self.model(images, mode='tensor')
-        return F.interpolate(logits, images.shape[2:], mode='bilinear'
-                             ).softmax(dim=1)
+        return F.interpolate(logits, images.shape[2:], mode='bilinear')
 
-    def predict(self, images: Any, batch_size: int = 1) -> List[Segmented]:
-        """Predict images one by one, see :meth:`FinishedModel.predict`."""
+    def predict(self, images: Any, batch_size: int = 32,
+                window: Optional[int] = None) -> List[Segmented]:
+        """Predict images one by one.
+
+        Args:
+            images (Any): See :meth:`FinishedModel.predict`.
+            batch_size (int): Number of windows in a batch. Defaults to 32.
+            window (int, optional): Side in pixels of overlapping windows,
+                whose scores are averaged; each is resized to the encoder's
+                images. Defaults to the short side of an image.
+
+        Returns:
+            List[Segmented]: One for each image, in their order.
+        """
+        return [one for one, _ in self.predict_iter(
+            images, batch_size, window)]
+
+    def predict_iter(self, images: Any, batch_size: int = 32,
+                     window: Optional[int] = None
+                     ) -> Iterator[Tuple[Segmented, Optional[np.ndarray]]]:
+        """Predict images one by one, see :meth:`predict`.
+
+        Yields:
+            tuple: The prediction and the image, RGB, (H, W, 3), or None if it
+            is unreadable.
+        """
         from .finished_model import name_images
-        return [self._predict(name, image)
-                for name, image in name_images(images)]
+        for name, image in name_images(images):
+            try:
+                array = self._read(image)
+            except Exception as error:  # decoders raise all sorts of errors
+                reason = ' '.join(str(error).split()) or type(error).__name__
+                yield Segmented(name, None, {}, reason), None
+                continue
+            mask = self.mask_of(array, batch_size, window)
+            counts = np.bincount(mask.ravel(), minlength=len(self.classes))
+            yield Segmented(name, mask, {
+                c: float(n / mask.size) for c, n in zip(
+                    self.classes, counts)}), array[..., ::-1]
 
-    def _predict(self, name: str, image: Any) -> Segmented:
-        try:
-            if isinstance(image, Mapping):
-                image = image['img_path']
-            array = self._reader.read(image)
-        except Exception as error:  # decoders raise all sorts of errors
-            return Segmented(name, None, {}, ' '.join(str(error).split()))
-        mask = self.mask_of(array)
-        counts = np.bincount(mask.ravel(), minlength=len(self.classes))
-        return Segmented(name, mask, {
-            c: float(n / mask.size) for c, n in zip(self.classes, counts)})
+    def _read(self, image: Any) -> np.ndarray:
+        if isinstance(image, Mapping):
+            return self._reader.decode(
+                read_record(dict(image)), image['img_path'])
+        return self._reader.read(image)
 
-    def mask_of(self, array: np.ndarray) -> np.ndarray:
+    def mask_of(self, array: np.ndarray, batch_size: int = 32,
+                window: Optional[int] = None) -> np.ndarray:
         """Segment an image, (H, W, 3), BGR; give class numbers, (H, W)."""
+        if window is not None:
+            return self._segment_windows(array, batch_size, window)
         results: Dict[str, Any] = dict(
             img=array, img_shape=array.shape[:2], ori_shape=array.shape[:2])
         for transform in self._transforms:
@@ -378,6 +421,45 @@ class FinishedSegmenter(nn.Module):
                 data_samples=[results['data_samples']]))
         mask: Tensor = found[0].pred_sem_seg.data[0]
         return mask.cpu().numpy().astype(np.uint8)
+
+    def _segment_windows(self, array: np.ndarray, batch_size: int,
+                         window: int) -> np.ndarray:
+        """Segment an image in overlapping windows, row by row."""
+        height, width = array.shape[:2]
+        side = min(window, height, width)
+        mask = np.empty((height, width), np.uint8)
+        lefts, tops = _place_windows(width, side), _place_windows(height, side)
+        # The largest sum of logits is that of the largest average.
+        sums = torch.zeros(self.count, side, width)
+        for top, following in zip(tops, [*tops[1:], height]):
+            crops = [array[top:top + side, x:x + side] for x in lefts]
+            for x, logits in zip(lefts, self._score_crops(crops, batch_size)):
+                sums[..., x:x + side] += logits
+            done = following - top
+            mask[top:following] = sums[:, :done].argmax(dim=0).numpy()
+            sums = F.pad(sums[:, done:], (0, 0, 0, done))
+        return mask
+
+    def _score_crops(self, crops: Sequence[np.ndarray],
+                     batch_size: int) -> Iterator[Tensor]:
+        """Give the logits of square crops in BGR, (K, S, S) each."""
+        size = (self.img_size, self.img_size)
+        side, device = crops[0].shape[0], next(self.parameters()).device
+        for start in range(0, len(crops), batch_size):
+            images = np.stack([mmcv.imresize(crop, size)
+                               for crop in crops[start:start + batch_size]])
+            batch = torch.from_numpy(images[..., ::-1].copy())
+            with torch.inference_mode():
+                logits = self._logits(batch.permute(0, 3, 1, 2).to(device))
+                for one in logits.split(1):
+                    yield F.interpolate(one, (side, side), mode='bilinear'
+                                        )[0].cpu()
+
+
+def _place_windows(length: int, side: int) -> List[int]:
+    """Give starts of windows that overlap by a third or more."""
+    last = length - side
+    return [*range(0, last, max(side * 2 // 3, 1)), last]
 
 
 def report_segmenter(model: FinishedSegmenter, data: LabelledData,
@@ -435,51 +517,6 @@ def report_segmenter(model: FinishedSegmenter, data: LabelledData,
     write_file(folder / 'metrics.json',
                json.dumps(metrics, indent=1, default=str) + '\n')
     return metrics
-
-
-def write_segments(file: Path, found: Sequence[Segmented],
-                   classes: Sequence[str]) -> Dict[str, Any]:
-    """Write masks, and a table of the classes' shares.
-
-    Masks are PNG files of class numbers with a palette, in the folder
-    ``<file's name>_masks``.
-
-    Args:
-        file (Path): The table, ``.csv`` or ``.parquet``.
-        found (Sequence[Segmented]): The predictions.
-        classes (Sequence[str]): Names of the classes.
-
-    Returns:
-        Dict[str, Any]: Numbers of ``images`` and ``unreadable`` ones, and the
-        folder ``masks``.
-    """
-    folder = file.with_name(f'{file.stem}_masks')
-    columns: Dict[str, List[Any]] = dict(
-        path=[encode_name(one.path) for one in found], mask=[],
-        error=[one.error for one in found])
-    for number, one in enumerate(found):
-        name = f'{number:06d}_{Path(one.path).stem}.png'.encode(
-            'ascii', 'replace').decode().replace('?', '_')
-        columns['mask'].append(None if one.error else str(folder / name))
-        if one.mask is not None:
-            picture = Image.fromarray(one.mask).convert('P')
-            picture.putpalette(colours(len(classes)).tobytes())
-            save_picture(folder / name, picture)
-    for name in classes:
-        column = name if name not in columns else f'share {name}'
-        columns[column] = [one.shares.get(name) for one in found]
-    write_columns(file, columns)
-    unreadable = sum(bool(one.error) for one in found)
-    print(f'{len(found):,} images, {unreadable:,} unreadable; masks in '
-          f'{folder}')
-    return dict(images=len(found), unreadable=unreadable, masks=str(folder))
-
-
-def colours(count: int) -> np.ndarray:
-    """Give a colour for each class, and black for ignored pixels."""
-    palette = np.zeros((256, 3), np.uint8)
-    palette[:count] = np.random.default_rng(1).integers(40, 256, (count, 3))
-    return palette
 
 
 def _draw(file: Path, shown: Sequence[Any], count: int) -> None:

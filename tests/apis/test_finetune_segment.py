@@ -63,8 +63,11 @@ def test_scores_are_those_of_the_runner(finished):
 def test_predict_writes_masks(finished, masks, tmp_path):
     shutil.copytree(masks / 'Images/val', tmp_path / 'new')
     (tmp_path / 'new/broken.jpg').write_bytes(b'nothing')
-    done = cmae_mm.predict(finished.out, tmp_path / 'new', tmp_path / 'p.csv')
+    done = cmae_mm.predict(finished.out, tmp_path / 'new', tmp_path / 'p.csv',
+                           pictures=tmp_path / 'overlays')
     assert (done['images'], done['unreadable']) == (4, 1)
+    overlays = [*(tmp_path / 'overlays').glob('*.png')]
+    assert len(overlays) == 3 and Image.open(overlays[0]).mode == 'RGB'
     model = cmae_mm.load_model(finished.out)
     for row in csv.DictReader((tmp_path / 'p.csv').open()):
         if row['error']:
@@ -77,6 +80,54 @@ def test_predict_writes_masks(finished, masks, tmp_path):
             (mask == 1).mean(), abs=1e-4)
         wanted, = model.predict(row['path'])
         assert np.array_equal(wanted.mask, mask)
+
+
+def test_windows_average_logits(finished, masks):
+    model = cmae_mm.load_model(finished.out)
+    file = sorted((masks / 'Images/val').iterdir())[0]
+    image = np.asarray(Image.open(file).convert('RGB'))[:160, :160]
+    # One window is the whole image.
+    whole, = model.predict(image)
+    for window in (160, 1000):
+        one, = model.predict(image, window=window)
+        assert (one.mask == whole.mask).mean() > 0.999
+    # Several ones, by the definition.
+    found, = model.predict(image, window=100, batch_size=3)
+    sums = torch.zeros(2, 160, 160)
+    for top in (0, 60):
+        for left in (0, 60):
+            crop = image[top:top + 100, left:left + 100, ::-1]
+            logits, = model._score_crops([crop], 1)
+            sums[:, top:top + 100, left:left + 100] += logits
+    assert np.array_equal(found.mask, sums.argmax(0).numpy())
+    assert found.mask.shape == (160, 160)
+
+
+def test_masks_of_geotiff_files_keep_coordinates(finished, masks, tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    file = sorted((masks / 'Images/val').iterdir())[0]
+    pixels = np.asarray(Image.open(file).convert('RGB')).transpose(2, 0, 1)
+    place = dict(
+        crs='EPSG:32633', width=pixels.shape[2], height=pixels.shape[1],
+        transform=rasterio.transform.from_origin(500000, 5800000, 10, 10))
+    with rasterio.open(tmp_path / 'map.tif', 'w', driver='GTiff', count=3,
+                       dtype='uint8', **place) as target:
+        target.write(pixels)
+    cmae_mm.predict(finished.out, tmp_path / 'map.tif', tmp_path / 'p.csv',
+                    window=150)
+    row, = csv.DictReader((tmp_path / 'p.csv').open())
+    with rasterio.open(row['mask']) as mask:
+        assert mask.crs.to_epsg() == 32633 and mask.count == 1
+        assert mask.transform == place['transform']
+        wanted, = cmae_mm.load_model(finished.out).predict(
+            tmp_path / 'map.tif', window=150)
+        assert np.array_equal(mask.read(1), wanted.mask)
+        assert mask.colormap(1)[1][:3] != (0, 0, 0)
+
+
+def test_options_of_classifiers_are_refused(finished, masks):
+    with pytest.raises(ArgumentError, match='no top_k'):
+        cmae_mm.predict(finished.out, masks / 'Images/val', top_k=2)
 
 
 def test_onnx(finished, tmp_path):

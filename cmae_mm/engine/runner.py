@@ -1,5 +1,6 @@
 """mmengine's runner with exact resuming, strict loading and sharding."""
 import copy
+import logging
 import math
 import warnings
 from typing import Any, Dict, Optional
@@ -62,6 +63,20 @@ DEFAULT_HOOKS = dict(
     preemption=dict(type=PreemptionHook),
     progress=dict(type=ProgressHook))
 
+# First words of messages that are written to the log file alone, by mmengine
+# and by this project.
+_FILE_ONLY = (
+    'Checkpoints will be saved', 'Config:', 'Distributed training is not used',
+    'Hooks will be executed', 'Optimizer group of', 'The optimizer updates')
+
+
+def _is_for_console(record: logging.LogRecord) -> bool:
+    """Return whether a message is of use to the person at the console."""
+    message = record.getMessage()
+    return not (message.startswith(_FILE_ONLY)
+                or 'System environment:' in message
+                or 'will be deprecated' in message)
+
 
 def _class_name(hook: Any) -> str:
     """Return the name of a hook's class, without its scope."""
@@ -111,9 +126,14 @@ class ResumableRunner(Runner):
         return super().from_cfg(cfg)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
-        """Build a logger that also writes names that are not UTF-8."""
+        """Build a logger with a short console output and a full log file.
+
+        Names that are not UTF-8 are written, too.
+        """
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_for_console)
             stream: Any = getattr(handler, 'stream', None)
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')

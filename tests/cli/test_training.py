@@ -214,6 +214,13 @@ def test_train_command_and_its_arguments(image_root, tmp_path):
     out = run_tool(sys.executable, 'tools/train.py', QUICK, '--work-dir',
                    tmp_path, *SMALL, DATA_ROOT=str(image_root))
     assert 'Iter(train) [2/2]' in out
+    before = out[:out.index('Iter(train) [')].splitlines()
+    assert len(before) <= 15, out
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    for words in ('System environment:', 'Config:', 'Hooks will be executed',
+                  'Optimizer group of'):
+        assert words in log and words not in out
+    assert 'deprecated' not in out
     if not torch.cuda.is_available():
         assert out.count('training in float32 instead of bfloat16') == 1
     out = run_tool(sys.executable, 'tools/train.py', QUICK, '--work-dir',

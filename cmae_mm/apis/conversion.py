@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # `EXPORTS` in `checkpoints/export.py`.
 Format = Literal['cmae', 'onnx', 'convmae', 'hf_vit', 'hf_vitmae', 'mmdet',
                  'mmpretrain', 'mmseg', 'timm']
+# The libraries that classifiers are exported to.
+CLASSIFIERS = ('timm', 'hf_vit')
 
 
 def _is_finished(folder: PathLike) -> bool:
@@ -34,13 +36,19 @@ def _check_export(config: PathLike, checkpoint: PathLike,
                   out: Optional[PathLike], to: Optional[str], encoder: str,
                   img_size: Optional[int], **others: Any) -> None:
     """Check paths, and options that contradict each other."""
+    hints: Dict[str, Any]
     if _is_finished(config):
-        if to not in (None, 'onnx'):
+        out = out or checkpoint
+        if to in CLASSIFIERS:
+            hints = dict(out=_kind_of_output(out, to))
+            check_paths(hints, dict(out=out))
+        elif to not in (None, 'onnx'):
             raise ConfigError('a folder of `cmae finetune` is exported to '
-                              'onnx alone')
-        check_onnx_file(out or checkpoint)
+                              f'onnx, {" or ".join(CLASSIFIERS)}')
+        else:
+            check_onnx_file(out)
         return
-    hints: Dict[str, Any] = dict(config=ConfigName, checkpoint=Checkpoint)
+    hints = dict(config=ConfigName, checkpoint=Checkpoint)
     check_paths(hints, dict(config=config, checkpoint=checkpoint))
     if out is None:
         raise ConfigError('CONFIG, CHECKPOINT and OUT are needed, or a folder '
@@ -51,10 +59,17 @@ def _check_export(config: PathLike, checkpoint: PathLike,
     if to == 'cmae' and (img_size is not None or encoder != 'online'):
         raise ConfigError('--to cmae exports the whole model with both '
                           'encoders: leave --encoder and --img-size out')
-    hints['out'] = OutputFolder if to.startswith('hf_') else OutputFile
+    hints['out'] = _kind_of_output(out, to)
     check_paths(hints, dict(config=config, checkpoint=checkpoint, out=out))
     if to == 'onnx':
         check_onnx_file(out)
+
+
+def _kind_of_output(out: PathLike, to: str) -> Any:
+    """Return whether an export is a file or a folder."""
+    is_folder = to.startswith('hf_') or (
+        to == 'timm' and not Path(out).suffix)
+    return OutputFolder if is_folder else OutputFile
 
 
 @command(check=_check_export)
@@ -76,15 +91,16 @@ def export(config: PathLike,
 
         $ cmae export cmae_vit-b_300e epoch_300.pth vit.safetensors --to timm
         $ cmae export classifier model.onnx
+        $ cmae export classifier FOLDER --to hf_vit
 
     Args:
-        config: Pre-training config, or with --to timm and onnx one of
+        config: Pre-training config, or with --to timm, hf_vit and onnx one of
             fine-tuning: a file, or the name of a packaged one. Or a folder of
-            `cmae finetune`, followed by OUT alone, an ONNX file of the whole
-            model.
+            `cmae finetune`, followed by OUT alone: the whole model for ONNX,
+            or with --to for timm or hf_vit.
         checkpoint: A checkpoint of the config's model.
         out: File to write, .safetensors or .pth; for Hugging Face a folder;
-            for ONNX .onnx.
+            for timm a file or a folder; for ONNX .onnx.
         to: Library that the encoder is for. cmae is the whole model under the
             released code's names, convmae a hybrid encoder and its pixel
             decoder under ConvMAE's, onnx a file that takes images in their
@@ -110,8 +126,12 @@ def export(config: PathLike,
         MissingLibrary: If a library for ONNX is not installed.
     """
     if _is_finished(config):
-        from .finished_model import export_model
+        from .finished_model import export_classifier_of, export_model
         file = str(out or checkpoint)
+        if to in CLASSIFIERS:
+            export_classifier_of(config, file, str(to))
+            print(f'Wrote {file}')
+            return dict(out=file, to=to)
         return dict(out=file, difference=export_model(config, file))
     from mmpretrain.models import ImageClassifier
 
@@ -144,7 +164,8 @@ def export(config: PathLike,
         print('features of ONNX Runtime and of torch differ by '
               f'{result["difference"]:.1e} at most')
     elif is_classifier:
-        export_classifier(model, str(out), str(to), **source)
+        classes = (meta.get('dataset_meta') or {}).get('classes') or ()
+        export_classifier(model, str(out), str(to), classes, images, **source)
     elif to == 'cmae':
         export_cmae(model, str(out), images, **source)
     else:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import (
     CheckpointError,
+    export_classifier,
     load_state,
     naming,
     read_checkpoint,
@@ -325,14 +326,12 @@ def export_model(folder: PathLike, out: PathLike) -> float:
                             model.img_size, generator=generator)
         return noise * preprocessor.std + preprocessor.mean
 
-    short_side = next((t['scale'] for t in model.pipeline
-                       if t['type'] == 'ResizeImage'), None)
     difference = write_onnx(model, images, out, dict(
         classes=model.classes,
         task=model.task,
         img_size=model.img_size,
         channels=model.in_channels,
-        short_side=short_side,
+        short_side=_short_side(model),
         preprocessing=model.pipeline,
         images=model.images or 'RGB, 0 to 255',
         outputs=dict(scores=dict(
@@ -341,6 +340,31 @@ def export_model(folder: PathLike, out: PathLike) -> float:
     print(f'{out}: {len(model.classes)} classes; scores of ONNX Runtime and '
           f'torch differ by {difference:.1e} at most')
     return difference
+
+
+def export_classifier_of(folder: PathLike, out: PathLike, to: str) -> None:
+    """Write a finished classifier for timm or transformers.
+
+    Args:
+        folder (str | PathLike): Folder of ``cmae finetune``.
+        out (str | PathLike): A folder, or for timm also a file.
+        to (str): 'timm' or 'hf_vit'.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded or written.
+    """
+    model = load_model(folder).cpu()
+    if model.task == 'segment':
+        raise CheckpointError(
+            f'{folder} is a segmenter, which is exported to ONNX alone')
+    export_classifier(model.model, str(out), to, model.classes, model.images,
+                      _short_side(model), recipe=str(folder))
+
+
+def _short_side(model: FinishedModel) -> Any:
+    """Return the length that the short side of an image is resized to."""
+    return next((t['scale'] for t in model.pipeline
+                 if t['type'] == 'ResizeImage'), None)
 
 
 def draw_crops(model: FinishedModel, file: Path, title: str,

@@ -1,15 +1,24 @@
 """Export of encoders, classifiers and whole models to other libraries."""
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from torch import nn
 
-from ..files import write_file
 from ..version import __version__
 from . import layouts
-from .encoder_config import encoder_facts
+from .encoder_config import KEY, encoder_facts
 from .errors import CheckpointError
+from .model_folders import (
+    hf_config,
+    hf_decoder,
+    hf_labels,
+    hf_processor,
+    is_rgb,
+    pretrained_cfg,
+    timm_config,
+    write_settings,
+)
 from .read import StateDict, write_checkpoint
 from .state_dict import is_hybrid, resample_pos_embed
 
@@ -19,7 +28,7 @@ EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     mmdet=layouts.to_mmdet,
     mmseg=layouts.with_prefix,
     timm=layouts.to_timm,
-    hf_vit=layouts.to_hf,
+    hf_vit=layouts.to_hf_vit,
     hf_vitmae=layouts.to_hf,
     convmae=layouts.to_convmae)
 # The libraries that have hybrid encoders.
@@ -72,12 +81,21 @@ def _state_for(model: nn.Module, to: str, encoder: str,
             state['pos_embed'], img_size // vit.patch_size,
             vit.num_extra_tokens)
     _check_kind(is_hybrid(state), to)
-    state = EXPORTS[to](state)
-    if to == 'convmae' and encoder == 'online' and img_size is None:
-        # ConvMAE's pre-training checkpoints contain the decoder.
-        state |= layouts.decoder_to_convmae(
-            model.neck.pixel_decoder.state_dict())
-    return state
+    if to.startswith('hf_') and vit.num_extra_tokens > 1:
+        raise CheckpointError(
+            'an encoder with register tokens is exported to timm or '
+            f'mmpretrain, but got {to}')
+    decoder = dict(model.neck.pixel_decoder.state_dict()) if (
+        _has_decoder(to, encoder, img_size)) else {}
+    if to == 'hf_vitmae' and decoder:
+        return layouts.to_hf_pretraining(state, decoder)
+    return EXPORTS[to](state) | layouts.decoder_to_convmae(decoder)
+
+
+def _has_decoder(to: str, encoder: str, img_size: Optional[int]) -> bool:
+    """Whether an export contains the pixel decoder."""
+    return to in ('convmae', 'hf_vitmae') and encoder == 'online' and (
+        img_size is None)
 
 
 def _check_kind(hybrid: bool, to: str) -> None:
@@ -128,20 +146,24 @@ def export_encoder(model: nn.Module,
     state = _state_for(model, to, encoder, img_size)
     vit = select_encoder(model, encoder)
     facts = encoder_facts(model, images)
+    side = img_size or vit.img_size[0]
     meta = _describe(to, **facts, encoder=encoder, final_norm=vit.final_norm,
                      **meta)
-    if to not in _CLASSES:
+    if to == 'timm':
+        _write_timm(path, state, vit, meta, pretrained_cfg(
+            facts[KEY], side, vit.in_channels))
+    elif to in _CLASSES:
+        config = hf_config(vit, *_CLASSES[to], side)
+        if to == 'hf_vit':
+            config.update(pooler_act='linear', pooler_output_size=None)
+        elif _has_decoder(to, encoder, img_size):
+            config.update(
+                hf_decoder(model.neck.pixel_decoder, vit.mask_ratio,
+                           model.head.reconstruction.norm_pix),
+                architectures=['ViTMAEForPreTraining'])
+        _write_hf(path, state, facts[KEY], meta, config)
+    else:
         write_checkpoint(path, state, meta)
-        return
-    folder = Path(path).expanduser()
-    if folder.suffix:
-        raise CheckpointError(
-            f'for Hugging Face name a folder, not a file like {path}')
-    # transformers asks for the framework's name.
-    write_checkpoint(folder / 'model.safetensors', state,
-                     dict(meta, format='pt'))
-    config = _model_config(vit, to, img_size or vit.img_size[0])
-    write_file(folder / 'config.json', json.dumps(config, indent=2) + '\n')
 
 
 def _describe(to: str, **meta: Any) -> Dict[str, Any]:
@@ -149,57 +171,115 @@ def _describe(to: str, **meta: Any) -> Dict[str, Any]:
     return dict(source='cmae_mm', version=__version__, format=to, **meta)
 
 
-def _model_config(vit: nn.Module, to: str, img_size: int) -> Dict[str, Any]:
-    """Return the ``config.json`` of an exported encoder."""
-    model_type, architecture = _CLASSES[to]
-    return dict(
-        architectures=[architecture],
-        model_type=model_type,
-        hidden_size=vit.embed_dims,
-        num_hidden_layers=vit.num_layers,
-        num_attention_heads=vit.arch_settings['num_heads'],
-        intermediate_size=vit.arch_settings['feedforward_channels'],
-        hidden_act='gelu',
-        layer_norm_eps=1e-6,
-        image_size=img_size,
-        patch_size=vit.patch_size,
-        num_channels=vit.patch_embed.projection.in_channels,
-        qkv_bias=True,
-        hidden_dropout_prob=0.,
-        attention_probs_dropout_prob=0.)
+def _write_timm(path: str, state: StateDict, vit: nn.Module,
+                meta: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Write a file, or a folder with ``config.json``, for timm."""
+    meta = dict(meta, pretrained_cfg=json.dumps(cfg))
+    folder = Path(path).expanduser()
+    if folder.suffix:
+        write_checkpoint(path, state, meta)
+        return
+    write_checkpoint(folder / 'model.safetensors', state, meta)
+    write_settings(folder, meta, timm_config(vit, cfg))
+
+
+def _write_hf(path: str, state: StateDict, facts: Mapping[str, Any],
+              meta: Dict[str, Any], config: Mapping[str, Any],
+              short_side: Optional[int] = None) -> None:
+    """Write a folder for transformers."""
+    folder = Path(path).expanduser()
+    if folder.suffix:
+        raise CheckpointError(
+            f'for Hugging Face name a folder, not a file like {path}')
+    # transformers asks for the framework's name.
+    write_checkpoint(folder / 'model.safetensors', state,
+                     dict(meta, format='pt'))
+    processor = hf_processor(facts, config['image_size'], short_side) if (
+        is_rgb(facts)) else None
+    write_settings(folder, meta, config, processor)
 
 
 def export_classifier(model: nn.Module, path: str, to: str = 'timm',
+                      classes: Sequence[str] = (),
+                      images: Optional[Mapping[str, Any]] = None,
+                      short_side: Optional[int] = None,
                       **meta: Any) -> None:
-    """Save a fine-tuned classifier for timm.
+    """Save a fine-tuned classifier for timm or transformers.
 
-    timm's ``vit_*`` models load it with ``global_pool='avg'``.
+    timm's ``vit_*`` models load it with ``global_pool='avg'``, transformers'
+    ``AutoModelForImageClassification`` as ``BeitForImageClassification``,
+    which pools the same way.
 
     Args:
         model (ImageClassifier): ``TransferViT`` with pooled patch tokens, and
-            a ``LinearClsHead``.
-        path (str): The file, ``.safetensors`` or ``.pth``.
-        to (str): 'timm', the only one.
+            a linear head.
+        path (str): The file, ``.safetensors`` or ``.pth``, or a folder; for
+            transformers a folder.
+        to (str): 'timm' or 'hf_vit'. Defaults to 'timm'.
+        classes (Sequence[str]): Names of the classes. Defaults to their
+            numbers.
+        images (Mapping[str, Any], optional): See :func:`export_encoder`.
+        short_side (int, optional): Length in pixels that the short side of an
+            image is resized to. Defaults to 256/224 of the images.
         **meta: Further metadata.
 
     Raises:
         CheckpointError: If the classifier has other parts.
     """
-    if to != 'timm':
+    if to not in ('timm', 'hf_vit'):
         raise CheckpointError(
-            f"a classifier is exported to 'timm' alone, but got {to!r}")
-    state = model.state_dict()
+            f"a classifier is exported to 'timm' or 'hf_vit', but got {to!r}")
+    state = dict(model.state_dict())
     if is_hybrid(state):
         raise CheckpointError(
-            'timm has no network for a classifier on a hybrid encoder; use it '
-            "with this project's TransferConvViT")
-    if model.with_neck or not {'head.fc.weight',
-                               'backbone.ln2.weight'} <= state.keys():
+            'timm and transformers have no network for a classifier on a '
+            "hybrid encoder; use it with this project's TransferConvViT")
+    if model.with_neck:
+        _fold_neck(model.neck, state)
+    if not {'head.fc.weight', 'backbone.ln2.weight'} <= state.keys():
         raise CheckpointError(
-            "for timm a classifier needs out_type='avg_featmap', no neck and "
-            'a LinearClsHead')
-    write_checkpoint(path, layouts.rename(state, layouts.TIMM_CLASSIFIER),
-                     _describe(to, **meta))
+            f"for {to} a classifier needs out_type='avg_featmap' and a linear "
+            'head')
+    vit, count = model.backbone, len(state['head.fc.weight'])
+    side, channels = vit.img_size[0], vit.patch_embed.projection.in_channels
+    state = {k: v for k, v in state.items()
+             if k.startswith(('backbone.', 'head.fc.'))}
+    facts = encoder_facts(model, images)
+    meta = _describe(to, **facts, **meta)
+    classes = list(classes) or [str(number) for number in range(count)]
+    if to == 'timm':
+        _write_timm(
+            path, layouts.rename(state, layouts.TIMM_CLASSIFIER), vit, meta,
+            pretrained_cfg(facts[KEY], side, channels, classes, short_side))
+        return
+    if vit.final_norm or vit.num_extra_tokens > 1:
+        raise CheckpointError(
+            'transformers has no classifier that normalises patch tokens '
+            'before and after their mean, or has registers; export it to timm')
+    config = hf_config(
+        vit, 'beit', 'BeitForImageClassification', side,
+        use_absolute_position_embeddings=True, use_mean_pooling=True,
+        layer_scale_init_value=0, use_mask_token=False,
+        **hf_labels(classes, 'MultiLabel' in type(model.head).__name__))
+    _write_hf(path, layouts.to_hf_classifier(state), facts[KEY], meta, config,
+              short_side)
+
+
+def _fold_neck(neck: nn.Module, state: StateDict) -> None:
+    """Multiply the batch norm of a linear probe into the head, in place."""
+    norm = getattr(neck, 'bn', None)
+    if not isinstance(norm, nn.BatchNorm1d) or (
+            'head.fc.weight' not in state):
+        raise CheckpointError(
+            f'a classifier with a {type(neck).__name__} is not exported')
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    shift = -norm.running_mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    weight = state['head.fc.weight']
+    state['head.fc.bias'] = state['head.fc.bias'] + weight @ shift
+    state['head.fc.weight'] = weight * scale
 
 
 def export_cmae(model: nn.Module,

@@ -47,18 +47,26 @@ TIMM_CLASSIFIER: Rows = (
     *(Row(f'backbone.{row.ours}', row.theirs, row.parts) for row in TIMM),
     Row('backbone.', ''),
 )
+_HF_BLOCK = {
+    '.attn.proj.': '.attention.output.dense.',
+    '.ffn.layers.0.0.': '.intermediate.dense.',
+    '.ffn.layers.1.': '.output.dense.',
+    '.ln1.': '.layernorm_before.',
+    '.ln2.': '.layernorm_after.',
+}
 HUGGING_FACE: Rows = (
     Row('ln1.', 'layernorm.'),
     Row('cls_token', 'embeddings.cls_token'),
     Row('pos_embed', 'embeddings.position_embeddings'),
     Row('patch_embed.', 'embeddings.patch_embeddings.'),
-    Row('layers.', 'encoder.layer.', {
-        '.attn.proj.': '.attention.output.dense.',
-        '.ffn.layers.0.0.': '.intermediate.dense.',
-        '.ffn.layers.1.': '.output.dense.',
-        '.ln1.': '.layernorm_before.',
-        '.ln2.': '.layernorm_after.',
-    }),
+    Row('layers.', 'encoder.layer.', _HF_BLOCK),
+)
+# A classifier on pooled features: its BEiT without relative positions.
+HF_CLASSIFIER: Rows = (
+    Row('head.fc.', 'classifier.'),
+    Row('backbone.ln2.', 'beit.pooler.layernorm.'),
+    *(Row(f'backbone.{row.ours}', f'beit.{row.theirs}', row.parts)
+      for row in HUGGING_FACE),
 )
 # Its DINOv2, with and without registers.
 DINOV2: Rows = (
@@ -96,6 +104,12 @@ CONVMAE: Rows = (
 DECODER: Rows = (
     Row('ln1.', 'decoder_norm.'),
     Row('decoder_blocks.', 'decoder_blocks.', _BLOCK),
+)
+# The pixel decoder of ViTMAEForPreTraining.
+HF_DECODER: Rows = (
+    Row('ln1.', 'decoder.decoder_norm.'),
+    Row('decoder_blocks.', 'decoder.decoder_layers.', _HF_BLOCK),
+    Row('', 'decoder.'),
 )
 # The released CMAE code: the whole model.
 CMAE: Rows = (
@@ -294,14 +308,42 @@ def to_mmdet(state: StateDict) -> StateDict:
 def to_hf(state: StateDict) -> StateDict:
     """Convert an encoder to Hugging Face's names.
 
-    Queries, keys and values are separate there. ``ViTModel`` always has a
-    final norm: for an encoder without one, it has weights 1 and biases 0, and
-    the tokens before it are ``hidden_states[-1]``.
+    ``ViTModel`` always has a final norm: for an encoder without one, it has
+    weights 1 and biases 0, and the tokens before it are
+    ``hidden_states[-1]``.
     """
     width = state['pos_embed'].shape[2]
     norm = {'ln1.weight': torch.ones(width), 'ln1.bias': torch.zeros(width)}
+    return _split_qkv({**norm, **state}, HUGGING_FACE)
+
+
+def to_hf_vit(state: StateDict) -> StateDict:
+    """Convert to ``ViTModel``, whose pooler gives the class token."""
+    width = state['pos_embed'].shape[2]
+    return to_hf(state) | {'pooler.dense.weight': torch.eye(width),
+                           'pooler.dense.bias': torch.zeros(width)}
+
+
+def to_hf_pretraining(encoder: StateDict, decoder: StateDict) -> StateDict:
+    """Convert an encoder and a pixel decoder to ``ViTMAEForPreTraining``."""
+    state = {f'vit.{k}': v for k, v in to_hf(encoder).items()}
+    return state | _split_qkv(decoder, HF_DECODER)
+
+
+def to_hf_classifier(state: StateDict) -> StateDict:
+    """Convert a classifier to ``BeitForImageClassification``.
+
+    Its keys have no bias, which adds the same to all scores of a query and
+    changes nothing.
+    """
+    return {k: v for k, v in _split_qkv(state, HF_CLASSIFIER).items()
+            if not k.endswith('.attention.key.bias')}
+
+
+def _split_qkv(state: StateDict, rows: Rows) -> StateDict:
+    """Rename, and separate queries, keys and values."""
     renamed = {}
-    for name, value in rename({**norm, **state}, HUGGING_FACE).items():
+    for name, value in rename(state, rows).items():
         if '.attn.qkv.' in name:
             for part, chunk in zip(_QKV, value.chunk(3)):
                 key = f'attention.attention.{part}'
@@ -319,8 +361,9 @@ def to_convmae(state: StateDict) -> StateDict:
 def decoder_to_convmae(state: StateDict) -> StateDict:
     """Rename a pixel decoder, without the class token's position."""
     renamed = rename(state, DECODER)
-    positions = renamed['decoder_pos_embed'][:, 1:]
-    return dict(renamed, decoder_pos_embed=positions)
+    if 'decoder_pos_embed' in renamed:
+        renamed['decoder_pos_embed'] = renamed['decoder_pos_embed'][:, 1:]
+    return renamed
 
 
 def to_cmae(state: StateDict) -> StateDict:

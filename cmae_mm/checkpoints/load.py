@@ -23,14 +23,10 @@ from torch import nn
 from ..config import load_config, walk
 from ..plain_config import check_types, parse_config
 from . import layouts
-from .encoder_config import (
-    NORM_EPS,
-    encoder_facts,
-    norm_eps,
-    read_encoder_facts,
-)
+from .encoder_config import encoder_facts, read_encoder_facts
 from .errors import CheckpointError, naming
 from .layouts import FoundEncoder, find_encoder
+from .model_folders import NORM_EPS, norm_eps
 from .read import StateDict, read_checkpoint
 from .state_dict import (
     KeyReport,

@@ -215,11 +215,12 @@ def test_commands(photos, encoder, tmp_path):
     """The whole journey by commands, in one process."""
     pytest.importorskip('onnxscript')
     out, table = tmp_path / 'model', tmp_path / 'p.csv'
-    done, predicted, exported, wrong = run_commands(
+    done, predicted, exported, hf, wrong = run_commands(
         ['finetune', photos, encoder, '--out', out, '--epochs', 1,
          '--num-workers', 0, '--labels-per-class', 3],
         ['predict', out, photos / 'test', '--out', table],
         ['export', out, tmp_path / 'model.onnx'],
+        ['export', out, tmp_path / 'hf', '--to', 'hf_vit'],
         ['finetune', photos, encoder, '--out', out, '--val', 'nothing'])
     assert done[0] == predicted[0] == exported[0] == 0, done[1][-2000:]
     for line in ('task           classify', 'train          9 images of',
@@ -228,6 +229,15 @@ def test_commands(photos, encoder, tmp_path):
         assert f'\n{line}' in f'\n{done[1]}', line
     assert len(table.read_text().splitlines()) == 10
     assert '3 classes' in exported[1]
+    assert hf[0] == 0, hf[1][-2000:]
+    transformers = pytest.importorskip('transformers')
+    theirs = transformers.pipeline(
+        'image-classification', str(tmp_path / 'hf'), use_fast=False)
+    for image in sorted((photos / 'test').rglob('*.JPEG'))[:2]:
+        ours, = load_model(out).predict(image)
+        for row in theirs(str(image)):
+            assert row['score'] == pytest.approx(
+                ours.scores[row['label']], abs=0.01)
     assert wrong[0] == 1 and "has no part 'nothing'" in wrong[1]
 
 

@@ -91,8 +91,8 @@ LIGHT = {
         ['linear', '.', 'random', '--epo', '3'], 'no option --epo', 2),
     'a choice that is none': (
         ['knn', '.', 'random', '--encoder', 'targt'],
-        "--encoder: must be one of online, target, but got 'targt'; did you "
-        "mean 'target'?", 2),
+        '--encoder: must be one of online, target, teacher, student, but '
+        "got 'targt'; did you mean 'target'?", 2),
     'one argument too many': (
         ['train', QUICK, 'a.pth'], "one argument too many: 'a.pth'", 2),
     'one argument too few': (['knn', '.'], 'required: CHECKPOINT', 2),

@@ -7,12 +7,9 @@ import torch
 from helpers import ROOT, run_tool, write_images
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
 from transfer_models import ARCH, classifier_cfg
 
 from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_classifier,
     read_checkpoint,
 )
 
@@ -45,12 +42,6 @@ def test_a_fine_tuned_network_gives_the_same_logits_in_timm(
     with torch.no_grad():
         torch.testing.assert_close(
             theirs.eval()(images), model(images, mode='tensor'))
-
-
-def test_classifiers_that_timm_cannot_be_given(pretrained, tmp_path):
-    cfg = Config.fromfile(ROOT / 'configs/cifar10/linear_vit-mini_10e.py')
-    with pytest.raises(CheckpointError, match='no neck'):
-        export_classifier(MODELS.build(cfg.model), str(tmp_path / 'x.pth'))
 
 
 def test_the_linear_probe_trains_the_head_alone(pretrained, image_root,

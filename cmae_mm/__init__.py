@@ -71,6 +71,7 @@ def register() -> None:
     with quiet_imports():
         from . import checkpoints, engine, models, visualization  # noqa: F401
         from .datasets import datasets, samplers, transforms  # noqa: F401
+        models.register()
 
 
 if not is_command():

@@ -23,7 +23,7 @@ from ..image_config import (
     settings_of,
     value_range_of,
 )
-from ..models import backbones  # noqa: F401  # registers them
+from ..models.backbones import convvit, vit  # noqa: F401  # registers them
 from .arguments import Checkpoint, Encoder, PathLike, Size, Stats, command
 from .pretrained_encoder import MEAN, PretrainedEncoder
 

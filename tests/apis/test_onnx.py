@@ -97,6 +97,15 @@ def test_the_command_writes_the_same_features(
         mean=[100., 105., 110.], std=[50., 53., 56.])
     assert facts['channels'] == 3 and set(facts['outputs']) == {
         'features', 'patch_tokens', 'cls_token'}
+    session = onnxruntime.InferenceSession(str(file))
+    for shape in ((1, 3, 40, 40), (1, 4, facts['img_size'],
+                                   facts['img_size'])):
+        with pytest.raises(
+                Exception, match='invalid dimensions for input: images'
+        ) as error:
+            session.run(None, dict(images=np.zeros(shape, 'float32')))
+        assert error.typename == 'InvalidArgument'
+        assert 'Expected: ' in str(error.value)
     if size is None:
         run_the_pages_example(file, loaded, monkeypatch)
 

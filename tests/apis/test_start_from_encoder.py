@@ -56,6 +56,25 @@ def test_both_branches_start_from_it(photos, dino, smaller, tmp_path):
                          cfg_options={**smaller, **STILL})
 
 
+def test_a_folder_of_hugging_face(photos, smaller, tmp_path):
+    transformers = pytest.importorskip('transformers')
+    transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=96, image_size=48, patch_size=8,
+        decoder_hidden_size=32, decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2)).save_pretrained(tmp_path / 'hf')
+    done = cmae_mm.pretrain(
+        photos, 'mini', epochs=1, batch_size=8, num_workers=0,
+        out=tmp_path / 'out', init=tmp_path / 'hf',
+        cfg_options={**smaller, **STILL})
+    found, expected = map(
+        cmae_mm.load_encoder, (done.checkpoint, tmp_path / 'hf'))
+    name = 'layers.1.attn.qkv.weight'
+    torch.testing.assert_close(found.backbone.state_dict()[name],
+                               expected.backbone.state_dict()[name])
+    assert 'Hugging Face encoder' in log(tmp_path / 'out')
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_written(
         photos, dino, pretrained, smaller, tmp_path):
     call = dict(data=photos, model='mini', num_workers=0, batch_size=4,

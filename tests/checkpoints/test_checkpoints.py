@@ -353,7 +353,12 @@ def test_commands(tmp_path):
     back = read_checkpoint(str(tmp_path / 'back.pth')).state
     for name, value in model.state_dict().items():
         assert torch.equal(back[name], value), name
-    assert (tmp_path / 'hf/config.json').exists()
+    loaded, image = cmae_mm.load_encoder(tmp_path / 'hf'), torch.randn(
+        2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded.tokens(image), model.backbone(image)[0], atol=1e-6,
+            rtol=1e-6)
     assert json.loads(results[4][1].splitlines()[-1])['kind'] == (
         'an MAE or timm encoder')
     init = read_checkpoint(str(tmp_path / 'init.safetensors')).state

@@ -320,7 +320,7 @@ def estimate_time(runner: ResumableRunner) -> str:
         batches = iter(loader)
         batch = next(batches)
         begun = time.perf_counter()
-        count = loader.batch_size
+        count = runner.cfg.train_dataloader.batch_size
         for index in range(count):
             loader.dataset[index % len(loader.dataset)]
         reading = time.perf_counter() - begun

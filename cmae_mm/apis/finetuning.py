@@ -128,7 +128,8 @@ def finetune(data: Data,
              checkpoint: CheckpointOrRandom,
              out: Optional[OutputFolder] = None,
              *,
-             task: Literal['classify', 'multilabel', 'segment'] = 'classify',
+             task: Literal['classify', 'multilabel', 'segment',
+                           'detect'] = 'classify',
              val: Optional[str] = None,
              frozen: bool = False,
              labels_per_class: Optional[Size] = None,
@@ -167,8 +168,8 @@ def finetune(data: Data,
             pretrain`, whose last one is taken; random for random weights.
         out: Folder of the model. Defaults to work_dirs/DATA_TASK.
         task: One label to an image; several, separated by | or ; in a list;
-            or a mask of the same name in another folder. Defaults to
-            classify.
+            a mask of the same name in another folder; or boxes in COCO files.
+            Defaults to classify.
         val: Name of the validation part, or a path. Defaults to val, valid,
             validation or dev; 20 % of each class if there is none.
         frozen: Train the head alone.
@@ -210,8 +211,13 @@ def finetune(data: Data,
     from .report_classifier import report_classifier
     folder = Path(out or Path('work_dirs') / f'{Path(data).stem}_{task}')
     folder = folder.expanduser().absolute()
-    encoder = find_encoder(checkpoint, model, img_size, stats)
-    if task == 'segment':
+    encoder = find_encoder(
+        checkpoint, model, None if task == 'detect' else img_size, stats)
+    if task == 'detect':
+        from .detection import read_boxes
+        found = read_boxes(data, val, labels_per_class, seed)
+        batch_size = batch_size or 4
+    elif task == 'segment':
         from .segmentation import read_masks
         found = read_masks(data, val, labels_per_class, seed)
     else:
@@ -219,7 +225,11 @@ def finetune(data: Data,
                               labels_per_class, seed, encoder['images'])
     recipe = choose_recipe(len(found.parts['train'].records), encoder['width'],
                            encoder['depth'], frozen, epochs, batch_size)
-    if task == 'segment':
+    if task == 'detect':
+        from .detection import make_detect_config
+        cfg = make_detect_config(encoder, found, recipe, frozen, folder, seed,
+                                 num_workers, img_size)
+    elif task == 'segment':
         from .segmentation import make_segment_config
         cfg = make_segment_config(encoder, found, recipe, frozen, decoder,
                                   folder, seed, num_workers)
@@ -237,6 +247,8 @@ def finetune(data: Data,
     report: Any = report_classifier
     if task == 'segment':
         from .segmentation import report_segmenter as report
+    elif task == 'detect':
+        from .detection import report_detector as report
     metrics = report(load_model(folder), found, folder, facts)
     return Finetuned(best, folder / CONFIG_NAME, folder, metrics)
 
@@ -291,6 +303,15 @@ def predict(folder: PathLike,
     from .finished_model import load_model
     from .prediction_files import describe, draw_predictions, write_table
     model: Any = load_model(folder)
+    if model.task == 'detect':
+        if top_k > 1 or all_scores or window is not None:
+            raise ArgumentError(
+                'a detector has no top_k, all_scores and window')
+        from .detection import write_boxes
+        return write_boxes(
+            None if out is None else Path(out).expanduser(), model,
+            Path(images),
+            None if pictures is None else Path(pictures).expanduser())
     if model.task == 'segment':
         if top_k > 1 or all_scores:
             raise ArgumentError('a segmenter has no top_k and no all_scores')

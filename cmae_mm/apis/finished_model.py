@@ -271,6 +271,9 @@ def load_model(folder: PathLike) -> FinishedModel:
         if cfg['model']['type'] == 'EncoderDecoder':
             from .segmentation import FinishedSegmenter
             model: Any = FinishedSegmenter.from_config(cfg)
+        elif cfg['model']['type'] == 'FasterRCNN':
+            from .detection import FinishedDetector
+            model = FinishedDetector.from_config(cfg)
         else:
             model = FinishedModel.from_config(cfg)
     except (PlainConfigError, OSError, KeyError, TypeError, ValueError,
@@ -317,6 +320,10 @@ def export_model(folder: PathLike, out: PathLike) -> float:
     """
     check_onnx_file(out)
     model = load_model(folder).cpu()
+    if model.task == 'detect':
+        raise CheckpointError(
+            f'{folder} is a detector, which is not written as ONNX; mmdeploy '
+            'converts it')
     model.names = ('scores', )
 
     def images(count: int) -> Tensor:

@@ -68,7 +68,7 @@ class LabelledData(NamedTuple):
         parts (Dict[str, Part]): ``train``, ``val`` and maybe ``test``.
         notes (List[str]): What was left out.
         unreadable (Dict[str, str]): Unreadable images and the reason.
-        task (str): 'classify', 'multilabel' or 'segment'.
+        task (str): 'classify', 'multilabel', 'segment' or 'detect'.
         label_map (Dict[int, int]): Class of each value of the masks.
     """
 
@@ -98,9 +98,12 @@ class LabelledData(NamedTuple):
             name (str): 'train', 'val' or 'test'.
 
         Returns:
-            str: JSON with ``metainfo.classes`` and ``data_list``.
+            str: JSON with ``metainfo.classes`` and ``data_list``, or for
+            detection a COCO file.
         """
         part = self.parts[name]
+        if self.task == 'detect':
+            return _to_coco(part, self.classes)
         number = {c: i for i, c in enumerate(self.classes)}
         entries = []
         for record, names in zip(part.records, part.labels):
@@ -115,6 +118,20 @@ class LabelledData(NamedTuple):
             head['label_map'] = self.label_map
         return (f'{{"metainfo": {json.dumps(head)},\n "data_list": [\n'
                 + ',\n'.join(entries) + '\n]}\n')
+
+
+def _to_coco(part: Part, classes: Sequence[str]) -> str:
+    """Format boxes as a COCO file, with absolute paths of images."""
+    images, boxes = [], []
+    for number, record in enumerate(part.records):
+        images.append(dict(
+            id=number, file_name=record['img_path'], width=record['width'],
+            height=record['height']))
+        boxes += [dict(box, image_id=number) for box in record['boxes']]
+    return json.dumps(dict(
+        images=images,
+        annotations=[dict(box, id=i + 1) for i, box in enumerate(boxes)],
+        categories=[dict(id=i, name=name) for i, name in enumerate(classes)]))
 
 
 def read_labelled(data: PathLike,

@@ -1,0 +1,94 @@
+"""From COCO files to a finished detector."""
+import csv
+import json
+import shutil
+
+import pytest
+from helpers import COCO, build, model_cfg, needs_coco, require_dense
+from PIL import Image
+
+import cmae_mm
+from cmae_mm.apis.arguments import ArgumentError
+from cmae_mm.checkpoints import CheckpointError, export_encoder
+
+require_dense('mmdet')
+from cmae_mm.apis.detection import read_boxes  # noqa: E402
+
+pytestmark = needs_coco
+
+
+@pytest.fixture(scope='module')
+def boxes(tmp_path_factory):
+    """Persons and other things on a few images of COCO."""
+    root = tmp_path_factory.mktemp('boxes')
+    (root / 'annotations').mkdir()
+    for part, count in (('train', 6), ('val', 3)):
+        full = json.loads((
+            COCO / f'annotations/instances_{part}2017.json').read_text())
+        images = full['images'][:count]
+        ids = {one['id'] for one in images}
+        found = [dict(one, category_id=1 + (one['category_id'] > 1))
+                 for one in full['annotations'] if one['image_id'] in ids]
+        (root / f'annotations/instances_{part}2017.json').write_text(
+            json.dumps(dict(images=images, annotations=found, categories=[
+                dict(id=1, name='person'), dict(id=2, name='thing')])))
+        (root / f'images/{part}2017').mkdir(parents=True)
+        for one in images:
+            name = f'images/{part}2017/{one["file_name"]}'
+            shutil.copy(COCO / name, root / name)
+    return root
+
+
+@pytest.fixture(scope='module')
+def finished(boxes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('detector')
+    export_encoder(build(model_cfg()), str(folder / 'encoder.safetensors'))
+    return cmae_mm.finetune(
+        boxes, folder / 'encoder.safetensors', folder / 'out', task='detect',
+        epochs=1, num_workers=0, batch_size=3)
+
+
+def test_scores_are_those_of_the_runner(finished):
+    found = finished.metrics['val']
+    assert finished.metrics['classes'] == ['person', 'thing']
+    assert found['images'] == 3
+    scalars = next(finished.out.glob('*/vis_data/scalars.json')).read_text()
+    value, = (json.loads(line)['coco/bbox_mAP_50']
+              for line in scalars.splitlines() if 'bbox_mAP' in line)
+    assert found['AP50'] == pytest.approx(100 * value, abs=0.1)
+
+
+def test_predict_writes_boxes(finished, boxes, tmp_path):
+    shutil.copytree(boxes / 'images/val2017', tmp_path / 'new')
+    (tmp_path / 'new/broken.jpg').write_bytes(b'nothing')
+    done = cmae_mm.predict(finished.out, tmp_path / 'new', tmp_path / 'p.csv',
+                           pictures=tmp_path / 'pictures')
+    assert (done['images'], done['unreadable']) == (4, 1)
+    assert len([*(tmp_path / 'pictures').glob('*.png')]) == 3
+    rows = [*csv.DictReader((tmp_path / 'p.csv').open())]
+    assert [*rows[0]] == ['path', 'class', 'score', 'x1', 'y1', 'x2', 'y2',
+                          'error']
+    assert len({row['path'] for row in rows}) == 4
+    assert done['boxes'] == sum(bool(row['class']) for row in rows) > 0
+    model = cmae_mm.load_model(finished.out)
+    for row in rows:
+        if row['class']:
+            width, height = Image.open(row['path']).size
+            assert 0 <= float(row['x1']) < float(row['x2']) <= width
+            assert 0 <= float(row['y1']) < float(row['y2']) <= height
+    path = rows[0]['path']
+    wanted, = model.predict(path)
+    assert [b[0] for b in wanted.boxes] == [
+        row['class'] for row in rows if row['path'] == path]
+
+
+def test_mistakes(finished, boxes, tmp_path):
+    with pytest.raises(CheckpointError, match='not written as ONNX'):
+        cmae_mm.export_model(finished.out, tmp_path / 'm.onnx')
+    with pytest.raises(ArgumentError, match='no COCO file of the part train'):
+        read_boxes(tmp_path)
+    copy = tmp_path / 'copy'
+    shutil.copytree(boxes, copy)
+    next((copy / 'images/val2017').iterdir()).unlink()
+    with pytest.raises(ArgumentError, match='which'):
+        read_boxes(copy)

@@ -11,16 +11,19 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import numpy as np
 import torch
-from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
+from mmengine.registry import (
+    METRICS,
+    MODELS,
+    TRANSFORMS,
+    init_default_scope,
+)
 from PIL import Image, ImageDraw
 from torch import nn
 
 from ..config import load_config
 from ..datasets.names import encode_name
 from ..datasets.source import read_record
-from ..dense import detection as _registered  # noqa: F401
 from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
 from ..files import write_file
@@ -277,6 +280,7 @@ class FinishedDetector(nn.Module):
                      settings['neck'].get('norm_cfg', {})):
             if part.get('type') in ('TransferViTDet', 'SimpleFPN', 'LN2d'):
                 part['type'] = f'mmpretrain.{part["type"]}'
+        settings['rpn_head']['type'] = 'RPNHead'  # in float32 the same
         pipeline = check_types(
             cfg['test_dataloader']['dataset']['pipeline'], _TRANSFORMS,
             'pipeline')
@@ -364,7 +368,9 @@ def report_detector(model: FinishedDetector, data: LabelledData,
     for name in ('val', 'test'):
         if name not in data.parts:
             continue
-        coco = CocoMetric(str(folder / f'{name}.json'), metric='bbox')
+        coco = METRICS.build(dict(
+            type='mmdet.CocoMetric', ann_file=str(folder / f'{name}.json'),
+            metric='bbox'))
         coco.dataset_meta = dict(classes=data.classes)
         part = data.parts[name]
         for number, record in enumerate(part.records):

@@ -1,9 +1,4 @@
 """Fine-tuning for detection: COCO files, config, model and scores."""
-# ruff: noqa: E402
-from ..dependencies import require_dense
-
-require_dense('mmdet', extra='det')
-
 import json
 import re
 from pathlib import Path
@@ -24,7 +19,7 @@ from torch import nn
 from ..config import load_config
 from ..datasets.names import encode_name
 from ..datasets.source import read_record
-from ..dependencies import cpu_count
+from ..dependencies import cpu_count, require_dense
 from ..evaluation.centre_crop import CentreCrop
 from ..files import write_file
 from ..models import TransferViT
@@ -77,6 +72,7 @@ def read_boxes(data: PathLike, val: Optional[str] = None,
         ArgumentError: If there are no such files, images are missing, or
             parts have other categories.
     """
+    require_dense('mmdet', extra='det')
     root = Path(data).expanduser().absolute()
     names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
     found = sorted([*root.glob('annotations/*.json'), *root.glob('*.json')])
@@ -274,6 +270,7 @@ class FinishedDetector(nn.Module):
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedDetector':
         """Build a detector by its own config, read as plain data."""
+        require_dense('mmdet', extra='det')
         settings = check_types({k: v for k, v in cfg['model'].items()
                                 if k != 'train_cfg'}, _TYPES)
         for part in (settings['backbone'], settings['neck'],

@@ -59,12 +59,15 @@ from typing import (
 from ..config import Overrides as Overrides  # for all commands
 from ..config import check_pairs
 from ..dependencies import MissingLibrary, import_framework
+from ..entry import quiet_imports
 from ..files import check_output
 from ..packaged import find_config, install_command
 
 PathLike = Union[str, os.PathLike]
 # The word for random weights in place of a checkpoint.
 RANDOM = 'random'
+# Suffixes of the pictures that commands draw.
+PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
 
@@ -188,7 +191,8 @@ class Output(_Path):
             ArgumentError: If the suffix is another.
             OSError: If the path cannot be written.
         """
-        if self.suffixes and Path(path).suffix not in self.suffixes:
+        if self.suffixes and Path(path).suffix.lower() not in (
+                self.suffixes):
             raise ArgumentError(
                 f'the output must be a {" or ".join(self.suffixes)} file, '
                 f'but got {str(path)!r}')
@@ -201,6 +205,8 @@ Size = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, above=True)]
 Percent = Annotated[float, Range(0, 100, above=True)]
 Data = Annotated[PathLike, _Data()]
+# Files, folders and other sources of images, which the function looks up.
+Images = Annotated[PathLike, _Path()]
 Checkpoint = Annotated[PathLike, _Checkpoint()]
 CheckpointOrRandom = Annotated[PathLike, _Checkpoint(random=True)]
 ConfigName = Annotated[PathLike, _Config()]
@@ -278,6 +284,8 @@ def load_libraries(which: Union[bool, str] = True) -> None:
     try:
         if which == 'framework':
             import_framework()
+            with quiet_imports():
+                import mmpretrain.models  # noqa: F401
         else:
             import cmae_mm
             cmae_mm.register()
@@ -351,16 +359,25 @@ def check_paths(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:
-    """Check that no output is an input."""
+    """Check that no output is an input, or a picture in an input folder."""
     for path in inputs:
         for output in outputs:
-            is_same = False
+            is_input = False
             with suppress(OSError, ValueError):  # one of them does not exist
-                is_same = os.path.samefile(output, os.path.expanduser(path))
-            if is_same:
+                is_input = os.path.samefile(
+                    output, os.path.expanduser(path)) or (
+                        _is_picture_in(output, path))
+            if is_input:
                 raise ArgumentError(
                     f'{output} is an input of this command and would be '
                     'overwritten; name another output')
+
+
+def _is_picture_in(output: PathLike, folder: PathLike) -> bool:
+    """Return whether a file is a picture in a folder, at any depth."""
+    file, above = (Path(p).expanduser().resolve() for p in (output, folder))
+    return file.is_file() and above in file.parents and (
+        file.suffix.lower() in PICTURES)
 
 
 def _paths_in(value: Any) -> List[Any]:
@@ -444,7 +461,7 @@ def check_onnx_file(out: PathLike) -> None:
         MissingLibrary: If a library for it is not installed.
     """
     file = Path(out).expanduser()
-    if file.suffix != '.onnx':
+    if file.suffix.lower() != '.onnx':
         raise ArgumentError(
             f'ONNX files are written as .onnx, but out is {str(out)!r}')
     check_output(file)

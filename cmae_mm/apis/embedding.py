@@ -64,7 +64,7 @@ def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
     Raises:
         ImportError: If it is missing, or does not fit numpy.
     """
-    if out is None or Path(out).suffix != '.parquet':
+    if out is None or Path(out).suffix.lower() != '.parquet':
         return
     try:
         import pyarrow  # noqa: F401

@@ -186,8 +186,8 @@ def finetune(data: Data,
         decoder: Decoder of masks, two layers or UPerNet. Defaults to fcn.
         stats: File of `cmae stats` on the images. Defaults to the
             checkpoint's own record.
-        resume: Continue an interrupted training in --out; otherwise start
-            anew and move its checkpoints aside.
+        resume: Start a new training although there is one in --out, whose
+            checkpoints are moved aside.
         cfg_options: Overrides of settings by dotted keys.
 
     Returns:

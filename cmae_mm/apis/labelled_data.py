@@ -83,7 +83,7 @@ class LabelledData(NamedTuple):
         """Describe each part in one line."""
         uses = dict(train='training', val='validation, chooses the checkpoint',
                     test='test, scored once at the end')
-        names = encode_name(', '.join(self.classes[:5]))
+        names = ', '.join(map(encode_name, self.classes[:5]))
         more = ', ...' if len(self.classes) > 5 else ''
         lines = [f'classes        {len(self.classes)}: {names}{more}']
         for name, part in self.parts.items():

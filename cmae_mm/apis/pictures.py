@@ -16,12 +16,14 @@ from typing import (
 
 from ..packaged import install_command
 from .arguments import (
+    PICTURES,
     ArgumentError,
     Checkpoint,
     ConfigName,
     Count,
     Data,
     Encoder,
+    Images,
     Output,
     Overrides,
     PathLike,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from .images import PickedImage
     from .pretrained_encoder import PretrainedEncoder
 
-PictureFile = Annotated[PathLike, Output('.png', '.jpg', '.jpeg', '.webp')]
+PictureFile = Annotated[PathLike, Output(*PICTURES)]
 FeatureFile = Annotated[PathLike, Output('.npz')]
 Channels = Optional[Sequence[Count]]
 
@@ -169,7 +171,7 @@ def views(config: ConfigName,
 
 @command()
 def reconstruct(checkpoint: Checkpoint,
-                images: Sequence[PathLike],
+                images: Sequence[Images],
                 out: PictureFile = 'reconstruction.png',
                 *,
                 config: Optional[ConfigName] = None,
@@ -236,7 +238,7 @@ def reconstruct(checkpoint: Checkpoint,
 
 @command()
 def attention(checkpoint: Checkpoint,
-              images: Sequence[PathLike],
+              images: Sequence[Images],
               out: PictureFile = 'attention.png',
               *,
               layer: int = -1,
@@ -295,7 +297,7 @@ def attention(checkpoint: Checkpoint,
 
 @command()
 def features(checkpoint: Checkpoint,
-             images: Sequence[PathLike],
+             images: Sequence[Images],
              out: PictureFile = 'features.png',
              *,
              most: Size = 8,
@@ -439,7 +441,7 @@ def map_images(data: Data,
 @command()
 def nearest(data: Data,
             checkpoint: Checkpoint,
-            images: Sequence[PathLike],
+            images: Sequence[Images],
             out: PictureFile = 'nearest.png',
             *,
             count: Size = 8,

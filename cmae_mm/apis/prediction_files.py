@@ -24,8 +24,8 @@ def describe(found: Sequence[Prediction]) -> Dict[str, Any]:
         name for one in found if not one.error for name in (
             one.label if isinstance(one.label, list) else [one.label]))
     unreadable = sum(bool(one.error) for one in found)
-    print(f'{len(found):,} images, {unreadable:,} unreadable; ' + encode_name(
-        ', '.join(f'{n:,} {c}' for c, n in counts.most_common(10))))
+    print(f'{len(found):,} images, {unreadable:,} unreadable; ' + ', '.join(
+        f'{n:,} {encode_name(str(c))}' for c, n in counts.most_common(10)))
     return dict(images=len(found), unreadable=unreadable, counts=dict(counts))
 
 
@@ -78,7 +78,7 @@ def write_table(file: Path, found: Sequence[Prediction],
 
 def write_columns(file: Path, columns: Mapping[str, List[Any]]) -> None:
     """Write columns of a table as CSV or parquet."""
-    if file.suffix == '.csv':
+    if file.suffix.lower() == '.csv':
         text = io.StringIO(newline='')
         writer = csv.writer(text, lineterminator='\n')
         writer.writerow(columns)

@@ -390,7 +390,7 @@ def _read_index(file: Path) -> List[Path]:
 
 def _read_file(file: Path) -> Checkpoint:
     with _opened(file) as source:
-        if file.suffix == '.safetensors':
+        if file.suffix.lower() == '.safetensors':
             return _read_safetensors(source)
         return unwrap(_load(source, 'cpu'))
 
@@ -484,7 +484,7 @@ def check_whole(path: PathLike) -> None:
             records = _Records(source)
             for name in records.infos:
                 records.read_tensor(name.removeprefix(records.root))
-        elif Path(path).suffix == '.safetensors':
+        elif Path(path).suffix.lower() == '.safetensors':
             _read_safetensors(source)
         else:
             _load(source, 'cpu')
@@ -505,7 +505,7 @@ def write_checkpoint(path: PathLike, state: StateDict,
             be written.
     """
     file = Path(path).expanduser()
-    if file.suffix not in ('.safetensors', '.pth'):
+    if file.suffix.lower() not in ('.safetensors', '.pth'):
         raise CheckpointError(
             f'{file}: checkpoints are written as .safetensors or .pth')
     # Tensors that share memory are not allowed in safetensors.
@@ -513,7 +513,7 @@ def write_checkpoint(path: PathLike, state: StateDict,
              for k, v in state.items()}
     try:
         with atomic_file(file) as opened:
-            if file.suffix == '.pth':
+            if file.suffix.lower() == '.pth':
                 torch.save(dict(state_dict=state, meta=meta), opened)
             else:
                 opened.write(safetensors.torch.save(
@@ -525,7 +525,7 @@ def write_checkpoint(path: PathLike, state: StateDict,
 # Readers of mmengine and other libraries
 
 
-@CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$')
+@CheckpointLoader.register_scheme(prefixes=r'(?i).+\.safetensors$')
 def load_from_safetensors(filename: str, map_location: Any = None) -> dict:
     """Read safetensors in mmengine: ``init_cfg``, ``load_from``, tools.
 

@@ -1,6 +1,8 @@
 """The command ``cmae``: its table of commands, parsing and running."""
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from typing import Any, Callable, Dict, List, NoReturn, Optional
@@ -106,6 +108,46 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+class _OutputFile(io.FileIO):
+    """Standard output or error; a failed write does not end the command."""
+
+    failure: Optional[OSError] = None
+
+    def write(self, data: Any) -> int:
+        """Write, or drop the data if the output is closed or full."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            self.failure = error
+            return len(memoryview(data).cast('B'))
+
+
+def open_outputs() -> List[_OutputFile]:
+    """Make standard output and error accept text until the end.
+
+    A pipe that is closed early and a full disk do not stop the work. Names
+    that are not UTF-8 are escaped. Streams that a caller has replaced stay.
+
+    Returns:
+        list[_OutputFile]: The files below the new streams.
+    """
+    files = []
+    for number, name in ((1, 'stdout'), (2, 'stderr')):
+        stream = getattr(sys, name)
+        if stream is None:  # closed; the next file would get its number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        elif stream is not getattr(sys, f'__{name}__'):
+            continue
+        file = _OutputFile(number, 'w', closefd=False)
+        files.append(file)
+        setattr(sys, name, io.TextIOWrapper(
+            io.BufferedWriter(file), errors='backslashreplace',
+            encoding=getattr(stream, 'encoding', 'utf-8'),
+            line_buffering=getattr(stream, 'line_buffering', True),
+            write_through=getattr(stream, 'write_through', False)))
+    return files
+
+
 def main(arguments: Optional[List[str]] = None) -> NoReturn:
     """Run a command line and exit.
 
@@ -113,7 +155,13 @@ def main(arguments: Optional[List[str]] = None) -> NoReturn:
         arguments (List[str], optional): Words after ``cmae``. Defaults to
             the process's.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):  # names that are not UTF-8
-            stream.reconfigure(errors='backslashreplace')
-    run(parse(sys.argv[1:] if arguments is None else arguments))
+    files = open_outputs()
+    try:
+        run(parse(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as stop:
+        sys.stdout.flush()
+        for file in files:
+            failed = file.failure and file.failure.errno != errno.EPIPE
+            if failed and not stop.code:
+                sys.exit(f'cmae: the output is incomplete: {file.failure}')
+        raise

@@ -192,7 +192,7 @@ class FeatureFile:
         else:
             listed.unlink(missing_ok=True)
         with atomic_path(self.path) as target:
-            if self.path.suffix == '.npz':
+            if self.path.suffix.lower() == '.npz':
                 self._write_npz(target, Part(0, 0, paths, None, skipped),
                                 shape)
             else:
@@ -266,7 +266,7 @@ def describe_none(skipped: Dict[str, str]) -> str:
 def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
                                     Dict[str, str]]:
     """Read what a whole file holds beside the features themselves."""
-    if path.suffix == '.npz':
+    if path.suffix.lower() == '.npz':
         with np.load(path) as whole:
             paths = whole['paths'].tolist()
             skipped = dict(zip(whole['skipped'].tolist(),
@@ -285,7 +285,7 @@ def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
 def _read_settings(path: Path) -> Optional[Dict[str, Any]]:
     """Read with which settings a whole file was written."""
     try:
-        if path.suffix == '.npz':
+        if path.suffix.lower() == '.npz':
             with np.load(path) as whole:
                 return json.loads(str(whole['settings']))
         import pyarrow.parquet as parquet

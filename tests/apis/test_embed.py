@@ -282,18 +282,19 @@ def test_a_store_gives_the_features_of_its_images(
     assert np.array_equal(a.features, b.features)
 
 
-def test_parquet_holds_the_same(pretrained, photos, tmp_path):
+@pytest.mark.parametrize('name', ['f.parquet', 'F.PARQUET'])
+def test_parquet_holds_the_same(name, pretrained, photos, tmp_path):
     parquet = pytest.importorskip('pyarrow.parquet')
     options = dict(batch_size=4, num_workers=0)
     found = cmae_mm.embed(photos, pretrained.checkpoint,
-                          tmp_path / 'f.parquet', **options)
+                          tmp_path / name, **options)
     expected = cmae_mm.embed(photos, pretrained.checkpoint, **options)
-    table = parquet.read_table(tmp_path / 'f.parquet')
+    table = parquet.read_table(tmp_path / name)
     assert table['path'].to_pylist() == expected.paths
     assert np.array_equal(
         np.array(table['feature'].to_pylist(), 'float32'), expected.features)
     again = cmae_mm.embed(photos, pretrained.checkpoint,
-                          tmp_path / 'f.parquet', **options)
+                          tmp_path / name, **options)
     assert again == found
 
 

@@ -71,7 +71,8 @@ def test_an_output_is_no_input(pretrained, photos, tmp_path, capsys,
     before = photo.read_bytes()
     (tmp_path / 'link.png').symlink_to(photo)
     for out in (photo, tmp_path / 'link.png'):
-        assert run_here('attention', pretrained.checkpoint, photo, '--out',
-                        out) == 1
-        assert 'would be overwritten' in capsys.readouterr().err
+        for images in (photo, tmp_path):
+            assert run_here('attention', pretrained.checkpoint, images,
+                            '--out', out) == 1
+            assert 'would be overwritten' in capsys.readouterr().err
     assert photo.read_bytes() == before

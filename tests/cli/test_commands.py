@@ -261,3 +261,19 @@ def test_a_shell_completes_commands_and_options():
             env={**os.environ, '_ARGCOMPLETE': '1', 'COMP_LINE': line,
                  'COMP_POINT': str(len(line)), '_ARGCOMPLETE_IFS': ' '})
         assert completed in done.stdout.split(), done
+
+
+@pytest.mark.parametrize('output, status', [
+    ('> /dev/full', 1), ('| true', 0), ('>&-', 0)])
+def test_the_work_is_finished_if_nobody_reads_the_output(output, status,
+                                                         tmp_path):
+    write_images(tmp_path / 'photos', 3)
+    line = (f'{sys.executable} -m cmae_mm stats photos --out stats.json '
+            f'--num-workers 0 {output}')
+    done = subprocess.run(
+        ['bash', '-c', f'set -o pipefail; {line}'], cwd=tmp_path, text=True,
+        stderr=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == status, done.stderr
+    assert json.loads((tmp_path / 'stats.json').read_text())
+    assert ('the output is incomplete' in done.stderr) is bool(status)
+    assert 'Traceback' not in done.stderr

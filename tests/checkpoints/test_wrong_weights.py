@@ -241,7 +241,8 @@ def test_foreign_names_with_wrong_shapes(tmp_path):
         export_encoder(model, str(out), to)
         whole = read_checkpoint(str(out)).state
         for shape in ((), (0, ), (1, ), (2, 2), (1, 3, 2), (1, 1, 1, 1)):
-            for name in list(whole)[:12]:
+            # The pooler of transformers is not read.
+            for name in [k for k in whole if 'pooler.' not in k][:12]:
                 changed = {**whole, name: torch.zeros(shape)}
                 torch.save(changed, tmp_path / 'a.pth')
                 with pytest.raises(CheckpointError):

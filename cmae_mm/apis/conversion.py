@@ -163,6 +163,9 @@ def export(config: PathLike,
         result['difference'] = export_onnx(loaded, str(out), **source)
         print('features of ONNX Runtime and of torch differ by '
               f'{result["difference"]:.1e} at most')
+        if is_classifier:
+            print('left out: the head; `cmae export FOLDER OUT` exports the '
+                  'whole model of `cmae finetune`')
     elif is_classifier:
         classes = (meta.get('dataset_meta') or {}).get('classes') or ()
         export_classifier(model, str(out), str(to), classes, images, **source)

@@ -65,7 +65,8 @@ class Parser(argparse.ArgumentParser):
     def _describe_unknown(self, words: List[str]) -> str:
         for word in words:
             name = word.partition('=')[0]
-            if name.startswith('-'):
+            is_known = name in self._option_string_actions  # behind "--"
+            if name.startswith('-') and not is_known:
                 options = [o for action in self._actions
                            if action.help != argparse.SUPPRESS
                            for o in action.option_strings]

@@ -156,7 +156,7 @@ def test_what_differs_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_classifier_is_exported_as_its_config_says(tmp_path):
+def test_a_classifier_is_exported_as_its_config_says(tmp_path, capsys):
     """Heads, normalisation and norm of a checkpoint of nothing but tensors."""
     classifier = build(Config(CLASSIFIER)).eval()
     torch.nn.init.normal_(classifier.backbone.ln2.weight)
@@ -169,6 +169,7 @@ def test_a_classifier_is_exported_as_its_config_says(tmp_path):
     with pytest.raises(CheckpointError, match='c.pth: .*do not divide'):
         perform(parse([*line, '--img-size', '30']))
     perform(parse(line))
+    assert 'left out: the head' in capsys.readouterr().out
     images = np.random.default_rng(0).uniform(
         0, 255, (5, 3, 32, 32)).astype('f4')
     found, = onnxruntime.InferenceSession(str(tmp_path / 'c.onnx')).run(

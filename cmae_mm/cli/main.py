@@ -96,7 +96,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     parser = build_parser(
         word if word in COMMANDS and not completes else None)
     if completes:
-        import argcomplete
+        import argcomplete  # of setup.cfg's extra='completion'
         argcomplete.autocomplete(parser)
     if not arguments:
         parser.print_help()

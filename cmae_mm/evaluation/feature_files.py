@@ -226,7 +226,7 @@ class FeatureFile:
         Names are encoded. Patch tokens are flattened, row by row; the file's
         metadata have the shape.
         """
-        import pyarrow
+        import pyarrow  # of setup.cfg's extra='embed'
         import pyarrow.parquet as parquet
         width = int(np.prod(shape[1:]))
         kind = dict(float32=pyarrow.float32(),

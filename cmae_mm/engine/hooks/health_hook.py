@@ -1,5 +1,4 @@
 """Health of a pre-training, measured while it runs."""
-import resource
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -17,6 +16,12 @@ from ...models.utils import is_sharded, keep_step_hooks
 from ..device import unwrapped_model
 from ..loops import at_optimizer_step
 from ..optimizers.step_guard import grad_norm, part_of
+
+resource: Any
+try:
+    import resource
+except ImportError:  # on some systems other than Linux
+    resource = None
 
 # The features that are measured.
 ONLINE, TARGET = 'online', 'target'
@@ -207,10 +212,12 @@ class HealthHook(Hook):
         steps = 1 if self._last is None else max(done - self._last, 1)
         self._last = done
         logged = runner.message_hub.log_scalars
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # in bytes on macOS, in KiB elsewhere
-        unit = _MB if sys.platform == 'darwin' else 1024
-        found = dict(images_seen=done * batch, host_memory_mb=peak / unit)
+        found = dict(images_seen=done * batch)
+        if resource is not None:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            # in bytes on macOS, in KiB elsewhere
+            found['host_memory_mb'] = peak / (
+                _MB if sys.platform == 'darwin' else 1024)
         if 'train/time' in logged and 'train/data_time' in logged:
             time = float(logged['train/time'].mean(steps))
             wait = float(logged['train/data_time'].mean(steps))

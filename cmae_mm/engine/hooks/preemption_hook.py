@@ -25,8 +25,9 @@ from .checkpoint_hook import AtomicCheckpointHook
 
 # Exit statuses: EX_TEMPFAIL of sysexits.h, on which a scheduler can requeue,
 # and a shell's for Ctrl-C.
-EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGUSR1: 75,
-               signal.SIGINT: 130}
+EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+if hasattr(signal, 'SIGUSR1'):  # some systems lack it
+    EXIT_STATUS[signal.SIGUSR1] = 75
 
 
 class TrainingStopped(SystemExit):

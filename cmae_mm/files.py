@@ -15,6 +15,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator, List, Optional, Union
 
@@ -22,6 +23,8 @@ PathLike = Union[str, 'os.PathLike[str]']
 
 # Prefix of temporary files.
 PREFIX = '.saving-'
+_OWNER = re.compile(r'process (\d+) on (\S+)')
+_ORPHAN_SECONDS = 20.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _REASONS = {
     errno.ENOSPC: 'no space is left on the disk',
@@ -371,13 +374,29 @@ def _acquire(path: PathLike, file: Path) -> int:
 
 def _is_locked(opened: int, owner: str) -> bool:
     """Try to lock a file; return whether another process holds it."""
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while True:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            # Data workers keep the lock of a killed process for some seconds.
+            if not _has_ended(owner) or time.monotonic() > deadline:
+                return True
+            time.sleep(0.2)
+        except OSError:  # a file system without locks: ask for the process
+            return bool(_OWNER.match(owner)) and not _has_ended(owner)
+
+
+def _has_ended(owner: str) -> bool:
+    """Return whether the process of a lock ran on this host and has ended."""
+    found = _OWNER.match(owner)
+    if found is None or found[2] != socket.gethostname():
         return False
-    except BlockingIOError:
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
         return True
-    except OSError:  # a file system without locks: ask for the process
-        found = re.match(r'process (\d+) on (\S+)', owner)
-        return found is not None and (
-            found[2] != socket.gethostname()
-            or os.path.exists(f'/proc/{found[1]}'))
+    except PermissionError:  # a process of another user
+        pass
+    return False

@@ -291,6 +291,22 @@ def test_a_lock_file_that_is_left_over_is_taken_over(tmp_path, text):
     assert not file.exists()
 
 
+def test_the_workers_of_a_killed_process_are_waited_for(tmp_path):
+    """A forked child keeps a lock for as long as it runs."""
+    code = (
+        'import os, sys, time\nfrom files import output_lock\n'
+        'with output_lock(sys.argv[1]):\n'
+        '    if os.fork() == 0:\n'
+        '        time.sleep(2)\n        os._exit(0)\n'
+        '    os.kill(os.getpid(), 9)')
+    killed = subprocess.run(
+        [sys.executable, '-c', code, tmp_path / 'out'], env=ALONE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
+    with output_lock(tmp_path / 'out'):
+        pass
+
+
 def test_without_locks_another_host_is_believed(tmp_path, monkeypatch):
     monkeypatch.setattr(files.fcntl, 'flock', no_locks)
     (tmp_path / '.out.lock').write_text('process 1 on other (cmae embed)')

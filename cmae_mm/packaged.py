@@ -1,7 +1,12 @@
 """Locations of configs and tools, in a clone or in the installed package."""
+import os
 from importlib import metadata
 from pathlib import Path
+from typing import Union
 
+# Weights in folders of transformers and timm.
+WEIGHT_FILES = ('model.safetensors', 'model.safetensors.index.json',
+                'pytorch_model.bin')
 _PACKAGE = Path(__file__).resolve().parent
 # Detection and segmentation of the original distribution.
 _ORIGINAL_DENSE = dict(
@@ -81,6 +86,29 @@ def dense_command(extra: str) -> str:
     if uses_original():
         return _ORIGINAL_DENSE[extra]
     return install_command(extra)
+
+
+def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
+    """Find the checkpoint file that a path stands for.
+
+    Args:
+        path (str | PathLike): A file; a folder of transformers or timm; the
+            folder of ``cmae finetune``, which holds ``best.pth``; or a work
+            folder, whose ``last_checkpoint`` names the newest checkpoint.
+
+    Returns:
+        Path: The file, or the path itself if there is none.
+    """
+    file = Path(path).expanduser()
+    if not file.is_dir():
+        return file
+    for name in (*WEIGHT_FILES, 'best.pth'):
+        if (file / name).is_file():
+            return file / name
+    pointer = file / 'last_checkpoint'
+    if pointer.is_file():
+        return file / Path(pointer.read_text().strip()).name
+    return file
 
 
 def find_config(name: str) -> str:

@@ -61,7 +61,7 @@ from ..config import check_pairs
 from ..dependencies import MissingLibrary, import_framework
 from ..entry import quiet_imports
 from ..files import check_output
-from ..packaged import find_config, install_command
+from ..packaged import find_checkpoint, find_config, install_command
 
 PathLike = Union[str, os.PathLike]
 # The word for random weights in place of a checkpoint.
@@ -137,16 +137,12 @@ class _Checkpoint(_Path):
     def check(self, path: PathLike) -> None:
         if '://' in str(path) or (self.random and path == RANDOM):
             return
-        file = Path(path).expanduser()
-        pointer = self.random and (file / 'last_checkpoint').is_file()
-        # of transformers or timm
-        weights = [*file.glob('model.safetensors*'),
-                   *file.glob('pytorch_model.bin')]
-        if file.is_dir() and not pointer and not weights:
+        file = find_checkpoint(path)
+        if file.is_dir():
             raise ArgumentError(
-                f'{path} is a folder; name a checkpoint file')
+                f'{path} is a folder without a checkpoint; name a file')
         if not file.exists():
-            raise ArgumentError(f'there is no checkpoint {path}')
+            raise ArgumentError(f'there is no checkpoint {file}')
 
 
 class _Config(_Path):

@@ -32,6 +32,7 @@ from ..engine.work_dir import MARK, work_dir_lock
 from ..evaluation.data import eval_pipeline
 from ..files import write_file
 from ..image_config import is_plain, settings_of
+from ..packaged import find_checkpoint
 from ..plain_config import format_config
 from .arguments import RANDOM, ArgumentError, PathLike
 from .encoder import with_preprocessing
@@ -64,7 +65,9 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: Optional[int],
             fit the channels.
     """
     init_default_scope('mmpretrain')
-    checkpoint, model = map(_last_checkpoint, (checkpoint, model))
+    if '://' not in str(checkpoint):
+        checkpoint = str(find_checkpoint(checkpoint))
+    model = str(find_checkpoint(model))
     if checkpoint == RANDOM and model in MODELS:
         cfg = load_config(MODELS[model])
         backbone = {k: cfg.model.backbone[k] for k in (
@@ -100,14 +103,6 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: Optional[int],
         load_encoder_into(module, backbone['init_cfg']['checkpoint'])
     return dict(found, backbone=backbone, width=module.embed_dims,
                 depth=module.num_layers)
-
-
-def _last_checkpoint(path: PathLike) -> str:
-    """Give the last checkpoint of a work folder; other paths as they are."""
-    pointer = Path(path).expanduser() / 'last_checkpoint'
-    if not pointer.is_file():
-        return str(path)
-    return str(pointer.with_name(Path(pointer.read_text().strip()).name))
 
 
 def _preparation(loaded: LoadedEncoder) -> Dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import (
 )
 
 from ..files import output_lock
-from ..packaged import install_command
+from ..packaged import find_checkpoint, install_command
 from .arguments import (
     Checkpoint,
     Count,
@@ -207,10 +207,7 @@ def _settings(source: 'ImageSource', checkpoint: Path, encoder: str,
               num_heads: Optional[int], dtype: str,
               stats: Optional[PathLike]) -> Dict[str, Any]:
     """Give what features depend on, as plain values."""
-    file = checkpoint
-    if file.is_dir():
-        file = file / 'model.safetensors'
-    stat = file.stat()
+    stat = find_checkpoint(checkpoint).stat()
     # A photograph that another has replaced has another feature.
     files = _fingerprint(source)
     more: Dict[str, Any] = {}

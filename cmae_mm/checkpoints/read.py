@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.serialization import _get_restore_location
 
 from ..files import atomic_file
+from ..packaged import WEIGHT_FILES, find_checkpoint
 from .errors import CheckpointError, DamagedCheckpoint, naming
 from .unpickler import StorageId, from_plain, unpickle
 
@@ -48,9 +49,6 @@ _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
 _ZIP = b'PK\x03\x04'
 # Keys under which frameworks save a state dict.
 _WRAPPERS = ('state_dict', 'model')
-# Files of Hugging Face's folders.
-_FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json',
-                 'pytorch_model.bin')
 _FOLDER_SETTINGS = ('config.json', 'preprocessor_config.json')
 # Few system calls, and a chunk fits into the processor's cache.
 _CHUNK = 1 << 20
@@ -360,10 +358,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         CheckpointError: If there is no such file, it cannot be read safely,
             or it holds no tensors.
     """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        file = next((f for f in map(file.joinpath, _FOLDER_FILES)
-                     if f.is_file()), file)
+    file = find_checkpoint(path)
     with naming(file):
         files = [file]
         if file.name.endswith('.index.json'):
@@ -373,7 +368,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         for one in files:
             part, meta = _read_file(one)
             state = part if len(files) == 1 else OrderedDict(state, **part)
-        for name in _FOLDER_SETTINGS if file.name in _FOLDER_FILES else ():
+        for name in _FOLDER_SETTINGS if file.name in WEIGHT_FILES else ():
             if file.with_name(name).is_file():
                 meta[name] = _read_json(file.with_name(name))
     return Checkpoint(state, meta)

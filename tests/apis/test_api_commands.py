@@ -33,7 +33,7 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
         ['pretrain', photos, '--model', 'mini', '--epochs', 1, '--batch-size',
          4, '--num-workers', 0, '--out', out, '--json', '--cfg-options',
          'model.neck.projector.hid_channels=64'],
-        ['embed', photos, out / 'epoch_1.pth', '--out', features,
+        ['embed', photos, out, '--out', features,
          '--num-workers', 0, '--json'],
     ]
     said = run_tool(sys.executable, '-c', RUN,

@@ -21,6 +21,7 @@ from cmae_mm.checkpoints import (
     read_checkpoint,
 )
 from cmae_mm.checkpoints.encoder_config import KEY
+from cmae_mm.packaged import find_checkpoint
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PREPROCESSOR = dict(
@@ -236,3 +237,17 @@ def test_a_mistake_says_what_is_allowed(model, tmp_path):
     export_encoder(model, str(tmp_path / 'det.pth'), to='mmdet')
     with pytest.raises(CheckpointError, match='no plain vision transformer'):
         cmae_mm.load_encoder(tmp_path / 'det.pth')
+
+
+@pytest.mark.parametrize('files, found', [
+    (['last_checkpoint', 'epoch_2.pth'], 'epoch_2.pth'),
+    (['last_checkpoint', 'epoch_2.pth', 'best.pth'], 'best.pth'),
+    (['model.safetensors.index.json', 'config.json'],
+     'model.safetensors.index.json'),
+    (['pytorch_model.bin'], 'pytorch_model.bin'),
+    (['config.py'], ''),
+])
+def test_a_folder_stands_for_its_checkpoint(files, found, tmp_path):
+    for name in files:
+        (tmp_path / name).write_text('/elsewhere/epoch_2.pth')
+    assert find_checkpoint(tmp_path) == tmp_path / found

@@ -208,7 +208,9 @@ class FinishedModel(nn.Module):
                 array = self.crop.read(image)
             return self.crop(array)
         except Exception as error:  # decoders raise all sorts of errors
-            return ' '.join(str(error).split()) or type(error).__name__
+            reason = (error.strerror if isinstance(error, OSError) else None
+                      ) or str(error)
+            return ' '.join(reason.split()) or type(error).__name__
 
     def _to_prediction(self, name: str, scores: np.ndarray) -> Prediction:
         order = np.argsort(-scores, kind='stable')
@@ -260,6 +262,8 @@ def load_model(folder: PathLike) -> FinishedModel:
         CheckpointError: If a file is missing or cannot be used.
     """
     path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(f'there is no folder {folder}')
     for name in (CONFIG_NAME, BEST_NAME):
         if not (path / name).is_file():
             raise CheckpointError(

@@ -76,6 +76,7 @@ class FeatureFile:
                 f'{self.path} exists and is not a file of features, or is '
                 'damaged; name another file')
         changed = [
+            'other image files' if key == 'files' else
             f'{key} {found.get(key)!r} instead of {value!r}'
             for key, value in self.settings.items() if found.get(key) != value
         ]

@@ -114,8 +114,9 @@ def extract_features(encode: Callable[[Tensor], Tensor],
         for batch in loader:
             for name, image, reason in batch:
                 if image is None:
+                    place = encode_name(name)
                     raise EvaluationDataError(
-                        f'{encode_name(name)} cannot be evaluated: {reason}')
+                        reason if place in reason else f'{place}: {reason}')
             images = torch.stack([image for _, image, _ in batch])
             features.append(encode(images).to(dtype))
             shown.update(len(batch) * world)

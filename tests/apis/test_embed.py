@@ -336,7 +336,7 @@ def test_other_heads_or_other_photographs_are_other_settings(
     first = sorted((folder / 'a').glob('*.jpg'))[0]
     write_images(folder / 'b', 1, size=80, seed=9)
     shutil.copy(folder / 'b/000.jpg', first)
-    with pytest.raises(FeatureFileError, match='files '):
+    with pytest.raises(FeatureFileError, match='with other image files;'):
         cmae_mm.embed(folder, exported, out, num_heads=2, num_workers=0)
 
 

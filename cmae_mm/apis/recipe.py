@@ -130,8 +130,8 @@ def plan_pretraining(data: PathLike,
     cfg.work_dir = str(
         Path(out).expanduser() if out is not None
         else Path('work_dirs') / f'{model}_{name}')
-    # mmengine tells the logs of two trainings in a process apart by it
-    cfg.experiment_name = Path(cfg.work_dir).name
+    # mmengine distinguishes the logs of two runs in a process by it.
+    cfg.experiment_name = os.path.abspath(cfg.work_dir)
     if any(key.startswith('optim_wrapper.optimizer') and (
             key.endswith('.lr') or 'lr' in _keys(value))
            for key, value in options.items()):

@@ -139,6 +139,17 @@ class ResumableRunner(Runner):
                 stream.reconfigure(errors='backslashreplace')
         return logger
 
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """Build a visualizer of this run alone.
+
+        A ``name`` in the config is ignored: two runs of a process would share
+        the visualizer, and the second would log into the first one's folder.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = copy.copy(visualizer)
+            visualizer.pop('name', None)
+        return super().build_visualizer(visualizer)
+
     @master_only
     def dump_config(self) -> None:
         """Write the config to the work folder, see :func:`write_config`."""

@@ -13,7 +13,7 @@ from helpers import ROOT, build, model_cfg, write_images
 # not raise them.
 COMMANDS = {
     'knn': (['knn', 'DATA', 'CHECKPOINT', '--ks', '3', '--num-workers', '0'],
-            'cmae_mm.apis.pretrained_encoder:PretrainedEncoder.encode', 55),
+            'cmae_mm.apis.pretrained_encoder:PretrainedEncoder.encode', 56),
     'pretrain': (
         ['pretrain', 'DATA', '--model', 'mini', '--epochs', '1',
          '--batch-size', '4', '--num-workers', '0', '--out', 'out'],

@@ -51,7 +51,8 @@ def _timm_names(model):
         elif name.startswith('backbone.ln2.'):
             yield name.replace('backbone.ln2.', 'fc_norm.')
         else:
-            yield next(iter(to_timm({name.removeprefix('backbone.'): 0})))
+            name = name.removeprefix('backbone.')
+            yield next(iter(to_timm({name: torch.zeros(1)})))
 
 
 def test_fine_tuning_configs_fit_their_encoders():

@@ -26,7 +26,11 @@ mim train mmpretrain "$root/configs/quickstart/cmae_vit-mini_tiles.py" \
     exit 1
 }
 grep -q 'Iter(train).*2/2\]' mim.log
-# The config's own runner, not mmengine's.
-grep -q 'to resume from: this is a new run' mim.log
+# The config's own runner, not mmengine's: it keeps the config off the console.
+grep -q 'Config:' out/*/*.log
+if grep -q 'Config:' mim.log; then
+    echo "mim did not take the config's runner" >&2
+    exit 1
+fi
 test -f out/iter_2.pth
 echo "== mim trains a config"

@@ -11,7 +11,7 @@ import mmpretrain
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHARED, build, model_cfg, run_commands
+from helpers import ROOT, SHARED, build, model_cfg, needs_torch, run_commands
 from mmengine.config import Config
 from PIL import Image
 
@@ -211,6 +211,7 @@ def test_onnx_has_the_whole_model(finished, photos, tmp_path, monkeypatch,
         assert float(score) == pytest.approx(found.score, abs=1e-3)
 
 
+@needs_torch(2, 6, 'export to ONNX')
 def test_commands(photos, encoder, tmp_path):
     """The whole journey by commands, in one process."""
     pytest.importorskip('onnxscript')

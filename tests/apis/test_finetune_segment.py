@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import COCO, build, model_cfg, needs_coco
+from helpers import COCO, build, model_cfg, needs_coco, require_dense
 from mmengine.config import Config
 from PIL import Image
 
@@ -14,7 +14,7 @@ import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.checkpoints import export_encoder
 
-pytest.importorskip('mmseg', exc_type=ImportError)
+require_dense('mmseg')
 from cmae_mm.apis.segmentation import read_masks  # noqa: E402
 
 pytestmark = needs_coco

@@ -203,7 +203,7 @@ def test_schedulers_resume(name, protocol, tmp_path):
 OPTIMIZERS = dict(
     Adadelta={}, Adagrad={}, Adam=dict(amsgrad=True), AdamW={}, Adamax={},
     ASGD={}, LBFGS={}, NAdam={}, RAdam={}, RMSprop=dict(centered=True),
-    Rprop={}, SGD=dict(momentum=.9))
+    Rprop={}, SGD=dict(lr=1e-3, momentum=.9))
 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)

@@ -223,26 +223,22 @@ class Declaration(NamedTuple):
             function runs: True, everything, with the registered classes;
             'framework', mmpretrain and what it needs; False, nothing.
         required (Sequence[str]): Options that the command line requires.
-        error_status (int): Exit status of an error.
     """
 
     check: Optional[Callable[..., None]]
     libraries: Union[bool, str]
     required: Sequence[str]
-    error_status: int
 
 
 def command(check: Optional[Callable[..., None]] = None,
             libraries: Union[bool, str] = True,
-            required: Sequence[str] = (),
-            error_status: int = 1) -> Callable[[_Function], _Function]:
+            required: Sequence[str] = ()) -> Callable[[_Function], _Function]:
     """Make a function a command, and check its arguments in each call.
 
     Args:
         check (Callable, optional): See :class:`Declaration`.
         libraries (bool | str): See there. Defaults to True.
         required (Sequence[str]): See there. Defaults to none.
-        error_status (int): See there. Defaults to 1.
 
     Returns:
         Callable: A decorator.
@@ -258,7 +254,7 @@ def command(check: Optional[Callable[..., None]] = None,
             return function(*args, **kwargs)
 
         checked.declaration = Declaration(  # type: ignore[attr-defined]
-            check, libraries, required, error_status)
+            check, libraries, required)
         return checked
 
     return decorate

@@ -26,7 +26,7 @@ from ..models import TransferViT
 from ..plain_config import MODEL_TYPES, check_types
 from ..visualization.image_grid import font_for, save_picture
 from .arguments import ArgumentError, PathLike
-from .finetuning import Recipe
+from .finetuning import Recipe, apply_recipe
 from .labelled_data import (
     PART_NAMES,
     LabelledData,
@@ -224,18 +224,7 @@ def make_detect_config(encoder: Mapping[str, Any], data: LabelledData,
         if name != 'train':
             cfg[f'{name}_evaluator'].update(
                 ann_file=str(folder / f'{part}.json'), metric='bbox')
-    cfg.train_dataloader.batch_size = recipe.batch_size
-    cfg.optim_wrapper.optimizer.lr = recipe.lr
-    cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = recipe.layer_decay
-    cfg.auto_scale_lr = dict(base_batch_size=recipe.batch_size)
-    epochs = recipe.epochs
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=max(epochs // 10, 1))
-    cfg.param_scheduler[1].update(T_max=epochs, end=epochs)
-    cfg.default_hooks.checkpoint.update(
-        interval=max(epochs // 10, 1), save_best='coco/bbox_mAP',
-        rule='greater')
-    cfg.default_hooks.visualization.update(draw=False)
-    cfg.randomness, cfg.work_dir = dict(seed=seed), str(folder)
+    apply_recipe(cfg, recipe, folder, seed, save_best='coco/bbox_mAP')
     for name in ('data_root', 'train_pipeline', 'test_pipeline', 'image_size',
                  'norm_cfg', 'vit_mini_96'):
         cfg.pop(name, None)

@@ -123,6 +123,31 @@ def choose_recipe(images: int,
         reason=', '.join(words))
 
 
+def apply_recipe(cfg: Any, recipe: Recipe, folder: Path, seed: int,
+                 save_best: str) -> None:
+    """Set a recipe in a config of detection or segmentation.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        recipe (Recipe): The settings.
+        folder (Path): Work folder of the run.
+        seed (int): Seed of the run.
+        save_best (str): Metric that chooses the checkpoint, higher is better.
+    """
+    epochs = recipe.epochs
+    interval = max(epochs // 10, 1)
+    cfg.train_dataloader.batch_size = recipe.batch_size
+    cfg.optim_wrapper.optimizer.lr = recipe.lr
+    cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = recipe.layer_decay
+    cfg.auto_scale_lr = dict(base_batch_size=recipe.batch_size)
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=interval)
+    cfg.param_scheduler[1].update(T_max=epochs, end=epochs)
+    cfg.default_hooks.checkpoint.update(
+        interval=interval, save_best=save_best, rule='greater')
+    cfg.default_hooks.visualization.update(draw=False)
+    cfg.randomness, cfg.work_dir = dict(seed=seed), str(folder)
+
+
 @command()
 def finetune(data: Data,
              checkpoint: CheckpointOrRandom,

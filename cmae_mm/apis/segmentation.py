@@ -32,7 +32,7 @@ from ..files import write_file
 from ..plain_config import MODEL_TYPES, check_types
 from ..visualization import save_grid
 from .arguments import ArgumentError, PathLike
-from .finetuning import Recipe
+from .finetuning import Recipe, apply_recipe
 from .labelled_data import (
     PART_NAMES,
     LabelledData,
@@ -272,17 +272,7 @@ def make_segment_config(encoder: Mapping[str, Any], data: LabelledData,
             type='ListedSegDataset', ann_file=str(folder / f'{part}.json'),
             test_mode=name != 'train',
             pipeline=pipelines['train' if name == 'train' else 'val'])
-    cfg.train_dataloader.batch_size = recipe.batch_size
-    cfg.optim_wrapper.optimizer.lr = recipe.lr
-    cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = recipe.layer_decay
-    cfg.auto_scale_lr = dict(base_batch_size=recipe.batch_size)
-    epochs = recipe.epochs
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=max(epochs // 10, 1))
-    cfg.param_scheduler[1].update(T_max=epochs, end=epochs)
-    cfg.default_hooks.checkpoint.update(
-        interval=max(epochs // 10, 1), save_best='mIoU', rule='greater')
-    cfg.default_hooks.visualization.update(draw=False)
-    cfg.randomness, cfg.work_dir = dict(seed=seed), str(folder)
+    apply_recipe(cfg, recipe, folder, seed, save_best='mIoU')
     for name in ('data_root', 'train_pipeline', 'test_pipeline', 'crop_size',
                  'norm_cfg', 'vit_mini_96'):
         cfg.pop(name, None)

@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         print(f'\ncmae {args.command}: stopped; {saved}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        fail(error, f'cmae {args.command}', args.debug,
-             args.chosen.declaration.error_status)
+        fail(error, f'cmae {args.command}', args.debug)
     leave_ranks()
     sys.exit(status)
 

@@ -16,7 +16,9 @@ get the same checks::
 - Default: ``--the-name``. False: a flag. True: the flag ``--no-the-name``.
 - ``Literal``: choices. ``Sequence``: several words. ``Optional``: not given.
 - The types below (``Size``, ``Data``, ``OutputFile``, ...) add bounds of
-  numbers and checks of paths, which come before all imports.
+  numbers and checks of paths, which come before all imports. Those with a
+  :class:`Text` (``BatchSize``, ``Encoder``, ...) also document the argument:
+  it stands in the docstring of no command.
 - The module imports nothing heavy; torch and the like are imported inside of
   the function. ``libraries='framework'`` where it needs mmpretrain, but not
   all registered classes of this project; False where it needs neither.
@@ -30,7 +32,9 @@ import importlib.util
 import inspect
 import math
 import os
+import re
 import signal
+import textwrap
 import threading
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
@@ -105,6 +109,16 @@ class Metavar(NamedTuple):
     """Names of an option's values in the help."""
 
     metavar: Tuple[str, ...]
+
+
+class Text(NamedTuple):
+    """Documentation of an argument that several commands have.
+
+    The text is added to the docstring of each of them, with the default where
+    it does not name one.
+    """
+
+    text: str
 
 
 class _Path:
@@ -209,8 +223,23 @@ ConfigName = Annotated[PathLike, _Config()]
 Stats = Annotated[PathLike, _Stats()]
 OutputFile = Annotated[PathLike, Output()]
 OutputFolder = Annotated[PathLike, Output(is_folder=True)]
-Encoder = Literal['online', 'target', 'teacher', 'student']
-Launcher = Literal['none', 'pytorch', 'slurm', 'mpi']
+# Types that document the argument, too.
+Encoder = Annotated[Literal['online', 'target', 'teacher', 'student'], Text(
+    'The trained encoder, or its moving average; of DINO and iBOT the '
+    'teacher, or the student. Defaults to online, which is the teacher of '
+    'DINO and iBOT.')]
+Pool = Annotated[Literal['mean', 'cls'], Text(
+    'Mean of the patch tokens, or class token.')]
+ImgSize = Optional[Annotated[Size, Text(
+    "Side of the images in pixels. Defaults to the checkpoint's.")]]
+BatchSize = Annotated[Size, Text('Images in a batch.')]
+NumWorkers = Optional[Annotated[Count, Text(
+    'Processes that read images. Defaults to one for each processor core, at '
+    'most 8.')]]
+CfgOptions = Annotated[Overrides, Text(
+    'Override settings of the config; nested keys with dots.')]
+Launcher = Annotated[Literal['none', 'pytorch', 'slurm', 'mpi'], Text(
+    'Job launcher.')]
 
 
 class Declaration(NamedTuple):
@@ -255,9 +284,31 @@ def command(check: Optional[Callable[..., None]] = None,
 
         checked.declaration = Declaration(  # type: ignore[attr-defined]
             check, libraries, required)
+        checked.__doc__ = _complete_docstring(function)
         return checked
 
     return decorate
+
+
+def _complete_docstring(function: Callable[..., Any]) -> str:
+    """Add the arguments that a :class:`Text` documents to a docstring."""
+    head, title, rest = (inspect.getdoc(function) or '').partition('Args:\n')
+    own, gap, tail = rest.partition('\n\n')
+    written = {entry.split(':')[0].strip(): entry
+               for entry in re.findall(r'^    \w.*(?:\n     .*)*', own, re.M)}
+    entries = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        texts = [mark.text for mark in marks_of(parameter.annotation)
+                 if isinstance(mark, Text)]
+        if name not in written and texts:
+            default = '' if 'Defaults to' in texts[0] or (
+                parameter.default in (None, (), inspect.Parameter.empty)
+            ) else f' Defaults to {parameter.default}.'
+            written[name] = textwrap.fill(
+                f'{name}: {texts[0]}{default}', 79, initial_indent='    ',
+                subsequent_indent='        ', break_on_hyphens=False)
+        entries += [written[name]] if name in written else []
+    return ''.join([head, title, '\n'.join(entries), gap, tail])
 
 
 def load_libraries(which: Union[bool, str] = True) -> None:

@@ -21,28 +21,63 @@ from ..config import Overrides
 from .arguments import (
     RANDOM,
     ArgumentError,
+    BatchSize,
+    CfgOptions,
     CheckpointOrRandom,
     ConfigName,
     Count,
     Data,
     Encoder,
+    ImgSize,
     Launcher,
     Metavar,
     OutputFolder,
     PathLike,
+    Pool,
     Positive,
     Range,
     Size,
+    Text,
     command,
     load_libraries,
 )
 
-Pool = Literal['mean', 'cls']
-Dtype = Literal['float32', 'float16']
 LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
+Folders = Annotated[Tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
+LabelledData = Annotated[Data, Text(
+    'Labelled images: class folders in DATA/train and DATA/val (or valid, '
+    'validation, dev; test), a CSV file with the columns label and split, a '
+    'store or shards.')]
+Frozen = Annotated[CheckpointOrRandom, Text(
+    'Pre-training checkpoint, exported backbone, weights of another library; '
+    'or the word random, with --config.')]
+Val = Optional[Annotated[Data, Text(
+    'Labelled images to score on. Defaults to those in DATA.')]]
+Workers = Annotated[Count, Text(
+    'Processes that read images, for each process.')]
+Dtype = Annotated[Literal['float32', 'float16'], Text(
+    'Type of the features.')]
+Config = Optional[Annotated[ConfigName, Text(
+    'Pre-training config, for random weights, or for settings that the '
+    'checkpoint does not have.')]]
+WorkDir = Optional[Annotated[OutputFolder, Text(
+    'Folder of evaluations.jsonl, which `cmae report` reads. Defaults to '
+    'work_dirs/<data>_eval.')]]
+DenseData = Annotated[Data, Text('Folder of the images and the maps.')]
+Images = Annotated[Folders, Text(
+    'Folders of images, lists, stores or shards, in DATA or absolute. '
+    'Defaults to images/train and images/val.')]
+Maps = Annotated[Folders, Text(
+    'Folders of maps, in DATA or absolute: PNG files of the same names, one '
+    'whole number a pixel. Defaults to maps/train and maps/val.')]
+Ignored = Annotated[Sequence[int], Text(
+    'Values of maps that are no class. Defaults to 0.')]
+Most = Optional[Annotated[int, Range(2), Text(
+    'The N classes with the most training pixels; others are ignored. '
+    'Defaults to all.')]]
 
 
-def _check(data: Data, checkpoint: PathLike, config: Optional[PathLike],
+def _check(data: PathLike, checkpoint: PathLike, config: Optional[PathLike],
            cfg_options: Overrides, **others: Any) -> None:
     """Check the arguments that depend on each other."""
     if Path(data).suffix == '.py':
@@ -57,21 +92,21 @@ def _check(data: Data, checkpoint: PathLike, config: Optional[PathLike],
 
 
 @command(check=_check, libraries='framework')
-def knn(data: Data,
-        checkpoint: CheckpointOrRandom,
+def knn(data: LabelledData,
+        checkpoint: Frozen,
         *,
-        val: Optional[Data] = None,
+        val: Val = None,
         ks: Sequence[Size] = (5, 10, 20, 50, 100),
         temperature: Positive = 0.07,
         encoder: Encoder = 'online',
         pool: Pool = 'mean',
-        batch_size: Size = 256,
-        num_workers: Count = 2,
-        img_size: Optional[Size] = None,
+        batch_size: BatchSize = 256,
+        num_workers: Workers = 2,
+        img_size: ImgSize = None,
         dtype: Dtype = 'float32',
-        config: Optional[ConfigName] = None,
-        cfg_options: Overrides = (),
-        work_dir: Optional[OutputFolder] = None,
+        config: Config = None,
+        cfg_options: CfgOptions = (),
+        work_dir: WorkDir = None,
         launcher: Launcher = 'none') -> Dict[str, Any]:
     """Classify by the nearest neighbours of frozen features.
 
@@ -84,29 +119,8 @@ def knn(data: Data,
         $ cmae knn data/cifar10 random --config cifar10/cmae_vit-mini_20e
 
     Args:
-        data: Labelled images: class folders in DATA/train and DATA/val (or
-            valid, validation, dev; test), a CSV file with the columns label
-            and split, a store or shards.
-        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
-            or MAE checkpoint; or the word random, with --config.
-        val: Labelled images to score on. Defaults to those in DATA.
         ks: Numbers of neighbours. Defaults to 5, 10, 20, 50 and 100.
         temperature: Temperature of the votes. Defaults to 0.07.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        pool: Mean of the patch tokens, or class token. Defaults to mean.
-        batch_size: Images in a batch on each process. Defaults to 256.
-        num_workers: Processes that read images, for each process. Defaults
-            to 2.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        dtype: Type of the features. Defaults to float32.
-        config: Pre-training config, for random weights, or for settings that
-            the checkpoint does not have.
-        cfg_options: Override settings of the config; nested keys with dots.
-        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
-            Defaults to work_dirs/<data>_eval.
-        launcher: Job launcher. Defaults to none.
 
     Returns:
         Dict[str, Any]: ``top1`` and ``balanced`` accuracy in percent of the
@@ -135,21 +149,21 @@ def knn(data: Data,
 
 
 @command(check=_check, libraries='framework')
-def linear(data: Data,
-           checkpoint: CheckpointOrRandom,
+def linear(data: LabelledData,
+           checkpoint: Frozen,
            *,
-           val: Optional[Data] = None,
+           val: Val = None,
            lrs: Sequence[Positive] = LRS,
            epochs: Size = 100,
            encoder: Encoder = 'online',
            pool: Pool = 'mean',
-           batch_size: Size = 256,
-           num_workers: Count = 2,
-           img_size: Optional[Size] = None,
+           batch_size: BatchSize = 256,
+           num_workers: Workers = 2,
+           img_size: ImgSize = None,
            dtype: Dtype = 'float32',
-           config: Optional[ConfigName] = None,
-           cfg_options: Overrides = (),
-           work_dir: Optional[OutputFolder] = None,
+           config: Config = None,
+           cfg_options: CfgOptions = (),
+           work_dir: WorkDir = None,
            launcher: Launcher = 'none') -> Dict[str, Any]:
     """Train a linear classifier on frozen features.
 
@@ -161,30 +175,9 @@ def linear(data: Data,
         $ cmae linear photos work_dirs/vit-s_photos/epoch_100.pth --json
 
     Args:
-        data: Labelled images: class folders in DATA/train and DATA/val (or
-            valid, validation, dev; test), a CSV file with the columns label
-            and split, a store or shards.
-        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
-            or MAE checkpoint; or the word random, with --config.
-        val: Labelled images to score on. Defaults to those in DATA.
         lrs: Learning rates for a batch of 256. Defaults to ten from 0.0001
             to 3.
         epochs: Passes over the training features. Defaults to 100.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        pool: Mean of the patch tokens, or class token. Defaults to mean.
-        batch_size: Images in a batch on each process. Defaults to 256.
-        num_workers: Processes that read images, for each process. Defaults
-            to 2.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        dtype: Type of the features. Defaults to float32.
-        config: Pre-training config, for random weights, or for settings that
-            the checkpoint does not have.
-        cfg_options: Override settings of the config; nested keys with dots.
-        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
-            Defaults to work_dirs/<data>_eval.
-        launcher: Job launcher. Defaults to none.
 
     Returns:
         Dict[str, Any]: As of :func:`knn`, with ``best_lr``.
@@ -210,23 +203,23 @@ def linear(data: Data,
 
 
 @command(check=_check, libraries='framework')
-def low_shot(data: Data,
-             checkpoint: CheckpointOrRandom,
+def low_shot(data: LabelledData,
+             checkpoint: Frozen,
              *,
-             val: Optional[Data] = None,
+             val: Val = None,
              shots: Sequence[Size] = (1, 5, 10),
              trials: Size = 5,
              splits: Sequence[PathLike] = (),
              inverse_penalty: Positive = 1.,
              encoder: Encoder = 'online',
              pool: Pool = 'mean',
-             batch_size: Size = 256,
-             num_workers: Count = 2,
-             img_size: Optional[Size] = None,
+             batch_size: BatchSize = 256,
+             num_workers: Workers = 2,
+             img_size: ImgSize = None,
              dtype: Dtype = 'float32',
-             config: Optional[ConfigName] = None,
-             cfg_options: Overrides = (),
-             work_dir: Optional[OutputFolder] = None,
+             config: Config = None,
+             cfg_options: CfgOptions = (),
+             work_dir: WorkDir = None,
              launcher: Launcher = 'none') -> Dict[str, Any]:
     """Fit a logistic regression to a few labels per class.
 
@@ -235,31 +228,10 @@ def low_shot(data: Data,
         $ cmae low-shot photos epoch_100.pth --shots 1 5
 
     Args:
-        data: Labelled images: class folders in DATA/train and DATA/val (or
-            valid, validation, dev; test), a CSV file with the columns label
-            and split, a store or shards.
-        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
-            or MAE checkpoint; or the word random, with --config.
-        val: Labelled images to score on. Defaults to those in DATA.
         shots: Labelled images per class. Defaults to 1, 5 and 10.
         trials: Draws of each number. Defaults to 5.
         splits: Split files of the training images, see `cmae splits`.
         inverse_penalty: The C of scikit-learn. Defaults to 1.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        pool: Mean of the patch tokens, or class token. Defaults to mean.
-        batch_size: Images in a batch on each process. Defaults to 256.
-        num_workers: Processes that read images, for each process. Defaults
-            to 2.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        dtype: Type of the features. Defaults to float32.
-        config: Pre-training config, for random weights, or for settings that
-            the checkpoint does not have.
-        cfg_options: Override settings of the config; nested keys with dots.
-        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
-            Defaults to work_dirs/<data>_eval.
-        launcher: Job launcher. Defaults to none.
 
     Returns:
         Dict[str, Any]: Mean top-1 accuracy in percent by number of labels,
@@ -376,24 +348,21 @@ def _log(work_dir: Optional[PathLike], kind: str,
         dict(result, kind=kind, checkpoint=checkpoint)))
 
 
-Folders = Annotated[Tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
-
-
 @command(check=_check, libraries='framework')
-def dense_knn(data: Data,
-              checkpoint: CheckpointOrRandom,
+def dense_knn(data: DenseData,
+              checkpoint: Frozen,
               *,
-              images: Folders = ('images/train', 'images/val'),
-              maps: Folders = ('maps/train', 'maps/val'),
-              ignore: Sequence[int] = (0, ),
-              most: Optional[Annotated[int, Range(2)]] = None,
+              images: Images = ('images/train', 'images/val'),
+              maps: Maps = ('maps/train', 'maps/val'),
+              ignore: Ignored = (0, ),
+              most: Most = None,
               ks: Sequence[Size] = (1, 5, 20, 50),
               encoder: Encoder = 'online',
-              img_size: Optional[Size] = None,
-              batch_size: Size = 32,
-              config: Optional[ConfigName] = None,
-              cfg_options: Overrides = (),
-              work_dir: Optional[OutputFolder] = None) -> Dict[str, Any]:
+              img_size: ImgSize = None,
+              batch_size: BatchSize = 32,
+              config: Config = None,
+              cfg_options: CfgOptions = (),
+              work_dir: WorkDir = None) -> Dict[str, Any]:
     """Segment images by the nearest neighbours of frozen patches.
 
     Nothing is trained. Each image is resized to a square, each patch has the
@@ -406,29 +375,7 @@ def dense_knn(data: Data,
         $ cmae dense-knn ade epoch_300.pth --maps masks/train masks/val
 
     Args:
-        data: Folder of the images and the maps.
-        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
-            or MAE checkpoint; or the word random, with --config.
-        images: Folders of images, lists, stores or shards, in DATA or
-            absolute. Defaults to images/train and images/val.
-        maps: Folders of maps, in DATA or absolute: PNG files of the same
-            names, one whole number a pixel. Defaults to maps/train and
-            maps/val.
-        ignore: Values of maps that are no class. Defaults to 0.
-        most: The N classes with the most training pixels; others are
-            ignored. Defaults to all.
         ks: Numbers of neighbours. Defaults to 1, 5, 20 and 50.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        img_size: Side that images are resized to. Defaults to the
-            checkpoint's.
-        batch_size: Images in a batch. Defaults to 32.
-        config: Pre-training config, for random weights, or for settings that
-            the checkpoint does not have.
-        cfg_options: Override settings of the config; nested keys with dots.
-        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
-            Defaults to work_dirs/<data>_eval.
 
     Returns:
         Dict[str, Any]: ``miou`` and ``pixel_accuracy`` in percent of the best
@@ -453,21 +400,21 @@ def dense_knn(data: Data,
 
 
 @command(check=_check, libraries='framework')
-def dense_linear(data: Data,
-                 checkpoint: CheckpointOrRandom,
+def dense_linear(data: DenseData,
+                 checkpoint: Frozen,
                  *,
-                 images: Folders = ('images/train', 'images/val'),
-                 maps: Folders = ('maps/train', 'maps/val'),
-                 ignore: Sequence[int] = (0, ),
-                 most: Optional[Annotated[int, Range(2)]] = None,
+                 images: Images = ('images/train', 'images/val'),
+                 maps: Maps = ('maps/train', 'maps/val'),
+                 ignore: Ignored = (0, ),
+                 most: Most = None,
                  lrs: Sequence[Positive] = LRS,
                  epochs: Size = 50,
                  encoder: Encoder = 'online',
-                 img_size: Optional[Size] = None,
-                 batch_size: Size = 32,
-                 config: Optional[ConfigName] = None,
-                 cfg_options: Overrides = (),
-                 work_dir: Optional[OutputFolder] = None) -> Dict[str, Any]:
+                 img_size: ImgSize = None,
+                 batch_size: BatchSize = 32,
+                 config: Config = None,
+                 cfg_options: CfgOptions = (),
+                 work_dir: WorkDir = None) -> Dict[str, Any]:
     """Segment images by a linear classifier on frozen patches.
 
     Each image is resized to a square, each patch has the class of most of its
@@ -479,31 +426,9 @@ def dense_linear(data: Data,
         $ cmae dense-linear data/mosaics epoch_300.pth
 
     Args:
-        data: Folder of the images and the maps.
-        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
-            or MAE checkpoint; or the word random, with --config.
-        images: Folders of images, lists, stores or shards, in DATA or
-            absolute. Defaults to images/train and images/val.
-        maps: Folders of maps, in DATA or absolute: PNG files of the same
-            names, one whole number a pixel. Defaults to maps/train and
-            maps/val.
-        ignore: Values of maps that are no class. Defaults to 0.
-        most: The N classes with the most training pixels; others are
-            ignored. Defaults to all.
         lrs: Learning rates for a batch of 256 patches. Defaults to ten from
             0.0001 to 3.
         epochs: Passes over the training patches. Defaults to 50.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        img_size: Side that images are resized to. Defaults to the
-            checkpoint's.
-        batch_size: Images in a batch. Defaults to 32.
-        config: Pre-training config, for random weights, or for settings that
-            the checkpoint does not have.
-        cfg_options: Override settings of the config; nested keys with dots.
-        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
-            Defaults to work_dirs/<data>_eval.
 
     Returns:
         Dict[str, Any]: As of :func:`dense_knn`, by learning rate.

@@ -148,7 +148,7 @@ def _add_argument(parser: argparse.ArgumentParser,
     name, default = parameter.name, parameter.default
     option, off = (f'--{start}{name.replace("_", "-")}'
                    for start in ('', 'no-'))
-    if hint is bool:
+    if _bare(hint) is bool:
         parser.add_argument(
             off if default else option, dest=name, default=default,
             action='store_false' if default else 'store_true', help=help)

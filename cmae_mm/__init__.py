@@ -4,10 +4,14 @@ Importing this package registers its classes in MMPretrain's registries, so
 ``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project. (The
 command ``cmae`` does so later, when it has understood its arguments.)
 """
-import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, List
 
-from .entry import check_system, is_command, quiet_imports
+from .entry import (
+    check_system,
+    import_on_use,
+    is_command,
+    quiet_imports,
+)
 from .version import __version__
 
 check_system()
@@ -32,31 +36,20 @@ __all__ = [
     'predict', 'pretrain', 'register'
 ]
 
-# Where the functions for people are; imported when they are first used.
-_FUNCTIONS = dict(
-    dense_knn='.apis.evaluation',
-    dense_linear='.apis.evaluation',
-    embed='.apis.embedding',
-    export_model='.apis.finished_model',
-    finetune='.apis.finetuning',
-    knn='.apis.evaluation',
-    linear='.apis.evaluation',
-    low_shot='.apis.evaluation',
-    load_encoder='.apis.encoder',
-    load_model='.apis.finished_model',
-    predict='.apis.finetuning',
-    pretrain='.apis.training')
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        module = importlib.import_module(_FUNCTIONS[name], __name__)
-        return getattr(module, name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+# The functions for people; imported when they are first used.
+__getattr__ = import_on_use(__name__, {
+    'apis.embedding': ('embed', ),
+    'apis.encoder': ('load_encoder', ),
+    'apis.evaluation': ('dense_knn', 'dense_linear', 'knn', 'linear',
+                        'low_shot'),
+    'apis.finetuning': ('finetune', 'predict'),
+    'apis.finished_model': ('export_model', 'load_model'),
+    'apis.training': ('pretrain', ),
+})
 
 
 def __dir__() -> List[str]:
-    return sorted({*globals(), *_FUNCTIONS})
+    return sorted({*globals(), *__all__})
 
 
 def register() -> None:
@@ -69,8 +62,10 @@ def register() -> None:
     from .dependencies import import_framework
     import_framework()
     with quiet_imports():
-        from . import checkpoints, engine, models, visualization  # noqa: F401
+        from . import engine, models  # noqa: F401
+        from .checkpoints import load  # noqa: F401
         from .datasets import datasets, samplers, transforms  # noqa: F401
+        from .visualization import vis_backends  # noqa: F401
         models.register()
 
 

@@ -1,10 +1,19 @@
 """How the package has been entered: by the command, or by an import."""
+import importlib
 import logging
 import sys
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from pathlib import PurePath
-from typing import Any, Iterator, TextIO, cast
+from typing import (
+    Any,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+    TextIO,
+    cast,
+)
 
 _NAMES = ('cmae', 'cmae.exe', 'cmae-script.py')
 # What mmpretrain prints for debugging, and mmdet where mmcv has no operators,
@@ -26,6 +35,27 @@ def is_command() -> bool:
         at = sys.orig_argv.index('-m') if '-m' in sys.orig_argv else 0
         return sys.orig_argv[at + 1:at + 2] == ['cmae_mm']
     return PurePath(started).name in _NAMES
+
+
+def import_on_use(package: str, modules: Mapping[str, Sequence[str]]
+                  ) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a package that imports names on first use.
+
+    Args:
+        package (str): Name of the package.
+        modules (Mapping[str, Sequence[str]]): Names by module, relative to
+            the package.
+    """
+    places = {name: f'.{module}' for module, names in modules.items()
+              for name in names}
+
+    def find(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(
+                f'module {package!r} has no attribute {name!r}')
+        return getattr(importlib.import_module(places[name], package), name)
+
+    return find
 
 
 def check_system() -> None:

@@ -3,6 +3,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
 
+from .datasets.decode import is_plain
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -68,13 +70,6 @@ def apply_image_stats(cfg: 'Config', options: Sequence[str] = ()) -> None:
         text += (f'; {", ".join(removed)} of the pipeline are for colours of '
                  '8 bits and were left out')
     print_log(text, logger='current')
-
-
-def is_plain(settings: Dict[str, Any]) -> bool:
-    """Whether images are 8-bit colours without further settings."""
-    rest = {k: v for k, v in settings.items() if v is not None}
-    return (rest.pop('channels', 3), rest.pop('dtype', 'uint8'), rest) == (
-        3, 'uint8', {})
 
 
 def settings_of(stats: Dict[str, Any]) -> Dict[str, Any]:

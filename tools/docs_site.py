@@ -39,7 +39,7 @@ FUNCTIONS = [
     'finetuning.predict', 'finished_model.load_model',
     'finished_model.FinishedModel', 'finished_model.export_model',
     'encoder.load_encoder',
-    'pretrained_encoder.PretrainedEncoder', 'embedding.embed',
+    'encoder.PretrainedEncoder', 'embedding.embed',
     'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
     'pictures.features', 'pictures.views', 'pictures.map_images',
     'pictures.nearest', 'pictures.report', 'study.study'

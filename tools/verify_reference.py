@@ -91,7 +91,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         sys.exit(f"{PROG}: {error}; run `pip install -e '.[onedl]'` in the "
                  'clone first')
     from cmae_mm.checkpoints import CheckpointError
-    from cmae_mm.evaluation.report import print_table
+    from cmae_mm.evaluation.probes import print_table
     cmae_mm.register()
     try:
         rows = verify_trace(args.trace)

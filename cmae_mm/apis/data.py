@@ -269,7 +269,7 @@ def splits(data: Data,
             images.
     """
     from ..datasets.source import SourceError, open_source
-    from ..evaluation.splits import write_split
+    from ..evaluation.data import write_split
     try:
         source = open_source(data, split='train', labels=True)
         if source.kind != 'list' and not source.split:

@@ -132,8 +132,7 @@ def knn(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.knn import knn_predict
-    from ..evaluation.report import report_sweep
+    from ..evaluation.probes import knn_predict, report_sweep
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:
         predicted = knn_predict(*found.train, found.val.features, ks,
@@ -187,8 +186,7 @@ def linear(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.linear import linear_sweep
-    from ..evaluation.report import report_sweep
+    from ..evaluation.probes import linear_sweep, report_sweep
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:
         predicted = linear_sweep(*found.train, found.val.features, lrs, epochs)
@@ -243,7 +241,7 @@ def low_shot(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.low_shot import report_low_shot
+    from ..evaluation.probes import report_low_shot
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:
         return report_low_shot(found.train, found.val, found.names, shots,
@@ -386,7 +384,7 @@ def dense_knn(data: DenseData,
         ArgumentError: If an argument is invalid, or a map is missing.
         CheckpointError: If the checkpoint cannot be used.
     """
-    from ..evaluation.knn import knn_predict
+    from ..evaluation.probes import knn_predict
 
     def probe(features: Any, labels: Any, val: Any) -> Dict[str, Any]:
         found = knn_predict(features, labels, val, ks)
@@ -437,7 +435,7 @@ def dense_linear(data: DenseData,
         ArgumentError: If an argument is invalid, or a map is missing.
         CheckpointError: If the checkpoint cannot be used.
     """
-    from ..evaluation.linear import linear_sweep
+    from ..evaluation.probes import linear_sweep
 
     def probe(features: Any, labels: Any, val: Any) -> Dict[str, Any]:
         found = linear_sweep(features, labels, val, lrs, epochs)

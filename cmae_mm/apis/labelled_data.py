@@ -17,8 +17,7 @@ from ..datasets.source import (
     read_record,
 )
 from ..dependencies import cpu_count
-from ..evaluation.data import PART_NAMES, spellings
-from ..evaluation.splits import draw_share, draw_shots
+from ..evaluation.data import PART_NAMES, draw_share, draw_shots, spellings
 from .arguments import ArgumentError, PathLike
 
 # Percentage of each class that is drawn for validation.

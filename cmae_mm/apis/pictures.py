@@ -35,8 +35,8 @@ from .arguments import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from .encoder import PretrainedEncoder
     from .images import PickedImage
-    from .pretrained_encoder import PretrainedEncoder
 
 PictureFile = Annotated[PathLike, Output(*PICTURES)]
 FeatureFile = Annotated[PathLike, Output('.npz')]

@@ -1,29 +1,38 @@
-from .encoder_config import encoder_facts, read_encoder_facts
-from .errors import CheckpointError, DamagedCheckpoint, naming
-from .export import (
-    EXPORTS,
-    export_classifier,
-    export_cmae,
-    export_encoder,
-)
-from .layouts import find_encoder
-from .load import (
-    RANDOM,
-    LoadedEncoder,
-    build_encoder,
-    load_encoder,
-    load_encoder_into,
-    load_model,
-    load_pretraining_model,
-)
-from .read import (
-    check_whole,
-    load_only_safely,
-    read_checkpoint,
-    write_checkpoint,
-)
-from .state_dict import KeyReport, load_state, resample_pos_embed
-from .unpickler import to_plain
+"""Checkpoints: safe reading and writing, import, export.
+
+Functions are imported from their modules when they are first used.
+"""
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Iterator, NoReturn
+
+from ..entry import import_on_use
+
+if TYPE_CHECKING:
+    from .encoder_config import encoder_facts, read_encoder_facts
+    from .export import (
+        EXPORTS,
+        export_classifier,
+        export_cmae,
+        export_encoder,
+    )
+    from .layouts import find_encoder
+    from .load import (
+        RANDOM,
+        LoadedEncoder,
+        build_encoder,
+        load_encoder,
+        load_encoder_into,
+        load_model,
+        load_pretraining_model,
+    )
+    from .read import (
+        check_whole,
+        load_only_safely,
+        read_checkpoint,
+        write_checkpoint,
+    )
+    from .state_dict import KeyReport, load_state, resample_pos_embed
+    from .unpickler import to_plain
 
 __all__ = [
     'CheckpointError', 'DamagedCheckpoint', 'EXPORTS', 'KeyReport',
@@ -34,3 +43,56 @@ __all__ = [
     'read_checkpoint', 'read_encoder_facts', 'resample_pos_embed',
     'to_plain', 'write_checkpoint'
 ]
+
+__getattr__ = import_on_use(__name__, {
+    'encoder_config': ('encoder_facts', 'read_encoder_facts'),
+    'export': ('EXPORTS', 'export_classifier', 'export_cmae',
+               'export_encoder'),
+    'layouts': ('find_encoder', ),
+    'load': ('LoadedEncoder', 'RANDOM', 'build_encoder', 'load_encoder',
+             'load_encoder_into', 'load_model', 'load_pretraining_model'),
+    'read': ('check_whole', 'load_only_safely', 'read_checkpoint',
+             'write_checkpoint'),
+    'state_dict': ('KeyReport', 'load_state', 'resample_pos_embed'),
+    'unpickler': ('to_plain', ),
+})
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message gives the reason."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A file that is certainly damaged: truncated, modified or unparsable."""
+
+
+@contextmanager
+def naming(checkpoint: Any) -> Iterator[None]:
+    """Begin the messages of errors with the name of a checkpoint."""
+    try:
+        yield
+    except CheckpointError as error:
+        text = str(error)
+        if str(checkpoint) in text.split('\n')[0]:
+            raise
+        raise type(error)(f'{checkpoint}: {text}') from None
+
+
+def refuse(name: str, what: Any) -> NoReturn:
+    """Refuse a file that holds more than plain values.
+
+    Args:
+        name (str): Name of the file.
+        what (Any): What it holds, in words.
+
+    Raises:
+        CheckpointError: Always.
+    """
+    text = str(what)[:200]
+    text = text if text.isprintable() else ascii(text)
+    raise CheckpointError(
+        f'{name} holds {text}, which is more than tensors and plain '
+        'values, and reading it could run code that is in the file, so it '
+        'is refused; if you trust its origin, load it once in a script of '
+        "your own with torch.load(..., weights_only=False) and save its "
+        "'state_dict' alone")

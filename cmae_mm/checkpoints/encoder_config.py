@@ -6,18 +6,25 @@ the metadata of a checkpoint as plain values.
 """
 import ast
 from contextlib import suppress
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 
-from ..datasets.decode import make_settings
-from ..image_config import is_plain
-from .errors import CheckpointError
-from .model_folders import NORM_EPS, norm_eps, read_settings
+from ..datasets.decode import is_plain, make_settings
+from . import CheckpointError
 
 # The key of a checkpoint's meta.
 KEY = 'encoder_facts'
+# Epsilon of the layer norms of mmpretrain's, timm's and MAE's encoders, and
+# the default of transformers.
+NORM_EPS = 1e-6
+_HF_NORM_EPS = 1e-12
+
+
+def norm_eps(encoder: nn.Module) -> float:
+    """Return the epsilon of an encoder's layer norms."""
+    return float(getattr(encoder.layers[0].ln1, 'eps', NORM_EPS))
 
 
 def encoder_facts(model: nn.Module,
@@ -88,7 +95,7 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
     """
     noted = meta.get(KEY)
     if noted is None:
-        noted = read_settings(meta)
+        noted = _read_folder(meta)
     if isinstance(noted, str):
         with suppress(ValueError, SyntaxError, TypeError, MemoryError,
                       RecursionError):
@@ -115,6 +122,61 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
                 f'cannot be decoded: {error}') from None
         facts['images'] = dict(facts['images'], channels=settings.channels)
     return facts
+
+
+def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
+    """Read the JSON files of a folder of transformers or timm.
+
+    Args:
+        meta (Mapping[str, Any]): Their contents by the files' names.
+
+    Returns:
+        Dict[str, Any]: See :func:`read_encoder_facts`.
+
+    Raises:
+        CheckpointError: If the settings of images cannot be read.
+    """
+    config = meta.get('config.json', {})
+    images = meta.get('preprocessor_config.json', {})
+    facts: Dict[str, Any] = dict(num_heads=config.get('num_attention_heads'))
+    if 'num_attention_heads' in config:
+        facts['norm_eps'] = config.get('layer_norm_eps', _HF_NORM_EPS)
+    try:
+        if 'pretrained_cfg' in config:
+            facts['num_heads'] = config.get('model_args', {}).get('num_heads')
+            images = config['pretrained_cfg']
+            facts.update(_scale(images['mean'], images['std']),
+                         crop_pct=images.get('crop_pct'))
+        elif 'image_mean' in images:
+            facts.update(_read_processor(images))
+    except (AttributeError, KeyError, TypeError, ValueError,
+            ZeroDivisionError) as error:
+        raise CheckpointError(
+            f'its settings of images cannot be read: {error!r}') from None
+    return facts
+
+
+def _read_processor(images: Mapping[str, Any]) -> Dict[str, Any]:
+    """Read the settings of an image processor of transformers."""
+    mean, std = images['image_mean'], images['image_std']
+    if not images.get('do_normalize', True):
+        mean, std = [0.] * len(mean), [1.] * len(std)
+    factor = images.get('rescale_factor', 1 / 255)
+    facts = _scale(mean, std, factor if images.get('do_rescale', True) else 1)
+    sides = (images.get(name) or {} for name in ('size', 'crop_size'))
+    short, crop = (s if isinstance(s, int) else s.get(
+        'shortest_edge', s.get('height', 0)) for s in sides)
+    if images.get('do_resize', True) and short:
+        crops = images.get('do_center_crop') and crop
+        facts['crop_pct'] = crop / short if crops else 1.
+    return facts
+
+
+def _scale(mean: Sequence[float], std: Sequence[float],
+           factor: float = 1 / 255) -> Dict[str, Any]:
+    """Convert mean and standard deviation to the units of images."""
+    return dict(mean=[v / factor for v in mean],
+                std=[v / factor for v in std])
 
 
 def _short(value: Any) -> str:

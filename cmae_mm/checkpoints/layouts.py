@@ -9,7 +9,7 @@ from typing import Any, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 import torch
 
-from .errors import CheckpointError
+from . import CheckpointError
 from .read import StateDict
 
 

@@ -20,13 +20,14 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
-from ..config import load_config, walk
-from ..plain_config import check_types, parse_config
-from . import layouts
-from .encoder_config import encoder_facts, read_encoder_facts
-from .errors import CheckpointError, naming
+from . import CheckpointError, layouts, naming
+from .encoder_config import (
+    NORM_EPS,
+    encoder_facts,
+    norm_eps,
+    read_encoder_facts,
+)
 from .layouts import FoundEncoder, find_encoder
-from .model_folders import NORM_EPS, norm_eps
 from .read import StateDict, read_checkpoint
 from .state_dict import (
     KeyReport,
@@ -356,6 +357,30 @@ def from_released(model: nn.Module,
     return state, ['target.encoder.cls_token']
 
 
+def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
+    """Take the online or the target encoder of a model.
+
+    Args:
+        model (CMAE): The model.
+        encoder (str): 'online' or 'target'.
+
+    Returns:
+        CMAEViT | CMAEConvViT: The encoder.
+
+    Raises:
+        CheckpointError: If the model has no such encoder.
+    """
+    if encoder not in ('online', 'target'):
+        raise CheckpointError(
+            f"the encoder must be 'online' or 'target', but got {encoder!r}")
+    if encoder == 'online':
+        return model.backbone
+    if getattr(model, 'target', None) is None:
+        raise CheckpointError(
+            'the model has no target encoder, since head.contrastive is None')
+    return model.target.encoder
+
+
 def load_model(model: nn.Module, state: StateDict,
                allow_partial: bool = False) -> KeyReport:
     """Load a whole model, under our names or the released code's.
@@ -478,6 +503,7 @@ def load_pretraining_model(checkpoint: PathLike,
                 'it holds an encoder without its pixel decoder, which alone '
                 'reconstructs; name a checkpoint of the pre-training')
         if config is not None:
+            from ..config import load_config
             model = MODELS.build(_model_of(load_config(config).to_dict()))
         else:
             model = _build_noted(state, meta)
@@ -504,6 +530,8 @@ def _model_of(cfg: Dict[str, Any]) -> Dict[str, Any]:
 
 def _build_noted(state: StateDict, meta: Dict[str, Any]) -> nn.Module:
     """Build the model of the config that a checkpoint holds as text."""
+    from ..config import walk
+    from ..plain_config import check_types, parse_config
     if not isinstance(meta.get('cfg'), str):
         raise CheckpointError(
             'it does not say which config it is of; name it (--config)')

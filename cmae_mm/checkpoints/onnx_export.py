@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..dependencies import MissingLibrary
 from ..files import PathLike
 from ..version import __version__
-from .errors import CheckpointError
+from . import CheckpointError
 
 OPSET = 18
 # Largest difference from torch's outputs, relative to the largest value if

@@ -39,7 +39,7 @@ from torch.serialization import _get_restore_location
 
 from ..files import atomic_file
 from ..packaged import WEIGHT_FILES, find_checkpoint
-from .errors import CheckpointError, DamagedCheckpoint, naming
+from . import CheckpointError, DamagedCheckpoint, naming
 from .unpickler import StorageId, from_plain, unpickle
 
 StateDict = Dict[str, Tensor]

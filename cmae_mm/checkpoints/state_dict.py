@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .errors import CheckpointError
+from . import CheckpointError
 from .layouts import square_root
 from .read import StateDict
 

@@ -19,7 +19,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler import OneCycleParamScheduler
 from torch.storage import TypedStorage
 
-from .errors import refuse
+from . import refuse
 
 # Former names of modules.
 _MODULES = (('__builtin__', 'builtins'), ('numpy.core.', 'numpy._core.'),

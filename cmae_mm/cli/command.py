@@ -13,7 +13,6 @@ from ..apis.arguments import (
     load_libraries,
     types_of,
 )
-from .errors import fail
 
 
 def run(args: argparse.Namespace) -> NoReturn:
@@ -44,6 +43,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         print(f'\ncmae {args.command}: stopped; {saved}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        from .errors import fail
         fail(error, f'cmae {args.command}', args.debug)
     leave_ranks()
     sys.exit(status)

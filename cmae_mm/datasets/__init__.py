@@ -1,5 +1,6 @@
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..entry import import_on_use
 
 if TYPE_CHECKING:
     from .datasets import LabelledDataset, PretrainingDataset
@@ -23,11 +24,11 @@ __all__ = [
     'SeedDraws', 'SeededInfiniteSampler', 'SeededSampler'
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a registered class; ``cmae stats`` needs none of them."""
-    if name not in __all__:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    module = ('datasets' if name.endswith('Dataset') else
-              'samplers' if name.endswith('Sampler') else 'transforms')
-    return getattr(importlib.import_module(f'.{module}', __name__), name)
+# `cmae stats` needs none of them.
+__getattr__ = import_on_use(__name__, {
+    'datasets': ('LabelledDataset', 'PretrainingDataset'),
+    'samplers': ('BlockShuffleSampler', 'SeededInfiniteSampler',
+                 'SeededSampler'),
+    'transforms': ('LoadCanvas', 'LoadImage', 'LoadImageOrSkip', 'PixelShift',
+                   'ResizeImage', 'SeedDraws'),
+})

@@ -20,13 +20,11 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.read import check_whole, ready_to_resume
 from ..image_config import apply_image_stats
 from ..models import CMAE
-from .activation_checkpointing import checkpoint_activations
 from .checkpoint_folder import (
     find_newest_whole,
     list_checkpoints,
     on_main_process,
 )
-from .compilation import compile_parts
 from .device import unwrapped_model
 from .hooks import (
     AtomicCheckpointHook,
@@ -237,6 +235,7 @@ class ResumableRunner(Runner):
         # What mmengine's train() would turn on next.
         modules = self.cfg.pop('activation_checkpointing', None)
         if modules:
+            from .activation_checkpointing import checkpoint_activations
             count = checkpoint_activations(unwrapped_model(self), modules)
             self.logger.info(f'Activations of {count} modules are computed '
                              'again in the backward pass, to save memory.')
@@ -252,6 +251,7 @@ class ResumableRunner(Runner):
         if target != 'train_step' or not isinstance(model, CMAE) or (
                 options in (None, False)):
             return super()._maybe_compile(target)
+        from .compilation import compile_parts
         compile_parts(model, **({} if options is True else options))
         self.logger.info('The training step is compiled: the first iteration '
                          'takes a minute or more.')

@@ -4,5 +4,5 @@ Import from the modules: the package itself imports nothing.
 """
 __all__ = [
     'centre_crop', 'data', 'dense', 'feature_files', 'features', 'health',
-    'health_rules', 'knn', 'linear', 'low_shot', 'report', 'splits'
+    'probes'
 ]

@@ -22,8 +22,8 @@ from torch import Tensor
 from ..datasets.decode import resize_image
 from ..datasets.source import open_source
 from ..progress import Progress
-from .report import print_table
-from .splits import EvaluationDataError
+from .data import EvaluationDataError
+from .probes import print_table
 
 # Labels of pixels that belong to no class.
 IGNORED = -1

@@ -8,7 +8,6 @@ from typing import (
     Dict,
     Iterator,
     List,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -18,28 +17,11 @@ import numpy as np
 
 from ..datasets.names import decode_name, encode_name
 from ..files import atomic_file, atomic_path, write_file
+from .features import Part, storable
 
 
 class FeatureFileError(ValueError):
     """A file of features that cannot be written; the message says why."""
-
-
-class Part(NamedTuple):
-    """Features of images ``start`` to ``stop`` of a list.
-
-    Args:
-        start (int): Number of the first image.
-        stop (int): Number after the last one.
-        paths (List[str]): Images whose features are there.
-        features (Any): (n, D), or (n, L, D) of patch tokens.
-        skipped (Dict[str, str]): Images that could not be read, and why.
-    """
-
-    start: int
-    stop: int
-    paths: List[str]
-    features: Any
-    skipped: Dict[str, str]
 
 
 class FeatureFile:
@@ -247,14 +229,6 @@ class FeatureFile:
                 names = pyarrow.array([encode_name(p) for p in part.paths])
                 writer.write_table(
                     pyarrow.table([names, features], schema=schema))
-
-
-def storable(name: str) -> str:
-    """Give a name as numpy's arrays of strings can hold it.
-
-    They drop zeros at the end, which names in shards may have.
-    """
-    return encode_name(name) if '\0' in name else name
 
 
 def describe_none(skipped: Dict[str, str]) -> str:

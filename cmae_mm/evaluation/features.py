@@ -21,11 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.names import encode_name
 from ..datasets.source import ImageSource, ignore_interrupts
 from ..dependencies import cpu_count
-from ..image_config import image_settings
 from ..progress import Progress
 from .centre_crop import CentreCrop
 from .data import EvaluationDataError, configured_images
-from .feature_files import Part, storable
 
 # A part is written at the latest after so many bytes, or seconds.
 _PART_BYTES = 64 * 2**20
@@ -39,6 +37,32 @@ class FeatureSet(NamedTuple):
 
     features: Tensor
     labels: Tensor
+
+
+class Part(NamedTuple):
+    """Features of images ``start`` to ``stop`` of a list.
+
+    Args:
+        start (int): Number of the first image.
+        stop (int): Number after the last one.
+        paths (List[str]): Images whose features are there.
+        features (Any): (n, D), or (n, L, D) of patch tokens.
+        skipped (Dict[str, str]): Images that could not be read, and why.
+    """
+
+    start: int
+    stop: int
+    paths: List[str]
+    features: Any
+    skipped: Dict[str, str]
+
+
+def storable(name: str) -> str:
+    """Give a name as numpy's arrays of strings can hold it.
+
+    They drop zeros at the end, which names in shards may have.
+    """
+    return encode_name(name) if '\0' in name else name
 
 
 class _Crops(Dataset):
@@ -150,6 +174,7 @@ class FrozenFeatures:
                  encoder: str = 'online',
                  pool: str = 'mean',
                  **options: Any) -> None:
+        from ..image_config import image_settings
         self.model = model
         self.sources = configured_images(cfg)
         self.crop = CentreCrop(

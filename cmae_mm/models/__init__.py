@@ -1,5 +1,7 @@
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..entry import import_on_use
 
 if TYPE_CHECKING:
     from .backbones.convvit import ConvViT, TransferConvViT
@@ -55,14 +57,7 @@ _MODULES = {
                                 'split_by_mask'),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a class; evaluation needs the backbones alone."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(
-                importlib.import_module(f'.{module}', __name__), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = import_on_use(__name__, _MODULES)
 
 
 def register() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from ..config import ConfigError, load_config, walk
-from ..evaluation.health_rules import find_warnings
+from ..evaluation.health import find_warnings
 from ..packaged import find_packaged_config
 from ..plain_config import PlainConfigError, parse_config
 from ..progress import describe_seconds

@@ -17,8 +17,7 @@ from cmae_mm.apis.arguments import RANDOM as RANDOM_WORD
 from cmae_mm.checkpoints import EXPORTS
 from cmae_mm.checkpoints.load import RANDOM
 from cmae_mm.cli.main import COMMANDS, GROUPS, build_parser, parse
-from cmae_mm.evaluation.knn import KS
-from cmae_mm.evaluation.linear import LRS
+from cmae_mm.evaluation.probes import KS, LRS
 
 ORDER = ['DATA', 'STUDY', 'FOLDER', 'CONFIG', 'CHECKPOINT', 'IMAGES', 'TRACE',
          'WORK_DIRS', 'OUT']

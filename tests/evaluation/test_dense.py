@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse
 from cmae_mm.datasets.source import SourceError
+from cmae_mm.evaluation.data import EvaluationDataError
 from cmae_mm.evaluation.dense import (
     IGNORED,
     classes_of,
@@ -22,7 +23,6 @@ from cmae_mm.evaluation.dense import (
     patch_labels,
     read_map,
 )
-from cmae_mm.evaluation.splits import EvaluationDataError
 
 
 @settings(deadline=None, max_examples=30)

@@ -20,9 +20,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from cmae_mm.datasets.source import open_source
-from cmae_mm.evaluation.data import open_labelled
+from cmae_mm.evaluation.data import open_labelled, read_split, write_split
 from cmae_mm.evaluation.features import FrozenFeatures
-from cmae_mm.evaluation.splits import read_split, write_split
 
 
 def test_features_of_image_files(image_root, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cmae_mm.evaluation.health_rules import find_warnings
+from cmae_mm.evaluation.health import find_warnings
 
 # Of tools/health/reference_runs.py, thinned and rounded.
 RECORDED = json.loads(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 from cmae_mm.evaluation.features import FeatureSet
-from cmae_mm.evaluation.knn import knn_accuracy, knn_predict
+from cmae_mm.evaluation.probes import knn_accuracy, knn_predict
 
 
 @pytest.mark.parametrize('temperature', [0.07, 0.5])
@@ -56,11 +56,11 @@ def test_chunks_do_not_change_neighbours(chunk_size, dtype):
 
 
 def test_training_features_come_in_chunks_too(monkeypatch):
-    from cmae_mm.evaluation import knn
+    from cmae_mm.evaluation import probes
     train, test = blobs(500), blobs(20, seed=1)
     queries = torch.nn.functional.normalize(test.features, dim=1)
     for size in (7, 100, 1000):
-        similarity, labels = knn._nearest(queries, *train, 50, size)
+        similarity, labels = probes._nearest(queries, *train, 50, size)
         all_of_them = queries @ torch.nn.functional.normalize(
             train.features, dim=1).t()
         expected, index = all_of_them.topk(50, dim=1)

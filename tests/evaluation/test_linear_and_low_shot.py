@@ -11,14 +11,15 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cmae_mm.evaluation.linear import linear_sweep
-from cmae_mm.evaluation.low_shot import fit_logistic_regression, low_shot
-from cmae_mm.evaluation.report import (
+from cmae_mm.evaluation.data import draw_share, draw_shots
+from cmae_mm.evaluation.probes import (
     balanced_accuracy,
     bootstrap_interval,
+    fit_logistic_regression,
+    linear_sweep,
+    low_shot,
     score,
 )
-from cmae_mm.evaluation.splits import draw_share, draw_shots
 
 
 @pytest.mark.parametrize('weight_decay', [0., 0.1])

@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     import torch
 
     import cmae_mm
-    from cmae_mm.apis.pretrained_encoder import PretrainedEncoder
+    from cmae_mm.apis.encoder import PretrainedEncoder
     from cmae_mm.checkpoints.onnx_export import DeployedEncoder, export_onnx
     from cmae_mm.models import TransferViT
     torch.set_num_threads(args.threads)

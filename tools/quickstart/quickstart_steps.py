@@ -17,7 +17,7 @@ from cmae_mm.config import load_config, remember
 from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation.features import FrozenFeatures, hold_out
-from cmae_mm.evaluation.knn import knn_accuracy
+from cmae_mm.evaluation.probes import knn_accuracy
 from cmae_mm.visualization import (
     read_run,
     reconstruction_columns,

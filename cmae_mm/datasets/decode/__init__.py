@@ -19,6 +19,7 @@ from .image import (
     UnfitImage,
     is_dicom,
     is_jpeg,
+    is_plain,
     make_settings,
 )
 from .raster import from_pillow
@@ -28,5 +29,6 @@ __all__ = [
     'UndecodableImage', 'UnfitImage', 'arrange', 'change_type',
     'choose_channels', 'decode_image', 'fill_missing', 'find_missing',
     'finish', 'from_pillow', 'is_dicom', 'is_grey', 'is_jpeg',
+    'is_plain',
     'make_settings', 'natural_dtype', 'read_image', 'resize_image'
 ]

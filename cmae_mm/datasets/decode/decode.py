@@ -8,7 +8,6 @@ import numpy as np
 
 from ...dependencies import MissingLibrary
 from .convert import convert, read_numpy
-from .dicom import read_dicom
 from .image import (
     RGB,
     ImageSettings,
@@ -21,7 +20,6 @@ from .image import (
     log_once,
 )
 from .raster import read_raster
-from .tiff import read_tiff
 
 # Loggers of libraries that report on each file they read.
 _LOGGERS = ('tifffile', 'rasterio._env', 'rasterio._err', 'pydicom',
@@ -110,10 +108,12 @@ def read_image(data: bytes,
     try:
         with _library_messages(name):
             if is_tiff(data):
+                from .tiff import read_tiff
                 return read_tiff(data, settings)
             if is_numpy(data):
                 return read_numpy(data, settings)
             if is_dicom(data, name):
+                from .dicom import read_dicom
                 return read_dicom(data, settings)
             return read_raster(data, settings, shrink_to)
     except UndecodableImage:

@@ -1,7 +1,16 @@
 """Images as their files store them, and the settings of decoding."""
 import logging
 import re
-from typing import Any, NamedTuple, NoReturn, Optional, Sequence, Set, Union
+from typing import (
+    Any,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    Union,
+)
 
 import numpy as np
 import torch
@@ -180,6 +189,13 @@ class ImageSettings(NamedTuple):
 
 
 RGB = ImageSettings()
+
+
+def is_plain(settings: Mapping[str, Any]) -> bool:
+    """Whether images are 8-bit colours without further settings."""
+    rest = {k: v for k, v in settings.items() if v is not None}
+    return (rest.pop('channels', 3), rest.pop('dtype', 'uint8'), rest) == (
+        3, 'uint8', {})
 
 
 def make_settings(**given: Any) -> ImageSettings:

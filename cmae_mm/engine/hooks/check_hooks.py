@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ...datasets.datasets import count_classes
 from ...datasets.transforms.loading import BrokenImagesError, LoadImageOrSkip
-from ...evaluation.data import check_same_classes
 from ...models import CMAE
 from ..device import unwrapped_model
 from ..loops import index_sampler
@@ -326,6 +325,7 @@ class TransferCheckHook(BrokenImagesHook):
         splits = dict(train=train)
         if runner.val_loop is not None:
             splits['val'] = runner.val_dataloader.dataset
+            from ...evaluation.data import check_same_classes
             check_same_classes(*(data.metainfo.get('classes')
                                  for data in splits.values()))
             self._check_topk(runner)

@@ -11,15 +11,8 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
 from ...datasets.samplers import SeededIndex, mix, seed_generators
-from ...evaluation.features import FrozenFeatures
-from ...evaluation.knn import knn_accuracy
 from ...models import CMAE
 from ...models.utils import is_sharded
-from ...visualization import (
-    draw_grid,
-    fitting_scale,
-    prediction_columns,
-)
 from ..device import unwrapped_model
 from ..sharding import whole_parameters
 
@@ -111,11 +104,13 @@ class KNNHook(IntervalHook):
 
     def before_train(self, runner) -> None:
         """Find the labelled images."""
+        from ...evaluation.features import FrozenFeatures
         self.source = FrozenFeatures(
             unwrapped_model(runner), runner.cfg, **self.options)
 
     def act(self, runner, step: int, iteration: int) -> None:
         """Evaluate."""
+        from ...evaluation.probes import knn_accuracy
         with whole_parameters(unwrapped_model(runner)):
             accuracy = knn_accuracy(
                 *self.source.extract('train'), *self.source.extract('val'),
@@ -178,6 +173,11 @@ class ReconstructionHook(IntervalHook):
 
     def act(self, runner, step: int, iteration: int) -> None:
         """Draw."""
+        from ...visualization import (
+            draw_grid,
+            fitting_scale,
+            prediction_columns,
+        )
         model = unwrapped_model(runner)
         if not (is_main_process() or is_sharded(model)):
             return

@@ -9,8 +9,14 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from ...evaluation.health import effective_rank, positive_ranks, spread
-from ...evaluation.health_rules import WINDOW, HealthWarning, warn
+from ...evaluation.health import (
+    WINDOW,
+    HealthWarning,
+    effective_rank,
+    positive_ranks,
+    spread,
+    warn,
+)
 from ...models import CMAE
 from ...models.utils import is_sharded, keep_step_hooks
 from ..device import unwrapped_model

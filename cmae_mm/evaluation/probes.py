@@ -1,0 +1,459 @@
+"""Classifiers on frozen features: k-NN, linear, low-shot, and accuracies."""
+import math
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .data import draw_shots, read_split
+from .features import FeatureSet
+
+# Accuracies
+
+# On larger test sets the interval is too narrow to matter.
+LARGE_TEST_SET = 10_000
+
+
+class Score(NamedTuple):
+    """Accuracies in percent.
+
+    Args:
+        top1 (float): Share of the images that are classified correctly.
+        balanced (float): Mean of this share over the classes.
+        interval (Tuple[float, float], optional): 95% interval of ``top1`` on
+            small test sets.
+    """
+
+    top1: float
+    balanced: float
+    interval: Optional[Tuple[float, float]] = None
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f'{self.top1:.2f}'
+        low, high = self.interval
+        return f'{self.top1:.2f} [{low:.2f}, {high:.2f}]'
+
+
+def score(predicted: Tensor, labels: Tensor) -> Score:
+    """Score predictions.
+
+    Args:
+        predicted (Tensor): Predicted classes, (N, ).
+        labels (Tensor): True classes, (N, ).
+
+    Returns:
+        Score: The accuracy, with an interval if there are fewer than 10,000
+        images.
+    """
+    correct = (predicted == labels).cpu().numpy()
+    interval = bootstrap_interval(correct) if (
+        len(correct) < LARGE_TEST_SET) else None
+    return Score(100 * correct.mean(), balanced_accuracy(predicted, labels),
+                 interval)
+
+
+def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Average the recall over the classes that have an image, in percent.
+
+    Args:
+        predicted (Tensor): Predicted classes, (N, ).
+        labels (Tensor): True classes, (N, ).
+
+    Returns:
+        float: The balanced accuracy, as scikit-learn's.
+    """
+    images = labels.bincount()
+    hits = labels[predicted == labels].bincount(minlength=len(images))
+    recall = hits[images > 0].double() / images[images > 0]
+    return 100 * recall.mean().item()
+
+
+def bootstrap_interval(correct: np.ndarray,
+                       confidence: float = 0.95,
+                       resamples: int = 10_000,
+                       seed: int = 0) -> Tuple[float, float]:
+    """Give the percentile bootstrap interval of an accuracy.
+
+    Args:
+        correct (np.ndarray): Whether each image is classified correctly, bool,
+            (N, ).
+        confidence (float): Confidence level of the interval. Defaults to 0.95.
+        resamples (int): Number of bootstrap resamples. Defaults to 10,000.
+        seed (int): Seed of the resampling. Defaults to 0.
+
+    Returns:
+        Tuple[float, float]: Lower and upper end, in percent.
+    """
+    count = len(correct)
+    # Hits among N images drawn with replacement are binomial.
+    hits = np.random.default_rng(seed).binomial(count, correct.mean(),
+                                                resamples)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(100 * hits / count, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows in aligned columns."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for number, row in enumerate(cells):
+        print('  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip())
+        if number == 0:
+            print('  '.join('-' * w for w in widths))
+
+
+def report_sweep(name: str, predicted: Dict[float, Tensor],
+                 labels: Tensor) -> Dict[str, Any]:
+    """Print the accuracy for each value of a setting; give all of them.
+
+    Args:
+        name (str): Name of the setting.
+        predicted (Dict[float, Tensor]): Predicted classes, (N, ), by value of
+            the setting.
+        labels (Tensor): True classes, (N, ).
+
+    Returns:
+        Dict[str, Any]: ``top1`` and ``balanced`` of the best value, that
+        value as ``best_<name>``, its ``interval``, and the top-1 accuracy of
+        each value.
+    """
+    scores = {value: score(p, labels) for value, p in predicted.items()}
+    best = max(scores, key=lambda value: scores[value].top1)
+    print_table([name, 'top-1 %', 'balanced %'],
+                [[f'{value:g}{" *" if value == best else ""}', scored,
+                  f'{scored.balanced:.2f}']
+                 for value, scored in scores.items()])
+    return {
+        'top1': scores[best].top1,
+        'balanced': scores[best].balanced,
+        f'best_{name}': best,
+        'interval': scores[best].interval,
+        **{f'{value:g}': scored.top1
+           for value, scored in scores.items()}
+    }
+
+
+# k-nearest neighbours
+
+KS = (5, 10, 20, 50, 100)
+
+
+@torch.no_grad()
+def knn_predict(train_features: Tensor,
+                train_labels: Tensor,
+                test_features: Tensor,
+                ks: Sequence[int] = KS,
+                temperature: float = 0.07,
+                chunk_size: int = 1024) -> Dict[int, Tensor]:
+    """Classify by the votes of the k most similar training features.
+
+    Similarity is the cosine, and a neighbour's vote weighs ``exp(cosine /
+    temperature)``. Similarities are computed in float32, chunk by chunk:
+    features may be kept in half precision.
+
+    Args:
+        train_features (Tensor): Training features, (M, D).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        test_features (Tensor): Features to classify, (N, D).
+        ks (Sequence[int]): Numbers of neighbours; those above M are left out.
+            Defaults to (5, 10, 20, 50, 100).
+        temperature (float): Temperature of the votes. Defaults to 0.07.
+        chunk_size (int): Number of test features that are compared at once,
+            with 64 times as many training features. Defaults to 1024.
+
+    Returns:
+        Dict[int, Tensor]: Predicted classes, (N, ), by k.
+
+    Raises:
+        ValueError: If there are no features, or fewer than the smallest k.
+    """
+    if len(test_features) == 0 or len(train_features) < min(ks):
+        raise ValueError(
+            f'k-NN with k={min(ks)} or more needs at least that many training '
+            f'features and one test feature, but there are '
+            f'{len(train_features)} and {len(test_features)}')
+    ks = sorted(k for k in set(ks) if k <= len(train_features))
+    num_classes = int(train_labels.max()) + 1
+    predicted: Dict[int, List[Tensor]] = {k: [] for k in ks}
+    for queries in test_features.split(chunk_size):
+        queries = F.normalize(queries.float(), dim=1)
+        similarity, labels = _nearest(queries, train_features, train_labels,
+                                      ks[-1], 64 * chunk_size)
+        # The largest weight is 1: no overflow at small temperatures.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()
+        for k in ks:
+            votes = weight.new_zeros(len(queries), num_classes)
+            votes.scatter_add_(1, labels[:, :k], weight[:, :k])
+            predicted[k].append(votes.argmax(dim=1))
+    return {k: torch.cat(p) for k, p in predicted.items()}
+
+
+def _nearest(queries: Tensor, features: Tensor, labels: Tensor, k: int,
+             chunk_size: int) -> Tuple[Tensor, Tensor]:
+    """Find similarities and labels of the k nearest, nearest first."""
+    best = queries.new_empty(len(queries), 0)
+    best_labels = labels.new_empty(len(queries), 0)
+    for start in range(0, len(features), chunk_size):
+        chunk = slice(start, start + chunk_size)
+        part = F.normalize(features[chunk].float(), dim=1)
+        similarity, index = (queries @ part.t()).topk(
+            min(k, len(part)), dim=1)
+        best = torch.cat([best, similarity], dim=1)
+        best_labels = torch.cat([best_labels, labels[chunk][index]], dim=1)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
+        best_labels = best_labels.gather(1, order)
+    return best, best_labels
+
+
+def knn_accuracy(train_features: Tensor, train_labels: Tensor,
+                 test_features: Tensor, test_labels: Tensor,
+                 **kwargs: Any) -> Dict[int, float]:
+    """Measure the top-1 accuracy of :func:`knn_predict`.
+
+    Args:
+        train_features (Tensor): Training features, (M, D).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        test_features (Tensor): Features to classify, (N, D).
+        test_labels (Tensor): Their classes, (N, ).
+        **kwargs: Other arguments of :func:`knn_predict`.
+
+    Returns:
+        Dict[int, float]: Accuracy in percent, by k.
+    """
+    predicted = knn_predict(train_features, train_labels, test_features,
+                            **kwargs)
+    return {
+        k: 100 * (p == test_labels).float().mean().item()
+        for k, p in predicted.items()
+    }
+
+
+# Linear classifiers, one for each learning rate
+
+# Learning rates for a batch of 256.
+LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
+
+
+def standardise(train: Tensor, test: Tensor) -> Tuple[Tensor, Tensor]:
+    """Normalise features by the training features' mean and variance.
+
+    This is what a BatchNorm without affine parameters computes.
+
+    Args:
+        train (Tensor): Training features, (M, D).
+        test (Tensor): Test features, (N, D).
+
+    Returns:
+        Tuple[Tensor, Tensor]: Both, normalised.
+    """
+    mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
+    std = std.clamp_min(1e-6)
+    return (train - mean) / std, (test - mean) / std
+
+
+@torch.enable_grad()
+def linear_sweep(train_features: Tensor,
+                 train_labels: Tensor,
+                 test_features: Tensor,
+                 lrs: Sequence[float] = LRS,
+                 epochs: int = 100,
+                 batch_size: int = 1024,
+                 momentum: float = 0.9,
+                 weight_decay: float = 0.,
+                 seed: int = 0) -> Dict[float, Tensor]:
+    """Train one linear classifier per learning rate, all side by side.
+
+    SGD with momentum and a cosine schedule on standardised features; the
+    classifiers see the same batches and do not influence each other.
+
+    Args:
+        train_features (Tensor): Training features, (M, D).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        test_features (Tensor): Test features, (N, D).
+        lrs (Sequence[float]): Learning rates for a batch of 256; they are
+            scaled to ``batch_size``. Defaults to ten from 1e-4 to 3.
+        epochs (int): Number of passes over the training features. Defaults to
+            100.
+        batch_size (int): Number of features in a batch. Defaults to 1024.
+        momentum (float): Momentum of SGD. Defaults to 0.9.
+        weight_decay (float): Weight decay, of weights and not of biases.
+            Defaults to 0.
+        seed (int): Seed of the order of images. Defaults to 0.
+
+    Returns:
+        Dict[float, Tensor]: Predicted classes, (N, ), by learning rate.
+
+    Raises:
+        ValueError: If there are no features or learning rates.
+    """
+    if not len(train_features) or not len(test_features) or not lrs:
+        raise ValueError(
+            'a linear probe needs training and test features and a learning '
+            f'rate, but got {len(train_features)}, {len(test_features)} and '
+            f'{len(lrs)}')
+    train_features, test_features = standardise(train_features.float(),
+                                                test_features.float())
+    device = train_features.device
+    count, dims = train_features.shape
+    num_classes = int(train_labels.max()) + 1
+    batch_size = min(batch_size, count)
+    steps = epochs * math.ceil(count / batch_size)
+    # One classifier per learning rate; at zero each class is as likely.
+    weights = [
+        nn.Parameter(torch.zeros(num_classes, dims, device=device))
+        for _ in lrs
+    ]
+    biases = [
+        nn.Parameter(torch.zeros(num_classes, device=device)) for _ in lrs
+    ]
+    groups = []
+    for lr, weight, bias in zip(lrs, weights, biases):
+        lr = lr * batch_size / 256
+        groups += [
+            dict(params=[weight], lr=lr, weight_decay=weight_decay),
+            dict(params=[bias], lr=lr)
+        ]
+    optimizer = torch.optim.SGD(groups, lrs[0], momentum=momentum)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        order = torch.randperm(count, generator=generator).to(device)
+        for index in order.split(batch_size):
+            x, labels = train_features[index], train_labels[index]
+            # One product for all classifiers: (B, R * C), R of C classes.
+            logits = F.linear(x, torch.cat(weights), torch.cat(biases))
+            # Each classifier's loss is the mean over the batch.
+            loss = F.cross_entropy(
+                logits.view(-1, num_classes),
+                labels.repeat_interleave(len(lrs)),
+                reduction='sum') / len(x)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return {
+        lr: torch.cat([
+            F.linear(x, weight, bias).argmax(dim=1)
+            for x in test_features.split(65536)
+        ])
+        for lr, weight, bias in zip(lrs, weights, biases)
+    }
+
+
+# Logistic regression on a few labels per class
+
+
+def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
+                            inverse_penalty: float = 1.) -> Tensor:
+    """Classify by scikit-learn's logistic regression on frozen features.
+
+    Features are standardised by the training features first.
+
+    Args:
+        train (FeatureSet): Features of a few labelled images.
+        test (FeatureSet): Features to classify.
+        inverse_penalty (float): Inverse of the L2 penalty's strength,
+            scikit-learn's ``C``. Defaults to 1.
+
+    Returns:
+        torch.Tensor: Predicted classes, (N, ).
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise ImportError('low-shot evaluation needs scikit-learn: '
+                          'pip install scikit-learn') from error
+    classifier = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=inverse_penalty, max_iter=5000))
+    classifier.fit(train.features.double().cpu().numpy(),
+                   train.labels.cpu().numpy())
+    predicted = classifier.predict(test.features.double().cpu().numpy())
+    return torch.from_numpy(predicted).to(test.labels.device)
+
+
+def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
+             trials: int = 5,
+             inverse_penalty: float = 1.) -> Dict[int, List[Tensor]]:
+    """Classify by logistic regression on a few images per class.
+
+    Args:
+        train (FeatureSet): Features that the few images are drawn from.
+        test (FeatureSet): Features to classify.
+        shots (Sequence[int]): Numbers of images per class.
+        trials (int): Number of draws, with seeds from 0. Defaults to 5.
+        inverse_penalty (float): Inverse of the L2 penalty's strength,
+            scikit-learn's ``C``. Defaults to 1.
+
+    Returns:
+        Dict[int, List[Tensor]]: Predicted classes of each draw, by
+        number of images per class.
+    """
+    labels = train.labels.cpu().numpy()
+    return {
+        count: [fit_logistic_regression(
+            _select(train, draw_shots(labels, count, seed)), test,
+            inverse_penalty) for seed in range(trials)]
+        for count in shots}
+
+
+def _select(features: FeatureSet, index: List[int]) -> FeatureSet:
+    return FeatureSet(features.features[index], features.labels[index])
+
+
+def report_low_shot(train: FeatureSet, test: FeatureSet,
+                    names: Sequence[str], shots: Sequence[int], trials: int,
+                    splits: Sequence[Any], inverse_penalty: float
+                    ) -> Dict[str, Any]:
+    """Print the accuracy for each number of labels, and return them.
+
+    Args:
+        train (FeatureSet): See :func:`low_shot`.
+        test (FeatureSet): See :func:`low_shot`.
+        names (Sequence[str]): Names of the training images.
+        shots (Sequence[int]): See :func:`low_shot`.
+        trials (int): See :func:`low_shot`.
+        splits (Sequence[str | PathLike]): Split files.
+        inverse_penalty (float): See :func:`low_shot`.
+
+    Returns:
+        Dict[str, Any]: Mean top-1 accuracy by number of labels, its standard
+        deviation as ``<number>_std``, mean balanced accuracy as
+        ``<number>_balanced``; likewise of each split file, without standard
+        deviation.
+    """
+    result: Dict[str, Any] = {}
+    rows = []
+    for count, draws in low_shot(train, test, shots, trials,
+                                 inverse_penalty).items():
+        top1 = [score(found, test.labels).top1 for found in draws]
+        balanced = statistics.mean(
+            balanced_accuracy(found, test.labels) for found in draws)
+        spread = statistics.stdev(top1) if len(top1) > 1 else 0.
+        mean = statistics.mean(top1)
+        rows.append([f'{count} per class', f'{mean:.2f} +- {spread:.2f}',
+                     f'{balanced:.2f}'])
+        result.update({str(count): mean, f'{count}_std': spread,
+                       f'{count}_balanced': balanced})
+    for split in splits:
+        name = Path(split).stem
+        few = _select(train, read_split(str(split), names))
+        found = fit_logistic_regression(few, test, inverse_penalty)
+        scored = score(found, test.labels)
+        rows.append([name, str(scored), f'{scored.balanced:.2f}'])
+        result.update({name: scored.top1, f'{name}_balanced': scored.balanced})
+    print(f'logistic regression, {trials} draws (mean and standard '
+          f'deviation), {len(test.labels)} validation images')
+    print_table(['labels', 'top-1 %', 'balanced %'], rows)
+    return result

@@ -154,5 +154,5 @@ Image.open(drawn.out)
 # - More epochs and your own images: `docs/own-data.md`.
 # - Health of a run: `docs/health.md`; `cmae report` writes a page.
 # - Fine-tuning, detection, segmentation: `docs/transfer.md`.
-# - Export: `cmae export ... --to timm`, `hf_vit` or `onnx`
+# - Export: `cmae export ... --to timm`, `hf` or `onnx`
 #   (`docs/checkpoints.md`, `docs/deploy.md`).

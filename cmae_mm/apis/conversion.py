@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 # The released code's names for the whole model, ONNX, and the libraries of
 # `EXPORTS` in `checkpoints/export.py`.
-Format = Literal['cmae', 'onnx', 'convmae', 'hf_vit', 'hf_vitmae', 'mmdet',
-                 'mmpretrain', 'mmseg', 'timm']
+Format = Literal['cmae', 'onnx', 'convmae', 'hf', 'hf_vit', 'hf_vitmae',
+                 'mmdet', 'mmpretrain', 'mmseg', 'timm']
 # The libraries that classifiers are exported to.
-CLASSIFIERS = ('timm', 'hf_vit')
+CLASSIFIERS = ('timm', 'hf', 'hf_vit')
 
 
 def _is_finished(folder: PathLike) -> bool:
@@ -34,8 +34,12 @@ def _is_finished(folder: PathLike) -> bool:
 
 def _check_export(config: PathLike, checkpoint: PathLike,
                   out: Optional[PathLike], to: Optional[str], encoder: str,
-                  img_size: Optional[int], **others: Any) -> None:
+                  img_size: Optional[int], dtype: str,
+                  **others: Any) -> None:
     """Check paths, and options that contradict each other."""
+    if dtype != 'float32' and to != 'onnx' and not (
+            to is None and _is_finished(config)):
+        raise ConfigError(f'--dtype {dtype} is for --to onnx alone')
     hints: Dict[str, Any]
     if _is_finished(config):
         out = out or checkpoint
@@ -44,15 +48,19 @@ def _check_export(config: PathLike, checkpoint: PathLike,
             check_paths(hints, dict(out=out))
         elif to not in (None, 'onnx'):
             raise ConfigError('a folder of `cmae finetune` is exported to '
-                              f'onnx, {" or ".join(CLASSIFIERS)}')
+                              'onnx, timm or hf')
         else:
             check_onnx_file(out)
         return
+    if out is None:
+        folder = Path(config).expanduser()
+        lack = ('has no best.pth' if folder.is_dir() else 'is no folder'
+                if folder.exists() else 'does not exist')
+        raise ConfigError(
+            f'{config} {lack}: before OUT alone comes a folder of `cmae '
+            'finetune`; an encoder is exported by CONFIG CHECKPOINT OUT --to')
     hints = dict(config=ConfigName, checkpoint=Checkpoint)
     check_paths(hints, dict(config=config, checkpoint=checkpoint))
-    if out is None:
-        raise ConfigError('CONFIG, CHECKPOINT and OUT are needed, or a folder '
-                          'of `cmae finetune` and OUT')
     if to is None:
         raise ConfigError('--to is needed: the library that the encoder is '
                           'for')
@@ -67,7 +75,7 @@ def _check_export(config: PathLike, checkpoint: PathLike,
 
 def _kind_of_output(out: PathLike, to: str) -> Any:
     """Return whether an export is a file or a folder."""
-    is_folder = to.startswith('hf_') or (
+    is_folder = to.startswith('hf') or (
         to == 'timm' and not Path(out).suffix)
     return OutputFolder if is_folder else OutputFile
 
@@ -81,6 +89,7 @@ def export(config: PathLike,
            to: Optional[Format] = None,
            encoder: Literal['online', 'target'] = 'online',
            img_size: Optional[Size] = None,
+           dtype: Literal['float32', 'float16'] = 'float32',
            allow_partial: bool = False,
            cfg_options: Overrides = ()) -> Dict[str, Any]:
     """Write an encoder for timm, Hugging Face and others.
@@ -91,24 +100,28 @@ def export(config: PathLike,
 
         $ cmae export cmae_vit-b_300e epoch_300.pth vit.safetensors --to timm
         $ cmae export classifier model.onnx
-        $ cmae export classifier FOLDER --to hf_vit
+        $ cmae export classifier FOLDER --to hf
 
     Args:
-        config: Pre-training config, or with --to timm, hf_vit and onnx one of
+        config: Pre-training config, or with --to timm, hf and onnx one of
             fine-tuning: a file, or the name of a packaged one. Or a folder of
             `cmae finetune`, followed by OUT alone: the whole model for ONNX,
-            or with --to for timm or hf_vit.
+            or with --to for timm or hf.
         checkpoint: A checkpoint of the config's model.
         out: File to write, .safetensors or .pth; for Hugging Face a folder;
             for timm a file or a folder; for ONNX .onnx.
-        to: Library that the encoder is for. cmae is the whole model under the
-            released code's names, convmae a hybrid encoder and its pixel
-            decoder under ConvMAE's, onnx a file that takes images in their
-            own units and gives features.
+        to: Library that the encoder is for. hf is a folder that AutoModel of
+            transformers loads (formerly hf_vit), hf_vitmae one for
+            ViTMAEForPreTraining with the pixel decoder. cmae is the whole
+            model under the released code's names, convmae a hybrid encoder
+            and its pixel decoder under ConvMAE's, onnx a file that takes
+            images in their own units and gives features.
         encoder: The trained encoder, or its moving average. Defaults to
             online.
         img_size: Side of the images in pixels that position embeddings are
             resampled for. Defaults to the model's.
+        dtype: Type of the weights of an ONNX file; its inputs and outputs are
+            float32. Defaults to float32.
         allow_partial: Export although keys are missing, unexpected or of
             another shape.
         cfg_options: Override settings of the config; nested keys with dots.
@@ -132,7 +145,7 @@ def export(config: PathLike,
             export_classifier_of(config, file, str(to))
             print(f'Wrote {file}')
             return dict(out=file, to=to)
-        return dict(out=file, difference=export_model(config, file))
+        return dict(out=file, difference=export_model(config, file, dtype))
     from mmpretrain.models import ImageClassifier
 
     from ..checkpoints import (
@@ -160,7 +173,8 @@ def export(config: PathLike,
         from .encoder import encoder_of
         with naming(str(checkpoint)):
             loaded = encoder_of(model, encoder, img_size, images)
-        result['difference'] = export_onnx(loaded, str(out), **source)
+        result['difference'] = export_onnx(
+            loaded, str(out), dtype, **source)
         print('features of ONNX Runtime and of torch differ by '
               f'{result["difference"]:.1e} at most')
         if is_classifier:
@@ -218,23 +232,26 @@ init.safetensors
         CheckpointError,
         find_encoder,
         load_model,
-        load_state,
         naming,
         read_checkpoint,
         write_checkpoint,
     )
     from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
+    from ..checkpoints.load import fit
     model: Any = _build_model(config, cfg_options)
     _require_cmae(model, config)
     with naming(str(checkpoint)):
         state, meta = read_checkpoint(str(checkpoint))
         found = find_encoder(state)
+        lines = list(found.lines)
         if found.kind == RELEASED:
             report = load_model(model, state, allow_partial)
             imported = model.state_dict()
             use = 'the whole pre-training state, for load_from'
         elif found.kind in FOREIGN:
-            report = load_state(model.backbone, found.state, allow_partial)
+            fitted = fit(model.backbone, found, allow_partial)
+            model.backbone.load_state_dict(fitted.state, strict=False)
+            report, lines = fitted.report, fitted.lines[1:]
             imported = with_prefix(model.backbone.state_dict())
             use = 'an encoder, for init_cfg'
         else:
@@ -242,7 +259,7 @@ init.safetensors
                 f'it is {found.kind} under the names of this project already, '
                 'and is used as it is')
     write_checkpoint(str(out), imported, _describe(config, checkpoint, meta))
-    print('\n'.join([f'{checkpoint} is {found.kind}: {report}', *found.lines,
+    print('\n'.join([f'{checkpoint} is {found.kind}: {report}', *lines,
                      f'Wrote {out}, {use}']))
     return dict(checkpoint=str(checkpoint), kind=found.kind, out=str(out))
 

@@ -272,12 +272,17 @@ def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
               work_dir: Optional[PathLike], encoder: str, pool: str,
               **options: Any) -> Dict[str, Any]:
     """Extract features, evaluate them, and log the result."""
+    import numpy as np
     import torch
     from mmengine.dist import is_main_process
 
-    from ..evaluation.data import open_labelled
+    from ..evaluation.data import EvaluationDataError, open_labelled
     from ..evaluation.features import extract_features
     images = open_labelled(data, val)
+    if len(np.unique(np.asarray(images.train.labels))) < 2:
+        raise EvaluationDataError(
+            f'the training images of {data} have one class alone, so that '
+            'each prediction is right; two or more are needed')
     _join_processes(launcher)
     if is_main_process():
         # The note of a test part is in the first line.

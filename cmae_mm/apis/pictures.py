@@ -35,6 +35,7 @@ from .arguments import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..evaluation.centre_crop import CentreCrop
     from .encoder import PretrainedEncoder
     from .images import PickedImage
 
@@ -489,7 +490,6 @@ def nearest(data: Data,
     import torch
 
     from ..datasets.source import open_source
-    from ..evaluation.centre_crop import CentreCrop
     from ..visualization import label_files, save_grid, to_rgb
     from ..visualization.projection import find_nearest
     from .images import load_crops, pick_images
@@ -510,7 +510,7 @@ def nearest(data: Data,
                   if Path(source.root, paths[i]).resolve() !=
                   image.path.resolve()]
         found[str(image.path)] = others[:count]
-    crops = load_crops(queries, CentreCrop(thumbnail, model.images))
+    crops = load_crops(queries, _crop_of(model, thumbnail))
     columns: Dict[str, Any] = {'image': to_rgb(
         model.normalize(crops.to(model.mean.device)), model, show)}
     rows = [_thumbnails(model, source, [path for path, _ in near], thumbnail,
@@ -598,12 +598,19 @@ def _load(checkpoint: PathLike, encoder: Any, pool: Any,
 def _prepare(model: 'PretrainedEncoder', picked: List['PickedImage'],
              show: Channels) -> Any:
     """Return crops to show, (N, S, S, 3), and the model's input."""
-    from ..evaluation.centre_crop import CentreCrop
     from ..visualization import to_rgb
     from .images import load_crops
-    crops = load_crops(picked, CentreCrop(model.img_size, model.images))
+    crops = load_crops(picked, model.centre_crop)
     normal = model.normalize(crops.to(model.mean.device))
     return to_rgb(normal, model, show), normal
+
+
+def _crop_of(model: 'PretrainedEncoder', side: int) -> 'CentreCrop':
+    """Return the model's crop at another size."""
+    from ..evaluation.centre_crop import CentreCrop
+    crop = model.centre_crop
+    return CentreCrop(side, model.images,
+                      round(side * crop.short_side / model.img_size))
 
 
 def _embed(data: PathLike, checkpoint: PathLike, file: Optional[PathLike],
@@ -622,10 +629,9 @@ def _embed(data: PathLike, checkpoint: PathLike, file: Optional[PathLike],
 def _thumbnails(model: 'PretrainedEncoder', source: Any,
                 paths: Sequence[str], side: int, show: Channels
                 ) -> List['np.ndarray']:
-    from ..evaluation.centre_crop import CentreCrop
-    from ..evaluation.feature_files import storable
+    from ..evaluation.features import storable
     from ..visualization import to_rgb
-    crop = CentreCrop(side, model.images)
+    crop = _crop_of(model, side)
     number = {storable(name): i for i, name in enumerate(source.names)}
     device = model.mean.device
     return [to_rgb(model.normalize(crop(crop.decode(

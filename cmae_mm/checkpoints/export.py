@@ -20,16 +20,18 @@ EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     mmdet=layouts.to_mmdet,
     mmseg=layouts.with_prefix,
     timm=layouts.to_timm,
-    hf_vit=layouts.to_hf_vit,
+    hf=layouts.to_hf_vit,
     hf_vitmae=layouts.to_hf,
     convmae=layouts.to_convmae)
+# Former names.
+_FORMER = dict(hf_vit='hf')
 # Bicubic, in Pillow.
 _BICUBIC = 3
 # The libraries that have hybrid encoders.
 _HYBRID = ('convmae', 'mmpretrain')
 # Type and class of Hugging Face's models.
 _CLASSES = dict(
-    hf_vit=('vit', 'ViTModel'), hf_vitmae=('vit_mae', 'ViTMAEModel'))
+    hf=('vit', 'ViTModel'), hf_vitmae=('vit_mae', 'ViTMAEModel'))
 
 
 def _state_for(model: nn.Module, to: str, encoder: str,
@@ -51,7 +53,7 @@ def _state_for(model: nn.Module, to: str, encoder: str,
             state['pos_embed'], img_size // vit.patch_size,
             vit.num_extra_tokens)
     _check_kind(is_hybrid(state), to)
-    if to.startswith('hf_') and vit.num_extra_tokens > 1:
+    if to.startswith('hf') and vit.num_extra_tokens > 1:
         raise CheckpointError(
             'an encoder with register tokens is exported to timm or '
             f'mmpretrain, but got {to}')
@@ -109,6 +111,7 @@ def export_encoder(model: nn.Module,
         CheckpointError: If the model has no such encoder, an argument is not
             allowed, or the file cannot be written.
     """
+    to = _FORMER.get(to, to)
     if to not in EXPORTS:
         raise CheckpointError(
             f'the encoder is exported to one of {", ".join(EXPORTS)}, but got '
@@ -124,7 +127,7 @@ def export_encoder(model: nn.Module,
             facts[KEY], side, vit.in_channels))
     elif to in _CLASSES:
         config = hf_config(vit, *_CLASSES[to], side)
-        if to == 'hf_vit':
+        if to == 'hf':
             config.update(pooler_act='linear', pooler_output_size=None)
         elif _has_decoder(to, encoder, img_size):
             config.update(
@@ -185,7 +188,7 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
             a linear head.
         path (str): The file, ``.safetensors`` or ``.pth``, or a folder; for
             transformers a folder.
-        to (str): 'timm' or 'hf_vit'. Defaults to 'timm'.
+        to (str): 'timm' or 'hf'. Defaults to 'timm'.
         classes (Sequence[str]): Names of the classes. Defaults to their
             numbers.
         images (Mapping[str, Any], optional): See :func:`export_encoder`.
@@ -196,9 +199,10 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
     Raises:
         CheckpointError: If the classifier has other parts.
     """
-    if to not in ('timm', 'hf_vit'):
+    to = _FORMER.get(to, to)
+    if to not in ('timm', 'hf'):
         raise CheckpointError(
-            f"a classifier is exported to 'timm' or 'hf_vit', but got {to!r}")
+            f"a classifier is exported to 'timm' or 'hf', but got {to!r}")
     state = dict(model.state_dict())
     if is_hybrid(state):
         raise CheckpointError(

@@ -68,7 +68,7 @@ HF_CLASSIFIER: Rows = (
     *(Row(f'backbone.{row.ours}', f'beit.{row.theirs}', row.parts)
       for row in HUGGING_FACE),
 )
-# Its DINOv2, with and without registers.
+# Its DINOv2, with and without registers, and its Pixio.
 DINOV2: Rows = (
     *HUGGING_FACE[:-1],
     Row('layers.', 'encoder.layer.', {
@@ -158,7 +158,8 @@ _LAYOUTS = (
     Layout('an exported backbone', [_ENCODER], (), _OURS),
     Layout('an MAE or timm encoder', [('blocks.', )], TIMM),
     Layout('a ConvMAE encoder', [('blocks1.', ), ('blocks3.', )], CONVMAE),
-    Layout('a Hugging Face DINOv2', [('encoder.layer.0.norm1.', )], DINOV2),
+    Layout('a Hugging Face DINOv2 or Pixio', [
+        ('encoder.layer.0.norm1.', )], DINOV2),
     Layout('a Hugging Face encoder', [('encoder.layer.', )], HUGGING_FACE),
     Layout('a bare encoder', [('layers.', ), ('pos_embed', )]),
 )
@@ -252,13 +253,40 @@ def count_extra(state: StateDict) -> int:
     return tokens.shape[1] if tokens is not None and tokens.dim() == 3 else 1
 
 
-def without_registers(state: StateDict) -> StateDict:
-    """Remove the register tokens and their positions."""
-    count = count_extra(state)
-    positions = state['pos_embed']
+def match_registers(state: StateDict, expected: StateDict
+                    ) -> Tuple[StateDict, List[str]]:
+    """Give an encoder the number of register tokens that a module has.
+
+    Surplus ones are left out with their positions; missing ones are those of
+    the module.
+
+    Args:
+        state (StateDict): The encoder.
+        expected (StateDict): The module's state dict.
+
+    Returns:
+        tuple: The encoder, and lines for the log.
+    """
+    names = ('cls_token', 'pos_embed')
+    if not all(name in s for s in (state, expected) for name in names) or (
+            state['cls_token'].shape[2:] != expected['cls_token'].shape[2:]):
+        return state, []
+    theirs, ours = map(count_extra, (state, expected))
+    if theirs == ours:
+        return state, []
+    # A module on the meta device is built for comparison alone.
+    added = [torch.zeros_like(own, device='cpu') if own.is_meta else own
+             for own in (expected[name][:, theirs:ours] for name in names)]
+    line = (f'new, not from the checkpoint: {ours - theirs} register token(s)'
+            if theirs < ours else
+            f'left out: {theirs - ours} of its register tokens, without which '
+            'it gives other features than it was trained to')
+    tokens, positions = (state[name] for name in names)
+    kept = min(theirs, ours)
     return dict(
-        state, cls_token=state['cls_token'][:, :1],
-        pos_embed=torch.cat([positions[:, :1], positions[:, count:]], dim=1))
+        state, cls_token=torch.cat([tokens[:, :kept], added[0]], dim=1),
+        pos_embed=torch.cat([positions[:, :kept], added[1],
+                             positions[:, theirs:]], dim=1)), [line]
 
 
 # Export

@@ -137,8 +137,9 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         with torch.device('meta'):  # sizes are compared before memory is taken
             backbone = MODELS.get(kind)(**settings)
         backbone.out_type = 'raw'
-        fitted = _fit(backbone, found._replace(state=state), None,
-                      'it is no vision transformer of this project')
+        fitted = fit(backbone, found._replace(state=state), new=None,
+                     advice='it is no vision transformer of this project',
+                     most_listed=10)
     except CheckpointError:
         raise
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
@@ -264,7 +265,9 @@ def fit_encoder(module: nn.Module, checkpoint: str,
         found = find_encoder(state, encoder)
         facts = read_encoder_facts(meta)
         _check_heads(module, facts)
-        fitted = _fit(module, found)
+        fitted = fit(
+            module, found, most_listed=10, advice="the model must have the "
+            "encoder's width, depth and patch size")
     _compare_eps(module, facts, fitted.lines)
     fitted.lines[0] = f'{checkpoint} is {fitted.lines[0]}'
     return fitted
@@ -292,32 +295,38 @@ def _compare_eps(module: nn.Module, facts: Dict[str, Any],
             'its features exactly')
 
 
-def _fit(module: nn.Module, found: FoundEncoder,
-         new: Optional[Pattern] = _NEW,
-         advice: str = "the model must have the encoder's width, depth and "
-         'patch size') -> FittedEncoder:
-    """Fit an encoder to a module, all keys of it."""
+def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
+        new: Optional[Pattern] = _NEW, **options: Any) -> FittedEncoder:
+    """Fit an encoder to a module.
+
+    Args:
+        module (nn.Module): The module.
+        found (FoundEncoder): The encoder.
+        allow_partial (bool): See :func:`check_fit`. Defaults to False.
+        new (Pattern, optional): Names of the module that no encoder has.
+        **options: Other arguments of :func:`check_fit`.
+
+    Returns:
+        FittedEncoder: Its tensors, with the register tokens of the module.
+    """
     expected, state = module.state_dict(), found.state
     positions = expected.get('pos_embed')
     if positions is not None and positions.dim() == 4:
         state = layouts.to_vit_sam(state)
     lines = list(found.lines)
-    count = layouts.count_extra(state)
-    if 'cls_token' in state and count > layouts.count_extra(expected) == 1:
-        state = layouts.without_registers(state)
-        lines.append(f'left out: its {count - 1} register token(s), without '
-                     'which it gives other features than it was trained to')
+    state, changes = layouts.match_registers(state, expected)
+    lines += changes
     spared = [k for k in state
               if k.startswith(tuple(_SPARE)) and k not in expected]
     state = {k: v for k, v in state.items() if k not in spared}
     made_new = [k for k in expected
                 if new and new.search(k) and k not in state]
     fitted, report = check_fit(
-        module, state, optional=made_new, inflate=True, advice=advice,
-        most_listed=10)
+        module, state, allow_partial, optional=made_new, inflate=True,
+        **options)
     name = f'{found.branch} encoder'.lstrip()
-    lines.insert(0, f'{found.kind}; its {name} was loaded, every key '
-                 f'matched: {report}')
+    lines.insert(0, f'{found.kind}; its {name} was loaded, '
+                 f'{"every key matched: " if report.fits else ""}{report}')
     types = {str(v.dtype) for k, v in fitted.items()
              if v.dtype != expected[k].dtype}
     if types:

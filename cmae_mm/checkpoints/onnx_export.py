@@ -1,5 +1,6 @@
 """Models as ONNX files, for deployment (extra='onnx')."""
 import importlib
+import itertools
 import json
 import os
 import tempfile
@@ -18,10 +19,12 @@ from ..files import PathLike
 from ..version import __version__
 from . import CheckpointError
 
-OPSET = 18
-# Largest difference from torch's outputs, relative to the largest value if
-# that is above 1.
-TOLERANCE = 1e-4
+# Files of opset 18 and IR version 8 run in onnxruntime 1.15 and later, those
+# in float16 in 1.17 and later.
+OPSET, IR_VERSION = 18, 8
+# Largest difference from torch's float32 outputs, relative to the largest
+# value if that is above 1.
+TOLERANCES = dict(float32=1e-4, float16=2e-2)
 _TORCH = '2.6'
 # Protobuf files have at most 2 GiB; larger weights have a file of their own.
 _LARGEST = 1_900_000_000
@@ -57,7 +60,8 @@ class DeployedEncoder(nn.Module):
         return tuple(self.encoder.pooled(tokens, pool) for pool in pools)
 
 
-def export_onnx(encoder: nn.Module, path: PathLike, **facts: Any) -> float:
+def export_onnx(encoder: nn.Module, path: PathLike, dtype: str = 'float32',
+                **facts: Any) -> float:
     """Write an encoder as an ONNX file, and compare its features with torch.
 
     The batch size is dynamic. Normalisation is part of the file; sizes and
@@ -67,6 +71,7 @@ def export_onnx(encoder: nn.Module, path: PathLike, **facts: Any) -> float:
         encoder (PretrainedEncoder): The encoder, on the CPU.
         path (str | PathLike): The file, ``.onnx``. Weights of more than 1.9 GB
             go into ``<name>.onnx.data`` beside it.
+        dtype (str): See :func:`write_onnx`. Defaults to 'float32'.
         **facts: Further metadata: recipe, epoch...
 
     Returns:
@@ -75,16 +80,17 @@ def export_onnx(encoder: nn.Module, path: PathLike, **facts: Any) -> float:
 
     Raises:
         CheckpointError: If the file cannot be written, or its features differ
-            by more than 1e-4, or 1e-4 of the largest if that is above 1.
+            by more than 1e-4 (float16: 0.02), or that share of the largest if
+            it is above 1.
         MissingLibrary: If torch is older than 2.6.
     """
     model = DeployedEncoder(encoder.eval()).eval()
     return write_onnx(model, partial(_random_images, encoder), path,
-                      dict(facts, **_describe(model)))
+                      dict(facts, **_describe(model)), dtype)
 
 
 def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
-               meta: Mapping[str, Any]) -> float:
+               meta: Mapping[str, Any], dtype: str = 'float32') -> float:
     """Write a model as an ONNX file, and compare its outputs with torch.
 
     Args:
@@ -93,6 +99,9 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
         images (Callable): Makes a batch of the given number of images.
         path (str | PathLike): The file, ``.onnx``.
         meta (Mapping[str, Any]): Metadata, values by name.
+        dtype (str): 'float32', or 'float16' for weights and computation in
+            half precision. Inputs, normalisation and outputs are in float32.
+            Defaults to 'float32'.
 
     Returns:
         float: The largest difference between outputs of ONNX Runtime and
@@ -109,9 +118,10 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
     onnx = importlib.import_module('onnx')
     file = Path(path).expanduser()
     program = _export_program(model, images(2))
+    program.model.ir_version = IR_VERSION
     program.model.metadata_props.update({
-        name: json.dumps(value, default=str)
-        for name, value in dict(meta, cmae_mm=__version__).items()})
+        name: json.dumps(value, default=str) for name, value in dict(
+            meta, dtype=dtype, cmae_mm=__version__).items()})
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +129,12 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
                 prefix=f'.{file.name}.', dir=file.parent) as folder:
             temporary = Path(folder) / file.name
             program.save(str(temporary), external_data=size > _LARGEST)
+            if dtype == 'float16':
+                _halve(onnx, temporary, size / 2 > _LARGEST)
             onnx.checker.check_model(str(temporary))
             # Another batch size than that of the traced batch.
-            difference = _compare(model, images(3), temporary)
+            difference = _compare(model, images(3), temporary,
+                                  TOLERANCES[dtype])
             # Weights first: the file itself marks a complete export.
             for part in sorted(Path(folder).iterdir(), reverse=True):
                 os.replace(part, file.parent / part.name)
@@ -153,6 +166,24 @@ def _export_program(model: Any, images: Tensor) -> Any:
             dynamic_shapes=dict(images={0: torch.export.Dim('batch')}))
 
 
+def _halve(onnx: Any, file: Path, external: bool) -> None:
+    """Convert a file to float16, from the first layer on."""
+    float16, onnx_model = (
+        importlib.import_module(f'onnxruntime.transformers.{name}')
+        for name in ('float16', 'onnx_model'))
+    loaded = onnx.load(str(file))
+    file.with_name(f'{file.name}.data').unlink(missing_ok=True)
+    before = itertools.takewhile(  # the normalisation of images
+        lambda node: node.op_type not in ('Conv', 'MatMul', 'Gemm'),
+        loaded.graph.node)
+    converted = float16.convert_float_to_float16(
+        loaded, keep_io_types=True, disable_shape_infer=True,
+        node_block_list=[node.name for node in before])
+    onnx_model.OnnxModel(converted).topological_sort()
+    onnx.save_model(converted, str(file), save_as_external_data=external,
+                    location=f'{file.name}.data')
+
+
 def _describe(model: DeployedEncoder) -> Dict[str, Any]:
     """Collect the metadata of an encoder."""
     encoder = model.encoder
@@ -162,6 +193,7 @@ def _describe(model: DeployedEncoder) -> Dict[str, Any]:
     meanings = (mean, 'all of them, row by row', 'the class token')
     return dict(
         img_size=encoder.img_size,
+        short_side=encoder.centre_crop.short_side,
         patch_size=encoder.patch_size,
         channels=encoder.in_channels,
         embed_dims=encoder.embed_dims,
@@ -171,7 +203,8 @@ def _describe(model: DeployedEncoder) -> Dict[str, Any]:
         outputs=dict(zip(model.names, meanings)))
 
 
-def _compare(model: Any, images: Tensor, file: Path) -> float:
+def _compare(model: Any, images: Tensor, file: Path, tolerance: float
+             ) -> float:
     """Compare outputs of ONNX Runtime with those of torch.
 
     Returns:
@@ -189,7 +222,7 @@ def _compare(model: Any, images: Tensor, file: Path) -> float:
     for name, theirs, output in zip(model.names, found, outputs):
         ours = output.numpy()
         difference = float(np.abs(theirs - ours).max())
-        if not difference <= TOLERANCE * max(1., float(np.abs(ours).max())):
+        if not difference <= tolerance * max(1., float(np.abs(ours).max())):
             raise CheckpointError(
                 f'{name} of the ONNX file differ from those of torch by '
                 f'{difference:.2g}, so that it was not kept; the versions of '

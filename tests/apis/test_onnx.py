@@ -52,7 +52,7 @@ def images_of(encoder, count):
     return np.random.default_rng(count).uniform(0, 255, shape).astype('f4')
 
 
-def assert_alike(file, encoder, counts=(1, 5)):
+def assert_alike(file, encoder, counts=(1, 5), tolerance=1e-4):
     """ONNX Runtime gives what the loaded encoder gives of batches."""
     session = onnxruntime.InferenceSession(str(file))
     for count in counts:
@@ -70,7 +70,7 @@ def assert_alike(file, encoder, counts=(1, 5)):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             np.testing.assert_allclose(
-                found[name], value, rtol=0, atol=1e-4, err_msg=name)
+                found[name], value, rtol=0, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize('encoder, size', [('online', None), ('target', 48)])
@@ -90,8 +90,9 @@ def test_the_command_writes_the_same_features(
     loaded.mean = cmae_mm.load_encoder(checkpoint).mean
     loaded.std = cmae_mm.load_encoder(checkpoint).std
     assert_alike(file, loaded)
-    facts = {p.key: json.loads(p.value)
-             for p in onnx.load(str(file)).metadata_props}
+    written = onnx.load(str(file))
+    assert written.ir_version == 8 and written.opset_import[0].version == 18
+    facts = {p.key: json.loads(p.value) for p in written.metadata_props}
     assert facts['img_size'] == (size or 32)
     assert facts['normalised_by'] == dict(
         mean=[100., 105., 110.], std=[50., 53., 56.])
@@ -108,6 +109,30 @@ def test_the_command_writes_the_same_features(
         assert 'Expected: ' in str(error.value)
     if size is None:
         run_the_pages_example(file, loaded, monkeypatch)
+
+
+def test_float16(checkpoint, tmp_path):
+    """Half the weights; images of any range are normalised in float32."""
+    file, names = tmp_path / 'half.onnx', ('cfg.py', 'epoch_1.pth')
+    result = perform(parse([
+        'export', *(str(checkpoint.with_name(name)) for name in names),
+        str(file), '--to', 'onnx', '--dtype', 'float16']))
+    assert 1e-5 < result['difference'] < 2e-2
+    encoder = cmae_mm.load_encoder(checkpoint)
+    encoder.mean += 7e4  # beyond the largest number of float16
+    difference = onnx_export.export_onnx(encoder, file, 'float16')
+    assert 1e-5 < difference < 2e-2
+    kinds = {tuple(w.dims): w.data_type
+             for w in onnx.load(str(file)).graph.initializer}
+    assert kinds[(1, 65, 48)] == onnx.TensorProto.FLOAT16
+    assert kinds[(3, 1, 1)] == onnx.TensorProto.FLOAT
+    images = images_of(encoder, 5) + np.float32(7e4)
+    found = onnxruntime.InferenceSession(str(file)).run(
+        ['features'], dict(images=images))[0]
+    assert found.dtype == np.float32
+    with torch.no_grad():
+        expected = encoder.encode(torch.from_numpy(images))
+    np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 def run_the_pages_example(file, encoder, monkeypatch):
@@ -137,20 +162,23 @@ def test_a_hybrid_encoder_of_six_channels(tmp_path):
     assert_alike(tmp_path / 'encoder.onnx', loaded)
 
 
+@pytest.mark.parametrize('dtype, tolerance', [
+    ('float32', 1e-4), ('float16', 1e-2)])
 def test_large_weights_stand_beside_the_file(
-        checkpoint, tmp_path, monkeypatch):
+        dtype, tolerance, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, '_LARGEST', 1000)
     loaded = cmae_mm.load_encoder(checkpoint)
-    onnx_export.export_onnx(loaded, tmp_path / 'encoder.onnx')
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        'encoder.onnx', 'encoder.onnx.data']
-    assert_alike(tmp_path / 'encoder.onnx', loaded)
+    onnx_export.export_onnx(loaded, tmp_path / 'encoder.onnx', dtype)
+    sizes = {p.name: p.stat().st_size for p in tmp_path.iterdir()}
+    assert sizes.keys() == {'encoder.onnx', 'encoder.onnx.data'}
+    assert (sizes['encoder.onnx.data'] < 200_000) == (dtype == 'float16')
+    assert_alike(tmp_path / 'encoder.onnx', loaded, tolerance=tolerance)
 
 
 def test_what_differs_leaves_no_file(
         checkpoint, tmp_path, monkeypatch):
     loaded = cmae_mm.load_encoder(checkpoint)
-    monkeypatch.setattr(onnx_export, 'TOLERANCE', -1.)
+    monkeypatch.setitem(onnx_export.TOLERANCES, 'float32', -1.)
     with pytest.raises(CheckpointError, match='was not kept'):
         onnx_export.export_onnx(loaded, tmp_path / 'encoder.onnx')
     assert not list(tmp_path.iterdir())

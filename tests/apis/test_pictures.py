@@ -11,7 +11,13 @@ from PIL import Image, ImageDraw
 
 from cmae_mm.apis import pictures
 from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.checkpoints import CheckpointError, load_pretraining_model
+from cmae_mm.apis.encoder import load_encoder
+from cmae_mm.apis.images import pick_images
+from cmae_mm.checkpoints import (
+    CheckpointError,
+    export_encoder,
+    load_pretraining_model,
+)
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.visualization import colour_features, prediction_columns
 from cmae_mm.visualization.attention import attention_maps, attention_weights
@@ -89,6 +95,25 @@ def test_a_restored_patch_has_its_own_mean_and_deviation():
     head.norm_pix = False
     assert list(prediction_columns(model, images, mask)) == [
         'input', 'masked', 'reconstruction']
+
+
+def test_pictures_have_the_crop_of_the_checkpoint(tmp_path):
+    """A folder whose images are cropped by less than the default 224/256."""
+    export_encoder(build(model_cfg(data_preprocessor=dict(
+        type='SelfSupDataPreprocessor', mean=[100.] * 3, std=[50.] * 3,
+        to_rgb=True))), str(tmp_path / 'hf'), 'hf')
+    settings = tmp_path / 'hf/preprocessor_config.json'
+    settings.write_text(json.dumps(dict(
+        json.loads(settings.read_text()), size=dict(shortest_edge=32))))
+    write_images(tmp_path / 'photos', 1, size=60)
+    encoder = load_encoder(tmp_path / 'hf')
+    picked = pick_images([tmp_path / 'photos'], 1)
+    shown, inputs = pictures._prepare(encoder, picked, None)
+    assert torch.equal(inputs[0], encoder.preprocess(picked[0].path))
+    whole = Image.open(picked[0].path).resize((32, 32), Image.BICUBIC)
+    assert np.abs(shown[0] * 1. - np.asarray(whole)).mean() < 2
+    small = pictures._crop_of(encoder, 16)
+    assert (small.size, small.short_side) == (16, 16)
 
 
 def test_attention_is_what_the_layer_computes():

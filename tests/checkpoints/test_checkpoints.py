@@ -344,7 +344,7 @@ def test_commands(tmp_path):
         ['export', config, 'epoch_1.pth', 'official.safetensors', '--to',
          'cmae'],
         ['import', config, 'official.safetensors', 'back.pth'],
-        ['export', config, 'back.pth', 'hf', '--to', 'hf_vit'],
+        ['export', config, 'back.pth', 'hf', '--to', 'hf'],
         ['export', config, 'back.pth', 'timm.pth', '--to', 'timm'],
         ['import', config, 'timm.pth', 'init.safetensors', '--json'],
         ['import', config, 'other.pth', 'x.pth'], cwd=tmp_path)

@@ -50,7 +50,7 @@ def offline(monkeypatch):
 
 def test_transformers_reads_the_folder_alone(model, picture, tmp_path):
     """AutoModel, AutoImageProcessor and a pipeline; and back again."""
-    export_encoder(model, str(tmp_path), 'hf_vit', epoch=3)
+    export_encoder(model, str(tmp_path), 'hf', epoch=3)
     vit, info = transformers.AutoModel.from_pretrained(
         tmp_path, output_loading_info=True)
     assert not info['missing_keys'] and not info['unexpected_keys']
@@ -160,7 +160,7 @@ def test_classifiers(neck, head, picture, tmp_path):
     if neck:
         model.neck.bn.running_mean.uniform_(-1, 1)
         model.neck.bn.running_var.uniform_(1, 2)
-    export_classifier(model, str(tmp_path / 'hf'), 'hf_vit', classes,
+    export_classifier(model, str(tmp_path / 'hf'), 'hf', classes,
                       short_side=40)
     export_classifier(model, str(tmp_path / 'timm'), 'timm', classes)
     found, info = (

@@ -5,11 +5,20 @@ import pytest
 import timm
 import torch
 import transformers
+from helpers import model_cfg
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
+from safetensors.torch import save_file
 
 import cmae_mm
-from cmae_mm.checkpoints import CheckpointError, load_encoder_into
+from cmae_mm.checkpoints import (
+    CheckpointError,
+    load_encoder_into,
+    read_checkpoint,
+)
+from cmae_mm.cli.command import perform
+from cmae_mm.cli.main import parse
 from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet
 
 ARCH = dict(
@@ -110,15 +119,80 @@ def test_registers_of_timm(registers, no_embed_class, images, tmp_path):
 
 
 @pytest.mark.parametrize('name', [
-    'Dinov2', pytest.param('Dinov2WithRegisters', marks=pytest.mark.skipif(
-        not hasattr(transformers, 'Dinov2WithRegistersConfig'),
-        reason='this transformers has no Dinov2WithRegisters'))])
-def test_dinov2_of_transformers(name, images, tmp_path):
+    pytest.param(name, marks=pytest.mark.skipif(
+        not hasattr(transformers, f'{name}Config'),
+        reason=f'this transformers has no {name}'))
+    for name in ('Dinov2', 'Dinov2WithRegisters', 'Pixio')])
+def test_norms_and_mlps_of_transformers(name, images, tmp_path):
     config = getattr(transformers, f'{name}Config')(
         layerscale_value=.5, num_register_tokens=4, **HF_ARCH)
     vit = shaken(getattr(transformers, f'{name}Model')(config))
     vit.save_pretrained(tmp_path)
     assert_same(tmp_path, images, vit(images).last_hidden_state)
+
+
+def test_pixio_has_eight_class_tokens(images, tmp_path):
+    """Under the names of its own code and of transformers."""
+    vit = timm_vit(reg_tokens=7)
+    state = vit.state_dict()
+    state['cls_token'] = torch.cat(
+        [state['cls_token'], state.pop('reg_token')], dim=1)
+    torch.save(state, tmp_path / 'pixio.pth')
+    expected = vit.forward_features(images)
+    encoder = assert_same(tmp_path / 'pixio.pth', images, expected,
+                          num_heads=4)
+    torch.testing.assert_close(encoder(images), expected[:, 8:].mean(1))
+    hf = {}
+    for name, value in state.items():
+        for ours, theirs in (
+                ('cls_token', 'embeddings.cls_token'),
+                ('pos_embed', 'embeddings.position_embeddings'),
+                ('patch_embed.proj', 'embeddings.patch_embeddings.projection'),
+                ('blocks', 'encoder.layer'),
+                ('attn.proj', 'attention.output.dense')):
+            name = name.replace(ours, theirs)
+        name = f'layer{name}' if name.startswith('norm.') else name
+        if 'attn.qkv' in name:
+            hf.update({name.replace('attn.qkv', f'attention.attention.{part}'):
+                       value for part, value in zip(
+                           ('query', 'key', 'value'), value.chunk(3))})
+        else:
+            hf[name] = value
+    folder = tmp_path / 'hf'
+    folder.mkdir()
+    save_file({k: v.contiguous() for k, v in hf.items()},
+              folder / 'model.safetensors')
+    (folder / 'config.json').write_text(json.dumps(dict(
+        model_type='pixio', num_attention_heads=4, layer_norm_eps=1e-6)))
+    assert_same(folder, images, expected)
+
+
+@pytest.mark.parametrize('ours, theirs', [(0, 0), (0, 4), (2, 0), (2, 4)])
+def test_an_encoder_is_imported_with_other_registers(
+        ours, theirs, tmp_path, capsys):
+    init_default_scope('mmpretrain')
+    cfg = model_cfg()
+    cfg['backbone']['num_registers'] = ours
+    Config(dict(model=cfg)).dump(tmp_path / 'cfg.py')
+    vit = timm_vit(reg_tokens=theirs).state_dict()
+    torch.save(vit, tmp_path / 'vit.pth')
+    perform(parse(['import', *(str(tmp_path / name) for name in (
+        'cfg.py', 'vit.pth', 'init.pth'))]))
+    said = capsys.readouterr().out
+    assert ('left out: 4 of its register' in said) == (theirs > ours == 0)
+    assert ('left out: 2 of its register' in said) == (theirs > ours == 2)
+    assert ('new, not from the checkpoint: 2 reg' in said) == (ours > theirs)
+    found = read_checkpoint(tmp_path / 'init.pth').state
+    tokens, positions = (found[f'backbone.{name}'][0] for name in (
+        'cls_token', 'pos_embed'))
+    assert len(tokens) == 1 + ours and len(positions) == 65 + ours
+    registers = min(ours, theirs)
+    expected = torch.cat([vit['cls_token'][0],
+                          vit.get('reg_token', tokens[None, :0])[0]])
+    assert torch.equal(tokens[:1 + registers], expected[:1 + registers])
+    assert torch.equal(positions[1 + ours:], vit['pos_embed'][0, 1 + theirs:])
+    assert torch.equal(positions[:1 + registers],
+                       vit['pos_embed'][0, :1 + registers])
 
 
 def test_a_classifier_of_mmpretrain(images, tmp_path):

@@ -68,7 +68,8 @@ def test_the_help_of_all_lists_each_command_once():
 
 
 def test_what_the_help_says_without_the_libraries_is_theirs():
-    assert set(get_args(conversion.Format)) == {'cmae', 'onnx', *EXPORTS}
+    assert set(get_args(conversion.Format)) == {
+        'cmae', 'onnx', 'hf_vit', *EXPORTS}
     ks = inspect.signature(evaluation.knn).parameters['ks']
     assert ks.default == KS
     assert evaluation.LRS == LRS

@@ -155,6 +155,17 @@ MISTAKES = {
         ['knn', '{tmp}/labelled', 'random', '--val', '{tmp}/labelled/train',
          '--config', 'configs/cifar10/finetune_vit-mini_10e.py'],
         'must be one of pre-training.* is a ImageClassifier'),
+    'an evaluation of one class': (
+        ['knn', '{tmp}/one', 'random', '--val', '{tmp}/one/train',
+         '--config', QUICK], 'training images of .*one have one class alone'),
+    'an export of no folder': (
+        ['export', '{tmp}/nothere', '{tmp}/x.onnx'],
+        'nothere does not exist: before OUT alone comes a folder of'),
+    'an export of an empty folder': (
+        ['export', '{tmp}/empty', '{tmp}/x.onnx'], 'empty has no best.pth'),
+    'float16 for timm': (
+        ['export', QUICK, '{tmp}/broken.py', '{tmp}/out.pth', '--to', 'timm',
+         '--dtype', 'float16'], '--dtype float16 is for --to onnx alone'),
     'no such folder for shares': (
         ['splits', '{tmp}/empty'], 'no labelled images below .*empty; without '
         'a part train; needed are class folders'),
@@ -192,7 +203,8 @@ def results(tmp_path_factory):
         (tmp / f'none_is_one/{i}.jpg').touch()
     os.symlink(tmp / 'loop', tmp / 'loop')
     write_images(tmp / 'photos', 6)
-    write_images(tmp / 'labelled/train/a', 1)
+    for name in ('labelled/train/a', 'labelled/train/b', 'one/train/a'):
+        write_images(tmp / name, 1)
     torch.save(dict(a=torch.ones(1)), tmp / 'a.pth')
     torch.save({'pos_embed': torch.ones(1), 'layers.0.a': torch.ones(1)},
                tmp / 'encoder.pth')

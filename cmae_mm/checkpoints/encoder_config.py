@@ -83,7 +83,8 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
 
     Args:
         meta (Mapping[str, Any]): Of a ``.pth`` file, or of a safetensors file,
-            which holds strings; with the settings of a folder.
+            which holds strings; with the settings of a folder, which say what
+            the record does not.
 
     Returns:
         Dict[str, Any]: See :func:`encoder_facts`, and ``crop_pct``, the side
@@ -93,15 +94,14 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
     Raises:
         CheckpointError: If a value is not allowed.
     """
-    noted = meta.get(KEY)
-    if noted is None:
-        noted = _read_folder(meta)
+    noted = meta.get(KEY) or {}
     if isinstance(noted, str):
         with suppress(ValueError, SyntaxError, TypeError, MemoryError,
                       RecursionError):
             noted = ast.literal_eval(noted)
     if not isinstance(noted, Mapping):
         raise _wrong(KEY, noted, 'a dict of plain values')
+    noted = {**_read_folder(meta), **noted}
     facts = {k: noted[k] for k in _ALLOWED if noted.get(k) is not None}
     for name, value in facts.items():
         is_allowed, words = _ALLOWED[name]

@@ -53,6 +53,8 @@ _HF_BLOCK = {
     '.ffn.layers.1.': '.output.dense.',
     '.ln1.': '.layernorm_before.',
     '.ln2.': '.layernorm_after.',
+    '.ls1.gamma': '.lambda_1',
+    '.ls2.gamma': '.lambda_2',
 }
 HUGGING_FACE: Rows = (
     Row('ln1.', 'layernorm.'),
@@ -161,6 +163,9 @@ _LAYOUTS = (
     Layout('a Hugging Face DINOv2 or Pixio', [
         ('encoder.layer.0.norm1.', )], DINOV2),
     Layout('a Hugging Face encoder', [('encoder.layer.', )], HUGGING_FACE),
+    # Refused, since it has no position embeddings.
+    Layout('a Hugging Face DINOv3', [('layer.0.attention.k_proj.', )],
+           HUGGING_FACE),
     Layout('a bare encoder', [('layers.', ), ('pos_embed', )]),
 )
 FOREIGN = tuple(
@@ -168,12 +173,15 @@ FOREIGN = tuple(
 # Parts of foreign files beside the encoder.
 _NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
                'pooler.', 'classifier.', 'embeddings.mask_token',
-               'masked_embed')
+               'masked_embed', 'head_dist.', 'cls_classifier.',
+               'distillation_classifier.')
 # Prefixes of wrappers: compiled modules, parallel ones, and other frameworks.
 _WRAPPERS = ('module.', 'teacher.', 'student.', 'model.', 'encoder.',
              'backbone.', 'vit.', 'net.', 'network.')
 _COMPILED = '_orig_mod.'
-_REGISTERS = ('reg_token', 'register_tokens', 'embeddings.register_tokens')
+# With the token of DeiT's distillation.
+_REGISTERS = ('reg_token', 'register_tokens', 'embeddings.register_tokens',
+              'dist_token', 'embeddings.distillation_token')
 # Scales of a block's two branches, and the layers before these.
 _SCALED = {'ls1': 'attn.proj', 'ls2': 'ffn.layers.1'}
 _QKV = ('query', 'key', 'value')
@@ -413,6 +421,11 @@ def _starts(state: StateDict, prefixes: Tuple[str, ...]) -> bool:
     return any(k.startswith(prefixes) for k in state)
 
 
+def _behind(state: StateDict, prefix: str) -> StateDict:
+    return {k[len(prefix):]: v for k, v in state.items()
+            if k.startswith(prefix)}
+
+
 def _layout_of(state: StateDict) -> Any:
     for layout in _LAYOUTS:
         if all(_starts(state, prefixes) for prefixes in layout.signs):
@@ -444,6 +457,10 @@ def _unwrap(state: StateDict, encoder: str
         'student.', *(w for w in _WRAPPERS if w != 'teacher.'))
     while (layout := _layout_of(state)) is None:
         prefix = next((p for p in order if _starts(state, (p, ))), None)
+        if prefix is None:  # of a library's class: beit., dinov2.
+            roots = [p for p in sorted({f'{k.split(".")[0]}.' for k in state})
+                     if _layout_of(_behind(state, p)) is not None]
+            prefix = roots[0] if len(roots) == 1 else None
         if prefix is None:
             some = ', '.join(sorted(first)[:3])
             raise CheckpointError(
@@ -453,8 +470,7 @@ def _unwrap(state: StateDict, encoder: str
                 "released CMAE checkpoint, an MAE encoder under FAIR's, timm's"
                 " or Hugging Face's names, a ConvMAE or a DINO checkpoint")
         beside |= {k.split('.')[0] for k in state if not k.startswith(prefix)}
-        state = {k[len(prefix):]: v for k, v in state.items()
-                 if k.startswith(prefix)}
+        state = _behind(state, prefix)
         lines.append(f'removed from its names: {prefix!r}')
     return state, layout, lines, beside
 
@@ -553,7 +569,7 @@ def _make_plain(state: StateDict) -> List[str]:
     if positions is None:
         raise CheckpointError(
             'it has no position embeddings, as encoders with rotary positions '
-            '(DINOv3), which are not supported')
+            '(DINOv3) or relative ones (BEiT), which are not supported')
     if positions.dim() == 3 and square_root(positions.shape[1]) > 1:
         positions = with_zero_positions(positions)
     for name in _REGISTERS:
@@ -570,6 +586,8 @@ def _make_plain(state: StateDict) -> List[str]:
 def _join_qkv(state: StateDict) -> None:
     for name in [k for k in state if '.attention.attention.query.' in k]:
         keys = [name.replace('.query.', f'.{part}.') for part in _QKV]
+        if name.endswith('.bias'):  # BEiT's keys have none
+            state.setdefault(keys[1], torch.zeros_like(state[name]))
         if not all(k in state for k in keys):
             raise CheckpointError(f'it lacks the keys or values to {name}')
         joined = torch.cat([state.pop(k) for k in keys])

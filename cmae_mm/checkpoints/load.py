@@ -166,12 +166,13 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
             'it initialises TransferViTDet alone (init_cfg)')
     if not (sizes and positions and hidden and (kernel or not hybrid)):
         what = 'hybrid encoder' if hybrid else (
-            'plain vision transformer with a class token')
+            'plain vision transformer')
         raise CheckpointError(
             f'its encoder is no {what}; build it by its config')
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
     # class token and registers
-    num_extra = 0 if hybrid else layouts.count_extra(state)
+    has_token = 'cls_token' in state
+    num_extra = layouts.count_extra(state) if has_token else 0
     settings: Dict[str, Any] = dict(
         img_size=_image_side(
             positions[1], num_extra, math.prod(sizes.patches), img_size),
@@ -194,6 +195,8 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
         arch = dict(embed_dims=sizes.widths[0], num_layers=sizes.depths[0],
                     feedforward_channels=hidden[0])
         settings.update(patch_size=sizes.patches[0])
+        if not has_token:
+            settings.update(with_cls_token=False)
         if num_extra > 1:
             settings.update(num_registers=num_extra - 1)
     if facts.get('norm_eps', NORM_EPS) != NORM_EPS:

@@ -167,18 +167,28 @@ def _export_program(model: Any, images: Tensor) -> Any:
 
 
 def _halve(onnx: Any, file: Path, external: bool) -> None:
-    """Convert a file to float16, from the first layer on."""
+    """Convert a file to float16, from the first layer on.
+
+    The normalisation before it reads the input itself, which may be too large
+    for float16.
+    """
     float16, onnx_model = (
         importlib.import_module(f'onnxruntime.transformers.{name}')
         for name in ('float16', 'onnx_model'))
     loaded = onnx.load(str(file))
     file.with_name(f'{file.name}.data').unlink(missing_ok=True)
-    before = itertools.takewhile(  # the normalisation of images
+    before = {node.name for node in itertools.takewhile(
         lambda node: node.op_type not in ('Conv', 'MatMul', 'Gemm'),
-        loaded.graph.node)
+        loaded.graph.node)}
     converted = float16.convert_float_to_float16(
         loaded, keep_io_types=True, disable_shape_infer=True,
-        node_block_list=[node.name for node in before])
+        node_block_list=list(before))
+    cast = {node.output[0]: node.input[0] for node in converted.graph.node
+            if node.op_type == 'Cast'}
+    for node in converted.graph.node:
+        for i, name in enumerate(node.input):
+            if node.name in before and cast.get(cast.get(name)) == 'images':
+                node.input[i] = 'images'
     onnx_model.OnnxModel(converted).topological_sort()
     onnx.save_model(converted, str(file), save_as_external_data=external,
                     location=f'{file.name}.data')

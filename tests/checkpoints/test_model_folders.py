@@ -182,6 +182,12 @@ def test_classifiers(neck, head, picture, tmp_path):
         'image-classification', str(tmp_path / 'hf'), use_fast=False)
     assert {row['label'] for row in classify(picture)} == set(classes)
     assert classify.image_processor.size == dict(shortest_edge=40)
+    encoder = cmae_mm.load_encoder(tmp_path / 'hf')  # and back
+    assert encoder.centre_crop.short_side == 40
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder.tokens(images), found.beit(images).last_hidden_state,
+            atol=1e-5, rtol=1e-5)
 
 
 def test_classifiers_that_are_not_exported(tmp_path):

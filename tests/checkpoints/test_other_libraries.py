@@ -118,17 +118,44 @@ def test_registers_of_timm(registers, no_embed_class, images, tmp_path):
     assert tokens.shape[1] == 1 + registers + 20
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.skipif(
+@pytest.mark.parametrize('name, extra', [
+    pytest.param(name, extra, marks=pytest.mark.skipif(
         not hasattr(transformers, f'{name}Config'),
         reason=f'this transformers has no {name}'))
-    for name in ('Dinov2', 'Dinov2WithRegisters', 'Pixio')])
-def test_norms_and_mlps_of_transformers(name, images, tmp_path):
+    for name, extra in dict(
+        ViT=1, DeiT=2, Beit=1, Data2VecVision=1, Dinov2=1,
+        Dinov2WithRegisters=5, Pixio=8, IJepa=0).items()])
+def test_encoders_and_classifiers_of_transformers(
+        name, extra, images, tmp_path):
     config = getattr(transformers, f'{name}Config')(
-        layerscale_value=.5, num_register_tokens=4, **HF_ARCH)
-    vit = shaken(getattr(transformers, f'{name}Model')(config))
-    vit.save_pretrained(tmp_path)
-    assert_same(tmp_path, images, vit(images).last_hidden_state)
+        layerscale_value=.5, layer_scale_init_value=.5, num_register_tokens=4,
+        use_absolute_position_embeddings=True, **HF_ARCH)
+    for kind in ('Model', 'ForImageClassification'):
+        if not hasattr(transformers, name + kind):
+            continue
+        model = shaken(getattr(transformers, name + kind)(config))
+        model.save_pretrained(tmp_path / kind)
+        vit = getattr(model, model.base_model_prefix, model)
+        encoder = assert_same(
+            tmp_path / kind, images, vit(images).last_hidden_state)
+        assert encoder.backbone.num_extra_tokens == extra
+
+
+def test_other_positions_are_refused_by_name(tmp_path):
+    vit = timm.models.Eva(
+        img_size=32, patch_size=4, embed_dim=48, depth=2, num_heads=4,
+        use_abs_pos_emb=False, use_rot_pos_emb=True)
+    torch.save(vit.state_dict(), tmp_path / 'dinov3.pth')
+    paths = [tmp_path / 'dinov3.pth']
+    for name in ('DINOv3ViT', 'Beit'):
+        if hasattr(transformers, f'{name}Config'):
+            paths.append(tmp_path / name)
+            getattr(transformers, f'{name}Model')(
+                getattr(transformers, f'{name}Config')(
+                    **HF_ARCH)).save_pretrained(paths[-1])
+    for path in paths:
+        with pytest.raises(CheckpointError, match='rotary positions .DINOv3'):
+            cmae_mm.load_encoder(path)
 
 
 def test_pixio_has_eight_class_tokens(images, tmp_path):

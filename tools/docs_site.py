@@ -42,7 +42,9 @@ FUNCTIONS = [
     'encoder.PretrainedEncoder', 'embedding.embed',
     'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
     'pictures.features', 'pictures.views', 'pictures.map_images',
-    'pictures.nearest', 'pictures.report', 'study.study'
+    'pictures.nearest', 'pictures.report', 'evaluation.knn',
+    'evaluation.linear', 'evaluation.low_shot', 'evaluation.dense_knn',
+    'evaluation.dense_linear', 'study.study'
 ]
 LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.yaml': 'yaml'}
 # mermaid.js of npm, if installed. Without it diagrams stay text, because the

@@ -268,13 +268,12 @@ def _build_model(config: PathLike, cfg_options: Overrides) -> 'nn.Module':
     """Build the config's model."""
     from mmengine.registry import init_default_scope
     from mmpretrain.registry import MODELS
+
+    from ..checkpoints.load import model_of
     cfg = load_config(str(config), cfg_options)
     remember(cfg, cfg_options)
     init_default_scope('mmpretrain')
-    # As mmengine's runner: exports contain the normalisation of images.
-    if cfg.get('data_preprocessor') is not None:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return MODELS.build(cfg.model)
+    return MODELS.build(model_of(cfg))
 
 
 def _require_cmae(model: 'nn.Module', config: PathLike) -> None:

@@ -10,7 +10,12 @@ from .. import checkpoints
 from ..checkpoints import CheckpointError, naming
 from ..checkpoints.encoder_config import encoder_facts, read_encoder_facts
 from ..checkpoints.layouts import FoundEncoder
-from ..checkpoints.load import LoadedEncoder, build_encoder, select_encoder
+from ..checkpoints.load import (
+    LoadedEncoder,
+    build_encoder,
+    model_of,
+    select_encoder,
+)
 from ..config import ConfigError
 from ..datasets.decode import is_plain
 from ..evaluation.centre_crop import CentreCrop
@@ -334,10 +339,7 @@ def load_encoder_by_config(config: PathLike,
     seed = (cfg.get('randomness') or {}).get('seed')
     if seed is not None:
         set_random_seed(seed)
-    settings = dict(cfg.model)
-    if cfg.get('data_preprocessor') is not None:
-        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(settings)
+    model = MODELS.build(model_of(cfg))
     if not isinstance(model, BaseSelfSupervisor) or not isinstance(
             model.backbone, VisionTransformer):
         raise ConfigError(

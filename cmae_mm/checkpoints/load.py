@@ -516,7 +516,7 @@ def load_pretraining_model(checkpoint: PathLike,
                 'reconstructs; name a checkpoint of the pre-training')
         if config is not None:
             from ..config import load_config
-            model = MODELS.build(_model_of(load_config(config).to_dict()))
+            model = MODELS.build(model_of(load_config(config)))
         else:
             model = _build_noted(state, meta)
         if not hasattr(getattr(model, 'neck', None), 'pixel_decoder'):
@@ -529,8 +529,15 @@ def load_pretraining_model(checkpoint: PathLike,
     return model.eval(), facts
 
 
-def _model_of(cfg: Dict[str, Any]) -> Dict[str, Any]:
-    """Give the model of a config, with its data preprocessor."""
+def model_of(cfg: Any) -> Dict[str, Any]:
+    """Return the settings of a config's model, with its data preprocessor.
+
+    Args:
+        cfg (Config | Dict[str, Any]): The config.
+
+    Raises:
+        CheckpointError: If it has no model.
+    """
     if not isinstance(cfg.get('model'), dict):
         raise CheckpointError(
             'its config has no model; name another one (--config)')
@@ -548,7 +555,7 @@ def _build_noted(state: StateDict, meta: Dict[str, Any]) -> nn.Module:
         raise CheckpointError(
             'it does not say which config it is of; name it (--config)')
     try:
-        cfg = check_types(_model_of(parse_config(meta['cfg'])))
+        cfg = check_types(model_of(parse_config(meta['cfg'])))
         for key, value in walk(cfg):
             if re.search(_DEPTHS, key) and not value < len(state):
                 raise CheckpointError(

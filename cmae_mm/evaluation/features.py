@@ -202,22 +202,6 @@ class FrozenFeatures:
         return found
 
 
-def hold_out(data: FeatureSet,
-             every: int = 5) -> Tuple[FeatureSet, FeatureSet]:
-    """Split one data set's features into training and validation ones.
-
-    Args:
-        data (FeatureSet): All features.
-        every (int): Each n-th image is held out for validation. Defaults to 5.
-
-    Returns:
-        Tuple[FeatureSet, FeatureSet]: Those to train on, and those held out.
-    """
-    held_out = torch.arange(len(data.labels)) % every == 0
-    return (FeatureSet(data.features[~held_out], data.labels[~held_out]),
-            FeatureSet(data.features[held_out], data.labels[held_out]))
-
-
 def compute_features(model: Any, source: ImageSource,
                      ranges: List[Tuple[int, int]], batch_size: int,
                      num_workers: Optional[int], dtype: str,

@@ -16,7 +16,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from cmae_mm.checkpoints import export_encoder
-from cmae_mm.evaluation.features import FeatureSet, hold_out
+from cmae_mm.evaluation.features import FeatureSet
 
 sys.path.insert(0, str(ROOT / 'tools/quickstart'))
 import make_mosaics  # noqa: E402
@@ -108,7 +108,7 @@ def test_a_fifth_is_held_out_where_no_images_are_for_validation(tmp_path):
     assert labels == ('', None)
     cfg = quickstart_steps.evaluation_cfg(tmp_path, labels)
     assert cfg['train'] == cfg['val']
-    train, val = hold_out(
+    train, val = quickstart_steps.hold_out(
         FeatureSet(torch.arange(11.)[:, None], torch.arange(11)))
     assert val.labels.tolist() == [0, 5, 10]
     assert train.labels.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple, Optional
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from cmae_mm.checkpoints import export_encoder
 from cmae_mm.config import load_config, remember
 from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.evaluation.features import FrozenFeatures, hold_out
+from cmae_mm.evaluation.features import FeatureSet, FrozenFeatures
 from cmae_mm.evaluation.probes import knn_accuracy
 from cmae_mm.visualization import (
     read_run,
@@ -67,6 +67,13 @@ def evaluation_cfg(data: Path, labels: Labels) -> Dict[str, dict]:
                     data_prefix=folder)
         for split, folder in (('train', labels.train), ('val', val))
     }
+
+
+def hold_out(data: FeatureSet) -> Tuple[FeatureSet, FeatureSet]:
+    """Split features into those to train on, and each fifth one."""
+    held_out = torch.arange(len(data.labels)) % 5 == 0
+    return (FeatureSet(data.features[~held_out], data.labels[~held_out]),
+            FeatureSet(data.features[held_out], data.labels[held_out]))
 
 
 def measure_knn(model, cfg: Config, labels: Labels) -> float:

@@ -6,7 +6,6 @@ import math
 import re
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -42,22 +41,21 @@ _VARIABLES = {
     'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline',
     'val_pipeline'
 }
-# Names below a key where an unknown one would have no effect.
+# Settings of which mmengine ignores the misspelt ones.
 _NESTED = {
-    'optim_wrapper.paramwise_cfg': (
-        'base_total_layers', 'bias_decay_mult', 'bias_lr_mult',
-        'bypass_duplicate', 'custom_keys', 'dcn_offset_lr_mult', 'decay_mult',
-        'decay_rate', 'decay_type', 'dwconv_decay_mult', 'flat_decay_mult',
-        'layer_decay_rate', 'lr_mult', 'norm_decay_mult', 'num_layers'),
-    'optim_wrapper.clip_grad': (
-        'clip_value', 'error_if_nonfinite', 'foreach', 'max_norm',
-        'norm_type', 'type'),
-    'default_hooks': (
-        'checkpoint', 'logger', 'param_scheduler', 'runtime_info',
-        'sampler_seed', 'step_seed', 'timer', 'visualization'),
+    'optim_wrapper.paramwise_cfg':
+    'base_total_layers bias_decay_mult bias_lr_mult bypass_duplicate '
+    'custom_keys dcn_offset_lr_mult decay_mult decay_rate decay_type '
+    'dwconv_decay_mult flat_decay_mult layer_decay_rate lr_mult '
+    'norm_decay_mult num_layers',
+    'optim_wrapper.clip_grad':
+    'clip_value error_if_nonfinite foreach max_norm norm_type type',
+    'default_hooks':
+    'checkpoint logger param_scheduler preemption progress runtime_info '
+    'sampler_seed skipped_step step_seed timer visualization',
 }
-# As near as this is a slip, or of the same letters: train_cfgs, trian_cfg.
-_SLIP = 0.86
+# Similarity of a misspelt name to the correct one, see difflib.
+_SIMILAR = 0.86
 
 # What must be a number: a pattern of the key, whether it is whole, its least
 # value, and whether that itself is allowed.
@@ -76,24 +74,8 @@ _NUMBERS: List[Tuple[str, bool, float, bool]] = [
 ]
 
 
-# What later errors are explained with, see :func:`remember`.
-remembered: Dict[str, Any] = {}
-
-
-def remember(cfg: 'Config', pairs: Overrides = ()) -> None:
-    """Let later errors be explained by a config.
-
-    Args:
-        cfg (Config): The config that the process works with.
-        pairs (Mapping[str, Any] | Sequence[str]): Overrides, see
-            :func:`parse_options`. Defaults to none.
-    """
-    remembered.update(
-        cfg=cfg, options={pair.partition('=')[0]: None for pair in pairs})
-
-
 class ConfigError(ValueError):
-    """A config that cannot be meant so; the message says what to change."""
+    """An invalid config; the message says what to change."""
 
 
 def check_pairs(pairs: Sequence[str]) -> None:
@@ -188,7 +170,7 @@ def quote_value(text: str) -> str:
 
 
 def load_config(name: str, pairs: Overrides = ()) -> 'Config':
-    """Read a config, apply overrides, and look for slips.
+    """Read a config, apply overrides, and check its keys.
 
     Args:
         name (str): A file, or a packaged config's name.
@@ -200,7 +182,7 @@ def load_config(name: str, pairs: Overrides = ()) -> 'Config':
 
     Raises:
         FileNotFoundError: If there is no such config.
-        ConfigError: If it cannot be read, or a setting cannot be meant so.
+        ConfigError: If it cannot be read, or a setting is invalid.
         MissingLibrary: If it inherits a config of a library that is not
             installed.
     """
@@ -226,7 +208,7 @@ def load_config(name: str, pairs: Overrides = ()) -> 'Config':
 
 
 def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
-    """Apply overrides to a config, in place, and look for slips.
+    """Apply overrides to a config, in place, and check its keys.
 
     What the file of image statistics says, where ``image_stats`` names one,
     is filled in last.
@@ -237,7 +219,7 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
 
     Raises:
         ConfigError: If an override does not fit into the config, or a setting
-            cannot be meant so.
+            is invalid.
         ImageStatsError: If ``image_stats`` cannot be used.
         ImageStatsConflict: If a setting contradicts it.
     """
@@ -250,86 +232,68 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
                 f'--cfg-options {key} does not fit into {cfg.filename}: '
                 f'{error}') from error
     check_keys(cfg, options)
-    check_nested_keys(cfg, options)
-    check_numbers(cfg, options)
+    check_numbers(cfg)
     if cfg.get('image_stats') is not None:
         from .image_config import apply_image_stats
         apply_image_stats(cfg, list(options))
 
 
 def known_keys() -> List[str]:
-    """List the top-level keys that are no slips of others."""
+    """List the top-level keys that the runner and the libraries read."""
     from mmengine.runner import Runner
     runner = set(inspect.signature(Runner.__init__).parameters) - {'self'}
-    return sorted(runner | _OTHER_KEYS | _VARIABLES)
+    return sorted(runner | _OTHER_KEYS)
 
 
-def check_keys(cfg: 'Config', options: Dict[str, Any]) -> None:
-    """Look for misspelt top-level keys.
+def check_keys(cfg: 'Config', options: Mapping[str, Any]) -> None:
+    """Look for misspelt keys.
 
     A key that nothing here reads may be a variable of the file, or read by
-    the user's own hooks. So it is refused only if it is next to a known key;
-    an override that nothing here reads is warned of.
+    the user's own hooks: it is refused only if it is similar to a known key,
+    and an override of it is warned of.
+
+    Args:
+        cfg (Config): The config.
+        options (Mapping[str, Any]): Overrides by dotted key.
 
     Raises:
-        ConfigError: If a key is a slip of another.
+        ConfigError: If a key is misspelt.
     """
-    known = known_keys()
-    for key in cfg:
-        if key in known:
-            continue
-        near = slips_of(key, set(known) - _VARIABLES)
-        if near:
-            raise ConfigError(f'{where(cfg, options, key)}: there is no '
-                              f'setting {key!r}; did you mean {near[0]!r}?')
-    read = set(known) - _VARIABLES
-    for option in options:
-        key = option.split('.')[0]
-        if key not in read:
-            near = difflib.get_close_matches(key, read, n=1, cutoff=0.6)
-            hint = f'; the nearest setting is {near[0]!r}' if near else ''
-            # The user's own hooks may read it: not refused.
-            print(f'warning: --cfg-options {option}: {key!r} is no setting of '
-                  'the runner, and a variable of the file has been used '
-                  f'before it is overridden{hint}', file=sys.stderr)
-    if 'device' in cfg:
-        raise ConfigError(
-            f'{where(cfg, options, "device")}: device={cfg.device!r} is no '
-            'setting: training takes the accelerator that there is and else '
-            'the CPU; choose GPUs by the environment variable '
-            'CUDA_VISIBLE_DEVICES')
-
-
-def check_nested_keys(cfg: 'Config', options: Dict[str, Any]) -> None:
-    """Look for slips where mmengine takes any name without a word.
-
-    Raises:
-        ConfigError: If a key is a slip of one that is read.
-    """
-    for prefix, known in _NESTED.items():
+    read = known_keys()
+    _refuse_misspelt(set(cfg) - _VARIABLES, read)
+    for prefix, names in _NESTED.items():
         node = cfg
         for part in prefix.split('.'):
             node = node.get(part) if hasattr(node, 'get') else None
-        for key in node if isinstance(node, dict) else ():
-            near = slips_of(key, known)
-            if key not in known and near:
-                raise ConfigError(
-                    f'{where(cfg, options, f"{prefix}.{key}")}: {prefix} has '
-                    f'no setting {key!r}; did you mean {near[0]!r}?')
+        if isinstance(node, dict):
+            _refuse_misspelt(node, names.split(), f'{prefix}.')
+    for option in options:
+        key = option.split('.')[0]
+        if key not in read:
+            near = difflib.get_close_matches(key, read, n=1)
+            hint = f'; the nearest setting is {near[0]!r}' if near else ''
+            print(f'warning: --cfg-options {option}: {key!r} is not a setting '
+                  'of the runner, and a variable of the file is used before '
+                  f'it is overridden{hint}', file=sys.stderr)
 
 
-def slips_of(key: str, known: Iterable[str]) -> List[str]:
-    """Give the names that a name is a slip of, the nearest first.
+def _refuse_misspelt(keys: Iterable[str], known: Sequence[str],
+                     prefix: str = '') -> None:
+    """Raise an error for a key that is similar to a known one.
 
-    One that holds another or is held by it is no slip: train_pipeline1,
-    models, custom_hook are variables that people have.
+    A key that contains a known one, or the reverse, is not misspelt:
+    train_pipeline1, models, custom_hook are variables in many configs.
     """
-    near = [k for k in known if sorted(k) == sorted(key)]
-    near += difflib.get_close_matches(key, list(known), n=3, cutoff=_SLIP)
-    return [k for k in near if k not in key and key not in k]
+    for key in sorted(set(keys) - set(known)):
+        near = [k for k in known if sorted(k) == sorted(key)]
+        near += difflib.get_close_matches(key, known, n=3, cutoff=_SIMILAR)
+        near = [k for k in near if k not in key and key not in k]
+        if near:
+            raise ConfigError(f'there is no setting {prefix + key!r}; did you '
+                              f'mean {near[0]!r}?')
 
 
-def check_numbers(cfg: 'Config', options: Dict[str, Any]) -> None:
+def check_numbers(cfg: 'Config') -> None:
     """Check the settings that must be numbers.
 
     Raises:
@@ -346,8 +310,8 @@ def check_numbers(cfg: 'Config', options: Dict[str, Any]) -> None:
                 continue
             kind = 'a whole number' if whole else 'a number'
             bound = f'of {least} or more' if allowed else f'above {least}'
-            raise ConfigError(f'{where(cfg, options, key)}: {key} must be '
-                              f'{kind} {bound}, but got {value!r}')
+            raise ConfigError(
+                f'{key} must be {kind} {bound}, but got {value!r}')
 
 
 def walk(node: Any, prefix: str = '') -> Iterator[Tuple[str, Any]]:
@@ -362,33 +326,3 @@ def walk(node: Any, prefix: str = '') -> Iterator[Tuple[str, Any]]:
         path = f'{prefix}{key}'
         yield path, value
         yield from walk(value, f'{path}.')
-
-
-def where(cfg: 'Config', options: Dict[str, Any], key: str,
-          value: Any = None) -> str:
-    """Say which file, or the command line, a dotted key comes from.
-
-    Args:
-        cfg (Config): The config.
-        options (Dict[str, Any]): Overrides by dotted key.
-        key (str): A dotted key.
-        value (Any): Its value, where that tells more than the key, as that of
-            ``type`` does. Defaults to None.
-
-    Returns:
-        str: '--cfg-options', or a file's path.
-    """
-    if any(key == o or key.startswith(f'{o}.') or o.startswith(f'{key}.')
-           for o in options):
-        return '--cfg-options'
-    pattern = rf'\b{re.escape(key.split(".")[-1])}\b\'?\s*[=:]'
-    if isinstance(value, str):
-        pattern += rf'.*{re.escape(value)}'
-    found = file = str(cfg.filename)
-    # The text is that of all files, bases first, each after its path.
-    for line in (cfg.text or '').splitlines():
-        if line.endswith('.py') and Path(line).is_file():
-            file = line
-        elif re.search(pattern, line):
-            found = file
-    return found

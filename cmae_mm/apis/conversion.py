@@ -2,7 +2,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Literal, Optional
 
-from ..config import ConfigError, load_config, remember
+from ..config import ConfigError, load_config
 from .arguments import (
     Checkpoint,
     ConfigName,
@@ -271,7 +271,6 @@ def _build_model(config: PathLike, cfg_options: Overrides) -> 'nn.Module':
 
     from ..checkpoints.load import model_of
     cfg = load_config(str(config), cfg_options)
-    remember(cfg, cfg_options)
     init_default_scope('mmpretrain')
     return MODELS.build(model_of(cfg))
 

@@ -331,10 +331,9 @@ def load_encoder_by_config(config: PathLike,
     from mmpretrain.models import BaseSelfSupervisor, VisionTransformer
     from mmpretrain.registry import MODELS
 
-    from ..config import load_config, remember
+    from ..config import load_config
     from ..image_config import image_settings
     cfg = load_config(str(config), cfg_options)
-    remember(cfg, cfg_options)
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     seed = (cfg.get('randomness') or {}).get('seed')
     if seed is not None:

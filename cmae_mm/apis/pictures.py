@@ -157,12 +157,11 @@ def views(config: ConfigName,
         ValueError: If it is no pre-training config, or the images do not have
             such channels.
     """
-    from ..config import load_config, remember
+    from ..config import load_config
     from ..visualization import fitting_scale, save_grid
     from ..visualization.views import draw_views
     pairs = list(cfg_options or ())
     cfg = load_config(str(config), pairs)
-    remember(cfg, pairs)
     columns, shifts = draw_views(cfg, most, show)
     path = Path(out).expanduser()
     save_grid(path, columns, fitting_scale(columns['online view'].shape[1]),
@@ -544,8 +543,8 @@ def _check_report(work_dirs: Sequence[PathLike], **others: Any) -> None:
 
 @command(check=_check_report)
 def report(work_dirs: Sequence[PathLike],
-           out: Annotated[PathLike, Output('.html', '.htm')] = 'report.html',
-           base: Optional[ConfigName] = None) -> WrittenReport:
+           out: Annotated[PathLike, Output('.html', '.htm')] = 'report.html'
+           ) -> WrittenReport:
     """Write a page about a training, or several over each other.
 
     Curves to zoom into, pictures, evaluation results with intervals, health
@@ -561,8 +560,6 @@ def report(work_dirs: Sequence[PathLike],
         work_dirs: Work folders of trainings; the curves of several share
             their charts.
         out: HTML file to write. Defaults to report.html.
-        base: Config to compare the runs with. Defaults to the packaged config
-            of each run, if it is known.
 
     Returns:
         WrittenReport: The file, and the warnings.
@@ -574,15 +571,15 @@ def report(work_dirs: Sequence[PathLike],
     """
     from ..files import write_file
     from ..visualization.html_report import build_report
-    made = build_report([Path(folder).expanduser() for folder in work_dirs],
-                        None if base is None else str(base))
+    page, warnings = build_report(
+        [Path(folder).expanduser() for folder in work_dirs])
     file = Path(out).expanduser()
-    write_file(file, made.html)
-    for name, sentences in made.warnings.items():
+    write_file(file, page)
+    for name, sentences in warnings.items():
         for sentence in sentences:
             print(f'{name}: {sentence}')
     print(f'Wrote {file}, which any browser shows without a network')
-    return WrittenReport(file, made.runs, made.warnings)
+    return WrittenReport(file, list(warnings), warnings)
 
 
 def _load(checkpoint: PathLike, encoder: Any, pool: Any,

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.load import RANDOM, PretrainedEncoder, fit_encoder
-from ..config import remember, walk
+from ..config import walk
 from ..engine import ResumableRunner
 from ..engine.checkpoint_folder import list_saved
 from ..engine.device import adapt_to_device
@@ -18,7 +18,7 @@ from ..engine.work_dir import work_dir_lock
 from ..files import write_file
 from ..models.utils import is_pretrained
 from ..plain_config import PlainConfigError, format_config, parse_config
-from .arguments import ArgumentError, Overrides
+from .arguments import ArgumentError
 from .recipe import ARGUMENTS, CONFIG_NAME, Plan
 
 # What decides how a training goes on: not to be changed within one.
@@ -27,14 +27,12 @@ _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
             'train_dataloader.dataset')
 
 
-def run_pretraining(plan: Plan, overrides: Overrides, resume: bool,
-                    launcher: str, log_to: Sequence[str]) -> Tuple[Path, Path]:
+def run_pretraining(plan: Plan, resume: bool, launcher: str,
+                    log_to: Sequence[str]) -> Tuple[Path, Path]:
     """Train by a plan.
 
     Args:
         plan (Plan): See :func:`plan_pretraining`.
-        overrides (Mapping[str, Any] | Sequence[str]): Overrides in the plan,
-            for error messages.
         resume (bool): See :func:`~cmae_mm.pretrain`.
         launcher (str): See there.
         log_to (Sequence[str]): See there.
@@ -43,7 +41,6 @@ def run_pretraining(plan: Plan, overrides: Overrides, resume: bool,
         Tuple[Path, Path]: The last checkpoint, and the written config.
     """
     cfg = plan.cfg
-    remember(cfg, overrides)
     cfg.resume, cfg.launcher = resume, launcher
     with work_dir_lock(cfg.work_dir, launcher):
         return _train(cfg, plan.summary, log_to)

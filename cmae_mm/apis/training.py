@@ -15,7 +15,7 @@ from typing import (
     Union,
 )
 
-from ..config import ConfigError, load_config, remember
+from ..config import ConfigError, load_config
 from ..packaged import install_command
 from .arguments import (
     Checkpoint,
@@ -168,8 +168,7 @@ def pretrain(data: Data,
             data, model, epochs=epochs, batch_size=batch_size, out=out,
             num_workers=num_workers, stats=stats, init=init,
             cfg_options=cfg_options, processes=count_processes(launcher))
-        checkpoint, config = run_pretraining(
-            plan, cfg_options, resume, launcher, log_to)
+        checkpoint, config = run_pretraining(plan, resume, launcher, log_to)
     if is_main_process():
         print(f'Pre-trained: {checkpoint}\nFor its features: cmae embed '
               f'{data} {checkpoint} --out features.npz')
@@ -242,7 +241,6 @@ def train(config: ConfigName,
     elif resume is not None:
         cfg.resume, cfg.resume_from = True, str(resume)
     add_log_backends(cfg, log_to)
-    remember(cfg, cfg_options)
     adapt_to_device(cfg)
     with work_dir_lock(cfg.work_dir, launcher), interruptible(_CONTINUES):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
@@ -309,7 +307,6 @@ epoch_100.pth 8
             f'{config} has nothing to test: it has no test_dataloader, '
             'as pre-training configs have none')
     cfg.load_from, cfg.resume = str(checkpoint), False
-    remember(cfg, cfg_options)
     adapt_to_device(cfg)
     runner = ResumableRunner.from_cfg(cfg)
     with _dumping(runner, dump):
@@ -381,7 +378,6 @@ def batch_size(config: ConfigName,
         raise ConfigError(
             'batch-size needs a CUDA GPU, and torch finds none; on a CPU, '
             'halve train_dataloader.batch_size until the training fits')
-    remember(cfg, cfg_options)
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     memory = found.total_memory / 2**30

@@ -1,14 +1,13 @@
-"""End a command's mistakes in one sentence."""
-import contextlib
+"""End a command's errors in one sentence."""
 import difflib
 import inspect
 import os
 import re
 import sys
 import traceback
-from typing import Any, List, NoReturn, Optional
+from typing import Any, Dict, List, NoReturn, Optional
 
-from ..config import remembered, walk, where
+from ..config import walk
 from ..packaged import framework_command
 
 
@@ -16,9 +15,8 @@ def fail(error: Exception, prog: str, debug: bool = False,
          status: int = 1) -> NoReturn:
     """End the process for an error that is being handled.
 
-    Mistakes of input, data, files, libraries and devices end in one sentence
-    on standard error. Other errors are faults of the program and are printed
-    with their traceback.
+    Errors in input, data, files, libraries and devices end in one sentence on
+    standard error. Other errors are bugs and are printed with their traceback.
 
     Args:
         error (Exception): The error.
@@ -39,7 +37,7 @@ def fail(error: Exception, prog: str, debug: bool = False,
 
 
 def explain(error: BaseException) -> Optional[str]:
-    """Return the sentence for an error, None for a fault of the program."""
+    """Return the sentence for an error, None for a bug."""
     text = _original_message(str(error))
     for explain_one in (_not_installed, _memory, _worker, _unknown_type,
                         _unknown_argument):
@@ -56,14 +54,13 @@ def explain(error: BaseException) -> Optional[str]:
 
 
 def _original_message(text: str) -> str:
-    """Take the error's own message out of what torch and mmengine add."""
+    """Return the message of an error that a data worker has raised."""
     caught = re.match(r'Caught (\w+) in DataLoader worker process', text)
     if caught and 'Traceback' in text:
         # The last error in the worker's traceback, which may have several.
         *_, text = re.split(rf'^(?:\w+\.)*{caught[1]}: ', text.strip(),
                             flags=re.M)
-    # "class `CMAE` in cmae_mm/models/selfsup/cmae.py: ..."
-    return re.sub(r'^(class `\w+` in \S+\.py: )+', '', text)
+    return text
 
 
 def _not_installed(error: BaseException, text: str) -> Optional[str]:
@@ -84,18 +81,10 @@ def _memory(error: BaseException, text: str) -> Optional[str]:
     host = isinstance(error, MemoryError) or "can't allocate memory" in text
     if not device and not host:
         return None
-    cfg = remembered.get('cfg') or {}
-    loader = cfg.get('train_dataloader')
-    sentence = ('the device' if device else 'this machine'
-                ) + ' ran out of memory'
-    if loader:
-        sentence += (
-            f', with train_dataloader.batch_size={loader.get("batch_size")} '
-            'on each process; halve it and double '
-            'optim_wrapper.accumulative_counts, which keeps the batch')
-    if cfg.get('work_dir'):
-        sentence += f'; what was saved in {cfg["work_dir"]} is intact'
-    return sentence
+    return (f'{"the device" if device else "this machine"} ran out of memory; '
+            'use a smaller batch: in training, halve '
+            'train_dataloader.batch_size and double '
+            'optim_wrapper.accumulative_counts')
 
 
 def _worker(error: BaseException, text: str) -> Optional[str]:
@@ -103,84 +92,59 @@ def _worker(error: BaseException, text: str) -> Optional[str]:
                      text):
         return None
     reason = text.strip().splitlines()[0].rstrip('. ')
-    return (f'a data worker died ({reason}); mostly memory ran out: lower '
+    return (f'a data worker died ({reason}), mostly for lack of memory: lower '
             'train_dataloader.num_workers')
 
 
 def _unknown_type(error: BaseException, text: str) -> Optional[str]:
     """Explain a ``type`` of the config that no registry has."""
-    # The second is mmengine's message for an optimizer.
-    if not re.search(
-            r'is not in the [\w: ]+ registry|None is not a callable', text):
+    values = _values_of(error, 'registry')
+    found = re.match(r'[\'"]?(\S+) is not in the [\w: ]+ registry', text)
+    name = found[1] if found else ''
+    if text.startswith('None is not a callable'):  # an optimizer's
+        name = getattr(values.get('self'), 'optimizer_cfg', {}).get('type')
+    if not name:
         return None
-    known = _registered()
-    for key, value in walk(remembered.get('cfg') or {}):
-        name = value.split('.')[-1] if isinstance(value, str) else ''
-        if (key.split('.')[-1] == 'type' and name and name not in known
-                and (name in text or key.startswith('optim_wrapper.'))):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f'; did you mean {near[0]!r}?' if near else (
-                '; if it is your own, name its module in custom_imports')
-            return f'{_place(key, value)}there is no {value!r}{hint}'
-    return None
+    registry, known = values.get('registry'), []
+    while registry is not None:
+        known += registry.module_dict
+        registry = registry.parent
+    near = difflib.get_close_matches(name.split('.')[-1], known, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else (
+        '; name the module of your own class in custom_imports')
+    return f'type: there is no {name!r}{hint}'
 
 
 def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     """Explain a keyword of the config that its class does not take."""
-    match = re.search(
-        r"(?:(\w+)(?:\.__init__)?\(\) got an )?unexpected keyword argument "
-        r"'(\w+)'", text)
-    if not isinstance(error, TypeError) or not match:
+    match = re.search(r"(?:(\w+)(?:\.__init__)?\(\) got an )?unexpected "
+                      r"keyword argument '(\w+)'", text)
+    values = _values_of(error, 'obj_cls')
+    if not isinstance(error, TypeError) or not match or match[2] not in {
+            key.split('.')[-1] for key, _ in walk(values.get('args'))}:
         return None
-    cfg: Any = remembered.get('cfg') or {}
-    values = dict(walk(cfg))
-    key = next((k for k in values if k.split('.')[-1] == match[2]), None)
-    if key is None:
-        return None
-    kind = values.get(f'{key.rpartition(".")[0]}.type', match[1])
-    if isinstance(kind, str):
-        name = kind
-        kind = _find_class(kind.split('.')[-1])
-    else:
-        name = getattr(kind, '__name__', '')
+    kind = values['obj_cls']
+    if match[2] not in values['args']:  # of a class that this one has made
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        kind = frame.f_globals.get(match[1], kind)
     near = difflib.get_close_matches(match[2], _arguments(kind), n=1,
                                      cutoff=0.5)
     hint = f'; did you mean {near[0]!r}?' if near else ''
-    return f'{_place(key)}{name} has no argument {match[2]!r}{hint}'
+    return f'{kind.__name__} has no argument {match[2]!r}{hint}'
 
 
-def _place(key: str, value: Any = None) -> str:
-    """Name a key of the config and the file that it comes from."""
-    source = where(remembered['cfg'], remembered['options'], key, value)
-    return f'{source}: {key}: '
-
-
-def _find_class(name: str) -> Any:
-    """Find a class or function of the libraries by its name."""
-    modules = [module for path, module in list(sys.modules.items())
-               if path.startswith(('cmae_mm', 'mm', 'torch.optim'))]
-    return next((vars(module)[name] for module in modules
-                 if callable(vars(module).get(name))), None)
-
-
-def _registered() -> List[str]:
-    """List the names in all imported registries."""
-    from mmengine.registry import Registry
-    found: List[str] = []
-    for module in list(sys.modules.values()):
-        if getattr(module, '__name__', '').endswith('.registry'):
-            for value in vars(module).values():
-                if isinstance(value, Registry):
-                    found += value.module_dict
+def _values_of(error: BaseException, name: str) -> Dict[str, Any]:
+    """Return the variables of mmengine's innermost function with such one."""
+    found: Dict[str, Any] = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if name in frame.f_locals and (
+                frame.f_globals.get('__name__', '').startswith('mmengine.')):
+            found = frame.f_locals
     return found
 
 
 def _arguments(kind: Any) -> List[str]:
     """List the arguments of a class, with those of its bases."""
-    names: List[str] = []
-    bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
-    for base in bases or [kind]:
-        maker: Any = vars(base).get('__init__') if bases else base
-        with contextlib.suppress(TypeError, ValueError):
-            names += inspect.signature(maker).parameters
-    return [n for n in names if n not in ('self', 'args', 'kwargs')]
+    bases = inspect.getmro(kind)[:-1] if inspect.isclass(kind) else [kind]
+    return [name for base in bases
+            for name in inspect.signature(base).parameters]

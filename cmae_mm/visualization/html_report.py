@@ -4,20 +4,18 @@ The page is made from ``report.html``, a jinja2 template, and is one file that
 needs no network. Curves are drawn by plotly (extra='report').
 """
 import base64
+import difflib
 import html
-import re
 import textwrap
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-from ..config import ConfigError, load_config, walk
 from ..evaluation.health import find_warnings
-from ..packaged import find_packaged_config
-from ..plain_config import PlainConfigError, parse_config
 from ..progress import describe_seconds
 from ..version import __version__
-from .runs import Run, name_runs, read_run, series
+from .image_grid import label_files
+from .runs import Run, read_run, series
 
 # Readable on white and on black.
 COLOURS = ('#3b82f6', '#d97400', '#17a06b', '#d6409f', '#8b5cf6', '#0899ab',
@@ -29,10 +27,6 @@ MAX_POINTS = 2000
 MAX_PICTURES = 4
 # Height of a chart and of its title in pixels.
 CHART_HEIGHT, TITLE_HEIGHT = 190, 85
-# Settings that do not belong to the training.
-_LEFT_OUT = ('work_dir', 'launcher', 'resume', 'load_from', 'env_cfg.',
-             'experiment_name', 'custom_imports', 'runner_type', 'visualizer',
-             'log_level', 'vis_backends')
 
 
 class Chart(NamedTuple):
@@ -98,23 +92,7 @@ class Table(NamedTuple):
     text_columns: int
 
 
-class Report(NamedTuple):
-    """A report.
-
-    Args:
-        html (str): The page.
-        runs (List[str]): Names of the runs.
-        warnings (Dict[str, List[str]]): Sentences by run, those of the health
-            rules and those about damaged files.
-    """
-
-    html: str
-    runs: List[str]
-    warnings: Dict[str, List[str]]
-
-
-def build_report(folders: Sequence[Path], base: Optional[str] = None
-                 ) -> Report:
+def build_report(folders: Sequence[Path]) -> Tuple[str, Dict[str, List[str]]]:
     """Build the page about some runs.
 
     A run that cannot be read is named in the warnings, and the others are
@@ -122,11 +100,10 @@ def build_report(folders: Sequence[Path], base: Optional[str] = None
 
     Args:
         folders (Sequence[Path]): Work folders.
-        base (str, optional): The config that runs are compared with. Defaults
-            to the packaged config of each run, if it is known.
 
     Returns:
-        Report: The page and the warnings.
+        Tuple[str, Dict[str, List[str]]]: The page, and sentences by run: those
+        of the health rules and those about damaged files.
 
     Raises:
         OSError: If no run can be read.
@@ -134,7 +111,8 @@ def build_report(folders: Sequence[Path], base: Optional[str] = None
     runs: List[Run] = []
     warnings: Dict[str, List[str]] = {}
     failure = None
-    for folder, name in zip(folders, name_runs(list(folders))):
+    names = label_files([folder.resolve() for folder in folders])
+    for folder, name in zip(folders, names):
         try:
             run = read_run(folder, name)
             pictures = [_embed(path) for path in run.pictures[-MAX_PICTURES:]]
@@ -147,24 +125,34 @@ def build_report(folders: Sequence[Path], base: Optional[str] = None
                           *(w.text for w in find_warnings(run.rows))]
     if failure is not None and not runs:
         raise failure
-    return Report(_render(runs, warnings, base), list(warnings), warnings)
+    return _render(runs, warnings), warnings
 
 
-def _render(runs: Sequence[Run], warnings: Mapping[str, Sequence[str]],
-            base: Optional[str]) -> str:
+def _render(runs: Sequence[Run], warnings: Mapping[str, Sequence[str]]) -> str:
     import jinja2
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('cmae_mm', 'visualization'),
         autoescape=True, undefined=jinja2.StrictUndefined)
     charts = collect_charts(runs)
+    names = sorted({name for run in runs for name in run.environment})
     return environment.get_template('report.html').render(
         version=__version__, runs=runs, warnings=warnings,
         summary=_summarise(runs), curves=draw_curves(runs, charts),
-        values=_last_values(runs, charts),
+        values=_last_values(runs, charts), costs=_costs(runs),
         evaluations=[(run.name, *row) for run in runs
                      for row in run.evaluations],
-        costs=_costs(runs), comparisons=compare_configs(runs, base),
-        environments=_environments(runs))
+        differences=[_diff(runs[0], run) for run in runs[1:]],
+        environment=Table(
+            ['', *(run.name for run in runs)],
+            [[name, *(run.environment.get(name, '-') for run in runs)]
+             for name in names], 1 + len(runs)))
+
+
+def _diff(run: Run, other: Run) -> str:
+    """Compare the configs of two runs line by line."""
+    return '\n'.join(difflib.unified_diff(
+        run.config.splitlines(), other.config.splitlines(), run.name,
+        other.name, n=0, lineterm=''))
 
 
 def _embed(path: Path) -> Any:
@@ -211,11 +199,9 @@ def _costs(runs: Sequence[Run]) -> Table:
         _mean(run, 'health/images_per_second', '{:.0f}'),
         _mean(run, 'health/data_wait', '{:.0f} %'),
         _last(run, 'health/device_memory_mb', '{:,.0f}'),
-        _last(run, 'health/host_memory_mb', '{:,.0f}'),
-        _last(run, 'health/energy_wh', '{:,.0f}')] for run in runs]
+        _last(run, 'health/host_memory_mb', '{:,.0f}')] for run in runs]
     return Table(['run', 'time', 'images', 'images/s', 'waiting for data',
-                  'device memory, MB', 'host memory, MB', 'energy, Wh'],
-                 rows, 1)
+                  'device memory, MB', 'host memory, MB'], rows, 1)
 
 
 def collect_charts(runs: Sequence[Run], charts: Sequence[Chart] = CHARTS
@@ -330,93 +316,3 @@ def _last_values(runs: Sequence[Run],
              f'{curve.y[0]:.4g}', f'{curve.y[-1]:.4g}']
             for chart, curves in charts.items() for curve in curves]
     return Table(['chart', 'name', 'run', 'first', 'last'], rows, 3)
-
-
-def settings_of(cfg: Mapping[str, Any]) -> Dict[str, Any]:
-    """List the settings of a config that belong to the training.
-
-    Returns:
-        Dict[str, Any]: Values and flat lists by dotted key.
-    """
-    return {
-        key: value for key, value in walk(cfg)
-        if not key.startswith(_LEFT_OUT) and not re.search(r'\.\d+$', key)
-        and not (isinstance(value, Mapping) and value)
-        and not (isinstance(value, (list, tuple)) and not all(
-            isinstance(v, (int, float, str)) for v in value))
-    }
-
-
-def _find_base(run: Run) -> Optional[str]:
-    """Find the packaged config that a run was made from, by its name.
-
-    Files of the run's folder are read as text and never run.
-    """
-    names = [path.stem for path in sorted(run.folder.glob('*.py'))]
-    own = run.folder / 'config.py'
-    if own.is_file():
-        names[:0] = re.findall(r'after the config (\S+)',
-                               own.read_text('utf-8', 'replace'))[:1]
-    for name in names:
-        try:
-            find_packaged_config(name)
-        except FileNotFoundError:
-            continue
-        return name
-    return None
-
-
-def _differences(header: Sequence[str], settings: Sequence[Mapping[str, Any]]
-                 ) -> Table:
-    """List the settings that differ, with the value of each config."""
-    rows = [[key, *(repr(one[key]) if key in one else '(not set)'
-                    for one in settings)]
-            for key in sorted({key for one in settings for key in one})]
-    return Table(['setting', *header],
-                 [row for row in rows if len(set(row[1:])) > 1],
-                 1 + len(header))
-
-
-def compare_configs(runs: Sequence[Run], base: Optional[str]
-                    ) -> Dict[str, Any]:
-    """Compare the configs of runs with each other and with their bases.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-        base (str, optional): See :func:`build_report`.
-
-    Returns:
-        Dict[str, Any]: A table or a sentence for each comparison.
-    """
-    found: Dict[str, Any] = {}
-    settings: Dict[str, Dict[str, Any]] = {}
-    for run in runs:
-        title = f'{run.name}: differences from its base'
-        try:
-            settings[run.name] = settings_of(parse_config(run.config))
-            name = base or _find_base(run)
-            if name is None:
-                found[title] = 'The base is not known; name it by --base.'
-                continue
-            path = name if name == base else find_packaged_config(name)
-            theirs = settings_of(load_config(path).to_dict())
-            found[title] = _differences(
-                [name, run.name], [theirs, settings[run.name]])
-        except (PlainConfigError, ConfigError, OSError) as error:
-            found[title] = f'It cannot be compared: {error}.'
-    if len(settings) > 1:
-        table = _differences(list(settings), list(settings.values()))
-        return {'Differences between the runs': table, **found}
-    return found
-
-
-def _environments(runs: Sequence[Run]) -> Dict[str, Table]:
-    names = sorted({name for run in runs for name in run.environment})
-    rows = [[name, *(run.environment.get(name, '-') for run in runs)]
-            for name in names]
-    same = [row[:2] for row in rows if len(set(row[1:])) == 1]
-    differ = [row for row in rows if len(set(row[1:])) > 1]
-    header = ['', *(run.name for run in runs)]
-    return {
-        'Differences': Table(header, differ, len(header)),
-        'The same in all runs': Table(['', ''], same, 2)}

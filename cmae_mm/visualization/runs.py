@@ -1,7 +1,6 @@
 """Work folders of training runs: logs, results, loss curves."""
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import (
@@ -12,10 +11,10 @@ from typing import (
     NamedTuple,
     Optional,
     Tuple,
-    Union,
 )
 
-PathLike = Union[str, 'os.PathLike[str]']
+from ..files import PathLike, atomic_path
+
 Row = Dict[str, float]
 # Names that tell the position of a row; all others are measurements.
 PLACES = ('step', 'iter', 'epoch')
@@ -96,7 +95,7 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
     folder = Path(folder)
     damage: List[str] = []
     rows = _merge_starts([_read_lines(path, _parse_row, damage)
-                          for path in find_logs(folder)])
+                          for path in _find_logs(folder)])
     texts = [path.read_text('utf-8', 'replace')
              for path in sorted(folder.glob('*/*.log'))]
     configs = sorted(folder.glob('*/vis_data/config.py'))
@@ -114,7 +113,7 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         damage=damage)
 
 
-def find_logs(folder: Path) -> List[Path]:
+def _find_logs(folder: Path) -> List[Path]:
     """List the logged scalars of a work folder, the newest last.
 
     Raises:
@@ -141,16 +140,6 @@ def series(run: Run, name: str) -> List[List[float]]:
     points = [(row['iter'], row[name]) for row in run.rows
               if math.isfinite(row.get(name, math.nan))]
     return [[x for x, _ in points], [y for _, y in points]]
-
-
-def name_runs(folders: List[Path]) -> List[str]:
-    """Name folders by the last parts of their paths, as few as are unique."""
-    resolved = [folder.resolve() for folder in folders]
-    for depth in range(1, 6):
-        names = ['/'.join(path.parts[-depth:]) for path in resolved]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in resolved]
 
 
 def _read_lines(path: Path, parse: Callable[[str], Any], damage: List[str]
@@ -275,8 +264,6 @@ def save_loss_curve(path: PathLike, run: Run) -> None:
         run (Run): See :func:`read_run`.
     """
     from matplotlib.figure import Figure
-
-    from ..files import atomic_path
     figure = Figure(figsize=(9, 3.4), layout='constrained')
     losses, cosines = figure.subplots(1, 2)
     for axes, names, title in (

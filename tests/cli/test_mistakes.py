@@ -45,29 +45,27 @@ MISTAKES = {
         'no config .cmae_vit-b_400e.*near to it are .*cmae_vit-b_300e'),
     'a misspelt key of a file': (
         ['train', '{tmp}/misspelt.py'],
-        r'misspelt\.py: there is no setting .trian_cfg.; did you mean '
-        '.train_cfg.'),
+        'there is no setting .trian_cfg.; did you mean .train_cfg.'),
     'a config with an error in it': (
         ['train', '{tmp}/broken.py'], r'broken\.py cannot be read.*nope'),
     'a misspelt key on the command line': (
         options('trian_cfg.max_iters=2'),
-        '--cfg-options: .*trian_cfg.*did you mean .train_cfg.'),
+        'no setting .trian_cfg.; did you mean .train_cfg.'),
     'a misspelt argument of a class': (
         options('model.backbone.mask_rato=0.5'),
-        '--cfg-options: model.backbone.mask_rato: CMAEViT has no argument '
-        ".mask_rato.; did you mean 'mask_ratio'"),
+        'CMAEViT has no argument .mask_rato.; did you mean .mask_ratio.'),
     'a misspelt argument in a file': (
         ['train', '{tmp}/argument.py'],
-        r'argument\.py: model.target.momentun: .*did you mean .momentum.'),
+        'MomentumTarget has no argument .momentun.; did you mean .momentum.'),
     'a misspelt type': (
         options('model.backbone.type=CMAEVit'),
-        'model.backbone.type: there is no .CMAEVit.; did you mean .CMAEViT.'),
+        'type: there is no .CMAEVit.; did you mean .CMAEViT.'),
     'a misspelt hook': (
         options('custom_hooks.1.type=TargetUpdatHook'),
-        'custom_hooks.1.type: .*did you mean .TargetUpdateHook.'),
+        'no .TargetUpdatHook.; did you mean .TargetUpdateHook.'),
     'an unknown optimizer': (
         options('optim_wrapper.optimizer.type=AdamWW'),
-        'optim_wrapper.optimizer.type: .*did you mean .AdamW.'),
+        'no .AdamWW.; did you mean .AdamW.'),
     'a learning rate in words': (
         options('optim_wrapper.optimizer.lr=fast'),
         'optimizer.lr must be a number above 0, but got .fast.'),
@@ -78,7 +76,6 @@ MISTAKES = {
     'no epochs': (
         ['train', 'cmae_vit-s_300e', '--cfg-options',
          'train_cfg.max_epochs=0'], 'max_epochs must be .* 1 or more'),
-    'a device': (options('device=cuda'), 'device=.cuda. is no setting.*CUDA_'),
     'an override without =': (
         options('train_cfg'), 'takes KEY=VALUE, but got .train_cfg.'),
     'an override with a dict': (
@@ -108,7 +105,7 @@ MISTAKES = {
         options('load_from={tmp}/empty'), 'empty is a folder'),
     'more memory than there is': (
         options('model.backbone.img_size=819200'),
-        'ran out of memory, with train_dataloader.batch_size=4 .*halve it'),
+        'ran out of memory; use a smaller batch.* halve train_dataloader'),
     'too large a batch for the data': (
         ['train', 'cmae_vit-s_300e', '--cfg-options',
          'train_dataloader.num_workers=0',
@@ -125,11 +122,10 @@ MISTAKES = {
         '.max_keep_ckpts.'),
     'a misspelt default hook': (
         ['train', '{tmp}/hook.py'],
-        r'hook\.py: default_hooks has no setting .chekpoint.; did you mean '
-        '.checkpoint.'),
+        'no setting .default_hooks.chekpoint.; did you mean .checkpoint.'),
     'a misspelt multiplier': (
         options('optim_wrapper.paramwise_cfg.nrom_decay_mult=0.1'),
-        'no setting .nrom_decay_mult.; did you mean .norm_decay_mult.'),
+        'no setting .*nrom_decay_mult.; did you mean .norm_decay_mult.'),
     'a misspelt bound of gradients': (
         options('optim_wrapper.clip_grad.max_nrm=3'), 'mean .max_norm.'),
     'an infinite learning rate': (
@@ -328,4 +324,4 @@ def test_the_ecosystems_configs_pass_the_checks():
         for name in re.findall(r'^([a-z]\w*) = ', path.read_text(), re.M)
     }
     assert len(names) > 30
-    check_keys(Config(dict.fromkeys(names - {'device'}, 1)), {})
+    check_keys(Config(dict.fromkeys(names, 1)), {})

@@ -31,7 +31,6 @@ OWNERS = {
     'yaml': {'pyyaml'},
     'sklearn': {'scikit-learn'},
     'skimage': {'scikit-image'},
-    'pynvml': {'nvidia-ml-py'},
     'umap': {'umap-learn'},
 }
 FRAMEWORK = ('mmengine', 'mmcv', 'mmpretrain')

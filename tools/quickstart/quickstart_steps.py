@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from cmae_mm.checkpoints import export_encoder
-from cmae_mm.config import load_config, remember
+from cmae_mm.config import load_config
 from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation.features import FeatureSet, FrozenFeatures
@@ -182,7 +182,6 @@ def run_steps(args: argparse.Namespace, say: Callable[[str], None],
 
     step(2, 'Features at random initialisation')
     cfg = build_config(args, data, labels)
-    remember(cfg)
     runner = ResumableRunner.from_cfg(cfg)
     runner.register_hook(ProgressHook(say))
     model = runner.model

@@ -1,4 +1,5 @@
 """Health of a pre-training, measured while it runs."""
+import resource
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -23,19 +24,13 @@ from ..device import unwrapped_model
 from ..loops import at_optimizer_step
 from ..optimizers.step_guard import grad_norm, part_of
 
-resource: Any
-try:
-    import resource
-except ImportError:  # on some systems other than Linux
-    resource = None
-
 # The features that are measured.
 ONLINE, TARGET = 'online', 'target'
 PREDICTION, PROJECTION = 'prediction', 'projection'
 # Scalars of the log line that warnings depend on.
 _LOGGED = ('loss', 'loss_rc', 'loss_ct', 'rho_pos', 'rho_neg', 'acc_ct', 'lr')
 _KEPT = 100
-_MB, _WATT_HOUR = 2**20, 3.6e6  # in bytes, in millijoules
+_MB = 2**20
 
 
 @HOOKS.register_module()
@@ -71,8 +66,6 @@ class HealthHook(Hook):
     ``host_memory_mb``,              highest use so far, of the first process
     ``device_memory_mb``             without its data workers
     ``hours_left``, ``images_seen``  of the training
-    ``energy_wh``                    of the first process's device, where
-                                     pynvml is installed
     ===============================  =========================================
 
     Args:
@@ -106,8 +99,6 @@ class HealthHook(Hook):
         self._seen: Dict[str, Tensor] = {}
         self._grads: Dict[str, Tensor] = {}
         self._last: Optional[int] = None
-        self._meter = _find_energy_meter()
-        self._energy = self._meter() if self._meter else 0
         self._rows: List[Dict[str, float]] = []
         self._warnings: Dict[str, HealthWarning] = {}
         self._listen(model)
@@ -213,17 +204,15 @@ class HealthHook(Hook):
         self._warn(runner, row)
 
     def _measure_costs(self, runner: Runner, batch: int) -> Dict[str, float]:
-        """Measure time, memory and energy, where they are known."""
+        """Measure time and memory, where they are known."""
         done = runner.iter + 1
         steps = 1 if self._last is None else max(done - self._last, 1)
         self._last = done
         logged = runner.message_hub.log_scalars
-        found = dict(images_seen=done * batch)
-        if resource is not None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            # in bytes on macOS, in KiB elsewhere
-            found['host_memory_mb'] = peak / (
-                _MB if sys.platform == 'darwin' else 1024)
+        # in bytes on macOS, in KiB elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            _MB if sys.platform == 'darwin' else 1024)
+        found = dict(images_seen=done * batch, host_memory_mb=peak)
         if 'train/time' in logged and 'train/data_time' in logged:
             time = float(logged['train/time'].mean(steps))
             wait = float(logged['train/data_time'].mean(steps))
@@ -235,8 +224,6 @@ class HealthHook(Hook):
             found['hours_left'] = left / 3600
         if torch.cuda.is_available():
             found['device_memory_mb'] = torch.cuda.max_memory_allocated() / _MB
-        if self._meter is not None:
-            found['energy_wh'] = (self._meter() - self._energy) / _WATT_HOUR
         return found
 
     def _warn(self, runner, row: Dict[str, float]) -> None:
@@ -281,22 +268,3 @@ def target_distance(model: CMAE) -> Tensor:
                 differences.append(average)
     differences = torch._foreach_sub(differences, sources)
     return grad_norm(differences) / grad_norm(sources).clamp(min=1e-30)
-
-
-def _find_energy_meter() -> Any:
-    """Return a function that reads the GPU's energy in millijoules, or None.
-
-    pynvml reads it, if it is installed (extra='logging').
-    """
-    if not torch.cuda.is_available():
-        return None
-    try:
-        import pynvml
-        pynvml.nvmlInit()
-        properties = torch.cuda.get_device_properties(
-            torch.cuda.current_device())
-        device = pynvml.nvmlDeviceGetHandleByUUID(f'GPU-{properties.uuid}')
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
-    except Exception:  # not installed; older drivers, devices and torch
-        return None
-    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(device)

@@ -6,7 +6,6 @@ All functions raise an ``OSError`` whose ``filename`` is the output and whose
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import secrets
@@ -15,27 +14,14 @@ import socket
 import stat
 import sys
 import threading
-import time
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, List, Optional, Union
+from typing import Any, BinaryIO, Iterator, List, Optional, Set, Union
 
 PathLike = Union[str, 'os.PathLike[str]']
 
 # Prefix of temporary files.
 PREFIX = '.saving-'
-_OWNER = re.compile(r'process (\d+) on (\S+)')
-_ORPHAN_SECONDS = 20.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_REASONS = {
-    errno.ENOSPC: 'no space is left on the disk',
-    errno.EDQUOT: 'the disk quota is used up',
-    errno.EROFS: 'the file system is read-only',
-    errno.EACCES: 'there is no permission',
-    errno.EPERM: 'there is no permission',
-    errno.EISDIR: 'it is a folder',
-    errno.ENOTDIR: 'a part of its path is a file',
-    errno.EEXIST: 'a part of its path is a file',
-}
 # Messages of libraries that raise errors of their own on a full disk.
 _FULL_TEXT = re.compile(
     r'No space left|os error 28|Disk quota|\d+ requested and \d+ written|'
@@ -56,8 +42,8 @@ def output_error(path: PathLike, error: BaseException) -> OSError:
             error.strerror).startswith('cannot be written'):
         return error
     code = getattr(error, 'errno', None) or errno.ENOSPC
-    reason = _REASONS.get(code) or getattr(error, 'strerror', None)
-    return OSError(code, f'cannot be written: {reason or error}', str(path))
+    reason = getattr(error, 'strerror', None) or os.strerror(code)
+    return OSError(code, f'cannot be written: {reason}', str(path))
 
 
 @contextlib.contextmanager
@@ -265,19 +251,14 @@ def append_line(path: PathLike, line: str) -> None:
     """
     data = f'{line}\n'.encode('utf-8', 'surrogateescape')
     with writing(path):
-        made = _make_folders(Path(path).parent)
+        _make_folders(Path(path).parent)
         with open(path, 'ab', buffering=0) as file:
-            with contextlib.suppress(OSError):  # not on every file system
-                fcntl.flock(file, fcntl.LOCK_EX)
-            size = os.fstat(file.fileno()).st_size
+            size = file.tell()
             try:
                 if (file.write(data) or 0) < len(data):
                     raise OSError(errno.ENOSPC, None)
             except OSError:
                 file.truncate(size)
-                if not size:
-                    os.unlink(path)
-                    _remove_empty(made)
                 raise
 
 
@@ -298,13 +279,17 @@ class OutputInUse(RuntimeError):
     """Another process writes to the output; the message names it."""
 
 
+# Lock files of this process, which could lock each of them once more.
+_held: Set[Path] = set()
+
+
 @contextlib.contextmanager
 def output_lock(path: PathLike, is_folder: bool = False) -> Iterator[None]:
     """Lock an output against other processes.
 
     The lock is a file with the process id and the host: ``.lock`` in a
     folder, ``.<name>.lock`` beside a file. The system releases it when the
-    process ends in any way.
+    process ends in any way. Without effect on file systems without locks.
 
     Args:
         path (str | PathLike): The file or folder.
@@ -315,25 +300,32 @@ def output_lock(path: PathLike, is_folder: bool = False) -> Iterator[None]:
         OutputInUse: If another process holds the lock.
         OSError: If the lock file cannot be written.
     """
+    owner = f'process {os.getpid()} on {socket.gethostname()}'
     with _raising_on_sigterm(), contextlib.ExitStack() as stack:
         with writing(path):
             target = Path(os.path.realpath(path))
             folder = target if is_folder else target.parent
             stack.callback(_remove_empty, _make_folders(folder))
-            name = target.name
-            if len(os.fsencode(name)) > 200:
-                name = hashlib.sha1(os.fsencode(name)).hexdigest()
-            file = folder / ('.lock' if is_folder else f'.{name}.lock')
-        opened = _acquire(path, file)
-        stack.callback(os.close, opened)
-        stack.callback(_remove, file)
-        command = ' '.join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])
-        owner = f'process {os.getpid()} on {socket.gethostname()}'
-        with writing(path):
+            file = folder / (
+                '.lock' if is_folder else f'.{target.name}.lock')
+            if file in _held:
+                raise _in_use(path, owner)
+            opened = _acquire(path, file)
+            _held.add(file)
+            stack.callback(os.close, opened)
+            stack.callback(_held.remove, file)
+            stack.callback(_remove, file)
+            command = ' '.join(
+                [os.path.basename(sys.argv[0]), *sys.argv[1:2]])
             os.ftruncate(opened, 0)
             os.pwrite(opened, f'{owner} ({command[:100]})'.encode(
                 'utf-8', 'replace'), 0)
         yield
+
+
+def _in_use(path: PathLike, owner: str) -> OutputInUse:
+    return OutputInUse(f'{path} is being written by {owner}; wait until it '
+                       'has ended, or name another output')
 
 
 def _make_folders(folder: Path) -> List[Path]:
@@ -358,45 +350,17 @@ def _remove_empty(folders: List[Path]) -> None:
 def _acquire(path: PathLike, file: Path) -> int:
     """Lock a file; return its descriptor."""
     while True:
-        with writing(path):
-            opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        owner = os.pread(opened, 300, 0).decode('utf-8', 'replace')
-        if _is_locked(opened, owner):
+        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # Unlike one of flock, not inherited by forked data workers.
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = os.pread(opened, 300, 0).decode('utf-8', 'replace')
             os.close(opened)
-            raise OutputInUse(
-                f'{path} is being written by {owner or "another process"}; '
-                'wait until it has ended, or name another output')
+            raise _in_use(path, owner or 'another process') from None
+        except OSError:  # a file system without locks
+            return opened
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(opened), os.stat(file)):
                 return opened
         os.close(opened)  # its owner has just removed it
-
-
-def _is_locked(opened: int, owner: str) -> bool:
-    """Try to lock a file; return whether another process holds it."""
-    deadline = time.monotonic() + _ORPHAN_SECONDS
-    while True:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            # Data workers keep the lock of a killed process for some seconds.
-            if not _has_ended(owner) or time.monotonic() > deadline:
-                return True
-            time.sleep(0.2)
-        except OSError:  # a file system without locks: ask for the process
-            return bool(_OWNER.match(owner)) and not _has_ended(owner)
-
-
-def _has_ended(owner: str) -> bool:
-    """Return whether the process of a lock ran on this host and has ended."""
-    found = _OWNER.match(owner)
-    if found is None or found[2] != socket.gethostname():
-        return False
-    try:
-        os.kill(int(found[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:  # a process of another user
-        pass
-    return False

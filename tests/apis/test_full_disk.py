@@ -42,7 +42,7 @@ def test_a_full_disk_is_one_sentence(pretrained, tmp_path):
             last = output.strip().splitlines()[-1]
             assert code == 1, (name, output)
             assert last.startswith(f'cmae {name}: ') and file in last, last
-            assert 'no space is left' in last, last
+            assert 'No space left' in last, last
             assert 'Traceback' not in output, (name, output)
         left = [path for path in listing(disk) - before
                 if not path.startswith('run')]

@@ -460,7 +460,7 @@ def test_a_full_disk_leaves_nothing_or_what_can_be_continued(
         free = shutil.disk_usage(disk).free
         (disk / 'other').write_bytes(bytes(free - room))
         out = disk / 'new/out'
-        with pytest.raises(PackError, match='no space is left') as error:
+        with pytest.raises(PackError, match='No space left') as error:
             write(source, out, kind)
         assert str(out) in str(error.value) and '\n' not in str(error.value)
         whole = listing(out)

@@ -366,7 +366,7 @@ def test_damaged_files_are_refused(text, tmp_path):
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     with small_disk(tmp_path, 1 << 16) as disk:
         write_image_stats(GOOD, disk / 'stats.json')
-        with pytest.raises(OSError, match='no space is left') as error:
+        with pytest.raises(OSError, match='No space left') as error:
             write_image_stats({**GOOD, 'notes': ['x' * 70_000]},
                               disk / 'stats.json')
         assert error.value.filename == str(disk / 'stats.json')

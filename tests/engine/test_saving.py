@@ -172,7 +172,7 @@ def test_a_full_disk_stops_training_with_one_sentence(
         runner.train()
     assert runner.iter <= 3 + async_save
     said = str(error.value)
-    assert 'iter_3.pth cannot be written: no space is left' in said
+    assert 'iter_3.pth cannot be written: No space left' in said
     assert 'MB or more on the disk of' in said and 'are intact' in said
     assert '\n' not in said
     saved = full_disk / 'run'

@@ -55,8 +55,7 @@ def test_any_name_and_content(tmp_path_factory, name, data):
 @pytest.mark.parametrize('name', ['a' * 255, b'\xff\xfe.npz', 'a\nb.html'])
 def test_names_that_are_long_or_no_text(tmp_path, name):
     path = os.fsdecode(os.fsencode(tmp_path) + b'/' + os.fsencode(name))
-    with output_lock(path):
-        write_file(path, 'x\udcff')
+    write_file(path, 'x\udcff')
     assert Path(path).read_bytes() == b'x\xff'
     assert os.listdir(os.fsencode(tmp_path)) == [os.fsencode(name)]
 
@@ -99,7 +98,7 @@ def test_a_link_is_followed(tmp_path):
 
 
 @pytest.mark.parametrize(('make', 'reason'), [
-    (lambda p: p.mkdir(), 'it is a folder'),
+    (lambda p: p.mkdir(), 'Is a directory'),
     (lambda p: os.mkfifo(p), 'no regular file'),
     (lambda p: p.symlink_to('/dev/null'), 'no regular file'),
 ])
@@ -121,7 +120,7 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
                 lambda: check_output(tmp_path / 'file/out'),
                 lambda: check_output(tmp_path / 'file/a/b', is_folder=True),
                 lambda: output_lock(tmp_path / 'file/x', True).__enter__()):
-        with pytest.raises(OSError, match='a part of its path is a file'):
+        with pytest.raises(OSError, match='Not a directory'):
             act()
     with pytest.raises(OSError, match='it is a file, and a folder'):
         check_output(tmp_path / 'file', is_folder=True)
@@ -135,7 +134,7 @@ def test_without_permission(tmp_path):
     (tmp_path / 'folder').mkdir(0o555)
     for path in ('file', 'folder/out', 'folder/sub/out'):
         for act in (check_output, lambda p: write_file(p, b'')):
-            with pytest.raises(PermissionError, match='no permission'):
+            with pytest.raises(PermissionError, match='Permission denied'):
                 act(tmp_path / path)
 
 
@@ -216,16 +215,8 @@ def hold(path: Path, kind: str = 'file', seconds: float = 100):
     return process
 
 
-def no_locks(opened, how):
-    raise OSError(errno.ENOSYS, 'no locks')
-
-
 @pytest.mark.parametrize('kind', ['file', 'folder'])
-@pytest.mark.parametrize('locks', [True, False])
-def test_a_second_process_is_refused(tmp_path, kind, locks, monkeypatch):
-    """Also where the file system has no locks."""
-    if not locks:
-        monkeypatch.setattr(files.fcntl, 'flock', no_locks)
+def test_a_second_process_is_refused(tmp_path, kind):
     (tmp_path / 'real').mkdir()
     (tmp_path / 'link').symlink_to('real')
     path = tmp_path / 'real/out.npz'
@@ -291,8 +282,7 @@ def test_a_lock_file_that_is_left_over_is_taken_over(tmp_path, text):
     assert not file.exists()
 
 
-def test_the_workers_of_a_killed_process_are_waited_for(tmp_path):
-    """A forked child keeps a lock for as long as it runs."""
+def test_forked_workers_of_a_killed_process_hold_no_lock(tmp_path):
     code = (
         'import os, sys, time\nfrom files import output_lock\n'
         'with output_lock(sys.argv[1]):\n'
@@ -307,11 +297,14 @@ def test_the_workers_of_a_killed_process_are_waited_for(tmp_path):
         pass
 
 
-def test_without_locks_another_host_is_believed(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.fcntl, 'flock', no_locks)
-    (tmp_path / '.out.lock').write_text('process 1 on other (cmae embed)')
-    with pytest.raises(OutputInUse, match=r'1 on other \(cmae embed\)'):
-        output_lock(tmp_path / 'out').__enter__()
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def no_locks(opened, how):
+        raise OSError(errno.ENOSYS, 'no locks')
+
+    monkeypatch.setattr(files.fcntl, 'lockf', no_locks)
+    with output_lock(tmp_path / 'out'):
+        write_file(tmp_path / 'out', b'x')
+    assert left_in(tmp_path) == ['out']
 
 
 def test_many_processes_never_hold_together(tmp_path):

@@ -251,7 +251,7 @@ def append_line(path: PathLike, line: str) -> None:
     """
     data = f'{line}\n'.encode('utf-8', 'surrogateescape')
     with writing(path):
-        _make_folders(Path(path).parent)
+        made = _make_folders(Path(path).parent)
         with open(path, 'ab', buffering=0) as file:
             size = file.tell()
             try:
@@ -259,6 +259,9 @@ def append_line(path: PathLike, line: str) -> None:
                     raise OSError(errno.ENOSPC, None)
             except OSError:
                 file.truncate(size)
+                if not size:
+                    os.unlink(path)
+                    _remove_empty(made)
                 raise
 
 

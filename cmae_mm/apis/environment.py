@@ -33,8 +33,6 @@ _OPTIONAL = dict(
     pydicom=(('pydicom', ), 'DICOM files', 'dicom'),
     rasterio=(('rasterio', ), 'masks and compressions of GeoTIFF files',
               'geotiff'))
-_GB = 2**30
-_LEAST_SHARED_MEMORY, _LEAST_DISK = 1., 5.
 
 
 def examine() -> Dict[str, Any]:
@@ -64,17 +62,15 @@ def examine() -> Dict[str, Any]:
         # A broken library raises any kind of error.
         except Exception as error:
             problems = [' '.join(str(error).split()) or type(error).__name__]
-    machine: Dict[str, float] = dict(
-        cores=cpu_count(), disk_free_gb=_free('.'))
+    machine = dict(cores=cpu_count(), disk_free_gb=_free_gb('.'))
     if Path('/dev/shm').is_dir():
-        machine['shared_memory_gb'] = _free('/dev/shm')
+        machine['shared_memory_gb'] = _free_gb('/dev/shm')
     return dict(
         cmae_mm=__version__, folder=str(_PACKAGE), clone=in_clone(),
         python=platform.python_version(), platform=platform.platform(),
         libraries=libraries, optional=_examine_optional(),
         environment=environment, machine=machine, problems=problems,
-        warnings=_find_rivals() + _warn(machine),
-        exit_status=int(bool(problems)))
+        warnings=_find_conflicts(), exit_status=int(bool(problems)))
 
 
 def _examine_libraries() -> Dict[str, Dict[str, str]]:
@@ -140,33 +136,18 @@ def _collect_environment() -> Dict[str, str]:
     return dict(found, **{'mmcv operators': operators})
 
 
-def _free(folder: str) -> float:
+def _free_gb(folder: str) -> float:
     """Return the free space of a file system in GB."""
-    return round(shutil.disk_usage(folder).free / _GB, 1)
+    return round(shutil.disk_usage(folder).free / 2**30, 1)
 
 
-def _find_rivals() -> List[str]:
+def _find_conflicts() -> List[str]:
     """Find distributions that overwrite each other's files."""
     found = ([n for n in names if is_installed(n)]
              for names in _FRAMEWORK.values())
     return [
         f'{" and ".join(names)} overwrite each other: uninstall them and '
         'install one of them again' for names in found if len(names) > 1]
-
-
-def _warn(machine: Dict[str, float]) -> List[str]:
-    warnings = []
-    shared = machine.get('shared_memory_gb', _LEAST_SHARED_MEMORY)
-    if shared < _LEAST_SHARED_MEMORY:
-        warnings.append(
-            f'/dev/shm has {shared} GB, which data '
-            'workers need for batches: start a container with --shm-size=8g, '
-            'or train with --num-workers 0')
-    if machine['disk_free_gb'] < _LEAST_DISK:
-        warnings.append(
-            f'the disk has {machine["disk_free_gb"]} GB left: a checkpoint of '
-            'ViT-B needs 1.5 GB, and three are kept')
-    return warnings
 
 
 @command(libraries=False)
@@ -189,10 +170,13 @@ def doctor() -> Dict[str, Any]:
     where = 'a clone' if found['clone'] else 'installed'
     print(f'cmae_mm {found["cmae_mm"]} in {found["folder"]}, {where}\n'
           f'Python {found["python"]} on {found["platform"]}\n')
-    for name, library in [*found['libraries'].items(),
-                          *found['optional'].items()]:
-        print(f'  {name:<16} {library["version"] or "-":<12} '
-              f'{_missing(**library)}'.rstrip())
+    for name, row in [*found['libraries'].items(),
+                      *found['optional'].items()]:
+        note = f'needed: {row["needed"]}' if 'needed' in row else (
+            f'for {row["purpose"]}: {row["command"]}')
+        fits = row['version'] and (not row['command'] or 'purpose' in row)
+        print(f'  {name:<16} {row["version"] or "-":<12} '
+              f'{"" if fits else note}'.rstrip())
     print()
     for name, value in {**found['environment'], **found['machine']}.items():
         print(f'  {name}: {value}')
@@ -203,11 +187,3 @@ def doctor() -> Dict[str, Any]:
     print('pre-training cannot run here' if found['problems'] else
           'pre-training can run here')
     return found
-
-
-def _missing(version: str, command: str, needed: str = '',
-             purpose: str = '') -> str:
-    """Describe what is missing of a library."""
-    if purpose:
-        return '' if version else f'for {purpose}: {command}'
-    return f'needed: {needed}' if command else ''

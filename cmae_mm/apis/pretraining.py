@@ -1,4 +1,5 @@
 """Pre-training on a folder of images, from a packaged recipe."""
+import logging
 from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple
 
@@ -62,6 +63,11 @@ def _train(cfg: Config, summary: str,
     if is_main_process():
         write_file(config, text)
         print(summary, flush=True)
+    for handler in runner.logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            # The line of the data set is in the summary.
+            handler.addFilter(
+                lambda r: r.getMessage().rstrip('.') not in summary)
     runner.train()
     saved = list_saved(cfg)
     if not saved:

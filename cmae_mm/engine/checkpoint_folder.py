@@ -3,7 +3,6 @@ import logging
 import os
 import re
 from pathlib import Path
-from string import Formatter
 from typing import (
     Any,
     Callable,
@@ -23,6 +22,8 @@ from mmengine.logging import print_log
 from ..checkpoints import CheckpointError, DamagedCheckpoint, check_whole
 
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
+# The number in a template.
+_NUMBER = re.compile(r'\{(?::(?:0\d+)?d)?\}')
 # Between epoch and iteration in the name of a checkpoint within an epoch.
 _WITHIN = '_iter_'
 
@@ -39,22 +40,15 @@ class NameTemplate(str):
     """
 
     def __init__(self, template: str) -> None:
-        stem, suffix = os.path.splitext(template)
-        try:
-            parts = [re.escape(text) + (r'(\d+)' if field == '' else '')
-                     for text, field, _, _ in Formatter().parse(stem)]
-            self._pattern = re.compile(
-                ''.join(parts) + rf'(?:{_WITHIN}(\d+))?' + re.escape(suffix))
-            works = '/' not in template and all(
-                self.parse(self.format(step)) == position
-                for step, position in ((1, (1, 0)), (345678, (345678, 0)),
-                                       ('12_iter_34', (12, 34))))
-        except (LookupError, TypeError, ValueError):
-            works = False
-        if not works:
+        before, *after = _NUMBER.split(template)
+        stem, suffix = os.path.splitext(''.join(after))
+        if len(after) != 1 or re.search('[/{}]', before + stem + suffix):
             raise ValueError(
                 f'filename_tmpl={template!r} must be the name of a file with '
                 "one whole number in braces, as in 'epoch_{:03d}.pth'")
+        self._pattern = re.compile(
+            re.escape(before) + r'(\d+)' + re.escape(stem)
+            + rf'(?:{_WITHIN}(\d+))?' + re.escape(suffix))
 
     def format(self, step: Union[int, str]) -> str:  # type: ignore[override]
         """Make the name of a checkpoint.

@@ -65,11 +65,12 @@ DEFAULT_HOOKS = dict(
 # and by this project.
 _FILE_ONLY = (
     'Checkpoints will be saved', 'Config:', 'Distributed training is not used',
-    'Hooks will be executed', 'Optimizer group of', 'The optimizer updates')
+    'Exp name:', 'Hooks will be executed', 'Optimizer group of',
+    'The optimizer updates')
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:
-    """Return whether a message is of use to the person at the console."""
+    """Return whether a message is printed, too, and not only in the file."""
     message = record.getMessage()
     return not (message.startswith(_FILE_ONLY)
                 or 'System environment:' in message

@@ -150,12 +150,3 @@ def test_the_doctor_answers_where_no_library_is():
     problem, = json.loads(lines[-1])['problems']
     assert problem.startswith('packaging is not installed; install what cmae')
     assert '`pip install -e ' in problem
-
-
-def test_the_doctor_warns_of_too_little_shared_memory():
-    warn = environment._warn
-    machine = dict(shared_memory_gb=.1, disk_free_gb=100.)
-    assert '--shm-size' in warn(machine)[0]
-    assert warn(dict(shared_memory_gb=8., disk_free_gb=100.)) == []
-    assert warn(dict(disk_free_gb=100.)) == []
-    assert 'ViT-B needs 1.5 GB' in warn(dict(disk_free_gb=4.))[0]

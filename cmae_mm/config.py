@@ -150,25 +150,6 @@ def _parse_value(value: str) -> Any:
     return DictAction._parse_int_float_bool(value)
 
 
-def quote_value(text: str) -> str:
-    """Quote text that ``--cfg-options`` would read as something else.
-
-    Args:
-        text (str): A value, for example a path.
-
-    Returns:
-        str: What to write behind ``KEY=``.
-    """
-    is_word = re.fullmatch(r'[^\W\d][\w ./:@+-]*|[./][\w ./:@+-]*', text)
-    special = text.lower() in ('true', 'false', 'none', 'inf', 'nan',
-                               'infinity')
-    with suppress(ValueError):
-        float(text)
-        special = True
-    return text if is_word and not special and text == text.strip() else (
-        repr(text))
-
-
 def load_config(name: str, pairs: Overrides = ()) -> 'Config':
     """Read a config, apply overrides, and check its keys.
 

@@ -115,7 +115,9 @@ def find_config(name: str) -> str:
     """Find a config by its path, or a packaged one by its name.
 
     Args:
-        name (str): Path of a file, or see :func:`find_packaged_config`.
+        name (str): Path of a file, or name of a config below ``configs``,
+            with or without its folder, ``configs/`` and ``.py``, for example
+            'finetune/vit-b_pt300e_100e_in1k'.
 
     Returns:
         str: Path of the file.
@@ -124,25 +126,10 @@ def find_config(name: str) -> str:
         FileNotFoundError: If there is no such config, or several folders
             hold one of that name; the message lists the nearest names.
     """
-    return name if Path(name).is_file() else find_packaged_config(name)
-
-
-def find_packaged_config(name: str) -> str:
-    """Find a packaged config by its name.
-
-    Args:
-        name (str): Name of a config below ``configs``, with or without its
-            folder, ``configs/`` and ``.py``, for example
-            'finetune/vit-b_pt300e_100e_in1k'.
-
-    Returns:
-        str: Path of the file.
-
-    Raises:
-        FileNotFoundError: See :func:`find_config`.
-    """
     import difflib
 
+    if Path(name).is_file():
+        return name
     configs = packaged_root() / 'configs'
     wanted = name.removeprefix('configs/').removesuffix('.py')
     found = {
@@ -159,7 +146,6 @@ def find_packaged_config(name: str) -> str:
         wanted, found, n=3, cutoff=0.5) or difflib.get_close_matches(
             wanted, [Path(k).name for k in found], n=3, cutoff=0.5)
     raise FileNotFoundError(
-        f'there is no config {name!r}, neither as a file nor among the '
-        f'packaged ones; near to it are {", ".join(near)}' if near else
-        f'there is no config {name!r}, neither as a file nor among the '
-        f'packaged ones in {configs}')
+        f'there is no file and no packaged config {name!r}; ' + (
+            f'did you mean {" or ".join(near)}?' if near else
+            f'the packaged configs are in {configs}'))

@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from ..config import ConfigError, load_config, quote_value
+from ..config import ConfigError, load_config
 from ..dependencies import cpu_count
 from ..files import append_line, output_lock, write_file
 from ..packaged import find_config
@@ -323,7 +323,7 @@ def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
         raise FileNotFoundError(f'{folder} has no checkpoint')
     path = str(last)
     return [path if word == CHECKPOINT else
-            word.replace(CHECKPOINT, quote_value(path)) for word in command]
+            word.replace(CHECKPOINT, repr(path)) for word in command]
 
 
 @contextmanager
@@ -469,7 +469,7 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
         add(kind, [kind, data, checkpoint or CHECKPOINT, '--config', config,
                    *more], options)
     start = ('model.backbone.init_cfg.checkpoint='
-             f'{quote_value(checkpoint) if checkpoint else CHECKPOINT}')
+             f'{repr(checkpoint) if checkpoint else CHECKPOINT}')
     for kind, (tuning, *more) in _transfers(path, content, seed).items():
         add(kind, ['train', tuning, '--resume'], [start, *more])
     if not steps:

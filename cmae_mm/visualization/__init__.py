@@ -11,27 +11,22 @@ if TYPE_CHECKING:
         save_grid,
         to_rgb,
     )
-    from .reconstruction import (
-        prediction_columns,
-        reconstruct,
-        reconstruction_columns,
-    )
-    from .runs import read_run, save_loss_curve, series
+    from .reconstruction import prediction_columns, reconstruct
+    from .runs import read_run, series
     from .vis_backends import MLflowBackend, WandbBackend
 
 __all__ = [
     'MLflowBackend', 'WandbBackend', 'attention_maps', 'colour_features',
     'draw_grid', 'fitting_scale', 'label_files', 'overlay',
-    'prediction_columns', 'read_run', 'reconstruct', 'reconstruction_columns',
-    'save_grid', 'save_loss_curve', 'series', 'to_rgb'
+    'prediction_columns', 'read_run', 'reconstruct', 'save_grid', 'series',
+    'to_rgb'
 ]
 
 __getattr__ = import_on_use(__name__, {
     'attention': ('attention_maps', 'colour_features', 'overlay'),
     'image_grid': ('draw_grid', 'fitting_scale', 'label_files', 'save_grid',
                    'to_rgb'),
-    'reconstruction': ('prediction_columns', 'reconstruct',
-                       'reconstruction_columns'),
-    'runs': ('read_run', 'save_loss_curve', 'series'),
+    'reconstruction': ('prediction_columns', 'reconstruct'),
+    'runs': ('read_run', 'series'),
     'vis_backends': ('MLflowBackend', 'WandbBackend'),
 })

@@ -180,10 +180,8 @@ def _summarise(runs: Sequence[Run]) -> Table:
         knn = [value for name in {n for row in run.rows for n in row}
                if name.startswith('knn/') for value in series(run, name)[1]]
         rows.append([
-            run.name,
-            f'{done:,}' + (f' of {run.total:,}' if run.total else ''),
-            describe_seconds(run.seconds), _last(run, 'loss_rc'),
-            _last(run, 'loss_ct'),
+            run.name, f'{done:,}', describe_seconds(run.seconds),
+            _last(run, 'loss_rc'), _last(run, 'loss_ct'),
             _last(run, 'health/positive_rank', '{:.1f}'),
             _last(run, 'erank', '{:.1f}'),
             f'{max(knn):.1f} %' if knn else '-'])

@@ -80,31 +80,6 @@ def _middle(preprocessor: nn.Module) -> Any:
     return preprocessor.low + preprocessor.width / 2
 
 
-def reconstruction_columns(
-        model: nn.Module,
-        views: Sequence[torch.Tensor],
-        channels: Optional[Sequence[int]] = None) -> Dict[str, np.ndarray]:
-    """Show the input, its visible patches, the reconstruction, the target.
-
-    Args:
-        model (CMAE): The model.
-        views (Sequence[torch.Tensor]): Normalised online and target view,
-            (N, C, H, W) each. The same one twice for MAE.
-        channels (Sequence[int], optional): See :func:`to_rgb`. Defaults to
-            None.
-
-    Returns:
-        Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column.
-    """
-    columns = prediction_columns(model, views[0], None, channels)
-    return {
-        'input': columns['input'],
-        'masked': columns['masked'],
-        'reconstruction': columns[
-            RESTORED if RESTORED in columns else 'reconstruction'],
-        'target view': to_rgb(views[-1], model.data_preprocessor, channels)}
-
-
 def prediction_columns(model: nn.Module,
                        images: torch.Tensor,
                        mask: Optional[torch.Tensor] = None,

@@ -13,7 +13,7 @@ from typing import (
     Tuple,
 )
 
-from ..files import PathLike, atomic_path
+from ..files import PathLike
 
 Row = Dict[str, float]
 # Names that tell the position of a row; all others are measurements.
@@ -58,7 +58,6 @@ class Run(NamedTuple):
         environment (Dict[str, str]): Versions and devices.
         pictures (List[Path]): Pictures that were drawn during training.
         evaluations (List[Accuracy]): Results of the run's checkpoints.
-        total (int | None): Number of iterations of the training, if known.
         seconds (float): Time of all iterations.
         damage (List[str]): A sentence for each damaged file.
     """
@@ -70,7 +69,6 @@ class Run(NamedTuple):
     environment: Dict[str, str]
     pictures: List[Path]
     evaluations: List[Accuracy]
-    total: Optional[int]
     seconds: float
     damage: List[str]
 
@@ -108,7 +106,6 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         pictures=sorted(folder.glob('*/vis_data/vis_image/*.png'),
                         key=lambda p: (p.parts[-4], len(p.name), p.name)),
         evaluations=_read_evaluations(folder, damage),
-        total=_read_total(texts[-1]) if texts else None,
         seconds=_count_seconds(rows),
         damage=damage)
 
@@ -196,18 +193,6 @@ def _count_seconds(rows: List[Row]) -> float:
     return seconds
 
 
-def _read_total(text: str) -> Optional[int]:
-    """Read the number of iterations from mmengine's log."""
-    by_iter = re.findall(r'Iter\(train\) \[ *\d+/(\d+)\]', text)
-    if by_iter:
-        return int(by_iter[-1])
-    by_epoch = re.findall(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/(\d+)\]', text)
-    epochs = re.findall(r'max_epochs=(\d+)', text)
-    if by_epoch and epochs:
-        return int(by_epoch[-1]) * int(epochs[-1])
-    return None
-
-
 def _read_environment(text: str) -> Dict[str, str]:
     """Read the system environment at the beginning of mmengine's log."""
     block = re.search(r'System environment:\n(.*?)\n-{10,}', text, re.S)
@@ -254,28 +239,3 @@ def accuracies(result: Dict[str, Any]) -> List[Tuple[str, str, str]]:
         elif isinstance(value, float) and not name.endswith('_std'):
             found.append((name, f'{value:.2f}', ''))
     return found
-
-
-def save_loss_curve(path: PathLike, run: Run) -> None:
-    """Draw the losses, and the cosines that show a collapse, as a PNG.
-
-    Args:
-        path (str | PathLike): The PNG.
-        run (Run): See :func:`read_run`.
-    """
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(9, 3.4), layout='constrained')
-    losses, cosines = figure.subplots(1, 2)
-    for axes, names, title in (
-            (losses, ('loss', 'loss_rc', 'loss_ct'), 'losses'),
-            (cosines, ('rho_pos', 'rho_neg'), 'cosine to the target')):
-        for name in names:
-            x, y = series(run, name)
-            if x:
-                axes.plot(x, y, label=name)
-        axes.set(title=title, xlabel='iteration')
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)

@@ -42,7 +42,7 @@ SETTINGS = sorted(set(known_keys()) - _VARIABLES)
 MISTAKES = {
     'no such config': (
         ['train', 'cmae_vit-b_400e'],
-        'no config .cmae_vit-b_400e.*near to it are .*cmae_vit-b_300e'),
+        'no packaged config .cmae_vit-b_400e.*did you mean .*cmae_vit-b_300e'),
     'a misspelt key of a file': (
         ['train', '{tmp}/misspelt.py'],
         'there is no setting .trian_cfg.; did you mean .train_cfg.'),

@@ -9,7 +9,7 @@ from cmae_mm.checkpoints import export_encoder, read_checkpoint
 from cmae_mm.checkpoints.encoder_config import read_encoder_facts
 from cmae_mm.models import TwoViewDataPreprocessor
 from cmae_mm.visualization import (
-    reconstruction_columns,
+    prediction_columns,
     save_grid,
     to_rgb,
 )
@@ -132,7 +132,7 @@ def test_pictures_show_three_channels_or_grey(channels, tmp_path):
         value_range=(0, 4000))
     raw = torch.randint(0, 4001, (2, channels, 32, 32)).float()
     views = [(raw - 1000) / 500] * 2
-    columns = reconstruction_columns(model, views)
+    columns = prediction_columns(model, views[0])
     shown = (raw / 4000 * 255)
     expected = shown if channels == 3 else shown.mean(1, keepdim=True)
     expected = expected.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

@@ -19,12 +19,12 @@ from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation.features import FeatureSet, FrozenFeatures
 from cmae_mm.evaluation.probes import knn_accuracy
 from cmae_mm.visualization import (
+    prediction_columns,
     read_run,
-    reconstruction_columns,
     save_grid,
-    save_loss_curve,
     series,
 )
+from cmae_mm.visualization.runs import Run
 
 CONFIG = 'quickstart/cmae_vit-mini_tiles'
 KNN_K = 20
@@ -99,7 +99,31 @@ def show_views(model, dataset, path: Path, count: int = 12) -> None:
         data_samples=[s['data_samples'] for s in samples])
     views = model.data_preprocessor(batch, training=True)['inputs']
     save_grid(
-        path, reconstruction_columns(model, views), scale=2, per_row=2)
+        path, prediction_columns(model, views[0]), scale=2, per_row=2)
+
+
+def save_loss_curve(path: Path, run: Run) -> None:
+    """Draw the losses, and the cosines that show a collapse, as a PNG.
+
+    Args:
+        path (Path): The PNG.
+        run (Run): See ``read_run``.
+    """
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(9, 3.4), layout='constrained')
+    losses, cosines = figure.subplots(1, 2)
+    for axes, names, title in (
+            (losses, ('loss', 'loss_rc', 'loss_ct'), 'losses'),
+            (cosines, ('rho_pos', 'rho_neg'), 'cosine to the target')):
+        for name in names:
+            x, y = series(run, name)
+            if x:
+                axes.plot(x, y, label=name)
+        axes.set(title=title, xlabel='iteration')
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(path, dpi=110)
 
 
 class ProgressHook(Hook):

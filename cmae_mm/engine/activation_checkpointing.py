@@ -47,7 +47,7 @@ def checkpoint_activations(model: nn.Module,
         int: Number of checkpointed modules.
 
     Raises:
-        ValueError: If there is no such module.
+        ValueError: If the model does not have such a module.
     """
     if modules is True:
         chosen = [layer for layer in transformer_layers(model).values()

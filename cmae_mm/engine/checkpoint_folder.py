@@ -70,18 +70,18 @@ class NameTemplate(str):
 
         Returns:
             Tuple[int, int]: Epochs or iterations, and the iteration within an
-            epoch or 0; None of a file of another kind.
+            epoch or 0; None for other files.
         """
         found = self._pattern.fullmatch(name)
         return (int(found[1]), int(found[2] or 0)) if found else None
 
 
 class SavedStep(NamedTuple):
-    """A checkpoint and its position, which its name contains."""
+    """A checkpoint and the position in its name."""
 
     path: Path
     by_epoch: bool
-    # epochs or iterations, and the iteration within an epoch or 0
+    # Epochs or iterations, and the iteration within an epoch or 0.
     position: Tuple[int, int]
 
 
@@ -150,17 +150,16 @@ def list_saved(cfg: Mapping[str, Any]) -> List[SavedStep]:
 
 
 def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
-    """Find the newest whole checkpoint, and set aside damaged newer ones.
+    """Find the newest intact checkpoint, and rename damaged newer ones.
 
     Args:
         checkpoints (Sequence[SavedStep]): The checkpoints, newest first.
 
     Returns:
-        Path: The checkpoint, or None where there are none.
+        Path: The checkpoint, or None if the list is empty.
 
     Raises:
-        CheckpointError: If there are some and all are damaged, or one could
-            not be read and may be whole.
+        CheckpointError: If all are damaged, or one cannot be read.
     """
     damaged: List[Tuple[Path, DamagedCheckpoint]] = []
     for path, *_ in checkpoints:
@@ -171,23 +170,23 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
             continue
         except CheckpointError as error:
             raise CheckpointError(
-                f'{error}; it may be whole, and nothing was changed: run the '
-                'same command again once it can be read') from error
+                f'{error}; the file may be intact, and nothing was changed: '
+                'run the same command again when it can be read') from error
         for bad, reason in damaged:
             aside = bad.with_name(f'{bad.name}.damaged')
             bad.replace(aside)
             print_log(
-                f'{reason}; it is now {aside.name}, and {path.name} before it '
-                'is used',
+                f'{reason}; renamed to {aside.name}, and the earlier '
+                f'{path.name} is used',
                 logger='current',
                 level=logging.WARNING)
         return path
     if damaged:
         raise CheckpointError(
-            f'there is no whole checkpoint in {damaged[0][0].parent} to resume'
-            f' from: {len(damaged)} are there, all damaged (the newest: '
-            f'{damaged[0][1]}); start anew with --no-resume, which moves them '
-            'aside, or in another folder')
+            f'all {len(damaged)} checkpoints in {damaged[0][0].parent} are '
+            f'damaged (the newest: {damaged[0][1]}); start a new run with '
+            '--no-resume, which moves them to previous_<N>, or in another '
+            'folder')
     return None
 
 

@@ -74,7 +74,7 @@ def compile_parts(model: CMAE, **options: Any) -> None:
             dynamic=False``.
 
     Raises:
-        RuntimeError: If the model is on a CPU, and there is no C++ compiler.
+        RuntimeError: If the model is on a CPU without a C++ compiler.
     """
     _check_compiler(model)
     options = dict(fullgraph=True, dynamic=False) | options

@@ -18,12 +18,12 @@ _PARTS = ('neck.pixel_decoder.', 'neck.feature_decoder.', 'neck.projector.',
           'head.', 'target.')
 _LISTED = 10
 _ADVICE = {
-    RESUME: 'a run is resumed with the model it was started with; to start a '
-    'new run from these weights use load_from',
+    RESUME: 'a run can only be resumed with the same model; to start a new '
+    'run from these weights, use load_from',
     START: 'set load_partial=True to load the keys that fit, or load the '
     'encoder alone by model.backbone.init_cfg=dict(type="Pretrained", '
     'checkpoint=...)',
-    TEST: 'test with the config that it was trained with'
+    TEST: 'use the config that the checkpoint was trained with'
 }
 
 
@@ -52,9 +52,8 @@ def check_training_state(checkpoint: Any) -> None:
                     if k not in content['meta']]
     if missing:
         raise CheckpointError(
-            f'it holds no training state ({", ".join(missing)} missing), so '
-            'no run can be resumed from it; to start a new run from its '
-            'weights use load_from')
+            f'it contains no training state ({", ".join(missing)} missing); '
+            'to start a new run from its weights, use load_from')
 
 
 def fit(model: nn.Module, checkpoint: Any, purpose: str,

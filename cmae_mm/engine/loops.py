@@ -35,7 +35,7 @@ def validation_follows(runner: Runner, done: int) -> bool:
             loop by iterations.
 
     Returns:
-        bool: False where there is no validation data.
+        bool: False without validation data.
     """
     loop = runner.train_loop
     if runner.val_loop is None or done < loop.val_begin:
@@ -64,7 +64,7 @@ def note_pending_validation(runner: Runner, pending: bool) -> None:
 
 
 class _Resumable:
-    """The parts that both loops share."""
+    """Methods of both loops."""
 
     runner: Any
     dataloader: Any
@@ -79,7 +79,7 @@ class _Resumable:
         return per_iter * accumulated, per_iter, get_world_size()
 
     def former_batch_numbers(self) -> Tuple[int, int, int]:
-        """Return the same of the resumed run; as now if not known."""
+        """Return the numbers of the resumed run; the current if unknown."""
         info = self.runner.message_hub.runtime_info
         step, iteration, ranks = (
             info.get(name, now)
@@ -87,7 +87,7 @@ class _Resumable:
         return step, iteration, ranks
 
     def move_to_new_length(self) -> bool:
-        """Move to the resumed run's place if epochs have another length."""
+        """Adapt the position of a resumed run to another epoch length."""
         return False
 
     def _prepare(self) -> None:
@@ -159,7 +159,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         hub.update_info('epoch_start', (self._epoch, start))
         print_log(
             f'An epoch has {length} iterations, but had {former}: resuming in '
-            f'epoch {self._epoch + 1} after {done} of them.',
+            f'epoch {self._epoch + 1} after {done} iterations.',
             logger='current')
         return True
 
@@ -172,7 +172,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
                                        (self._epoch, self._iter - done))
         runner.call_hook('before_train_epoch')
         runner.model.train()
-        # After the last iteration only the hooks are left.
+        # After the last iteration only hooks are called.
         if done < len(self.dataloader):
             for idx, data_batch in enumerate(self._rest(done), done):
                 self.run_iter(idx, data_batch)

@@ -84,7 +84,7 @@ def _class_name(hook: Any) -> str:
 
 
 class _AlreadyFinished(Exception):
-    """The resumed run has no step left."""
+    """Raised if the resumed run has no steps left."""
 
 
 @RUNNERS.register_module()
@@ -127,7 +127,7 @@ class ResumableRunner(Runner):
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Build a logger with a short console output and a full log file.
 
-        Names that are not UTF-8 are written, too.
+        File names that are not UTF-8 are escaped.
         """
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
@@ -139,7 +139,7 @@ class ResumableRunner(Runner):
         return logger
 
     def build_visualizer(self, visualizer: Any = None) -> Any:
-        """Build a visualizer of this run alone.
+        """Build a visualizer for this run only.
 
         A ``name`` in the config is ignored: two runs of a process would share
         the visualizer, and the second would log into the first one's folder.
@@ -225,21 +225,22 @@ class ResumableRunner(Runner):
         total = batch * self.world_size * accumulated
         base = auto_scale_lr['base_batch_size']
         self.logger.info(
-            f'Learning rates are multiplied by {total / base:g}: {batch} '
-            f'images on {self.world_size} process(es), {accumulated} batches '
-            f'a step, are {total} where the config is for {base}.')
+            f'Learning rates are multiplied by {total / base:g}: the batch of '
+            f'a step is {batch} images x {self.world_size} process(es) x '
+            f'{accumulated} accumulated = {total}, the base batch size is '
+            f'{base}.')
         for group in optim_wrapper.optimizer.param_groups:
             group['lr'] *= total / base
 
     def _init_model_weights(self) -> None:
         super()._init_model_weights()
-        # What mmengine's train() would turn on next.
+        # Instead of mmengine's own, which train() would turn on next.
         modules = self.cfg.pop('activation_checkpointing', None)
         if modules:
             from .activation_checkpointing import checkpoint_activations
             count = checkpoint_activations(unwrapped_model(self), modules)
-            self.logger.info(f'Activations of {count} modules are computed '
-                             'again in the backward pass, to save memory.')
+            self.logger.info(f'Activations of {count} modules are recomputed '
+                             'in the backward pass to save memory.')
 
     def _maybe_compile(self, target: str) -> None:
         """Compile a CMAE's training step by its parts, others as a whole.
@@ -305,9 +306,9 @@ class ResumableRunner(Runner):
             source = self._find_newest()
         if source is not None:
             if self._load_from not in (None, source):
-                self.logger.info(f'load_from={self._load_from} is what this '
-                                 'run began with; it resumes from its own '
-                                 'checkpoint')
+                self.logger.info(
+                    f'load_from={self._load_from} is ignored: the run resumes '
+                    'from its own checkpoint.')
             wanted = self._optimizer_settings()
             self.resume(source)
             self._adapt_to_batch()
@@ -373,7 +374,7 @@ class ResumableRunner(Runner):
                 text if named else f'{filename}: {text}') from None
         checkpoint = (checkpoint if 'state_dict' in checkpoint else {})
         checkpoint['state_dict'] = state
-        # Hooks may take the state apart, as EMAHook does.
+        # Hooks may modify the state, as EMAHook does.
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_model_state(model, checkpoint['state_dict'])
         if copy_target:
@@ -385,14 +386,14 @@ class ResumableRunner(Runner):
         return checkpoint
 
     def _trains(self) -> bool:
-        """Return whether the training loop is built: this is no test."""
+        """Return whether the runner trains, not tests."""
         return not isinstance(self._train_loop, (dict, type(None)))
 
     def _adapt_to_batch(self) -> None:
-        """Move to the resumed run's place with another batch or data set.
+        """Adapt the position and learning rates to another epoch length.
 
-        Learning rates are those of the schedule there, scaled to the batch
-        where ``auto_scale_lr`` is enabled.
+        Learning rates are those of the schedule at the new position, scaled
+        to the batch if ``auto_scale_lr`` is enabled.
         """
         loop = self.train_loop
         now, former = loop.batch_numbers(), loop.former_batch_numbers()
@@ -401,9 +402,9 @@ class ResumableRunner(Runner):
             images = [f'{step} images on {ranks} process(es)'
                       for step, _, ranks in (now, former)]
             self.logger.warning(
-                f'Resumed with another batch: a step has {images[0]}, but had '
-                f'{images[1]}. Batches consist of other images, and losses '
-                'differ.')
+                'Resumed with another batch size: a step has '
+                f'{images[0]}, but had {images[1]}. Batches contain other '
+                'images, so losses differ from an uninterrupted run.')
         scale = 1.
         if (self.cfg.get('auto_scale_lr') or {}).get('enable'):
             scale = now[0] / former[0]
@@ -413,7 +414,7 @@ class ResumableRunner(Runner):
             self._set_schedules(scale)
 
     def _set_schedules(self, scale: float) -> None:
-        """Set the values that the config's schedules have here."""
+        """Rebuild the schedules and step them to the current iteration."""
         for group in self.optim_wrapper.param_groups:
             group['initial_lr'] = scale * group.get('initial_lr', group['lr'])
             for name in [n for n in group if n.startswith('initial_')]:
@@ -422,7 +423,7 @@ class ResumableRunner(Runner):
             copy.deepcopy(self.cfg.get('param_scheduler') or []))
         length = len(self.train_dataloader)
         with warnings.catch_warnings():
-            # About steps of a schedule before the optimizer's.
+            # Torch warns if a scheduler steps before the optimizer.
             warnings.simplefilter('ignore')
             for done in range(1, self.iter + 1):
                 for scheduler in self.param_schedulers:
@@ -442,9 +443,9 @@ class ResumableRunner(Runner):
             if kept[k] != v and not (k == 'lr' and math.isclose(kept[k], v))]
         if differ:
             self.logger.warning(
-                'A resumed run keeps the optimizer settings it was started '
-                f'with: {", ".join(differ)}. To change them start a new run, '
-                'with load_from for its weights.')
+                'The resumed run keeps its optimizer settings: '
+                f'{", ".join(differ)}. To change them, start a new run with '
+                'load_from.')
 
     def _find_newest(self) -> Optional[str]:
         hook = self._hook(CheckpointHook)
@@ -459,7 +460,7 @@ class ResumableRunner(Runner):
 
         source = on_main_process(find)
         self.logger.info(
-            f'No checkpoint in {folder} to resume from: this is a new run.'
+            f'No checkpoint in {folder} to resume from: starting a new run.'
             if source is None else f'Resuming from {source}.')
         return source
 
@@ -472,11 +473,11 @@ class ResumableRunner(Runner):
         longer = 'max_epochs' if by_epoch else 'max_iters'
         raise _AlreadyFinished(
             f'This run is finished: {source} is the state after all {total}. '
-            f'To train longer increase train_cfg.{longer}; to start a new run '
-            'use --no-resume or another folder.')
+            f'To train longer, increase train_cfg.{longer}; to start a new '
+            'run, use --no-resume or another folder.')
 
     def _hook(self, kind: type) -> Any:
-        """Return the registered hook of a type, None if there is none."""
+        """Return the registered hook of a type, or None."""
         return next((h for h in self.hooks if isinstance(h, kind)), None)
 
 
@@ -514,13 +515,13 @@ class ShardedRunner(ResumableRunner):
                 f'{strategy}; remove what is not one of these')
         if cfg.get('compile'):
             raise ValueError(
-                'ShardedRunner does not compile: leave compile out, or train '
-                'with the config without fsdp in its name')
+                'ShardedRunner does not support compile; remove the setting, '
+                'or use the config without fsdp in its name')
         return super().from_cfg(cfg)
 
     def wrap_model(self, model_wrapper_cfg: Optional[dict],
                    model: nn.Module) -> nn.Module:
-        """Move the model to its device; it is sharded when it has weights."""
+        """Move the model to its device; it is sharded after initialization."""
         check_can_shard()
         model = model.to(get_device())
         sync_bn = self.cfg.get('sync_bn')
@@ -544,7 +545,7 @@ class ShardedRunner(ResumableRunner):
         return built
 
     def _init_model_weights(self) -> None:
-        """Do nothing: this was done before the model was sharded."""
+        """Do nothing: weights were initialised before sharding."""
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume from a whole checkpoint; all ranks must call it."""

@@ -40,7 +40,7 @@ def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
     dtype = settings.get('dtype', 'uint8')
 
     def images(side: int) -> Tensor:
-        # Smooth, so that colour changes take the time of photographs.
+        # Smooth like photographs, which affects the time of colour changes.
         coarse = torch.rand(batch_size, channels, 8, 8)
         fine = nn.functional.interpolate(coarse, side, mode='bicubic')
         scaled = (fine.clamp_(0, 1) * 255).numpy().astype(dtype)
@@ -154,7 +154,7 @@ class BatchTrial:
             self.peak = torch.cuda.max_memory_reserved(self.device) / 2**30
             return True
         except torch.cuda.OutOfMemoryError:
-            # It may hold gradients and losses of half a step.
+            # Free the gradients of the failed step.
             self.step = None
             return False
         finally:
@@ -165,7 +165,7 @@ class BatchTrial:
 
 
 def build_trial_step(cfg: Config, device: torch.device) -> TrainingStep:
-    """Build a step that needs as much memory as those of a training."""
+    """Build a step that needs as much memory as in training."""
     wrapper = dict(cfg.optim_wrapper)
     # Two batches suffice: gradients are held from the first to the second.
     wrapper['accumulative_counts'] = min(

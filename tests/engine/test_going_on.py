@@ -44,7 +44,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(fault, tmp_path):
     runner = tiny_runner(tmp_path, iters=4, width=2000)
     runner.train()
     assert f'Resuming from {tmp_path}/iter_2.pth' in log(tmp_path)
-    assert 'is now iter_3.pth.damaged' in log(tmp_path)
+    assert 'renamed to iter_3.pth.damaged' in log(tmp_path)
     assert names(tmp_path) == [
         'iter_1.pth', 'iter_2.pth', 'iter_3.pth', 'iter_3.pth.damaged',
         'iter_4.pth'
@@ -58,7 +58,8 @@ def test_nothing_but_damaged_checkpoints_is_said(tmp_path):
     tiny_runner(tmp_path, iters=2).train()
     for path in tmp_path.glob('*.pth'):
         path.write_bytes(b'')
-    with pytest.raises(CheckpointError, match='2 are there, all damaged.*no-'):
+    with pytest.raises(CheckpointError,
+                       match='all 2 checkpoints in .* are damaged.*no-'):
         tiny_runner(tmp_path, iters=3).train()
     assert names(tmp_path) == ['iter_1.pth', 'iter_2.pth']
 
@@ -131,7 +132,7 @@ def test_a_new_run_never_overwrites_an_old_one(tmp_path):
     assert (tmp_path / 'previous_1/iter_2.pth').read_bytes() == first
     for folder in ('', 'previous_1', 'previous_2'):
         assert names(tmp_path / folder) == saved
-    assert 'earlier run are now in' in log(tmp_path)
+    assert 'checkpoints of an earlier run to' in log(tmp_path)
 
 
 def test_going_back_keeps_what_came_after(tmp_path):
@@ -158,7 +159,7 @@ def test_load_from_starts_a_new_run(tmp_path):
         tmp_path / 'b', iters=4, load_from=weights, hooks=[watch])
     runner.train()
     assert starts == [0] and runner.iter == 4
-    assert 'is what this run began with' in log(tmp_path / 'b')
+    assert 'is ignored: the run resumes' in log(tmp_path / 'b')
 
 
 @pytest.mark.parametrize('length, setting', [
@@ -188,12 +189,12 @@ def test_shorter_epochs_do_not_finish_a_run(tmp_path):
 def test_another_optimizer_setting_is_said(tmp_path):
     tiny_runner(tmp_path, iters=2).train()
     tiny_runner(tmp_path, iters=3).train()
-    assert 'keeps the optimizer settings' not in log(tmp_path)
+    assert 'keeps its optimizer settings' not in log(tmp_path)
     tiny_runner(
         tmp_path, iters=4, optim_wrapper=dict(
             type='OptimWrapper',
             optimizer=dict(type='SGD', lr=0.9, momentum=0.9))).train()
-    assert 'keeps the optimizer settings' in log(tmp_path)
+    assert 'keeps its optimizer settings' in log(tmp_path)
     assert 'config has 0.9' in log(tmp_path)
 
 
@@ -227,7 +228,7 @@ def test_rates_are_scaled_to_another_batch(length, longer, schedule,
     assert len({*fresh.values()}) > 4
     said = log(tmp_path / 'a')
     assert 'Learning rates are multiplied by 0.5.' in said
-    assert 'keeps the optimizer settings' not in said
+    assert 'keeps its optimizer settings' not in said
 
 
 def test_rates_are_scaled_to_another_number_of_ranks(tmp_path):
@@ -251,7 +252,7 @@ def test_rates_are_scaled_to_another_number_of_ranks(tmp_path):
     said = log(tmp_path / 'a')
     assert ('a step has 4 images on 1 process(es), but had 8 images on 2'
             in said)
-    assert 'keeps the optimizer settings' not in said
+    assert 'keeps its optimizer settings' not in said
 
 
 @pytest.mark.parametrize('schedule, said', [

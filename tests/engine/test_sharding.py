@@ -227,7 +227,7 @@ def test_what_cannot_be_shared_is_refused(image_root, tmp_path):
     def rank(number):
         for named, change in (
                 ('FSDPStrategy', dict(strategy=dict(type='FSDPStrategy'))),
-                ('does not compile', dict(compile=True)),
+                ('does not support compile', dict(compile=True)),
                 ('model_wrapper', {'strategy.model_wrapper': dict(a=1)})):
             with pytest.raises(ValueError, match=named):
                 ShardedRunner.from_cfg(config(image_root, tmp_path, **change))

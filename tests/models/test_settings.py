@@ -237,7 +237,7 @@ def test_scaled_rates_count_accumulation(image_root, tmp_path, caplog):
         assert group['lr'] == pytest.approx(
             cfg.optim_wrapper.optimizer.lr / 4)
     said = [r.message for r in caplog.records if 'multiplied' in r.message]
-    assert len(said) == 1 and '0.25' in said[0] and '8 batches' in said[0]
+    assert len(said) == 1 and '0.25' in said[0] and 'x 8 accumulated' in said[0]
 
 
 @pytest.mark.parametrize('changes, named', [
@@ -246,8 +246,8 @@ def test_scaled_rates_count_accumulation(image_root, tmp_path, caplog):
       'model.head.contrastive.loss_style': 'byol'},
      'BatchNorm normalises over the images of one process'),
     ({'custom_hooks': [dict(type='PretrainCheckHook')]},
-     'nothing would move the target'),
-    ({'custom_hooks': []}, 'nothing would move the target'),
+     'nothing updates the target'),
+    ({'custom_hooks': []}, 'nothing updates the target'),
     ({'train_dataloader.batch_size': 200,
       'train_dataloader.sampler.type': 'DefaultSampler',
       'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop',
@@ -259,7 +259,7 @@ def test_scaled_rates_count_accumulation(image_root, tmp_path, caplog):
       'train_dataloader.drop_last': False,
       'train_dataloader.sampler.type': 'DefaultSampler',
       'model.head.contrastive.loss_style': 'byol'},
-     'the last batch of an epoch has a single one; set .*drop_last=True'),
+     'the last batch of an epoch has a single image; set .*drop_last=True'),
     ({'train_dataloader.batch_size': 23,
       'train_dataloader.drop_last': False,
       'train_dataloader.sampler.type': 'DefaultSampler'},

@@ -22,7 +22,7 @@ from .target_update_hook import TargetUpdateHook
 
 
 def check_loader(loader: DataLoader) -> List[int]:
-    """Check that all ranks have as many batches, and at least one.
+    """Check that all ranks have the same number of batches, at least one.
 
     Args:
         loader (DataLoader): The training's data loader.
@@ -44,22 +44,20 @@ def check_loader(loader: DataLoader) -> List[int]:
     for rank, other in enumerate(ranks):
         if other[0] != images:
             raise ValueError(
-                f'rank {rank} finds {other[0]} images and rank 0 {images}: '
-                'all ranks must see the same data, since each draws its share '
-                'by number')
+                f'rank {rank} finds {other[0]} images and rank 0 {images}; '
+                'all ranks must see the same data')
         if other[1] != batches:
             raise ValueError(
                 f'an epoch has {other[1]} batches on rank {rank} and {batches}'
-                ' on rank 0, which would wait for each other for ever; leave '
-                'train_dataloader.sampler.round_up out, so that each rank '
-                'draws as many images')
-    # An infinite sampler fills a batch however few images there are.
+                ' on rank 0, which would hang; remove '
+                'train_dataloader.sampler.round_up, so that all ranks draw '
+                'the same number of images')
+    # An infinite sampler fills a batch from any number of images.
     if not batches and not _is_endless(loader):
         raise ValueError(
             f'the training data has {images} images, fewer than one batch of '
-            f'{loader.batch_size} on {get_world_size()} process(es), so that '
-            'no step would be made; lower train_dataloader.batch_size or add '
-            'images')
+            f'{loader.batch_size} on {get_world_size()} process(es); lower '
+            'train_dataloader.batch_size or add images')
     return [samples for _, _, samples in ranks]
 
 
@@ -76,18 +74,18 @@ def check_target_moves(runner: Runner) -> None:
     if (not isinstance(model, CMAE) or model.target is None
             or model.target.fixed or model.target.is_following):
         return
-    # The hook may begin only after this check.
+    # The hook may be registered but not started yet.
     if not any(isinstance(hook, TargetUpdateHook) for hook in runner.hooks):
         raise ValueError(
-            'nothing would move the target: add '
+            'nothing updates the target: add '
             "dict(type='TargetUpdateHook') to custom_hooks, or set "
-            'model.target.fixed=True to keep it as it starts')
+            'model.target.fixed=True to keep its initial weights')
 
 
 def check_schedules(runner: Runner) -> None:
     """Warn if the learning rate's schedule does not fit the run's length.
 
-    A warm-up that a constant learning rate follows is no fault.
+    A warm-up followed by a constant learning rate is not reported.
 
     Args:
         runner (Runner): A runner with built schedules, before its training.
@@ -159,7 +157,7 @@ def check_batch_norm(runner: Runner, kinds: Any = _BatchNorm) -> None:
     if len(sizes) > 1:
         raise ValueError(
             'BatchNorm normalises over the images of one process, but the '
-            'last batch of an epoch has a single one; set '
+            'last batch of an epoch has a single image; set '
             'train_dataloader.drop_last=True, or another batch_size')
     raise ValueError(
         'BatchNorm normalises over the images of one process, but '
@@ -207,7 +205,7 @@ class BrokenImagesHook(Hook):
         loaded, broken = counts.tolist()
         if not broken:
             return
-        # Different each time: mmengine drops warnings that repeat others.
+        # With numbers: mmengine drops repeated warnings.
         text = (f'{broken:,} of {loaded:,} images {when} '
                 f'({broken / loaded:.1%}) could not be decoded')
         limit = max(t.max_broken for t in loaders)
@@ -216,7 +214,7 @@ class BrokenImagesHook(Hook):
                 f'{text}, more than max_broken={limit:g} of '
                 f'{type(loaders[0]).__name__} allows; the log names them. '
                 'Remove them, or set max_broken higher')
-        runner.logger.warning(f'{text}; others took their place.')
+        runner.logger.warning(f'{text}; other images replaced them.')
 
 
 def find_skipping(dataset: Any) -> List[LoadImageOrSkip]:
@@ -254,7 +252,7 @@ class PretrainCheckHook(BrokenImagesHook):
         check_batch_norm(runner)
         self._check_shares(runner.train_dataloader)
         self._check_queue(runner)
-        # For mmengine's own runner, which checks neither.
+        # For mmengine's own runner, which does not check this.
         check_target_moves(runner)
         self._check_draws(runner)
 
@@ -301,9 +299,9 @@ class PretrainCheckHook(BrokenImagesHook):
         images = len(loader.dataset)
         if length + loader.batch_size * get_world_size() > images:
             raise ValueError(
-                f'head.contrastive.queue_length={length} and the batch are '
-                f'more than the {images} images of the training data, so that '
-                'images would be their own negatives; use a shorter queue')
+                f'head.contrastive.queue_length={length} and the batch exceed '
+                f'the {images} images of the training data, so images would '
+                'be their own negatives; use a shorter queue')
 
 
 @HOOKS.register_module()
@@ -338,12 +336,12 @@ class TransferCheckHook(BrokenImagesHook):
                 f'data_preprocessor.num_classes={prepared}, but the head has '
                 f'num_classes={model.head.num_classes}; set both to the '
                 "data's number of classes")
-        # Of features: those of maps normalise over positions too.
+        # BatchNorm of maps also normalises over positions.
         check_batch_norm(runner, (BatchNorm1d, SyncBatchNorm))
 
     @staticmethod
     def _check_topk(runner) -> None:
-        """Mmpretrain would find it after the first epoch's validation."""
+        """Check here what mmpretrain raises after the first validation."""
         classes = unwrapped_model(runner).head.num_classes
         for metric in runner.val_loop.evaluator.metrics:
             topk = getattr(metric, 'topk', None) or (1, )
@@ -359,7 +357,7 @@ class TransferCheckHook(BrokenImagesHook):
             count = count_classes(dataset)
         except ValueError as error:
             raise ValueError(f'the {name} data: {error}') from error
-        # An annotation file may leave the last classes out.
+        # An annotation file may lack the last classes.
         listed = dataset.metainfo.get('classes')
         if count > num_classes or (listed and count != num_classes):
             raise ValueError(

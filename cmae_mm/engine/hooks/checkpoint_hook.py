@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot damage."""
+"""Atomic and asynchronous saving of checkpoints."""
 import errno
 import inspect
 import os
@@ -110,7 +110,7 @@ def describe_failure(error: OSError, path: Path, size: int) -> str:
     else:
         advice = f'check that files can be written in {path.parent}'
     return (f'{path} {output_error(path, error).strerror}; {advice}; the '
-            'checkpoints before it are intact')
+            'earlier checkpoints are intact')
 
 
 # One per process; a forked process must not wait for the thread of its parent.
@@ -229,8 +229,8 @@ class AtomicCheckpointHook(CheckpointHook):
         if ahead:
             aside = move_aside(ahead)
             runner.logger.warning(
-                f'{len(ahead)} checkpoints of an earlier run are now in '
-                f'{aside}, as this one begins at iteration {runner.iter}')
+                f'Moved {len(ahead)} checkpoints of an earlier run to {aside}, '
+                f'since this run starts at iteration {runner.iter}.')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add batch and encoder to the metadata; store plain values."""
@@ -304,8 +304,8 @@ class AtomicCheckpointHook(CheckpointHook):
             ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
             replaced = ids[:-self.max_keep_ckpts]
             self.keep_ckpt_ids = deque(ids[-self.max_keep_ckpts:])
-            # With those that are removed when this one is on disk: a run
-            # killed in between removes them when it is resumed.
+            # Including the replaced ones: a run that is killed before they
+            # are removed removes them after it is resumed.
             hub.update_info('keep_ckpt_ids', ids)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)

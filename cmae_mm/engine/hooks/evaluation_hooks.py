@@ -129,7 +129,7 @@ class KNNHook(IntervalHook):
 
 @HOOKS.register_module()
 class ReconstructionHook(IntervalHook):
-    """Draw the reconstructions of a few images, always the same ones.
+    """Draw reconstructions of a few fixed images.
 
     The picture goes to the visualisation back ends as ``reconstruction``: the
     file's one to ``vis_image`` beside the scalars. It has the columns of
@@ -149,7 +149,7 @@ class ReconstructionHook(IntervalHook):
 
     Raises:
         ValueError: If a number is not positive, or, before training, if the
-            model is no CMAE.
+            model is not a CMAE.
     """
 
     def __init__(self,
@@ -167,8 +167,8 @@ class ReconstructionHook(IntervalHook):
     def before_train(self, runner) -> None:
         """Check the model; drop the images of another training."""
         if not isinstance(unwrapped_model(runner), CMAE):
-            raise ValueError('ReconstructionHook draws reconstructions of a '
-                             'CMAE; remove the hook')
+            raise ValueError('ReconstructionHook needs a CMAE; remove the '
+                             'hook')
         self._images: Optional[torch.Tensor] = None
 
     def act(self, runner, step: int, iteration: int) -> None:
@@ -213,7 +213,7 @@ class ReconstructionHook(IntervalHook):
 def keep_generators() -> Iterator[None]:
     """Restore the generators of ``random``, numpy and torch afterwards.
 
-    Including those of all GPUs that are in use.
+    Including the generators of all GPUs in use.
     """
     states = random.getstate(), np.random.get_state()
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()

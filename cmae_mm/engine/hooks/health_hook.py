@@ -41,8 +41,8 @@ class HealthHook(Hook):
     number and does not change the training. All figures go to the
     visualisation back ends under ``health/``, and ``erank``, the effective
     rank of the target's features (of the online ones without a target), to
-    the log line. Each kind of problem is warned of once. docs/health.md
-    explains the figures and the warnings.
+    the log line. Each kind of warning is logged once. docs/health.md explains
+    the values and the warnings.
 
     ===============================  =========================================
     figure                           what it is
@@ -76,7 +76,7 @@ class HealthHook(Hook):
 
     Raises:
         ValueError: If the interval is not positive, or, before training, if
-            the model is no CMAE.
+            the model is not a CMAE.
     """
 
     def __init__(self, interval: Optional[int] = None) -> None:
@@ -138,13 +138,13 @@ class HealthHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int,
                           data_batch: Any = None) -> None:
-        """Find out whether to measure."""
+        """Note whether this step is measured."""
         self._pending |= runner.iter == 0 or self.every_n_train_iters(
             runner, self.every)
 
     @torch.no_grad()
     def _measure_gradients(self, model: CMAE) -> None:
-        # All ranks contribute to the norm of sharded gradients.
+        # The norm of sharded gradients needs all ranks.
         if not self._pending or not (is_main_process() or is_sharded(model)):
             return
         grads: Dict[str, List[Tensor]] = {}
@@ -176,7 +176,7 @@ class HealthHook(Hook):
         figures: Dict[str, Tensor] = {}
         if targets is not None:
             predictions = self._seen[PREDICTION]
-            # Micro-batches are computed once more in the backward pass.
+            # Micro-batches are recomputed in the backward pass.
             self._seen[ONLINE] = self._seen[ONLINE][:len(predictions)]
             figures['positive_rank'] = positive_ranks(
                 predictions, targets,
@@ -186,7 +186,7 @@ class HealthHook(Hook):
             figures[f'erank_{name}'] = effective_rank(features)
             figures[f'spread_{name}'] = spread(features)
         figures.update({f'grad/{k}': v for k, v in self._grads.items()})
-        # One synchronisation with the device for all of them.
+        # One synchronisation with the device for all values.
         values = torch.stack([v.double() for v in figures.values()]).tolist()
         scalars = dict(zip(figures, values))
         if targets is not None:
@@ -204,7 +204,7 @@ class HealthHook(Hook):
         self._warn(runner, row)
 
     def _measure_costs(self, runner: Runner, batch: int) -> Dict[str, float]:
-        """Measure time and memory, where they are known."""
+        """Measure time and memory."""
         done = runner.iter + 1
         steps = 1 if self._last is None else max(done - self._last, 1)
         self._last = done

@@ -80,14 +80,14 @@ class StopSignals:
         if number == signal.SIGINT:
             if self.received == signal.SIGINT:
                 raise KeyboardInterrupt
-            # Not to the log, which may be writing at the moment.
-            os.write(2, b'\nStopping after this step; Ctrl-C again stops at '
-                     b'once.\n')
+            # The log may be in use at this moment.
+            os.write(2, b'\nStopping after this step; press Ctrl-C again to '
+                     b'stop now.\n')
         self.received = max(self.received, number)
 
 
 def shield_workers(loader: DataLoader) -> None:
-    """Make a loader's workers end with the main process, not before it.
+    """Make the workers of a loader ignore signals.
 
     A terminal and Slurm send signals to all processes, but the main process
     needs its workers to finish the step.
@@ -145,10 +145,10 @@ class PreemptionHook(Hook):
         self._vote = None
 
     def before_train(self, runner) -> None:
-        """Prepare the ranks' agreement; validate what was stopped before."""
+        """Create the group of ranks; run a validation that is pending."""
         self._training, self._agreed, self._vote = True, 0, None
         if get_world_size() > 1 and self._group is None:
-            # On CPUs, so that no rank waits for its accelerator.
+            # On CPUs, to avoid a synchronisation with the accelerator.
             self._group = torch_dist.new_group(
                 backend='gloo', **group_timeout(runner.cfg))
         if validation_pending(runner):
@@ -165,7 +165,7 @@ class PreemptionHook(Hook):
                          outputs: Any = None) -> None:
         """Stop after this iteration, if a rank has received a signal."""
         self._agree()
-        # The end of an epoch is more than that of an iteration.
+        # After the last iteration of an epoch, after_train_epoch stops.
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_epoch and self.end_of_epoch(runner.train_dataloader, batch_idx):
             return
@@ -192,7 +192,7 @@ class PreemptionHook(Hook):
             self._stop_if_agreed(runner, runner.epoch, runner.iter, False)
 
     def _agree(self, wait: bool = False) -> None:
-        """Take the highest signal of all ranks, at the latest a step later.
+        """Reduce the signals of all ranks to the highest, one step later.
 
         Args:
             wait (bool): Whether to wait for this step's vote instead of using

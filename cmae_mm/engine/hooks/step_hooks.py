@@ -37,7 +37,7 @@ class StepSeedHook(Hook):
 
 @HOOKS.register_module()
 class SkippedStepHook(Hook):
-    """Let warnings of skipped steps name the images.
+    """Record the images of a step for warnings of skipped steps.
 
     See ``AutoAmpOptimWrapper``, which skips and counts them.
     """
@@ -62,7 +62,7 @@ class SkippedStepHook(Hook):
 class ProgressHook(Hook):
     """Show the progress of a training and the time left on a terminal.
 
-    If standard error is no terminal, only the log has these figures.
+    Nothing is shown if standard error is not a terminal.
     """
 
     priority = 'LOW'
@@ -113,7 +113,7 @@ class DevicePrefetcher:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the loader."""
-        if name == 'loader':  # not there yet, while copied or unpickled
+        if name == 'loader':  # not set yet while copied or unpickled
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -144,7 +144,7 @@ class DevicePrefetcher:
             current.wait_stream(self.stream)
             for value in batch.values():
                 if isinstance(value, torch.Tensor):
-                    # Its memory must not be reused while this step reads it.
+                    # Keep its memory until this step has read it.
                     value.record_stream(current)
         return batch
 

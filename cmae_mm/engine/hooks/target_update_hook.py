@@ -22,8 +22,8 @@ class TargetUpdateHook(Hook):
     A resumed run continues the cosine schedule; a run that starts from loaded
     weights starts it anew.
 
-    The update is a hook of the optimizer, see ``MomentumTarget.follow``: there
-    is none while gradients accumulate or when the loss scaler skips a step.
+    The update is a hook of the optimizer, see ``MomentumTarget.follow``: it is
+    skipped while gradients accumulate and when the loss scaler skips a step.
     An MAE (``head.contrastive=None``) and ``target.fixed=True`` have no
     updates, which is logged.
 
@@ -36,7 +36,7 @@ class TargetUpdateHook(Hook):
 
     Raises:
         ValueError: If a momentum is out of range, or, before training, if the
-            model is no CMAE.
+            model is not a CMAE.
     """
 
     def __init__(self,
@@ -65,7 +65,7 @@ class TargetUpdateHook(Hook):
                  if model.target is None else 'model.target.fixed=True'))
             return
         if runner.iter == 0:
-            # Not the count of a checkpoint that the run starts from.
+            # Not the count of the checkpoint of load_from.
             model.target.steps.zero_()
         optim_wrapper = runner.optim_wrapper
         accumulate = optim_wrapper._accumulative_counts

@@ -29,11 +29,11 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
     """mmengine's ``AmpOptimWrapper`` for any dtype and machine.
 
     Training in bfloat16 has no loss scaler, which it does not need. Without
-    an accelerator, where ``AmpOptimWrapper`` raises, training is in float32
-    and the log says so.
+    an accelerator, where ``AmpOptimWrapper`` raises, training is in float32,
+    which is logged.
 
     Adam and AdamW update all parameters in one pass where torch has a fused
-    kernel for the device and their settings do not say otherwise.
+    kernel for the device, unless their settings select another.
 
     A step whose loss or gradients are not finite on any process is skipped
     on all: parameters, the optimizer's state and CMAE's target stay as they
@@ -56,7 +56,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         **kwargs: Arguments of ``OptimWrapper``.
 
     Raises:
-        ValueError: If the dtype is none of these, or ``max_skipped`` below 1.
+        ValueError: If the dtype is invalid, or ``max_skipped`` below 1.
         NonFiniteError: In training, after ``max_skipped`` skipped steps.
     """
 
@@ -133,7 +133,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         if not loss_bad and not norm_bad:
             self.guard.accept()
             self._clip(grads, norm)
-            # Not the scaler's step, which would look for inf once more.
+            # The scaler's step would check for inf again.
             self.optimizer.step(**kwargs)
             scaler.update(self._scale_update_param)
             return
@@ -176,7 +176,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         bad = (~numbers.isfinite()).float()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
-        # The step's one synchronisation.
+        # The only synchronisation of the step.
         return tuple(torch.cat([numbers, bad]).tolist())
 
     def _clip(self, grads: List[Tensor], norm: float) -> None:

@@ -142,8 +142,8 @@ class StepGuard:
         if scaled:
             return
         print_log(
-            f'Skipped the step of iteration {step}, which is not '
-            f'finite ({what}): parameters and target stay as they are. '
+            f'Skipped the step of iteration {step}, which is not finite '
+            f'({what}): parameters and target are unchanged. '
             f'Images: {self._images()}.',
             logger='current',
             level=logging.WARNING)

@@ -2,7 +2,7 @@
 
 Importing this package registers its classes in MMPretrain's registries, so
 ``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project. (The
-command ``cmae`` does so later, when it has understood its arguments.)
+command ``cmae`` does so after it has parsed its arguments.)
 """
 from typing import TYPE_CHECKING, List
 
@@ -36,7 +36,7 @@ __all__ = [
     'predict', 'pretrain', 'register'
 ]
 
-# The functions for people; imported when they are first used.
+# The functions for users, imported at first use.
 __getattr__ = import_on_use(__name__, {
     'apis.embedding': ('embed', ),
     'apis.encoder': ('load_encoder', ),

@@ -1,4 +1,4 @@
-"""Reading a config and what a command line changes in it."""
+"""Loading a config, and overrides from the command line."""
 import ast
 import difflib
 import inspect
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Overrides of a config: values by dotted key, or KEY=VALUE each.
 Overrides = Union[Mapping[str, Any], Sequence[str]]
-# Top-level keys that mmengine, its sister libraries and this project read
-# beside the runner's own arguments.
+# Top-level keys that the libraries and this project read, besides the
+# arguments of the runner.
 _OTHER_KEYS = {
     'activation_checkpointing', 'compile', 'custom_imports',
     'efficient_conv_bn_eval', 'evaluation', 'find_unused_parameters',
@@ -36,7 +36,7 @@ _OTHER_KEYS = {
     'resume_from', 'runner_type', 'strategy', 'sync_bn', 'tta_model',
     'tta_pipeline'
 }
-# Variables that files of the ecosystem usually have: nothing reads them.
+# Variables of many configs, which nothing reads.
 _VARIABLES = {
     'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline',
     'val_pipeline'
@@ -57,8 +57,8 @@ _NESTED = {
 # Similarity of a misspelt name to the correct one, see difflib.
 _SIMILAR = 0.86
 
-# What must be a number: a pattern of the key, whether it is whole, its least
-# value, and whether that itself is allowed.
+# Numeric settings: a pattern of the key, whether it is an integer, its lower
+# bound, and whether the bound itself is allowed.
 _NUMBERS: List[Tuple[str, bool, float, bool]] = [
     (r'train_cfg\.(max_epochs|max_iters|val_interval)', True, 1, True),
     (r'(train|val|test)_dataloader\.batch_size', True, 1, True),
@@ -85,7 +85,7 @@ def check_pairs(pairs: Sequence[str]) -> None:
         pairs (Sequence[str]): ``KEY=VALUE`` each.
 
     Raises:
-        ConfigError: If one is none, is a dict, or has unmatched brackets.
+        ConfigError: If a pair is malformed, a dict, or has unmatched brackets.
     """
     for pair in pairs:
         key, equals, value = pair.partition('=')
@@ -174,7 +174,7 @@ def load_config(name: str, pairs: Overrides = ()) -> 'Config':
     try:
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
-        # Of `_base_ = 'mmdet::...'`, which comes before custom_imports.
+        # `_base_ = 'mmdet::...'` is loaded before custom_imports.
         for library, extra in (('mmdet', 'det'), ('mmseg', 'seg')):
             if library in str(error):
                 require_dense(library, extra)
@@ -191,8 +191,8 @@ def load_config(name: str, pairs: Overrides = ()) -> 'Config':
 def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
     """Apply overrides to a config, in place, and check its keys.
 
-    What the file of image statistics says, where ``image_stats`` names one,
-    is filled in last.
+    Settings from the file of image statistics, if ``image_stats`` names one,
+    are filled in last.
 
     Args:
         cfg (Config): The config.

@@ -29,8 +29,7 @@ class Requirement(NamedTuple):
 
 _FRAMEWORK = framework_command()
 
-# Order matters: mmpretrain's own import fails where mmcv or mmengine is
-# missing, so those are looked at first.
+# In this order: importing mmpretrain fails without mmcv or mmengine.
 REQUIREMENTS = {
     'torch': Requirement('2.1', '3', 'pip install torch torchvision'),
     'mmengine': Requirement('0.10.0', '1.0', _FRAMEWORK),
@@ -47,7 +46,7 @@ def cpu_count() -> int:
 
 
 def start_method() -> str:
-    """Return how worker processes are started: 'fork', or 'spawn' without."""
+    """Return the start method of workers: 'fork', or 'spawn' on Windows."""
     try:
         multiprocessing.get_context('fork')
     except ValueError:  # not on Windows
@@ -57,7 +56,7 @@ def start_method() -> str:
 
 def check_transformers(
         version_of: Callable[[str], str] = importlib.metadata.version) -> None:
-    """Check for the one combination that mmpretrain cannot be imported with.
+    """Check for a combination that mmpretrain cannot be imported with.
 
     Args:
         version_of (Callable): Function that returns the version of a
@@ -67,7 +66,7 @@ def check_transformers(
         ImportError: If transformers 5 or newer is installed beside
             pycocotools, which mmdetection needs.
     """
-    # Not at the top: `cmae doctor` answers where nothing is installed.
+    # Not at the top: `cmae doctor` works without any library.
     from packaging.version import Version
     try:
         version_of('pycocotools')
@@ -84,19 +83,19 @@ def check_transformers(
 class MissingLibrary(RuntimeError):
     """An optional library that a config needs is not installed.
 
-    Not an ``ImportError``: mmengine replaces those by one of its own, which
-    does not say what is missing.
+    Not an ``ImportError``, which mmengine replaces by an error that does not
+    name the library.
     """
 
 
 def ops_command() -> str:
-    """Give the command that installs mmcv's compiled operators."""
+    """Return the command that installs mmcv's compiled operators."""
     script = 'tools/install_ops.sh'
     return f'bash {script if in_clone() else packaged_root() / script}'
 
 
 def require_dense(name: str, extra: str) -> None:
-    """Check that the libraries for detection or segmentation are there.
+    """Check that the libraries for detection or segmentation are installed.
 
     Args:
         name (str): Import name of the library, 'mmdet' or 'mmseg'.
@@ -135,8 +134,8 @@ def check_dependencies(
 
     Args:
         version_of (Callable): Function that returns the version of a module,
-            by its import name, and raises ``ImportError`` where there is
-            none. Defaults to importing the module.
+            by its import name, or raises ``ImportError``. Defaults to
+            importing the module.
 
     Raises:
         ImportError: If one is missing or outside the supported range. The

@@ -1,4 +1,4 @@
-"""How the package has been entered: by the command, or by an import."""
+"""Whether the process is the command ``cmae``, and quiet imports."""
 import importlib
 import logging
 import sys
@@ -22,11 +22,11 @@ _NOISE = ('Could not import OneDL', 'Line NMS is not compiled')
 
 
 def is_command() -> bool:
-    """Say whether this process is the command ``cmae``.
+    """Return whether this process is the command ``cmae``.
 
-    It answers ``--help`` and mistakes within a second, and so imports torch
-    and the libraries, by ``cmae_mm.register()``, only when it needs them. A
-    data worker that the command has spawned is none.
+    The command imports torch and the libraries, by ``cmae_mm.register()``,
+    only when it needs them, so that ``--help`` is fast. A data worker that
+    the command has spawned is not the command.
     """
     if '--multiprocessing-fork' in sys.orig_argv:
         return False
@@ -59,11 +59,11 @@ def import_on_use(package: str, modules: Mapping[str, Sequence[str]]
 
 
 def check_system() -> None:
-    """Check that this is a POSIX system, in which outputs can be locked.
+    """Check that this is a POSIX system, on which files can be locked.
 
     Raises:
-        SystemExit: Where it is not and this process is the command.
-        ImportError: Where it is not and the package is imported.
+        SystemExit: If it is not and this process is the command.
+        ImportError: If it is not and the package is imported.
     """
     try:
         import fcntl  # noqa: F401
@@ -78,7 +78,7 @@ def check_system() -> None:
 class _WithoutNoise:
     """A stream that drops what libraries print at import.
 
-    Loggers that are made meanwhile may keep it: it hands on all else.
+    Loggers that are created meanwhile may keep it; it forwards the rest.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -104,11 +104,11 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 def quiet_imports() -> Iterator[None]:
     """Drop messages of libraries about operators that nothing here needs.
 
-    What mmcv lacks is said by ``cmae doctor`` and by configs that need it.
+    ``cmae doctor`` and configs that need mmcv's operators report them.
     """
     warnings.filterwarnings(
         'ignore', message='Fail to import ``MultiScaleDeformableAttention``')
-    # A logger that is there already does not write to the stream below.
+    # An existing logger does not write to the stream below.
     logging_module = sys.modules.get('mmengine.logging')
     logger = None if logging_module is None else (
         logging_module.MMLogger.get_current_instance())

@@ -94,7 +94,7 @@ def check_output(path: PathLike, is_folder: bool = False) -> None:
     with writing(path):
         target = Path(os.path.realpath(path))
         if is_folder and target.exists() and not target.is_dir():
-            raise OSError(errno.EINVAL, 'it is a file, and a folder is needed')
+            raise OSError(errno.EINVAL, 'it is a file, not a folder')
         if not is_folder:
             _check_file(target)
         there = target if is_folder else target.parent
@@ -117,7 +117,7 @@ def _check_file(target: Path) -> None:
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, '')
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, 'it is no regular file')
+        raise OSError(errno.EINVAL, 'it is not a regular file')
     if not os.access(target, os.W_OK):
         raise OSError(errno.EACCES, '')
 
@@ -126,8 +126,8 @@ def _check_file(target: Path) -> None:
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """Write a file atomically through a temporary path.
 
-    The file has the permissions of the umask, or those of the file that it
-    replaces. A link is followed.
+    The file has the permissions of the umask, or of the file that it
+    replaces. Links are followed.
 
     Args:
         path (str | PathLike): The file; its folder is made if missing.
@@ -272,7 +272,7 @@ def remove_temporaries(folder: PathLike) -> None:
         folder (str | PathLike): The folder, which may be missing.
     """
     for path in Path(folder).glob(f'{PREFIX}*'):
-        # A process that still writes a file holds its lock.
+        # A file that is being written is locked.
         with contextlib.suppress(OSError), open(path, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()

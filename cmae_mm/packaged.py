@@ -33,26 +33,25 @@ def packaged_root() -> Path:
 
 
 def in_clone() -> bool:
-    """Say whether the package is used from a clone of the project."""
+    """Return whether the package is used from a clone of the project."""
     return (_PACKAGE.parent / 'setup.cfg').is_file()
 
 
 def install_command(extra: str) -> str:
-    """Give the command that installs an extra of setup.cfg.
+    """Return the command that installs an extra of setup.cfg.
 
     Args:
         extra (str): Name of the extra, for example 'det'.
 
     Returns:
-        str: The pip command, for a clone or for an installed package,
-        whichever is in use.
+        str: The pip command, for a clone or for an installed package.
     """
     what = f"-e '.[{extra}]'" if in_clone() else f"'cmae_mm[{extra}]'"
     return f'pip install {what}'
 
 
 def is_installed(distribution: str) -> bool:
-    """Tell whether a distribution is installed, without importing it."""
+    """Return whether a distribution is installed, without importing it."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -61,16 +60,16 @@ def is_installed(distribution: str) -> bool:
 
 
 def uses_original() -> bool:
-    """Tell whether the original OpenMMLab packages are installed.
+    """Return whether the original OpenMMLab packages are installed.
 
     Returns:
-        bool: False with OneDL's, and where there are none.
+        bool: False with OneDL's packages, and without any.
     """
     return is_installed('mmengine') and not is_installed('onedl-mmengine')
 
 
 def framework_command() -> str:
-    """Give the command that installs or repairs the distribution in use."""
+    """Return the command that installs the distribution in use."""
     if not uses_original():
         return install_command('onedl')
     has_mmcv = is_installed('mmcv') or is_installed('mmcv-lite')
@@ -78,7 +77,7 @@ def framework_command() -> str:
 
 
 def dense_command(extra: str) -> str:
-    """Give the command that installs mmdetection or mmsegmentation.
+    """Return the command that installs mmdetection or mmsegmentation.
 
     Args:
         extra (str): 'det' or 'seg'.
@@ -89,7 +88,7 @@ def dense_command(extra: str) -> str:
 
 
 def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
-    """Find the checkpoint file that a path stands for.
+    """Find the checkpoint file of a path.
 
     Args:
         path (str | PathLike): A file; a folder of transformers or timm; the
@@ -97,7 +96,7 @@ def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
             folder, whose ``last_checkpoint`` names the newest checkpoint.
 
     Returns:
-        Path: The file, or the path itself if there is none.
+        Path: The file, or the path itself if none is found.
     """
     file = Path(path).expanduser()
     if not file.is_dir():
@@ -123,8 +122,8 @@ def find_config(name: str) -> str:
         str: Path of the file.
 
     Raises:
-        FileNotFoundError: If there is no such config, or several folders
-            hold one of that name; the message lists the nearest names.
+        FileNotFoundError: If no config, or several, have this name; the
+            message lists the nearest names.
     """
     import difflib
 

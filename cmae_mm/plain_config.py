@@ -1,10 +1,10 @@
 """Configs as plain data, read and checked without running anything.
 
 mmengine reads a config by running it as Python, and its registries import
-and call any dotted name. That is for configs which a person names on the
-command line. A config out of a checkpoint or a work directory may come from
-anywhere: :func:`parse_config` reads its literals, and :func:`check_types`
-looks its types up in a list. Both readers return a config as
+and call any dotted name. That is acceptable for configs that a user names on
+the command line. A config in a checkpoint or a work folder is not trusted:
+:func:`parse_config` reads its literals, and :func:`check_types` checks its
+types against a list. Both readers return a config as
 :func:`format_config` wrote it.
 """
 import ast
@@ -42,7 +42,7 @@ MODEL_TYPES = frozenset({
 
 
 class PlainConfigError(ValueError):
-    """A config that is no plain data."""
+    """A config that is not plain data."""
 
 
 def parse_config(text: str) -> Dict[str, Any]:
@@ -57,8 +57,8 @@ def parse_config(text: str) -> Dict[str, Any]:
         Dict[str, Any]: Values by name.
 
     Raises:
-        PlainConfigError: If it holds anything else, or is too long or nested
-            too deeply.
+        PlainConfigError: If it contains anything else, or is too long or too
+            deeply nested.
     """
     if len(text) > MAX_CHARACTERS:
         raise PlainConfigError(
@@ -123,8 +123,8 @@ class _Literals(ast.NodeTransformer):
 def _unexpected(node: ast.AST) -> PlainConfigError:
     line = getattr(node, 'lineno', 0)
     return PlainConfigError(
-        f'line {line} of its config is no plain value '
-        f'({type(node).__name__}), and nothing in it is run')
+        f'line {line} of its config is not a plain value '
+        f'({type(node).__name__}); code in configs is not run')
 
 
 def format_config(values: Mapping[str, Any]) -> str:
@@ -211,8 +211,8 @@ def check_types(node: Any,
         ``allowed``.
 
     Raises:
-        PlainConfigError: If a type is not on the list, or a key or value can
-            be no setting of a model.
+        PlainConfigError: If a type is not on the list, or a key or value is
+            not a setting of a model.
     """
     if isinstance(node, dict):
         return {key: _check_entry(key, value, allowed, f'{where}.{key}')
@@ -224,7 +224,8 @@ def check_types(node: Any,
             isinstance(node, str) and _WORD.fullmatch(node)):
         return node
     raise PlainConfigError(
-        f'{where}={str(node)[:100]!r} in its config is no setting of a model')
+        f'{where}={str(node)[:100]!r} in its config is not a setting of a '
+        'model')
 
 
 def _check_entry(key: Any, value: Any, allowed: Collection[str],
@@ -232,13 +233,13 @@ def _check_entry(key: Any, value: Any, allowed: Collection[str],
     if not isinstance(key, str) or key.startswith('_') or (
             not key.isidentifier()):
         raise PlainConfigError(
-            f'{where[:100]!r} in its config is no setting of a model')
+            f'{where[:100]!r} in its config is not a setting of a model')
     if key not in _TYPE_KEYS:
         return check_types(value, allowed, where)
     package, _, name = str(value).rpartition('.')
     known = package == '' or package.split('.')[0] in _LIBRARIES
     if not isinstance(value, str) or not known or name not in allowed:
         raise PlainConfigError(
-            f'{where}={str(value)[:100]!r} in its config is none of the '
-            'classes that are built from a checkpoint, and is not imported')
+            f'{where}={str(value)[:100]!r} in its config is not one of the '
+            'classes that are built from a checkpoint')
     return name

@@ -19,7 +19,7 @@ class Progress:
         unit (str): Name of a step. Defaults to 'image'.
         initial (int): Number of steps that are already done. Defaults to 0.
         enabled (bool): Whether to show anything. Defaults to True.
-        plain (bool): Whether to print lines where standard error is no
+        plain (bool): Whether to print lines if standard error is not a
             terminal. Defaults to True.
     """
 
@@ -51,7 +51,7 @@ class Progress:
         """
         for handler in handlers if self._bar is not None else ():
             if isinstance(handler, StreamHandler) and handler.stream.isatty():
-                # As long as the bar is shown, rich's proxy of the terminal.
+                # While the bar is shown, this is rich's proxy.
                 self._streams[handler] = handler.setStream(sys.stderr)
 
     def update(self, count: int = 1, total: Optional[int] = None) -> None:
@@ -67,7 +67,7 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(0, completed=self.done, total=self.total)
-            # No thread draws: processes are forked while the bar is shown.
+            # Not drawn by a thread: processes are forked meanwhile.
             if now - self._shown >= _BAR_INTERVAL:
                 self._shown = now
                 try:
@@ -126,7 +126,7 @@ def _make_bar() -> Any:
 
 
 def describe_seconds(seconds: float) -> str:
-    """Write a time for people.
+    """Format a duration.
 
     Args:
         seconds (float): The time.

@@ -1,5 +1,5 @@
-"""The command ``cmae``: what a person types, one file a subject.
+"""The command ``cmae``.
 
-Nothing heavy is imported before a command line has been understood: modules
-here import torch and the libraries inside of functions.
+Modules import torch and the libraries inside functions, so that help texts
+and usage errors are fast.
 """

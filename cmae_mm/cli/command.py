@@ -18,9 +18,9 @@ from ..apis.arguments import (
 def run(args: argparse.Namespace) -> NoReturn:
     """Run a command and exit.
 
-    Errors of the user end in one sentence, see
-    :func:`~cmae_mm.cli.errors.fail`. ``SystemExit`` of a training that saved
-    at a signal keeps its status.
+    Errors end in one sentence, see :func:`~cmae_mm.cli.errors.fail`.
+    ``SystemExit`` of a training that was stopped by a signal keeps its
+    status.
 
     Args:
         args (argparse.Namespace): With ``chosen``, the command. The
@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> NoReturn:
         result = perform(args)
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
-            # In one write, which the lines of other ranks cannot split.
+            # In one write, so that lines of other ranks do not split it.
             sys.stdout.write(f'{json.dumps(result, default=_plain)}\n')
             sys.stdout.flush()
     except SystemExit as stop:
-        # Without its traceback, whose frames hold what leave_ranks ends.
+        # Without its traceback, whose frames hold the process group.
         status = stop.code
     except KeyboardInterrupt as stop:
-        # In training: pressed twice, or before there was anything to save.
+        # In training: pressed twice, or before the first step.
         saved = str(stop) or 'nothing was written'
         print(f'\ncmae {args.command}: stopped; {saved}', file=sys.stderr)
         sys.exit(130)
@@ -78,7 +78,7 @@ def perform(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def _unwrap(value: Any, hint: Any) -> Any:
-    """Return the word of an option that takes a word or several numbers."""
+    """Return the word of an option that takes a word or a list."""
     one = isinstance(value, list) and len(value) == 1
     return value[0] if one and not accepts(value, hint) else value
 

@@ -75,8 +75,8 @@ def build_parser(only: Optional[str] = None) -> argparse.ArgumentParser:
         description='Contrastive Masked Autoencoders: pre-training, transfer '
         'and evaluation of\nvision transformers.\n'
         f'{"" if only else list_commands()}',
-        epilog='`cmae COMMAND --help` shows a command with an example. Configs'
-        ' are files, or\npackaged ones by their name: cmae train '
+        epilog='`cmae COMMAND --help` shows the options and an example. A '
+        'config is a file, or the name\nof a packaged one: cmae train '
         'cmae_vit-s_300e')
     parser.add_argument(
         '--version', action='version', version=f'cmae_mm {__version__}')
@@ -103,8 +103,8 @@ def parse(arguments: List[str]) -> argparse.Namespace:
         sys.exit(2)
     if word is not None and word not in COMMANDS:
         parser.error(
-            f'there is no command {word!r}'
-            f'{near(word, COMMANDS) or "; there are " + ", ".join(COMMANDS)}')
+            f'unknown command {word!r}' + (
+                near(word, COMMANDS) or f'; choose from {", ".join(COMMANDS)}'))
     return parser.parse_args(arguments)
 
 
@@ -123,10 +123,10 @@ class _OutputFile(io.FileIO):
 
 
 def open_outputs() -> List[_OutputFile]:
-    """Make standard output and error accept text until the end.
+    """Make writes to standard output and error never fail.
 
-    A pipe that is closed early and a full disk do not stop the work. Names
-    that are not UTF-8 are escaped. Streams that a caller has replaced stay.
+    A closed pipe and a full disk do not stop the command. Names that are not
+    UTF-8 are escaped. Streams that a caller has replaced are kept.
 
     Returns:
         list[_OutputFile]: The files below the new streams.

@@ -36,10 +36,10 @@ _WIDTH = 79
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Name the nearest of the known words, for the end of a sentence.
+    """Suggest the nearest of the known words.
 
     Returns:
-        str: '; did you mean --epochs?', or '' where nothing is near.
+        str: '; did you mean --epochs?', or '' if no word is near.
     """
     found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.7)
     return f'; did you mean {" or ".join(found)}?' if found else ''
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self,
                          args: Any = None,
                          namespace: Any = None) -> Any:
-        """Parse, and refuse unknown arguments with the nearest names."""
+        """Parse; an unknown argument is an error with the nearest names."""
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(self._describe_unknown(rest))
@@ -70,8 +70,8 @@ class Parser(argparse.ArgumentParser):
                 options = [o for action in self._actions
                            if action.help != argparse.SUPPRESS
                            for o in action.option_strings]
-                return f'there is no option {name}{near(name, options)}'
-        return f'there is one argument too many: {words[0]!r}'
+                return f'unknown option {name}{near(name, options)}'
+        return f'unexpected argument {words[0]!r}'
 
     def error(self, message: str) -> NoReturn:
         """End with one sentence and exit status 2."""
@@ -236,7 +236,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 
 
 def _needed(parser: argparse.ArgumentParser) -> List[str]:
-    """List what a command line must have, in the order to write it in."""
+    """List the required arguments for the usage line."""
     words = []
     for action in parser._actions:
         metavar = action.metavar or action.dest.upper()

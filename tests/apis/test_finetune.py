@@ -256,7 +256,7 @@ def test_same_command_resumes_and_another_is_refused(finished, photos,
 
 @pytest.mark.parametrize(('line', 'message'), [
     ('import os', 'no plain value'),
-    ("model = dict(type='os.system')", 'none of the classes'),
+    ("model = dict(type='os.system')", 'not one of the classes'),
     ('model = dict(head=1)', 'no config'),
 ])
 def test_nothing_in_the_folder_is_run(finished, tmp_path, line, message):

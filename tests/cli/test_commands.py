@@ -83,18 +83,18 @@ LIGHT = {
     'version': (['--version'], 'cmae_mm 0.', 0),
     'nothing': ([], 'usage: cmae COMMAND', 2),
     'a command that is none': (
-        ['lineer'], "there is no command 'lineer'; did you mean linear?", 2),
+        ['lineer'], "unknown command 'lineer'; did you mean linear?", 2),
     'an option that is none': (
         ['linear', '.', 'random', '--epoch', '3'],
-        'cmae linear: there is no option --epoch; did you mean --epochs?', 2),
+        'cmae linear: unknown option --epoch; did you mean --epochs?', 2),
     'a part of an option': (
         ['linear', '.', 'random', '--epo', '3'], 'no option --epo', 2),
     'a choice that is none': (
         ['knn', '.', 'random', '--encoder', 'targt'],
         '--encoder: must be one of online, target, teacher, student, but '
         "got 'targt'; did you mean 'target'?", 2),
-    'one argument too many': (
-        ['train', QUICK, 'a.pth'], "one argument too many: 'a.pth'", 2),
+    'an unexpected argument': (
+        ['train', QUICK, 'a.pth'], "unexpected argument 'a.pth'", 2),
     'one argument too few': (['knn', '.'], 'required: CHECKPOINT', 2),
     'no such config': (
         ['knn', '.', 'random', '--config', 'cmae_vit-b_400e'],

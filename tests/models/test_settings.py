@@ -237,7 +237,8 @@ def test_scaled_rates_count_accumulation(image_root, tmp_path, caplog):
         assert group['lr'] == pytest.approx(
             cfg.optim_wrapper.optimizer.lr / 4)
     said = [r.message for r in caplog.records if 'multiplied' in r.message]
-    assert len(said) == 1 and '0.25' in said[0] and 'x 8 accumulated' in said[0]
+    text, = said
+    assert '0.25' in text and 'x 8 accumulated' in text
 
 
 @pytest.mark.parametrize('changes, named', [

@@ -99,8 +99,8 @@ def test_a_link_is_followed(tmp_path):
 
 @pytest.mark.parametrize(('make', 'reason'), [
     (lambda p: p.mkdir(), 'Is a directory'),
-    (lambda p: os.mkfifo(p), 'no regular file'),
-    (lambda p: p.symlink_to('/dev/null'), 'no regular file'),
+    (lambda p: os.mkfifo(p), 'not a regular file'),
+    (lambda p: p.symlink_to('/dev/null'), 'not a regular file'),
 ])
 def test_what_is_no_file_is_refused_and_kept(tmp_path, make, reason):
     path = tmp_path / 'out.html'
@@ -122,7 +122,7 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
                 lambda: output_lock(tmp_path / 'file/x', True).__enter__()):
         with pytest.raises(OSError, match='Not a directory'):
             act()
-    with pytest.raises(OSError, match='it is a file, and a folder'):
+    with pytest.raises(OSError, match='it is a file, not a folder'):
         check_output(tmp_path / 'file', is_folder=True)
     check_output(tmp_path / 'new/sub/out')
     assert left_in(tmp_path) == ['file']

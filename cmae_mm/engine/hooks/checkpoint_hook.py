@@ -229,8 +229,8 @@ class AtomicCheckpointHook(CheckpointHook):
         if ahead:
             aside = move_aside(ahead)
             runner.logger.warning(
-                f'Moved {len(ahead)} checkpoints of an earlier run to {aside}, '
-                f'since this run starts at iteration {runner.iter}.')
+                f'Moved {len(ahead)} checkpoints of an earlier run to '
+                f'{aside}: this run starts at iteration {runner.iter}.')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add batch and encoder to the metadata; store plain values."""

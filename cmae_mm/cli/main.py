@@ -102,9 +102,8 @@ def parse(arguments: List[str]) -> argparse.Namespace:
         parser.print_help()
         sys.exit(2)
     if word is not None and word not in COMMANDS:
-        parser.error(
-            f'unknown command {word!r}' + (
-                near(word, COMMANDS) or f'; choose from {", ".join(COMMANDS)}'))
+        hint = near(word, COMMANDS) or f'; choose from {", ".join(COMMANDS)}'
+        parser.error(f'unknown command {word!r}{hint}')
     return parser.parse_args(arguments)
 
 

@@ -138,7 +138,7 @@ def _render(runs: Sequence[Run], warnings: Mapping[str, Sequence[str]]) -> str:
     return environment.get_template('report.html').render(
         version=__version__, runs=runs, warnings=warnings,
         summary=_summarise(runs), curves=draw_curves(runs, charts),
-        values=_last_values(runs, charts), costs=_costs(runs),
+        values=_last_values(runs, charts),
         evaluations=[(run.name, *row) for run in runs
                      for row in run.evaluations],
         differences=[_diff(runs[0], run) for run in runs[1:]],
@@ -161,45 +161,37 @@ def _embed(path: Path) -> Any:
             base64.b64encode(path.read_bytes()).decode())
 
 
-def _last(run: Run, name: str, form: str = '{:.4g}') -> str:
+def _last(run: Run, name: str, form: str) -> str:
     """Format the last value of a curve."""
     values = series(run, name)[1]
     return form.format(values[-1]) if values else '-'
 
 
-def _mean(run: Run, name: str, form: str) -> str:
-    """Format the mean of a curve."""
-    values = series(run, name)[1]
-    return form.format(sum(values) / len(values)) if values else '-'
+# Columns of the summary: a title, a logged name, and a format.
+SUMMARY = (
+    ('loss_rc', 'loss_rc', '{:.4g}'), ('loss_ct', 'loss_ct', '{:.4g}'),
+    ('rank of the positive', 'health/positive_rank', '{:.1f}'),
+    ('effective rank', 'erank', '{:.1f}'),
+    ('images', 'health/images_seen', '{:,.0f}'),
+    ('images/s', 'health/images_per_second', '{:.0f}'),
+    ('waiting for data', 'health/data_wait', '{:.0f} %'),
+    ('device memory, MB', 'health/device_memory_mb', '{:,.0f}'),
+    ('host memory, MB', 'health/host_memory_mb', '{:,.0f}'))
 
 
 def _summarise(runs: Sequence[Run]) -> Table:
+    """List time, best k-NN and the last values of each run."""
     rows = []
     for run in runs:
         done = max((row['iter'] for row in run.rows), default=0)
-        knn = [value for name in {n for row in run.rows for n in row}
-               if name.startswith('knn/') for value in series(run, name)[1]]
+        knn = [value for row in run.rows for name, value in row.items()
+               if name.startswith('knn/')]
         rows.append([
             run.name, f'{done:,}', describe_seconds(run.seconds),
-            _last(run, 'loss_rc'), _last(run, 'loss_ct'),
-            _last(run, 'health/positive_rank', '{:.1f}'),
-            _last(run, 'erank', '{:.1f}'),
-            f'{max(knn):.1f} %' if knn else '-'])
-    return Table(['run', 'iterations', 'time', 'loss_rc', 'loss_ct',
-                  'rank of the positive', 'effective rank', 'best k-NN'],
-                 rows, 1)
-
-
-def _costs(runs: Sequence[Run]) -> Table:
-    rows = [[
-        run.name, describe_seconds(run.seconds),
-        _last(run, 'health/images_seen', '{:,.0f}'),
-        _mean(run, 'health/images_per_second', '{:.0f}'),
-        _mean(run, 'health/data_wait', '{:.0f} %'),
-        _last(run, 'health/device_memory_mb', '{:,.0f}'),
-        _last(run, 'health/host_memory_mb', '{:,.0f}')] for run in runs]
-    return Table(['run', 'time', 'images', 'images/s', 'waiting for data',
-                  'device memory, MB', 'host memory, MB'], rows, 1)
+            f'{max(knn):.1f} %' if knn else '-',
+            *(_last(run, name, form) for _, name, form in SUMMARY)])
+    return Table(['run', 'iterations', 'time', 'best k-NN',
+                  *(title for title, *_ in SUMMARY)], rows, 1)
 
 
 def collect_charts(runs: Sequence[Run], charts: Sequence[Chart] = CHARTS

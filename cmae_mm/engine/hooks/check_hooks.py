@@ -154,15 +154,11 @@ def check_batch_norm(runner: Runner, kinds: Any = _BatchNorm) -> None:
         isinstance(m, SyncBatchNorm) for m in norms)
     if not norms or synchronised or 1 not in sizes:
         return
-    if len(sizes) > 1:
-        raise ValueError(
-            'BatchNorm normalises over the images of one process, but the '
-            'last batch of an epoch has a single image; set '
-            'train_dataloader.drop_last=True, or another batch_size')
+    batch = 'the last batch of an epoch' if len(sizes) > 1 else 'a batch'
     raise ValueError(
-        'BatchNorm normalises over the images of one process, but '
-        'train_dataloader.batch_size=1 is a single one; use 2 or more, or on '
-        "several GPUs sync_bn='torch'")
+        f'{batch} of a process has a single image, over which BatchNorm '
+        'cannot normalise; set train_dataloader.drop_last=True, another '
+        "train_dataloader.batch_size, or on several GPUs sync_bn='torch'")
 
 
 class BrokenImagesHook(Hook):
@@ -238,8 +234,7 @@ class PretrainCheckHook(BrokenImagesHook):
     Raises:
         BrokenImagesError: In training, if more than ``max_broken`` of an
             epoch's images are broken.
-        ValueError: If a batch over all GPUs leaves InfoNCE without negatives,
-            or one of a process has a single image for BatchNorm; if the data
+        ValueError: If a batch of a process has a single image; if the data
             set is smaller than one batch; if nothing moves the target; if all
             processes would draw the same masks; if the last batches of
             processes would differ in size; or if a queue of negatives is
@@ -248,27 +243,12 @@ class PretrainCheckHook(BrokenImagesHook):
 
     def before_train(self, runner) -> None:
         """Check the data, the batch and the target."""
-        self._check_negatives(runner)
         check_batch_norm(runner)
         self._check_shares(runner.train_dataloader)
         self._check_queue(runner)
         # For mmengine's own runner, which does not check this.
         check_target_moves(runner)
         self._check_draws(runner)
-
-    @staticmethod
-    def _check_negatives(runner) -> None:
-        contrastive = getattr(unwrapped_model(runner).head, 'contrastive',
-                              None)
-        if getattr(contrastive, 'loss_style', None) != 'infonce':
-            return
-        size = min(batch_sizes(runner.train_dataloader), default=2)
-        if size * get_world_size() < 2:
-            raise ValueError(
-                f'InfoNCE needs negatives, but a batch of {size} on '
-                f'{get_world_size()} process(es) is one image in total; set '
-                'train_dataloader.batch_size to 2 or more, and '
-                'train_dataloader.drop_last=True')
 
     @staticmethod
     def _check_draws(runner) -> None:

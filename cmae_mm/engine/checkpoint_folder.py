@@ -41,13 +41,14 @@ class NameTemplate(str):
 
     def __init__(self, template: str) -> None:
         before, *after = _NUMBER.split(template)
-        stem, suffix = os.path.splitext(''.join(after))
+        # With a digit, since '.pth' alone would be a stem.
+        stem, suffix = os.path.splitext(f'0{"".join(after)}')
         if len(after) != 1 or re.search('[/{}]', before + stem + suffix):
             raise ValueError(
                 f'filename_tmpl={template!r} must be the name of a file with '
                 "one whole number in braces, as in 'epoch_{:03d}.pth'")
         self._pattern = re.compile(
-            re.escape(before) + r'(\d+)' + re.escape(stem)
+            re.escape(before) + r'(\d+)' + re.escape(stem[1:])
             + rf'(?:{_WITHIN}(\d+))?' + re.escape(suffix))
 
     def format(self, step: Union[int, str]) -> str:  # type: ignore[override]

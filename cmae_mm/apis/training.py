@@ -1,13 +1,12 @@
 """Commands that train and test, and the size of a batch."""
 import importlib.util
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     Dict,
-    Iterator,
     Literal,
     NamedTuple,
     Optional,
@@ -295,10 +294,11 @@ epoch_100.pth 8
     """
     import mmengine
     from mmengine.dist import is_main_process
+    from mmengine.evaluator import DumpResults
 
     from ..engine import ResumableRunner
     from ..engine.device import adapt_to_device
-    from ..files import write_file
+    from ..files import atomic_path, write_file
     cfg = load_config(str(config), cfg_options)
     cfg.launcher = launcher
     _set_work_dir(cfg, config, work_dir)
@@ -309,28 +309,16 @@ epoch_100.pth 8
     cfg.load_from, cfg.resume = str(checkpoint), False
     adapt_to_device(cfg)
     runner = ResumableRunner.from_cfg(cfg)
-    with _dumping(runner, dump):
+    with ExitStack() as stack:
+        if dump is not None:
+            file = stack.enter_context(atomic_path(dump)) if (
+                is_main_process()) else dump
+            runner.test_evaluator.metrics.append(
+                DumpResults(out_file_path=str(file)))
         metrics = runner.test()
     if out is not None and is_main_process():
         write_file(out, mmengine.dump(metrics, file_format='json'))
     return metrics
-
-
-@contextmanager
-def _dumping(runner: Any, path: Optional[PathLike]) -> Iterator[None]:
-    """Let a runner write its predictions while it tests."""
-    from mmengine.dist import is_main_process
-    from mmengine.evaluator import DumpResults
-
-    from ..files import atomic_path
-    if path is None:
-        yield
-        return
-    with atomic_path(path) if is_main_process() else nullcontext(
-            path) as file:
-        runner.test_evaluator.metrics.append(
-            DumpResults(out_file_path=str(file)))
-        yield
 
 
 @command()

@@ -22,7 +22,7 @@ from ...models import CMAE
 from ...models.utils import is_sharded, keep_step_hooks
 from ..device import unwrapped_model
 from ..loops import at_optimizer_step
-from ..optimizers.step_guard import grad_norm, part_of
+from ..optimizers.step_guard import grad_norm, part_norms
 
 # The features that are measured.
 ONLINE, TARGET = 'online', 'target'
@@ -147,11 +147,7 @@ class HealthHook(Hook):
         # The norm of sharded gradients needs all ranks.
         if not self._pending or not (is_main_process() or is_sharded(model)):
             return
-        grads: Dict[str, List[Tensor]] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                grads.setdefault(part_of(name), []).append(parameter.grad)
-        self._grads = {part: grad_norm(g) for part, g in grads.items()}
+        self._grads = part_norms(model)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:

@@ -43,21 +43,24 @@ def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
     return powers.pow(1 / norm_type)
 
 
-def part_of(name: str) -> str:
-    """Name the part of a model that a parameter belongs to.
+def part_norms(model: nn.Module) -> Dict[str, Tensor]:
+    """Compute the gradient norm of each part of a model.
 
     Args:
-        name (str): Name of the parameter, for instance
-            'neck.pixel_decoder.blocks.0.weight'.
+        model (nn.Module): The model, with or without a distributed wrapper.
 
     Returns:
-        str: One name, or two inside of necks and heads.
+        Dict[str, Tensor]: Norms by name of the part, for instance 'backbone'
+        or, within necks and heads, 'neck.pixel_decoder'.
     """
-    modules = name.split('.')
-    if modules[0] == 'module':  # of a distributed wrapper
-        modules = modules[1:]
-    inside = 2 if modules[0] in ('neck', 'head') and len(modules) > 2 else 1
-    return '.'.join(modules[:inside])
+    grads = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            modules = name.removeprefix('module.').split('.')
+            depth = 2 if modules[0] in ('neck', 'head') and (
+                len(modules) > 2) else 1
+            grads['.'.join(modules[:depth])].append(parameter.grad)
+    return {part: grad_norm(g) for part, g in grads.items()}
 
 
 class StepGuard:
@@ -151,7 +154,8 @@ class StepGuard:
     def _report(self, optimizer: torch.optim.Optimizer, step: int,
                 what: str) -> str:
         norms = ', '.join(
-            f'{part} {norm:.3g}' for part, norm in self._norms().items())
+            f'{part} {float(norm):.3g}'
+            for part, norm in part_norms(self.model or nn.Module()).items())
         rates = [float(g['lr']) for g in optimizer.param_groups]
         return (
             f'Stopped at iteration {step}: {self.in_a_row} steps in a '
@@ -164,14 +168,6 @@ class StepGuard:
             'data_preprocessor.mean and std and these images; '
             f'optim_wrapper.max_skipped={self.max_skipped} sets how many '
             'steps are allowed.')
-
-    def _norms(self) -> Dict[str, float]:
-        grads = defaultdict(list)
-        named = [] if self.model is None else self.model.named_parameters()
-        for name, parameter in named:
-            if parameter.grad is not None:
-                grads[part_of(name)].append(parameter.grad)
-        return {part: float(grad_norm(g)) for part, g in grads.items()}
 
     def _images(self) -> str:
         paths = [str(s.img_path) for s in self.samples

@@ -232,6 +232,9 @@ Pool = Annotated[Literal['mean', 'cls'], Text(
     'Mean of the patch tokens, or class token.')]
 ImgSize = Optional[Annotated[Size, Text(
     "Side of the images in pixels. Defaults to the checkpoint's.")]]
+NumHeads = Optional[Annotated[Size, Text(
+    'Number of attention heads, for checkpoints of other projects with '
+    'unusual sizes.')]]
 BatchSize = Annotated[Size, Text('Images in a batch.')]
 NumWorkers = Optional[Annotated[Count, Text(
     'Processes that read images. Defaults to one for each processor core, at '

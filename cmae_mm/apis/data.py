@@ -1,7 +1,17 @@
 """Commands on images: statistics, packing, and shares of the labels."""
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Optional, Sequence, Tuple, Union
+from typing import (
+    Annotated,
+    Any,
+    Dict,
+    List,
+    Literal,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from ..files import check_output
 from .arguments import (
@@ -12,9 +22,16 @@ from .arguments import (
     OutputFolder,
     Percent,
     Size,
+    Text,
     command,
 )
 
+ShortSide = Optional[Annotated[Size, Text(
+    'Reduce the shorter side of larger images to this length in pixels: JPEG '
+    'files become JPEG files of quality 92, all others PNG or TIFF files '
+    'without loss. Defaults to none: files are copied bit by bit.')]]
+Readers = Annotated[Count, Text(
+    'Processes that read and reduce images, beside this one.')]
 _PER_CHANNEL = ('mean', 'std', 'min', 'low', 'high', 'max')
 
 
@@ -135,8 +152,8 @@ def _describe(found: Dict[str, Any]) -> List[str]:
 def store(data: Data,
           out: OutputFolder,
           *,
-          short_side: Optional[Size] = None,
-          num_workers: Count = 0) -> Dict[str, Any]:
+          short_side: ShortSide = None,
+          num_workers: Readers = 0) -> Dict[str, Any]:
     """Pack images into one LMDB file, for network disks.
 
     Interrupted, the same command continues; what was written is verified.
@@ -149,12 +166,6 @@ def store(data: Data,
     Args:
         data: Folder of images, list, store or shards.
         out: Folder to write, outside of DATA.
-        short_side: Reduce the shorter side of larger images to this length in
-            pixels: JPEG files become JPEG files of quality 92, all others PNG
-            or TIFF files without loss. Defaults to None: files are copied bit
-            by bit.
-        num_workers: Processes that read and reduce images. Defaults to 0,
-            none beside this one.
 
     Returns:
         Dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
@@ -170,8 +181,8 @@ def store(data: Data,
 def shards(data: Data,
            out: OutputFolder,
            *,
-           short_side: Optional[Size] = None,
-           num_workers: Count = 0,
+           short_side: ShortSide = None,
+           num_workers: Readers = 0,
            images_per_shard: Size = 2000) -> Dict[str, Any]:
     """Pack images into webdataset shards, for many machines.
 
@@ -187,10 +198,6 @@ def shards(data: Data,
     Args:
         data: Folder of images, list, store or shards.
         out: Folder to write, outside of DATA.
-        short_side: See `cmae store`. Defaults to None: files are copied bit
-            by bit.
-        num_workers: Processes that read and reduce images. Defaults to 0,
-            none beside this one.
         images_per_shard: Number of images in a shard. Defaults to 2000, about
             200 MB of photographs.
 

@@ -18,17 +18,23 @@ from ..packaged import install_command
 from .arguments import (
     PICTURES,
     ArgumentError,
+    BatchSize,
+    CfgOptions,
     Checkpoint,
     ConfigName,
     Count,
     Data,
     Encoder,
     Images,
+    ImgSize,
+    NumHeads,
+    NumWorkers,
     Output,
-    Overrides,
     PathLike,
+    Pool,
     Range,
     Size,
+    Text,
     command,
 )
 
@@ -39,9 +45,23 @@ if TYPE_CHECKING:
     from .encoder import PretrainedEncoder
     from .images import PickedImage
 
-PictureFile = Annotated[PathLike, Output(*PICTURES)]
-FeatureFile = Annotated[PathLike, Output('.npz')]
-Channels = Optional[Sequence[Count]]
+PictureFile = Annotated[PathLike, Output(*PICTURES), Text(
+    'Picture to write, .png, .jpg or .webp.')]
+FeatureFile = Optional[Annotated[PathLike, Output('.npz'), Text(
+    'File of features, .npz: written if it does not exist, otherwise read.')]]
+Channels = Optional[Annotated[Sequence[Count], Text(
+    'Three channels to show as red, green and blue, or one to show in grey, '
+    'numbered from 0. Defaults to three as they are, the mean of others in '
+    'grey.')]]
+AnyEncoder = Annotated[Checkpoint, Text(
+    'Pre-training checkpoint, exported backbone, fine-tuned classifier, or '
+    'released CMAE or MAE checkpoint.')]
+ManyImages = Annotated[Sequence[Images], Text(
+    'Image files, folders, lists, stores or shards.')]
+PerFolder = Annotated[Size, Text(
+    'Number of images of each folder, evenly spaced.')]
+Thumbnail = Annotated[Annotated[int, Range(8)], Text(
+    'Side of a thumbnail in pixels.')]
 
 
 class Picture(NamedTuple):
@@ -127,7 +147,7 @@ def views(config: ConfigName,
           out: PictureFile = 'views.png',
           most: Size = 8,
           show: Channels = None,
-          cfg_options: Optional[Overrides] = None) -> Views:
+          cfg_options: CfgOptions = ()) -> Views:
     """Show the views of a config as the network gets them.
 
     A grid of the canvas with both windows, the online view, its visible
@@ -142,26 +162,20 @@ def views(config: ConfigName,
     Args:
         config: Pre-training config: a file, or the name of a packaged one,
             whose data are in the folder $DATA_ROOT.
-        out: Picture to write, .png, .jpg or .webp. Defaults to views.png.
         most: Number of images. Defaults to 8.
-        show: Three channels to show as red, green and blue, or one to show in
-            grey, numbered from 0. Defaults to three as they are, the mean of
-            others in grey.
-        cfg_options: Override settings of the config; nested keys with dots.
 
     Returns:
         Views: The picture and the shifts.
 
     Raises:
         ArgumentError: If an argument is invalid.
-        ValueError: If it is no pre-training config, or the images do not have
-            such channels.
+        ValueError: If it is not a pre-training config, or the images do not
+            have such channels.
     """
     from ..config import load_config
     from ..visualization import fitting_scale, save_grid
     from ..visualization.views import draw_views
-    pairs = list(cfg_options or ())
-    cfg = load_config(str(config), pairs)
+    cfg = load_config(str(config), cfg_options)
     columns, shifts = draw_views(cfg, most, show)
     path = Path(out).expanduser()
     save_grid(path, columns, fitting_scale(columns['online view'].shape[1]),
@@ -171,18 +185,18 @@ def views(config: ConfigName,
 
 @command()
 def reconstruct(checkpoint: Checkpoint,
-                images: Sequence[Images],
+                images: ManyImages,
                 out: PictureFile = 'reconstruction.png',
                 *,
                 config: Optional[ConfigName] = None,
-                most: Size = 8,
+                most: PerFolder = 8,
                 show: Channels = None,
                 seed: Count = 0) -> Picture:
     """Show what a pre-trained model predicts for masked images.
 
     Input, visible patches, the prediction, and the prediction with the mean
     and standard deviation of each patch restored. The model is built by the
-    config that the checkpoint holds as text; nothing in the file is run.
+    config text in the checkpoint; no code in the file is run.
 
     Example::
 
@@ -192,12 +206,7 @@ def reconstruct(checkpoint: Checkpoint,
     Args:
         checkpoint: Pre-training checkpoint; a released CMAE one needs
             --config.
-        images: Image files, folders, lists, stores or shards.
-        out: Picture to write, .png, .jpg or .webp. Defaults to
-            reconstruction.png.
         config: Config of the model. Defaults to the checkpoint's own.
-        most: Number of images of each folder, evenly spaced. Defaults to 8.
-        show: See `cmae views`.
         seed: Seed of the masks. Defaults to 0.
 
     Returns:
@@ -229,25 +238,24 @@ def reconstruct(checkpoint: Checkpoint,
         mask = backbone.generate_mask(len(normal), 'cpu').to(normal.device)
     made = _save(out, picked, prediction_columns(model, normal, mask, show))
     if len(made.columns) == 4:
-        print('The loss normalises the pixels of each patch, so that the '
-              'third column has no brightness or contrast of its own. In the '
-              'last column the mean and the standard deviation of the true '
-              'patch are restored.')
+        print('The loss normalises the pixels of each patch, so the third '
+              'column contains no brightness and contrast. The last column '
+              'restores the mean and standard deviation of the true patch.')
     return made
 
 
 @command()
-def attention(checkpoint: Checkpoint,
-              images: Sequence[Images],
+def attention(checkpoint: AnyEncoder,
+              images: ManyImages,
               out: PictureFile = 'attention.png',
               *,
               layer: int = -1,
               heads: bool = False,
-              most: Size = 8,
+              most: PerFolder = 8,
               show: Channels = None,
               encoder: Encoder = 'online',
-              img_size: Optional[Size] = None,
-              num_heads: Optional[Size] = None) -> Picture:
+              img_size: ImgSize = None,
+              num_heads: NumHeads = None) -> Picture:
     """Show which patches the class token attends to.
 
     Example::
@@ -255,20 +263,9 @@ def attention(checkpoint: Checkpoint,
         $ cmae attention work_dirs/vit-s_photos/epoch_100.pth photos --heads
 
     Args:
-        checkpoint: Pre-training checkpoint, exported backbone, fine-tuned
-            classifier, or released CMAE or MAE checkpoint.
-        images: Image files, folders, lists, stores or shards.
-        out: Picture to write, .png, .jpg or .webp. Defaults to attention.png.
         layer: Layer, counted from 1, or from the end by a negative number.
             Defaults to -1, the last.
         heads: Show each head beside the mean.
-        most: Number of images of each folder, evenly spaced. Defaults to 8.
-        show: See `cmae views`.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
     Returns:
         Picture: The picture.
@@ -296,15 +293,15 @@ def attention(checkpoint: Checkpoint,
 
 
 @command()
-def features(checkpoint: Checkpoint,
-             images: Sequence[Images],
+def features(checkpoint: AnyEncoder,
+             images: ManyImages,
              out: PictureFile = 'features.png',
              *,
-             most: Size = 8,
+             most: PerFolder = 8,
              show: Channels = None,
              encoder: Encoder = 'online',
-             img_size: Optional[Size] = None,
-             num_heads: Optional[Size] = None) -> Picture:
+             img_size: ImgSize = None,
+             num_heads: NumHeads = None) -> Picture:
     """Show patch features as colours, by principal components.
 
     Red, green and blue are the first three principal components of the patch
@@ -315,16 +312,7 @@ def features(checkpoint: Checkpoint,
         $ cmae features work_dirs/vit-s_photos/epoch_100.pth photos
 
     Args:
-        checkpoint: See `cmae attention`.
         images: Image files, folders, lists, stores or shards.
-        out: Picture to write, .png, .jpg or .webp. Defaults to features.png.
-        most: Number of images of each folder, evenly spaced. Defaults to 8.
-        show: See `cmae views`.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
     Returns:
         Picture: The picture.
@@ -357,21 +345,21 @@ def _check_umap(method: str, **others: Any) -> None:
 
 @command(check=_check_umap)
 def map_images(data: Data,
-               checkpoint: Checkpoint,
+               checkpoint: AnyEncoder,
                out: PictureFile = 'map.png',
                *,
                method: Literal['auto', 'umap', 'tsne'] = 'auto',
                most: Annotated[int, Range(2)] = 1000,
-               thumbnail: Annotated[int, Range(8)] = 48,
+               thumbnail: Thumbnail = 48,
                seed: Count = 0,
-               features: Optional[FeatureFile] = None,
+               features: FeatureFile = None,
                show: Channels = None,
                encoder: Encoder = 'online',
-               pool: Literal['mean', 'cls'] = 'mean',
-               batch_size: Size = 64,
-               num_workers: Optional[Count] = None,
-               img_size: Optional[Size] = None,
-               num_heads: Optional[Size] = None) -> ImageMap:
+               pool: Pool = 'mean',
+               batch_size: BatchSize = 64,
+               num_workers: NumWorkers = None,
+               img_size: ImgSize = None,
+               num_heads: NumHeads = None) -> ImageMap:
     """Draw a folder of images on a map by their features.
 
     Similar images are near each other. Images in class folders are framed by
@@ -383,24 +371,9 @@ def map_images(data: Data,
 
     Args:
         data: Folder of images, list, store or shards.
-        checkpoint: See `cmae attention`.
-        out: Picture to write, .png, .jpg or .webp. Defaults to map.png.
         method: UMAP or t-SNE. Defaults to auto, UMAP if it is installed.
         most: Number of images on the map, evenly spaced. Defaults to 1000.
-        thumbnail: Side of a thumbnail in pixels. Defaults to 48.
         seed: Seed of the layout. Defaults to 0.
-        features: File to write the features to, .npz, and to read them from
-            another time.
-        show: See `cmae views`.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        pool: Mean of the patch tokens, or class token. Defaults to mean.
-        batch_size: Images in a batch. Defaults to 64.
-        num_workers: Processes that read images. Defaults to one for each
-            processor core, at most 8.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
     Returns:
         ImageMap: The picture and the places.
@@ -414,13 +387,11 @@ def map_images(data: Data,
     from ..visualization.image_grid import save_picture
     from ..visualization.projection import choose_method, draw_map, project
     from .images import evenly
-    paths, values = _embed(
-        data, checkpoint, features, encoder=encoder, pool=pool,
-        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
-        num_heads=num_heads)
+    paths, values = _embed(data, checkpoint, features, encoder, pool,
+                           batch_size, num_workers, img_size, num_heads)
     if len(paths) < 2:
-        raise ArgumentError(f'a map needs two images or more, and {data} has '
-                            f'{len(paths)} that can be read')
+        raise ArgumentError(f'a map needs at least two images, but {data} has '
+                            f'{len(paths)} that can be decoded')
     chosen = evenly(len(paths), most)
     paths = [paths[i] for i in chosen]
     chosen_method = choose_method(method)
@@ -440,20 +411,20 @@ def map_images(data: Data,
 
 @command()
 def nearest(data: Data,
-            checkpoint: Checkpoint,
-            images: Sequence[Images],
+            checkpoint: AnyEncoder,
+            images: ManyImages,
             out: PictureFile = 'nearest.png',
             *,
             count: Size = 8,
-            thumbnail: Annotated[int, Range(8)] = 128,
-            features: Optional[FeatureFile] = None,
+            thumbnail: Thumbnail = 128,
+            features: FeatureFile = None,
             show: Channels = None,
             encoder: Encoder = 'online',
-            pool: Literal['mean', 'cls'] = 'mean',
-            batch_size: Size = 64,
-            num_workers: Optional[Count] = None,
-            img_size: Optional[Size] = None,
-            num_heads: Optional[Size] = None) -> Neighbours:
+            pool: Pool = 'mean',
+            batch_size: BatchSize = 64,
+            num_workers: NumWorkers = None,
+            img_size: ImgSize = None,
+            num_heads: NumHeads = None) -> Neighbours:
     """Find the images of a folder that are most similar to an image.
 
     Example::
@@ -462,23 +433,9 @@ def nearest(data: Data,
 
     Args:
         data: Folder of images, list, store or shards.
-        checkpoint: See `cmae attention`.
         images: Image files to look for.
-        out: Picture to write, .png, .jpg or .webp. Defaults to nearest.png.
         count: Number of images to find for each, without the image itself.
             Defaults to 8.
-        thumbnail: Side of a picture in pixels. Defaults to 128.
-        features: See `cmae map`.
-        show: See `cmae views`.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        pool: Mean of the patch tokens, or class token. Defaults to mean.
-        batch_size: Images in a batch. Defaults to 64.
-        num_workers: Processes that read images. Defaults to one for each
-            processor core, at most 8.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        num_heads: Attention heads, for a foreign checkpoint of unusual sizes.
 
     Returns:
         Neighbours: Paths and cosines, and the picture.
@@ -494,10 +451,8 @@ def nearest(data: Data,
     from .images import load_crops, pick_images
     queries = pick_images(images, 8)
     source = open_source(data)
-    paths, values = _embed(
-        data, checkpoint, features, encoder=encoder, pool=pool,
-        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
-        num_heads=num_heads)
+    paths, values = _embed(data, checkpoint, features, encoder, pool,
+                           batch_size, num_workers, img_size, num_heads)
     model = _load(checkpoint, encoder, pool, img_size, num_heads)
     _, normal = _prepare(model, queries, show)
     with torch.no_grad():
@@ -534,7 +489,7 @@ def _check_report(work_dirs: Sequence[PathLike], **others: Any) -> None:
     """Check that the folders exist and plotly is installed."""
     for folder in work_dirs:
         if not Path(folder).expanduser().is_dir():
-            raise ArgumentError(f'there is no folder {folder}')
+            raise ArgumentError(f'the folder {folder} does not exist')
     if not importlib.util.find_spec('plotly'):
         raise ImportError(
             'the curves of a report are drawn by plotly, which is not '
@@ -578,7 +533,7 @@ def report(work_dirs: Sequence[PathLike],
     for name, sentences in warnings.items():
         for sentence in sentences:
             print(f'{name}: {sentence}')
-    print(f'Wrote {file}, which any browser shows without a network')
+    print(f'Wrote {file}, which needs no network')
     return WrittenReport(file, list(warnings), warnings)
 
 
@@ -611,12 +566,16 @@ def _crop_of(model: 'PretrainedEncoder', side: int) -> 'CentreCrop':
 
 
 def _embed(data: PathLike, checkpoint: PathLike, file: Optional[PathLike],
-           **options: Any) -> Tuple[List[str], 'np.ndarray']:
-    """Compute features, or read those of ``cmae embed``."""
+           encoder: Any, pool: Any, batch_size: int,
+           num_workers: Optional[int], img_size: Optional[int],
+           num_heads: Optional[int]) -> Tuple[List[str], 'np.ndarray']:
+    """Compute features, or read a file of ``cmae embed``."""
     import numpy as np
 
     from .embedding import embed
-    made = embed(data, checkpoint, file, **options)
+    made = embed(data, checkpoint, file, encoder=encoder, pool=pool,
+                 batch_size=batch_size, num_workers=num_workers,
+                 img_size=img_size, num_heads=num_heads)
     if made.features is not None:
         return made.paths, made.features
     with np.load(str(made.out)) as content:

@@ -1,4 +1,4 @@
-"""Commands that train and test, and the size of a batch."""
+"""Commands that train and test, and the largest batch size."""
 import importlib.util
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import (
 from ..config import ConfigError, load_config
 from ..packaged import install_command
 from .arguments import (
+    CfgOptions,
     Checkpoint,
     ConfigName,
     Count,
@@ -24,12 +25,12 @@ from .arguments import (
     Launcher,
     Output,
     OutputFolder,
-    Overrides,
     PathLike,
     Positive,
     Range,
     Size,
     Stats,
+    Text,
     command,
     interruptible,
 )
@@ -37,11 +38,13 @@ from .arguments import (
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-LogTo = Sequence[Literal['tensorboard', 'wandb', 'mlflow', 'file']]
+LogTo = Annotated[
+    Sequence[Literal['tensorboard', 'wandb', 'mlflow', 'file']], Text(
+        'Log also to tensorboard, wandb or mlflow; the file in the work '
+        'folder is always written.')]
 # Share of a GPU's memory for the CUDA context and NCCL's buffers.
 _HEADROOM = 0.1
-_CONTINUES = ('the last checkpoint, if one was saved, is in the work folder; '
-              'the same command continues')
+_CONTINUES = ('checkpoints are in the work folder; the same command resumes')
 
 
 def check_log_to(log_to: LogTo, **others: Any) -> None:
@@ -88,7 +91,7 @@ def pretrain(data: Data,
              num_workers: Optional[Count] = None,
              stats: Optional[Stats] = None,
              init: Optional[Checkpoint] = None,
-             cfg_options: Overrides = (),
+             cfg_options: CfgOptions = (),
              resume: bool = True,
              log_to: LogTo = (),
              launcher: Launcher = 'none') -> Pretrained:
@@ -137,11 +140,8 @@ def pretrain(data: Data,
             or a plain vision transformer under timm's names, as DINO's; of
             the same width, depth and patch size.
         cfg_options: Override any other setting; nested keys with dots.
-        resume: Start a new training although there are checkpoints, which are
-            moved to previous_<N>.
-        log_to: Log also to tensorboard, wandb or mlflow; the file in the work
-            folder is always written.
-        launcher: Job launcher. Defaults to none.
+        resume: Start a new training and move existing checkpoints to
+            previous_<N>.
 
     Returns:
         Pretrained: The last checkpoint, the config and the folder.
@@ -182,7 +182,7 @@ def train(config: ConfigName,
           amp: bool = False,
           auto_scale_lr: bool = False,
           log_to: LogTo = (),
-          cfg_options: Overrides = (),
+          cfg_options: CfgOptions = (),
           launcher: Launcher = 'none') -> Dict[str, Any]:
     """Train any config: pre-training or transfer.
 
@@ -197,13 +197,9 @@ def train(config: ConfigName,
         work_dir: Folder of logs and checkpoints. Defaults to
             work_dirs/<config>.
         resume: Resume from the last checkpoint of the work folder, or from
-            the given one. Defaults to what the config says.
+            the given one. Defaults to the setting of the config.
         amp: Train in mixed precision.
         auto_scale_lr: Scale the learning rate to the batch over all GPUs.
-        log_to: Log also to tensorboard, wandb or mlflow; the file in the work
-            folder is always written.
-        cfg_options: Override settings of the config; nested keys with dots.
-        launcher: Job launcher. Defaults to none.
 
     Returns:
         Dict[str, Any]: ``work_dir``, ``epochs`` and ``iterations``.
@@ -231,9 +227,9 @@ def train(config: ConfigName,
     if auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise ConfigError(
-                f'--auto-scale-lr: {config} has no auto_scale_lr = '
-                'dict(base_batch_size=...), the batch its learning rate is '
-                'for; add it or leave the option out')
+                f'--auto-scale-lr needs auto_scale_lr = '
+                f'dict(base_batch_size=...) in {config}; add it or remove the '
+                'option')
         cfg.auto_scale_lr.enable = True
     if isinstance(resume, bool):
         cfg.resume = resume
@@ -265,7 +261,7 @@ def test(config: ConfigName,
          work_dir: Optional[OutputFolder] = None,
          out: Optional[Annotated[PathLike, Output('.json')]] = None,
          dump: Optional[Annotated[PathLike, Output('.pkl')]] = None,
-         cfg_options: Overrides = (),
+         cfg_options: CfgOptions = (),
          launcher: Launcher = 'none') -> Dict[str, Any]:
     """Test a checkpoint with the evaluators of its config.
 
@@ -282,8 +278,6 @@ epoch_100.pth 8
         work_dir: Folder of logs. Defaults to work_dirs/<config>.
         out: JSON file for the metrics.
         dump: File for the raw predictions, .pkl.
-        cfg_options: Override settings of the config; nested keys with dots.
-        launcher: Job launcher. Defaults to none.
 
     Returns:
         Dict[str, Any]: The metrics.
@@ -304,8 +298,8 @@ epoch_100.pth 8
     _set_work_dir(cfg, config, work_dir)
     if cfg.get('test_dataloader') is None:
         raise ConfigError(
-            f'{config} has nothing to test: it has no test_dataloader, '
-            'as pre-training configs have none')
+            f'{config} has nothing to test: it has no test_dataloader, like '
+            'all pre-training configs')
     cfg.load_from, cfg.resume = str(checkpoint), False
     adapt_to_device(cfg)
     runner = ResumableRunner.from_cfg(cfg)
@@ -325,7 +319,7 @@ epoch_100.pth 8
 def batch_size(config: ConfigName,
                *,
                memory_limit: Optional[Positive] = None,
-               cfg_options: Overrides = ()) -> Dict[str, Any]:
+               cfg_options: CfgOptions = ()) -> Dict[str, Any]:
     """Find the largest batch that fits into the memory of a GPU.
 
     Runs real training steps of random images, beginning with the config's
@@ -341,7 +335,6 @@ def batch_size(config: ConfigName,
     Args:
         config: Config of a pre-training.
         memory_limit: Memory of a smaller GPU in GiB. Defaults to this GPU's.
-        cfg_options: Override settings of the config; nested keys with dots.
 
     Returns:
         Dict[str, Any]: ``largest``, 0 if not even two images fit, ``device``
@@ -365,7 +358,7 @@ def batch_size(config: ConfigName,
     if not torch.cuda.is_available():
         raise ConfigError(
             'batch-size needs a CUDA GPU, and torch finds none; on a CPU, '
-            'halve train_dataloader.batch_size until the training fits')
+            'halve train_dataloader.batch_size until training fits')
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     memory = found.total_memory / 2**30
@@ -387,6 +380,6 @@ def batch_size(config: ConfigName,
 
     size = largest_batch(fits, cfg.train_dataloader.batch_size)
     print(f'--cfg-options train_dataloader.batch_size={size}' if size else
-          'not even two images fit, which the contrast needs')
+          'not even two images fit, the least for a contrastive loss')
     return dict(config=str(config), device=found.name, limit_gib=limit,
                 largest=size, exit_status=int(not size))

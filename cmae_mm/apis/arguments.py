@@ -22,8 +22,8 @@ get the same checks::
 - The module imports nothing heavy; torch and the like are imported inside of
   the function. ``libraries='framework'`` where it needs mmpretrain, but not
   all registered classes of this project; False where it needs neither.
-- The function prints what people read. Its result is printed by ``--json``: a
-  dict, a NamedTuple, or an object with ``as_json()``.
+- The function prints text for users. ``--json`` prints its result: a dict, a
+  NamedTuple, or an object with ``as_json()``.
 """
 import collections.abc
 import difflib
@@ -68,7 +68,7 @@ from ..files import check_output
 from ..packaged import find_checkpoint, find_config, install_command
 
 PathLike = Union[str, os.PathLike]
-# The word for random weights in place of a checkpoint.
+# Argument for random weights instead of a checkpoint.
 RANDOM = 'random'
 # Suffixes of the pictures that commands draw.
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
@@ -136,7 +136,7 @@ class _Data(_Path):
     def check(self, path: PathLike) -> None:
         file = Path(path).expanduser()
         if not file.is_dir() and not file.is_file():
-            what = 'is no folder or file' if file.exists() else (
+            what = 'is not a folder or file' if file.exists() else (
                 'does not exist')
             raise ArgumentError(
                 f'the data folder {str(path)!r} {what}; name a folder of '
@@ -154,7 +154,7 @@ class _Checkpoint(_Path):
         file = find_checkpoint(path)
         if file.is_dir():
             raise ArgumentError(
-                f'{path} is a folder without a checkpoint; name a file')
+                f'the folder {path} contains no checkpoint; name a file')
         if not file.exists():
             raise ArgumentError(f'there is no checkpoint {file}')
 
@@ -167,7 +167,7 @@ class _Config(_Path):
         if path == RANDOM or Path(path).suffix in (
                 '.pth', '.pt', '.safetensors', '.ckpt'):
             raise ArgumentError(
-                f'{path} is no config; CONFIG comes before CHECKPOINT')
+                f'{path} is not a config; CONFIG comes before CHECKPOINT')
         find_config(str(path))
 
 
@@ -176,8 +176,8 @@ class _Stats(_Path):
     def check(self, path: PathLike) -> None:
         if not Path(path).expanduser().is_file():
             raise ArgumentError(
-                f'there is no file of image statistics {str(path)!r}; write '
-                f'it with `cmae stats DATA --out {path}`')
+                f'the file of image statistics {str(path)!r} does not exist; '
+                f'write it with `cmae stats DATA --out {path}`')
 
 
 class Output(_Path):
@@ -315,10 +315,10 @@ def _complete_docstring(function: Callable[..., Any]) -> str:
 
 
 def load_libraries(which: Union[bool, str] = True) -> None:
-    """Import what a command needs, and read files only safely from now on.
+    """Import the libraries of a command, and enable safe loading.
 
-    Ctrl-C ends the process at once meanwhile: there is nothing to save, and
-    libraries that are being imported do not let an exception through cleanly.
+    Meanwhile Ctrl-C ends the process immediately: nothing has to be saved, and
+    an exception during the import of a library would be lost or replaced.
 
     Args:
         which (bool | str): See :class:`Declaration`. Defaults to True.
@@ -344,7 +344,7 @@ def load_libraries(which: Union[bool, str] = True) -> None:
 
 @contextmanager
 def interruptible(message: str) -> Iterator[None]:
-    """Add to Ctrl-C what is saved and how to continue."""
+    """Add a message to Ctrl-C on what is saved and how to continue."""
     try:
         yield
     except KeyboardInterrupt as error:

@@ -1,4 +1,4 @@
-"""Commands on images: statistics, packing, and shares of the labels."""
+"""Commands on images: statistics, packing, and splits of labels."""
 import os
 from pathlib import Path
 from typing import (
@@ -51,7 +51,7 @@ def stats(data: Data,
           window: Union[Tuple[float, float], Literal['file'], None] = None,
           pages: Optional[Literal['channels', 'first']] = None
           ) -> Dict[str, Any]:
-    """Measure images, and find the settings that they need.
+    """Measure images and choose the settings that they need.
 
     Sizes, types, channels, mean and standard deviation, broken files and
     repeated images of a sample. Configs need the written file for images that
@@ -71,8 +71,8 @@ def stats(data: Data,
             image_stats in a config.
         sample: Number of images to decode, drawn at random with a fixed seed;
             0 for all. Defaults to 2000.
-        side: Count the images smaller than this, which training enlarges, in
-            pixels. Defaults to 256.
+        side: Count images with a side of fewer pixels, which training
+            enlarges. Defaults to 256.
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
         channels: Number of channels. Defaults to the most frequent one; 3 for
@@ -82,7 +82,7 @@ def stats(data: Data,
         bands: Channels of the files to take, numbered from 0.
         value_range: LOW HIGH, mapped to the ends of the type; or per_image,
             each image's own. Defaults to values as they are.
-        fill: Value of missing pixels (NaN, nodata): a number, or mean.
+        fill: Value for missing pixels (NaN, nodata): a number, or mean.
         window: CENTRE WIDTH of a window on DICOM values; or file, each file's
             own.
         pages: Meaning of the pages of a TIFF file or the frames of a DICOM
@@ -213,7 +213,7 @@ def shards(data: Data,
 
 def _pack(data: Data, out: OutputFolder, kind: str,
           **options: Any) -> Dict[str, Any]:
-    """Pack the images, and print the numbers."""
+    """Pack the images and print their number."""
     from ..datasets.pack import PLAN_FILE, pack_images
     try:
         found = pack_images(data, out, kind, **options)
@@ -221,7 +221,7 @@ def _pack(data: Data, out: OutputFolder, kind: str,
         if not (Path(out).expanduser() / PLAN_FILE).exists():
             raise
         raise KeyboardInterrupt(
-            f'what was written is in {out}; the same command continues'
+            f'{out} contains an incomplete copy; the same command continues'
         ) from error
     print(found['source'])
     where = f'{len(found["shards"])} shards in ' if 'shards' in found else ''
@@ -252,7 +252,7 @@ def splits(data: Data,
            percent: Sequence[Percent] = (1., 10.),
            seed: Count = 0,
            out: Optional[OutputFolder] = None) -> Dict[str, Any]:
-    """Draw the images that keep their labels, for training on few.
+    """Draw the labelled images for training with few labels.
 
     Writes annotation files of LabelledDataset: <percent>pct_seed<seed>.txt
 

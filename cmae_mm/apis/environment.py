@@ -59,7 +59,7 @@ def examine() -> Dict[str, Any]:
     if not problems:
         try:
             environment = _collect_environment()
-        # A broken library raises any kind of error.
+        # A broken library may raise any error.
         except Exception as error:
             problems = [' '.join(str(error).split()) or type(error).__name__]
     machine = dict(cores=cpu_count(), disk_free_gb=_free_gb('.'))
@@ -110,7 +110,7 @@ def _examine_optional() -> Dict[str, Dict[str, str]]:
 
 
 def _version(distributions: Sequence[str]) -> str:
-    """Return the version of the first installed one, '' if there is none."""
+    """Return the version of the first that is installed, otherwise ''."""
     for name in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
@@ -118,7 +118,7 @@ def _version(distributions: Sequence[str]) -> str:
 
 
 def _collect_environment() -> Dict[str, str]:
-    """Import everything, as all commands do, and ask mmengine."""
+    """Import the libraries and collect mmengine's environment."""
     with contextlib.redirect_stdout(io.StringIO()), \
             contextlib.redirect_stderr(io.StringIO()):
         import cmae_mm
@@ -152,7 +152,7 @@ def _find_conflicts() -> List[str]:
 
 @command(libraries=False)
 def doctor() -> Dict[str, Any]:
-    """Report what this machine has and what is missing.
+    """Report versions, devices and missing packages.
 
     Versions, devices, operators, free disk and shared memory, and the command
     that installs what is missing. The exit status is 0 if pre-training can

@@ -1,4 +1,4 @@
-"""Images as a person names them, and their crops."""
+"""Images named on the command line, and their crops."""
 from functools import partial
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Sequence
@@ -15,7 +15,7 @@ _LISTS = ('.txt', '.csv', '.tsv')
 
 
 class PickedImage(NamedTuple):
-    """An image that was named, or is one of a source that was named.
+    """An image file, or an image of a source.
 
     Args:
         path (Path): Its path, for titles.
@@ -27,7 +27,7 @@ class PickedImage(NamedTuple):
 
 
 def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
-    """List the images that are meant.
+    """List the images of files, folders and other sources.
 
     Args:
         named (Sequence[str | PathLike]): Image files, or folders, lists
@@ -38,7 +38,7 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
         List[PickedImage]: The images.
 
     Raises:
-        ArgumentError: If there is no such file, or none at all.
+        ArgumentError: If a file does not exist, or no image is named.
         SourceError: If a folder has no images, or a line of a list is wrong.
     """
     picked: List[PickedImage] = []
@@ -52,14 +52,14 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
         elif path.is_file():
             picked.append(PickedImage(path, path.read_bytes))
         else:
-            raise ArgumentError(f'there is no image {name}')
+            raise ArgumentError(f'the image {name} does not exist')
     if not picked:
         raise ArgumentError('name one image or more, or a folder of them')
     return picked
 
 
 def evenly(count: int, most: int) -> List[int]:
-    """Give at most so many of ``range(count)``, evenly spaced."""
+    """Return at most ``most`` of ``range(count)``, evenly spaced."""
     return sorted({round(i) for i in np.linspace(0, count - 1,
                                                  min(count, most))})
 
@@ -69,10 +69,10 @@ def load_crops(picked: Sequence[PickedImage], crop: CentreCrop) -> Tensor:
 
     Args:
         picked (Sequence[PickedImage]): N images.
-        crop (CentreCrop): What decodes and crops them.
+        crop (CentreCrop): Decodes and crops them.
 
     Returns:
-        Tensor: (N, C, S, S), of the images' type, colours as RGB.
+        Tensor: (N, C, S, S), of the images' dtype, colours as RGB.
 
     Raises:
         ArgumentError: If one cannot be decoded.

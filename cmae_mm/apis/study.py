@@ -171,8 +171,8 @@ def _check_study(study: PathLike, out: Optional[PathLike],
     plan = read_study(str(study), _output_folder(study, out))
     unknown = [name for name in only if name not in plan.names]
     if unknown:
-        raise ConfigError(f'only: there is no run {unknown[0]!r} in {study}, '
-                          f'but {", ".join(plan.names)}')
+        raise ConfigError(f'only: {study} has no run {unknown[0]!r}; it has '
+                          f'{", ".join(plan.names)}')
     for run in plan.runs:
         for step in run.steps:
             before = step.read_done().get('command', step.command)
@@ -181,7 +181,7 @@ def _check_study(study: PathLike, out: Optional[PathLike],
                 raise ConfigError(
                     f'{step.done} was made with other settings '
                     f'({", ".join(changed)}); delete {run.folder} to run it '
-                    'again, or choose another name for the run or another out')
+                    'again, or choose another name of the run or --out')
 
 
 @command(check=_check_study, libraries=False)
@@ -227,10 +227,10 @@ def study(study: PathLike,
         failed = _run_all(plan, chosen, list(gpus) or [None] * jobs, folder)
         results = write_results(plan, folder)
     print(results.table)
-    print(f'also in {folder}: results.csv, results.md, scores.png')
+    print(f'Wrote results.csv, results.md and scores.png to {folder}')
     for run in failed:
-        print(f'{run.label} failed ({_last_line(run.output)}); its output is '
-              f'in {run.output}, and the same command tries again',
+        print(f'{run.label} failed ({_last_line(run.output)}); see '
+              f'{run.output}; the same command runs it again',
               file=sys.stderr)
     return StudyResult(folder, len(chosen) - len(failed),
                        [run.label for run in failed], results.summary)
@@ -238,7 +238,7 @@ def study(study: PathLike,
 
 def _run_all(plan: Study, chosen: Sequence[StudyRun],
              places: Sequence[Optional[int]], out: Path) -> List[StudyRun]:
-    """Run several runs at a time, one in each place; return the failed."""
+    """Run several runs in parallel, one per place; return the failed ones."""
     from ..visualization.study_results import write_results
     waiting = [run for run in chosen if not run.is_done]
     threads = max(1, cpu_count() // len(places))
@@ -253,7 +253,7 @@ def _run_all(plan: Study, chosen: Sequence[StudyRun],
             for place, gpu in enumerate(places):
                 if waiting and place not in active:
                     run = waiting.pop(0)
-                    print(f'{run.label}: started, see {run.folder}',
+                    print(f'{run.label}: started in {run.folder}',
                           flush=True)
                     active[place] = run, _run_steps(run, gpu, threads), None
             time.sleep(_INTERVAL)
@@ -370,14 +370,14 @@ def read_study(path: str, out: Path) -> Study:
     content = _check(path, _load_yaml(path), _STUDY)
     runs = content.get('runs')
     if not runs:
-        raise ConfigError(f'{path}: runs is empty; name at least one')
+        raise ConfigError(f'{path}: runs is empty; add at least one')
     folders: Dict[str, Any] = {}
     for name in runs:
         other = folders.setdefault(folder_name(name), name)
         if other is not name:
             raise ConfigError(f'{path}: the runs {other!r} and {name!r} would '
-                              'share a folder; choose names that differ in '
-                              'letters or digits')
+                              'have the same folder; choose names that differ '
+                              'in letters or digits')
     seeds = content.get('seeds', [0, 1, 2])
     if not seeds or len({seed for seed in seeds if type(seed) is int
                          and seed >= 0}) < len(seeds):
@@ -391,7 +391,7 @@ def read_study(path: str, out: Path) -> Study:
 
 def _load_yaml(path: str) -> Any:
     """Load YAML in which no key is repeated."""
-    # Not above: `cmae doctor` also works without any library.
+    # Not at the top: `cmae doctor` works without any library.
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -406,7 +406,7 @@ def _load_yaml(path: str) -> Any:
             return super().construct_mapping(node, deep)
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f'there is no study {path}')
+        raise FileNotFoundError(f'the study {path} does not exist')
     try:
         return yaml.load(Path(path).read_text('utf-8'), Loader)
     except RecursionError:
@@ -473,8 +473,8 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
     for kind, (tuning, *more) in _transfers(path, content, seed).items():
         add(kind, ['train', tuning, '--resume'], [start, *more])
     if not steps:
-        raise ConfigError(f'{path} has nothing to do: evaluate and transfer '
-                          'are empty')
+        raise ConfigError(f'{path} has no steps: evaluate and transfer are '
+                          'empty')
     return StudyRun(str(name), seed, steps, folder)
 
 
@@ -511,7 +511,7 @@ def _transfers(path: str, content: Mapping[str, Any], seed: int
 
 def _check_config(where: str, config: Optional[str]) -> None:
     if not config:
-        raise ConfigError(f'{where} has no config; name one')
+        raise ConfigError(f'{where} has no config; add one')
     find_config(config)
 
 

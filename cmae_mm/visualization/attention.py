@@ -81,8 +81,8 @@ def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
 def colour_features(features: Tensor) -> np.ndarray:
     """Turn patch features into colours by their first principal components.
 
-    The components are those of all patches of all images, so that a colour
-    means the same in each picture.
+    The components are computed over all patches of all images, so that a
+    colour has the same meaning in each picture.
 
     Args:
         features (Tensor): (N, L, D), over a square grid of patches.

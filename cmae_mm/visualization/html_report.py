@@ -96,7 +96,7 @@ def build_report(folders: Sequence[Path]) -> Tuple[str, Dict[str, List[str]]]:
     """Build the page about some runs.
 
     A run that cannot be read is named in the warnings, and the others are
-    shown, unless there is no other.
+    shown, unless no run can be read.
 
     Args:
         folders (Sequence[Path]): Work folders.
@@ -118,7 +118,7 @@ def build_report(folders: Sequence[Path]) -> Tuple[str, Dict[str, List[str]]]:
             pictures = [_embed(path) for path in run.pictures[-MAX_PICTURES:]]
         except OSError as error:
             failure = error
-            warnings[name] = [f'this run is left out: {error}']
+            warnings[name] = [f'skipped: {error}']
             continue
         runs.append(run._replace(pictures=pictures[::-1]))
         warnings[name] = [*run.damage,

@@ -115,7 +115,7 @@ def draw_grid(columns: Mapping[str, Any],
 
     Args:
         columns (Mapping[str, Sequence[np.ndarray]]): N pictures for each
-            title, uint8, (H, W, 3) each; those of a column have one size.
+            title, uint8, (H, W, 3) each, of one size in a column.
         scale (int): Whole number that pictures are enlarged by. Defaults to 1.
         per_row (int): Number of images side by side. Defaults to 1.
         labels (Sequence[str], optional): N lines of text, below the pictures

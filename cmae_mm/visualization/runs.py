@@ -16,7 +16,7 @@ from typing import (
 from ..files import PathLike
 
 Row = Dict[str, float]
-# Names that tell the position of a row; all others are measurements.
+# Names of the position of a row; all others are measurements.
 PLACES = ('step', 'iter', 'epoch')
 # Results of the evaluation commands, one JSON object in a line.
 EVALUATIONS = 'evaluations.jsonl'
@@ -54,7 +54,7 @@ class Run(NamedTuple):
         rows (List[Row]): Logged values in the order of iterations, each with
             ``iter``. Steps that were repeated after a restart replace the
             earlier ones.
-        config (str): The config as text, '' if there is none.
+        config (str): The config as text, '' if missing.
         environment (Dict[str, str]): Versions and devices.
         pictures (List[Path]): Pictures that were drawn during training.
         evaluations (List[Accuracy]): Results of the run's checkpoints.
@@ -114,7 +114,7 @@ def _find_logs(folder: Path) -> List[Path]:
     """List the logged scalars of a work folder, the newest last.
 
     Raises:
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If there is no log.
     """
     logs = sorted(folder.glob('*/vis_data/scalars.json'))
     if not logs:
@@ -143,7 +143,8 @@ def _read_lines(path: Path, parse: Callable[[str], Any], damage: List[str]
                 ) -> List[Any]:
     """Parse the lines of a file and report those that are damaged.
 
-    A last line without its end is being written, or its process was killed.
+    A last line without a line break is ignored: it is being written, or its
+    process was killed.
     """
     found, bad = [], []
     lines = path.read_text('utf-8', 'replace').split('\n')[:-1]
@@ -153,13 +154,13 @@ def _read_lines(path: Path, parse: Callable[[str], Any], damage: List[str]
         except _DAMAGE:
             bad.append(number)
     if bad:
-        damage.append(f'{path}: {len(bad)} of {len(lines)} lines cannot be '
-                      f'read and are skipped, the first is line {bad[0]}')
+        damage.append(f'{path}: skipped {len(bad)} of {len(lines)} lines that '
+                      f'cannot be parsed, the first is line {bad[0]}')
     return found
 
 
 def _parse_row(line: str) -> Row:
-    """Parse a line of ``scalars.json``; drop values that are no numbers."""
+    """Parse a line of ``scalars.json``; drop values that are not numbers."""
     row = {name: float(value) for name, value in json.loads(line).items()
            if isinstance(value, (int, float))}
     row['step']

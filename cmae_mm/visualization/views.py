@@ -1,4 +1,4 @@
-"""Pictures of the views of a config, as its network gets them."""
+"""Pictures of the views that a network gets."""
 from itertools import islice
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -39,11 +39,11 @@ def draw_views(cfg: Config,
         window in pixels, if there are windows of a canvas.
 
     Raises:
-        ValueError: If it is no config of CMAE, or the images do not have such
+        ValueError: If the model is not a CMAE, or the images do not have such
             channels.
     """
     if cfg.model.get('type') != 'CMAE':
-        raise ValueError("views need a pre-training config, with a model of "
+        raise ValueError("views need a pre-training config with a model of "
                          f"type 'CMAE', but got {cfg.model.get('type')!r}")
     init_default_scope('mmpretrain')
     seed = cfg.get('randomness', {}).get('seed') or 0

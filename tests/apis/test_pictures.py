@@ -250,13 +250,13 @@ def test_the_commands_write_what_they_say(trained, image_root, tmp_path):
         picture = np.asarray(Image.open(tmp_path / one['out']).convert('RGB'))
         assert len(one['columns']) == columns and picture.std() > 10
     assert len(said[1]['images']) == 3
-    assert 'true patch are restored' in results[1][1]
+    assert 'standard deviation of the true patch' in results[1][1]
     assert said[4]['images'] == 8 and (tmp_path / 'map.png').is_file()
     found = said[5]['found'][str(photo)]
     assert len(found) == 2 and 'class0/001.jpg' not in dict(found)
     assert found[0][1] >= found[1][1]
     for (code, output), words in zip(results[6:], (
-            'layer must be from 1 to 2', 'there is no image nothing.jpg',
+            'layer must be from 1 to 2', 'image nothing.jpg does not exist',
             'must be a .png or .jpg or .jpeg or .webp file')):
         assert code == 1 and words in output
         assert len(output.strip().splitlines()) == 1 or 'mmengine' in output
@@ -273,7 +273,7 @@ def test_a_checkpoint_without_decoder_or_config_is_refused(trained, tmp_path):
             load_pretraining_model(tmp_path / 'part.pth')
     whole['meta']['cfg'] = 'import os'
     torch.save(whole, tmp_path / 'evil.pth')
-    with pytest.raises(CheckpointError, match='nothing in it is run'):
+    with pytest.raises(CheckpointError, match='code in configs is not run'):
         load_pretraining_model(tmp_path / 'evil.pth')
     model, _ = load_pretraining_model(trained)
     for name, value in model.state_dict().items():
@@ -283,7 +283,7 @@ def test_a_checkpoint_without_decoder_or_config_is_refused(trained, tmp_path):
 def test_umap_is_taken_where_it_is(image_root, trained, tmp_path,
                                    monkeypatch):
     write_images(tmp_path / 'one', 1)
-    with pytest.raises(ArgumentError, match='two images or more'):
+    with pytest.raises(ArgumentError, match='at least two images'):
         pictures.map_images(tmp_path / 'one', trained, tmp_path / 'm.png',
                         method='tsne', num_workers=0)
     from cmae_mm.visualization import projection

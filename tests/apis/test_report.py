@@ -227,7 +227,7 @@ def test_a_damaged_run_is_named_beside_the_others(tmp_path):
 
 def test_what_is_no_run_is_refused(tmp_path, folders, monkeypatch):
     for given, message in (
-            (([tmp_path / 'none'], 'a.html'), 'there is no folder'),
+            (([tmp_path / 'none'], 'a.html'), 'none does not exist'),
             ((folders, 'a.pdf'), 'must be a .html or .htm file')):
         with pytest.raises(ValueError, match=message):
             report(*given)

@@ -88,7 +88,7 @@ LIGHT = {
         ['linear', '.', 'random', '--epoch', '3'],
         'cmae linear: unknown option --epoch; did you mean --epochs?', 2),
     'a part of an option': (
-        ['linear', '.', 'random', '--epo', '3'], 'no option --epo', 2),
+        ['linear', '.', 'random', '--epo', '3'], 'unknown option --epo', 2),
     'a choice that is none': (
         ['knn', '.', 'random', '--encoder', 'targt'],
         '--encoder: must be one of online, target, teacher, student, but '
@@ -98,7 +98,7 @@ LIGHT = {
     'one argument too few': (['knn', '.'], 'required: CHECKPOINT', 2),
     'no such config': (
         ['knn', '.', 'random', '--config', 'cmae_vit-b_400e'],
-        "cmae knn: there is no config 'cmae_vit-b_400e'", 1),
+        "there is no file and no packaged config 'cmae_vit-b_400e'", 1),
     'a config in place of the data': (
         ['knn', QUICK, 'random'], 'DATA CHECKPOINT --config', 1),
     'random weights of no architecture': (
@@ -114,7 +114,7 @@ LIGHT = {
         "cmae store: the data folder 'none' does not exist; name", 1),
     'a device as a folder': (
         ['map', os.devnull, 'setup.cfg'],
-        f"cmae map: the data folder '{os.devnull}' is no folder or file", 1),
+        f"the data folder '{os.devnull}' is not a folder or file", 1),
     'a broken override': (
         ['train', QUICK, '--cfg-options', 'lr'], 'takes KEY=VALUE', 1),
     'to resume and not': (

@@ -224,7 +224,7 @@ def test_a_damaged_result_is_named(tmp_path):
     (dict(run={}), 'has run, but takes only title, config'),
     (dict(runs={}), 'runs is empty'),
     (dict(runs=['a']), "runs must be a mapping, but got \\['a'\\]"),
-    (dict(runs={'A 1': None, 'a_1': None}), 'would share a folder'),
+    (dict(runs={'A 1': None, 'a_1': None}), 'have the same folder'),
     (dict(runs={'a': {'option': {}}}), 'runs.a has option, but takes only'),
     (dict(runs={'a': {'options': {'model': {'x': 1}}}}), 'with dots: model.'),
     (dict(options={'randomness.seed': 1}), 'seeds, not randomness.seed'),

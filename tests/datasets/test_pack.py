@@ -821,6 +821,6 @@ def test_ctrl_c_says_how_to_continue(tmp_path):
     _, said = running.communicate()
     assert running.returncode == 130
     assert said.splitlines()[-1] == (
-        f'cmae shards: stopped; what was written is in {out}; the same '
+        f'cmae shards: stopped; {out} contains an incomplete copy; the same '
         'command continues')
     assert not list(out.glob('.*'))

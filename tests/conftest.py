@@ -1,10 +1,10 @@
-"""What every test begins with, and data that several share."""
+"""Set-up of all tests, and shared data."""
 import os
 import re
 import signal
 from pathlib import Path
 
-# Before torch is imported: tests fork, which threads of OpenMP do not outlive,
+# Before torch is imported: OpenMP threads do not survive the forks of tests,
 # and several trainings with several threads each slow each other down.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 

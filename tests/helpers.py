@@ -220,7 +220,7 @@ def note_threads(folder):
 
 
 def check_threads(folder, ranks=2):
-    """See that no thread of gloo outlived a rank, which could abort it."""
+    """Check that no gloo thread is left, which could abort the rank."""
     left = [(folder / f'rank{r}.txt').read_text() for r in range(ranks)]
     assert not any('gloo' in names for names in left), left
 

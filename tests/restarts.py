@@ -249,7 +249,7 @@ def main(data_root, out, names):
         steps, codes = start(make, data_root, folder / 'killed', ranks)
         assert codes == [0] * ranks, (make.__name__, 'restarted', codes)
         first.append(steps[0])
-        # It did go on, from where the newest checkpoint was.
+        # It resumed from the newest checkpoint.
         (folder / 'starts.txt').write_text(f'{moments}\n{first}\n')
         print(make.__name__, 'killed at', moments, 'began at', first,
               f'{time.time() - began:.1f} s', flush=True)

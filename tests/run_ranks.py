@@ -1,4 +1,4 @@
-"""What test_ranks.py starts on two processes: trains configs in turn.
+"""Trains configs in turn on two processes; started by test_ranks.py.
 
 Configs of other tests name its hook.
 

@@ -107,7 +107,7 @@ def start_fork(action) -> int:
     pid = os.fork()
     if pid == 0:
         status = 1
-        # Ranks that wait for each other are a failure, which says where.
+        # A deadlock of ranks fails with their stacks.
         faulthandler.dump_traceback_later(290, file=2)
         signal.alarm(300)
         try:

@@ -1,4 +1,4 @@
-"""The commands pretrain, embed and doctor, as they are typed."""
+"""The commands pretrain, embed and doctor."""
 import json
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_a_mistake_is_found_before_the_libraries_are_loaded(
     ('trian_cfg.val_interval=1', "did you mean 'train_cfg'"),
     ('train_cfg.max_epochs=3', 'is set by the argument epochs'),
 ])
-def test_an_override_that_cannot_be_meant_is_one_sentence(
+def test_invalid_override_ends_in_one_sentence(
         pair, said, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, 'load_libraries', lambda *which: None)
     monkeypatch.setattr('traceback.print_exc', None)  # is not called
@@ -88,7 +88,7 @@ def test_an_override_that_cannot_be_meant_is_one_sentence(
     assert not (tmp_path / 'out/config.py').exists()
 
 
-def test_the_doctor_finds_nothing_wrong_where_the_tests_run(capsys):
+def test_doctor_finds_no_problem_here(capsys):
     found = environment.examine()
     assert found['problems'] == [] and found['exit_status'] == 0
     assert found['libraries']['torch']['version'] == (
@@ -99,7 +99,7 @@ def test_the_doctor_finds_nothing_wrong_where_the_tests_run(capsys):
     assert 'pre-training can run here' in capsys.readouterr().out
 
 
-def test_the_doctor_names_what_is_missing_and_the_command(monkeypatch):
+def test_doctor_names_missing_packages_and_the_command(monkeypatch):
     real = metadata.version
 
     def version(name):
@@ -119,7 +119,7 @@ def test_the_doctor_names_what_is_missing_and_the_command(monkeypatch):
     assert framework_command() in said
 
 
-def test_the_doctor_names_what_is_broken(monkeypatch):
+def test_doctor_names_a_broken_library(monkeypatch):
     def register():
         raise OSError('libcudart.so:\n cannot open shared object file')
 
@@ -130,7 +130,7 @@ def test_the_doctor_names_what_is_broken(monkeypatch):
     assert found['exit_status'] == 1 and not found['environment']
 
 
-def test_the_doctor_finds_packages_that_overwrite_each_other(monkeypatch):
+def test_doctor_finds_conflicting_packages(monkeypatch):
     monkeypatch.setattr(environment, 'is_installed', {
         'mmengine', 'mmcv', 'mmcv-lite'}.__contains__)
     warnings = environment.examine()['warnings']
@@ -140,7 +140,7 @@ def test_the_doctor_finds_packages_that_overwrite_each_other(monkeypatch):
     assert not any('overwrite' in w for w in environment.examine()['warnings'])
 
 
-def test_the_doctor_answers_where_no_library_is():
+def test_doctor_works_without_libraries():
     done = subprocess.run(
         [sys.executable, '-S', '-m', 'cmae_mm', 'doctor', '--json'],
         capture_output=True, text=True, cwd=ROOT)

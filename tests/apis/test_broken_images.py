@@ -1,4 +1,4 @@
-"""Training despite broken images, as long as these are few."""
+"""Training with a few broken images."""
 import json
 
 import pytest
@@ -91,7 +91,7 @@ def test_workers_count_each_image_once_an_epoch(tmp_path):
 
 
 def test_ranks_agree_on_the_share(tmp_path, smaller):
-    """Rank 1 has all of the broken images, and neither goes on."""
+    """Rank 1 has all broken images, and both ranks stop."""
     data = folder_of(tmp_path / 'data', 35, 5)
 
     def rank(number):

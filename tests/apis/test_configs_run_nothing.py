@@ -1,4 +1,4 @@
-"""No command runs what a checkpoint or an output folder holds."""
+"""No command runs code from a checkpoint or an output folder."""
 import copy
 import shutil
 from pathlib import Path
@@ -112,7 +112,7 @@ def with_config(checkpoint, text: str, folder: Path) -> Path:
     return folder / 'stranger.pth'
 
 
-def test_a_model_is_not_built_of_what_a_checkpoint_names(
+def test_model_is_not_built_from_names_in_a_checkpoint(
         pretrained, values, marker, tmp_path):
     texts = {key: write_config(put(values, key, make(marker)))
              for key, make in VALUES.items()}
@@ -128,7 +128,7 @@ def test_a_model_is_not_built_of_what_a_checkpoint_names(
         assert not marker.exists(), name
 
 
-def test_what_does_not_belong_to_the_model_is_not_looked_at(
+def test_other_parts_of_a_checkpoint_are_ignored(
         pretrained, values, marker, tmp_path):
     expected = load_pretraining_model(pretrained.checkpoint)[0].state_dict()
     for name, make in HARMLESS.items():
@@ -232,8 +232,8 @@ def test_no_command_runs_the_config_of_a_folder(
     assert code == 0 and not marker.exists()
 
 
-def test_a_folder_still_goes_on_and_is_compared(pretrained, photos, smaller,
-                                                tmp_path):
+def test_same_folder_resumes_and_other_settings_raise(
+        pretrained, photos, smaller, tmp_path):
     """What is read as data is enough."""
     shutil.copytree(pretrained.out, tmp_path / 'work')
     done = cmae_mm.pretrain(

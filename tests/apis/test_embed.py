@@ -64,7 +64,7 @@ def test_features_are_those_of_the_evaluation(
         found.features, features.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_what_cannot_be_read_is_left_out_and_listed(
+def test_unreadable_images_are_skipped_and_listed(
         pretrained, folder, photos, tmp_path):
     found = cmae_mm.embed(folder, pretrained.checkpoint, tmp_path / 'f.npz',
                           num_workers=1, batch_size=3)
@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(
                       num_workers=0)
 
 
-def test_interrupted_it_goes_on_where_it_stopped(
+def test_interrupted_embedding_resumes(
         pretrained, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, '_PART_SECONDS', 0.)
     compute, seen = extraction._features, []
@@ -123,8 +123,7 @@ def test_interrupted_it_goes_on_where_it_stopped(
     assert not list(tmp_path.glob('*.parts'))
 
 
-def test_a_whole_file_is_kept_and_never_replaced_by_another(
-        pretrained, photos, tmp_path, monkeypatch):
+def test_complete_file_is_kept(pretrained, photos, tmp_path, monkeypatch):
     out = tmp_path / 'f.npz'
     options = dict(batch_size=4, num_workers=0, pool='patch')
     first = cmae_mm.embed(photos, pretrained.checkpoint, out, **options)
@@ -144,7 +143,7 @@ def test_a_whole_file_is_kept_and_never_replaced_by_another(
 
 
 def damage(path: Path, how: str) -> None:
-    """Do to a part what disks and people do."""
+    """Damage or delete a part."""
     content = bytearray(path.read_bytes())
     if how == 'removed':
         path.unlink()
@@ -248,7 +247,7 @@ def test_odd_names_keep_their_features(packed, pretrained, odd, tmp_path):
                 ] == found.paths
 
 
-def test_what_is_skipped_keeps_its_name_and_reason(pretrained, odd, tmp_path):
+def test_skipped_images_keep_name_and_reason(pretrained, odd, tmp_path):
     data = shutil.copytree(odd, tmp_path / 'data')
     for name in ('x\ny.jpg', '\udcfe.png', 'whole.jpg'):
         (data / name).write_bytes(b'no image at all')
@@ -263,7 +262,7 @@ def test_what_is_skipped_keeps_its_name_and_reason(pretrained, odd, tmp_path):
     assert 'known format' in found.skipped['x\ny.jpg']
 
 
-def test_two_processes_do_not_write_to_one_file(
+def test_second_process_on_the_same_file_raises(
         pretrained, photos, tmp_path, monkeypatch):
     with output_lock(tmp_path / 'f.npz'), pytest.raises(
             OutputInUse, match=f'f.npz is being written by process '

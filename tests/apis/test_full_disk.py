@@ -25,7 +25,7 @@ COMMANDS = {
 }
 
 
-def test_a_full_disk_is_one_sentence(pretrained, tmp_path):
+def test_full_disk_ends_in_one_sentence(pretrained, tmp_path):
     photos = tmp_path / 'photos'
     for split in ('train', 'val'):
         for label in 'ab':

@@ -64,7 +64,7 @@ def test_features_are_those_of_the_model(model, encoder, pool, tmp_path):
         rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_of_training_says_heads_and_normalisation(pretrained):
+def test_training_checkpoint_contains_heads_and_normalisation(pretrained):
     encoder = cmae_mm.load_encoder(pretrained.checkpoint)
     assert not encoder.training
     # a width of 48 is of no named architecture
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_training_says_heads_and_normalisation(pretrained):
 
 @pytest.mark.parametrize('ending', ['pth', 'safetensors'])
 @pytest.mark.parametrize('to', ['mmpretrain', 'timm'])
-def test_exports_say_heads_and_normalisation(model, ending, to, tmp_path):
+def test_exports_contain_heads_and_normalisation(model, ending, to, tmp_path):
     path = tmp_path / f'encoder.{ending}'
     export_encoder(model, str(path), to=to)
     assert torch.equal(loaded(path), features(model))
@@ -89,7 +89,7 @@ def test_exports_say_heads_and_normalisation(model, ending, to, tmp_path):
     assert encoder.std.flatten().tolist() == PREPROCESSOR['std']
 
 
-def test_what_says_nothing_is_a_named_architecture_or_asks(model, tmp_path):
+def test_plain_weights_need_known_sizes_or_arguments(model, tmp_path):
     export_encoder(model, str(tmp_path / 'a.safetensors'))
     save_file(load_file(tmp_path / 'a.safetensors'),
               tmp_path / 'bare.safetensors')
@@ -224,7 +224,7 @@ def test_a_picture_gives_one_feature_in_every_form(pretrained, tmp_path):
         picture = picture.convert('RGB')
 
 
-def test_a_mistake_says_what_is_allowed(model, tmp_path):
+def test_errors_name_the_allowed_values(model, tmp_path):
     with pytest.raises(ArgumentError, match='there is no checkpoint none'):
         cmae_mm.load_encoder('none.pth')
     with pytest.raises(ArgumentError, match="did you mean 'target'"):

@@ -175,8 +175,7 @@ def test_large_weights_stand_beside_the_file(
     assert_alike(tmp_path / 'encoder.onnx', loaded, tolerance=tolerance)
 
 
-def test_what_differs_leaves_no_file(
-        checkpoint, tmp_path, monkeypatch):
+def test_different_outputs_leave_no_file(checkpoint, tmp_path, monkeypatch):
     loaded = cmae_mm.load_encoder(checkpoint)
     monkeypatch.setitem(onnx_export.TOLERANCES, 'float32', -1.)
     with pytest.raises(CheckpointError, match='was not kept'):
@@ -184,7 +183,8 @@ def test_what_differs_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_classifier_is_exported_as_its_config_says(tmp_path, capsys):
+def test_classifier_is_exported_with_the_settings_of_its_config(
+        tmp_path, capsys):
     """Heads, normalisation and norm of a checkpoint of nothing but tensors."""
     classifier = build(Config(CLASSIFIER)).eval()
     torch.nn.init.normal_(classifier.backbone.ln2.weight)
@@ -211,7 +211,7 @@ def test_a_classifier_is_exported_as_its_config_says(tmp_path, capsys):
     assert facts['normalised_by'] == dict(mean=[120.] * 3, std=[60.] * 3)
 
 
-def test_mistakes_are_found_before_anything_is_read(tmp_path, monkeypatch):
+def test_arguments_are_checked_before_reading(tmp_path, monkeypatch):
     for name in ('cfg.py', 'c.pth'):
         (tmp_path / name).write_text('neither')
     line = ['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'c.pth')]

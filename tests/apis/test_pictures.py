@@ -67,7 +67,7 @@ def test_a_view_is_a_window_of_the_canvas(image_root, tmp_path):
         assert (seen[0][~grey] == online[0][~grey]).all()
 
 
-def test_what_no_pretraining_is_has_no_views():
+def test_views_need_a_pretraining_config():
     with pytest.raises(ValueError, match="type 'CMAE'"):
         draw_views(Config(dict(model=dict(type='ImageClassifier'))))
 
@@ -116,7 +116,7 @@ def test_pictures_have_the_crop_of_the_checkpoint(tmp_path):
     assert (small.size, small.short_side) == (16, 16)
 
 
-def test_attention_is_what_the_layer_computes():
+def test_attention_weights_match_the_layer():
     """Weights that are computed again, put to the values, give its output."""
     backbone = build(model_cfg()).eval().backbone
     images = torch.randn(2, 3, 32, 32)
@@ -225,7 +225,7 @@ def test_names_below_pictures_can_be_read(monkeypatch):
         '0.tif'] * 2
 
 
-def test_the_commands_write_what_they_say(trained, image_root, tmp_path):
+def test_commands_write_their_pictures(trained, image_root, tmp_path):
     data = image_root / 'val'
     photo = data / 'class0/001.jpg'
     model, here = str(trained), dict(cwd=tmp_path)
@@ -280,8 +280,7 @@ def test_a_checkpoint_without_decoder_or_config_is_refused(trained, tmp_path):
         assert torch.equal(value, whole['state_dict'][name]), name
 
 
-def test_umap_is_taken_where_it_is(image_root, trained, tmp_path,
-                                   monkeypatch):
+def test_umap_is_used_if_installed(image_root, trained, tmp_path, monkeypatch):
     write_images(tmp_path / 'one', 1)
     with pytest.raises(ArgumentError, match='at least two images'):
         pictures.map_images(tmp_path / 'one', trained, tmp_path / 'm.png',

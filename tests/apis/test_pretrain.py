@@ -22,7 +22,7 @@ def weights(path) -> dict:
     return torch.load(path, weights_only=False)['state_dict']
 
 
-def test_a_folder_of_images_is_all_that_is_needed(pretrained, photos):
+def test_folder_of_images_suffices(pretrained, photos):
     assert pretrained.checkpoint.name == 'epoch_2.pth'
     assert all(torch.isfinite(v).all()
                for v in weights(pretrained.checkpoint).values()
@@ -47,7 +47,7 @@ def test_the_written_config_gives_the_same_run(pretrained, tmp_path):
         assert torch.equal(value, again[name]), name
 
 
-def test_the_same_call_goes_on_and_another_is_refused(
+def test_same_call_resumes_and_other_settings_raise(
         pretrained, photos, smaller, tmp_path):
     shutil.copytree(pretrained.out, tmp_path / 'mine')
     options = dict(batch_size=4, num_workers=0, out=tmp_path / 'mine')
@@ -107,7 +107,7 @@ def test_defaults_fit_the_images_and_the_machine(photos, tmp_path):
     assert (facts['epochs'], facts['warm_up_epochs']) == (300, 40)
 
 
-def test_a_given_learning_rate_is_taken_as_it_is(photos):
+def test_given_learning_rate_is_not_scaled(photos):
     cfg, summary, facts = plan_pretraining(
         photos, 'mini', cfg_options={'optim_wrapper.optimizer.lr': 1e-3})
     assert not cfg.auto_scale_lr.enable
@@ -115,7 +115,7 @@ def test_a_given_learning_rate_is_taken_as_it_is(photos):
     assert 'scaled' not in summary
 
 
-def test_processes_are_counted_as_launchers_say_them(monkeypatch):
+def test_processes_are_counted_from_launcher_variables(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '4')
     assert [count_processes(x) for x in ('none', 'pytorch')] == [1, 4]
 

@@ -72,8 +72,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp('runs')
     write_start(root / 'first', '20260101_000000', 1, 25)
     write_start(root / 'first', '20260101_010000', 21, 60)
-    # As long as people make them, and with what a page must not take as its
-    # own.
+    # A long name with a tag that must be escaped.
     second = root / '0123456789_a_name_as_long_as_people_make_them<script>'
     write_start(second, '20260101_000000', 1, 60, 0.75, 'B', spoilt=(7, ))
     first = root / 'first'
@@ -103,7 +102,7 @@ def test_a_resumed_run_is_read_as_one(folders):
     assert len(series(read_run(folders[1]), 'loss')[0]) == 59
 
 
-def test_the_page_says_what_there_is(folders, tmp_path):
+def test_content_of_the_report(folders, tmp_path):
     made = report(folders, tmp_path / 'sub/report.html')
     page = made.out.read_text()
     own = re.sub(r'<script.*?</script>', '', page, flags=re.S)
@@ -120,7 +119,7 @@ def test_the_page_says_what_there_is(folders, tmp_path):
 
 @needs_chromium
 @pytest.mark.parametrize('width, dark', [(1280, False), (390, True)])
-def test_it_is_right_in_a_browser(folders, tmp_path, width, dark):
+def test_report_in_a_browser(folders, tmp_path, width, dark):
     out = report(folders, tmp_path / 'report.html').out
     with chromium.Page() as page:
         page.open(out, width, dark=dark)
@@ -178,7 +177,7 @@ def test_it_is_right_in_a_browser(folders, tmp_path, width, dark):
             'file', 'data', 'blob'}
 
 
-def test_charts_leave_out_what_cannot_be_drawn(folders):
+def test_charts_omit_values_that_cannot_be_drawn(folders):
     run = read_run(folders[0])
     run.rows.append({'iter': 61, 'health/grad/backbone': 0.})
     (chart, curves), = collect_charts([run], [
@@ -225,7 +224,7 @@ def test_a_damaged_run_is_named_beside_the_others(tmp_path):
         report([tmp_path / 'none'], tmp_path / 'r.html')
 
 
-def test_what_is_no_run_is_refused(tmp_path, folders, monkeypatch):
+def test_folders_without_a_run_raise(tmp_path, folders, monkeypatch):
     for given, message in (
             (([tmp_path / 'none'], 'a.html'), 'none does not exist'),
             ((folders, 'a.pdf'), 'must be a .html or .htm file')):

@@ -45,7 +45,7 @@ def test_both_branches_start_from_it(photos, dino, smaller, tmp_path):
         assert part in said, part
     text = done.config.read_text()
     assert f'# start          the encoder of {path}' in text
-    # the same command goes on, or is finished; without `init` it is another
+    # the same command resumes; without `init` the settings differ
     again = cmae_mm.pretrain(
         photos, 'mini', epochs=1, batch_size=8, num_workers=0, out=out,
         init=path, cfg_options={**smaller, **STILL})
@@ -75,7 +75,7 @@ def test_a_folder_of_hugging_face(photos, smaller, tmp_path):
     assert 'Hugging Face encoder' in log(tmp_path / 'out')
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_mismatch_raises_before_writing(
         photos, dino, pretrained, smaller, tmp_path):
     call = dict(data=photos, model='mini', num_workers=0, batch_size=4,
                 out=tmp_path / 'out')

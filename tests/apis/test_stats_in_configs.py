@@ -1,4 +1,4 @@
-"""A config takes what `cmae stats` has found, by the file's name."""
+"""Image statistics of `cmae stats` in configs."""
 import pytest
 from mmengine.config import Config
 
@@ -127,14 +127,14 @@ CONFLICTS = {
 
 
 @pytest.mark.parametrize('case', CONFLICTS)
-def test_what_contradicts_it_is_refused(case, tmp_path):
+def test_contradicting_settings_raise(case, tmp_path):
     name, options, said = CONFLICTS[case]
     path, _ = stats_file(tmp_path)
     with pytest.raises((ImageStatsConflict, ImageStatsError), match=said):
         load_config(name, [f'image_stats={path}', *options])
 
 
-def test_what_says_the_same_does_not_contradict_it(tmp_path):
+def test_equal_settings_do_not_contradict(tmp_path):
     path, stats = stats_file(tmp_path)
     cfg = load_config('cmae_vit-b_300e', [
         f'image_stats={path}', 'model.backbone.in_channels=4',
@@ -148,7 +148,7 @@ def test_what_says_the_same_does_not_contradict_it(tmp_path):
     assert own.data_preprocessor.std == stats['std']
 
 
-def test_segmentation_says_that_it_takes_colours_alone(tmp_path):
+def test_segmentation_needs_colour_images(tmp_path):
     cfg = Config(dict(
         model=dict(type='EncoderDecoder', backbone=dict()),
         data_preprocessor=dict(mean=[1.] * 3, std=[1.] * 3),

@@ -64,8 +64,8 @@ def test_a_folder_has_one_training_at_a_time(
     assert not (tmp_path / 'w').exists()
 
 
-def test_an_output_is_no_input(pretrained, photos, tmp_path, capsys,
-                               safe_process):
+def test_output_over_an_input_raises(
+        pretrained, photos, tmp_path, capsys, safe_process):
     photo = tmp_path / 'photo.png'
     shutil.copy(photos / 'a/000.jpg', photo)
     before = photo.read_bytes()

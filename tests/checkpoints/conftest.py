@@ -1,4 +1,4 @@
-"""Fixtures of several files here."""
+"""Fixtures of several tests of checkpoints."""
 import pytest
 import torch
 import torch._weights_only_unpickler as torch_unpickler

@@ -257,7 +257,7 @@ def test_fair_mae_becomes_the_encoder():
                     vit.forward_features(image))
 
 
-def test_what_does_not_fit_is_listed_in_full():
+def test_mismatched_keys_are_listed_in_full():
     model = build(model_cfg())
     state = dict(model.state_dict())
     del state['backbone.cls_token'], state['neck.projector.fc1.weight']
@@ -302,7 +302,7 @@ def test_files_that_could_run_code_are_refused(tmp_path, capsys):
     assert 'ran code' not in capsys.readouterr().out
 
 
-def test_files_that_are_no_checkpoints(tmp_path):
+def test_files_without_a_checkpoint_raise(tmp_path):
     for name, content in (('text.pth', b'text'), ('empty.pth', b''),
                           ('list.pth', pickle.dumps([1])),
                           ('text.safetensors', b'text')):
@@ -315,7 +315,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         write_checkpoint(str(tmp_path / 'a.bin'), dict(a=torch.ones(1)), {})
 
 
-def test_metadata_says_where_it_comes_from(tmp_path):
+def test_metadata_contains_the_origin(tmp_path):
     path = str(tmp_path / 'vit.safetensors')
     export_encoder(make_model(*ARCHS[0]), path, 'timm', 'target', epoch=12)
     meta = read_checkpoint(path).meta
@@ -333,7 +333,7 @@ def test_bad_exports():
 
 
 def test_commands(tmp_path):
-    """There and back on the command line, and an error that says why."""
+    """Export and import on the command line, and an error."""
     config = tmp_path / 'cfg.py'
     Config(dict(model=model_cfg())).dump(str(config))
     model = make_model(*ARCHS[0])
@@ -397,7 +397,7 @@ def test_exports_follow_the_umask(umask, mode, tmp_path):
     assert {stat.S_IMODE(p.stat().st_mode) for p in files} == {mode}
 
 
-def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
+def test_failed_write_leaves_nothing(tmp_path):
     """Neither a part under its name nor a temporary file."""
     (tmp_path / 'a.pth').mkdir()
     with pytest.raises(CheckpointError, match='a.pth cannot be written'):
@@ -548,7 +548,7 @@ def test_rotary_positions_are_refused_by_name(tmp_path):
         cmae_mm.load_encoder(tmp_path / 'dinov3.pth')
 
 
-def test_a_damaged_index_ends_in_a_sentence(tmp_path):
+def test_damaged_index_raises_one_sentence(tmp_path):
     index = tmp_path / 'model.safetensors.index.json'
     for content, words in (('{', 'is damaged'), ('[]', 'is damaged'),
                            ('{}', 'lists no files'),

@@ -1,4 +1,4 @@
-"""No command runs what is in a file."""
+"""No command runs code from a file."""
 import os
 import subprocess
 import sys
@@ -109,7 +109,7 @@ def test_no_command_runs_a_file(name, kind, configs, marker, tmp_path,
 
 
 @pytest.mark.parametrize('kind', [payloads.system, payloads.chain])
-def test_a_strangers_file_in_the_work_folder_is_not_run(
+def test_foreign_file_in_the_work_folder_is_not_run(
         kind, configs, marker, tmp_path, safe_process, monkeypatch, capsys):
     """Resuming by itself, as all pre-training configs do."""
     work = tmp_path / 'work'

@@ -1,4 +1,4 @@
-"""Damage to a file is found, or does no harm."""
+"""Damaged files are detected or read correctly."""
 import io
 import zipfile
 from pathlib import Path

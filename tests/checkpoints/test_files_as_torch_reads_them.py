@@ -1,4 +1,4 @@
-"""What is read is what torch and the libraries read."""
+"""Files are read as torch and the libraries read them."""
 import io
 import pickle
 import zipfile

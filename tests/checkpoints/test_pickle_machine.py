@@ -96,7 +96,7 @@ def test_no_stream_of_opcodes_calls_anything(stream):
     assert not seen, seen
 
 
-def test_the_watch_sees_what_a_payload_does(marker):
+def test_watch_detects_payloads(marker):
     """So that the test above can fail."""
     global _seen
     _seen = []
@@ -120,7 +120,7 @@ def test_a_small_file_cannot_ask_for_much(tmp_path):
         with pytest.raises(CheckpointError, match='damaged'):
             read_bytes(content)
         assert time.time() - start < 60  # not for hours
-    # a tensor that says it is larger than its record, or repeats it
+    # a tensor larger than its record, or repeating it
     torch.save(torch.zeros(1).expand(10**10), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='far more memory'):
         load_file(tmp_path / 'a.pth')
@@ -140,7 +140,7 @@ _ARRAY = (b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85'
 _F8 = b'cnumpy\ndtype\n' + _text('f8') + b'\x89\x88\x87R'
 _STORAGE = (b'(' + _text('storage') + b'ctorch\nFloatStorage\n' + _text('0') +
             _text('cpu') + b'J\xff\xff\xff\x7ftQ')
-# Nested tuples, whose hash takes for ever: each holds the one before twice.
+# Nested tuples with an exponential hash: each contains the previous twice.
 _TUPLES = b')q\x00' + b''.join(b'h%c' % i + b'h%c' % i + b'\x86q%c' % (i + 1)
                               for i in range(60))
 BOMBS = dict(
@@ -231,7 +231,7 @@ HARMLESS = dict(
 
 @pytest.mark.parametrize('wrap', [
     lambda pickled: pickled, lambda pickled: b'\x80\x04' + pickled])
-def test_bombs_are_refused_in_no_time(wrap, marker, tmp_path):
+def test_decompression_bombs_raise_quickly(wrap, marker, tmp_path):
     """In little memory, too, which the system limits here."""
     copyreg.add_extension('os', 'system', 0xf0)
 
@@ -260,7 +260,7 @@ def test_bombs_are_refused_in_no_time(wrap, marker, tmp_path):
     assert (tmp_path / 'wrong').read_text() == '[]'
 
 
-def test_what_is_popped_is_inert():
+def test_popped_objects_are_inert():
     """Calls that nothing refers to have no effect; names are refused."""
     content = b'}' + _BUFFER + b')\x81}' + _text('max_length') + b'K\x01sb0.'
     with pytest.raises(CheckpointError):  # no values
@@ -276,7 +276,7 @@ def test_what_is_popped_is_inert():
 
 
 def write_by_hand(path, zipped, **change):
-    """Write a file that says anything of a tensor and its storage."""
+    """Write a file with any metadata of a tensor and its storage."""
     said = dict(kind=torch.FloatStorage, key='0', location='cpu', numel=4,
                 offset=0, size=(4, ), stride=(1, ))
     said.update(change)
@@ -312,7 +312,7 @@ def write_by_hand(path, zipped, **change):
                          struct.pack('<q', 4) + data)
 
 
-def test_what_is_written_by_hand_is_read(tmp_path):
+def test_handwritten_configs_are_read(tmp_path):
     """So that the test below can fail."""
     for zipped in (True, False):
         write_by_hand(tmp_path / 'a.pth', zipped)

@@ -1,4 +1,4 @@
-"""Nothing in a file is run, and what is damaged is found."""
+"""No code in a file is run, and damage is detected."""
 import os
 import pickle
 import time
@@ -43,7 +43,7 @@ class TestPayloads:
         assert has_run(marker)
 
     @pytest.mark.parametrize('kind', KINDS)
-    def test_they_are_refused_in_a_sentence(self, kind, marker, tmp_path):
+    def test_invalid_files_raise_one_sentence(self, kind, marker, tmp_path):
         """In every container, wherever in a checkpoint they stand."""
         places = ('meta', 'optimizer', 'message_hub', 'state_dict')
         for write, place in zip(CONTAINERS * 2, places * 2):

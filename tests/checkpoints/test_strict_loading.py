@@ -1,4 +1,4 @@
-"""What a run loads fits, or is refused before anything is loaded."""
+"""Runs load checkpoints that fit, and raise before loading others."""
 import itertools
 from pathlib import Path
 
@@ -219,7 +219,8 @@ def test_pieces_of_a_part_are_refused(start, tmp_path):
         start(tmp_path / 'pieces.pth')
 
 
-def test_weights_alone_are_no_run_to_resume(run, runner_of, tmp_path):
+def test_weights_without_training_state_cannot_be_resumed(
+        run, runner_of, tmp_path):
     for name in ('weights.pth', 'weights.safetensors'):
         export_encoder(run[1], str(tmp_path / name))
         with pytest.raises(CheckpointError) as error:
@@ -293,7 +294,7 @@ def test_averaged_weights_are_resumed(runner_of):
     (lambda t: t.fill_(float('nan')), 'not finite'),
     (lambda t: t.long(), 'of torch.int64'),
     (lambda t: t.to(torch.complex64), 'of torch.complex64')])
-def test_no_run_begins_with_weights_that_are_none(
+def test_no_run_starts_with_missing_weights(
         run, start, runner_of, change, words, tmp_path):
     content = torch.load(run[0], weights_only=False)
     name = 'neck.pixel_decoder.decoder_pred.weight'

@@ -1,4 +1,4 @@
-"""Weights and facts that cannot be used end in one sentence."""
+"""Invalid weights and metadata raise one sentence."""
 import time
 
 import pytest
@@ -290,7 +290,7 @@ def test_the_config_in_a_checkpoint_fits_its_weights(change, tmp_path):
 
 
 @pytest.mark.parametrize('img_size', [3, 2**20, 2**32, 2**60])
-def test_image_sizes_that_cannot_be(state, img_size, tmp_path):
+def test_invalid_image_sizes_raise(state, img_size, tmp_path):
     path = write(tmp_path / 'a.pth', state)
     with pytest.raises(CheckpointError, match='a.pth: .*images of'):
         cmae_mm.load_encoder(path, img_size=img_size)

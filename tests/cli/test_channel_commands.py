@@ -152,7 +152,7 @@ def test_evaluations_and_fine_tuning_take_six_channels(done):
     for name in ('knn', 'linear', 'low-shot'):
         result = json.loads(said[name].strip().splitlines()[-1])
         assert 0 <= result.get('top1', result.get('1')) <= 100
-    # the fine-tuned classifier says how its images are decoded
+    # the fine-tuned classifier contains its decoding settings
     encoder = cmae_mm.load_encoder(root / 'tuned/epoch_1.pth')
     assert encoder.in_channels == 6 and encoder.backbone.num_layers == 4
     with np.load(root / 'tuned/f.npz') as file:

@@ -1,4 +1,4 @@
-"""One command: what its help says, where it runs, how it ends."""
+"""The command: help, start-up, exit status."""
 import argparse
 import inspect
 import json
@@ -31,7 +31,7 @@ def parser_of(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_commands_help_has_an_example_that_is_right(name):
+def test_examples_in_help_texts_parse(name):
     text = parser_of(name).format_help()
     assert text.startswith(f'usage: cmae {name} ')
     assert '(' not in text.partition('[OPTIONS]')[0]
@@ -67,7 +67,7 @@ def test_the_help_of_all_lists_each_command_once():
         assert f'\n{heading}:\n' in text
 
 
-def test_what_the_help_says_without_the_libraries_is_theirs():
+def test_defaults_in_help_match_the_libraries():
     assert set(get_args(conversion.Format)) == {
         'cmae', 'onnx', 'hf_vit', *EXPORTS}
     ks = inspect.signature(evaluation.knn).parameters['ks']
@@ -76,7 +76,7 @@ def test_what_the_help_says_without_the_libraries_is_theirs():
     assert RANDOM_WORD == RANDOM
 
 
-# A command line, what it says, its exit status. None needs a library.
+# A command line, its output, its exit status. None needs a library.
 LIGHT = {
     'help': (['--help'], 'cmae COMMAND --help', 0),
     "a command's help": (['knn', '--help'], 'for example:', 0),
@@ -149,7 +149,7 @@ def light():
 
 
 @pytest.mark.parametrize('name', LIGHT)
-def test_it_answers_without_loading_a_library(name, light):
+def test_help_loads_no_library(name, light):
     results, heavy = light
     _, said, status = LIGHT[name]
     code, output = results[name]
@@ -216,7 +216,7 @@ ResumableRunner.from_cfg = lambda cfg: os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize('when', INTERRUPTED)
-def test_ctrl_c_before_training_ends_without_a_word(when, tmp_path):
+def test_ctrl_c_before_training_prints_nothing(when, tmp_path):
     # Whoever starts the tests in the background has it ignored.
     code = ('import os, signal, sys\nsys.argv = ["cmae"]\n'
             'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
@@ -230,9 +230,9 @@ def test_ctrl_c_before_training_ends_without_a_word(when, tmp_path):
     assert 'Traceback' not in done.stderr
 
 
-def test_a_module_and_a_worker_of_its_own_are_told_apart():
+def test_module_and_spawned_worker_are_distinguished():
     """``python -m cmae_mm`` is the command; what it spawns is none."""
-    # Without operators, mmcv says so on standard output.
+    # Without operators, mmcv prints a line on standard output.
     code = ('import contextlib\n'
             'import sys\n'
             'sys.orig_argv = {}\nsys.argv = {}\n'
@@ -265,8 +265,7 @@ def test_a_shell_completes_commands_and_options():
 
 @pytest.mark.parametrize('output, status', [
     ('> /dev/full', 1), ('| true', 0), ('>&-', 0)])
-def test_the_work_is_finished_if_nobody_reads_the_output(output, status,
-                                                         tmp_path):
+def test_command_finishes_with_a_closed_output(output, status, tmp_path):
     write_images(tmp_path / 'photos', 3)
     line = (f'{sys.executable} -m cmae_mm stats photos --out stats.json '
             f'--num-workers 0 {output}')

@@ -1,4 +1,4 @@
-"""A mistake ends in one sentence that says what to change."""
+"""Errors of users end in one sentence."""
 import os
 import re
 import subprocess
@@ -38,7 +38,7 @@ def options(*pairs):
 
 
 SETTINGS = sorted(set(known_keys()) - _VARIABLES)
-# A command, and what its sentence says.
+# A command and its message.
 MISTAKES = {
     'no such config': (
         ['train', 'cmae_vit-b_400e'],
@@ -211,7 +211,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_is_one_sentence(name, results):
+def test_mistakes_end_in_one_sentence(name, results):
     command, said = MISTAKES[name]
     code, output = results[name]
     told = output.strip().splitlines()[-1]
@@ -239,7 +239,7 @@ class _Faulty(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize('kind', [
     MissingLibrary, UnfitImage, BrokenImagesError, ArgumentError])
-def test_what_a_data_worker_raises_is_the_same_sentence(kind):
+def test_errors_of_data_workers_give_the_same_sentence(kind):
     loader = torch.utils.data.DataLoader(_Faulty(kind), num_workers=1)
     with pytest.raises(kind, match='in DataLoader worker') as raised:
         next(iter(loader))
@@ -256,8 +256,8 @@ def test_debug_shows_the_traceback_and_the_status_is_1(tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith('cmae train: ')
 
 
-def test_a_users_own_keys_are_kept(tmp_path, capsys):
-    """Of own hooks or of other code: no slip, no word."""
+def test_unknown_config_keys_are_kept(tmp_path, capsys):
+    """Keys of user hooks or other code raise nothing."""
     config = tmp_path / 'own.py'
     config.write_text(f"_base_ = '{ROOT / QUICK}'\nmy_hook_setting = 3\n"
                       'train_cfg_short = dict(max_iters=1)\n'
@@ -269,7 +269,7 @@ def test_a_users_own_keys_are_kept(tmp_path, capsys):
     assert 'warning: --cfg-options my_own_key' in capsys.readouterr().err
 
 
-def test_every_shipped_config_passes_the_checks():
+def test_all_shipped_configs_pass_the_checks():
     names = [p for p in (ROOT / 'configs').rglob('*.py')
              if '_base_' not in p.parts]
     assert len(names) > 25
@@ -280,7 +280,7 @@ def test_every_shipped_config_passes_the_checks():
 
 
 @given(st.sampled_from(SETTINGS), st.data())
-def test_swapped_letters_of_a_key_are_found(key, data):
+def test_swapped_letters_of_a_key_raise(key, data):
     place = data.draw(st.integers(0, len(key) - 2))
     letters = list(key)
     letters[place:place + 2] = reversed(letters[place:place + 2])
@@ -294,7 +294,7 @@ def test_swapped_letters_of_a_key_are_found(key, data):
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), max_size=3))
-def test_any_override_is_taken_or_refused_in_a_sentence(pairs):
+def test_any_override_is_parsed_or_raises_one_sentence(pairs):
     try:
         options = parse_options(pairs)
     except ConfigError as error:
@@ -314,8 +314,8 @@ def test_configs_are_found_by_name():
         find_config('vit-b_pt300e')
 
 
-def test_the_ecosystems_configs_pass_the_checks():
-    """No name that mmpretrain's own configs have is taken for a slip."""
+def test_keys_of_mmpretrains_configs_pass_the_checks():
+    """Names in mmpretrain's own configs are not taken for misspelt keys."""
     import mmpretrain
     folder = Path(mmpretrain.__file__).parent / '.mim/configs'
     names = {

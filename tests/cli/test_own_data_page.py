@@ -103,7 +103,7 @@ def test_every_command_of_the_page_runs(scans, monkeypatch):
         assert (scans / name).is_file(), name
 
 
-def test_every_setting_of_the_page_is_one():
+def test_every_setting_on_the_page_exists():
     """Together they make a config, on two recipes."""
     page = PAGE[PAGE.index('## 2.'):]
     named = re.findall(r'`((?:[\w.-]+=\S+ ?)+)`', page)

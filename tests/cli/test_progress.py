@@ -1,4 +1,4 @@
-"""Progress on a terminal and without one, and what Ctrl-C says."""
+"""Progress with and without a terminal, and messages of Ctrl-C."""
 import io
 import itertools
 import logging
@@ -24,7 +24,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_person_sees_a_bar(monkeypatch):
+def test_terminal_shows_a_bar(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', Terminal())
     with progress.Progress(4, 'features', initial=1) as shown:
         shown.update(2)
@@ -87,7 +87,7 @@ def test_a_file_gets_plain_lines(monkeypatch):
 
 @pytest.mark.parametrize('seconds, text', [
     (20.4, '20 s'), (200, '3 min 20 s'), (7500, '2 h 5 min')])
-def test_times_are_for_people(seconds, text):
+def test_describe_seconds(seconds, text):
     assert progress.describe_seconds(seconds) == text
 
 
@@ -122,7 +122,7 @@ WORK = {
 
 
 @pytest.mark.parametrize('name', STOPPED)
-def test_ctrl_c_says_what_is_left(name, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_prints_what_was_saved(name, tmp_path, monkeypatch, capsys):
     write_images(tmp_path / 'data', 1)
     (tmp_path / 'model.pth').touch()
     line, said = STOPPED[name]

@@ -1,4 +1,4 @@
-"""Studies: several trainings beside each other, with several seeds."""
+"""Studies: several trainings with several seeds."""
 import csv
 import json
 import signal
@@ -44,7 +44,7 @@ def small_study(folder, image_root, iterations=2):
             'random weights': {'checkpoint': 'random'}})
 
 
-def test_it_goes_on_where_it_was_stopped(image_root, tmp_path):
+def test_stopped_study_resumes(image_root, tmp_path):
     """Training is told to end, and made to its end by the next call."""
     study = small_study(tmp_path, image_root, iterations=40)
     out = tmp_path / 'out'
@@ -198,7 +198,7 @@ def test_fine_tuning_from_a_checkpoint_and_from_random_weights(
     ('runs: 2026-01-01', 'runs must be a mapping'),
     ('- 1', 'must be a mapping with some of'),
 ])
-def test_a_file_that_is_no_study_is_named(text, message, tmp_path):
+def test_invalid_study_files_are_named(text, message, tmp_path):
     path = tmp_path / 'x.yaml'
     path.write_text(text)
     with pytest.raises(ConfigError, match=message) as error:

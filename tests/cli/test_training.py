@@ -100,7 +100,7 @@ def test_accumulation_equals_the_big_batch():
             value, trajectories[1][name], rtol=1e-9, atol=1e-11)
 
 
-def test_resuming_goes_on_as_if_nothing_had_happened(image_root, tmp_path):
+def test_resuming_matches_an_uninterrupted_run(image_root, tmp_path):
     """Bit by bit; test_exact_resume.py does it with kills and more."""
 
     def run(folder):
@@ -128,7 +128,7 @@ def test_resuming_goes_on_as_if_nothing_had_happened(image_root, tmp_path):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_no_accelerator_means_float32_and_a_word(monkeypatch):
+def test_without_accelerator_trains_in_float32_and_logs(monkeypatch):
     said = []
     monkeypatch.setattr(
         'cmae_mm.engine.optimizers.optim_wrapper.has_accelerator',
@@ -242,7 +242,7 @@ def test_distributed_command(image_root, tmp_path):
     check_threads(tmp_path)
 
 
-def test_what_cannot_be_tested_is_said(tmp_path):
+def test_configs_without_test_data_raise(tmp_path):
     done = subprocess.run(
         [sys.executable, 'tools/test.py', QUICK, __file__],
         cwd=ROOT,

@@ -82,7 +82,7 @@ def test_channels_are_changed_each_by_itself():
     assert 0.6 <= flat.min() < 0.62 and 1.38 < flat.max() <= 1.4
 
 
-def test_what_is_above_the_range_is_not_cut_off():
+def test_values_above_the_range_are_not_clipped():
     """A range is what brightness is measured from, not what is allowed."""
     module = module_for(2, 'uint16', jitter_prob=1., blur_prob=0.,
                         value_range=(100, [1000, 2000]))
@@ -92,7 +92,7 @@ def test_what_is_above_the_range_is_not_cut_off():
     assert values.max() > 30000 and len(values.unique()) > 1000
 
 
-def test_three_channels_are_colours_unless_said_otherwise():
+def test_three_channels_are_colours_by_default():
     assert module_for(3, 'uint16').colour
     assert not module_for(3, 'uint8', colour=False).colour
     bright = module_for(3, 'uint16', jitter_prob=1., grey_prob=1.,
@@ -107,7 +107,7 @@ def test_three_channels_are_colours_unless_said_otherwise():
 @pytest.mark.parametrize('kind', [
     'ChannelDataPreprocessor', 'TwoViewDataPreprocessor',
     'ChannelClsDataPreprocessor'])
-def test_evaluation_normalises_and_looks_at_the_images(kind):
+def test_evaluation_normalises_and_checks_the_images(kind):
     size = dict(size=16) if kind.startswith('Two') else {}
     module = MODELS.build(dict(
         type=kind, mean=[5.] * 6, std=[2.] * 6, dtype='uint16', **size))

@@ -1,4 +1,4 @@
-"""Data sets of folders that are not as they should be."""
+"""Data sets of invalid folders."""
 import os
 
 import numpy as np
@@ -32,7 +32,7 @@ def half_broken(root, **kwargs):
         **kwargs)
 
 
-def test_what_replaces_a_broken_image_follows_from_its_seed(tmp_path):
+def test_replacement_of_a_broken_image_depends_on_its_seed(tmp_path):
     dataset = half_broken(tmp_path)
     first = [dataset[SeededIndex(0, seed)] for seed in range(6)]
     # Neither what was loaded before nor numpy's own state matters.

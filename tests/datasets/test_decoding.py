@@ -1,4 +1,4 @@
-"""Decoding of all sorts of files."""
+"""Decoding of image files."""
 import io
 
 import numpy as np

@@ -65,7 +65,7 @@ def test_values_are_the_modalitys():
     assert (decode(dicom(signed), **FLOAT)[..., 0] == signed).all()
 
 
-def test_what_does_not_fit_is_refused_by_name(tmp_path):
+def test_mismatched_keys_are_named(tmp_path):
     path = tmp_path / 'scan.dcm'
     path.write_bytes(dicom(STORED, **CT))
     with pytest.raises(UnfitImage, match=r'scan\.dcm has values from -10'):

@@ -1,4 +1,5 @@
-"""Images of any depth and number of channels: kept whole, or refused."""
+"""Images of any depth and number of channels: decoded without loss, or an
+error."""
 import numpy as np
 import pytest
 import tifffile
@@ -55,7 +56,7 @@ LOST = {
 }
 
 
-def test_only_channels_that_there_are_can_be_chosen():
+def test_selected_channels_must_exist():
     with pytest.raises(UnfitImage, match=r'channels=2; set channels=5, or '
                        r'bands=\(\.\.\.\) to choose 2 of them'):
         decode(tiff(noise((40, 50, 5), 'uint8', 256)), channels=2)
@@ -64,7 +65,7 @@ def test_only_channels_that_there_are_can_be_chosen():
 
 
 @pytest.mark.filterwarnings('error')
-def test_ranges_and_halves_are_no_matter_of_warning():
+def test_ranges_and_halves_do_not_warn():
     half = numpy(noise((40, 50), 'float16', 200).round())
     assert (decode(half, channels=1, dtype='uint16')[..., 0]
             == noise((40, 50), 'float16', 200).round()).all()
@@ -82,7 +83,7 @@ def test_an_empty_file_is_called_empty():
 
 
 @pytest.mark.parametrize('name', LOST)
-def test_what_was_lost_is_refused_or_whole(name, tmp_path):
+def test_truncated_files_raise_or_are_complete(name, tmp_path):
     data, wanted, said = LOST[name]
     path = tmp_path / 'x.tif'
     path.write_bytes(data)
@@ -167,7 +168,7 @@ def test_other_types_keep_their_levels_or_are_refused(dtype, offset):
         assert (made[..., 0] == array).all()
 
 
-def test_float64_is_rounded_only_where_little_changes():
+def test_float64_is_rounded_only_within_tolerance():
     fine = np.random.default_rng(0).random((20, 20))
     made = decode(numpy(fine), channels=1, dtype='float32')[..., 0]
     assert (made == fine.astype('float32')).all()
@@ -266,7 +267,7 @@ def test_alpha_palettes_and_cmyk(monkeypatch):
 
 
 @pytest.mark.parametrize('kind', ['GIF', 'WEBP', 'PNG'])
-def test_of_an_animation_the_first_frame_is_taken_and_said(
+def test_first_frame_of_an_animation_is_used_and_logged(
         kind, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('cmae_mm.datasets.decode.image.print_log',
@@ -367,7 +368,7 @@ def test_missing_pixels_are_filled_or_refused():
     (tiff(noise((40, 50, 5)))[:2000], ''),
     (pillow(noise((40, 50)), 'PNG')[:300], ''),
 ])
-def test_what_is_no_image_is_said(file, said):
+def test_invalid_images_are_reported(file, said):
     with pytest.raises(UndecodableImage, match=said):
         decode(file, channels=1, dtype='uint16')
 
@@ -378,7 +379,7 @@ def test_an_array_of_two_readings_is_refused():
         decode(file, channels=5, dtype='float32')
 
 
-def test_what_needs_another_library_is_said(monkeypatch):
+def test_missing_image_libraries_are_named(monkeypatch):
     """LZW, which tifffile reads with imagecodecs and others without."""
     file = opencv(noise((40, 50, 3)), '.tiff')
     wanted = dict(dtype='uint16')

@@ -1,4 +1,4 @@
-"""Crops and canvases, beside torchvision and Pillow."""
+"""Crops and canvases, compared with torchvision and Pillow."""
 import math
 
 import numpy as np
@@ -75,7 +75,7 @@ def test_canvas_is_as_sharp_as_pillows_bicubic(tmp_path):
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 60), st.floats(3.1, 40), st.booleans(),
        st.floats(0.05, 1))
-def test_crops_cover_the_whole_of_a_strip(short, aspect, upright, low):
+def test_crops_cover_a_whole_strip(short, aspect, upright, low):
     """Each tenth of it is drawn, as often as any other but for the ends."""
     long = math.ceil(short * aspect)
     shape = (long, short) if upright else (short, long)

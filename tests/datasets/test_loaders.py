@@ -56,7 +56,7 @@ def test_the_same_views_whatever_the_number_of_workers(tmp_path):
     assert not any(torch.equal(a[1], b[1]) for a, b in zip(first, second))
 
 
-def test_a_seed_is_a_whole_drawing(tmp_path):
+def test_seed_determines_all_draws(tmp_path):
     write_images(tmp_path, 1)
     dataset = PretrainingDataset(
         data_root=str(tmp_path),

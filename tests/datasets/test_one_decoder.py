@@ -168,7 +168,7 @@ def test_features_of_a_picture_agree_in_all_formats(tmp_path):
         made.flatten(), expected.flatten(), dim=0) > 0.9999
 
 
-def test_an_alpha_of_maps_is_data_unless_it_is_a_mask():
+def test_alpha_is_data_unless_it_is_a_mask():
     """GDAL calls a fourth band of 8 bits alpha: NAIP's near infra-red."""
     naip = noise((40, 50, 4), 'uint8', 256)
     file = geotiff(naip)  # as GDAL writes it by default
@@ -407,7 +407,7 @@ def test_evaluation_sees_the_pixels_of_training(tmp_path):
     assert counts['same'] > 15 and counts['refused'] > 10
 
 
-def test_what_is_no_image_is_one_sentence(tmp_path):
+def test_invalid_images_raise_one_sentence(tmp_path):
     crop = CentreCrop(24)
     for given, error, said in (
             ('x' * 5000, FileNotFoundError, 'the image file .x+. cannot be'),

@@ -1,4 +1,4 @@
-"""Stores and shards: what is in them, and what is left when writing fails."""
+"""Stores and shards: content, and state after failed writes."""
 import io
 import json
 import multiprocessing
@@ -179,7 +179,7 @@ def test_class_folders_give_the_labels_of_a_folder(kind, images, tmp_path):
 
 
 @both
-def test_what_earlier_versions_wrote_is_read(kind, images, tmp_path):
+def test_files_of_earlier_versions_are_read(kind, images, tmp_path):
     out = tmp_path / 'old'
     out.mkdir()
     names = list(open_source(images).names)
@@ -210,7 +210,7 @@ def test_what_earlier_versions_wrote_is_read(kind, images, tmp_path):
         (images / name).read_bytes() for name in names]
 
 
-def test_shards_of_others_are_indexed_where_they_are(images, tmp_path):
+def test_foreign_shards_are_indexed_in_place(images, tmp_path):
     there = tmp_path / 'there'
     write(images, tmp_path / 'own', 'shards')
     there.mkdir()
@@ -267,7 +267,7 @@ def test_labels_in_shards_of_others_are_read(texts, labels, classes, tmp_path):
     assert (source.labels.tolist(), source.classes) == (labels, classes)
 
 
-def test_a_split_of_shards_of_others(tmp_path):
+def test_split_of_foreign_shards(tmp_path):
     """Whose images are in no order."""
     webdataset = pytest.importorskip('webdataset')
     for split in ('train', 'val'):
@@ -356,8 +356,8 @@ def test_interrupted_it_continues(kind, after, images, tmp_path, monkeypatch):
 
 
 @both
-def test_what_does_not_read_back_is_named(kind, images, tmp_path,
-                                          monkeypatch):
+def test_files_that_do_not_read_back_are_named(
+        kind, images, tmp_path, monkeypatch):
     write_part = (pack._Store if kind == 'store' else pack._Shards).write
 
     def damaging(self, part, found):
@@ -372,13 +372,13 @@ def test_what_does_not_read_back_is_named(kind, images, tmp_path,
         patched.setattr(pack._Shards, 'write', damaging)
         with pytest.raises(PackError, match=f'{name} does not read back'):
             write(images, tmp_path / 'out', kind)
-    (tmp_path / 'out' / name).unlink()  # as the message says
+    (tmp_path / 'out' / name).unlink()  # as the message advises
     write(images, tmp_path / 'out', kind)
     assert len(content(tmp_path / 'out', kind)) == 12
 
 
 def _refusals(root):
-    """Arguments that are refused: images, output, and what is said."""
+    """Invalid arguments: images, output, and the message."""
     (root / 'empty').mkdir()
     (root / 'broken').mkdir()
     for name in ('a.jpg', 'b.png', 'c.tif', 'd.npy', 'e.dcm'):
@@ -449,8 +449,7 @@ def test_an_unreadable_file_is_named(kind, images, tmp_path, monkeypatch):
 
 @both
 @pytest.mark.parametrize('room', [20_000, 150_000])
-def test_a_full_disk_leaves_nothing_or_what_can_be_continued(
-        kind, room, tmp_path):
+def test_full_disk_leaves_nothing_or_a_resumable_state(kind, room, tmp_path):
     source = tmp_path / 'images'
     source.mkdir()
     for number in range(40):
@@ -572,7 +571,7 @@ def test_a_second_process_is_refused(kind, images, tmp_path):
      'images.txt'),
     ('shards', lambda out: (out / 'images.txt').unlink(), 'images.txt'),
 ])
-def test_damage_is_one_sentence(kind, damage, said, images, tmp_path):
+def test_damage_raises_one_sentence(kind, damage, said, images, tmp_path):
     write(images, tmp_path / 'out', kind)
     damage(tmp_path / 'out')
     names, line = in_child(
@@ -582,7 +581,7 @@ def test_damage_is_one_sentence(kind, damage, said, images, tmp_path):
 
 
 @both
-def test_an_index_of_other_values_is_one_sentence(kind, images, tmp_path):
+def test_index_with_invalid_values_raises_one_sentence(kind, images, tmp_path):
     table = images / 'list.csv'
     table.write_text('path,label\n' + ''.join(
         f'{name},{i % 3}x\n' for i, name in enumerate(
@@ -744,7 +743,7 @@ def test_jpeg_files_become_jpeg_files():
 
 
 @both
-def test_what_was_not_reduced_is_counted_and_named(kind, tmp_path):
+def test_images_that_were_not_reduced_are_counted(kind, tmp_path):
     source = tmp_path / 'images'
     source.mkdir()
     holes = noise((60, 80), 'float32')
@@ -774,7 +773,7 @@ def test_what_was_not_reduced_is_counted_and_named(kind, tmp_path):
             assert '000000001.png' in shard.getnames()
 
 
-def test_commands_say_what_they_did(images, tmp_path):
+def test_commands_print_a_summary(images, tmp_path):
     (images / 'x.heic').write_bytes(b'')
     lines = [
         ['store', images, 'out', '--short-side', '9', '--json'],
@@ -805,7 +804,7 @@ def test_commands_say_what_they_did(images, tmp_path):
     assert listing(tmp_path) == ['out', 'out2']
 
 
-def test_ctrl_c_says_how_to_continue(tmp_path):
+def test_ctrl_c_prints_how_to_continue(tmp_path):
     source, out = tmp_path / 'images', tmp_path / 'out'
     source.mkdir()
     data = pillow(noise((900, 900, 3), 'uint8', 256), 'PNG')

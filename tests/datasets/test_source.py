@@ -1,4 +1,4 @@
-"""Which images there are: the same for every command, and nothing silent."""
+"""Listing of images: the same for every command, skipped files reported."""
 import os
 import socket
 import stat
@@ -65,7 +65,7 @@ def test_ordinary_names_stay_as_they_are():
 
 @pytest.fixture
 def messy(tmp_path):
-    """A folder as people have them."""
+    """A folder with files of many kinds."""
     root = tmp_path / 'photos'
     write_images(root / 'cat', 2)
     write_images(root / 'Dog', 1)
@@ -97,7 +97,7 @@ def messy(tmp_path):
     return root
 
 
-def test_what_is_listed_and_what_is_left_out(messy):
+def test_listed_and_skipped_files(messy):
     source = open_source(messy)
     assert list(source.names) == [
         'Dog/000.jpg', 'a.jfif', 'again/000.jpg', 'again/001.jpg', 'b.JPE',
@@ -166,7 +166,7 @@ def test_only_regular_files_are_read(tmp_path):
         open_source(tmp_path / '000.jpg')
 
 
-def test_folders_that_hold_nothing(tmp_path):
+def test_empty_folders_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match='does not exist; name'):
         open_source(tmp_path / 'none')
     (tmp_path / 'a.tar').touch()

@@ -1,4 +1,4 @@
-"""What `cmae stats` finds out about a folder, beside a plain loop."""
+"""`cmae stats`, compared with a plain loop."""
 import json
 import os
 
@@ -81,7 +81,7 @@ def test_moments_are_numpys(values, offset):
     assert (high == values.max((0, 1))).all()
 
 
-def test_its_file_gives_loading_what_it_needs(tmp_path):
+def test_stats_file_configures_loading(tmp_path):
     """Canvases, normalised by it, have mean 0 and deviation 1."""
     for n in range(12):
         array = smooth(90, 90, 6, 'float32', 1000, n) / 1000 - 0.3
@@ -99,7 +99,7 @@ def test_its_file_gives_loading_what_it_needs(tmp_path):
     assert np.abs(scaled.std((0, 1, 2)) - 1).max() < 0.1
 
 
-def test_what_is_broken_repeated_or_unfit_is_named(tmp_path):
+def test_broken_repeated_and_unfit_images_are_named(tmp_path):
     scenes = [photo(60, seed) for seed in range(3)]
     write(tmp_path, {
         'a.png': pillow(scenes[0], 'PNG'), 'b.png': pillow(scenes[1], 'PNG'),
@@ -259,7 +259,7 @@ def test_alpha_and_constant_channels_are_noted(tmp_path):
         pytest.approx(photo(40)[..., 0].mean(), rel=1e-8)]
 
 
-def test_what_is_left_out_is_said(tmp_path):
+def test_skipped_files_are_reported(tmp_path):
     write_images(tmp_path / 'a', 3)
     os.mkfifo(tmp_path / 'a/fifo.jpg')
     (tmp_path / 'a/b.heic').touch()
@@ -309,7 +309,7 @@ def test_the_command_prints_and_writes(tmp_path):
         assert code in (1, 2) and said in output.strip().splitlines()[-1]
 
 
-def test_what_is_written_reads_back(tmp_path):
+def test_written_files_read_back(tmp_path):
     write_image_stats(GOOD, tmp_path / 'a/stats.json')
     stats = read_image_stats(tmp_path / 'a/stats.json')
     assert stats == {'format': 'cmae_mm image stats 1', **GOOD}
@@ -341,7 +341,7 @@ def test_what_is_written_reads_back(tmp_path):
     (dict(settings=dict(channels=3)), '"channels" is 2, but its "settings"'),
     (dict(settings=dict(dtype='uint8')), '"dtype" is .uint16., but'),
 ])
-def test_what_contradicts_itself_is_refused(change, said, tmp_path):
+def test_contradicting_arguments_raise(change, said, tmp_path):
     path = tmp_path / 'stats.json'
     path.write_text(json.dumps(
         {'format': 'cmae_mm image stats 1', **GOOD, **change}))

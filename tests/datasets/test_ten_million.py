@@ -1,4 +1,4 @@
-"""Names and orders of many images: the same as few, in little memory."""
+"""Names and order of ten million images in little memory."""
 import os
 import shutil
 from itertools import islice

@@ -79,7 +79,7 @@ def test_bad_arguments_are_named(kwargs, named):
         PixelShift(**kwargs)
 
 
-def test_a_canvas_too_small_is_refused_at_the_image():
+def test_too_small_canvas_raises():
     with pytest.raises(ValueError, match='canvas of 11 pixels'):
         PixelShift(size=8, max_shift=4)(dict(img=canvas(20, 11)))
 
@@ -130,7 +130,7 @@ def test_a_good_file_resets_the_count(broken_folder):
         transform(dict(bad))
 
 
-def test_folders_that_hold_nothing(tmp_path):
+def test_empty_folders_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match='missing.*DATA_ROOT'):
         PretrainingDataset(data_root=str(tmp_path / 'missing'))
     with pytest.raises(ValueError, match='no images below '):

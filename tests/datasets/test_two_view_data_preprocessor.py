@@ -148,7 +148,7 @@ def test_views_are_changed_one_by_one_and_at_once():
 
 
 class OnDevice(torch.Tensor):
-    """A tensor on a CPU that says it is on a GPU."""
+    """A tensor on a CPU whose device is a GPU."""
 
     device = torch.device('cuda')
 

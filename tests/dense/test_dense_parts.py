@@ -1,4 +1,4 @@
-"""What detection and segmentation share, without their libraries."""
+"""Shared parts of detection and segmentation, without their libraries."""
 import pytest
 import torch
 from helpers import build, model_cfg

@@ -270,8 +270,8 @@ def test_bad_input_before_the_first_step(change, overrides, message,
     ({'model.backbone.init_cfg.checkpoint': 'plain'},
      'plain .* hybrid encoder'),
 ])
-def test_what_does_not_fit_a_hybrid_encoder(overrides, message, mini_encoder,
-                                            hybrid_encoder, tmp_path):
+def test_invalid_weights_of_a_hybrid_encoder(
+        overrides, message, mini_encoder, hybrid_encoder, tmp_path):
     root = write_coco(tmp_path / 'data')
     checkpoint = mini_encoder if 'plain' in overrides.values() else (
         hybrid_encoder)

@@ -72,7 +72,7 @@ def test_ordinary_images_pass(tmp_path):
 
 
 @pytest.mark.parametrize('name', CHANGED)
-def test_what_would_be_changed_is_refused_by_name(name, tmp_path):
+def test_files_that_would_change_are_named(name, tmp_path):
     data, said = CHANGED[name]
     with pytest.raises(ValueError, match=(
             rf"the train data: mmcv's image loader would change .*/{name}: "
@@ -83,13 +83,13 @@ def test_what_would_be_changed_is_refused_by_name(name, tmp_path):
         channels=1, dtype='uint16', pages='first'))
 
 
-def test_a_loader_that_keeps_16_bits_is_content(tmp_path):
+def test_loader_of_16_bits_passes(tmp_path):
     deep = {'a.png': pillow(noise((40, 50)), 'PNG'),
             'b.png': opencv(noise((40, 50, 3)), '.png')}
     check(tmp_path, deep, LoadImageFromFile(color_type='unchanged'))
 
 
-def test_of_many_images_some_are_compared(tmp_path, monkeypatch):
+def test_sample_of_many_images_is_compared(tmp_path, monkeypatch):
     monkeypatch.setattr('cmae_mm.dense.dataset_checks._MOST_IMAGES', 3)
     deep = CHANGED['12 bits.png'][0]
     for place, found in ((0, True), (10, True), (20, True), (4, False)):

@@ -154,7 +154,7 @@ def test_train_test_and_infer(mini_encoder, tmp_path):
 
 
 def test_hybrid_encoder_and_images_of_any_size(hybrid_encoder, tmp_path):
-    """Padding of odd sides takes no part in what is said of the image."""
+    """Padding of odd sides does not change the prediction."""
     root = write_maps(tmp_path / 'data')
     cfg = mini_cfg(root, tmp_path / 'work', hybrid_encoder, config=HYBRID)
     runner = Runner.from_cfg(cfg)
@@ -191,8 +191,8 @@ def test_hybrid_encoder_and_images_of_any_size(hybrid_encoder, tmp_path):
         num_convs=1),
      'gives auxiliary_head maps of 96 channels.*in_channels=64; set it to 96'),
 ])
-def test_what_does_not_fit_a_hybrid_encoder(part, changes, message,
-                                            hybrid_encoder, tmp_path):
+def test_invalid_weights_of_a_hybrid_encoder(
+        part, changes, message, hybrid_encoder, tmp_path):
     root = write_maps(tmp_path / 'data')
     cfg = mini_cfg(root, tmp_path / 'work', hybrid_encoder, config=HYBRID)
     cfg.model[part] = dict(cfg.model[part] or {}, **changes)

@@ -1,4 +1,4 @@
-"""compile=True: one graph for each part, none anew, the same training.
+"""compile=True: one graph per part, no recompilation, the same training.
 
 Graphs are run by torch's own operators (backend aot_eager), which needs no C++
 compiler and gives the same bits; that they are made is what is tested.
@@ -29,7 +29,7 @@ GRAPHS = len(_PARTS) - 1
 
 
 class Watch(Hook):
-    """Keeps losses; after two steps, graphs that are made anew are errors."""
+    """Store losses; raise at a recompilation after two steps."""
 
     def __init__(self) -> None:
         self.losses = []
@@ -64,7 +64,8 @@ def state_of(runner):
 
 
 @needs_torch(2, 3, 'compiling')
-def test_it_trains_as_without_and_goes_on(image_root, tmp_path, monkeypatch):
+def test_compiled_training_matches_and_resumes(
+        image_root, tmp_path, monkeypatch):
     steps = {'train_cfg.max_iters': 4, 'default_hooks.checkpoint.interval': 2,
              'default_hooks.checkpoint.max_keep_ckpts': 2}
     plain, expected = train(runner_cfg(image_root, tmp_path / 'plain',
@@ -122,7 +123,7 @@ def test_other_models_compile(name, tmp_path):
     assert counters['stats']['unique_graphs'] == GRAPHS - missing
 
 
-def test_without_a_compiler_it_says_so(image_root, tmp_path, monkeypatch):
+def test_missing_compiler_raises(image_root, tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
     monkeypatch.delenv('CXX', raising=False)
     cfg = runner_cfg(image_root, tmp_path, compile=True)
@@ -132,7 +133,7 @@ def test_without_a_compiler_it_says_so(image_root, tmp_path, monkeypatch):
 
 
 @needs_torch(2, 3, 'compiling')
-def test_the_benchmark_times_what_is_compiled(monkeypatch):
+def test_benchmark_times_the_compiled_step(monkeypatch):
     """Counting FLOP, or timing parts, must not switch the graphs off."""
     monkeypatch.syspath_prepend(str(ROOT / 'tools/benchmarks'))
     benchmark = importlib.import_module('benchmark_step')
@@ -174,7 +175,7 @@ def test_the_benchmark_times_what_is_compiled(monkeypatch):
     assert result['compiled'] and result['gflop_per_image'] > 0
 
 
-def test_what_torch_cannot_compile_is_one_sentence(image_root, tmp_path):
+def test_compile_errors_are_one_sentence(image_root, tmp_path):
     """As with torch 2.1, which does not get through mmengine's decorators."""
 
     def refuse(graph, inputs):

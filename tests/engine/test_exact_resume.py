@@ -108,13 +108,13 @@ def test_a_killed_run_ends_as_one_left_alone(runs, case):
     assert steps >= moments[-1]
 
 
-def test_what_a_run_draws_is_not_constant(runs):
+def test_draws_of_a_run_vary(runs):
     """Equal runs prove nothing if each step draws the same."""
     rows = [r for r in logged(runs / 'without_epochs/alone') if 'loss' in r]
     assert len({r['loss_rc'] for r in rows}) > 50
 
 
-def test_a_step_that_one_rank_cannot_make_none_makes(runs):
+def test_all_ranks_skip_a_step_that_one_rank_skips(runs):
     rows = [r for r in logged(runs / 'two_ranks/alone') if 'loss' in r]
     assert rows[-1]['skipped_steps'] == 5  # once an epoch
     state = last_checkpoint(runs / 'two_ranks/alone')['state_dict']
@@ -122,7 +122,7 @@ def test_a_step_that_one_rank_cannot_make_none_makes(runs):
     assert all(v.isfinite().all() for v in state.values())
 
 
-def test_the_command_goes_on_after_a_kill(image_root, runs, tmp_path):
+def test_command_resumes_after_a_kill(image_root, runs, tmp_path):
     """The real command, killed at a random moment and given again."""
     from restarts import without_epochs
     moment = random.Random(0).randrange(12, 50)

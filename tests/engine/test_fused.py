@@ -1,4 +1,4 @@
-"""The optimizer in one pass: the same numbers, and the same checkpoints."""
+"""Fused optimizers: the same numbers and checkpoints."""
 import copy
 
 import pytest
@@ -44,7 +44,7 @@ def test_it_steps_as_torch_does(kind):
 
 
 @pytest.mark.parametrize('saved, loaded', [(False, True), (True, False)])
-def test_a_state_goes_on_where_the_kernels_are_others(saved, loaded):
+def test_optimizer_state_loads_with_other_kernels(saved, loaded):
     def build(fused):
         made = wrapper(**({} if fused else dict(foreach=True)))
         assert bool(made.optimizer.param_groups[0].get('fused')) == fused
@@ -66,7 +66,7 @@ def test_a_state_goes_on_where_the_kernels_are_others(saved, loaded):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_what_was_asked_for_is_left_as_it_is():
+def test_given_settings_are_kept():
     for optimizer in (AdamW(parameters(), foreach=True),
                       AdamW(parameters(), fused=True),
                       SGD(parameters(), lr=0.1)):

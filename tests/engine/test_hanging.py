@@ -1,4 +1,4 @@
-"""A rank that hangs: the process groups' timeout ends the others."""
+"""A rank that hangs: the timeout of the process group ends the others."""
 import os
 import signal
 import time

@@ -1,4 +1,4 @@
-"""The figures of health, and that measuring them changes nothing."""
+"""Health values; measuring does not change the training."""
 import json
 import math
 
@@ -131,7 +131,7 @@ def test_accuracy_and_rank_are_of_the_same_targets(image_root, tmp_path):
         assert 1 + wrong - 1e-6 <= rank <= 1 + 3 * wrong + 1e-6
 
 
-def test_what_is_wrong_is_said_once(image_root, tmp_path):
+def test_each_warning_is_logged_once(image_root, tmp_path):
     """Batches of 4 images are such."""
     train(image_root, tmp_path, [dict(type='HealthHook', interval=1)],
           **{'train_cfg.max_iters': 8})
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_said_once(image_root, tmp_path):
     assert 'an image is told apart from 3 others alone' in said[0]
 
 
-def test_the_targets_distance_is_that_of_what_it_averages():
+def test_target_distance_covers_averaged_parameters():
     model = build(model_cfg())
     assert float(target_distance(model)) == 0
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_the_targets_distance_is_that_of_what_it_averages():
     assert float(target_distance(model)) == pytest.approx(0.5)
 
 
-def test_the_hook_refuses_what_it_cannot_measure(tmp_path):
+def test_health_hook_needs_a_cmae(tmp_path):
     with pytest.raises(ValueError, match='interval must be 1 or more'):
         HealthHook(interval=0)
     from tiny_training import tiny_runner

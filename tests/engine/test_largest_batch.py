@@ -37,8 +37,7 @@ def test_the_search_ends_at_a_batch_that_fits_and_its_double_not(
                                        for n in tried)
 
 
-def test_a_trial_needs_what_a_training_needs(image_root, tmp_path,
-                                             monkeypatch):
+def test_trial_needs_the_memory_of_training(image_root, tmp_path, monkeypatch):
     """Accumulated gradients, AdamW's state and a target that has moved."""
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: None)
     cfg = runner_cfg(image_root, tmp_path, **{
@@ -54,14 +53,14 @@ def test_a_trial_needs_what_a_training_needs(image_root, tmp_path,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-def test_a_cpu_is_refused_in_one_sentence(image_root, tmp_path):
+def test_cpu_raises_one_sentence(image_root, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(runner_cfg(image_root, tmp_path).pretty_text)
     with pytest.raises(ConfigError, match='needs a CUDA GPU.*halve train'):
         batch_size(path)
 
 
-def test_a_config_of_no_pre_training_is_refused():
+def test_config_without_pretraining_raises():
     with pytest.raises(ConfigError, match="a model of type 'ImageClassifier'"):
         batch_size('finetune/vit-b_pt300e_100e_in1k')
 

@@ -80,7 +80,7 @@ def test_mlflow(image_root, tmp_path, monkeypatch):
     assert params['train_dataloader.batch_size'] == '4'
 
 
-def test_what_is_there_stays_and_is_not_doubled():
+def test_existing_backends_are_kept_once():
     for visualizer, kinds in (
             (None, ['LocalVisBackend', 'TensorboardVisBackend']),
             (dict(type='V', vis_backends=[
@@ -95,7 +95,7 @@ def test_what_is_there_stays_and_is_not_doubled():
     assert 'visualizer' not in cfg
 
 
-def test_what_is_missing_is_one_sentence(monkeypatch):
+def test_missing_log_library_raises_one_sentence(monkeypatch):
     with pytest.raises(ArgumentError, match="did you mean 'tensorboard'"):
         train('cmae_vit-s_300e', log_to=['tensorbord'])
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)

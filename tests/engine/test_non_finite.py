@@ -1,4 +1,4 @@
-"""Steps that are not finite: left out, counted, reported; nothing is lost."""
+"""Steps that are not finite are skipped, counted and logged."""
 import copy
 import json
 
@@ -73,7 +73,7 @@ class LeaveOut(Hook):
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_one_image_costs_one_step_and_no_more(image_root, tmp_path,
                                               accumulate):
-    """As a run of which that step was taken back; all else goes on."""
+    """Matches a run in which that step was undone."""
     options = {
         'train_cfg.max_iters': 6,
         'optim_wrapper.accumulative_counts': accumulate,
@@ -112,8 +112,8 @@ def test_one_image_costs_one_step_and_no_more(image_root, tmp_path,
     ('data', {'data_preprocessor.std': [0., 0., 0.]}, ['loss nan']),
     ('rate', {'optim_wrapper.optimizer.lr': 1e6}, ['rate: 1e+06']),
 ])
-def test_what_cannot_train_stops_with_a_report(image_root, tmp_path, what,
-                                               options, words):
+def test_training_stops_with_a_report_after_skipped_steps(
+        image_root, tmp_path, what, options, words):
     cfg = config(
         image_root, tmp_path, **{
             'train_cfg.max_iters': 40,

@@ -1,4 +1,4 @@
-"""Pictures while training goes on, which change nothing of it."""
+"""Pictures during training, which do not change it."""
 import numpy as np
 import pytest
 import torch
@@ -18,7 +18,7 @@ def trained(image_root, work_dir, hooks, pipeline=None):
         cfg.data_preprocessor = dict(
             type='TwoViewDataPreprocessor', mean=[120.] * 3, std=[60.] * 3,
             size=32, max_shift=8, blur_sigma=(0.1, 0.6))
-    # What is drawn goes on from step to step.
+    # Draws continue from step to step.
     runner = ResumableRunner.from_cfg(cfg)
     runner.hooks[:] = [h for h in runner.hooks
                        if type(h).__name__ != 'StepSeedHook']
@@ -30,7 +30,7 @@ def trained(image_root, work_dir, hooks, pipeline=None):
     dict(type='LoadCanvas', size=40),
     dict(type='PackInputs', meta_keys=('img_path', 'view_seed'))]],
     ids=['workers', 'batches'])
-def test_pictures_change_nothing(image_root, tmp_path, pipeline):
+def test_pictures_do_not_change_training(image_root, tmp_path, pipeline):
     plain = trained(image_root, tmp_path / 'a', [], pipeline)
     drawn = trained(image_root, tmp_path / 'b', [
         dict(type='ReconstructionHook', interval=3, by_epoch=False,
@@ -49,7 +49,7 @@ def test_pictures_change_nothing(image_root, tmp_path, pipeline):
     assert (before != after).any()
 
 
-def test_numbers_that_are_none_are_refused():
+def test_invalid_numbers_raise():
     for wrong in (dict(interval=0), dict(num_images=0)):
         with pytest.raises(ValueError, match='must be 1 or more'):
             ReconstructionHook(**wrong)

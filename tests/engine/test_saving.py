@@ -1,4 +1,4 @@
-"""Saving, finding and keeping checkpoints, under faults that are real."""
+"""Saving and finding checkpoints, with injected faults."""
 import os
 import random
 import shutil
@@ -36,7 +36,7 @@ def newest(folder):
     return find_newest_whole(list_checkpoints(str(folder)))
 
 
-def test_a_whole_checkpoint_is_there_whenever_the_process_is_killed(tmp_path):
+def test_killed_process_leaves_an_intact_checkpoint(tmp_path):
     """Kill -9 at random moments of a run that saves without a pause."""
     draw, reached, torn = random.Random(0), 0, 0
     for _ in range(25):
@@ -84,7 +84,7 @@ class SlowDisk:
         monkeypatch.setattr(os, 'fsync', slow)
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(
+def test_training_continues_while_a_checkpoint_is_written(
         tmp_path, monkeypatch):
     options = dict(interval=3, max_keep_ckpts=1)
     disk, seen = SlowDisk(monkeypatch), []
@@ -110,7 +110,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert content(tmp_path / 'iter_9.pth')['meta']['iter'] == 9
 
 
-def test_the_best_checkpoint_goes_after_the_better_one_is_written(
+def test_best_checkpoint_is_removed_after_the_new_one_is_written(
         tmp_path, monkeypatch):
     disk, seen = SlowDisk(monkeypatch), []
     disk.go_on.set()
@@ -162,7 +162,7 @@ def fill(folder):
 
 
 @pytest.mark.parametrize('async_save', [True, False])
-def test_a_full_disk_stops_training_with_one_sentence(
+def test_full_disk_stops_training_with_one_sentence(
         async_save, full_disk, tmp_path):
     options = dict(async_save=async_save, out_dir=str(full_disk))
     runner = tiny_runner(
@@ -179,7 +179,7 @@ def test_a_full_disk_stops_training_with_one_sentence(
     assert names(saved) == ['iter_1.pth', 'iter_2.pth']
     assert not names(saved, '.saving*')
     assert newest(saved).name == 'iter_2.pth'
-    # with room again, the same command goes on
+    # with free space the same command resumes
     (full_disk / 'filling').unlink()
     runner = tiny_runner(
         tmp_path / 'run', iters=4, width=2000, checkpoint=options)
@@ -198,7 +198,7 @@ def test_saves_are_between_optimizer_steps(tmp_path):
     assert (meta['epoch'], meta['iter']) == (1, 6)
 
 
-def test_what_is_not_finite_is_not_saved(tmp_path):
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     def spoil(runner):
         runner.model.layer.weight.data[0, 0] = float('nan')
 
@@ -211,7 +211,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
     assert log(tmp_path).count('Parameters are not finite') == 1
 
 
-def test_ranks_agree_on_what_is_there_and_what_failed(full_disk, tmp_path):
+def test_ranks_agree_on_checkpoints_and_failures(full_disk, tmp_path):
     options = dict(
         launcher='pytorch', model_wrapper_cfg=dict(
             type='MMDistributedDataParallel', device_ids=None))
@@ -246,7 +246,7 @@ def test_ranks_agree_on_what_is_there_and_what_failed(full_disk, tmp_path):
     assert ends()[0] == ends()[1] and 'iter_5.pth cannot be' in ends()[0]
 
 
-def test_all_configs_save_like_this():
+def test_all_configs_use_the_atomic_hook():
     """By their base, whose hook none replaces."""
     for path in (ROOT / 'configs').rglob('*.py'):
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Draws that follow from seed, epoch, sample, rank and step."""
+"""Random draws derived from seed, epoch, sample, rank and step."""
 import pickle
 import random
 
@@ -84,7 +84,7 @@ def test_a_sample_draws_the_same_in_any_worker(kind):
     assert draw(dataset, 0, epoch=1) != alone
 
 
-def test_a_lost_seed_is_said(monkeypatch):
+def test_lost_seed_is_logged(monkeypatch):
     """mmengine's class balancing looks its indices up in a list."""
     said = []
     monkeypatch.setattr(
@@ -164,7 +164,7 @@ class OddBatches(BatchSampler):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_batches_are_skipped_once_whatever_makes_them(workers):
+def test_batches_are_skipped_once_for_all_samplers(workers):
     dataset = Numbers(21)
     sampler = SeededSampler(dataset, seed=1)
     loader = DataLoader(
@@ -173,7 +173,7 @@ def test_batches_are_skipped_once_whatever_makes_them(workers):
     whole = list(loader)
     assert [len(b) for b in whole] == [1, 2, 3, 4, 5, 6]
     assert skip_batches(loader, 4)
-    loader._iterator = None  # as in a process that was started anew
+    loader._iterator = None  # as in a new process
     assert list(loader) == whole[4:]
     assert list(loader) == whole
     assert loader.batch_sampler.sampler is sampler
@@ -222,7 +222,7 @@ def train(image_root, folder, epochs, batch, **options):
     return runner, watch
 
 
-def test_another_batch_goes_on_at_the_same_place(image_root, tmp_path):
+def test_other_batch_size_resumes_at_the_same_fraction(image_root, tmp_path):
     """24 images: 6 iterations an epoch, then 8, and 12."""
     _, before = train(image_root, tmp_path, 4, 4)
     assert len(before.images) == 24

@@ -1,4 +1,4 @@
-"""Two ranks that share a model out train as two that hold all of it do.
+"""Sharded training matches unsharded training.
 
 The ranks are real processes that talk through gloo on CPUs.
 """
@@ -160,7 +160,7 @@ def test_each_rank_holds_its_share(folder):
 
 
 @pytest.mark.parametrize('kind', ['from_whole', 'from_shared'])
-def test_each_kind_of_run_goes_on_with_the_others_checkpoint(folder, kind):
+def test_sharded_and_unsharded_runs_resume_from_each_other(folder, kind):
     expected = content(folder / f'whole/iter_{STEPS}.pth')
     made = content(folder / f'{kind}/iter_{STEPS}.pth')
     for key in ('state_dict', 'optimizer'):
@@ -185,7 +185,7 @@ def test_a_new_run_starts_from_weights(folder):
             assert torch.equal(made[name], value), name
 
 
-def test_a_stopped_run_goes_on_exactly(folder, image_root):
+def test_stopped_run_resumes_exactly(folder, image_root):
     """SIGTERM to one rank; both agree, and save together, a step later."""
     work = folder / 'stopped'
     act = AtIteration(2, lambda runner: runner.rank == 1 and os.kill(
@@ -203,7 +203,7 @@ def test_a_stopped_run_goes_on_exactly(folder, image_root):
         assert torch.equal(made['state_dict'][name], value), name
 
 
-def test_commands_that_know_no_ranks_read_the_checkpoint(folder, image_root):
+def test_single_process_commands_read_the_checkpoint(folder, image_root):
     checkpoint = folder / f'shared/iter_{STEPS}.pth'
     cfg = config(image_root, folder / 'plain', launcher='none')
     cfg.dump(folder / 'config.py')
@@ -223,7 +223,7 @@ def test_commands_that_know_no_ranks_read_the_checkpoint(folder, image_root):
     torch.testing.assert_close(*tokens, rtol=1e-3, atol=1e-4)
 
 
-def test_what_cannot_be_shared_is_refused(image_root, tmp_path):
+def test_models_that_cannot_be_sharded_raise(image_root, tmp_path):
     def rank(number):
         for named, change in (
                 ('FSDPStrategy', dict(strategy=dict(type='FSDPStrategy'))),

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what is saved, and how the process ends."""
+"""SIGTERM and Ctrl-C: saving and exit status."""
 import os
 import signal
 import subprocess
@@ -166,7 +166,7 @@ class Evaluations(BaseMetric):
         return dict(acc=float(self.count))
 
 
-def test_a_validation_that_was_due_is_made_up_for(tmp_path):
+def test_pending_validation_is_run_after_resuming(tmp_path):
     class DuringValidation(Hook):
 
         def before_val_epoch(self, runner):
@@ -219,7 +219,7 @@ def test_ranks_stop_after_the_same_step(tmp_path):
     assert ends == [6, 6] and names(tmp_path / 'run') == ['iter_6.pth']
 
 
-def test_workers_end_with_the_main_process_not_before(tmp_path):
+def test_workers_end_with_the_main_process(tmp_path):
     """Slurm and terminals signal workers as well."""
     def run():
         os.setsid()
@@ -356,7 +356,7 @@ echo "$@" >>"$CALLS"
 '''
 
 
-def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
+def test_slurm_requeues_preempted_jobs(image_root, tmp_path):
     """By SIGTERM, then by the warning before a time limit, in the job that
     goes on. That it resumes exactly is tested in test_exact_resume.py."""
     for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
@@ -369,7 +369,7 @@ def test_slurm_requeues_what_was_preempted(image_root, tmp_path):
         PATH=os.pathsep.join([str(tmp_path), os.path.dirname(sys.executable),
                               os.environ['PATH']]))
 
-    # It says to start anew, which a requeued job must not.
+    # --no-resume must have no effect in a requeued job.
     command = ['bash', 'tools/slurm_train.sh', 'gpu', 'cmae', QUICK,
                '--work-dir', work, '--no-resume', *SMALL[1:],
                'param_scheduler=[]', 'train_cfg.max_iters=99999']

@@ -1,4 +1,4 @@
-"""N ranks train as one process with the whole batch does.
+"""N ranks train like one process with the whole batch.
 
 The ranks are real processes that talk through gloo; see ``gloo_norm.py`` for
 what stands in for ``SyncBatchNorm``, which refuses CPUs.
@@ -113,7 +113,7 @@ def test_ranks_train_as_one_process_does(alone, count, tmp_path):
     ('fewer', r'rank 1 finds 15 images and rank 0 16'),
     ('uneven', r'an epoch has 1 batches on rank 1 and 2 on rank 0, which '
      'would wait .*round_up')])
-def test_ranks_that_would_wait_for_ever_are_refused(case, named, tmp_path):
+def test_ranks_with_different_lengths_raise(case, named, tmp_path):
     def rank(number):
         images = 16 - number if case == 'fewer' else 9
         loader = DataLoader(

@@ -140,7 +140,7 @@ def _other_class(root):
     write_images(root / 'val/other', 1)
 
 
-# What is changed in the data, overrides, and what the sentence says.
+# A change of the data, overrides, and the message.
 BAD_INPUT = [
     (_remove_val, [], 'has no part val .or valid'),
     (_other_class, [],
@@ -151,7 +151,7 @@ BAD_INPUT = [
 ]
 
 
-def test_bad_input_is_one_sentence(pretraining, tmp_path):
+def test_bad_input_ends_in_one_sentence(pretraining, tmp_path):
     config, checkpoint = pretraining
     commands = []
     for number, (change, options, _) in enumerate(BAD_INPUT):

@@ -1,4 +1,4 @@
-"""What is warned of: recorded runs, healthy and broken."""
+"""Health warnings on recorded healthy and broken runs."""
 import json
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def rows_of(name):
 
 
 @pytest.mark.parametrize('name', RECORDED)
-def test_a_recorded_run_is_warned_of_where_it_is_broken(name):
+def test_broken_runs_trigger_their_warning(name):
     found = {w.name: w for w in find_warnings(rows_of(name))}
     assert list(found) == [EXPECTED[name]] if name in EXPECTED else not found
     for warning in found.values():
@@ -32,7 +32,7 @@ def test_a_recorded_run_is_warned_of_where_it_is_broken(name):
 
 
 @pytest.mark.parametrize('name', RECORDED)
-def test_no_run_is_warned_of_at_any_time_for_what_it_is_not(name):
+def test_no_run_triggers_another_warning(name):
     """As the hook looks: after each measurement."""
     rows = rows_of(name)
     found = {w.name for end in range(1, len(rows) + 1)
@@ -40,7 +40,7 @@ def test_no_run_is_warned_of_at_any_time_for_what_it_is_not(name):
     assert found <= {EXPECTED.get(name)}
 
 
-def test_thresholds_keep_a_distance_from_what_was_measured():
+def test_thresholds_have_a_margin_to_measured_values():
     """Twice as bad as healthy, or half as bad as broken, decides alike."""
 
     def scaled(name, key, factor):

@@ -1,4 +1,4 @@
-"""k-NN classification, beside scikit-learn."""
+"""k-NN classification, compared with scikit-learn."""
 import numpy as np
 import pytest
 import torch

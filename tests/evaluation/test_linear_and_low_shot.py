@@ -1,4 +1,4 @@
-"""Linear probes, few labels and intervals, beside torch and scikit-learn."""
+"""Linear probes, low-shot and intervals, against torch and scikit-learn."""
 import numpy as np
 import pytest
 import torch

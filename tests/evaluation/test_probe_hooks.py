@@ -1,4 +1,4 @@
-"""Evaluation beside a training that goes on."""
+"""Evaluation during training."""
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A pytest plugin: one table of what was checked, and how it went."""
+"""A pytest plugin: one table of checks and outcomes."""
 
 _ROWS = []
 

@@ -1,4 +1,4 @@
-"""What needs a CUDA device; started by tools/check_gpu.sh.
+"""Tests that need a CUDA device; started by tools/check_gpu.sh.
 
 CMAE_CHECK_DEVICE=cpu runs what can run without one, to try the checks.
 """

@@ -44,7 +44,7 @@ def step_of(cfg, batch_size=8):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_the_host_waits_once_in_a_step(name, tmp_path, monkeypatch):
+def test_host_synchronises_once_per_step(name, tmp_path, monkeypatch):
     """For the decision whether the step is finite, and for nothing else.
 
     Everywhere else waiting is an error, which names the line.

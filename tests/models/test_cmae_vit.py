@@ -79,7 +79,7 @@ def test_masked_forward_equals_a_plain_selection():
         for layer in model.layers:
             x = layer(x)
         torch.testing.assert_close(tokens[n], model.ln1(x)[0])
-        # the i-th patch stands where ids_restore says
+        # the i-th patch is at the index of ids_restore
         assert ids_restore[n, visible].tolist() == list(range(len(visible)))
         assert sorted(ids_restore[n].tolist()) == list(range(64))
 

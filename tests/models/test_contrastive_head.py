@@ -71,7 +71,7 @@ def test_byol_only_pulls_positives():
     torch.testing.assert_close(losses['rho_pos'], rho.mean())
 
 
-def test_what_is_watched():
+def test_watched_calls():
     module = head()
     module.predictor = torch.nn.Identity()
     module.predictor.forward = lambda x: x

@@ -30,7 +30,7 @@ def plain(model, images, mask):
 @given(sides=st.sampled_from([(4, 2, 2), (2, 1, 2), (1, 2, 2), (2, 2, 1)]),
        grid=st.integers(2, 4), seed=st.integers(0, 99))
 @settings(max_examples=12, deadline=None)
-def test_visible_patches_alone_give_what_masked_maps_give(sides, grid, seed):
+def test_visible_patches_match_masked_maps(sides, grid, seed):
     torch.manual_seed(seed)
     stride = sides[0] * sides[1] * sides[2]
     model = convvit(img_size=stride * grid, patch_sizes=sides, mask_block=1)
@@ -132,7 +132,7 @@ def hybrid_cfg(channels=3, **overrides):
 
 
 @pytest.mark.parametrize('channels', [1, 3, 6])
-def test_images_of_any_channels_go_on_to_transfer(channels, tmp_path):
+def test_images_of_any_channels_can_be_transferred(channels, tmp_path):
     """With as many, the same tokens; with others, alike where they are."""
     model = build(hybrid_cfg(channels)).eval()
     images = torch.randn(2, channels, 32, 32)

@@ -1,4 +1,4 @@
-"""A backbone starts from a pre-trained encoder, whatever file holds it."""
+"""Backbones start from pre-trained encoders of any file."""
 import pytest
 import torch
 from helpers import needs_torch
@@ -48,8 +48,8 @@ def test_the_target_encoder_too(pretrained):
         load_encoder_into(vit, str(folder / 'exported.safetensors'), 'target')
 
 
-def test_positions_are_resampled_and_what_is_new_is_said(pretrained,
-                                                         monkeypatch):
+def test_positions_are_resampled_and_new_parts_are_logged(
+        pretrained, monkeypatch):
     said = []
     monkeypatch.setattr('cmae_mm.checkpoints.load.print_log',
                         lambda text, **kwargs: said.append(text))

@@ -85,7 +85,7 @@ def test_micro_batches_are_the_whole_batch(micro_batch):
                 actual[name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_what_is_drawn_is_drawn_again_for_the_backward_pass():
+def test_draws_are_repeated_for_the_backward_pass():
     """With drop path the two forward passes of a micro-batch must agree.
 
     A finite difference of the loss, drawn alike each time, is the gradient.
@@ -118,7 +118,7 @@ def test_what_is_drawn_is_drawn_again_for_the_backward_pass():
     (dict(micro_batch=0), '1 image or more, but got 0'),
     (dict(micro_batch=2, contrastive=False), 'accumulative_counts'),
     (dict(micro_batch=2, backbone=True), 'backbone has BatchNorm')])
-def test_where_micro_batches_are_of_no_use(overrides, named):
+def test_micro_batches_without_effect_raise(overrides, named):
     cfg = model_cfg(contrastive=overrides.get('contrastive', True))
     cfg.micro_batch = overrides['micro_batch']
     if 'backbone' in overrides:
@@ -129,7 +129,7 @@ def test_where_micro_batches_are_of_no_use(overrides, named):
 
 
 @pytest.mark.parametrize('saved, wanted', [(None, 6), (6, None), (6, 9)])
-def test_a_queue_of_another_run_is_no_obstacle_to_a_new_one(saved, wanted):
+def test_queue_of_another_run_is_dropped_by_load_from(saved, wanted):
     def cmae(length):
         queue = {} if length is None else {
             'head.contrastive.type': 'CMAEQueueHead',

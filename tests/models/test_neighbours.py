@@ -34,7 +34,7 @@ def simmim_vit():
 
 
 @torch.no_grad()
-def test_simmims_encoder_sees_nothing_of_masked_patches(simmim_vit):
+def test_simmims_encoder_does_not_see_masked_patches(simmim_vit):
     images = torch.randn(2, 3, 16, 16)
     mask = torch.zeros(2, 4, 4, dtype=torch.int64)
     mask[0, 1, 2] = mask[1, 3, 0] = 1

@@ -1,4 +1,4 @@
-"""What old versions of torch do wrong, and is mended."""
+"""Workarounds for bugs of old versions of torch."""
 import subprocess
 import sys
 

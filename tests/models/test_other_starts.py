@@ -35,7 +35,7 @@ def features(encoder, images):
 
 
 @pytest.mark.parametrize('channels', [1, 4, 6, 64])
-def test_a_grey_image_gives_what_it_gave(pretrained, said, channels):
+def test_grey_image_gives_the_same_tokens(pretrained, said, channels):
     """Online and target, to float32's rounding."""
     model, folder = pretrained
     other = started(folder / 'full.pth',
@@ -128,6 +128,6 @@ def test_another_number_of_heads_is_refused(pretrained, tmp_path):
 
 
 @pytest.mark.parametrize('channels', [0, 65, 2.])
-def test_a_number_of_channels_that_cannot_be(channels):
+def test_invalid_number_of_channels(channels):
     with pytest.raises(ValueError, match='whole number from 1 to 64'):
         MODELS.build(model_cfg(**{'backbone.in_channels': channels}))

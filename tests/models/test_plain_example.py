@@ -1,4 +1,4 @@
-"""The plugin against the page of plain PyTorch, number for number."""
+"""The plugin matches the example in plain PyTorch."""
 import re
 import sys
 
@@ -103,7 +103,7 @@ def test_the_plugin_and_the_page_train_alike(block, ratio):
     assert moved.abs().max() > 1e-5
 
 
-def test_the_page_is_a_page_and_trains_on_a_folder_of_images(tmp_path):
+def test_plain_example_is_short_and_trains_on_a_folder(tmp_path):
     script = ROOT / 'examples/cmae_plain.py'
     assert len(script.read_text().splitlines()) < 200
     write_images(tmp_path / 'images/class', 4, size=80)

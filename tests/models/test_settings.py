@@ -1,4 +1,4 @@
-"""Settings that cannot work are refused in a sentence; odd ones work."""
+"""Invalid settings raise one sentence; unusual ones work."""
 import logging
 import textwrap
 
@@ -81,7 +81,7 @@ def test_the_reconstruction_can_be_weighted_down_to_nothing():
     ({'neck.feature_decoder.decoder_num_heads': 3},
      'neck.feature_decoder.decoder_num_heads=3 .* 32'),
 ])
-def test_what_contradicts_the_encoder_is_refused(changes, named):
+def test_settings_that_contradict_the_encoder_raise(changes, named):
     with pytest.raises(ValueError, match=named):
         MODELS.build(model_cfg(**changes))
 
@@ -168,7 +168,7 @@ def test_views_are_bitwise_those_without_autocast(dtype):
         assert view.dtype == torch.float32 and torch.equal(view, other)
 
 
-def test_mae_makes_the_online_view_alone():
+def test_mae_has_only_the_online_view():
     canvas = torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8)
     both, one = (TwoViewDataPreprocessor(
         32, max_shift=8, mean=MEAN, std=STD, target_view=target_view)(
@@ -273,7 +273,7 @@ def test_runs_that_cannot_train_end_before_the_first_step(
 
 @pytest.mark.parametrize('hooks', [
     ['PretrainCheckHook'], ['PretrainCheckHook', 'TargetUpdateHook']])
-def test_a_target_may_be_asked_to_stand_still(hooks, image_root, tmp_path):
+def test_fixed_target(hooks, image_root, tmp_path):
     cfg = runner_cfg(image_root, tmp_path, **{
         'custom_hooks': [dict(type=name) for name in hooks],
         'model.target.fixed': True})

@@ -89,7 +89,7 @@ def test_the_target_follows_the_optimizer_but_for_skipped_steps():
     assert model.target.steps == 2
 
 
-def test_a_target_says_whether_it_follows():
+def test_is_following():
     model = build(model_cfg())
     target, first, second = model.target, sgd(model), sgd(model)
     assert not target.is_following
@@ -147,7 +147,7 @@ def test_bad_momentum_is_named(momentum):
         MomentumTarget(*parts(build(model_cfg())), momentum=momentum)
 
 
-def test_a_target_that_stands_still_is_warned_of(monkeypatch):
+def test_target_without_updates_raises(monkeypatch):
     said = []
     monkeypatch.setattr('cmae_mm.models.selfsup.cmae.print_log',
                         lambda text, **kwargs: said.append(text))
@@ -171,7 +171,7 @@ def test_a_target_that_stands_still_is_warned_of(monkeypatch):
 
 
 @needs_torch(2, 3, 'compiling without graph breaks')
-def test_looking_whether_it_moves_does_not_break_a_compiled_graph():
+def test_is_following_does_not_break_a_compiled_graph():
     model = build(model_cfg())
     optimizer = sgd(model)
     model.target.follow(optimizer, *parts(model))

@@ -1,4 +1,4 @@
-"""What docs/adopt.md shows: its configs train, its table is complete."""
+"""docs/adopt.md: its configs train, its table is complete."""
 import importlib
 import os
 import re
@@ -212,7 +212,7 @@ def registered(registries, room='cmae_mm.'):
 
 
 @pytest.mark.parametrize('label', ROWS)
-def test_a_row_of_the_page_is_what_is_registered(label):
+def test_rows_match_the_registries(label):
     ours = registered(getattr(registry, name) for name in ROWS[label])
     assert sorted(row(label)) == sorted(ours)
 
@@ -229,7 +229,7 @@ def test_the_page_has_a_row_for_every_registry_of_ours():
 
 @pytest.mark.ops
 @pytest.mark.parametrize('library, room', DENSE)
-def test_a_dense_row_of_the_page_is_what_its_room_registers(library, room):
+def test_dense_rows_match_the_registries(library, room):
     require_dense(library)
     importlib.import_module(room)
     theirs = vars(importlib.import_module(f'{library}.registry'))

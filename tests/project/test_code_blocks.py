@@ -1,4 +1,4 @@
-"""Each block of code in the documents is parsed by what runs it."""
+"""Code blocks in the documents are parsed by their language."""
 import ast
 import importlib
 import inspect
@@ -21,7 +21,7 @@ from cmae_mm.packaged import find_config
 
 DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
 LANGUAGES = {'bash', 'python', 'yaml', 'mermaid', 'text'}
-# Of other people; what they are given is not looked at.
+# Other programs, whose arguments are not checked.
 OTHERS = {
     '.', 'cd', 'coverage', 'docker', 'eval', 'export', 'gh', 'git',
     'jupytext', 'mim', 'mkdocs', 'mypy', 'nsys', 'pip', 'pre-commit', 'ruff',
@@ -56,7 +56,7 @@ def of(*languages):
     return pytest.mark.parametrize('block', chosen, ids=lambda b: b.place)
 
 
-def test_every_block_says_its_language():
+def test_every_block_has_a_language():
     assert len(BLOCKS) > 80
     assert not [b.place for b in BLOCKS if b.language not in LANGUAGES]
 
@@ -242,7 +242,7 @@ OPTIONAL = ('mmdet', 'mmseg', 'cmae_mm.dense')
 
 
 @of('python')
-def test_a_block_of_python_names_what_is_there(block):
+def test_python_blocks_use_existing_names(block):
     tree = ast.parse(block.text, block.place)
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Import, ast.ImportFrom)):

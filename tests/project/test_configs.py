@@ -210,7 +210,7 @@ def test_the_detector_inherits_maskrcnns_usual_settings():
 
 @pytest.mark.parametrize(
     'name', [str(p.relative_to(FOLDER).with_suffix('')) for p in ALL])
-def test_what_a_config_begins_with_is_true(name):
+def test_first_lines_of_configs_are_true(name):
     """The recipe's length and batch, the data, and the command."""
     lines = (FOLDER / f'{name}.py').read_text().splitlines()
     count = next(
@@ -241,7 +241,7 @@ def test_only_detection_needs_another_librarys_configs():
     assert inherits == ['mask-rcnn_vitdet-b.py']
 
 
-def test_what_mim_lists_is_true():
+def test_mim_index_is_valid():
     """Of each model in configs/metafile.yml: its config, epochs and batch."""
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     assert index['Import'] == ['configs/metafile.yml']

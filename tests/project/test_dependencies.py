@@ -85,7 +85,7 @@ assert r.TRANSFORMS.get("PixelShift") and r.HOOKS.get("TargetUpdateHook")
     (dict(pycocotools='2.0.11', transformers='4.57.6'), False),
     (dict(pycocotools='2.0.11', transformers='5.0.0'), True),
 ])
-def test_the_transformers_that_mmpretrain_cannot_have(versions, wrong):
+def test_incompatible_transformers_raise(versions, wrong):
 
     def version_of(name):
         if name not in versions:
@@ -117,7 +117,7 @@ def test_import_does_not_need_the_dense_libraries():
     ('safetensors', 'safetensors is not installed; install what cmae_mm needs '
      f'with `{packaged.framework_command()}`'),
 ])
-def test_a_library_that_a_command_lacks_is_one_sentence(missing, said):
+def test_missing_library_of_a_command_ends_in_one_sentence(missing, said):
     code = ('import sys\n'
             'class Missing:\n'
             '    def find_spec(self, name, path=None, target=None):\n'
@@ -143,8 +143,8 @@ def test_a_library_that_a_command_lacks_is_one_sentence(missing, said):
     ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmcv.ops',
      'tools/install_ops.sh'),
 ])
-def test_what_a_dense_config_lacks_is_one_sentence(config, missing, command,
-                                                   tmp_path):
+def test_missing_dense_libraries_end_in_one_sentence(
+        config, missing, command, tmp_path):
     """Of the command, where the library cannot be found."""
     # Found before the real ones; `mmcv.ops` is not to be had otherwise.
     code = ('import sys\n'

@@ -1,4 +1,4 @@
-"""What the documents name is there: links, files, configs, commands."""
+"""Links, files, configs and commands in the documents exist."""
 import re
 from itertools import product
 from pathlib import Path
@@ -62,7 +62,7 @@ def anchors(text):
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: p.name)
-def test_links_lead_somewhere(path):
+def test_links_have_targets(path):
     for link in re.findall(r'\]\(([^)\s]+)\)', path.read_text()):
         if link.startswith(('http://', 'https://')):
             continue
@@ -102,11 +102,11 @@ def test_commands_that_a_document_names_exist(path):
     'python tools/of_nobody.py', 'the rooms `cmae_mm/nothing/` and others',
     'tests/of_nobody/test_*.py', 'requirements/of_nobody.txt'
 ])
-def test_a_file_that_is_not_there_is_found(text):
+def test_missing_file_is_reported(text):
     assert list(missing_files(text))
 
 
-def test_files_that_are_there_are_not_reported():
+def test_existing_files_are_not_reported():
     text = ('`configs/cmae_vit-b_{300,800}e.py`, `configs/finetune/*.py`, '
             '`README.md`, `cmae_mm/cli/`, `models/__init__.py`, `.ci/run`')
     assert not list(missing_files(text))

@@ -1,4 +1,4 @@
-"""Outputs are whole or not there, and one process writes each."""
+"""Outputs are written atomically, by one process."""
 import errno
 import os
 import signal
@@ -60,7 +60,7 @@ def test_names_that_are_long_or_no_text(tmp_path, name):
     assert os.listdir(os.fsencode(tmp_path)) == [os.fsencode(name)]
 
 
-def test_an_error_leaves_the_former_file_and_nothing_else(tmp_path):
+def test_error_keeps_the_previous_file(tmp_path):
     path = tmp_path / 'sub/out.npz'
     write_file(path, b'old')
     for error in (ValueError, KeyboardInterrupt, SystemExit):
@@ -73,7 +73,7 @@ def test_an_error_leaves_the_former_file_and_nothing_else(tmp_path):
     assert path.read_bytes() == b'old' and left_in(path.parent) == ['out.npz']
 
 
-def test_the_umask_and_the_former_mode_are_kept(tmp_path):
+def test_umask_and_file_mode_are_kept(tmp_path):
     before = os.umask(0o027)
     try:
         write_file(tmp_path / 'a', b'')
@@ -102,7 +102,7 @@ def test_a_link_is_followed(tmp_path):
     (lambda p: os.mkfifo(p), 'not a regular file'),
     (lambda p: p.symlink_to('/dev/null'), 'not a regular file'),
 ])
-def test_what_is_no_file_is_refused_and_kept(tmp_path, make, reason):
+def test_outputs_that_are_not_files_raise(tmp_path, make, reason):
     path = tmp_path / 'out.html'
     make(path)
     before = path.lstat()
@@ -163,7 +163,7 @@ BY_FILE = {
 }
 
 
-def test_a_full_disk_is_one_error_with_the_name(tmp_path):
+def test_full_disk_raises_one_error_with_the_path(tmp_path):
     with small_disk(tmp_path, 400_000) as disk:
         path = disk / 'out.png'
         path.write_bytes(b'old')
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_error_with_the_name(tmp_path):
                 assert left_in(disk) == ['out.png'], name
 
 
-def test_a_line_is_added_whole_or_not(tmp_path):
+def test_append_line_is_atomic(tmp_path):
     append_line(tmp_path / 'sub/lines', 'one')
     append_line(tmp_path / 'sub/lines', 'two')
     assert (tmp_path / 'sub/lines').read_text() == 'one\ntwo\n'
@@ -235,7 +235,7 @@ def test_a_second_process_is_refused(tmp_path, kind):
         assert not list((tmp_path / 'real').rglob('*lock'))
 
 
-def test_the_next_one_comes_when_the_first_has_ended(tmp_path):
+def test_lock_is_free_after_its_process_has_ended(tmp_path):
     holder = hold(tmp_path / 'out', seconds=1)
     begun = time.monotonic()
     while True:
@@ -330,7 +330,7 @@ for _ in range(60):
     assert len((tmp_path / 'out.count').read_text()) > 20
 
 
-def test_what_killed_processes_leave_is_removed(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     code = ('import os, signal, sys\nfrom files import atomic_file\n'
             'with atomic_file(sys.argv[1]) as f:\n f.write(b"x" * 10**6)\n'
             ' os.kill(os.getpid(), signal.SIGKILL)')

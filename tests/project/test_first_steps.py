@@ -1,4 +1,4 @@
-"""The example that is a notebook as well."""
+"""The first-steps example and its notebook."""
 import os
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 from helpers import ROOT
 
 
-def test_it_runs_to_its_end(tmp_path):
+def test_example_runs_to_its_end(tmp_path):
     done = subprocess.run(
         [sys.executable, 'examples/first_steps.py'], cwd=ROOT,
         capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""Systems where Python lacks what only Linux has."""
+"""Systems without features that only Linux has."""
 import os
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def said(tmp_path_factory):
 @pytest.mark.parametrize('command, output', [
     ('doctor', None), ('stats', None), ('shards', 'shards'),
     ('pretrain', 'out/epoch_1.pth'), ('embed', 'features.npz')])
-def test_commands_run_without_what_only_linux_has(said, command, output):
+def test_commands_run_without_linux_features(said, command, output):
     answers, folder = said
     status, text = answers[command]
     assert status == 0 and 'Traceback' not in text, text
@@ -42,7 +42,7 @@ def test_commands_run_without_what_only_linux_has(said, command, output):
 @pytest.mark.parametrize('start, prefix', [
     ("sys.argv = ['cmae', '--help']\nfrom cmae_mm.cli.main import main", ''),
     ('import cmae_mm', 'ImportError: ')])
-def test_windows_is_refused_in_one_sentence(start, prefix):
+def test_windows_raises_one_sentence(start, prefix):
     done = subprocess.run(
         [sys.executable, '-c',
          f"import sys\nsys.modules['fcntl'] = None\n{start}"],

@@ -1,4 +1,4 @@
-"""Configs as data: what is read, what is refused, and that nothing is run."""
+"""Configs as plain data: no code in them is run."""
 import math
 from pathlib import Path
 
@@ -52,7 +52,7 @@ VALUES = st.recursive(
           suppress_health_check=[HealthCheck.too_slow])
 @given(values=st.dictionaries(
     st.sampled_from(['a', 'b', 'größe', 'model']), VALUES))
-def test_what_is_written_reads_back_the_same(values, tmp_path_factory):
+def test_written_configs_read_back_the_same(values, tmp_path_factory):
     values = {key: values[key] for key in sorted(values)}
     text = format_config(values)
     assert_same(values, parse_config(text))
@@ -76,7 +76,7 @@ def assert_same(one, other) -> None:
         assert one == other or (one != one and other != other)
 
 
-def test_what_is_no_plain_value_is_written_as_one():
+def test_classes_and_arrays_are_written_as_plain_values():
     text = format_config(dict(
         a=np.float32(0.5), b=np.arange(2), c=torch.nn.GELU, d=Path('x'),
         e={1, 2}, f=torch.tensor([1.]), **{'not a name': 1, 'class': 2}))
@@ -114,7 +114,7 @@ def test_a_quoted_path_is_read_as_it_is(text):
     'a = ' + '[' * 1000 + ']' * 1000, 'a = ' + '-' * 100_000 + '1',
     'a = b' + '.c' * 100_000, 'a = ' + '1' * 10_000,
     'a = 1' + ' ' * MAX_CHARACTERS])
-def test_a_config_that_is_no_data_is_refused(text):
+def test_config_with_code_raises(text):
     with pytest.raises(PlainConfigError, match='its config'):
         parse_config(text)
 

@@ -101,7 +101,7 @@ def test_each_pixel_of_a_mosaic_belongs_to_the_nearest_point():
             assert where[y, x] == int(np.argmin(away))
 
 
-def test_a_fifth_is_held_out_where_no_images_are_for_validation(tmp_path):
+def test_fifth_is_held_out_without_validation_images(tmp_path):
     for c in range(2):
         write_images(tmp_path / f'class{c}', 1)
     labels = quickstart_steps.find_labels(tmp_path)

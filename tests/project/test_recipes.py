@@ -1,4 +1,4 @@
-"""docs/recipes.md: every config, with the figures of the configs."""
+"""docs/recipes.md: every config, with the numbers of the configs."""
 import re
 
 import pytest
@@ -40,7 +40,7 @@ def test_every_pre_training_has_a_row():
 
 @pytest.mark.parametrize('paths,lengths,unit,batch,whole', ROWS,
                          ids=[row[0] for row in ROWS])
-def test_a_row_is_what_its_configs_say(paths, lengths, unit, batch, whole):
+def test_rows_match_their_configs(paths, lengths, unit, batch, whole):
     paths, lengths = expand(paths), lengths.split(', ')
     lengths = lengths * (len(paths) if len(lengths) == 1 else 1)
     assert len(lengths) == len(paths)
@@ -53,7 +53,7 @@ def test_a_row_is_what_its_configs_say(paths, lengths, unit, batch, whole):
 
 
 @pytest.mark.parametrize('paths,epochs,batch', TRANSFER)
-def test_a_row_of_transfer_is_what_its_configs_say(paths, epochs, batch):
+def test_transfer_rows_match_their_configs(paths, epochs, batch):
     for path in expand(paths):
         cfg = load_config(str(ROOT / path))
         assert cfg.train_cfg.max_epochs == int(epochs), path

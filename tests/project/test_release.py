@@ -1,4 +1,4 @@
-"""What a release is made with: notes, checks, container, batch job."""
+"""Release: notes, checks, container, batch job."""
 import fnmatch
 import os
 import re
@@ -55,8 +55,8 @@ def run_check(*arguments, path=''):
         env=dict(os.environ, PATH=f'{path}{os.pathsep}{os.environ["PATH"]}'))
 
 
-def test_the_check_names_what_failed(tmp_path):
-    """With a Python that only says whether it would have worked."""
+def test_check_names_the_failed_step(tmp_path):
+    """With a stand-in for Python."""
     fake = tmp_path / 'bin/python'
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\necho "$@"\n'
@@ -76,7 +76,7 @@ def test_the_check_names_what_failed(tmp_path):
         tmp_path / 'out/train_bfloat16.log').read_text()
 
 
-def test_the_check_refuses_what_it_does_not_know():
+def test_check_rejects_unknown_steps():
     for arguments, wrong in (
             (['--device', 'tpu'], 'must be cuda or cpu, but got tpu'),
             (['--fast'], 'unknown argument --fast')):
@@ -109,13 +109,13 @@ def test_the_container_is_pinned_and_has_no_rights():
 
 @pytest.mark.skipif(shutil.which('hadolint') is None,
                     reason="hadolint is not installed (extra 'dev')")
-def test_a_linter_has_nothing_to_say_of_the_container():
+def test_container_file_passes_the_linter():
     done = subprocess.run(['hadolint', 'docker/Dockerfile'], cwd=ROOT,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_what_the_container_copies_is_there():
+def test_files_copied_to_the_container_exist():
     ignored = [line for line in (ROOT / '.dockerignore').read_text(
     ).splitlines() if line and not line.startswith('#')]
     for name, value in instructions():
@@ -145,7 +145,7 @@ def test_the_batch_job_starts_the_ranks(tmp_path):
     assert 'cmae_vit-l_800e.py --launcher slurm --auto-scale-lr' in done.stdout
 
 
-def test_the_workflows_name_what_is_there():
+def test_workflows_name_existing_files():
     for path in (ROOT / '.github/workflows').glob('*.yml'):
         jobs = yaml.safe_load(path.read_text())['jobs']
         for name, job in jobs.items():

@@ -1,4 +1,4 @@
-"""What stands around the code: citation, workflow, templates, types."""
+"""Files around the code: citation, workflow, templates, types."""
 import configparser
 import re
 
@@ -45,7 +45,7 @@ def test_the_workflow_tries_every_python_that_is_promised():
 
 
 @pytest.mark.parametrize('name', ['bug', 'feature', 'question'])
-def test_issue_forms_are_what_github_takes(name):
+def test_issue_forms_are_valid(name):
     form = read(f'.github/ISSUE_TEMPLATE/{name}.yml')
     assert form['name'] and form['description']
     ids = [part['id'] for part in form['body']]

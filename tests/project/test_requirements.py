@@ -1,4 +1,4 @@
-"""What the code imports is in the list of what is installed."""
+"""Imports of the code are in the lists of requirements."""
 import ast
 import re
 import sys
@@ -59,7 +59,7 @@ def third_party_imports(path):
 
 
 def announced_extras(path):
-    """Give the extras that a file, or the room it is in, tells people of."""
+    """Return the extras named in a file or its package."""
     texts = [path.read_text()]
     for room in path.relative_to(ROOT).parents:
         init = ROOT / room / '__init__.py'
@@ -146,7 +146,7 @@ def test_constraints_fit_the_ranges(python):
             assert need.specifier.contains(pins[need.name]), need
 
 
-def test_the_lists_ask_for_what_the_import_checks():
+def test_requirement_lists_match_the_import_checks():
     pins = (ROOT / 'requirements/constraints.txt').read_text()
     for module, supported in REQUIREMENTS.items():
         for name in OWNERS.get(module, {module}):
@@ -173,7 +173,7 @@ def test_missing_requirements_are_found(monkeypatch):
     assert re.search(r'safetensors.* is not installed', found)
 
 
-def test_what_is_installed_and_fits_is_not_pinned(monkeypatch):
+def test_installed_versions_that_fit_are_not_pinned(monkeypatch):
     """A person's own torch is left as it is."""
     real = metadata.version
 

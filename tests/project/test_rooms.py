@@ -1,4 +1,4 @@
-"""The package's rooms, and who may import whom."""
+"""Packages and their order of imports."""
 import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_no_cycles():
     assert sum(map(len, graph.values())) > 100
 
 
-def test_every_room_has_its_place():
+def test_every_package_has_a_place_in_the_order():
     rooms = {
         path.stem for path in PACKAGE.iterdir()
         if path.suffix == '.py' or (path / '__init__.py').is_file()

@@ -1,4 +1,4 @@
-"""The site: built strictly, and looked at in a browser, without a network."""
+"""The site: built strictly, and tested in a browser without a network."""
 import functools
 import http.server
 import importlib.util

@@ -1,4 +1,4 @@
-"""The studies that the project carries."""
+"""The packaged studies."""
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,10 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
-def test_every_run_makes_a_step(path, photos):
+def test_every_loader_has_a_batch(path, photos):
     study = read_study(str(path), Path('out'))
     seed = study.runs[0].seed
-    # RuntimeInfoHook says so; mmpretrain's momentum encoders ask for it.
+    # Set by RuntimeInfoHook, needed by mmpretrain's momentum encoders.
     MessageHub.get_current_instance().update_info('max_iters', 1)
     for run in [run for run in study.runs if run.seed == seed]:
         # Trained or not, evaluations read the config with these options.
@@ -55,7 +55,7 @@ def _make_step(name, model, dataset):
     assert any(g.abs().sum() > 0 for g in gradients), name
 
 
-def test_what_the_page_shows_can_be_read(tmp_path):
+def test_code_on_the_page_parses(tmp_path):
     page = (ROOT / 'docs/study.md').read_text()
     shown = page.split('```yaml\n')[1].split('```')[0]
     (tmp_path / 'shown.yaml').write_text(shown)

@@ -1,4 +1,4 @@
-"""The messages that docs/troubleshooting.md explains are ours."""
+"""docs/troubleshooting.md quotes messages of the code."""
 import ast
 import re
 import shlex

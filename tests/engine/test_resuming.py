@@ -1,4 +1,4 @@
-"""What a run goes on from, and what it says of it."""
+"""Resuming: which checkpoint is used, and what is logged."""
 import errno
 import json
 import os
@@ -37,7 +37,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize('fault', FAULTS)
-def test_the_checkpoint_before_a_damaged_one_is_taken(fault, tmp_path):
+def test_checkpoint_before_a_damaged_one_is_used(fault, tmp_path):
     tiny_runner(tmp_path, iters=3, width=2000).train()
     whole = (tmp_path / 'iter_3.pth').read_bytes()
     (tmp_path / 'iter_3.pth').write_bytes(FAULTS[fault](whole))
@@ -54,7 +54,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(fault, tmp_path):
     assert again['meta']['iter'] == 3 and runner.iter == 4
 
 
-def test_nothing_but_damaged_checkpoints_is_said(tmp_path):
+def test_only_damaged_checkpoints_raise(tmp_path):
     tiny_runner(tmp_path, iters=2).train()
     for path in tmp_path.glob('*.pth'):
         path.write_bytes(b'')
@@ -64,7 +64,7 @@ def test_nothing_but_damaged_checkpoints_is_said(tmp_path):
     assert names(tmp_path) == ['iter_1.pth', 'iter_2.pth']
 
 
-def test_a_file_that_is_named_must_be_whole(tmp_path):
+def test_resume_from_needs_an_intact_file(tmp_path):
     tiny_runner(tmp_path, iters=3).train()
     bad = tmp_path / 'iter_3.pth'
     bad.write_bytes(bad.read_bytes()[:-100])
@@ -88,7 +88,7 @@ def test_last_checkpoint_is_not_needed(pointer, tmp_path):
     assert (tmp_path / 'iter_1.pth').stat().st_mtime_ns == before
 
 
-def test_a_moved_work_folder_goes_on(tmp_path):
+def test_moved_work_folder_resumes(tmp_path):
     old, new = tmp_path / 'old', tmp_path / 'new'
     options = dict(max_keep_ckpts=2, save_best='acc')
     tiny_runner(old, iters=3, checkpoint=options, hooks=[Score()]).train()
@@ -104,7 +104,7 @@ def test_a_moved_work_folder_goes_on(tmp_path):
     assert info['best_ckpt'] == 'best_acc_iter_5.pth'
 
 
-def test_a_folder_for_checkpoints_alone(tmp_path):
+def test_separate_checkpoint_folder(tmp_path):
     options = dict(out_dir=str(tmp_path / 'big'))
     tiny_runner(tmp_path / 'run', iters=2, checkpoint=options).train()
     assert names(tmp_path / 'big/run') == ['iter_1.pth', 'iter_2.pth']
@@ -135,7 +135,7 @@ def test_a_new_run_never_overwrites_an_old_one(tmp_path):
     assert 'checkpoints of an earlier run to' in log(tmp_path)
 
 
-def test_going_back_keeps_what_came_after(tmp_path):
+def test_resuming_from_an_earlier_checkpoint_keeps_later_ones(tmp_path):
     tiny_runner(tmp_path, iters=5).train()
     runner = tiny_runner(
         tmp_path, iters=4, resume_from=str(tmp_path / 'iter_2.pth'))
@@ -154,7 +154,7 @@ def test_load_from_starts_a_new_run(tmp_path):
         tmp_path / 'b', iters=2, load_from=weights, hooks=[watch])
     runner.train()
     assert starts == [0] and runner.iter == 2
-    # interrupted, it goes on from its own checkpoint
+    # after an interruption it resumes from its own checkpoint
     runner = tiny_runner(
         tmp_path / 'b', iters=4, load_from=weights, hooks=[watch])
     runner.train()
@@ -164,7 +164,7 @@ def test_load_from_starts_a_new_run(tmp_path):
 
 @pytest.mark.parametrize('length, setting', [
     (dict(iters=3), 'max_iters'), (dict(epochs=2), 'max_epochs')])
-def test_a_finished_run_says_so_and_ends(length, setting, tmp_path):
+def test_finished_run_logs_and_ends(length, setting, tmp_path):
     tiny_runner(tmp_path, **length).train()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob('*.pth')}
     steps = []
@@ -186,7 +186,7 @@ def test_shorter_epochs_do_not_finish_a_run(tmp_path):
     assert (tmp_path / 'epoch_4.pth').exists()
 
 
-def test_another_optimizer_setting_is_said(tmp_path):
+def test_other_optimizer_setting_is_logged(tmp_path):
     tiny_runner(tmp_path, iters=2).train()
     tiny_runner(tmp_path, iters=3).train()
     assert 'keeps its optimizer settings' not in log(tmp_path)
@@ -262,8 +262,8 @@ def test_rates_are_scaled_to_another_number_of_ranks(tmp_path):
     (dict(type='LinearLR', start_factor=0.1, end=2), None),
     (dict(type='CosineAnnealingLR', T_max=3, end=3), None)])
 @pytest.mark.parametrize('convert', [True, False])
-def test_a_schedule_of_another_length_is_said(schedule, said, convert,
-                                              tmp_path):
+def test_schedule_of_another_length_is_logged(
+        schedule, said, convert, tmp_path):
     tiny_runner(tmp_path, epochs=3, param_scheduler=[
         dict(schedule, convert_to_iter_based=convert)]).train()
     assert log(tmp_path).count('learning rate schedule') == (said is not None)
@@ -271,7 +271,7 @@ def test_a_schedule_of_another_length_is_said(schedule, said, convert,
         assert f'schedule {said}, but the training 3' in log(tmp_path)
 
 
-def test_rates_stay_where_a_step_has_as_many_images(tmp_path):
+def test_rates_are_unchanged_with_the_same_batch(tmp_path):
     settings = dict(auto_scale_lr=dict(enable=True, base_batch_size=2))
     tiny_runner(tmp_path, iters=4, **settings).train()
     tiny_runner(tmp_path, iters=8, batch_size=2, accumulate=2,
@@ -282,7 +282,7 @@ def test_rates_stay_where_a_step_has_as_many_images(tmp_path):
     assert {*rates(tmp_path).values()} == {0.02}
 
 
-def test_another_batch_is_said(tmp_path):
+def test_other_batch_size_is_logged(tmp_path):
     tiny_runner(tmp_path, iters=2).train()
     tiny_runner(tmp_path, iters=3).train()
     assert 'another batch' not in log(tmp_path)
@@ -313,7 +313,7 @@ def test_names_of_checkpoints_are_a_setting(template, length, saved,
     assert not list(tmp_path.glob('previous_*'))
 
 
-def test_the_checkpoint_within_an_epoch_has_a_name_too(tmp_path):
+def test_name_of_a_checkpoint_within_an_epoch(tmp_path):
     options = dict(filename_tmpl='epoch_{:03d}.pth', max_keep_ckpts=1)
 
     def save(runner):
@@ -372,8 +372,8 @@ class FaultyFile:
     (errno.EACCES, None), (errno.EMFILE, None), (errno.ESTALE, None),
     (errno.EIO, 0), (errno.EIO, 100), (errno.EIO, 20_000),
     (errno.ESTALE, 100_000)])
-def test_an_error_of_the_disk_is_no_damage(code, after, tmp_path,
-                                           monkeypatch):
+def test_disk_error_is_not_taken_for_damage(
+        code, after, tmp_path, monkeypatch):
     """Nothing is renamed, and no older checkpoint is taken."""
     tiny_runner(tmp_path, iters=3, width=2000).train()
     error = OSError(code, os.strerror(code))
@@ -398,7 +398,7 @@ def test_an_error_of_the_disk_is_no_damage(code, after, tmp_path,
     assert f'Resuming from {tmp_path}/iter_3.pth' in log(tmp_path)
 
 
-def test_a_failed_allocation_is_no_damage(tmp_path):
+def test_failed_allocation_is_not_taken_for_damage(tmp_path):
     """With less memory than the checkpoint takes, as the system limits it."""
     torch.save(dict(state_dict=dict(a=torch.zeros(2**26))),
                tmp_path / 'iter_1.pth')
@@ -417,8 +417,7 @@ def test_a_failed_allocation_is_no_damage(tmp_path):
     assert names(tmp_path) == ['iter_1.pth']
 
 
-def test_a_folder_that_cannot_be_listed_is_no_empty_one(
-        tmp_path, monkeypatch):
+def test_unreadable_checkpoint_folder_raises(tmp_path, monkeypatch):
     tiny_runner(tmp_path, iters=2).train()
 
     def fail(self):

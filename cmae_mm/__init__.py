@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .apis.evaluation import (
         dense_knn,
         dense_linear,
+        frozen,
         knn,
         linear,
         low_shot,
@@ -32,16 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     '__version__', 'dense_knn', 'dense_linear', 'embed', 'export_model',
-    'finetune', 'knn', 'linear', 'load_encoder', 'load_model', 'low_shot',
-    'predict', 'pretrain', 'register'
+    'finetune', 'frozen', 'knn', 'linear', 'load_encoder', 'load_model',
+    'low_shot', 'predict', 'pretrain', 'register'
 ]
 
 # The functions for users, imported at first use.
 __getattr__ = import_on_use(__name__, {
     'apis.embedding': ('embed', ),
     'apis.encoder': ('load_encoder', ),
-    'apis.evaluation': ('dense_knn', 'dense_linear', 'knn', 'linear',
-                        'low_shot'),
+    'apis.evaluation': ('dense_knn', 'dense_linear', 'frozen', 'knn',
+                        'linear', 'low_shot'),
     'apis.finetuning': ('finetune', 'predict'),
     'apis.finished_model': ('export_model', 'load_model'),
     'apis.training': ('pretrain', ),

@@ -254,6 +254,103 @@ def low_shot(data: LabelledData,
         cfg_options=cfg_options, work_dir=work_dir, launcher=launcher)
 
 
+@command(check=_check, libraries='framework')
+def frozen(data: Data,
+           checkpoint: CheckpointOrRandom,
+           *,
+           val: Optional[Data] = None,
+           ks: Sequence[Size] = (5, 10, 20, 50, 100),
+           lrs: Sequence[Positive] = LRS,
+           epochs: Size = 100,
+           shots: Sequence[Size] = (10, ),
+           trials: Size = 5,
+           encoder: Encoder = 'online',
+           pool: Pool = 'mean',
+           batch_size: Size = 256,
+           num_workers: Count = 2,
+           img_size: Optional[Size] = None,
+           dtype: Dtype = 'float32',
+           config: Optional[ConfigName] = None,
+           cfg_options: Overrides = (),
+           work_dir: Optional[OutputFolder] = None,
+           launcher: Launcher = 'none') -> Dict[str, Any]:
+    """Evaluate frozen features by k-NN, linear and low-shot at once.
+
+    The same results as those three commands, on features that are extracted
+    once.
+
+    Example::
+
+        $ cmae frozen photos work_dirs/vit-s_photos/epoch_100.pth --json
+
+    Args:
+        data: Labelled images: class folders in DATA/train and DATA/val (or
+            valid, validation, dev; test), a CSV file with the columns label
+            and split, a store or shards.
+        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
+            or MAE checkpoint; or the word random, with --config.
+        val: Labelled images to score on. Defaults to those in DATA.
+        ks: Numbers of neighbours. Defaults to 5, 10, 20, 50 and 100.
+        lrs: Learning rates of the linear classifier for a batch of 256.
+            Defaults to ten from 0.0001 to 3.
+        epochs: Its passes over the training features. Defaults to 100.
+        shots: Labelled images per class. Defaults to 10.
+        trials: Draws of each number. Defaults to 5.
+        encoder: The trained encoder, or its moving average; of DINO and iBOT
+            the teacher, or the student. Defaults to online, which is the
+            teacher of DINO and iBOT.
+        pool: Mean of the patch tokens, or class token. Defaults to mean.
+        batch_size: Images in a batch on each process. Defaults to 256.
+        num_workers: Processes that read images, for each process. Defaults
+            to 2.
+        img_size: Side of the images in pixels. Defaults to the checkpoint's.
+        dtype: Type of the features. Defaults to float32.
+        config: Pre-training config, for random weights, or for settings that
+            the checkpoint does not have.
+        cfg_options: Override settings of the config; nested keys with dots.
+        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
+            Defaults to work_dirs/<data>_eval.
+        launcher: Job launcher. Defaults to none.
+
+    Returns:
+        Dict[str, Any]: Top-1 accuracy in percent as ``knn`` and ``linear``,
+        of the best number of neighbours and rate, and ``low-shot N`` for each
+        number of labels; all results of the three commands in ``details``.
+
+    Raises:
+        ArgumentError: If an argument is invalid.
+        CheckpointError: If the checkpoint cannot be used.
+        EvaluationDataError: If there are no such labelled images.
+    """
+    from ..evaluation.knn import knn_predict
+    from ..evaluation.linear import linear_sweep
+    from ..evaluation.low_shot import report_low_shot
+    from ..evaluation.report import report_sweep
+
+    def evaluate(found: _Extracted) -> Dict[str, Any]:
+        scored = found.val
+        print(f'k-NN, {found}')
+        by_knn = report_sweep(
+            'k', knn_predict(*found.train, scored.features, ks, 0.07),
+            scored.labels)
+        print(f'linear probe, {found}')
+        by_line = report_sweep(
+            'lr', linear_sweep(*found.train, scored.features, lrs, epochs),
+            scored.labels)
+        few = report_low_shot(found.train, scored, found.names, shots, trials,
+                              (), 1.)
+        return dict(
+            knn=by_knn['top1'], linear=by_line['top1'],
+            **{f'low-shot {count}': few[str(count)] for count in shots},
+            details={'knn': by_knn, 'linear': by_line, 'low-shot': few})
+
+    return _evaluate(
+        'frozen', evaluate, data, checkpoint, val=val, encoder=encoder,
+        pool=pool, batch_size=batch_size, num_workers=num_workers,
+        img_size=img_size, dtype=dtype, config=config,
+        cfg_options=cfg_options, work_dir=work_dir, launcher=launcher)
+
+
 class _Extracted(NamedTuple):
     """Features of training and validation images; names of the former."""
 

@@ -36,7 +36,8 @@ from .arguments import (
 )
 
 # Evaluations of a frozen encoder.
-EVALUATIONS = ('knn', 'linear', 'low-shot', 'dense-knn', 'dense-linear')
+EVALUATIONS = ('knn', 'linear', 'low-shot', 'frozen', 'dense-knn',
+               'dense-linear')
 # Placeholder in a command for the trained checkpoint.
 CHECKPOINT = '{checkpoint}'
 # Placeholder in a command for the data folder of the config.

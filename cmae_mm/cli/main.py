@@ -19,7 +19,7 @@ GROUPS: Dict[str, Dict[str, str]] = {
         'test': 'training:test'},
     'evaluate': {
         'knn': 'evaluation:knn', 'linear': 'evaluation:linear',
-        'low-shot': 'evaluation:low_shot',
+        'low-shot': 'evaluation:low_shot', 'frozen': 'evaluation:frozen',
         'dense-knn': 'evaluation:dense_knn',
         'dense-linear': 'evaluation:dense_linear',
         'embed': 'embedding:embed', 'study': 'study:study'},

@@ -107,6 +107,8 @@ def _evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
               if isinstance(value, float) and not key.endswith('_std')}
     if 'top1' in values:
         return {name: values['top1']}
+    if name == 'frozen':  # columns as of the separate commands
+        return values
     return {f'{name} {key}': value for key, value in values.items()}
 
 

@@ -48,6 +48,25 @@ def test_windows_are_pixel_shifts(seed, max_shift):
         assert (as_image(target[n]) == expected[1]).all()
 
 
+def test_the_online_view_has_colours_of_its_own():
+    """Those of its own draw, in its own window; the target's are the same."""
+    images = to_batch(*(photo(seed=s) for s in range(16)))
+    module = preprocessor(online_colour=True)
+    plain = preprocessor()
+    seeds = list(range(16))
+    params = module.draw_params(16, seeds)
+    before = plain.draw_params(16, seeds)
+    assert before.online is None
+    for name in ('shift', 'factors', 'order', 'sigma'):
+        assert torch.equal(getattr(params, name), getattr(before, name))
+    assert not torch.equal(params.factors, params.online.factors)
+    online, target = module.make_views(images, params)
+    assert torch.equal(target, plain.make_views(images, before)[1])
+    expected = plain.make_views(images, params.online._replace(
+        shift=torch.zeros_like(params.shift)))[1]
+    assert torch.equal(online, expected)
+
+
 MMCV = (mmcv.adjust_brightness, mmcv.adjust_contrast,
         lambda img, f, backend: mmcv.adjust_color(img, f, backend=backend),
         mmcv.adjust_hue)

@@ -2,6 +2,7 @@
 import json
 import re
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from helpers import (
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
+import cmae_mm
 from cmae_mm.datasets.source import open_source
 from cmae_mm.evaluation.data import open_labelled, read_split, write_split
 from cmae_mm.evaluation.features import FrozenFeatures
@@ -104,6 +106,24 @@ def test_the_commands(pretraining, image_root, tmp_path):
                    '--trials', 2, '--shots', 1, 5,
                    '--splits', tmp_path / '50pct_seed0.txt')
     assert {'1', '1_std', '5', '50pct_seed0'} <= last_json(out).keys()
+
+
+def test_one_command_gives_what_the_three_give(
+        pretraining, image_root, tmp_path):
+    checkpoint, own = pretraining[1], dict(num_workers=0, work_dir=tmp_path)
+    by_knn = cmae_mm.knn(image_root, checkpoint, ks=(1, 5), **own)
+    by_line = cmae_mm.linear(image_root, checkpoint, lrs=(0.1, 1.), epochs=5,
+                             **own)
+    few = cmae_mm.low_shot(image_root, checkpoint, shots=(2, ), trials=2,
+                           **own)
+    found = cmae_mm.frozen(image_root, checkpoint, ks=(1, 5), lrs=(0.1, 1.), epochs=5,
+                   shots=(2, ), trials=2, **own)
+    assert found['knn'] == by_knn['top1']
+    assert found['linear'] == by_line['top1']
+    assert found['low-shot 2'] == few['2']
+    for kind, alone in (('knn', by_knn), ('linear', by_line),
+                        ('low-shot', few)):
+        assert found['details'][kind].items() <= alone.items()
 
 
 def test_distributed_features_are_the_same(
@@ -206,3 +226,32 @@ def test_cifar10_as_class_folders(tmp_path, monkeypatch):
     for i, place in enumerate((1, 0, 2, 3)):
         rgb = written[i]['img'][..., ::-1]
         assert (rgb == data[place].transpose(1, 2, 0)).all()
+
+
+def test_tiny_imagenet_as_class_folders(tmp_path, monkeypatch):
+    """The original archive, and one of class folders."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/datasets'))
+    from make_tiny_imagenet import unpack
+    with zipfile.ZipFile(tmp_path / 'original.zip', 'w') as archive:
+        for name in ('train/n1/images/n1_0.JPEG', 'train/n1/images/n1_1.JPEG',
+                     'train/n1/n1_boxes.txt', 'val/images/val_0.JPEG',
+                     'val/images/val_1.JPEG', 'test/images/test_0.JPEG'):
+            archive.writestr(f'tiny/{name}', name)
+        archive.writestr('tiny/val/val_annotations.txt',
+                         'val_0.JPEG\tn2\t0\t0\nval_1.JPEG\tn1\t0\t0\n')
+    with zipfile.ZipFile(tmp_path / 'folders.zip', 'w') as archive:
+        for name in ('train/n1/a.JPEG', 'train/n2/b.JPEG', 'val/n2/c.JPEG'):
+            archive.writestr(f'tiny/{name}', name)
+    assert unpack(tmp_path / 'original.zip', tmp_path / 'a', (1, 5)) == dict(
+        train=1, val=2)
+    assert unpack(tmp_path / 'folders.zip', tmp_path / 'b') == dict(
+        train=2, val=1)
+    found = sorted(p.relative_to(tmp_path).as_posix()
+                   for p in tmp_path.glob('[ab]/**/*.JPEG'))
+    assert found == [
+        'a/train/n1/n1_0.JPEG', 'a/val/n1/val_1.JPEG', 'a/val/n2/val_0.JPEG',
+        'b/train/n1/a.JPEG', 'b/train/n2/b.JPEG', 'b/val/n2/c.JPEG']
+    with zipfile.ZipFile(tmp_path / 'empty.zip', 'w') as archive:
+        archive.writestr('README', '')
+    with pytest.raises(ValueError, match='has no {train,val}/<class>/'):
+        unpack(tmp_path / 'empty.zip', tmp_path / 'c')

@@ -29,7 +29,8 @@ def test_every_loader_has_a_batch(path, photos):
     MessageHub.get_current_instance().update_info('max_iters', 1)
     for run in [run for run in study.runs if run.seed == seed]:
         # Trained or not, evaluations read the config with these options.
-        command = next(s for s in run.steps if s.name == 'knn').command
+        command = next(
+            s for s in run.steps if s.name in ('knn', 'frozen')).command
         cfg = load_config(command[command.index('--config') + 1], [
             *command[command.index('--cfg-options') + 1:],
             f'train_dataloader.dataset.data_root={photos}'])

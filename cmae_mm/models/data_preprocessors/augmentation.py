@@ -4,7 +4,7 @@ Brightness, contrast and saturation interpolate between the image and a
 reference: black, its mean, its grey. A batch whose images have different
 orders of these operations so needs few passes, of fixed shapes.
 """
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,8 @@ class ViewParams(NamedTuple):
         grey (Tensor): Whether the image is converted to grey, bool, (N, ).
         blur (Tensor): Whether the image is blurred, bool, (N, ).
         sigma (Tensor): Standard deviation of the blur in pixels, (N, ).
+        online (ViewParams, optional): Those of the online view, whose shift
+            is not used. None if it is not augmented.
     """
 
     shift: Tensor
@@ -43,6 +45,7 @@ class ViewParams(NamedTuple):
     grey: Tensor
     blur: Tensor
     sigma: Tensor
+    online: Optional['ViewParams'] = None
 
 
 def plan_changes(params: ViewParams, colour: bool) -> Tensor:

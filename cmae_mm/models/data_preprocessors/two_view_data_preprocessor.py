@@ -65,6 +65,9 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         blur_prob (float): Probability of a blur. Defaults to 0.5.
         target_view (bool): Whether there is a target view; MAE needs none.
             Defaults to True.
+        online_colour (bool): Whether the online view has a colour jitter,
+            grey and blur of its own. Defaults to False, as in the released
+            code.
         colour (bool, optional): Whether the channels are red, green and blue.
             Defaults to whether there are three.
         mean (Sequence[float]): Mean of each channel, in the units of the
@@ -90,6 +93,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                  blur_sigma: Sequence[float] = (0.1, 2.0),
                  blur_prob: float = 0.5,
                  target_view: bool = True,
+                 online_colour: bool = False,
                  colour: Optional[bool] = None,
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
@@ -113,6 +117,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         self.blur_sigma = check_range('blur_sigma', blur_sigma)
         self.blur_prob = check_share('blur_prob', blur_prob)
         self.target_view = target_view
+        self.online_colour = online_colour
         self.colour = self.channels == 3 if colour is None else colour
         # Odd, with 4 sigma on both sides.
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
@@ -194,7 +199,14 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         generator = None
         if seeds is not None:
             generator = torch.Generator().manual_seed(mix(*seeds))
+        params = self._draw(count, generator)
+        if self.online_colour:
+            params = params._replace(online=self._draw(count, generator))
+        return params
 
+    def _draw(self, count: int,
+              generator: Optional[torch.Generator]) -> ViewParams:
+        """Draw the random parameters of a view of a batch."""
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(count, generator=generator)
 
@@ -217,7 +229,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             sigma=uniform(*self.blur_sigma))
 
     def make_views(self, canvas: Tensor, params: ViewParams) -> List[Tensor]:
-        """Cut both windows and augment the target's.
+        """Cut both windows and augment the target's, or both.
 
         Args:
             canvas (Tensor): Canvases, (N, C, H, W), colours as RGB.
@@ -229,17 +241,25 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         """
         self._check_size(canvas)
         plan = plan_changes(params, self.colour)
+        online_plan = None if params.online is None else plan_changes(
+            params.online, self.colour)
         if canvas.device.type != 'cpu':
             target = self._scale(self._cut(canvas, params.shift))
-            return [self._online_view(canvas),
-                    self.augment(target, self._send(plan, canvas))]
+            view = self._online_view(canvas)
+            if online_plan is not None:
+                view = self.augment(view, self._send(online_plan, canvas))
+            return [view, self.augment(target, self._send(plan, canvas))]
         # Image by image: each stays in the processor's cache, and steps that
         # it does not need are skipped.
         online, target = torch.empty(
             2, *canvas.shape[:2], self.size, self.size)
         for n, shift in enumerate(params.shift.tolist()):
             image, own = canvas[n:n + 1], plan[n:n + 1]
-            online[n] = self._scale(self._window(image))
+            view = self._scale(self._window(image))
+            if online_plan is not None:
+                changes = online_plan[n:n + 1]
+                view = self.augment(view, changes, steps_of(changes))
+            online[n] = view
             target[n] = self.augment(
                 self._scale(self._window(image, *shift)), own, steps_of(own))
         return [online, target]

@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Unpack images of a Tiny ImageNet archive into class folders.
+
+Takes a ZIP file of {train,val}/<class>/*.JPEG, as a part of Tiny ImageNet, or
+the original, tiny-imagenet-200.zip. Writes OUT/{train,val}/<class>/*.JPEG;
+studies/small.yaml uses the first 100 and 50 images of each class:
+
+    python tools/datasets/make_tiny_imagenet.py ZIP --per-class 100 50
+"""
+import argparse
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Dict, Optional, Sequence, Tuple
+
+
+def find_images(archive: zipfile.ZipFile) -> Dict[str, Tuple[str, str]]:
+    """Find the part, train or val, and the class of each image."""
+    names = sorted(archive.namelist())
+    labels = {}
+    for name in names:
+        if name.endswith('val_annotations.txt'):
+            lines = archive.read(name).decode().splitlines()
+            labels = dict(line.split('\t')[:2] for line in lines)
+    found = {}
+    for name in names:
+        parts = PurePosixPath(name).parts
+        part = next((p for p in parts if p in ('train', 'val')), None)
+        if part is None or not name.upper().endswith('.JPEG'):
+            continue
+        inside = parts[parts.index(part) + 1:-1]
+        if inside == ('images', ):
+            found[name] = part, labels[parts[-1]]
+        elif inside:
+            found[name] = part, inside[0]
+    return found
+
+
+def unpack(path: Path, out: Path,
+           per_class: Optional[Sequence[int]] = None) -> Counter:
+    """Write the images as class folders.
+
+    Args:
+        path (Path): The archive.
+        out (Path): Folder to write to.
+        per_class (Sequence[int], optional): Number of training and of
+            validation images of each class, the first by name. Defaults to
+            all.
+
+    Returns:
+        Counter: Number of images by part.
+
+    Raises:
+        ValueError: If the archive has no such images.
+    """
+    most = dict(zip(('train', 'val'), per_class or ()))
+    taken: Counter = Counter()
+    with zipfile.ZipFile(path) as archive:
+        for name, place in find_images(archive).items():
+            if taken[place] == most.get(place[0], -1):
+                continue
+            taken[place] += 1
+            target = out.joinpath(*place, PurePosixPath(name).name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.read(name))
+    if not taken:
+        raise ValueError(f'{path} has no {{train,val}}/<class>/*.JPEG')
+    count: Counter = Counter()
+    for (part, _), number in taken.items():
+        count[part] += number
+    return count
+
+
+def main() -> None:
+    """Unpack."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('archive', type=Path, metavar='ZIP')
+    parser.add_argument('--out', type=Path, default=Path('data/tiny_imagenet'))
+    parser.add_argument(
+        '--per-class', type=int, nargs=2, metavar=('TRAIN', 'VAL'),
+        help='only so many images of each class, the first (default: all)')
+    args = parser.parse_args()
+    try:
+        count = unpack(args.archive, args.out, args.per_class)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        sys.exit(f'make_tiny_imagenet.py: {error}')
+    print(f'{args.out}: {count["train"]} training and {count["val"]} '
+          'validation images')
+
+
+if __name__ == '__main__':
+    main()

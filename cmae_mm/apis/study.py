@@ -1,6 +1,7 @@
 """Studies: train and evaluate several configs with several seeds."""
 import json
 import os
+import platform
 import re
 import reprlib
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import which
 from typing import (
     Any,
     Dict,
@@ -26,6 +28,7 @@ from ..dependencies import cpu_count
 from ..files import append_line, output_lock, write_file
 from ..packaged import find_config
 from ..progress import Progress
+from ..version import __version__
 from .arguments import (
     Count,
     OutputFolder,
@@ -304,7 +307,18 @@ def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
         lines = run.output.read_text('utf-8', 'replace').splitlines()
         result = next(line for line in lines[::-1] if line.startswith('{'))
         write_file(step.done, json.dumps(dict(
-            command=step.command, result=json.loads(result))) + '\n')
+            command=step.command, result=json.loads(result),
+            made=_origin())) + '\n')
+
+
+def _origin() -> Dict[str, str]:
+    """Describe when, where and by which code a step was made."""
+    git = subprocess.run(
+        ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short',
+         'HEAD'], capture_output=True, text=True) if which('git') else None
+    commit = git.stdout.strip() if git and not git.returncode else __version__
+    return dict(date=time.strftime('%Y-%m-%d %H:%M'), commit=commit,
+                machine=f'{cpu_count()} cores, {platform.machine()}')
 
 
 def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:

@@ -11,6 +11,8 @@ from ..progress import describe_seconds
 from .runs import PLACES, Run, read_run, series
 
 SECONDS = 'seconds of training'
+# When, by which commit and where the last step of a run was made.
+ORIGIN = ('date', 'commit', 'machine')
 # Mean, standard deviation and number of seeds of each measure of each row.
 Summary = Dict[str, Dict[str, Tuple[float, float, int]]]
 
@@ -43,10 +45,15 @@ def write_results(study: Any, out: Path) -> Results:
         name for _, values in rows for name in values))
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator='\n')
-    writer.writerow(['run', 'seed', *columns])
-    writer.writerows([run.name, run.seed, *(values.get(c, '')
-                                            for c in columns)]
-                     for run, values in rows if values)
+    writer.writerow(['run', 'seed', *columns, *ORIGIN])
+    for run, values in rows:
+        if values:
+            made: Dict[str, str] = {}
+            for step in run.steps:
+                made = step.read_done().get('made', made)
+            writer.writerow([
+                run.name, run.seed, *(values.get(c, '') for c in columns),
+                *(made.get(name, '') for name in ORIGIN)])
     write_file(out / 'results.csv', lines.getvalue())
     summary = {name: _summarise([v for run, v in rows if run.name == name],
                                 columns) for name in study.names}

@@ -111,7 +111,8 @@ def test_tables_have_means_and_spreads(tmp_path):
                 command=['knn'], result=dict(top1=known[run.seed]))))
             few.write_text(json.dumps(dict(
                 command=['low-shot'],
-                result={'1': 20., '1_std': 3., '1pct': 30.})))
+                result={'1': 20., '1_std': 3., '1pct': 30.},
+                made=dict(date='2024-02-01', commit='abc'))))
     results = write_results(study, tmp_path)
     assert results.summary['CMAE']['knn'] == (
         statistics.mean(values['CMAE']), statistics.stdev(values['CMAE']), 3)
@@ -119,8 +120,10 @@ def test_tables_have_means_and_spreads(tmp_path):
         results.table)
     rows = list(csv.reader(
         (tmp_path / 'results.csv').read_text().splitlines()))
-    assert rows[0] == ['run', 'seed', 'knn', 'low-shot 1', 'low-shot 1pct']
-    assert ['CMAE', '1', '71.5', '20.0', '30.0'] in rows and len(rows) == 6
+    assert rows[0] == ['run', 'seed', 'knn', 'low-shot 1', 'low-shot 1pct',
+                       'date', 'commit', 'machine']
+    assert ['CMAE', '1', '71.5', '20.0', '30.0', '2024-02-01', 'abc', ''
+            ] in rows and len(rows) == 6
 
 
 def test_fine_tuning_from_a_checkpoint_and_from_random_weights(

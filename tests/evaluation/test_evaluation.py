@@ -116,8 +116,9 @@ def test_one_command_gives_what_the_three_give(
                              **own)
     few = cmae_mm.low_shot(image_root, checkpoint, shots=(2, ), trials=2,
                            **own)
-    found = cmae_mm.frozen(image_root, checkpoint, ks=(1, 5), lrs=(0.1, 1.), epochs=5,
-                   shots=(2, ), trials=2, **own)
+    found = cmae_mm.frozen(
+        image_root, checkpoint, ks=(1, 5), lrs=(0.1, 1.), epochs=5,
+        shots=(2, ), trials=2, **own)
     assert found['knn'] == by_knn['top1']
     assert found['linear'] == by_line['top1']
     assert found['low-shot 2'] == few['2']

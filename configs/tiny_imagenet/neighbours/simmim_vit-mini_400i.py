@@ -1,6 +1,6 @@
 # SimMIM of mmpretrain, a neighbour of cmae_vit-mini_400i.py: its encoder,
-# optimizer, crops, 400 iterations, batch 64. The mask is SimMIM's, 60 % in squares
-# of 2x2 patches. Its rate is CMAE's and is not tuned.
+# optimizer, crops, 400 iterations, batch 64. The mask is SimMIM's, 60 % in
+# squares of 2x2 patches. Its rate is CMAE's and is not tuned.
 # Data: $DATA_ROOT/train/<class>/*; for evaluation val/<class>/*.
 # cmae train configs/tiny_imagenet/neighbours/simmim_vit-mini_400i.py
 _base_ = [

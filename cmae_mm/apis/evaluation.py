@@ -255,10 +255,10 @@ def low_shot(data: LabelledData,
 
 
 @command(check=_check, libraries='framework')
-def frozen(data: Data,
-           checkpoint: CheckpointOrRandom,
+def frozen(data: LabelledData,
+           checkpoint: Frozen,
            *,
-           val: Optional[Data] = None,
+           val: Val = None,
            ks: Sequence[Size] = (5, 10, 20, 50, 100),
            lrs: Sequence[Positive] = LRS,
            epochs: Size = 100,
@@ -266,13 +266,13 @@ def frozen(data: Data,
            trials: Size = 5,
            encoder: Encoder = 'online',
            pool: Pool = 'mean',
-           batch_size: Size = 256,
-           num_workers: Count = 2,
-           img_size: Optional[Size] = None,
+           batch_size: BatchSize = 256,
+           num_workers: Workers = 2,
+           img_size: ImgSize = None,
            dtype: Dtype = 'float32',
-           config: Optional[ConfigName] = None,
-           cfg_options: Overrides = (),
-           work_dir: Optional[OutputFolder] = None,
+           config: Config = None,
+           cfg_options: CfgOptions = (),
+           work_dir: WorkDir = None,
            launcher: Launcher = 'none') -> Dict[str, Any]:
     """Evaluate frozen features by k-NN, linear and low-shot at once.
 
@@ -284,33 +284,12 @@ def frozen(data: Data,
         $ cmae frozen photos work_dirs/vit-s_photos/epoch_100.pth --json
 
     Args:
-        data: Labelled images: class folders in DATA/train and DATA/val (or
-            valid, validation, dev; test), a CSV file with the columns label
-            and split, a store or shards.
-        checkpoint: Pre-training checkpoint, exported backbone, released CMAE
-            or MAE checkpoint; or the word random, with --config.
-        val: Labelled images to score on. Defaults to those in DATA.
         ks: Numbers of neighbours. Defaults to 5, 10, 20, 50 and 100.
         lrs: Learning rates of the linear classifier for a batch of 256.
             Defaults to ten from 0.0001 to 3.
         epochs: Its passes over the training features. Defaults to 100.
         shots: Labelled images per class. Defaults to 10.
         trials: Draws of each number. Defaults to 5.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
-        pool: Mean of the patch tokens, or class token. Defaults to mean.
-        batch_size: Images in a batch on each process. Defaults to 256.
-        num_workers: Processes that read images, for each process. Defaults
-            to 2.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
-        dtype: Type of the features. Defaults to float32.
-        config: Pre-training config, for random weights, or for settings that
-            the checkpoint does not have.
-        cfg_options: Override settings of the config; nested keys with dots.
-        work_dir: Folder of evaluations.jsonl, which `cmae report` reads.
-            Defaults to work_dirs/<data>_eval.
-        launcher: Job launcher. Defaults to none.
 
     Returns:
         Dict[str, Any]: Top-1 accuracy in percent as ``knn`` and ``linear``,
@@ -322,10 +301,12 @@ def frozen(data: Data,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.knn import knn_predict
-    from ..evaluation.linear import linear_sweep
-    from ..evaluation.low_shot import report_low_shot
-    from ..evaluation.report import report_sweep
+    from ..evaluation.probes import (
+        knn_predict,
+        linear_sweep,
+        report_low_shot,
+        report_sweep,
+    )
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:
         scored = found.val

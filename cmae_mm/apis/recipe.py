@@ -45,8 +45,56 @@ _GPU_MEMORY = 80e9
 _CPU_BATCH = 16
 # Fewer steps than these in an epoch, and the batch is made smaller.
 _LEAST_STEPS = 4
+# Below so many images, the recipe for few images is used.
+_FEW_IMAGES = 100_000
 # So many steps lie between two checkpoints where epochs are shorter.
 _STEPS_BETWEEN_CHECKPOINTS = 500
+
+
+class SizeRule(NamedTuple):
+    """What of a recipe follows from the number of images.
+
+    Args:
+        name (str): 'paper' or 'small'.
+        batch_size (int, optional): Most images of a step, over all processes.
+            None, the config's for each process.
+        steps (int): Least number of steps.
+        reason (str): The rule in a few words.
+    """
+
+    name: str
+    batch_size: Optional[int]
+    steps: int
+    reason: str
+
+
+def choose_by_size(images: int, recipe: Optional[str] = None) -> SizeRule:
+    """Choose the recipe by the number of images.
+
+    The paper's recipe is for 1.3 million images: a batch of 4096, a rate in
+    proportion to the batch, and a number of epochs. With a few thousand
+    images these make few steps at a low rate. From 100,000 images on it is
+    kept as it is; below:
+
+    - Batch: a hundredth of the images as a power of two, from 64 to 256.
+    - Learning rate: scaled by the square root of the batch, since AdamW
+      normalises gradients.
+    - Epochs: the config's, but at least 5,000 steps.
+
+    TABLE
+
+    Args:
+        images (int): Number of images.
+        recipe (str, optional): 'paper' or 'small', whatever the number.
+
+    Returns:
+        SizeRule: The settings.
+    """
+    given = f'{images:,} images' if recipe is None else 'as chosen'
+    if (recipe or ('small' if images < _FEW_IMAGES else 'paper')) == 'paper':
+        return SizeRule('paper', None, 0, given)
+    batch_size = 2**int(math.log2(min(max(images / 100, 64), 256)))
+    return SizeRule('small', batch_size, 5_000, given)
 
 
 class Plan(NamedTuple):
@@ -66,6 +114,7 @@ def plan_pretraining(data: PathLike,
                      num_workers: Optional[int] = None,
                      stats: Optional[PathLike] = None,
                      init: Optional[PathLike] = None,
+                     recipe: Optional[str] = None,
                      cfg_options: Overrides = (),
                      processes: int = 1) -> Plan:
     """Make the config of a pre-training, without running it.
@@ -106,10 +155,13 @@ def plan_pretraining(data: PathLike,
             f'{root} has {images} image(s), and each of {processes} '
             'process(es) needs two or more to contrast')
 
+    rule = choose_by_size(images, recipe)
     most_workers = cfg.train_dataloader.num_workers
     if batch_size is None:
-        batch_size = _choose_batch(
-            cfg.train_dataloader.batch_size, model, images, processes)
+        most = cfg.train_dataloader.batch_size
+        if rule.batch_size is not None:
+            most = min(most, rule.batch_size // processes)
+        batch_size = _choose_batch(most, model, images, processes)
     steps = math.ceil(images / processes) // batch_size
     if steps < 1:
         raise ArgumentError(
@@ -118,8 +170,10 @@ def plan_pretraining(data: PathLike,
             f'{images // processes} or less')
     if epochs is None:
         # a recipe by iterations: as many epochs as they take
-        epochs = cfg.train_cfg.get('max_epochs') or math.ceil(
-            cfg.train_cfg.max_iters / steps)
+        epochs = max(
+            cfg.train_cfg.get('max_epochs', 0),
+            math.ceil(max(cfg.train_cfg.get('max_iters', 0), rule.steps)
+                      / steps))
     if num_workers is None:
         local = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         num_workers = min(most_workers, max(cpu_count() // local, 1))
@@ -141,15 +195,23 @@ def plan_pretraining(data: PathLike,
     rate = cfg.optim_wrapper.optimizer.lr
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     total = batch_size * processes * accumulated
-    scaled = cfg.auto_scale_lr.enable
-    if scaled:
-        rate *= total / cfg.auto_scale_lr.base_batch_size
+    base_batch = cfg.auto_scale_lr.base_batch_size
+    scaling = ''
+    if cfg.auto_scale_lr.enable:
+        scaling = f', {rate:g} for a batch of {base_batch} scaled to {total}'
+        if rule.name == 'small':
+            scaling += ' by the square root'
+            rate *= math.sqrt(total / base_batch)
+            cfg.optim_wrapper.optimizer.lr = rate
+            cfg.auto_scale_lr.base_batch_size = total
+        else:
+            rate *= total / base_batch
     facts = dict(
-        model=model, base=base, images=images,
+        model=model, base=base, images=images, recipe=rule.name,
         batch_size=batch_size, processes=processes, steps_per_epoch=steps,
         epochs=epochs, warm_up_epochs=warm_up, learning_rate=rate,
         num_workers=num_workers, out=cfg.work_dir)
-    return Plan(cfg, _summarize(cfg, facts, source, scaled, total), facts)
+    return Plan(cfg, _summarize(cfg, facts, source, rule, scaling), facts)
 
 
 def _open(root: Path) -> ImageSource:
@@ -227,13 +289,9 @@ def _keys(value: Any) -> List[str]:
 
 
 def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
-               scaled: bool, total: int) -> str:
+               rule: SizeRule, scaling: str) -> str:
     """Say which config was made, in a few lines."""
     steps, epochs = facts['steps_per_epoch'], facts['epochs']
-    rate = f'{facts["learning_rate"]:.4g}'
-    if scaled:
-        rate += (f', {cfg.optim_wrapper.optimizer.lr:g} for a batch of '
-                 f'{cfg.auto_scale_lr.base_batch_size} scaled to {total}')
     images = source.describe()
     stats = cfg.get('image_stats')
     if stats is not None:
@@ -245,11 +303,12 @@ def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
         f'images         {images}',
         *([f'start          the encoder of {encode_name(start["checkpoint"])}']
           if is_pretrained(start) else []),
+        f'recipe         {rule.name}, for {rule.reason}; --recipe chooses',
         f'batch          {facts["batch_size"]} on {facts["processes"]} '
         f'process(es): {steps:,} steps an epoch',
         f'epochs         {epochs:,}, of these '
         f'{facts["warm_up_epochs"]:g} of warm-up: {epochs * steps:,} steps',
-        f'learning rate  {rate}',
+        f'learning rate  {facts["learning_rate"]:.4g}{scaling}',
         f'checkpoints    every {cfg.default_hooks.checkpoint.interval} '
         'epoch(s)',
         f'folder         {encode_name(facts["out"])}, with this config as '

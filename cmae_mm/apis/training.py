@@ -91,6 +91,7 @@ def pretrain(data: Data,
              num_workers: Optional[Count] = None,
              stats: Optional[Stats] = None,
              init: Optional[Checkpoint] = None,
+             recipe: Optional[Literal['paper', 'small']] = None,
              cfg_options: CfgOptions = (),
              resume: bool = True,
              log_to: LogTo = (),
@@ -99,8 +100,9 @@ def pretrain(data: Data,
 
     A packaged recipe is fitted to the images and to the machine, and written
     to config.py in the folder, which `cmae train` and tools/dist_train.sh
-    take as well. The learning rate is scaled linearly to the batch of all
-    processes, unless --cfg-options gives one. The warm-up is 40 of 300
+    take as well. The learning rate is scaled to the batch of all processes,
+    unless --cfg-options gives one: in proportion, below 100,000 images by
+    the square root. The warm-up is 40 of 300
     epochs, in proportion and never more than 40, followed by a cosine to 0.
     Checkpoints are an epoch apart; where epochs are short, 500 steps or a
     tenth of the training, whichever is shorter.
@@ -124,12 +126,13 @@ def pretrain(data: Data,
             where there is one), list, store or shards.
         model: Size of the vision transformer; convvit-b is the hybrid
             encoder, mini is for 64-pixel images and a CPU. Defaults to vit-b.
-        epochs: Passes over the images. Defaults to the recipe's, 300 (vit-s,
-            vit-b, convvit-b) or 800 (vit-l, vit-h); mini: what 300 steps
-            take.
+        epochs: Passes over the images. Defaults to 300 (vit-s, vit-b,
+            convvit-b) or 800 (vit-l, vit-h), mini: what 300 steps take; below
+            100,000 images at least what 5,000 steps take.
         batch_size: Images of each process. Defaults to the recipe's where it
             fits into the memory of the accelerator, on a CPU to 16 (mini:
-            128); smaller if an epoch would have fewer than 4 steps.
+            128); below 100,000 images at most 64 to 256 of all processes;
+            smaller if an epoch would have fewer than 4 steps.
         out: Folder of logs and checkpoints. Defaults to
             work_dirs/<model>_<folder of DATA>.
         num_workers: Processes that read images, for each process. Defaults to
@@ -139,6 +142,8 @@ def pretrain(data: Data,
         init: Checkpoint whose encoder both branches start from: of CMAE, MAE,
             or a plain vision transformer under timm's names, as DINO's; of
             the same width, depth and patch size.
+        recipe: The paper's, or the one for few images. Defaults to the latter
+            below 100,000 images.
         cfg_options: Override any other setting; nested keys with dots.
         resume: Start a new training and move existing checkpoints to
             previous_<N>.
@@ -165,7 +170,7 @@ def pretrain(data: Data,
     with interruptible(_CONTINUES):
         plan = plan_pretraining(
             data, model, epochs=epochs, batch_size=batch_size, out=out,
-            num_workers=num_workers, stats=stats, init=init,
+            num_workers=num_workers, stats=stats, init=init, recipe=recipe,
             cfg_options=cfg_options, processes=count_processes(launcher))
         checkpoint, config = run_pretraining(plan, resume, launcher, log_to)
     if is_main_process():

@@ -1,5 +1,6 @@
 """Pre-training on a folder of images, from Python."""
 import json
+import math
 import os
 import shutil
 
@@ -11,7 +12,7 @@ from tiny_training import on_ranks
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.apis.recipe import MODELS, plan_pretraining
+from cmae_mm.apis.recipe import MODELS, choose_by_size, plan_pretraining
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import build_parser
 from cmae_mm.config import ConfigError
@@ -34,7 +35,7 @@ def test_folder_of_images_suffices(pretrained, photos):
     lines = [line for line in lines if 'loss' in line]
     assert [line['step'] for line in lines] == [1, 2, 3, 4]
     # 2e-3 for a batch of 128 is scaled to one of 4; no warm-up in 4 steps
-    assert lines[0]['lr'] == pytest.approx(2e-3 * 4 / 128)
+    assert lines[0]['lr'] == pytest.approx(2e-3 * math.sqrt(4 / 128))
     assert lines[-1]['lr'] < lines[0]['lr'] / 2
 
 
@@ -69,7 +70,7 @@ def test_same_call_resumes_and_other_settings_raise(
 def test_every_model_gives_a_config_of_the_recipe(model, photos, tmp_path):
     cfg, summary, facts = plan_pretraining(
         photos, model, epochs=150, batch_size=2, out=tmp_path / 'out',
-        processes=2)
+        recipe='paper', processes=2)
     assert facts['steps_per_epoch'] == 2
     assert facts['warm_up_epochs'] == 20
     linear, cosine = cfg.param_scheduler
@@ -95,16 +96,44 @@ def test_warm_up_keeps_its_share_of_the_epochs(epochs, warm_up, photos):
 
 
 def test_defaults_fit_the_images_and_the_machine(photos, tmp_path):
-    facts = plan_pretraining(photos, 'mini').facts
+    facts = plan_pretraining(photos, 'mini', recipe='paper').facts
     # 4 steps of 2 images; as many epochs as make 300 steps
     assert (facts['batch_size'], facts['steps_per_epoch']) == (2, 4)
     assert facts['epochs'] == 75
+    # ... or 5,000
+    assert plan_pretraining(photos, 'mini').facts['epochs'] == 1250
     assert facts['out'] == 'work_dirs/mini_photos'
     write_images(tmp_path / 'train/class', 20, size=16)
     write_images(tmp_path / 'val/class', 4, size=16)
-    facts = plan_pretraining(tmp_path).facts
+    facts = plan_pretraining(tmp_path, recipe='paper').facts
     assert (facts['images'], facts['batch_size']) == (20, 4)
     assert (facts['epochs'], facts['warm_up_epochs']) == (300, 40)
+
+
+@pytest.mark.parametrize('images, recipe, batch_size', [
+    (10, 'small', 64), (1_000, 'small', 64), (5_000, 'small', 64),
+    (12_800, 'small', 128), (25_000, 'small', 128), (25_600, 'small', 256),
+    (99_999, 'small', 256), (100_000, 'paper', None),
+    (1_281_167, 'paper', None)])
+def test_the_number_of_images_chooses_the_recipe(images, recipe, batch_size):
+    rule = choose_by_size(images)
+    assert (rule.name, rule.batch_size) == (recipe, batch_size)
+    for name in ('paper', 'small'):
+        assert choose_by_size(images, name).name == name
+
+
+def test_the_recipe_for_few_images(photos):
+    cfg, summary, facts = plan_pretraining(
+        photos, 'vit-s', batch_size=2, processes=2)
+    rate = 2.4e-3 * math.sqrt(4 / 4096)
+    assert facts['recipe'] == 'small'
+    assert facts['learning_rate'] == pytest.approx(rate)
+    # `cmae train` scales from here to other numbers of processes.
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate)
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=4)
+    assert facts['epochs'] == 2500  # 5,000 steps
+    assert 'recipe         small, for 8 images; --recipe chooses' in summary
+    assert '0.0024 for a batch of 4096 scaled to 4 by the square' in summary
 
 
 def test_given_learning_rate_is_not_scaled(photos):

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
         linear,
         low_shot,
     )
-    from .apis.finetuning import finetune, predict
-    from .apis.finished_model import export_model, load_model
+    from .apis.finetuning import export_model, finetune, predict
     from .apis.training import pretrain
+    from .finetuning.model import load_model
 
 __all__ = [
     '__version__', 'dense_knn', 'dense_linear', 'embed', 'export_model',
@@ -43,9 +43,9 @@ __getattr__ = import_on_use(__name__, {
     'apis.encoder': ('load_encoder', ),
     'apis.evaluation': ('dense_knn', 'dense_linear', 'frozen', 'knn',
                         'linear', 'low_shot'),
-    'apis.finetuning': ('finetune', 'predict'),
-    'apis.finished_model': ('export_model', 'load_model'),
+    'apis.finetuning': ('export_model', 'finetune', 'predict'),
     'apis.training': ('pretrain', ),
+    'finetuning.model': ('load_model', ),
 })
 
 

@@ -74,6 +74,10 @@ _NUMBERS: List[Tuple[str, bool, float, bool]] = [
 ]
 
 
+class ArgumentError(ValueError):
+    """An invalid argument. The message names the allowed values."""
+
+
 class ConfigError(ValueError):
     """An invalid config; the message says what to change."""
 

@@ -60,7 +60,8 @@ from typing import (
     get_type_hints,
 )
 
-from ..config import Overrides as Overrides  # for all commands
+from ..config import ArgumentError as ArgumentError  # for all commands
+from ..config import Overrides as Overrides
 from ..config import check_pairs
 from ..dependencies import MissingLibrary, import_framework
 from ..entry import quiet_imports
@@ -74,10 +75,6 @@ RANDOM = 'random'
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
-
-
-class ArgumentError(ValueError):
-    """An invalid argument. The message names the allowed values."""
 
 
 class Range(NamedTuple):

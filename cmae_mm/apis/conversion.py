@@ -139,10 +139,10 @@ def export(config: PathLike,
         MissingLibrary: If a library for ONNX is not installed.
     """
     if _is_finished(config):
-        from .finished_model import export_classifier_of, export_model
+        from ..finetuning.export import export_folder, export_model
         file = str(out or checkpoint)
         if to in CLASSIFIERS:
-            export_classifier_of(config, file, str(to))
+            export_folder(config, file, str(to))
             print(f'Wrote {file}')
             return dict(out=file, to=to)
         return dict(out=file, difference=export_model(config, file, dtype))

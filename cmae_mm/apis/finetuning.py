@@ -1,25 +1,37 @@
-"""Fine-tuning: from labelled images to a finished model."""
-import math
+"""Commands that fine-tune, predict, and export finished models."""
+import json
+import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Dict, Literal, NamedTuple, Optional
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    Literal,
+    NamedTuple,
+    Optional,
+)
 
+from ..dependencies import require_dense
+from ..packaged import find_checkpoint
 from .arguments import (
+    RANDOM,
     ArgumentError,
     CheckpointOrRandom,
     Count,
     Data,
+    Launcher,
     Output,
     OutputFolder,
     Overrides,
     PathLike,
     Size,
     Stats,
+    check_onnx_file,
     command,
     interruptible,
 )
-
-# Encoders below this width have no drop path, RandAugment or mixup.
-_SMALL_WIDTH = 192
 
 
 class Finetuned(NamedTuple):
@@ -38,116 +50,6 @@ class Finetuned(NamedTuple):
     metrics: Dict[str, Any]
 
 
-class Recipe(NamedTuple):
-    """Settings that follow from the number of labelled images.
-
-    Args:
-        epochs (int): Number of epochs.
-        batch_size (int): Images of a step.
-        lr (float): Learning rate of AdamW at the head.
-        layer_decay (float): Factor of the rate from a layer to that below.
-        drop_path (float): Drop path rate of the last layer.
-        min_crop (float): Least share of the image in a random crop.
-        augment (bool): Whether to use RandAugment and random erasing.
-        mixup (bool): Whether to use mixup and CutMix.
-        reason (str): The rule in a few words.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    layer_decay: float
-    drop_path: float
-    min_crop: float
-    augment: bool
-    mixup: bool
-    reason: str
-
-
-def choose_recipe(images: int,
-                  width: int,
-                  depth: int,
-                  frozen: bool = False,
-                  epochs: Optional[int] = None,
-                  batch_size: Optional[int] = None) -> Recipe:
-    """Choose the recipe of a fine-tuning by the number of labelled images.
-
-    - Batch: a quarter of the images as a power of two, from 8 to 32 below
-      1,000 images, to 64 below 10,000, to 128 above.
-    - Epochs: 600 steps, but from 20 to 100 epochs.
-    - Learning rate: 1e-3 for a batch of 256, scaled by the square root, since
-      AdamW normalises gradients; twice that for small encoders, and 1e-2 for
-      the head of a frozen encoder.
-    - Layer decay: 0.65 for 12 layers or more, 0.8 below 8, else 0.75.
-    - Augmentation: crops and flips below 1,000 images; RandAugment and erasing
-      from 1,000, mixup and CutMix from 10,000, with drop path 0.1. A small or
-      frozen encoder has crops and flips alone.
-
-    Args:
-        images (int): Number of labelled training images.
-        width (int): Width of the encoder.
-        depth (int): Number of its layers.
-        frozen (bool): Whether only the head is trained. Defaults to False.
-        epochs (int, optional): Defaults to the rule's.
-        batch_size (int, optional): Defaults to the rule's.
-
-    Returns:
-        Recipe: The settings.
-    """
-    size = 'few' if images < 1_000 else 'some' if images < 10_000 else 'many'
-    if batch_size is None:
-        most = dict(few=32, some=64, many=128)[size]
-        batch_size = 2**int(math.log2(min(max(images // 4, 8), most)))
-    batch_size = min(batch_size, images)
-    if epochs is None:
-        steps = math.ceil(images / batch_size)
-        epochs = min(max(600 // steps, 20), 100)
-    small = width < _SMALL_WIDTH
-    lr = 1e-2 if frozen else (2e-3 if small else 1e-3) * math.sqrt(
-        batch_size / 256)
-    strong = not small and not frozen and size != 'few'
-    words = [f'{images:,} labelled images ({size})']
-    if frozen:
-        words.append('frozen encoder')
-    elif small:
-        words.append(f'small encoder of width {width}')
-    return Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        layer_decay=0.65 if depth >= 12 else 0.75 if depth >= 8 else 0.8,
-        drop_path=0.1 if strong else 0.,
-        min_crop=0.2 if strong else 0.4,
-        augment=strong,
-        mixup=strong and size == 'many',
-        reason=', '.join(words))
-
-
-def apply_recipe(cfg: Any, recipe: Recipe, folder: Path, seed: int,
-                 save_best: str) -> None:
-    """Set a recipe in a config of detection or segmentation.
-
-    Args:
-        cfg (Config): The config, changed in place.
-        recipe (Recipe): The settings.
-        folder (Path): Work folder of the run.
-        seed (int): Seed of the run.
-        save_best (str): Metric that chooses the checkpoint, higher is better.
-    """
-    epochs = recipe.epochs
-    interval = max(epochs // 10, 1)
-    cfg.train_dataloader.batch_size = recipe.batch_size
-    cfg.optim_wrapper.optimizer.lr = recipe.lr
-    cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = recipe.layer_decay
-    cfg.auto_scale_lr = dict(base_batch_size=recipe.batch_size)
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=interval)
-    cfg.param_scheduler[1].update(T_max=epochs, end=epochs)
-    cfg.default_hooks.checkpoint.update(
-        interval=interval, save_best=save_best, rule='greater')
-    cfg.default_hooks.visualization.update(draw=False)
-    cfg.randomness, cfg.work_dir = dict(seed=seed), str(folder)
-
-
 @command()
 def finetune(data: Data,
              checkpoint: CheckpointOrRandom,
@@ -164,10 +66,11 @@ def finetune(data: Data,
              img_size: Optional[Size] = None,
              num_workers: Optional[Count] = None,
              model: str = 'vit-s',
-             decoder: Literal['fcn', 'upernet'] = 'fcn',
+             decoder: Literal['small', 'large'] = 'small',
              stats: Optional[Stats] = None,
              resume: bool = True,
-             cfg_options: Overrides = ()) -> Finetuned:
+             cfg_options: Overrides = (),
+             launcher: Launcher = 'none') -> Finetuned:
     """Train a classifier on a pre-trained encoder and labelled images.
 
     The folder --out gets config.py, which `cmae train` and mmpretrain's
@@ -202,18 +105,21 @@ def finetune(data: Data,
             Defaults to all.
         seed: Seed of draws and training. Defaults to 0.
         epochs: Number of epochs. Defaults to the recipe's.
-        batch_size: Images in a batch. Defaults to the recipe's.
+        batch_size: Images in a batch of all processes. Defaults to the
+            recipe's.
         img_size: Side of the images in pixels. Defaults to the checkpoint's.
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
         model: For random weights: a model as `cmae pretrain --model` takes
             it, or a checkpoint of the same sizes. Defaults to vit-s.
-        decoder: Decoder of masks, two layers or UPerNet. Defaults to fcn.
+        decoder: Decoder of masks, two layers or UPerNet; or of boxes.
+            Defaults to small.
         stats: File of `cmae stats` on the images. Defaults to the
             checkpoint's own record.
         resume: Start a new training although there is one in --out, whose
             checkpoints are moved aside.
         cfg_options: Overrides of settings by dotted keys.
+        launcher: Job launcher. Defaults to none.
 
     Returns:
         Finetuned: The checkpoint, the config, the folder and the metrics.
@@ -224,58 +130,132 @@ def finetune(data: Data,
         ConfigError: If an override does not fit.
         OutputInUse: If another process trains in ``out``.
     """
+    from mmengine.dist import barrier, is_main_process
+
     from ..config import apply_options, parse_options
-    from .classifier_training import (
-        describe,
-        find_encoder,
-        make_config,
-        train_model,
-    )
-    from .finished_model import CONFIG_NAME, load_model
-    from .labelled_data import read_labelled
-    from .report_classifier import report_classifier
+    from ..engine.work_dir import count_processes
+    from ..finetuning.data import read_labelled
+    from ..finetuning.model import CONFIG_NAME, METRICS_NAME, load_model
+    from ..finetuning.recipe import Run, choose_recipe
+    from ..finetuning.training import describe, train_model
     folder = Path(out or Path('work_dirs') / f'{Path(data).stem}_{task}')
     folder = folder.expanduser().absolute()
+    is_dense = task in ('segment', 'detect')
     encoder = find_encoder(
         checkpoint, model, None if task == 'detect' else img_size, stats)
+    images = encoder['images']
+    make: Callable[..., Any]
     if task == 'detect':
-        from .detection import read_boxes
-        found = read_boxes(data, val, labels_per_class, seed)
+        require_dense('mmdet', extra='det')
+        from ..finetuning.boxes import read_boxes
+        from ..finetuning.detector import make_config as make_detector
+        found = read_boxes(data, val, labels_per_class, seed, images)
+        make = partial(make_detector, img_size=img_size)
         batch_size = batch_size or 4
     elif task == 'segment':
-        from .segmentation import read_masks
-        found = read_masks(data, val, labels_per_class, seed)
+        require_dense('mmseg', extra='seg')
+        from ..finetuning.masks import read_masks
+        from ..finetuning.segmenter import make_config as make
+        found = read_masks(data, val, labels_per_class, seed, images)
     else:
+        from ..finetuning.classifier import make_config as make
         found = read_labelled(data, task == 'multilabel', val,
-                              labels_per_class, seed, encoder['images'])
-    recipe = choose_recipe(len(found.parts['train'].records), encoder['width'],
-                           encoder['depth'], frozen, epochs, batch_size)
-    if task == 'detect':
-        from .detection import make_detect_config
-        cfg = make_detect_config(encoder, found, recipe, frozen, folder, seed,
-                                 num_workers, img_size)
-    elif task == 'segment':
-        from .segmentation import make_segment_config
-        cfg = make_segment_config(encoder, found, recipe, frozen, decoder,
-                                  folder, seed, num_workers)
-    else:
-        cfg = make_config(encoder, found, recipe, task, frozen, folder, seed,
-                          num_workers)
+                              labels_per_class, seed, images)
+    # Decoders are not trained at the rate of a linear head.
+    recipe = choose_recipe(
+        len(found.parts['train'].records), encoder['width'], encoder['depth'],
+        frozen and not is_dense, epochs, batch_size)
+    run = Run(recipe, folder, frozen, decoder, seed, num_workers,
+              count_processes(launcher))
+    cfg = make(encoder, found, run)
     apply_options(cfg, parse_options(cfg_options))
     with interruptible(f'the last checkpoint, if there is one, is in {folder};'
                        ' the same command continues'):
-        best = train_model(
-            cfg, found, describe(encoder, found, recipe, task, frozen), resume)
-    facts = dict(recipe=recipe._asdict(), frozen=frozen, seed=seed,
-                 encoder=str(checkpoint), config=CONFIG_NAME,
-                 unreadable=found.unreadable)
-    report: Any = report_classifier
-    if task == 'segment':
-        from .segmentation import report_segmenter as report
-    elif task == 'detect':
-        from .detection import report_detector as report
-    metrics = report(load_model(folder), found, folder, facts)
+        best = train_model(cfg, found, describe(encoder, found, run), resume,
+                           launcher)
+    if is_main_process():
+        load_model(folder).report(found, folder, dict(
+            recipe=recipe._asdict(), frozen=frozen, seed=seed,
+            encoder=str(checkpoint), config=CONFIG_NAME,
+            unreadable=found.unreadable))
+    barrier()
+    metrics = json.loads((folder / METRICS_NAME).read_text('utf-8'))
     return Finetuned(best, folder / CONFIG_NAME, folder, metrics)
+
+
+def find_encoder(checkpoint: PathLike, model: str, img_size: Optional[int],
+                 stats: Optional[PathLike]) -> Dict[str, Any]:
+    """Find the encoder's config, and how its images are prepared.
+
+    Args:
+        checkpoint (str | PathLike): See :func:`finetune`.
+        model (str): See :func:`finetune`.
+        img_size (int, optional): See :func:`finetune`.
+        stats (str | PathLike, optional): See :func:`finetune`.
+
+    Returns:
+        Dict[str, Any]: ``backbone``, a config; ``mean`` and ``std`` of each
+        channel; ``images``, arguments of ``LoadImage``; ``width``, ``depth``.
+
+    Raises:
+        CheckpointError: If the file holds no encoder, or one that does not
+            fit the channels.
+    """
+    import torch
+    from mmengine.registry import init_default_scope
+    from mmpretrain.registry import MODELS as REGISTRY
+
+    from .. import checkpoints
+    from ..checkpoints.load import fit_encoder
+    from ..config import load_config
+    from ..datasets.stats import read_image_stats
+    from ..image_config import is_plain, settings_of
+    from .encoder import with_preprocessing
+    from .recipe import MODELS
+    init_default_scope('mmpretrain')
+    if '://' not in str(checkpoint):
+        checkpoint = str(find_checkpoint(checkpoint))
+    model = str(find_checkpoint(model))
+    if checkpoint == RANDOM and model in MODELS:
+        cfg = load_config(MODELS[model])
+        backbone = {k: cfg.model.backbone[k] for k in (
+            'arch', 'img_size', 'patch_size', 'patch_sizes')
+            if k in cfg.model.backbone}
+        hybrid = 'ConvViT' in cfg.model.backbone.type
+        backbone['type'] = 'TransferConvViT' if hybrid else 'TransferViT'
+        found: Dict[str, Any] = dict(
+            mean=list(cfg.data_preprocessor.mean),
+            std=list(cfg.data_preprocessor.std), images=None)
+    else:
+        source = model if checkpoint == RANDOM else checkpoint
+        if not Path(source).exists():
+            raise ArgumentError(
+                f'model must be one of {", ".join(MODELS)}, or a checkpoint, '
+                f'but got {model!r}')
+        loaded = checkpoints.load_encoder(str(source), img_size=img_size)
+        backbone = dict(loaded.config)
+        if not stats:
+            encoder = with_preprocessing(loaded)
+            found = dict(mean=encoder.mean.flatten().tolist(),
+                         std=encoder.std.flatten().tolist(),
+                         images=encoder.images)
+    if stats:
+        known = read_image_stats(stats)
+        backbone['in_channels'] = known['channels']
+        images = settings_of(known)
+        found = dict(mean=known['mean'], std=known['std'],
+                     images=None if is_plain(images) else images)
+    backbone.update(final_norm=False, out_type='avg_featmap', init_cfg=dict(
+        type='Pretrained', checkpoint=RANDOM if checkpoint == RANDOM else
+        os.path.abspath(Path(checkpoint).expanduser())))
+    if img_size:
+        backbone['img_size'] = img_size
+    with torch.device('meta'):
+        module = REGISTRY.build(backbone)
+    if checkpoint != RANDOM:  # before anything is written
+        fit_encoder(module, backbone['init_cfg']['checkpoint'])
+    return dict(found, backbone=backbone, width=module.embed_dims,
+                depth=module.num_layers)
 
 
 @command(required=('out', ))
@@ -310,8 +290,10 @@ def predict(folder: PathLike,
         top_k: Number of classes in a row. Defaults to 1.
         all_scores: Add a column for each class.
         batch_size: Images or windows in a batch. Defaults to 32.
-        window: Side in pixels of a segmenter's overlapping windows, the size
-            of the training images. Defaults to the short side of an image.
+        window: Side in pixels of overlapping windows of large images, the
+            size of the training images. Masks and scores of classes are
+            averaged, of several labels the highest score counts. Defaults to
+            the whole image.
         pictures: Folder for a sheet of images of each predicted class, or for
             each image with its mask.
 
@@ -325,40 +307,41 @@ def predict(folder: PathLike,
         CheckpointError: If the model cannot be loaded.
         SourceError: If there are no images.
     """
-    from .finished_model import load_model
-    from .prediction_files import describe, draw_predictions, write_table
-    model: Any = load_model(folder)
-    if model.task == 'detect':
-        if top_k > 1 or all_scores or window is not None:
-            raise ArgumentError(
-                'a detector has no top_k, all_scores and window')
-        from .detection import write_boxes
-        return write_boxes(
-            None if out is None else Path(out).expanduser(), model,
-            Path(images),
-            None if pictures is None else Path(pictures).expanduser())
-    if model.task == 'segment':
-        if top_k > 1 or all_scores:
-            raise ArgumentError('a segmenter has no top_k and no all_scores')
-        if out is None and pictures is not None:
-            raise ArgumentError('pictures of a segmenter need out, a table')
-        if out is None:
-            return dict(predictions=model.predict(
-                Path(images), batch_size, window))
-        from .mask_files import write_segments
-        done = write_segments(
-            Path(out).expanduser(), model, Path(images), batch_size, window,
-            None if pictures is None else Path(pictures).expanduser())
-        return dict(done, out=str(out))
-    if window is not None:
-        raise ArgumentError('window is for segmenters; this model is a '
-                            'classifier')
-    found = model.predict(Path(images), batch_size)
-    if out is not None:
-        write_table(Path(out).expanduser(), found, model, top_k, all_scores)
-    if pictures is not None:
-        draw_predictions(model, found, Path(images), Path(pictures))
-    result = describe(found)
-    if out is None:
-        return dict(result, predictions=found)
-    return dict(result, out=str(out))
+    from ..finetuning.model import load_model
+    from ..finetuning.predictions import Wanted, predict_to_files
+    table, drawn = (None if path is None else Path(path).expanduser()
+                    for path in (out, pictures))
+    return predict_to_files(load_model(folder), Path(images), batch_size,
+                            window, Wanted(table, drawn, top_k, all_scores))
+
+
+def export_model(folder: PathLike, out: PathLike,
+                 dtype: str = 'float32') -> float:
+    """Write a finished model as an ONNX file: the whole model with its head.
+
+    The input ``images`` is (N, C, S, S), float32, in the units of the images:
+    colours as RGB in 0 to 255. The output ``scores`` is (N, K), probabilities
+    of the softmax, or of a sigmoid for each class of a multi-label model; of a
+    segmenter (N, K, S, S), for one window. The metadata hold, as JSON,
+    ``classes``, ``task``, ``img_size``, ``short_side``, that images are
+    resized to before the centre crop, and ``preprocessing``.
+
+    Args:
+        folder (str | PathLike): Folder of ``cmae finetune``.
+        out (str | PathLike): The file, ``.onnx``.
+        dtype (str): Type of the weights, 'float32' or 'float16'. Defaults to
+            'float32'.
+
+    Returns:
+        float: The largest difference between scores of ONNX Runtime and
+        torch.
+
+    Raises:
+        ArgumentError: If the ending is another.
+        CheckpointError: If the model cannot be loaded or written, or its
+            scores differ by more than 1e-4 (float16: 0.02).
+        MissingLibrary: If a library for it is not installed.
+    """
+    check_onnx_file(out)
+    from ..finetuning import export
+    return export.export_model(folder, out, dtype)

@@ -14,6 +14,7 @@ from ..config import walk
 from ..engine import ResumableRunner
 from ..engine.checkpoint_folder import list_saved
 from ..engine.device import adapt_to_device
+from ..engine.estimate import estimate_training
 from ..engine.work_dir import log_to as add_log_backends
 from ..engine.work_dir import work_dir_lock
 from ..files import write_file
@@ -54,7 +55,8 @@ def _train(cfg: Config, summary: str,
     config = folder / CONFIG_NAME
     if cfg.resume:
         _check_same_training(cfg, config)
-    if not (cfg.resume and list_saved(cfg)):
+    resumes = cfg.resume and bool(list_saved(cfg))
+    if not resumes:
         _check_start(cfg)
     text = f'{_as_comment(summary)}\n{format_config(cfg.to_dict())}'
     adapt_to_device(cfg)
@@ -68,6 +70,9 @@ def _train(cfg: Config, summary: str,
             # The line of the data set is in the summary.
             handler.addFilter(
                 lambda r: r.getMessage().rstrip('.') not in summary)
+    time_needed = '' if resumes else estimate_training(runner)
+    if time_needed and is_main_process():
+        print(f'time           {time_needed}', flush=True)
     runner.train()
     saved = list_saved(cfg)
     if not saved:

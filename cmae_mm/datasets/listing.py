@@ -15,6 +15,7 @@ from typing import (
     Callable,
     Dict,
     Generator,
+    Iterable,
     Iterator,
     List,
     NamedTuple,
@@ -215,15 +216,18 @@ class ImageList(NamedTuple):
         lines (Sequence[int]): Line number of each path, from 1.
         labels (List[str] | None): Text of each label.
         split (str): The split of these rows, '' for all.
+        note (str): What was left out.
     """
 
     names: FileNames
     lines: Sequence[int]
     labels: Optional[List[str]] = None
     split: str = ''
+    note: str = ''
 
 
-def read_list(path: str, root: str, splits: Sequence[str] = ()) -> ImageList:
+def read_list(path: str, root: str, splits: Sequence[str] = (),
+              several: bool = False) -> ImageList:
     """Read a list file.
 
     A tab or the last space separates a path and its label. Paths may be
@@ -236,6 +240,9 @@ def read_list(path: str, root: str, splits: Sequence[str] = ()) -> ImageList:
         root (str): Folder of relative paths.
         splits (Sequence[str]): The first of these in a CSV file's column of
             splits is read. Defaults to all rows.
+        several (bool): Whether an image may have several labels, separated by
+            ``|`` or ``;``, or none. A CSV file may have a column of 0 and 1
+            for each class instead. Defaults to False.
 
     Returns:
         ImageList: Its content.
@@ -257,13 +264,14 @@ def read_list(path: str, root: str, splits: Sequence[str] = ()) -> ImageList:
     if not header:
         raise SourceError(f'{path} names no images')
     if delimiter:
-        return _read_rows(path, _csv_rows(path, data, delimiter), splits)
+        return _read_rows(path, _csv_rows(path, data, delimiter), splits,
+                          several)
     if path.lower().endswith(('.csv', '.tsv')):
         raise SourceError(
             f'{path}: the first line must name the columns, one of them '
             f'{", ".join(_COLUMNS["path"][:5])}, but is {header[:80]!r}')
     if _has_label(header, root):
-        return _read_rows(path, _labelled_rows(lines), ())
+        return _read_rows(path, _labelled_rows(lines, several), (), several)
     names = FileNames.of_lines(data, _decode)
     # Empty lines begin with their end or with white space.
     first = data[np.append(0, lines.ends[:-1] + 1)]
@@ -301,26 +309,34 @@ def _csv_rows(path: str, data: np.ndarray, delimiter: str) -> Rows:
         raise SourceError(f'{path}, line {line}: {error}') from error
 
 
-def _labelled_rows(lines: FileNames) -> Rows:
+def _labelled_rows(lines: FileNames, several: bool) -> Rows:
     """Yield paths and labels as rows of a table with a header."""
     yield 0, ['path', 'label']
     for number, line in enumerate(lines, 1):
         if line:
             is_path = line.lower().endswith(IMG_EXTENSIONS)
-            yield number, [line] if is_path else [*split_line(line)]
+            yield number, [line] + [''] * several if is_path else [
+                *split_line(line)]
 
 
-def _read_rows(path: str, rows: Rows, splits: Sequence[str]) -> ImageList:
+def _read_rows(path: str, rows: Rows, splits: Sequence[str],
+               several: bool = False) -> ImageList:
     """Read the rows of a table; the first one names the columns."""
-    columns = [_normal(cell) for cell in next(rows)[1]]
+    header = next(rows)[1]
+    columns = [_normal(cell) for cell in header]
     places = [next((columns.index(name) for name in known if name in columns),
                    None) for known in _COLUMNS.values()]
     found: List[Tuple[int, str, str, str]] = []
+    note = ''
+    if several and places[1] is None:
+        rows, note = _join_columns(header, places, rows)
+        columns.append('label')
+        places[1] = len(columns) - 1
     for line, row in rows:
         cells = ['' if place is None else _strip(row[place])
                  for place in places] if len(row) == len(columns) else []
         if not cells or not cells[0] or (
-                places[1] is not None and not cells[1]):
+                places[1] is not None and not several and not cells[1]):
             raise SourceError(
                 f'{path}, line {line}: needed are {len(columns)} columns with '
                 f'a path{" and a label" if places[1] is not None else ""}, '
@@ -337,7 +353,34 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str]) -> ImageList:
     return ImageList(
         FileNames.of([[row[1] for row in found]]),
         [row[0] for row in found],
-        None if places[1] is None else [row[2] for row in found], split)
+        None if places[1] is None else [row[2] for row in found], split, note)
+
+
+def _join_columns(header: Sequence[str], places: Sequence[Optional[int]],
+                  rows: Rows) -> Tuple[Rows, str]:
+    """Append the names of the columns with a 1 to each row."""
+    table = list(rows)
+    chosen, others = {}, []
+    for place, name in enumerate(header):
+        if place in places:
+            continue
+        cells = {_strip(row[place]) for _, row in table if len(row) > place}
+        if cells <= {'0', '1', '0.0', '1.0'} and cells & {'1', '1.0'}:
+            chosen[place] = _strip(name)
+        else:
+            others.append(_strip(name))
+    joined = ((line, [*row, '|'.join(
+        name for place, name in chosen.items()
+        if len(row) > place and _strip(row[place]) in ('1', '1.0'))])
+        for line, row in table)
+    return joined, '' if not others else (
+        f'columns that are not 0 and 1: {", ".join(map(encode_name, others))}')
+
+
+def split_labels(text: str) -> List[str]:
+    """Split several labels at ``|`` and ``;``."""
+    return list(dict.fromkeys(filter(None, map(str.strip, re.split(
+        r'[|;]', text)))))
 
 
 def split_line(line: str) -> Tuple[str, str]:
@@ -412,22 +455,41 @@ def _find_fault(path: str) -> str:
         return f'cannot be reached ({getattr(error, "strerror", error)})'
 
 
-def parse_labels(labels: Sequence[str],
-                 place: Callable[[int], str]) -> Tuple[Any, Any]:
+def sort_classes(names: Iterable[str]) -> List[str]:
+    """Sort names of classes, whole numbers by their value."""
+    names = list(names)
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def parse_labels(labels: Sequence[str], place: Callable[[int], str],
+                 several: bool = False) -> Tuple[Any, Any]:
     """Convert labels in text to numbers.
 
     Args:
         labels (Sequence[str]): N labels: whole numbers, or names of classes.
         place (Callable[[int], str]): Describes where the n-th label is, for
             errors.
+        several (bool): Whether images have several labels, see
+            :func:`read_list`. Defaults to False.
 
     Returns:
-        tuple: Labels, int64, (N, ), and the sorted names of the classes, or
-        None where labels are whole numbers.
+        tuple: Labels, int64, (N, ), and the sorted names of the K classes, or
+        None where labels are whole numbers. Of several labels, whether an
+        image has each class, bool, (N, K).
 
     Raises:
         SourceError: If numbers and names are mixed.
     """
+    if several:
+        sets = [split_labels(text) for text in labels]
+        classes = sort_classes({name for one in sets for name in one})
+        number = {name: i for i, name in enumerate(classes)}
+        matrix = np.zeros((len(sets), len(classes)), bool)
+        for row, one in enumerate(sets):
+            matrix[row, [number[name] for name in one]] = True
+        return matrix, classes
     numeric = [bool(re.fullmatch(r'\d{1,18}(\.0+)?', text))
                for text in labels]
     if len(set(numeric)) > 1:
@@ -439,5 +501,5 @@ def parse_labels(labels: Sequence[str],
     if numeric[0]:
         return np.array([int(text.split('.')[0]) for text in labels],
                         np.int64), None
-    classes, numbers = np.unique(labels, return_inverse=True)
-    return numbers.astype(np.int64), classes.tolist()
+    names, numbers = np.unique(labels, return_inverse=True)
+    return numbers.astype(np.int64), names.tolist()

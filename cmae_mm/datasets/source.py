@@ -24,7 +24,16 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Union,
+)
 
 import numpy as np
 from mmengine import fileio
@@ -97,7 +106,7 @@ def kind_of(data: PathLike) -> str:
 def open_source(data: PathLike,
                 *,
                 split: Any = None,
-                labels: bool = False,
+                labels: Union[bool, str] = False,
                 root: Optional[str] = None,
                 extensions: Iterable[str] = IMG_EXTENSIONS,
                 allow_missing: bool = False) -> 'ImageSource':
@@ -108,9 +117,10 @@ def open_source(data: PathLike,
         split (str | Sequence[str], optional): The first of these splits that
             exists, a sub-folder or rows of a CSV file; all images if there is
             none. Defaults to None, all images.
-        labels (bool): Whether to read labels: those of a list or of shards,
-            or else numbers of the first folders in sorted order. Images
-            outside of these folders are then skipped. Defaults to False.
+        labels (bool | str): Whether to read labels: those of a list or of
+            shards, or else numbers of the first folders in sorted order.
+            Images outside of these folders are then skipped. 'several': any
+            number of labels to an image of a list. Defaults to False.
         root (str, optional): Folder of relative paths in a list. Defaults to
             the list's folder.
         extensions (Iterable[str]): Endings of image files in folders.
@@ -133,7 +143,7 @@ def open_source(data: PathLike,
     elif kind == 'folder':
         source = _open_folder(path, splits, [e.lower() for e in extensions])
     else:
-        source = _open_packed(kind, path, splits, labels)
+        source = _open_packed(kind, path, splits, bool(labels))
     if splits and not source.split:
         source.notes.append(f'without a part {" or ".join(splits)}')
     if not labels:
@@ -158,7 +168,8 @@ class ImageSource(Sequence):
         root (str): Folder of relative names; an absolute path.
         names (FileNames): Names of the images, as ``os.fsdecode`` returns
             them.
-        labels (np.ndarray | None): Class of each image, int64, (N, ).
+        labels (np.ndarray | None): Class of each image, int64, (N, ); or of
+            several labels whether it has each of them, bool, (N, K).
         classes (List[str] | None): Names of the classes.
         split (str): The split, '' for all images.
         place (str): The file or folder that was opened.
@@ -205,7 +216,7 @@ class ImageSource(Sequence):
         Returns:
             Dict[str, Any]: ``img_path``, the name alone in stores and shards,
             which also have ``img_key`` and ``backend_args``; ``gt_label`` if
-            there are labels.
+            there are labels, a list of several ones.
         """
         index = range(len(self))[index]
         if self.packed is None:
@@ -217,7 +228,9 @@ class ImageSource(Sequence):
                 img_key=store_key(number),
                 backend_args=dict(self.packed))
         if self.labels is not None:
-            record['gt_label'] = int(self.labels[index])
+            label = self.labels[index]
+            record['gt_label'] = int(label) if label.ndim == 0 else (
+                np.flatnonzero(label).tolist())
         return record
 
     def read(self, index: int) -> bytes:
@@ -265,22 +278,25 @@ def read_record(record: Dict[str, Any],
     return data
 
 
-def _open_list(path: str, splits: Sequence, labels: bool,
+def _open_list(path: str, splits: Sequence, labels: Union[bool, str],
                root: Optional[str], allow_missing: bool) -> ImageSource:
     """Open a list file."""
     root = os.path.abspath(
         os.path.expanduser(root or os.path.dirname(path)))
-    found = read_list(path, root, splits)
+    several = labels == 'several'
+    found = read_list(path, root, splits, several)
     source = ImageSource('list', root, found.names, split=found.split,
                          place=path, notes=[
-                             check_files(path, root, found, allow_missing)])
+                             check_files(path, root, found, allow_missing),
+                             found.note and f'left out: {found.note}'])
     if labels and found.labels is None:
         raise SourceError(
             f'{path} has no labels: needed are lines "<path> <label>", or a '
             'CSV file with the columns path and label')
     if labels:
         source.labels, source.classes = parse_labels(
-            found.labels or [], lambda i: f'{path}, line {found.lines[i]}')
+            found.labels or [], lambda i: f'{path}, line {found.lines[i]}',
+            several)
     return source
 
 

@@ -1,7 +1,9 @@
 """Settings of a run for its device: process groups and wrappers."""
 import datetime
 import os
+import resource
 import subprocess
+import sys
 from typing import Any, Dict
 
 import torch.distributed as dist
@@ -24,6 +26,13 @@ def has_accelerator() -> bool:
     """Return whether there is a device that mmengine can autocast on."""
     return (is_cuda_available() or is_npu_available() or is_mlu_available()
             or is_musa_available())
+
+
+def host_memory_mb() -> float:
+    """Return the highest use of memory of this process so far, in MiB."""
+    # in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == 'darwin' else 1024)
 
 
 def unwrapped_model(runner: Runner) -> nn.Module:

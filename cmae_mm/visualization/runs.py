@@ -33,7 +33,7 @@ class Accuracy(NamedTuple):
         kind (str): The evaluation, for example 'knn'.
         encoder (str): 'online' or 'target'.
         setting (str): For example 'k = 20'.
-        top1 (str): In percent.
+        top1 (str): Top-1 accuracy, or what the setting names, in percent.
         interval (str): The 95 % interval or the standard deviation.
     """
 
@@ -104,8 +104,10 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         config=configs[-1].read_text('utf-8', 'replace') if configs else '',
         environment=_read_environment(texts[-1]) if texts else {},
         pictures=sorted(folder.glob('*/vis_data/vis_image/*.png'),
-                        key=lambda p: (p.parts[-4], len(p.name), p.name)),
-        evaluations=_read_evaluations(folder, damage),
+                        key=lambda p: (p.parts[-4], len(p.name), p.name)
+                        ) or sorted(folder.glob('*_*.png')),
+        evaluations=[*_read_metrics(folder, damage),
+                     *_read_evaluations(folder, damage)],
         seconds=_count_seconds(rows),
         damage=damage)
 
@@ -213,6 +215,23 @@ def _read_evaluations(folder: Path, damage: List[str]) -> List[Accuracy]:
             if root in checkpoint.parents:
                 found.update(dict.fromkeys(accuracies))
     return list(found)
+
+
+def _read_metrics(folder: Path, damage: List[str]) -> List[Accuracy]:
+    """Read the scores of a fine-tuned model, from ``metrics.json``."""
+    file = folder / 'metrics.json'
+    if not file.is_file():
+        return []
+    try:
+        metrics = json.loads(file.read_text('utf-8'))
+        return [Accuracy('best.pth', str(metrics['task']), '',
+                         f'{name}, {part}', f'{value:.2f}', '')
+                for part in ('val', 'test')
+                for name, value in metrics.get(part, {}).items()
+                if isinstance(value, float)]
+    except _DAMAGE:
+        damage.append(f'{file} cannot be read and is skipped')
+        return []
 
 
 def _parse_evaluation(line: str) -> Tuple[Path, List[Accuracy]]:

@@ -11,15 +11,21 @@ import mmpretrain
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SHARED, build, model_cfg, needs_torch, run_commands
+from helpers import (
+    ROOT,
+    SHARED,
+    build,
+    free_port,
+    model_cfg,
+    needs_torch,
+    run_commands,
+)
 from mmengine.config import Config
 from PIL import Image
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.apis.finetuning import choose_recipe, predict
-from cmae_mm.apis.finished_model import export_model, load_model
-from cmae_mm.apis.labelled_data import read_labelled
+from cmae_mm.apis.finetuning import export_model, predict
 from cmae_mm.checkpoints import (
     CheckpointError,
     export_encoder,
@@ -27,6 +33,9 @@ from cmae_mm.checkpoints import (
 )
 from cmae_mm.datasets.source import SourceError
 from cmae_mm.engine import ResumableRunner
+from cmae_mm.finetuning.data import read_labelled
+from cmae_mm.finetuning.model import load_model
+from cmae_mm.finetuning.recipe import choose_recipe
 
 ZIP = SHARED / 'data/tiny_imagenet_50.zip'
 pytestmark = pytest.mark.skipif(
@@ -267,6 +276,68 @@ def test_nothing_in_the_folder_is_run(finished, tmp_path, line, message):
         load_model(tmp_path)
 
 
+def test_windows(finished, photos, tmp_path):
+    """Scores of a large image are the mean of its windows as images."""
+    files = sorted((photos / 'test').rglob('*.JPEG'))
+    tiles = [Image.open(f).convert('RGB').resize((48, 48)) for f in files[:4]]
+    large = Image.new('RGB', (80, 80))
+    for tile, place in zip(tiles, ((0, 0), (32, 0), (0, 32), (32, 32))):
+        large.paste(tile, place)
+    corners = [large.crop((x, y, x + 48, y + 48))
+               for y in (0, 32) for x in (0, 32)]
+    model = load_model(finished.out)
+    parts = model.predict(corners)
+    found, = model.predict(large, window=48, batch_size=3)
+    for name in CLASSES:
+        assert found.scores[name] == pytest.approx(
+            np.mean([one.scores[name] for one in parts]), abs=1e-6)
+    whole, = model.predict(large)
+    assert model.predict(large, window=500)[0].scores == pytest.approx(
+        whole.scores)
+    assert whole.scores != pytest.approx(found.scores)
+    large.save(tmp_path / 'large.png')
+    done = predict(finished.out, tmp_path / 'large.png', window=48)
+    assert done['predictions'][0].scores == pytest.approx(
+        found.scores, abs=1e-6)
+
+
+def test_ranks_write_once(photos, encoder, tmp_path, finished):
+    """Two ranks train half of a batch each; the first one writes."""
+    out = tmp_path / 'model'
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2',
+         f'--master_port={free_port()}', '-m', 'cmae_mm', 'finetune', photos,
+         encoder, '--out', out, '--epochs', '2', '--num-workers', '0',
+         '--launcher', 'pytorch'],
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line in ('task ', 'time ', 'val +accuracy', 'test +accuracy'):
+        assert len(re.findall(f'^{line}', done.stdout, re.M)) == 1, line
+    names = {p.name for p in out.iterdir() if p.is_file()}
+    assert names >= {'best.pth', 'config.py', 'metrics.json'}
+    assert not [n for n in names if n.startswith('best_')]
+    cfg = Config.fromfile(out / 'config.py')
+    alone = Config.fromfile(finished.config)
+    assert 2 * cfg.train_dataloader.batch_size == (
+        alone.train_dataloader.batch_size)
+    metrics = json.loads((out / 'metrics.json').read_text())
+    scalars = next(out.glob('*/vis_data/scalars.json')).read_text()
+    best = max(json.loads(line)['accuracy/top1']
+               for line in scalars.splitlines() if 'accuracy' in line)
+    assert metrics['val']['accuracy'] == pytest.approx(best, abs=1e-4)
+
+
+def test_report_page(finished, tmp_path):
+    pytest.importorskip('plotly')
+    from cmae_mm.apis.pictures import report
+    report([finished.out], tmp_path / 'report.html')
+    page = (tmp_path / 'report.html').read_text()
+    accuracy = finished.metrics['test']['accuracy']
+    assert 'accuracy, test' in page and f'{accuracy:.2f}' in page
+    assert 'val confusion' in page and 'top1' in page
+
+
 def test_multilabel(encoder, photos, tmp_path):
     files = sorted((photos / 'Train').rglob('*.JPEG'))
     rows = ['path,label,split']
@@ -295,13 +366,49 @@ def test_multilabel(encoder, photos, tmp_path):
     assert torch.equal(state[f'backbone.{name}'], start[f'backbone.{name}'])
 
 
+def test_multilabel_forms(photos, tmp_path):
+    """Separated labels, columns of 0 and 1, and images in no class."""
+    files = sorted((photos / 'Train').rglob('*.JPEG'))
+    names = [file.parent.name for file in files]
+    texts = [f'{n}|even' if i % 2 == 0 else n for i, n in enumerate(names)]
+    texts[0] = ''
+    rows = '\n'.join(f'{f},{t}' for f, t in zip(files, texts))
+    (tmp_path / 'a.csv').write_text(f'path,label\n{rows}\n')
+    (tmp_path / 'b.csv').write_text('\ufeff' + '\r\n'.join(
+        ['Image;width;Bucket;goldfish;teapot;even;nothing', *(
+            f'"{f}";64;' + ';'.join(str(int(c in t.split('|'))) for c in (
+                *CLASSES, 'even', 'nothing'))
+            for f, t in zip(files, texts))]), 'utf-8')
+    (tmp_path / 'c.txt').write_text(
+        '\n'.join(f'{f} {t.replace("|", ";")}'.strip()
+                  for f, t in reversed(list(zip(files, texts)))))
+    first, second, third = (
+        read_labelled(tmp_path / name, multilabel=True, seed=1)
+        for name in ('a.csv', 'b.csv', 'c.txt'))
+    assert first.classes == third.classes == sorted([*CLASSES, 'even'])
+    assert second.classes == ['Bucket', 'even', 'goldfish', 'teapot']
+    for data in (first, second, third):
+        assert 0 < len(data.parts['val'].records) < 10
+        found = {record['img_path']: sorted(names).__str__().lower()
+                 for part in data.parts.values()
+                 for record, names in zip(part.records, part.labels)}
+        assert found == {str(f): str(sorted(filter(None, t.split('|'))))
+                         for f, t in zip(files, texts)}
+        assert '1 images without labels are in no class' in data.notes
+    assert any('not 0 and 1: width, nothing' in n for n in second.notes)
+    few = read_labelled(tmp_path / 'a.csv', True, labels_per_class=1)
+    assert [] in few.parts['train'].labels or [] in few.parts['val'].labels
+    with pytest.raises(ArgumentError, match='a.csv, line 2: needed are'):
+        read_labelled(tmp_path / 'a.csv')
+
+
 def test_augmentation_of_many_images(encoder, photos, tmp_path, monkeypatch):
     """RandAugment, erasing, mixup and CutMix, which few images do not get."""
     def choose(*args, **kwargs):
         return choose_recipe(*args, **kwargs)._replace(
             augment=True, mixup=True, drop_path=0.1)
 
-    monkeypatch.setattr('cmae_mm.apis.finetuning.choose_recipe', choose)
+    monkeypatch.setattr('cmae_mm.finetuning.recipe.choose_recipe', choose)
     done = cmae_mm.finetune(photos, encoder, tmp_path, epochs=1,
                             num_workers=0)
     cfg = Config.fromfile(done.config)

@@ -12,7 +12,7 @@ from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.checkpoints import CheckpointError, export_encoder
 
 require_dense('mmdet')
-from cmae_mm.apis.detection import read_boxes  # noqa: E402
+from cmae_mm.finetuning.boxes import read_boxes  # noqa: E402
 
 pytestmark = needs_coco
 

@@ -15,7 +15,7 @@ from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.checkpoints import export_encoder
 
 require_dense('mmseg')
-from cmae_mm.apis.segmentation import read_masks  # noqa: E402
+from cmae_mm.finetuning.masks import read_masks  # noqa: E402
 
 pytestmark = needs_coco
 
@@ -126,7 +126,7 @@ def test_masks_of_geotiff_files_keep_coordinates(finished, masks, tmp_path):
 
 
 def test_options_of_classifiers_are_refused(finished, masks):
-    with pytest.raises(ArgumentError, match='no top_k'):
+    with pytest.raises(ArgumentError, match='top_k and all_scores are for'):
         cmae_mm.predict(finished.out, masks / 'Images/val', top_k=2)
 
 

@@ -12,6 +12,7 @@ from helpers import ROOT
 LEVELS = (
     ('cli', ),
     ('apis', 'dense'),
+    ('finetuning', ),
     ('engine', ),
     ('visualization', ),
     ('evaluation', ),

@@ -1,6 +1,4 @@
 """Health of a pre-training, measured while it runs."""
-import resource
-import sys
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -20,7 +18,7 @@ from ...evaluation.health import (
 )
 from ...models import CMAE
 from ...models.utils import is_sharded, keep_step_hooks
-from ..device import unwrapped_model
+from ..device import host_memory_mb, unwrapped_model
 from ..loops import at_optimizer_step
 from ..optimizers.step_guard import grad_norm, part_norms
 
@@ -205,10 +203,7 @@ class HealthHook(Hook):
         steps = 1 if self._last is None else max(done - self._last, 1)
         self._last = done
         logged = runner.message_hub.log_scalars
-        # in bytes on macOS, in KiB elsewhere
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            _MB if sys.platform == 'darwin' else 1024)
-        found = dict(images_seen=done * batch, host_memory_mb=peak)
+        found = dict(images_seen=done * batch, host_memory_mb=host_memory_mb())
         if 'train/time' in logged and 'train/data_time' in logged:
             time = float(logged['train/time'].mean(steps))
             wait = float(logged['train/data_time'].mean(steps))

@@ -3,11 +3,23 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+)
 
 import numpy as np
 
+from ..config import ArgumentError
 from ..datasets.decode import UnfitImage, decode_image, make_settings
+from ..datasets.listing import sort_classes
 from ..datasets.names import encode_name
 from ..datasets.source import (
     ImageSource,
@@ -17,13 +29,11 @@ from ..datasets.source import (
     read_record,
 )
 from ..dependencies import cpu_count
-from ..evaluation.data import PART_NAMES, draw_share, draw_shots, spellings
-from .arguments import ArgumentError, PathLike
+from ..evaluation.data import PART_NAMES, draw_share, spellings
+from ..files import PathLike
 
 # Percentage of each class that is drawn for validation.
 VAL_PERCENT = 20
-# Separators of the labels of an image in a multi-label list.
-_SEPARATORS = '|;'
 # Images that are decoded before training, evenly spaced.
 _MOST_DECODED = 20_000
 # Largest share of unreadable images.
@@ -38,17 +48,20 @@ class Part(NamedTuple):
         records (List[Dict[str, Any]]): Records with ``img_path``.
         labels (List[List[str]]): Names of the classes of each image.
         empty (List[str]): Classes without images.
+        notes (List[str]): What was left out.
     """
 
     place: str
     records: List[Dict[str, Any]]
     labels: List[List[str]]
     empty: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def select(self, indices: Sequence[int], place: str) -> 'Part':
         """Take some of the images."""
-        return Part(place, [self.records[i] for i in indices],
-                    [self.labels[i] for i in indices])
+        return self._replace(
+            place=place, records=[self.records[i] for i in indices],
+            labels=[self.labels[i] for i in indices])
 
     def counts(self, classes: Sequence[str]) -> Dict[str, int]:
         """Count the images of each class."""
@@ -167,22 +180,55 @@ def read_labelled(data: PathLike,
     except (SourceError, FileNotFoundError) as error:
         raise ArgumentError(str(error)) from error
     found, unreadable = drop_unreadable(found, images)
-    classes = _sorted({*found['train'].empty, *(
+    classes = sort_classes({*found['train'].empty, *(
         c for names in found['train'].labels for c in names)})
-    notes = describe_unreadable(unreadable)
     if len(classes) < 2:
         raise ArgumentError(
             f'{found["train"].place} has one class, {classes}; a classifier '
             'needs two or more')
-    if 'val' not in found:
-        found['train'], found['val'] = draw_val(found['train'], classes, seed)
+    task = 'multilabel' if multilabel else 'classify'
+    return complete(LabelledData(classes, found, [], unreadable, task),
+                    labels_per_class, seed)
+
+
+def complete(data: LabelledData, labels_per_class: Optional[int],
+             seed: int) -> LabelledData:
+    """Draw the validation part and few labels, and check all parts.
+
+    Args:
+        data (LabelledData): Parts and classes as they were read.
+        labels_per_class (int, optional): See :func:`read_labelled`.
+        seed (int): Seed of both draws.
+
+    Returns:
+        LabelledData: With a part ``val``, and notes.
+
+    Raises:
+        ArgumentError: If an image is in two parts, or for classification if
+            the classes of the parts differ.
+    """
+    parts, classes = dict(data.parts), data.classes
+    is_dense = data.task in ('segment', 'detect')
+    if 'val' not in parts:
+        parts['train'], parts['val'] = _draw_val(
+            parts['train'], () if is_dense else classes, seed)
     if labels_per_class is not None:
-        found['train'] = draw_few(
-            found['train'], classes, labels_per_class, seed)
-    notes += _check_classes(found, classes)
-    return LabelledData(
-        classes, {k: found[k] for k in PART_NAMES if k in found}, notes,
-        unreadable, 'multilabel' if multilabel else 'classify')
+        parts['train'] = _draw_few(
+            parts['train'], classes, labels_per_class, seed, is_dense)
+    notes = []
+    if data.unreadable:
+        path, why = next(iter(data.unreadable.items()))
+        notes.append(f'{len(data.unreadable):,} unreadable images are left '
+                     f'out, the first: {encode_name(path)} ({why})')
+    notes += [f'{part.place}: {note}' for part in parts.values()
+              for note in part.notes]
+    blank = sum(not names for part in parts.values() for names in part.labels)
+    if blank and data.task == 'multilabel':
+        notes.append(f'{blank:,} images without labels are in no class')
+    notes += _check_classes(parts, data)
+    return data._replace(
+        parts={k: parts[k] for k in PART_NAMES if k in parts},
+        notes=[*data.notes, *notes])
 
 
 def _find_parts(data: PathLike, multilabel: bool,
@@ -215,9 +261,11 @@ def _read_part(data: PathLike, multilabel: bool,
     if multilabel and not is_list:
         raise ArgumentError(
             f'{data} gives one label to an image: multi-label data are a list '
-            'or a CSV file, with labels separated by | or ;')
+            'or a CSV file, with labels separated by | or ;, or a column of 0 '
+            'and 1 for each class')
     try:
-        source = open_source(data, split=names, labels=True)
+        source = open_source(
+            data, split=names, labels='several' if multilabel else True)
     except SourceError:
         if is_list and names:  # of other splits; faults are found with ()
             return None
@@ -239,29 +287,15 @@ def _to_part(source: ImageSource, multilabel: bool) -> Part:
     records = source[:]
     numbers = [record.pop('gt_label') for record in records]
     names = source.classes
-    labels = [[names[n] if names else str(n)] for n in numbers]
-    if multilabel:
-        labels = [_split_labels(one[0]) for one in labels]
+    labels = [[names[n] if names else str(n)
+               for n in (one if multilabel else [one])] for one in numbers]
     used = {name for one in labels for name in one}
     place = source.place
     if source.split and not place.endswith(source.split):
         place += f', split {source.split}'
-    empty = [] if multilabel else sorted({*(names or ())} - used)
-    return Part(place, records, labels, empty)
-
-
-def _split_labels(text: str) -> List[str]:
-    for separator in _SEPARATORS:
-        text = text.replace(separator, _SEPARATORS[0])
-    names = map(str.strip, text.split(_SEPARATORS[0]))
-    return list(dict.fromkeys(filter(None, names)))
-
-
-def _sorted(names: Any) -> List[str]:
-    """Sort names of classes, whole numbers by their value."""
-    if all(name.isdecimal() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
+    return Part(place, records, labels, sorted({*(names or ())} - used),
+                [note for note in (*source.notes, str(source.left_out))
+                 if note and not note.startswith('without a part')])
 
 
 def _strata(part: Part, classes: Sequence[str]) -> List[int]:
@@ -272,7 +306,7 @@ def _strata(part: Part, classes: Sequence[str]) -> List[int]:
             for names in part.labels]
 
 
-def draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
+def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
     """Draw a validation part out of the training part.
 
     Args:
@@ -297,34 +331,41 @@ def draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
     rest = [i for i in range(count) if i not in drawn]
     which = ' of each class' if classes else ''
     return [
-        part.select(rest, f'{part.place}, without the validation images')
-        ._replace(empty=part.empty),
+        part.select(rest, f'{part.place}, without the validation images'),
         part.select(sorted(drawn), f'{part.place}, {VAL_PERCENT} %{which}, '
                     f'drawn with seed {seed}')]
 
 
-def draw_few(part: Part, classes: Sequence[str], count: int,
-              seed: int) -> Part:
-    """Draw so many images of each class."""
-    strata = np.array(_strata(part, classes))
-    for number, name in enumerate(classes):
-        found = int((strata == number).sum())
-        if 0 < found < count:
+def _draw_few(part: Part, classes: Sequence[str], count: int, seed: int,
+              is_dense: bool) -> Part:
+    """Draw so many images of each class, the rarest class first.
+
+    An image counts for each of its classes. Images in no class are drawn like
+    a class of their own.
+    """
+    counts = part.counts(classes)
+    for name, found in counts.items():
+        if 0 < found < count and not is_dense:
             raise ArgumentError(
                 f'{part.place} has {found} images of the class {name!r}, '
                 f'fewer than labels_per_class={count} (--labels-per-class)')
-    labelled = np.flatnonzero(strata >= 0)
-    drawn = draw_shots(strata[labelled].tolist(), count, seed)
-    return part.select(
-        labelled[drawn].tolist(),
-        f'{part.place}, {count} of each class, drawn with seed {seed}'
-    )._replace(empty=part.empty)
+    order = np.random.default_rng(seed).permutation(len(part.labels)).tolist()
+    drawn: Set[int] = set()
+    for name in sorted(classes, key=lambda c: counts[c]):
+        having = [i for i in order if name in part.labels[i]]
+        others = [i for i in having if i not in drawn]
+        drawn.update(others[:max(count - len(having) + len(others), 0)])
+    drawn.update([i for i in order if not part.labels[i]][:count])
+    which = 'up to ' if is_dense else ''
+    return part.select(sorted(drawn), f'{part.place}, {which}{count} of each '
+                       f'class, drawn with seed {seed}')
 
 
-def _check_classes(parts: Dict[str, Part],
-                   classes: Sequence[str]) -> List[str]:
+def _check_classes(parts: Dict[str, Part], data: LabelledData
+                   ) -> List[str]:
     """Check that all parts have the same classes, and no image twice."""
-    notes = []
+    notes, classes = [], data.classes
+    needing = dict(classify=('train', 'val'), multilabel=('train', ))
     seen: Dict[str, str] = {}
     for name, part in parts.items():
         used = {c for names in part.labels for c in names}
@@ -334,15 +375,17 @@ def _check_classes(parts: Dict[str, Part],
                 f'{part.place} has the class {unknown[0]!r}, which the '
                 'training part lacks; all parts need the same classes')
         lacking = [c for c in classes if c not in used]
-        text = (f'{part.place} has no images of the class '
-                f'{", ".join(map(repr, lacking[:5]))}')
-        if lacking and name != 'test':
-            raise ArgumentError(
-                f'{text}; training and validation need images of each class')
         if lacking:
+            more = ', ...' if len(lacking) > 5 else ''
+            text = (f'{part.place} has no images of the class '
+                    f'{", ".join(map(repr, lacking[:5]))}{more}')
+            if name in needing.get(data.task, ()):
+                raise ArgumentError(f'{text}; training and validation need '
+                                    'images of each class')
             notes.append(text)
         for record in part.records:
-            other = seen.setdefault(str(record), name)
+            key = str((record['img_path'], record.get('img_key')))
+            other = seen.setdefault(key, name)
             if other != name:
                 raise ArgumentError(
                     f'{encode_name(record["img_path"])} is in two parts, '
@@ -350,14 +393,15 @@ def _check_classes(parts: Dict[str, Part],
     return notes
 
 
-def find_unreadable(records: Sequence[Dict[str, Any]],
-                    images: Optional[Mapping[str, Any]] = None
-                    ) -> Dict[int, str]:
+def _find_unreadable(records: Sequence[Dict[str, Any]],
+                     images: Optional[Mapping[str, Any]],
+                     check: Optional[Callable] = None) -> Dict[int, str]:
     """Decode images, at most 20,000, and give those that cannot be read.
 
     Args:
         records (Sequence[Dict[str, Any]]): Records with ``img_path``.
         images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
+        check (Callable, optional): Called with the record and the image.
 
     Returns:
         Dict[int, str]: The reason by the image's number.
@@ -371,8 +415,8 @@ def find_unreadable(records: Sequence[Dict[str, Any]],
     def decode(index: int) -> str:
         record = records[index]
         try:
-            decode_image(read_record(record), None, settings,
-                         record['img_path'])
+            image = decode_image(read_record(record), None, settings,
+                                 record['img_path'])
         except UnfitImage as error:
             raise ArgumentError(
                 f'{error}; the encoder takes {settings.channels} channel(s) '
@@ -380,6 +424,8 @@ def find_unreadable(records: Sequence[Dict[str, Any]],
                 'or a checkpoint for such images') from error
         except Exception as error:  # decoders raise all sorts of errors
             return ' '.join(str(error).split()) or type(error).__name__
+        if check:
+            check(record, image)
         return ''
 
     numbers = np.unique(np.linspace(
@@ -389,12 +435,25 @@ def find_unreadable(records: Sequence[Dict[str, Any]],
     return {i: r for i, r in zip(numbers.tolist(), reasons) if r}
 
 
-def drop_unreadable(parts: Dict[str, Part],
-                     images: Optional[Mapping[str, Any]]) -> Any:
-    """Leave unreadable images out, unless there are too many."""
+def drop_unreadable(parts: Mapping[str, Part],
+                    images: Optional[Mapping[str, Any]],
+                    check: Optional[Callable] = None) -> Any:
+    """Leave unreadable images out, unless there are too many.
+
+    Args:
+        parts (Mapping[str, Part]): The parts.
+        images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
+        check (Callable, optional): Called with each record and its image.
+
+    Returns:
+        tuple: The parts, and the reason of each unreadable image.
+
+    Raises:
+        ArgumentError: If there are more than a tenth of a part.
+    """
     kept, unreadable = {}, {}
     for name, part in parts.items():
-        faults = find_unreadable(part.records, images)
+        faults = _find_unreadable(part.records, images, check)
         unreadable.update(
             {part.records[i]['img_path']: why for i, why in faults.items()})
         if len(faults) > _MAX_BROKEN * len(part.records):
@@ -404,14 +463,5 @@ def drop_unreadable(parts: Dict[str, Part],
                 f'{part.place} cannot be read, the first: '
                 f'{encode_name(path)} ({why})')
         rest = [i for i in range(len(part.records)) if i not in faults]
-        kept[name] = part.select(rest, part.place)._replace(empty=part.empty)
+        kept[name] = part.select(rest, part.place)
     return kept, unreadable
-
-
-def describe_unreadable(unreadable: Mapping[str, str]) -> List[str]:
-    """Name the first unreadable image, if there is one."""
-    if not unreadable:
-        return []
-    path, why = next(iter(unreadable.items()))
-    return [f'{len(unreadable):,} unreadable images are left out, the first: '
-            f'{encode_name(path)} ({why})']

@@ -1,0 +1,70 @@
+"""Export of finished models to ONNX, timm and transformers."""
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import CheckpointError, export_classifier
+from ..checkpoints.onnx_export import write_onnx
+from ..files import PathLike
+from .model import FinishedModel, load_model
+
+_OUTPUTS = dict(classify='softmax', multilabel='sigmoid of each class',
+                segment='softmax of each pixel')
+
+
+def export_model(folder: PathLike, out: PathLike,
+                 dtype: str = 'float32') -> float:
+    """Write a finished model as an ONNX file, see ``cmae_mm.export_model``."""
+    model = load_model(folder).cpu()
+    if model.task not in _OUTPUTS:
+        raise CheckpointError(
+            f'{folder} is a detector, which is not written as ONNX; mmdeploy '
+            'converts it')
+    model.names = ('scores', )
+
+    def images(count: int) -> Tensor:
+        preprocessor = model.model.data_preprocessor
+        generator = torch.Generator().manual_seed(count)
+        noise = torch.randn(count, model.in_channels, model.img_size,
+                            model.img_size, generator=generator)
+        return noise * preprocessor.std + preprocessor.mean
+
+    difference = write_onnx(model, images, out, dict(
+        classes=model.classes,
+        task=model.task,
+        img_size=model.img_size,
+        channels=model.in_channels,
+        short_side=_short_side(model),
+        preprocessing=model.pipeline,
+        images=model.images or 'RGB, 0 to 255',
+        outputs=dict(scores=_OUTPUTS[model.task])), dtype)
+    print(f'{out}: {len(model.classes)} classes; scores of ONNX Runtime and '
+          f'torch differ by {difference:.1e} at most')
+    return difference
+
+
+def export_folder(folder: PathLike, out: PathLike, to: str) -> None:
+    """Write a finished classifier for timm or transformers.
+
+    Args:
+        folder (str | PathLike): Folder of ``cmae finetune``.
+        out (str | PathLike): A folder, or for timm also a file.
+        to (str): 'timm' or 'hf'.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded or written.
+    """
+    model = load_model(folder).cpu()
+    if model.task in ('segment', 'detect'):
+        raise CheckpointError(
+            f'{folder} is for the task {model.task}; classifiers are exported '
+            f'to {to}')
+    export_classifier(model.model, str(out), to, model.classes, model.images,
+                      _short_side(model), recipe=str(folder))
+
+
+def _short_side(model: FinishedModel) -> Any:
+    """Return the length that the short side of an image is resized to."""
+    return next((t['scale'] for t in model.pipeline
+                 if t['type'] == 'ResizeImage'), None)

@@ -1,0 +1,159 @@
+"""Images and masks of the same names."""
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..config import ArgumentError
+from ..datasets.source import SourceError, open_source
+from ..dependencies import cpu_count
+from ..evaluation.data import PART_NAMES, spellings
+from ..files import PathLike
+from .data import LabelledData, Part, complete, drop_unreadable
+
+_IMAGES = ('images', 'image', 'imgs', 'img')
+_MASKS = ('masks', 'mask', 'labels', 'annotations', 'semantic')
+# Value of unlabelled pixels.
+IGNORED = 255
+
+
+def read_masks(data: PathLike,
+               val: Optional[str] = None,
+               labels_per_class: Optional[int] = None,
+               seed: int = 0,
+               images: Optional[Mapping[str, Any]] = None) -> LabelledData:
+    """Find images and masks of the same names, and check them.
+
+    Masks are images of one channel. ``classes.txt`` beside the folders has the
+    name of value i in line i; otherwise each value is a class. 255 is ignored,
+    unless masks have the values 0 and 255 alone.
+
+    Args:
+        data (str | PathLike): Folder with ``images`` and ``masks``, each with
+            ``train`` and ``val`` or not, or ``train/images``, ...
+        val (str, optional): Name of the validation part.
+        labels_per_class (int, optional): Number of training images of each
+            class, counted by the rarest class of an image.
+        seed (int): Seed of both draws. Defaults to 0.
+        images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
+
+    Returns:
+        LabelledData: The parts; labels are the classes of each mask.
+
+    Raises:
+        ArgumentError: If there are no such folders, a mask is missing or has
+            other values, or there are fewer than two classes.
+    """
+    root = Path(data).expanduser().absolute()
+    names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
+    parts = {}
+    for part, words in names.items():
+        pair = _find_folders(root, spellings(words))
+        if pair:
+            parts[part] = _pair(*pair)
+    if not parts:
+        pair = _find_folders(root, [''])
+        if not pair:
+            raise ArgumentError(
+                f'{root} has no folders images and masks, with or without '
+                'train and val in them')
+        parts['train'] = _pair(*pair)
+    if 'train' not in parts or val and 'val' not in parts:
+        raise ArgumentError(
+            f'{root} has no part {val if "train" in parts else "train"}')
+    parts, unreadable = drop_unreadable(parts, images, _check_size)
+    parts, classes, label_map = _read_values(root, parts)
+    return complete(LabelledData(classes, parts, [], unreadable, 'segment',
+                                 label_map), labels_per_class, seed)
+
+
+def _check_size(record: Mapping[str, Any], image: np.ndarray) -> None:
+    """Check that a mask has the size of its image."""
+    with Image.open(record['seg_map_path']) as mask:
+        if mask.size != image.shape[1::-1]:
+            raise ArgumentError(
+                f'{record["seg_map_path"]} has {mask.width} x {mask.height} '
+                f'pixels, but its image {image.shape[1]} x {image.shape[0]}')
+
+
+def _find_folders(root: Path, words: Sequence[str]) -> Optional[List[Path]]:
+    """Find the folders of images and masks of a part."""
+    for word in words:
+        for first in (True, False):
+            pair = []
+            for kinds in (_IMAGES, _MASKS):
+                paths = [root / kind / word if first else root / word / kind
+                         for kind in spellings(kinds)]
+                pair += [p for p in paths if p.is_dir()][:1]
+            if len(pair) == 2:
+                return pair
+    return None
+
+
+def _pair(images: Path, masks: Path) -> Part:
+    """Pair images and masks by their names without suffix."""
+    try:
+        found, labels = open_source(images), open_source(masks)
+    except SourceError as error:
+        raise ArgumentError(str(error)) from error
+    by_name = {str(Path(name).with_suffix('')): labels.path(i)
+               for i, name in enumerate(labels.names)}
+    records = []
+    for index, name in enumerate(found.names):
+        mask = by_name.get(str(Path(name).with_suffix('')))
+        if mask is None:
+            raise ArgumentError(
+                f'{found.path(index)} has no mask of its name in {masks}')
+        records.append(dict(img_path=found.path(index), seg_map_path=mask))
+    return Part(str(images), records, [[]] * len(records))
+
+
+def read_mask(path: str) -> np.ndarray:
+    """Read a mask: uint8, (H, W); a palette's numbers are its values."""
+    with Image.open(path) as image:
+        mask = np.asarray(image)
+    if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
+        raise ArgumentError(
+            f'{path} must have one channel of values from 0 to 255, but has '
+            f'{mask.shape[2] if mask.ndim == 3 else 1} channel(s) of '
+            f'{mask.dtype}')
+    return mask.astype(np.uint8)
+
+
+def _read_values(root: Path, parts: Mapping[str, Part]) -> Any:
+    """Read the values of all masks, and name the classes."""
+    records = [r for part in parts.values() for r in part.records]
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        values = list(pool.map(
+            lambda r: np.unique(read_mask(r['seg_map_path'])).tolist(),
+            records))
+    used = {v for one in values for v in one}
+    if used != {0, IGNORED}:
+        used -= {IGNORED}
+    file = root / 'classes.txt'
+    if file.is_file():
+        lines = file.read_text('utf-8').splitlines()
+        names = {i: line.strip() for i, line in enumerate(lines)
+                 if line.strip()}
+        unknown = sorted(used - {*names})
+        if unknown:
+            raise ArgumentError(
+                f'masks have the value {unknown[0]}, but {file} has '
+                f'{len(names)} names, the first one for 0')
+    else:
+        names = {v: f'value {v}' for v in sorted(used)}
+    if len(names) < 2:
+        raise ArgumentError(
+            f'the masks below {root} have one value, {sorted(used)}; a '
+            'segmenter needs two classes or more')
+    found, start = {}, 0
+    for part, old in parts.items():
+        stop = start + len(old.records)
+        found[part] = old._replace(labels=[
+            [names[v] for v in one if v in names]
+            for one in values[start:stop]])
+        start = stop
+    return found, list(names.values()), {
+        value: number for number, value in enumerate(names)}

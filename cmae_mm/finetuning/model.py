@@ -1,0 +1,383 @@
+"""Finished models: what loads, reads and predicts images for all tasks."""
+import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS, TRANSFORMS
+from torch import Tensor, nn
+
+from ..checkpoints import (
+    CheckpointError,
+    load_state,
+    naming,
+    read_checkpoint,
+)
+from ..datasets.source import open_source, read_record
+from ..dependencies import cpu_count
+from ..evaluation.centre_crop import CentreCrop
+from ..files import PathLike, write_file
+from ..plain_config import (
+    MODEL_TYPES,
+    PlainConfigError,
+    check_types,
+    parse_config,
+)
+from .data import LabelledData, Part
+
+CONFIG_NAME, BEST_NAME, METRICS_NAME = 'config.py', 'best.pth', 'metrics.json'
+# Classes of this project and mmpretrain in models of other libraries.
+_OURS = ('TransferViT', 'TransferConvViT', 'TransferViTDet', 'SimpleFPN',
+         'LN2d')
+
+
+class Found(NamedTuple):
+    """What a model found in an image.
+
+    Args:
+        name (str): Path of the image, or 'image N' for an array.
+        result (Any): Result of :meth:`FinishedModel.infer`; None for an
+            unreadable image.
+        image (Any): Result of :meth:`FinishedModel.prepare`; None likewise.
+        error (str): Reason why the image is unreadable, '' otherwise.
+    """
+
+    name: str
+    result: Any
+    image: Any
+    error: str = ''
+
+
+class FinishedModel(nn.Module):
+    """A trained model with its classes and the preprocessing of images.
+
+    :func:`load_model` makes it.
+
+    Args:
+        model (nn.Module): The model of mmpretrain, mmseg or mmdet.
+        pipeline (Sequence[dict]): Transforms of evaluation, ``LoadImage``
+            first.
+
+    Attributes:
+        task (str): 'classify', 'multilabel', 'segment' or 'detect'.
+        classes (List[str]): Names of the classes.
+        count (int): Number of outputs of the head.
+        img_size (int): Side of the encoder's images in pixels.
+        in_channels (int): Number of channels.
+        images (Dict[str, Any]): How images are decoded, arguments of
+            ``LoadImage``.
+    """
+
+    task: str
+    scope = 'mmpretrain'
+    # Classes and transforms that the model's own config may name.
+    types: FrozenSet[str] = frozenset()
+    transforms: Tuple[str, ...] = ()
+    # Images that are decoded at a time; None for a batch.
+    read_at_once: Optional[int] = None
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
+        """Build a model by its own config, read as plain data."""
+        # init_cfg, which names a file, is left out by the check.
+        settings = dict(cfg['model'], train_cfg=None)
+        settings.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+        settings = check_types(settings, MODEL_TYPES | cls.types)
+        if cls.scope != 'mmpretrain':
+            _add_scope(settings)
+        pipeline = check_types(
+            cfg['test_dataloader']['dataset']['pipeline'],
+            ('LoadImage', *cls.transforms), 'pipeline')
+        init_default_scope(cls.scope)
+        try:
+            return cls(MODELS.build(ConfigDict(settings)), pipeline)
+        finally:
+            init_default_scope('mmpretrain')
+
+    def __init__(self, model: nn.Module, pipeline: Sequence[dict]) -> None:
+        super().__init__()
+        self.model = model
+        self.classes: List[str] = []
+        self.count: int = 0
+        self.img_size: int = model.backbone.img_size[0]
+        self.in_channels = len(model.data_preprocessor.mean)
+        self.pipeline = [dict(t) for t in pipeline]
+        self.images = {k: v for k, v in pipeline[0].items() if k != 'type'}
+        self.reader = CentreCrop(self.img_size, self.images)
+        self._transforms = [TRANSFORMS.build(t) for t in pipeline[1:]
+                            if t['type'] != 'LoadAnnotations']
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Normalise images, (N, C, S, S), colours as RGB in 0 to 255."""
+        preprocessor = self.model.data_preprocessor
+        return (images.float() - preprocessor.mean) / preprocessor.std
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return next(self.parameters()).device
+
+    def transform(self, array: np.ndarray) -> Dict[str, Any]:
+        """Apply the transforms of evaluation to a decoded image."""
+        results: Dict[str, Any] = dict(
+            img=array, img_shape=array.shape[:2], ori_shape=array.shape[:2])
+        for transform in self._transforms:
+            results = transform(results)
+        return results
+
+    def read(self, image: Any) -> np.ndarray:
+        """Decode a path, record, array or PIL image.
+
+        Returns:
+            np.ndarray: (H, W, C); colours of 8 bits in BGR.
+        """
+        if isinstance(image, Mapping):
+            return self.reader.decode(
+                read_record(dict(image)), image['img_path'])
+        return self.reader.read(image)
+
+    def prepare(self, array: np.ndarray, window: Optional[int]) -> Any:
+        """Prepare a decoded image in a thread; as it is by default."""
+        return array
+
+    def infer(self, images: Sequence[Any], batch_size: int,
+              window: Optional[int]) -> Iterator[Any]:
+        """Yield what is found in each of some prepared images."""
+        raise NotImplementedError
+
+    def name_result(self, found: Found) -> Any:
+        """Make the prediction that people get."""
+        raise NotImplementedError
+
+    def measure(self, data: LabelledData, name: str, folder: Path
+                ) -> Tuple[Dict[str, Any], str]:
+        """Measure the model on a part, and draw pictures of it.
+
+        Args:
+            data (LabelledData): The images, readable ones.
+            name (str): Name of the part.
+            folder (Path): Folder of the pictures and the annotation files.
+
+        Returns:
+            tuple: Entries of ``metrics.json``, and a text of the main ones.
+        """
+        raise NotImplementedError
+
+    def run(self, images: Any, batch_size: int = 32,
+            window: Optional[int] = None) -> Iterator[Found]:
+        """Read images in threads, and yield what is found in each."""
+        named = iter(name_images(images))
+        count = self.read_at_once or batch_size
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            while True:
+                batch = list(itertools.islice(named, count))
+                if not batch:
+                    return
+                read = list(pool.map(
+                    lambda pair: self._try_read(pair[1], window), batch))
+                results = iter(self.infer(
+                    [image for image, error in read if not error],
+                    batch_size, window))
+                for (name, _), (image, error) in zip(batch, read):
+                    yield Found(name, None, None, error) if error else (
+                        Found(name, next(results), image))
+
+    def _try_read(self, image: Any, window: Optional[int]) -> Tuple[Any, str]:
+        """Read an image; give the reason if it is unreadable."""
+        try:
+            return self.prepare(self.read(image), window), ''
+        except Exception as error:  # decoders raise all sorts of errors
+            reason = (error.strerror if isinstance(error, OSError) else None
+                      ) or str(error)
+            return None, ' '.join(reason.split()) or type(error).__name__
+
+    def run_part(self, part: Part) -> Iterator[Found]:
+        """Yield what is found in labelled images, which are readable.
+
+        Raises:
+            ValueError: If one is unreadable by now.
+        """
+        for record, found in zip(part.records, self.run(part.records)):
+            if found.error:
+                raise ValueError(f'{record["img_path"]}: {found.error}')
+            yield found
+
+    def predict(self, images: Any, batch_size: int = 32,
+                window: Optional[int] = None) -> List[Any]:
+        """Predict images.
+
+        Args:
+            images (Any): A path of an image, folder, list, store or shards;
+                an array (H, W, C), colours as RGB; a PIL image; or a sequence
+                of paths of images, arrays and PIL images.
+            batch_size (int): Images or windows of a batch. Defaults to 32.
+            window (int, optional): Side in pixels of overlapping windows of
+                large images. Defaults to the whole image.
+
+        Returns:
+            List[Prediction | Segmented | Detected]: One for each image, in
+            their order. Unreadable files have the reason in ``error``.
+
+        Raises:
+            FileNotFoundError: If a single path does not exist.
+            SourceError: If a folder has no images, or a list names none that
+                exist.
+        """
+        return [self.name_result(found)
+                for found in self.run(images, batch_size, window)]
+
+    def report(self, data: LabelledData, folder: Path,
+               facts: Mapping[str, Any]) -> Dict[str, Any]:
+        """Measure the model on the validation and test images.
+
+        Writes ``metrics.json`` and pictures, and prints a line for each part.
+
+        Args:
+            data (LabelledData): The images.
+            folder (Path): Folder to write to.
+            facts (Mapping[str, Any]): Further entries of ``metrics.json``.
+
+        Returns:
+            Dict[str, Any]: The content of ``metrics.json``.
+        """
+        metrics: Dict[str, Any] = dict(
+            facts, task=self.task, classes=self.classes,
+            train=dict(images=len(data.parts['train'].records),
+                       list='train.json'))
+        for name in ('val', 'test'):
+            if name not in data.parts:
+                continue
+            part = data.parts[name]
+            found, text = self.measure(data, name, folder)
+            metrics[name] = dict(images=len(part.records), list=f'{name}.json',
+                                 place=part.place, **found)
+            print(f'{name:<15}{text} on {len(part.records):,} images',
+                  flush=True)
+        write_file(folder / METRICS_NAME,
+                   json.dumps(metrics, indent=1, default=str) + '\n')
+        return metrics
+
+
+def place_windows(shape: Sequence[int], window: int
+                  ) -> Tuple[int, List[int], List[int]]:
+    """Place windows that overlap by a third or more.
+
+    Args:
+        shape (Sequence[int]): Height and width of the image, in pixels.
+        window (int): Side of the windows.
+
+    Returns:
+        tuple: Side of the windows, at most the image's short side, and their
+        tops and lefts.
+    """
+    side = min(window, *shape[:2])
+    tops, lefts = ([*range(0, length - side, max(side * 2 // 3, 1)),
+                    length - side] for length in shape[:2])
+    return side, tops, lefts
+
+
+def _add_scope(node: Any) -> None:
+    """Name mmpretrain's registry where other libraries look in their own."""
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, (dict, list, tuple)):
+            _add_scope(value)
+    if isinstance(node, dict) and node.get('type') in _OURS:
+        node['type'] = f'mmpretrain.{node["type"]}'
+
+
+def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
+    """Give each image a name, and what to read it from."""
+    if isinstance(images, (str, Path)):
+        path = Path(images).expanduser()
+        if path.is_file() and path.suffix.lower() not in (
+                '.txt', '.csv', '.tsv'):
+            return [(str(path), path)]
+        source = open_source(path, allow_missing=True)
+        return ((source.record(i)['img_path'], source.record(i))
+                for i in range(len(source)))
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3) or (
+            not isinstance(images, (Sequence, Iterator, np.ndarray))):
+        images = [images]
+    return ((str(image) if isinstance(image, (str, Path)) else
+             f'image {number}', image)
+            for number, image in enumerate(images))
+
+
+def _class_of(kind: str) -> Any:
+    """Return the class of finished models of a registered model."""
+    if kind == 'EncoderDecoder':
+        from .segmenter import FinishedSegmenter
+        return FinishedSegmenter
+    if kind in ('FasterRCNN', 'MaskRCNN'):
+        from .detector import FinishedDetector
+        return FinishedDetector
+    from .classifier import FinishedClassifier
+    return FinishedClassifier
+
+
+def load_model(folder: PathLike) -> Any:
+    """Load a model that :func:`~cmae_mm.finetune` has made.
+
+    Nothing in the folder is executed: the config is read as plain data, its
+    classes are looked up in a list, and the weights are read safely.
+
+    Example::
+
+        model = cmae_mm.load_model('classifier')
+        for found in model.predict('photos'):
+            print(found.path, found.label, found.score)
+
+    Args:
+        folder (str | PathLike): With ``config.py`` and ``best.pth``.
+
+    Returns:
+        FinishedModel: In evaluation mode, on the GPU if there is one.
+
+    Raises:
+        CheckpointError: If a file is missing or cannot be used.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(f'there is no folder {folder}')
+    for name in (CONFIG_NAME, BEST_NAME):
+        if not (path / name).is_file():
+            raise CheckpointError(
+                f'{folder} has no {name}: name a folder that `cmae finetune` '
+                'has finished')
+    config = path / CONFIG_NAME
+    try:
+        cfg = parse_config(config.read_text('utf-8'))
+        model: FinishedModel = _class_of(cfg['model']['type']).from_config(cfg)
+    except (PlainConfigError, OSError, KeyError, TypeError, ValueError,
+            AssertionError) as error:
+        raise CheckpointError(
+            f'{config} is no config of `cmae finetune`: {error}') from error
+    file = path / BEST_NAME
+    with naming(file):
+        state, meta = read_checkpoint(file)
+        load_state(model.model, state)
+        classes = (meta.get('dataset_meta') or {}).get('classes')
+        if classes is None or len(classes) != model.count:
+            raise CheckpointError(
+                f'it names {len(classes or ())} classes, but its head has '
+                f'{model.count}')
+    model.classes = list(classes)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return model.eval().to(device)

@@ -1,0 +1,248 @@
+"""Tables, masks and pictures of predictions."""
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+
+import tifffile
+from PIL import Image
+
+from ..config import ArgumentError
+from ..datasets.decode.tiff import find_rasterio
+from ..datasets.names import encode_name
+from ..files import atomic_path, write_file
+from ..packaged import install_command
+from ..visualization.image_grid import save_picture
+from .classifier import Prediction
+from .model import name_images
+from .pictures import colours, draw_sheet, to_picture
+
+# Images of each class in a sheet.
+_MOST_SHOWN = 30
+# Tags of GeoTIFF: pixel scale, transformation, keys.
+_GEO_TAGS = (33550, 34264, 34735)
+_BOX = ('class', 'score', 'x1', 'y1', 'x2', 'y2')
+
+
+class Wanted(NamedTuple):
+    """What :func:`predict_to_files` writes.
+
+    Args:
+        out (Path, optional): Table, ``.csv`` or ``.parquet``. Defaults to
+            None: predictions are returned.
+        pictures (Path, optional): Folder of pictures. Defaults to none.
+        top_k (int): Number of classes in a row. Defaults to 1.
+        all_scores (bool): Whether to add a column for each class. Defaults to
+            False.
+    """
+
+    out: Optional[Path] = None
+    pictures: Optional[Path] = None
+    top_k: int = 1
+    all_scores: bool = False
+
+
+def predict_to_files(model: Any, images: Path, batch_size: int,
+                     window: Optional[int], wanted: Wanted
+                     ) -> Dict[str, Any]:
+    """Predict images, write a table and draw pictures.
+
+    Args:
+        model (FinishedModel): The model.
+        images (Path): See :meth:`FinishedModel.predict`.
+        batch_size (int): Images or windows of a batch.
+        window (int, optional): Side of windows.
+        wanted (Wanted): What to write.
+
+    Returns:
+        Dict[str, Any]: Numbers of ``images`` and ``unreadable`` ones, and of
+        each class in ``counts``, or of ``boxes``; the folder of ``masks``;
+        ``out``, or the ``predictions``.
+
+    Raises:
+        ArgumentError: If an option is for another task.
+    """
+    is_dense = model.task in ('segment', 'detect')
+    if is_dense and (wanted.top_k > 1 or wanted.all_scores):
+        raise ArgumentError(f'top_k and all_scores are for classifiers; this '
+                            f'model is for the task {model.task}')
+    if model.task == 'detect' and window is not None:
+        raise ArgumentError('window is for classifiers and segmenters; this '
+                            'model is a detector')
+    masks = _Masks(wanted.out, len(model.classes)) if wanted.out and (
+        model.task == 'segment') else None
+    found, rows = [], []
+    for number, one in enumerate(model.run(images, batch_size, window)):
+        prediction = model.name_result(one)
+        name = f'{number:06d}_{_file_name(Path(one.name).stem)}'
+        if masks:
+            mask = masks.write(name, prediction)
+            prediction = prediction._replace(mask=None)
+            rows.append((one, dict(mask=mask), prediction.shares))
+        elif model.task == 'detect':
+            rows += [(one, dict(zip(_BOX, box)), {})
+                     for box in prediction.boxes or [(None, ) * len(_BOX)]]
+        elif not is_dense:
+            rows.append((one, _name_classes(prediction, wanted.top_k), dict(
+                prediction.scores) if wanted.all_scores else {}))
+        found.append(prediction)
+        if is_dense and wanted.pictures and not one.error:
+            save_picture(wanted.pictures / f'{name}.png', model.draw(one))
+    if wanted.pictures and not is_dense:
+        _draw_sheets(model, found, images, wanted.pictures)
+    result: Dict[str, Any] = dict(
+        images=len(found), unreadable=sum(bool(one.error) for one in found))
+    text = [f'{len(found):,} images, {result["unreadable"]:,} unreadable']
+    if not is_dense:
+        counts = Counter(name for one in found if not one.error
+                         for name in one.labels())
+        result['counts'] = dict(counts)
+        text += [f'{n:,} {encode_name(str(c))}'
+                 for c, n in counts.most_common(10)]
+    elif model.task == 'detect':
+        result['boxes'] = sum(len(one.boxes) for one in found)
+        text.append(f'{result["boxes"]:,} boxes')
+    elif masks:
+        result['masks'] = str(masks.folder)
+        text.append(f'masks in {masks.folder}')
+    print('; '.join([text[0], ', '.join(text[1:])] if text[1:] else text))
+    if masks and masks.lost:
+        print(f'{masks.lost:,} masks of GeoTIFF files are without '
+              'coordinates; rasterio writes them: '
+              f'`{install_command("geotiff")}`')
+    if wanted.out is None:
+        return dict(result, predictions=found)
+    names = model.classes if wanted.all_scores or masks else ()
+    write_columns(wanted.out, make_columns(rows, names))
+    return dict(result, out=str(wanted.out))
+
+
+def _name_classes(one: Prediction, top_k: int) -> Dict[str, Any]:
+    """Arrange the highest scores of an image in columns."""
+    ranked: List[Any] = [*one.scores.items()] or [(None, None)] * top_k
+    columns: Dict[str, Any] = {}
+    for rank, (name, score) in enumerate(ranked[:top_k]):
+        end = f'_{rank + 1}' if rank else ''
+        columns.update({f'class{end}': name, f'score{end}': score})
+    if isinstance(one.label, list):
+        columns['labels'] = '|'.join(one.label)
+    return columns
+
+
+def make_columns(rows: List[Any], classes: Any) -> Dict[str, List[Any]]:
+    """Arrange rows in columns.
+
+    Args:
+        rows (List[tuple]): An image, its columns, and its value of each class.
+        classes (Sequence[str]): Classes with a column.
+
+    Returns:
+        Dict[str, List[Any]]: ``path``, the columns, ``error`` and classes.
+    """
+    columns: Dict[str, List[Any]] = dict(
+        path=[encode_name(one.name) for one, _, _ in rows])
+    for name in dict.fromkeys(n for _, values, _ in rows for n in values):
+        columns[name] = [values.get(name) for _, values, _ in rows]
+    columns['error'] = [one.error for one, _, _ in rows]
+    for name in classes:
+        column = name if name not in columns else f'of {name}'
+        columns[column] = [values.get(name) for _, _, values in rows]
+    return columns
+
+
+def write_columns(file: Path, columns: Mapping[str, List[Any]]) -> None:
+    """Write columns of a table as CSV or parquet."""
+    if file.suffix.lower() == '.csv':
+        text = io.StringIO(newline='')
+        writer = csv.writer(text, lineterminator='\n')
+        writer.writerow(columns)
+        for row in zip(*columns.values()):
+            writer.writerow(f'{v:.6g}' if isinstance(v, float) else v
+                            for v in row)
+        write_file(file, text.getvalue())
+        return
+    import pyarrow
+    import pyarrow.parquet as parquet
+    with atomic_path(file) as target:
+        parquet.write_table(pyarrow.table(dict(columns)), str(target))
+
+
+def _draw_sheets(model: Any, found: List[Prediction], images: Path,
+                 folder: Path) -> None:
+    """Draw a sheet of images of each predicted class."""
+    sources = dict(name_images(images))
+    for number, name in enumerate(model.classes):
+        shown = [one for one in found
+                 if not one.error and name in one.labels()]
+        shown.sort(key=lambda one: -one.scores[name])
+        draw_sheet(
+            folder / f'{number:02d}_{_file_name(name)}.png',
+            encode_name(name), [
+                (to_picture(model.crop(model.read(sources[one.path]))),
+                 f'{one.scores[name]:.2f} {Path(one.path).name}')
+                for one in shown[:_MOST_SHOWN]])
+
+
+def _file_name(text: str) -> str:
+    """Replace characters that a file name cannot have."""
+    return ''.join(c if c.isalnum() or c in ' ._-' else '_'
+                   for c in text).strip('. ')[:60] or 'class'
+
+
+class _Masks:
+    """Files of masks, in the folder ``<name of the table>_masks``.
+
+    PNG files of class numbers with a palette, and GeoTIFF files of images
+    that are GeoTIFF files.
+    """
+
+    def __init__(self, table: Path, count: int) -> None:
+        self.folder = table.with_name(f'{table.stem}_masks')
+        self.palette = colours(count)
+        self.lost = 0
+
+    def write(self, name: str, one: Any) -> Optional[str]:
+        """Write a mask; return its path, None for an unreadable image."""
+        if one.mask is None:
+            return None
+        save: Callable = self._save_png
+        if _is_map(one.path):
+            if find_rasterio():
+                save = self._save_map
+            else:
+                self.lost += 1
+        suffix = '.png' if save == self._save_png else '.tif'
+        file = self.folder / f'{name}{suffix}'
+        save(file, one)
+        return str(file)
+
+    def _save_png(self, file: Path, one: Any) -> None:
+        picture = Image.fromarray(one.mask).convert('P')
+        picture.putpalette(self.palette.tobytes())
+        save_picture(file, picture)
+
+    def _save_map(self, file: Path, one: Any) -> None:
+        """Write a GeoTIFF file with the coordinates of the image."""
+        import rasterio
+        with rasterio.open(one.path) as origin:
+            place = dict(crs=origin.crs, transform=origin.transform)
+            points, points_crs = origin.gcps
+        if points:  # ground control points in place of a transform
+            place = dict(crs=points_crs, gcps=points)
+        height, width = one.mask.shape
+        with atomic_path(file) as temporary, rasterio.open(
+                temporary, 'w', driver='GTiff', width=width, height=height,
+                count=1, dtype='uint8', compress='deflate', **place) as target:
+            target.write(one.mask, 1)
+            target.write_colormap(
+                1, dict(enumerate(map(tuple, self.palette))))
+
+
+def _is_map(path: str) -> bool:
+    """Return whether an image is a GeoTIFF file."""
+    if not path.lower().endswith(('.tif', '.tiff')) or (
+            not Path(path).is_file()):
+        return False
+    with tifffile.TiffFile(path) as file:
+        return any(tag in file.pages.first.tags for tag in _GEO_TAGS)

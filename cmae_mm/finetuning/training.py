@@ -1,0 +1,127 @@
+"""Training of a config, and its best checkpoint."""
+import copy
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping
+
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+
+from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from ..config import ArgumentError
+from ..engine import ResumableRunner
+from ..engine.checkpoint_folder import list_saved
+from ..engine.device import adapt_to_device
+from ..engine.estimate import estimate_training
+from ..engine.work_dir import MARK, is_first_process, work_dir_lock
+from ..files import write_file
+from ..plain_config import format_config
+from .data import LabelledData
+from .model import BEST_NAME, CONFIG_NAME
+from .recipe import Run
+
+
+def describe(encoder: Mapping[str, Any], data: LabelledData,
+             run: Run) -> List[str]:
+    """Describe a fine-tuning in a few lines, before the first step."""
+    backbone, recipe = encoder['backbone'], run.recipe
+    rate = f'rate {recipe.lr:.2g}'
+    if not run.frozen:
+        rate += (f', layer decay {recipe.layer_decay}, drop path '
+                 f'{recipe.drop_path}')
+    views = ['crops', 'flips'] + ['RandAugment', 'erasing'] * recipe.augment
+    views += ['mixup', 'CutMix'] * recipe.mixup
+    return [
+        f'task           {data.task}, {"frozen" if run.frozen else "whole"} '
+        'encoder',
+        f'encoder        {backbone["init_cfg"]["checkpoint"]}: '
+        f'{encoder["depth"]} layers of width {encoder["width"]}, images of '
+        f'{backbone["img_size"]} pixels',
+        *data.describe(),
+        f'recipe         {recipe.reason}: {recipe.epochs} epochs of batch '
+        f'{recipe.batch_size}, {rate}, {", ".join(views)}']
+
+
+def train_model(cfg: Config, data: LabelledData, lines: List[str],
+                resume: bool = True, launcher: str = 'none') -> Path:
+    """Train by the framework's runner, and keep the best checkpoint.
+
+    Of several processes the first one writes files.
+
+    Args:
+        cfg (Config): The config.
+        data (LabelledData): The labelled images.
+        lines (List[str]): Summary to print before the first step.
+        resume (bool): Whether to continue an interrupted training. Defaults
+            to True.
+        launcher (str): Job launcher. Defaults to 'none'.
+
+    Returns:
+        Path: The best checkpoint.
+
+    Raises:
+        ArgumentError: If the folder holds another training.
+    """
+    folder = Path(cfg.work_dir)
+    files = {f'{name}.json': data.annotations(name) for name in data.parts}
+    files[CONFIG_NAME] = (f'{MARK}: made by `cmae finetune`\n'
+                          f'{format_config(cfg.to_dict())}')
+    with work_dir_lock(folder, launcher):
+        resumes = resume and bool(list_saved(cfg))
+        if resumes:
+            _check_same(folder, files)
+        if is_first_process(launcher):
+            for name, text in files.items():
+                write_file(folder / name, text)
+            print('\n'.join(lines), flush=True)
+        cfg = Config(dict(copy.deepcopy(cfg.to_dict()), resume=resume,
+                          launcher=launcher))
+        # mmengine distinguishes the logs of two runs in a process by it.
+        cfg.experiment_name = (
+            f'{folder.name}_{os.getpid()}_{time.monotonic_ns()}')
+        adapt_to_device(cfg)
+        runner = ResumableRunner.from_cfg(cfg)
+        time_needed = '' if resumes else estimate_training(runner)
+        if is_main_process():
+            # The runner has written its own, adapted to the machine.
+            write_file(folder / CONFIG_NAME, files[CONFIG_NAME])
+            if time_needed:
+                print(f'time           {time_needed}', flush=True)
+        runner.train()
+        if is_main_process():
+            _keep_best(cfg, data.classes)
+        barrier()
+        return folder / BEST_NAME
+
+
+def _check_same(folder: Path, files: Mapping[str, str]) -> None:
+    """Check that the training in a folder has these settings and images."""
+    for name, text in files.items():
+        file = folder / name
+        if file.is_file() and file.read_text('utf-8') != text:
+            raise ArgumentError(
+                f'{folder} holds a training with other settings or images '
+                f'({name} differs); name another folder (--out), or start '
+                'anew with resume=False (--no-resume)')
+
+
+def _keep_best(cfg: Config, classes: List[str]) -> None:
+    """Write the best checkpoint under one name, without the optimizer."""
+    folder = Path(cfg.work_dir)
+    best = folder / BEST_NAME
+    found = sorted(folder.glob('best_*.pth'), key=lambda f: f.stat().st_mtime)
+    if not found:
+        if best.is_file():  # of a training that had ended before
+            return
+        raise CheckpointError(
+            f'no checkpoint was saved in {folder}; the log there has the '
+            'reason')
+    state, meta = read_checkpoint(found[-1])
+    known: Dict[str, Any] = {
+        k: meta[k] for k in ('epoch', 'iter', 'encoder_facts') if k in meta}
+    write_checkpoint(best, state, dict(
+        known, dataset_meta=dict(classes=list(classes)),
+        preprocessing=cfg.test_dataloader.dataset.to_dict()['pipeline']))
+    for file in found:
+        file.unlink()

@@ -264,7 +264,7 @@ def test_same_command_resumes_and_another_is_refused(finished, photos,
 
 
 @pytest.mark.parametrize(('line', 'message'), [
-    ('import os', 'no plain value'),
+    ('import os', 'not a plain value'),
     ("model = dict(type='os.system')", 'not one of the classes'),
     ('model = dict(head=1)', 'no config'),
 ])

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
 
-from .datasets.decode import is_plain
+from .datasets.decode import is_colour, is_plain
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 KEY = 'image_stats'
 # Settings of decoding.
 IMAGE_SETTINGS = ('channels', 'dtype', 'value_range', 'bands', 'fill',
-                  'window', 'pages')
+                  'window', 'pages', 'max_pixels')
 # ImageNet's, in the packaged configs: not set by the user.
 _DEFAULTS: Dict[str, List[float]] = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -139,7 +139,8 @@ class _Filler:
                         if 'data_preprocessor' in model else
                         (self.cfg, 'data_preprocessor'))
         preprocessor = owner.get('data_preprocessor')
-        plain = is_plain(self.settings)
+        limit = self.settings.get('max_pixels')
+        plain = is_colour(self.settings)
         if kind not in ('CMAE', 'ImageClassifier') and not plain:
             self._refuse(f'a model of type {kind!r} reads colours of 8 bits '
                          'alone: detection and segmentation take no others '
@@ -150,7 +151,10 @@ class _Filler:
                 'lacks')
         for key in ('mean', 'std'):
             self._set(preprocessor, place, key, list(self.stats[key]))
-        if plain:
+        if plain:  # other loaders have no limit
+            for transform in _transforms(
+                    self.cfg, 'LoadCanvas', 'LoadImage', 'LoadImageOrSkip'):
+                self._set(transform, transform['type'], 'max_pixels', limit)
             return []
         self._set(model.backbone, 'model.backbone', 'in_channels',
                   self.settings['channels'])

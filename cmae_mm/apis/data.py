@@ -49,7 +49,8 @@ def stats(data: Data,
                              None] = None,
           fill: Union[float, Literal['mean'], None] = None,
           window: Union[Tuple[float, float], Literal['file'], None] = None,
-          pages: Optional[Literal['channels', 'first']] = None
+          pages: Optional[Literal['channels', 'first']] = None,
+          max_pixels: Optional[Size] = None
           ) -> Dict[str, Any]:
     """Measure images and choose the settings that they need.
 
@@ -88,6 +89,8 @@ def stats(data: Data,
         pages: Meaning of the pages of a TIFF file or the frames of a DICOM
             file: channels of one image, or images of which the first is
             taken.
+        max_pixels: Largest number of pixels that are decoded at once.
+            Defaults to 25 million, or what the images need.
 
     Returns:
         Dict[str, Any]: See :func:`~cmae_mm.datasets.stats.read_image_stats`.
@@ -98,7 +101,7 @@ def stats(data: Data,
     """
     from ..datasets.stats import measure_images, write_image_stats
     settings = dict(bands=bands, value_range=value_range, fill=fill,
-                    window=window, pages=pages)
+                    window=window, pages=pages, max_pixels=max_pixels)
     found = measure_images(
         data, sample=sample, side=side, num_workers=num_workers,
         channels=channels, dtype=dtype,
@@ -153,6 +156,7 @@ def store(data: Data,
           out: OutputFolder,
           *,
           short_side: ShortSide = None,
+          max_pixels: Optional[Size] = None,
           num_workers: Readers = 0) -> Dict[str, Any]:
     """Pack images into one LMDB file, for network disks.
 
@@ -166,6 +170,8 @@ def store(data: Data,
     Args:
         data: Folder of images, list, store or shards.
         out: Folder to write, outside of DATA.
+        max_pixels: Largest number of pixels that are decoded at once; larger
+            images are not reduced. Defaults to 25 million.
 
     Returns:
         Dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
@@ -174,7 +180,7 @@ def store(data: Data,
         ValueError: If the images cannot be packed.
     """
     return _pack(data, out, 'store', short_side=short_side,
-                 num_workers=num_workers)
+                 max_pixels=max_pixels, num_workers=num_workers)
 
 
 @command(libraries=False)
@@ -182,6 +188,7 @@ def shards(data: Data,
            out: OutputFolder,
            *,
            short_side: ShortSide = None,
+           max_pixels: Optional[Size] = None,
            num_workers: Readers = 0,
            images_per_shard: Size = 2000) -> Dict[str, Any]:
     """Pack images into webdataset shards, for many machines.
@@ -198,6 +205,7 @@ def shards(data: Data,
     Args:
         data: Folder of images, list, store or shards.
         out: Folder to write, outside of DATA.
+        max_pixels: See `cmae store`. Defaults to 25 million.
         images_per_shard: Number of images in a shard. Defaults to 2000, about
             200 MB of photographs.
 
@@ -208,7 +216,8 @@ def shards(data: Data,
         ValueError: If the images cannot be packed.
     """
     return _pack(data, out, 'shards', short_side=short_side,
-                 num_workers=num_workers, images_per_shard=images_per_shard)
+                 max_pixels=max_pixels, num_workers=num_workers,
+                 images_per_shard=images_per_shard)
 
 
 def _pack(data: Data, out: OutputFolder, kind: str,

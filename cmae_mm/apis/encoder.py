@@ -17,7 +17,7 @@ from ..checkpoints.load import (
     select_encoder,
 )
 from ..config import ConfigError
-from ..datasets.decode import is_plain
+from ..datasets.decode import is_colour, is_plain
 from ..evaluation.centre_crop import CentreCrop
 from ..models.backbones import convvit, vit  # noqa: F401  # registers them
 from ..models.utils import check_choice
@@ -219,7 +219,7 @@ class PretrainedEncoder(nn.Module):
             ValueError: If it cannot be decoded, or does not fit the encoder's
                 channels and type.
         """
-        crop = self.crop(self.centre_crop.read(image))
+        crop = self.crop(self.centre_crop.read(image, whole=False))
         return self.normalize(crop.to(self.mean.device))
 
     @property
@@ -445,7 +445,7 @@ def _find_normalisation(channels: int, facts: Dict[str, Any],
     }
     mean = found.get('mean', MEAN)
     images = found.get('images') or dict(channels=len(mean))
-    lacking = 'mean' not in found and not is_plain(images)
+    lacking = 'mean' not in found and not is_colour(images)
     counts = {images['channels'], len(mean)}
     if lacking or counts != {channels}:
         if 'mean' not in found:

@@ -80,7 +80,8 @@ def load_crops(picked: Sequence[PickedImage], crop: CentreCrop) -> Tensor:
     crops = []
     for image in picked:
         try:
-            crops.append(crop(crop.decode(image.read(), str(image.path))))
+            crops.append(crop(crop.decode(
+                image.read(), str(image.path), whole=False)))
         except (ValueError, OSError) as error:
             raise ArgumentError(str(error)) from error
     return torch.stack(crops)

@@ -590,9 +590,10 @@ def _thumbnails(model: 'PretrainedEncoder', source: Any,
     crop = _crop_of(model, side)
     number = {storable(name): i for i, name in enumerate(source.names)}
     device = model.mean.device
-    return [to_rgb(model.normalize(crop(crop.decode(
-        source.read(number[path]), path)).to(device))[None], model, show)[0]
-        for path in paths]
+    crops = (crop(crop.decode(source.open(number[path]), path, whole=False))
+             for path in paths)
+    return [to_rgb(model.normalize(image.to(device))[None], model, show)[0]
+            for image in crops]
 
 
 def _save(out: PathLike, picked: List['PickedImage'],

@@ -27,10 +27,53 @@ from typing import (
 
 import numpy as np
 
+from .decode.image import is_dicom
+from .decode.raster import has_plugin
 from .names import FileNames, decode_name, encode_name
 
+_DICOM = ('.dcm', '.dicom')
 IMG_EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.ppm', '.bmp',
-                  '.pgm', '.tif', '.tiff', '.webp', '.npy', '.dcm', '.dicom')
+                  '.pgm', '.tif', '.tiff', '.webp', '.gif', '.avif', '.jp2',
+                  '.j2k', '.jpx', '.npy', '.npz', '.heic', '.heif', '.hif',
+                  '.jxl', *_DICOM)
+# Formats that plugins of Pillow read, by ending.
+_PLUGIN_OF = {'.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF',
+              '.avif': 'AVIF', '.jxl': 'JXL'}
+_SCENE = 'one-band scene file'
+# What to do with files that are not read, by ending or kind.
+_WAYS_OUT = {ending: way for way, endings in {
+    'volumes: the script in docs/image-formats.md writes their slices':
+        '.nii .nii.gz .mha .mhd .nrrd .mgz .mnc',
+    'whole slides and microscope files: write tiled TIFF files, as `vips '
+    'tiffsave SLIDE OUT.tif --tile --compression jpeg` or QuPath does':
+        '.svs .ndpi .mrxs .scn .vms .vmu .svslide .bif .czi .lif .nd2 .vsi '
+        '.oib .oif .isyntax .ims .qptiff',
+    'videos: `ffmpeg -i VIDEO -vf fps=1 FRAME_%06d.png` writes frames':
+        '.mp4 .mov .avi .mkv .webm .m4v .wmv .mpg .mpeg .3gp .mts .m2ts',
+    'raw files of cameras: write TIFF files of 16 bits, as `dcraw -T -6` does':
+        '.cr2 .cr3 .nef .arw .dng .raf .orf .rw2',
+    'arrays: save each image with numpy.save':
+        '.h5 .hdf5 .nc .mat .fits',
+    'archives: unpack them': '.zip .tgz .tar.gz .7z .rar',
+    'images that are read after `pip install pillow-heif`':
+        '.heic .heif .hif',
+    'images that are read after `pip install pillow-jxl-plugin`': '.jxl',
+    'images that are read after `pip install pillow-avif-plugin`': '.avif',
+}.items() for ending in endings.split()}
+_WAYS_OUT[_SCENE] = ('bands of a scene: stack them, as `rio stack B02.jp2 '
+                     'B03.jp2 B04.jp2 -o SCENE.tif` does')
+# Names of files with one band of a scene: Sentinel-2's and Landsat's.
+_BAND = re.compile(
+    r'(.*?)(B\d\d?|B8A|AOT|WVP|SCL)(_\d\dm)?\.(jp2|tiff?)', re.IGNORECASE)
+_SCENE_NAME = re.compile(r'T\d\d[A-Z]{3}_\d{8}T\d{6}|^L[COTEM]\d\d_',
+                         re.IGNORECASE)
+# Classes of DICOM objects without pixels: waveforms, presentation states, raw
+# data, registrations, measurements, reports, documents, protocols, radiation
+# plans and structures, and directories.
+_NO_PIXELS = re.compile(
+    rb'\x02\0\x02\0UI..1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(9|11|'
+    rb'66(?!\.[478])|67|68|78|79|88|104|200|481\.([3-9]|\d\d)))(?!\d)',
+    re.DOTALL)
 # System files and folders, beside names that begin with a dot.
 _SYSTEM_NAMES = {
     '__macosx', '__pycache__', '@eadir', '@tmp', '#recycle', '#snapshot',
@@ -89,7 +132,23 @@ class LeftOut:
             parts.append(f'{count:,} {kind}' if kind[0] == '.' else (
                 f'{count:,} {kind}s (first: {first})' if count > 1 else
                 f'1 {kind} ({first})'))
-        return f'left out: {", ".join(parts)}' if parts else ''
+        ways: Dict[str, List[str]] = {}
+        for kind in sorted(self.counts.keys() & _WAYS_OUT.keys()):
+            ways.setdefault(_WAYS_OUT[kind], []).append(kind)
+        return '; '.join(filter(None, [
+            f'left out: {", ".join(parts)}' if parts else '',
+            *(f'{", ".join(kinds)}: {way}' for way, kinds in ways.items())]))
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of a name in lower case, two of a .gz file."""
+    stem, ending = os.path.splitext(name.lower())
+    return (os.path.splitext(stem)[1] if ending == '.gz' else '') + ending
+
+
+def way_out(name: str) -> str:
+    """Return what to do with a file that is not read, '' if not known."""
+    return _WAYS_OUT.get(ending_of(name), '')
 
 
 class FolderListing:
@@ -159,9 +218,10 @@ class FolderListing:
             self.left_out.add('unreadable folder', folder[:-1])
             return []
         names = []
+        bands = _find_bands([entry.name for entry in entries])
         for entry in entries:
             name = folder + entry.name
-            kind = self._kind(entry)
+            kind = _SCENE if entry.name in bands else self._kind(entry)
             if kind in ('', '/'):
                 names.append(name + kind)
             else:
@@ -176,19 +236,27 @@ class FolderListing:
             if entry.is_dir():
                 return self._follow(entry.path) if entry.is_symlink() else '/'
             if entry.is_file():
-                return self._kind_of_file(entry.name)
+                return self._kind_of_file(entry)
         except PermissionError:
             return 'unreadable file'
         except OSError:  # such as a link to itself
             return 'dangling link'
         return 'dangling link' if entry.is_symlink() else 'special file'
 
-    def _kind_of_file(self, name: str) -> str:
-        if name.lower().endswith(self._extensions):
-            return ''
-        ending = os.path.splitext(name)[1].lower()
-        is_usual = re.fullmatch(r'\.[a-z]\w{0,9}', ending)
-        return ending if is_usual else 'other file'
+    def _kind_of_file(self, entry: 'os.DirEntry[str]') -> str:
+        ending = ending_of(entry.name)
+        is_image = entry.name.lower().endswith(self._extensions)
+        if not is_image and re.fullmatch(r'(\.[a-z]\w{0,9}){1,2}', ending):
+            return ending
+        if ending in _PLUGIN_OF and not has_plugin(_PLUGIN_OF[ending]):
+            return ending
+        if ending in _DICOM or not is_image and '.dcm' in self._extensions:
+            with open(entry.path, 'rb') as file:
+                head = file.read(1024)
+            if _NO_PIXELS.search(head, 128):
+                return 'imageless DICOM object'
+            is_image = is_image or is_dicom(head)
+        return '' if is_image else 'other file'
 
     def _follow(self, path: str) -> str:
         """Return '/' if a link to a folder is followed, else why not."""
@@ -202,6 +270,18 @@ class FolderListing:
             return 'repeated folder'
         self._followed.add(target)
         return '/'
+
+
+def _find_bands(names: Sequence[str]) -> Set[str]:
+    """Find files of a folder that are each one of a scene's bands."""
+    scenes: Dict[str, Dict[str, Set[str]]] = {}
+    for name in names:
+        match = _BAND.fullmatch(name)
+        if match and (match[4].lower() == 'jp2' or _SCENE_NAME.search(name)):
+            scenes.setdefault(match[1], {}).setdefault(
+                match[2].upper(), set()).add(name)
+    return {name for bands in scenes.values() if len(bands) > 1
+            for files in bands.values() for name in files}
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -84,7 +84,8 @@ def pack_images(data: Any,
                 *,
                 short_side: Optional[int] = None,
                 images_per_shard: int = 2000,
-                num_workers: int = 0) -> Dict[str, Any]:
+                num_workers: int = 0,
+                max_pixels: Optional[int] = None) -> Dict[str, Any]:
     """Pack the images of a data set, in its order, and verify the copies.
 
     Interrupted and called again with the same arguments, it continues. Files
@@ -100,6 +101,8 @@ def pack_images(data: Any,
         images_per_shard (int): Number of images in a shard. Defaults to 2000.
         num_workers (int): Processes that read and reduce images. Defaults to
             0, none beside this one.
+        max_pixels (int, optional): Largest number of pixels that are decoded
+            at once, to be reduced. Defaults to 25 million.
 
     Returns:
         Dict[str, Any]: ``images``, their number; ``copies``, numbers by
@@ -125,11 +128,13 @@ def pack_images(data: Any,
         _check_outside(out, source.root)
     _check_readable(source)
     total = len(source)
-    read = partial(_read, source, short_side)
+    read = partial(_read, source, short_side, max_pixels)
     writer: Any = _Store(out, source, _PART) if kind == 'store' else (
         _Shards(out, source, images_per_shard))
     plan = dict(kind=kind, source=_digest(source), short_side=short_side,
                 size=writer.size)
+    if max_pixels is not None:
+        plan['max_pixels'] = max_pixels
     with closing(writer), _output(out, plan, writer):
         missing = [part for part in writer.parts if not writer.has(part)]
         numbers = [np.arange(part.start, part.stop) for part in missing]
@@ -171,7 +176,7 @@ def _check_readable(source: sources.ImageSource) -> None:
         try:
             decode.read_image(source.read(number), name, _WHOLE)
             return
-        except (decode.UnfitImage, MissingLibrary):
+        except (decode.UnfitImage, decode.TooLargeImage, MissingLibrary):
             return
         except (OSError, ValueError) as error:
             reason = reason or f'{encode_name(name)}: {error}'
@@ -233,7 +238,7 @@ def _digest(source: sources.ImageSource) -> str:
 
 
 def _read(source: sources.ImageSource, short_side: Optional[int],
-          number: int) -> Packed:
+          max_pixels: Optional[int], number: int) -> Packed:
     """Read an image, and reduce it where that is wanted."""
     name = source.names[number]
     try:
@@ -243,10 +248,11 @@ def _read(source: sources.ImageSource, short_side: Optional[int],
                         f'({error.strerror or error})') from None
     if short_side is None:
         return Packed(name, data)
-    return shrink(data, short_side, name)
+    return shrink(data, short_side, name, max_pixels)
 
 
-def shrink(data: bytes, short_side: int, name: str) -> Packed:
+def shrink(data: bytes, short_side: int, name: str,
+           max_pixels: Optional[int] = None) -> Packed:
     """Re-encode an image whose shorter side is longer than wanted.
 
     A JPEG file becomes a JPEG file of quality 92. All others become PNG or
@@ -257,6 +263,7 @@ def shrink(data: bytes, short_side: int, name: str) -> Packed:
         data (bytes): The file.
         short_side (int): Length of the shorter side in pixels.
         name (str): Name of the image.
+        max_pixels (int, optional): See :func:`pack_images`.
 
     Returns:
         Packed: ``how`` is 're-encoded as JPEG', PNG or TIFF; 'copied' if it is
@@ -266,7 +273,12 @@ def shrink(data: bytes, short_side: int, name: str) -> Packed:
         MissingLibrary: If an optional library is needed; names the file.
     """
     try:
-        raw = decode.read_image(data, name, _WHOLE, short_side + 1)
+        raw = decode.read_image(
+            data, name, decode.make_settings(
+                channels=None, dtype=None, max_pixels=max_pixels),
+            short_side + 1)
+    except decode.TooLargeImage as error:
+        return Packed(name, data, 'not reduced', str(error))
     except decode.UndecodableImage as error:
         return Packed(name, data, 'undecodable', str(error))
     except decode.UnfitImage as error:

@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..dependencies import cpu_count
 from ..files import PathLike
+from .decode.image import Encoded
 from .listing import (
     IMG_EXTENSIONS,
     FolderListing,
@@ -52,6 +53,7 @@ from .listing import (
     is_hidden,
     parse_labels,
     read_list,
+    way_out,
 )
 from .names import FileNames, encode_name
 
@@ -63,6 +65,8 @@ PLACE = np.dtype([('offset', '<u8'), ('shard', '<u4'), ('size', '<u4')])
 INDEX_VERSION = 1
 # Shards that each process keeps open.
 _MOST_OPEN = 64
+# Bytes of a file that is not read as a whole where a part is enough.
+_LARGE = 2**26
 # Fewer images than these are not worth the start of a process.
 _FEW = 64
 
@@ -92,12 +96,14 @@ def kind_of(data: PathLike) -> str:
         return 'store'
     if os.path.isdir(path):
         return 'folder'
+    way = way_out(path)
     is_image = path.lower().endswith((*IMG_EXTENSIONS, '.tar'))
-    if os.path.isfile(path) and not is_image:
+    if os.path.isfile(path) and not is_image and not way:
         return 'list'
     what = 'is a dangling link' if os.path.islink(path) else 'does not exist'
     if os.path.exists(path):
-        what = describe_kind(os.stat(path).st_mode) or 'is a single file'
+        what = describe_kind(os.stat(path).st_mode) or (
+            f'is a single file ({way})' if way else 'is a single file')
     raise FileNotFoundError(
         f'{path!r} {what}; name a folder of images, a list of them, a store '
         'or shards')
@@ -237,6 +243,10 @@ class ImageSource(Sequence):
         """Read an image's encoded file, see :func:`read_record`."""
         return read_record(self.record(index))
 
+    def open(self, index: int) -> Encoded:
+        """Read an image's encoded file, see :func:`open_record`."""
+        return open_record(self.record(index))
+
     def describe(self) -> str:
         """Describe the images, and what is skipped, in one line."""
         kind = '' if self.labels is None else 'labelled '
@@ -276,6 +286,25 @@ def read_record(record: Dict[str, Any],
         raise SourceError(f'{encode_name(record["img_path"])} is missing in '
                           'the store, which is damaged')
     return data
+
+
+def open_record(record: Dict[str, Any],
+                backend_args: Optional[dict] = None) -> Encoded:
+    """Read the encoded file of a sample, unless it is a large local file.
+
+    Args:
+        record (Dict[str, Any]): See :func:`read_record`.
+        backend_args (dict, optional): See :func:`read_record`.
+
+    Returns:
+        bytes | Path: The file, or the path of one of more than 64 MiB, of
+        which a part may be enough.
+    """
+    path = record['img_path']
+    if record.get('backend_args', backend_args) is None and (
+            os.path.isfile(path) and os.path.getsize(path) > _LARGE):
+        return Path(path)
+    return read_record(record, backend_args)
 
 
 def _open_list(path: str, splits: Sequence, labels: Union[bool, str],

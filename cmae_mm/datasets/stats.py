@@ -1,5 +1,6 @@
 """Statistics of the images of a data set, and their JSON file."""
 import hashlib
+import io
 import json
 from collections import Counter
 from functools import partial
@@ -21,6 +22,9 @@ _SAMPLED_VALUES = 2**24
 _QUANTILES = (0.001, 0.999)
 # Images longer than this times their width are strips.
 _STRIP = 3
+# Larger images that are decoded whole are not measured: as Pillow, which takes
+# them for attacks.
+_MOST_PIXELS = 2 * 89_478_485
 # Number of images that each list names.
 _LISTED = 100
 
@@ -49,6 +53,9 @@ class ImageFacts(NamedTuple):
         pixels (np.ndarray): A sample of the pixels, float32, (P, C). Missing
             values are NaN.
         digest (bytes): Hash of the file.
+        needed (int): The ``max_pixels`` that it needs, 0 for the default.
+        is_part (bool): Whether its centre or a smaller scale was measured.
+        is_animated (bool): Whether it is the first of several frames.
     """
 
     path: str
@@ -65,6 +72,9 @@ class ImageFacts(NamedTuple):
     moments: np.ndarray = np.zeros((4, 0))
     pixels: np.ndarray = np.zeros((0, 0))
     digest: bytes = b''
+    needed: int = 0
+    is_part: bool = False
+    is_animated: bool = False
 
     def select_channels(self, count: int) -> 'ImageFacts':
         """Return the measurements as if read with ``count`` channels."""
@@ -137,7 +147,12 @@ def measure_images(data: PathLike,
             f'none of the {len(facts)} images of {source.root} that were '
             f'decoded can be used: {reason}')
     missing = sum(f.missing for f in fitting)
-    used = {k: v for k, v in wanted._asdict().items() if v is not None}
+    used = {k: v for k, v in wanted._asdict().items()
+            if v is not None and (k, v) != ('max_pixels', decode.MAX_PIXELS)}
+    needed = max(f.needed for f in fitting)
+    if needed:  # two digits, since others may be somewhat larger
+        unit = 10**(len(str(needed)) - 2)
+        used['max_pixels'] = -(-needed // unit) * unit
     used.update(channels=count, dtype=max(
         (f.dtype for f in fitting), key=decode.IMAGE_DTYPES.index))
     if missing:
@@ -154,7 +169,8 @@ def measure_images(data: PathLike,
         broken=_list(broken), broken_count=len(broken),
         unfit=_list(unfit), unfit_count=len(unfit),
         duplicates=duplicates[:_LISTED], duplicate_count=len(duplicates),
-        settings=used, notes=_notes(fitting, count, wanted, merged['std']))
+        settings=used,
+        notes=_notes(fitting, count, wanted, merged['std'], used))
 
 
 def _measure_sample(source: ImageSource, sample: int,
@@ -181,9 +197,9 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
     path = source.names[number]
     settings = settings._replace(channels=None)
     try:
-        data = source.read(number)
-        raw = decode.choose_channels(
-            decode.read_image(data, path, settings), path, settings)
+        data = source.open(number)
+        raw, size, needed = _read(data, path, settings)
+        raw = decode.choose_channels(raw, path, settings)
         kind, missing = raw.pixels.dtype.name, decode.find_missing(raw)
         if missing is not None:
             fill = 'mean' if settings.fill is None else settings.fill
@@ -200,17 +216,54 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
     colours = values.shape[2] - raw.alpha
     return ImageFacts(
         path,
-        size=(values.shape[0], values.shape[1]),
+        size=size,
         channels=values.shape[2],
         colours=colours,
         kind=kind,
         dtype=values.dtype.name,
         grey=colours == 3 and decode.is_grey(values),
         missing=missing is not None,
-        dicom=decode.is_dicom(data, path),
+        dicom=decode.is_dicom(decode.first_bytes(data), path),
         moments=measure(values, valid),
         pixels=_sample_pixels(values, valid, pixels),
-        digest=hashlib.blake2b(data, digest_size=16).digest())
+        digest=_digest(data),
+        needed=needed,
+        is_part=values.shape[:2] != size,
+        is_animated=raw.is_animated)
+
+
+def _read(data: Any, path: str, settings: decode.ImageSettings
+          ) -> Tuple[decode.RawImage, Tuple[int, int], int]:
+    """Read an image; return also its size, and ``max_pixels`` if needed."""
+    centre = decode.read_centre(data, path, settings)
+    if centre is not None:
+        return (*centre, 0)
+    if isinstance(data, Path):
+        data = data.read_bytes()
+    try:
+        raw = decode.read_image(data, path, settings)
+        return raw, raw.pixels.shape[:2], 0
+    except decode.TooLargeImage as error:
+        if decode.is_jpeg(data):  # which training reads at a smaller scale
+            raw = decode.read_image(data, path, settings, 1)
+            scale = max(error.size) / max(raw.pixels.shape[:2])
+            height, width = (round(v * scale) for v in raw.pixels.shape[:2])
+            return raw, (height, width), 0
+        if settings.max_pixels != decode.MAX_PIXELS or (
+                error.pixels > _MOST_PIXELS):
+            raise
+        raw = decode.read_image(
+            data, path, settings._replace(max_pixels=_MOST_PIXELS))
+        return raw, raw.pixels.shape[:2], error.pixels
+
+
+def _digest(data: Any) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    with data.open('rb') if isinstance(data, Path) else io.BytesIO(
+            data) as file:
+        for block in iter(partial(file.read, 2**20), b''):
+            digest.update(block)
+    return digest.digest()
 
 
 def measure(values: np.ndarray,
@@ -310,8 +363,12 @@ def _list(facts: List[ImageFacts]) -> List[Dict[str, str]]:
 
 
 def _notes(facts: List[ImageFacts], count: int,
-           wanted: decode.ImageSettings, std: List[float]) -> List[str]:
+           wanted: decode.ImageSettings, std: List[float],
+           used: Dict[str, Any]) -> List[str]:
     """Collect notes for the user."""
+    large = [f for f in facts if f.needed]
+    parts = sum(f.is_part for f in facts)
+    animations = sum(f.is_animated for f in facts)
     others = sum(not f.dicom for f in facts)
     kinds = sorted({decode.natural_dtype(f.kind) for f in facts})
     notes: Dict[str, Any] = {
@@ -326,6 +383,16 @@ def _notes(facts: List[ImageFacts], count: int,
             count == 3 and all(f.grey or f.colours == 1 for f in facts),
         "some images have missing pixels: fill='mean' is set":
             wanted.fill is None and any(f.missing for f in facts),
+        f'{len(large):,} images have more than {decode.MAX_PIXELS:,} pixels: '
+        f'max_pixels={used.get("max_pixels")} is set, and a worker needs up '
+        f'to {used.get("max_pixels", 0) * 16 // 10**6:,} MB':
+            bool(large),
+        f'{parts:,} images have more than {wanted.max_pixels:,} pixels, of '
+        'which the centre or a smaller scale was measured, as training reads '
+        'parts of them':
+            parts,
+        f'of {animations:,} animations the first frame is read':
+            animations,
         f'alpha is left out; channels={count + 1} keeps it where all images '
         'have it':
             any(count == f.colours < f.channels for f in facts)

@@ -13,13 +13,14 @@ from ..datasets.decode import (
     RawImage,
     UndecodableImage,
     arrange,
-    decode_image,
+    decode_short,
     finish,
     from_pillow,
     make_settings,
     resize_image,
 )
-from ..datasets.source import read_record
+from ..datasets.decode.image import Encoded
+from ..datasets.source import open_record
 
 
 class CentreCrop:
@@ -47,12 +48,16 @@ class CentreCrop:
         self.short_side = short_side or round(size * 256 / 224)
         self._transforms = [TRANSFORMS.build(t) for t in pipeline or ()]
 
-    def decode(self, data: bytes, name: str) -> np.ndarray:
+    def decode(self, data: Encoded, name: str,
+               whole: bool = True) -> np.ndarray:
         """Decode an image file as in training.
 
         Args:
-            data (bytes): The file.
+            data (bytes | Path): The file, or the path of a large one.
             name (str): For the error.
+            whole (bool): Whether the size must be that of the file. If not,
+                images of more than ``max_pixels`` are resized for the crop as
+                they are read. Defaults to True.
 
         Returns:
             np.ndarray: (H, W, C); three channels of uint8 are in BGR.
@@ -61,16 +66,19 @@ class CentreCrop:
             ValueError: If it cannot be decoded, or would lose something.
         """
         try:
-            return decode_image(data, None, self.settings, name)
+            return decode_short(
+                data, None if whole or self._transforms else self.short_side,
+                self.settings, name)
         except UndecodableImage as error:
             raise ValueError(f'{name} cannot be decoded ({error})') from error
 
-    def read(self, image: Any) -> np.ndarray:
+    def read(self, image: Any, whole: bool = True) -> np.ndarray:
         """Decode an image that is given in any form.
 
         Args:
             image (Any): See
                 :meth:`~cmae_mm.apis.PretrainedEncoder.preprocess`.
+            whole (bool): See :meth:`decode`.
 
         Returns:
             np.ndarray: See :meth:`decode`.
@@ -87,7 +95,7 @@ class CentreCrop:
         if hasattr(image, 'read'):
             image = image.read()
         if isinstance(image, (bytes, bytearray, memoryview)):
-            return self.decode(bytes(image), 'the image')
+            return self.decode(bytes(image), 'the image', whole)
         if not isinstance(image, (str, os.PathLike)):
             raise TypeError(
                 'one image is needed: a file, its bytes, a PIL image or an '
@@ -95,13 +103,13 @@ class CentreCrop:
                 'results of several images')
         name = os.fspath(image)
         try:
-            data = read_record(dict(img_path=name))
+            data = open_record(dict(img_path=name))
         except (OSError, ValueError) as error:
             reason = getattr(error, 'strerror', None) or error
             raise FileNotFoundError(
                 f'the image file {name[:200]!r} cannot be read: {reason}'
             ) from error
-        return self.decode(data, name)
+        return self.decode(data, name, whole)
 
     def _convert(self, reader: Any, image: Any) -> np.ndarray:
         try:

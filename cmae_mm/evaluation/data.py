@@ -102,10 +102,10 @@ def eval_pipeline(img_size: int,
     Returns:
         list: Configs of transforms.
     """
+    short_side = short_side or round(img_size * 256 / 224)
     return [
-        dict(type='LoadImage', **(images or {})),
-        dict(type='ResizeImage',
-             scale=short_side or round(img_size * 256 / 224)),
+        dict(type='LoadImage', short_side=short_side, **(images or {})),
+        dict(type='ResizeImage', scale=short_side),
         dict(type='CenterCrop', crop_size=img_size),
         dict(type='PackInputs'),
     ]

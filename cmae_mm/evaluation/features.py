@@ -80,7 +80,7 @@ class _Crops(Dataset):
         name = storable(self.source.names[number])
         try:
             image = self.crop.decode(
-                self.source.read(number), encode_name(name))
+                self.source.open(number), encode_name(name), whole=False)
             return name, self.crop(image), ''
         # Decoders raise all sorts of errors on broken files.
         except Exception as error:

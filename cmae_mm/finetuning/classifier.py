@@ -20,9 +20,8 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..config import load_config
-from ..datasets.decode import make_settings
+from ..datasets.decode import is_colour, make_settings
 from ..evaluation.data import eval_pipeline
-from ..image_config import is_plain
 from .data import LabelledData
 from .model import FinishedModel, Found, place_windows
 from .pictures import draw_confusion, draw_sheet, to_picture
@@ -60,7 +59,7 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData,
         to_onehot=recipe.mixup and not multilabel)
     _set_model(cfg.model, encoder, count, run, multilabel)
     augmentation = [t for t in cfg.train_pipeline if recipe.augment
-                    and is_plain(dict(images))
+                    and is_colour(dict(images))
                     and t.type in ('RandAugment', 'RandomErasing')]
     for name in ('train', 'val'):
         loader = cfg[f'{name}_dataloader']

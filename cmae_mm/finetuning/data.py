@@ -18,15 +18,15 @@ from typing import (
 import numpy as np
 
 from ..config import ArgumentError
-from ..datasets.decode import UnfitImage, decode_image, make_settings
+from ..datasets.decode import UnfitImage, decode_short, make_settings
 from ..datasets.listing import sort_classes
 from ..datasets.names import encode_name
 from ..datasets.source import (
     ImageSource,
     SourceError,
     kind_of,
+    open_record,
     open_source,
-    read_record,
 )
 from ..dependencies import cpu_count
 from ..evaluation.data import PART_NAMES, draw_share, spellings
@@ -415,8 +415,8 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
     def decode(index: int) -> str:
         record = records[index]
         try:
-            image = decode_image(read_record(record), None, settings,
-                                 record['img_path'])
+            image = decode_short(open_record(record), None if check else 1,
+                                 settings, record['img_path'])
         except UnfitImage as error:
             raise ArgumentError(
                 f'{error}; the encoder takes {settings.channels} channel(s) '

@@ -30,6 +30,7 @@ from ..checkpoints import (
     naming,
     read_checkpoint,
 )
+from ..datasets.decode import ImageSettings
 from ..datasets.source import open_source, read_record
 from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
@@ -119,7 +120,8 @@ class FinishedModel(nn.Module):
         self.img_size: int = model.backbone.img_size[0]
         self.in_channels = len(model.data_preprocessor.mean)
         self.pipeline = [dict(t) for t in pipeline]
-        self.images = {k: v for k, v in pipeline[0].items() if k != 'type'}
+        self.images = {k: v for k, v in pipeline[0].items()
+                       if k in ImageSettings._fields}
         self.reader = CentreCrop(self.img_size, self.images)
         self._transforms = [TRANSFORMS.build(t) for t in pipeline[1:]
                             if t['type'] != 'LoadAnnotations']

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from ..config import ArgumentError
-from ..datasets.decode.tiff import find_rasterio
+from ..datasets.decode.maps import find_rasterio
 from ..datasets.names import encode_name
 from ..files import atomic_path, write_file
 from ..packaged import install_command

@@ -152,7 +152,7 @@ def write(root: Path, images, extras):
     if 'fifo' in extras:
         os.mkfifo(place / 'fifo.png')
     if 'other' in extras:
-        (place / 'x.heic').write_bytes(b'')
+        (place / 'x.exr').write_bytes(b'')
         (root / 'notes.txt').write_bytes(b'')
     if 'empty class' in extras:
         (root / 'bird').mkdir()

@@ -7,7 +7,7 @@ from images import photo
 from PIL import Image, ImageOps
 
 from cmae_mm.datasets import LoadCanvas
-from cmae_mm.datasets.decode import UndecodableImage, decode_image
+from cmae_mm.datasets.decode import TooLargeImage, decode_image, make_settings
 
 
 def encode(image, kind='JPEG', **kwargs):
@@ -107,8 +107,29 @@ def test_large_jpegs_are_decoded_small():
     assert decode_image(data, shrink_to=50).shape == (50, 50, 3)
 
 
-def test_images_beyond_the_limit_are_refused(monkeypatch):
-    monkeypatch.setattr('cmae_mm.datasets.decode.image.MAX_PIXELS', 1000)
-    for kind in ('PNG', 'JPEG'):
-        with pytest.raises(UndecodableImage, match='40x40 pixels are more'):
-            decode_image(encode(Image.fromarray(photo(40)), kind))
+def test_images_beyond_the_limit_are_refused():
+    at_limit, below = (make_settings(max_pixels=n) for n in (1600, 1599))
+    for kind in ('PNG', 'JPEG', 'TIFF', 'GIF', 'AVIF', 'JPEG2000'):
+        data = encode(Image.fromarray(photo(40)), kind)
+        assert decode_image(data, settings=at_limit).shape == (40, 40, 3)
+        with pytest.raises(TooLargeImage, match=(
+                '40x40 pixels are more than max_pixels=1,599; set max_pixels='
+                r'1600 \(--max-pixels')):
+            decode_image(data, settings=below)
+    for wrong in (0, -1, 1.5, True, 'all'):
+        with pytest.raises(ValueError, match='max_pixels must be a whole num'):
+            make_settings(max_pixels=wrong)
+
+
+def test_large_files_of_little_content_are_refused(recwarn):
+    """Attacks by files that are large when they are decoded."""
+    bomb = encode(Image.new('L', (30000, 30000)), 'PNG')
+    assert len(bomb) < 2**20
+    with pytest.raises(TooLargeImage, match='30000x30000 pixels are more'):
+        decode_image(bomb)
+    assert not recwarn.list
+    assert Image.MAX_IMAGE_PIXELS == 1024 * 1024 * 1024 // 4 // 3
+    file = io.BytesIO()
+    np.savez_compressed(file, np.zeros((30000, 30000), 'u1'))
+    with pytest.raises(TooLargeImage):
+        decode_image(file.getvalue())

@@ -424,7 +424,7 @@ def test_a_mask_of_missing_pixels(monkeypatch):
         decode(file, 'x.tif', **wanted)
     made = decode(file, 'x.tif', fill=3, **wanted)
     assert (made[:20] == 3).all() and (made[20:] == array[20:]).all()
-    monkeypatch.setattr('cmae_mm.datasets.decode.tiff.find_rasterio',
+    monkeypatch.setattr('cmae_mm.datasets.decode.maps.find_rasterio',
                         lambda: False)
     with pytest.raises(MissingLibrary,
                        match=r"x\.tif has a mask.*'\.\[geotiff\]'`"):

@@ -360,7 +360,7 @@ def test_missing_pixels_are_filled_or_refused():
 
 @pytest.mark.parametrize('file,said', [
     (numpy(np.zeros(5)), r'shape \(5,\) is no image'),
-    (numpy(np.zeros((2, 3, 4, 5))), 'is no image'),
+    (numpy(np.zeros((2, 2, 3, 4, 5))), 'is no image'),
     (numpy(np.zeros((70, 80, 90))), 'at most 64 channels'),
     (numpy(np.zeros((4, 4), complex)), 'of the type complex128'),
     (numpy(np.array([[{}]], object)), 'allow_pickle'),
@@ -427,5 +427,5 @@ def test_an_old_torch_has_no_uint16(monkeypatch):
 
 
 def test_the_defaults_are_ordinary_colours():
-    assert make_settings() == RGB and RGB.is_plain and RGB.is_bgr
+    assert make_settings() == RGB and RGB.is_bgr
     assert not make_settings(dtype='uint16').is_bgr

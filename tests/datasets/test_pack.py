@@ -774,7 +774,7 @@ def test_images_that_were_not_reduced_are_counted(kind, tmp_path):
 
 
 def test_commands_print_a_summary(images, tmp_path):
-    (images / 'x.heic').write_bytes(b'')
+    (images / 'x.exr').write_bytes(b'')
     lines = [
         ['store', images, 'out', '--short-side', '9', '--json'],
         ['shards', 'out', 'out2', '--images-per-shard', '5', '--json'],
@@ -788,13 +788,13 @@ def test_commands_print_a_summary(images, tmp_path):
          'train_cfg.max_iters=2'],
     ]
     *results, (code, trained) = run_commands(*lines, cwd=tmp_path)
-    (images / 'x.heic').unlink()
+    (images / 'x.exr').unlink()
     assert code == 0 and (tmp_path / 'work/iter_2.pth').exists(), trained
     shutil.rmtree(tmp_path / 'work')
     assert [code for code, _ in results] == [0, 0, 1, 1, 1], results
     stored = json.loads(results[0][1].splitlines()[-1])
     assert stored['copies'] == {'re-encoded as JPEG': 11, 'copied': 1}
-    for said in ('12 images in', 'left out: 1 .heic',
+    for said in ('12 images in', 'left out: 1 .exr',
                  '12 images in out', '11 re-encoded as JPEG'):
         assert said in results[0][1]
     assert len(json.loads(results[1][1].splitlines()[-1])['shards']) == 3

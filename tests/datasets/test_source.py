@@ -73,7 +73,7 @@ def messy(tmp_path):
     for name in SYSTEM:
         write_images(root / name, 1)
     image = (root / 'cat/000.jpg').read_bytes()
-    for name in ('x.HEIC', 'y.heic', 'z.jp2', 'notes.txt', '1.2.840.113',
+    for name in ('x.EXR', 'y.exr', 'z.xcf', 'notes.txt', '1.2.840.113',
                  'IM-0001', 'a.jfif', 'b.JPE', '._a.jpg', '.hidden.jpg',
                  'Thumbs.db', '.DS_Store', 'line\nbreak.jpg'):
         (root / name).write_bytes(image)
@@ -104,9 +104,9 @@ def test_listed_and_skipped_files(messy):
         'cat/000.jpg', 'cat/001.jpg', 'line\nbreak.jpg', 'link.jpg']
     assert source.kind == 'folder' and source.root == str(messy)
     said = source.describe()
-    assert said.startswith(f'9 images in {messy}; left out: 2 .heic, ')
+    assert said.startswith(f'9 images in {messy}; left out: 2 .exr, ')
     assert '\n' not in said
-    for part in ('1 .jp2', '1 .txt', '2 other files (first: 1.2.840.113)',
+    for part in ('1 .xcf', '1 .txt', '2 other files (first: 1.2.840.113)',
                  '11 hidden or system files (first: ', '2 dangling links (',
                  '3 circular links (first: Dog/loop)', '2 special files (',
                  '2 repeated folders (first: '):

@@ -262,13 +262,13 @@ def test_alpha_and_constant_channels_are_noted(tmp_path):
 def test_skipped_files_are_reported(tmp_path):
     write_images(tmp_path / 'a', 3)
     os.mkfifo(tmp_path / 'a/fifo.jpg')
-    (tmp_path / 'a/b.heic').touch()
+    (tmp_path / 'a/b.exr').touch()
     (tmp_path / 'a/dangling.jpg').symlink_to('nowhere')
     (tmp_path / 'a/line\nbreak \udce9.png').write_bytes(b'text')
     found = measure_images(tmp_path / 'a', num_workers=0)
     assert found['images'] == 4 and found['broken_count'] == 1
     assert found['broken'][0]['path'] == 'line\nbreak \udce9.png'
-    for said in ('1 .heic', '1 special file (fifo.jpg)',
+    for said in ('1 .exr', '1 special file (fifo.jpg)',
                  '1 dangling link (dangling.jpg)'):
         assert said in found['source']
     write_image_stats(found, tmp_path / 'stats.json')

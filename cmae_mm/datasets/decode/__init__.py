@@ -8,15 +8,26 @@ from .convert import (
     natural_dtype,
     resize_image,
 )
-from .decode import decode_image, finish, read_image
+from .decode import (
+    decode_image,
+    decode_resized,
+    decode_short,
+    finish,
+    read_centre,
+    read_image,
+)
 from .image import (
     IMAGE_DTYPES,
     MAX_CHANNELS,
+    MAX_PIXELS,
     RGB,
     ImageSettings,
     RawImage,
+    TooLargeImage,
     UndecodableImage,
     UnfitImage,
+    first_bytes,
+    is_colour,
     is_dicom,
     is_jpeg,
     is_plain,
@@ -25,10 +36,11 @@ from .image import (
 from .raster import from_pillow
 
 __all__ = [
-    'IMAGE_DTYPES', 'ImageSettings', 'MAX_CHANNELS', 'RGB', 'RawImage',
-    'UndecodableImage', 'UnfitImage', 'arrange', 'change_type',
-    'choose_channels', 'decode_image', 'fill_missing', 'find_missing',
-    'finish', 'from_pillow', 'is_dicom', 'is_grey', 'is_jpeg',
-    'is_plain',
-    'make_settings', 'natural_dtype', 'read_image', 'resize_image'
+    'IMAGE_DTYPES', 'ImageSettings', 'MAX_CHANNELS', 'MAX_PIXELS', 'RGB',
+    'RawImage', 'TooLargeImage', 'UndecodableImage', 'UnfitImage',
+    'arrange', 'change_type', 'choose_channels', 'decode_image',
+    'decode_resized', 'decode_short', 'fill_missing', 'find_missing',
+    'finish', 'first_bytes', 'from_pillow', 'is_colour', 'is_dicom',
+    'is_grey', 'is_jpeg', 'is_plain', 'make_settings', 'natural_dtype',
+    'read_centre', 'read_image', 'resize_image'
 ]

@@ -1,7 +1,8 @@
 """Conversion of images and bare arrays to the settings."""
 import io
 import math
-from typing import Any, Optional, Tuple, Union
+import zipfile
+from typing import Any, Iterable, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -149,20 +150,29 @@ def fill_missing(pixels: np.ndarray, missing: np.ndarray,
     Raises:
         UndecodableImage: If all pixels are missing and 'mean' is asked for.
     """
-    if fill != 'mean':
-        value: Any = np.float64(fill)
-        if value.astype(pixels.dtype) == value:  # keeps the type
+    if not isinstance(fill, str):
+        value: Any = np.asarray(fill, np.float64)
+        if (value.astype(pixels.dtype) == value).all():  # keeps the type
             value = value.astype(pixels.dtype)
         return np.where(missing, value, pixels)
-    counts = (~missing).sum(axis=(0, 1))
+    means = mean_of(*sum_valid(pixels, missing), pixels.dtype)
+    return np.where(missing, means, pixels).astype(pixels.dtype)
+
+
+def sum_valid(pixels: np.ndarray,
+              missing: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return sum and number of each channel's pixels that hold a value."""
+    return (np.where(missing, 0, pixels).sum(axis=(0, 1), dtype=np.float64),
+            (~missing).sum(axis=(0, 1)))
+
+
+def mean_of(sums: np.ndarray, counts: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return means of channels; of all channels, for one without a pixel."""
     if not counts.any():
         raise UndecodableImage('no pixel of it holds a value')
-    sums = np.where(missing, 0, pixels).sum(axis=(0, 1), dtype=np.float64)
     means = np.where(counts > 0, sums / counts.clip(1),
                      sums.sum() / counts.sum())
-    if pixels.dtype.kind != 'f':
-        means = np.rint(means)
-    return np.where(missing, means, pixels).astype(pixels.dtype)
+    return np.rint(means) if dtype.kind != 'f' else means
 
 
 def change_type(raw: RawImage, name: str,
@@ -211,8 +221,8 @@ def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:
     """Map a range of values to the range of a type, and clip."""
     if value_range == 'per_image':
         value_range = pixels.min(), pixels.max()
-        if value_range[0] == value_range[1]:
-            return np.zeros(pixels.shape, dtype)
+    if np.array_equal(*value_range):
+        return np.zeros(pixels.shape, dtype)
     low, high = (np.array(end, np.float64) for end in value_range)
     values = pixels.astype(np.float64)
     values -= low
@@ -238,38 +248,85 @@ def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
         rounded, and stay within their type's range. A view, of channels one
         after the other, as ``PackInputs`` wants them.
     """
-    if image.strides[2] < 0:  # BGR as a view of RGB: faster turned back
-        return resize_image(image[..., ::-1], size)[..., ::-1]
-    image = np.ascontiguousarray(image)
+    return _to_image(_interpolate(_to_tensor(image), size), image)
+
+
+def resize_rows(blocks: Iterable[np.ndarray],
+                size: Tuple[int, int]) -> np.ndarray:
+    """Resize an image that comes in blocks of rows, see :func:`resize_image`.
+
+    The pixels are those of the whole image: columns are resized before rows.
+
+    Args:
+        blocks (Iterable[np.ndarray]): Blocks, (h, W, C), from top to bottom.
+        size (Tuple[int, int]): Height and width wanted, in pixels.
+
+    Returns:
+        np.ndarray: Of that size, and the blocks' type.
+    """
+    narrow = []
+    for block in blocks:
+        narrow.append(_interpolate(
+            _to_tensor(block), (len(block), size[1])))
+        like = block[:1]
+    return _to_image(_interpolate(torch.cat(narrow, 2), size), like)
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Convert to (1, C, H, W), pixel by pixel, which is several times faster.
+
+    Of uint8, or float32. BGR as a view of RGB is turned back.
+    """
+    image = np.ascontiguousarray(
+        image[..., ::-1] if image.strides[2] < 0 else image)
     if not image.flags.writeable:  # as those of Pillow, which torch refuses
         image = image.copy()
-    dtype = image.dtype
-    if dtype != np.uint8:
+    if image.dtype != np.uint8:
         image = image.astype(np.float32, copy=False)
-    # Several times faster: torch's, of uint8, pixel by pixel.
-    resized = F.interpolate(
-        torch.from_numpy(image).permute(2, 0, 1)[None], size, mode='bicubic',
-        antialias=True)
-    made = resized[0].permute(1, 2, 0).numpy()
-    if made.dtype != dtype:
+    return torch.from_numpy(image).permute(2, 0, 1)[None]
+
+
+def _to_image(tensor: torch.Tensor, like: np.ndarray) -> np.ndarray:
+    made = tensor[0].permute(1, 2, 0).numpy()
+    if made.dtype != like.dtype:
         # The filter overshoots at edges.
-        made = np.rint(made).clip(0, np.iinfo(dtype).max).astype(dtype)
-    return made
+        made = np.rint(made).clip(0, np.iinfo(like.dtype).max).astype(
+            like.dtype)
+    return made[..., ::-1] if like.strides[2] < 0 else made
+
+
+def _interpolate(image: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(image, size, mode='bicubic', antialias=True)
 
 
 def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
     """Read an array as an image; nothing in the file is executed.
 
     Args:
-        data (bytes): The file, an array for :func:`arrange`.
+        data (bytes): The file of ``np.save``, or of ``np.savez`` with one
+            array or one that is called 'image'.
         settings (ImageSettings): See :func:`arrange`.
 
     Returns:
         RawImage: The array.
     """
-    pixels = arrange(np.load(io.BytesIO(data), allow_pickle=False), settings)
+    stored: Any = io.BytesIO(data)
+    if not data.startswith(b'\x93NUMPY'):
+        archive = zipfile.ZipFile(stored)
+        names = [name for name in archive.namelist() if name.endswith('.npy')]
+        if len(names) > 1 and 'image.npy' in names:
+            names = ['image.npy']
+        if len(names) != 1:
+            raise UndecodableImage(
+                f'it has {len(names)} arrays ({", ".join(names)[:200]}): '
+                'needed is one, or one that is called image')
+        # Before it takes memory: a small file may hold a large array.
+        check_size(settings, 1, 1, archive.getinfo(names[0]).file_size)
+        stored = archive.open(names[0])
+    pixels = arrange(np.lib.format.read_array(stored, allow_pickle=False),
+                     settings)
     height, width, channels = pixels.shape
-    check_size(height, width, channels * pixels.itemsize)
+    check_size(settings, height, width, channels * pixels.itemsize)
     return RawImage(pixels)
 
 
@@ -280,7 +337,8 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     last one, whichever has as many entries as channels are wanted.
 
     Args:
-        pixels (np.ndarray): (H, W), (H, W, C) or (C, H, W).
+        pixels (np.ndarray): (H, W), (H, W, C) or (C, H, W), or a stack of N
+            images, (N, H, W, C) or (N, C, H, W).
         settings (ImageSettings): ``channels`` decides, unless ``bands``
             chooses some of them; without, the shorter axis does.
 
@@ -289,8 +347,15 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
 
     Raises:
         UndecodableImage: If it is no image.
-        UnfitImage: If both axes have as many entries.
+        UnfitImage: If both axes have as many entries, or it is a stack and
+            ``pages`` is None.
     """
+    if pixels.ndim == 4 and 0 not in pixels.shape:
+        if len(pixels) > 1 and settings.pages is None:
+            refuse_pages(len(pixels), 'images in a stack')
+        count = 1 if settings.pages == 'first' else len(pixels)
+        return np.concatenate(
+            [arrange(image, settings) for image in pixels[:count]], axis=2)
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UndecodableImage(
             f'an array of shape {pixels.shape} is no image; needed are (H, W),'
@@ -306,7 +371,8 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     if min(first, last) > MAX_CHANNELS:
         raise UndecodableImage(
             f'an array of shape {pixels.shape} is no image of at most '
-            f'{MAX_CHANNELS} channels')
+            f'{MAX_CHANNELS} channels; save each image of a stack as a file '
+            'of its own')
     if first == wanted or (last != wanted and first < last):
         return pixels.transpose(1, 2, 0)
     return pixels

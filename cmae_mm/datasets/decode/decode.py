@@ -1,25 +1,46 @@
 """Decoding of image files, for training and every evaluation."""
 import logging
+import math
 import warnings
-from contextlib import contextmanager
-from typing import Iterator, List, Optional, Tuple
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
 from ...dependencies import MissingLibrary
-from .convert import convert, read_numpy
+from .convert import (
+    choose_channels,
+    convert,
+    find_missing,
+    mean_of,
+    read_numpy,
+    resize_image,
+    resize_rows,
+    sum_valid,
+)
 from .image import (
     RGB,
+    Encoded,
     ImageSettings,
     RawImage,
+    TooLargeImage,
     UndecodableImage,
     UnfitImage,
+    check_size,
+    first_bytes,
     is_dicom,
+    is_jp2,
     is_numpy,
     is_tiff,
     log_once,
 )
+from .maps import Parts, Window, open_jp2, read_jp2
 from .raster import read_raster
+
+Size = Tuple[int, int]
+# Number of pixels of the blocks that larger parts are read in.
+_BLOCK = 2**21
 
 # Loggers of libraries that report on each file they read.
 _LOGGERS = ('tifffile', 'rasterio._env', 'rasterio._err', 'pydicom',
@@ -105,17 +126,26 @@ def read_image(data: bytes,
     """
     if not data:
         raise UndecodableImage('it is empty')
+    with _reading(name):
+        if is_tiff(data):
+            from .tiff import read_tiff
+            return read_tiff(data, settings)
+        if is_jp2(data):
+            return read_jp2(data, settings)
+        if is_numpy(data):
+            return read_numpy(data, settings)
+        if is_dicom(data, name):
+            from .dicom import read_dicom
+            return read_dicom(data, settings)
+        return read_raster(data, settings, shrink_to)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Name the file in errors of reading it."""
     try:
         with _library_messages(name):
-            if is_tiff(data):
-                from .tiff import read_tiff
-                return read_tiff(data, settings)
-            if is_numpy(data):
-                return read_numpy(data, settings)
-            if is_dicom(data, name):
-                from .dicom import read_dicom
-                return read_dicom(data, settings)
-            return read_raster(data, settings, shrink_to)
+            yield
     except UndecodableImage:
         raise
     except (UnfitImage, MissingLibrary) as error:
@@ -123,6 +153,224 @@ def read_image(data: bytes,
     # Decoders raise all sorts of errors on broken files.
     except Exception as error:
         raise UndecodableImage(f'{type(error).__name__}: {error}') from error
+
+
+def decode_resized(data: Encoded,
+                   choose: Callable[[int, int], Tuple[Window, Size]],
+                   settings: ImageSettings = RGB,
+                   name: str = 'an image',
+                   shrink_to: Optional[int] = None) -> np.ndarray:
+    """Decode a part of an image and resize it.
+
+    Of tiled TIFF files, and of TIFF and JPEG 2000 files of more than
+    ``max_pixels``, no more than this part is decoded, in blocks of rows. The
+    pixels are those of an image that is decoded whole, unless there are more
+    than ``max_pixels`` and the file has overviews: then those of the smallest
+    one that still has the pixels wanted.
+
+    Args:
+        data (bytes | Path): The file, or the path of a large one.
+        choose (Callable): Gets height and width of the image, and returns the
+            part, (y, x, height, width), and the size to resize it to, (height,
+            width), all in pixels.
+        settings (ImageSettings): The settings. Defaults to 8-bit colour.
+        name (str): The file's name, for errors.
+        shrink_to (int, optional): See :func:`decode_image`.
+
+    Returns:
+        np.ndarray: See :func:`decode_image`.
+
+    Raises:
+        ValueError: See :func:`decode_image`.
+        MissingLibrary: If an optional library is needed; names the file.
+    """
+    with ExitStack() as stack:
+        with _reading(name):
+            parts = _open_parts(stack, data, settings)
+        if parts is not None:
+            return _resize_parts(parts, choose, settings, name)
+    if isinstance(data, Path):
+        data = data.read_bytes()
+    image = decode_image(data, shrink_to, settings, name)
+    (y, x, height, width), size = choose(*image.shape[:2])
+    return resize_image(image[y:y + height, x:x + width], size)
+
+
+def decode_short(data: Encoded, short_side: Optional[int],
+                 settings: ImageSettings, name: str) -> np.ndarray:
+    """Decode an image; resize one of more than ``max_pixels`` as it is read.
+
+    Args:
+        data (bytes | Path): See :func:`decode_resized`.
+        short_side (int, optional): Length of the shorter side in pixels, for
+            images that are resized. None for no image.
+        settings (ImageSettings): The settings.
+        name (str): The file's name, for errors.
+
+    Returns:
+        np.ndarray: See :func:`decode_image`.
+
+    Raises:
+        ValueError: See :func:`decode_image`.
+        MissingLibrary: If an optional library is needed; names the file.
+    """
+    def choose(height: int, width: int) -> Tuple[Window, Size]:
+        short, side = min(height, width), short_side or 1
+        return (0, 0, height, width), (
+            side * height // short, side * width // short)
+
+    if short_side is not None:
+        with ExitStack() as stack:
+            with _reading(name):
+                parts = _open_parts(stack, data, settings)
+            if parts and math.prod(parts.levels[0]) > settings.max_pixels:
+                return _resize_parts(parts, choose, settings, name)
+    if isinstance(data, Path):
+        data = data.read_bytes()
+    try:
+        return decode_image(data, None, settings, name)
+    except TooLargeImage:
+        if short_side is None:
+            raise
+        return decode_resized(data, choose, settings, name, short_side)
+
+
+def read_centre(data: Encoded, name: str, settings: ImageSettings
+                ) -> Optional[Tuple[RawImage, Size]]:
+    """Read the centre of an image of more than ``max_pixels``.
+
+    Args:
+        data (bytes | Path): The file, or the path of a large one.
+        name (str): Its name, for errors.
+        settings (ImageSettings): The settings.
+
+    Returns:
+        tuple | None: The centre, of 4 million pixels, and height and width of
+        the image; None for images that are read whole.
+
+    Raises:
+        ValueError: See :func:`decode_image`.
+        MissingLibrary: If an optional library is needed; names the file.
+    """
+    with ExitStack() as stack, _reading(name):
+        parts = _open_parts(stack, data, settings)
+        if parts is None or math.prod(parts.levels[0]) <= settings.max_pixels:
+            return None
+        height, width = parts.levels[0]
+        rows, columns = min(height, 2**11), min(width, 2**11)
+        raw = parts.read(0, ((height - rows) // 2, (width - columns) // 2,
+                             rows, columns))
+        if parts.is_map and len(np.unique(raw.pixels[..., -1])) > 2:
+            raw = raw._replace(alpha=False)
+        return raw, (height, width)
+
+
+def _open_parts(stack: ExitStack, data: Encoded,
+                settings: ImageSettings) -> Optional[Parts]:
+    """Open a file of which parts can be read; None for all others."""
+    head = first_bytes(data)
+    if is_tiff(head):
+        from .tiff import open_tiff
+        parts = open_tiff(stack, data, settings)
+    else:
+        parts = open_jp2(stack, data, settings) if is_jp2(head) else None
+    if parts is None or math.prod(parts.levels[0]) > settings.max_pixels:
+        return parts
+    return None if _depends_on_all(parts, settings) else parts
+
+
+def _depends_on_all(parts: Parts, settings: ImageSettings) -> bool:
+    """Whether the pixels of a part depend on all pixels of the image."""
+    return parts.is_map or settings.value_range == 'per_image' or (
+        parts.has_missing and settings.fill == 'mean')
+
+
+def _resize_parts(parts: Parts,
+                  choose: Callable[[int, int], Tuple[Window, Size]],
+                  settings: ImageSettings, name: str) -> np.ndarray:
+    full = parts.levels[0]
+    (y, x, height, width), size = choose(*full)
+    level = 0
+    if math.prod(full) > settings.max_pixels:
+        if _depends_on_all(parts, settings):
+            settings = _settle(parts, settings, name)
+        for number, sides in enumerate(parts.levels):
+            if (height * sides[0] >= size[0] * full[0]
+                    and width * sides[1] >= size[1] * full[1]):
+                level = number
+    if level == 0 and math.prod(full) > settings.max_pixels and (
+            height > 8 * size[0]):
+        log_once(
+            'overviews', f'{name}, {full[1]}x{full[0]} pixels, has no '
+            'overviews, so that all pixels of a part are decoded, as of '
+            'further files; `gdaladdo -r average FILE 2 4 8 16` adds them.')
+    rows, columns = (np.array(parts.levels[level]) / full).tolist()
+    top, bottom = round(y * rows), round((y + height) * rows)
+    left, right = round(x * columns), round((x + width) * columns)
+    return resize_rows(
+        (finish(raw, name, settings) for raw in _blocks(
+            parts, level, (top, left, bottom - top, right - left), settings,
+            name)), size)
+
+
+def _blocks(parts: Parts, level: int, window: Window,
+            settings: ImageSettings, name: str) -> Iterator[RawImage]:
+    """Read a window in blocks of rows."""
+    top, left, height, width = window
+    check_size(settings, min(parts.rows, height), width)
+    step = max(min(_BLOCK, settings.max_pixels) // width // parts.rows,
+               1) * parts.rows
+    columns = max(_BLOCK // step, 1)
+    y = top
+    while y < top + height:
+        end = min((y // parts.rows) * parts.rows + step, top + height)
+        with _reading(name):
+            found = [parts.read(level, (y, x, end - y, min(
+                columns, left + width - x)))
+                for x in range(left, left + width, columns)]
+        raw = found[0]
+        if len(found) > 1:
+            raw = raw._replace(
+                pixels=np.concatenate([part.pixels for part in found], 1),
+                missing=None if raw.missing is None else np.concatenate(
+                    [part.missing for part in found], 1))  # type: ignore
+        found = []
+        yield raw
+        y = end
+
+
+def _settle(parts: Parts, settings: ImageSettings,
+            name: str) -> ImageSettings:
+    """Replace settings that depend on all pixels by this image's numbers."""
+    level = len(parts.levels) - 1
+    sums: Any = 0
+    counts: Any = 0
+    ends: List[Any] = []
+    values: Set[Any] = set()
+    dtype = np.dtype(np.uint8)
+    for raw in _blocks(parts, level, (0, 0, *parts.levels[level]), settings,
+                       name):
+        if parts.is_map and len(values) < 3:
+            values.update(np.unique(raw.pixels[..., -1]).tolist())
+            raw = raw._replace(alpha=len(values) < 3)  # others are data
+        raw = choose_channels(raw, name, settings)
+        missing = find_missing(raw)
+        if missing is None:
+            missing = np.zeros(raw.pixels.shape, bool)
+        elif settings.fill not in (None, 'mean'):
+            ends.append(settings.fill)
+        found = sum_valid(raw.pixels, missing)
+        sums, counts, dtype = sums + found[0], counts + found[1], (
+            raw.pixels.dtype)
+        valid = raw.pixels[~missing]
+        if valid.size:
+            ends = [min([*ends, valid.min()]), max([*ends, valid.max()])]
+    if settings.fill == 'mean':
+        means = mean_of(sums, counts, dtype).astype(dtype)
+        settings = settings._replace(fill=means.tolist())
+    if settings.value_range == 'per_image':
+        settings = settings._replace(value_range=[[min(ends)], [max(ends)]])
+    return settings
 
 
 # Log records of libraries about the current file; None between files.

@@ -55,7 +55,7 @@ def read_dicom(data: bytes, settings: ImageSettings) -> RawImage:
     if count > 1 and settings.pages is None:
         refuse_pages(count, 'frames')
     count = 1 if settings.pages == 'first' else count
-    check_size(file.Rows, file.Columns, count * samples * 2)
+    check_size(settings, file.Rows, file.Columns, count * samples * 2)
     stored = _decode(file, 0 if settings.pages == 'first' else None).reshape(
         count, file.Rows, file.Columns, samples)
     if kind == _PALETTE:

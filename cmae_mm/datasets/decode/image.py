@@ -1,6 +1,8 @@
 """Images as their files store them, and the settings of decoding."""
 import logging
+import math
 import re
+from pathlib import Path
 from typing import (
     Any,
     Mapping,
@@ -19,20 +21,33 @@ from mmengine.logging import print_log
 
 IMAGE_DTYPES = ('uint8', 'uint16', 'float32')
 MAX_CHANNELS = 64
-# Larger images are refused unless they can be decoded at a smaller scale.
 # Pillow needs over 10 bytes a pixel; a worker must stay below 400 MB.
 MAX_PIXELS = 25_000_000
-MAX_BYTES = 16 * MAX_PIXELS
+# Bytes that an image may have for each pixel of the limit.
+_BYTES_PER_PIXEL = 16
 # Width, height and maximum of a PNM file, and the one blank behind them.
 PNM_HEADER = re.compile(rb'P([2356])' + rb'(?:\s+|#[^\n]*\n)+(\d+)' * 3
                         + rb'\s')
 
 ValueRange = Union[None, str, Sequence[Any]]
+# A file's content, or the path of a large one.
+Encoded = Union[bytes, Path]
 _logged: Set[str] = set()
 
 
 class UndecodableImage(ValueError):
     """A broken file, or one of a kind that is not read."""
+
+
+class TooLargeImage(UndecodableImage):
+    """An image of more pixels than ``max_pixels``.
+
+    Attributes:
+        pixels (int): The least ``max_pixels`` that accepts it.
+        size (Tuple[int, int]): Height and width in pixels.
+    """
+
+    pixels, size = 0, (0, 0)
 
 
 class UnfitImage(ValueError):
@@ -72,21 +87,25 @@ class RawImage(NamedTuple):
     is_animated: bool = False
 
 
-def check_size(height: int, width: int, bytes_per_pixel: int = 1) -> None:
+def check_size(settings: 'ImageSettings', height: int, width: int,
+               bytes_per_pixel: int = 1) -> None:
     """Check that an image fits into the memory of a worker.
 
     Raises:
-        UndecodableImage: If it does not.
+        TooLargeImage: If it does not.
     """
-    size = height * width * bytes_per_pixel
-    if height * width > MAX_PIXELS:
-        limit = f'are more than {MAX_PIXELS:,}'
-    elif size > MAX_BYTES:
-        limit = f'of {bytes_per_pixel} bytes are more than {MAX_BYTES:,} bytes'
-    else:
+    # Images of many bytes a pixel count as so many more pixels.
+    pixels = max(height * width, math.ceil(
+        height * width * bytes_per_pixel / _BYTES_PER_PIXEL))
+    if pixels <= settings.max_pixels:
         return
-    raise UndecodableImage(
-        f'{width}x{height} pixels {limit}; cut it into tiles')
+    size = f' of {bytes_per_pixel} bytes' if pixels > height * width else ''
+    error = TooLargeImage(
+        f'{width}x{height} pixels{size} are more than max_pixels='
+        f'{settings.max_pixels:,}; set max_pixels={pixels} (--max-pixels of '
+        '`cmae stats`, `store` and `shards`), or cut it into tiles')
+    error.pixels, error.size = pixels, (height, width)
+    raise error
 
 
 def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -105,6 +124,14 @@ def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image
 
 
+def first_bytes(data: Encoded, count: int = 1000) -> bytes:
+    """Return the first bytes of a file."""
+    if isinstance(data, Path):
+        with data.open('rb') as file:
+            return file.read(count)
+    return data[:count]
+
+
 def is_jpeg(data: bytes) -> bool:
     """Return whether a file is JPEG."""
     return data[:3] == b'\xff\xd8\xff'
@@ -115,9 +142,15 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 
 
+def is_jp2(data: bytes) -> bool:
+    """Return whether a file is JPEG 2000, with or without its container."""
+    return data[:4] == b'\xff\x4f\xff\x51' or data[4:12] == b'jP  \r\n\x87\n'
+
+
 def is_numpy(data: bytes) -> bool:
-    """Return whether a file is an array of ``np.save``."""
-    return data[:6] == b'\x93NUMPY'
+    """Return whether a file is of ``np.save`` or ``np.savez``."""
+    return data[:6] == b'\x93NUMPY' or (
+        data[:4] == b'PK\3\4' and b'.npy' in data[30:300])
 
 
 def is_dicom(data: bytes, name: str = '') -> bool:
@@ -163,29 +196,29 @@ class ImageSettings(NamedTuple):
         window (Sequence[float] | str, optional): ``(centre, width)`` of the
             window applied to DICOM values; 'file' applies each file's own.
             Defaults to None: values are kept.
-        pages (str, optional): Meaning of the pages of a TIFF file or the
-            frames of a DICOM file: 'channels' of one image, or images of
-            which the 'first' is read. Defaults to None: files of several
-            pages are refused unless they declare them as channels.
+        pages (str, optional): Meaning of the pages of a TIFF file, the
+            frames of a DICOM file or the images of a stack: 'channels' of one
+            image, or images of which the 'first' is read. Defaults to None:
+            files of several pages are refused unless they declare them as
+            channels.
+        max_pixels (int): Largest number of pixels that are decoded at once.
+            Images of more pixels are refused, unless a part or a smaller
+            scale of them can be read. Defaults to 25 million.
     """
 
     channels: Optional[int] = 3
     dtype: Optional[str] = 'uint8'
     value_range: ValueRange = None
     bands: Optional[Sequence[int]] = None
-    fill: Union[None, float, str] = None
+    fill: Any = None
     window: Union[None, str, Sequence[float]] = None
     pages: Optional[str] = None
+    max_pixels: int = MAX_PIXELS
 
     @property
     def is_bgr(self) -> bool:
         """Whether images are in BGR, the framework's order of colours."""
         return self.channels == 3 and self.dtype == 'uint8'
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether all settings are the defaults: 8-bit colour images."""
-        return self == RGB
 
 
 RGB = ImageSettings()
@@ -198,6 +231,11 @@ def is_plain(settings: Mapping[str, Any]) -> bool:
         3, 'uint8', {})
 
 
+def is_colour(settings: Mapping[str, Any]) -> bool:
+    """Whether images are 8-bit colours, of any number of pixels."""
+    return is_plain({**settings, 'max_pixels': None})
+
+
 def make_settings(**given: Any) -> ImageSettings:
     """Validate settings and convert sequences to tuples.
 
@@ -208,7 +246,11 @@ def make_settings(**given: Any) -> ImageSettings:
         ValueError: If a value is not allowed, or two contradict each other.
     """
     settings = ImageSettings(**given)
+    if settings.max_pixels is None:
+        settings = settings._replace(max_pixels=MAX_PIXELS)
     channels, bands = settings.channels, settings.bands
+    if not _is_whole(settings.max_pixels) or settings.max_pixels < 1:
+        _refuse('max_pixels', settings.max_pixels, 'a whole number from 1')
     if channels is not None and not (_is_whole(channels)
                                      and 1 <= channels <= MAX_CHANNELS):
         _refuse('channels', channels,

@@ -1,16 +1,20 @@
-"""JPEG, PNG, WebP, BMP and PNM files.
+"""JPEG, PNG, WebP, GIF, AVIF, HEIF, JPEG XL, BMP and PNM files.
 
 JPEG files are decoded by libjpeg-turbo; CMYK ones and all other formats by
-Pillow, except PNG and PNM files of more than 8 bits, which Pillow reduces.
+Pillow and its plugins, except files of more than 8 bits, which these reduce.
 """
+import importlib
+import importlib.util
 import io
-from typing import Optional
+import threading
+from typing import Any, Dict, Optional
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from ...dependencies import MissingLibrary
 from .image import (
     PNM_HEADER,
     ImageSettings,
@@ -24,13 +28,25 @@ from .image import (
 )
 
 _ORIENTATION = 0x0112
-# Markers of JPEG: segments of EXIF or XMP data, and the start of the scan.
-_APP1, _SCAN = 0xe1, 0xda
+# Markers of JPEG: segments of EXIF or XMP data, the start of a scan, the end.
+_APP1, _SCAN, _END = 0xe1, 0xda, b'\xff\xd9'
 _EXIF, _XMP = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'
 # Chunks of PNG that may hold an orientation.
 _PNG_TEXTS = {b'eXIf', b'tEXt', b'zTXt', b'iTXt'}
 # Formats that Pillow decodes without loss, as far as they have 8 bits.
-_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP')
+_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP',
+            'JPEG2000', 'AVIF', 'HEIF', 'JXL')
+# Plugins of Pillow: the module, and the package that has it.
+PLUGINS = dict(
+    HEIF=('pillow_heif', 'pillow-heif'),
+    JXL=('pillow_jxl', 'pillow-jxl-plugin'),
+    AVIF=('pillow_avif', 'pillow-avif-plugin'))
+# Brands of files in the format of ISO media.
+_BRANDS = {b'avif': 'AVIF', b'avis': 'AVIF', b'mif1': 'HEIF', b'msf1': 'HEIF',
+           **dict.fromkeys((b'heic', b'heix', b'heim', b'heis', b'hevc',
+                            b'hevx', b'hevm', b'hevs'), 'HEIF')}
+# Pillow's limit is a setting of the process.
+_pillow_lock = threading.Lock()
 _GREY_MODES = ('1', 'L', 'LA', 'La')
 _ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
@@ -48,34 +64,142 @@ def read_raster(data: bytes, settings: ImageSettings,
     Returns:
         RawImage: uint8 or uint16, of 1 to 4 channels.
     """
-    raw = _read_jpeg(data, shrink_to) if is_jpeg(data) else None
-    if raw is not None:
-        return raw
+    if is_jpeg(data):
+        raw = _read_jpeg(data, settings, shrink_to)
+        if raw is None and data[-2:] != _END:
+            data = _close_jpeg(data)
+            raw = _read_jpeg(data, settings, shrink_to)
+        if raw is not None:
+            return raw
     if is_deep_pnm(data):
-        return RawImage(_read_pnm(data))
+        return RawImage(_read_pnm(data, settings))
     if is_deep_png(data):
-        return _read_deep_png(data)
-    return from_pillow(open_image(data), settings)
+        return _read_deep_png(data, settings)
+    file = open_image(data, settings)
+    bits = _BITS.get(file.format or '', lambda data: 8)(data)
+    if bits == 8 or file.mode[0] in 'IF':
+        return from_pillow(file, settings)
+    check_size(settings, file.height, file.width, 8)
+    return _read_deep(data, file, bits)
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, settings: ImageSettings) -> Image.Image:
     """Read a file's header through Pillow.
 
     Raises:
         UndecodableImage: If it is too large, or of a format that is not read.
+        MissingLibrary: If a plugin of Pillow is needed that is not installed.
     """
+    kind = _modern_kind(data)
+    if kind and not has_plugin(kind):
+        raise MissingLibrary(
+            f'is a file of {kind}, which a plugin of Pillow reads: install it '
+            f'with `pip install {PLUGINS[kind][1]}`')
     try:
-        file = Image.open(io.BytesIO(data))
+        with _pillow_lock:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                file = Image.open(io.BytesIO(data))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
     except UnidentifiedImageError:
         raise UndecodableImage(
-            'HEIF files are not read; convert it to PNG or TIFF'
-            if data[4:8] == b'ftyp' else
+            f'it is a damaged {kind} file' if kind else
             'it is no image of a known format') from None
     if file.format not in _FORMATS:
         raise UndecodableImage(
             f'{file.format} files are not read; convert it to PNG or TIFF')
-    check_size(file.height, file.width)
+    check_size(settings, file.height, file.width)
     return file
+
+
+def _modern_kind(data: bytes) -> str:
+    """Return 'AVIF', 'HEIF' or 'JXL' for files of these, else ''."""
+    if data[:2] == b'\xff\x0a' or data[4:12] == b'JXL \r\n\x87\n':
+        return 'JXL'
+    if data[4:8] != b'ftyp':
+        return ''
+    end = int.from_bytes(data[:4], 'big')
+    brands = [data[i:i + 4] for i in (8, *range(16, min(end, 256), 4))]
+    kinds = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
+    return 'AVIF' if 'AVIF' in kinds else 'HEIF' if kinds else ''
+
+
+def has_plugin(kind: str) -> bool:
+    """Return whether Pillow reads a format of ``PLUGINS``; load its plugin."""
+    Image.init()
+    if kind not in Image.OPEN:
+        try:
+            plugin = importlib.import_module(PLUGINS[kind][0])
+        except ImportError:
+            return False
+        if kind == 'HEIF':
+            plugin.register_heif_opener()
+    return kind in Image.OPEN
+
+
+def _iso_bits(data: bytes) -> int:
+    """Return the bits of an AVIF or HEIF image's values."""
+    place = data.find(b'av1C')
+    if place >= 0:
+        flags = data[place + 6]
+        return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+    place = data.find(b'hvcC')
+    return 8 + (data[place + 21] & 7) if place >= 0 else 8
+
+
+def _jxl_bits(data: bytes) -> int:
+    """Return the bits of a JPEG XL image's values."""
+    start = data.find(b'\xff\x0a')
+    bits = int.from_bytes(data[start + 2:start + 34], 'little')
+
+    def read(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    is_small = read(1)
+    for _ in range(2):  # height, and width unless it is a ratio of it
+        read(5 if is_small else (9, 13, 18, 30)[read(2)])
+        if _ == 0 and read(3):
+            break
+    if read(1):  # all values are the defaults
+        return 8
+    if read(1) and read(3) is not None and (read(1) or read(1) or read(1)):
+        raise UndecodableImage('JPEG XL files with previews, animations or '
+                               'another size to show are not read')
+    if read(1):
+        return 32
+    kind = read(2)
+    return (8, 10, 12)[kind] if kind < 3 else 1 + read(6)
+
+
+_BITS: Dict[str, Any] = dict(AVIF=_iso_bits, HEIF=_iso_bits, JXL=_jxl_bits)
+
+
+def _read_deep(data: bytes, file: Image.Image, bits: int) -> RawImage:
+    """Read colours of more than 8 bits in AVIF, HEIF and JPEG XL."""
+    pixels: Any = None
+    if file.format == 'HEIF':
+        plugin = importlib.import_module('pillow_heif')
+        pixels = np.asarray(plugin.open_heif(
+            io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False))
+    elif file.format == 'AVIF':
+        pixels = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    elif importlib.util.find_spec('imagecodecs'):
+        pixels = importlib.import_module('imagecodecs').jpegxl_decode(data)
+    if pixels is None or pixels.dtype == np.uint8:
+        raise UndecodableImage(
+            f'it has {bits} bits, which Pillow reduces to 8; '
+            + ('`pip install imagecodecs` reads it' if file.format == 'JXL'
+               else 'convert it to PNG or TIFF of 16 bits'))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    count = pixels.shape[2]
+    if file.format == 'AVIF' and count >= 3:
+        pixels = pixels[..., [2, 1, 0, 3][:count]]
+    return RawImage(stand_upright(pixels, _orientation(file)),
+                    count in (2, 4))
 
 
 def from_pillow(image: Image.Image, settings: ImageSettings) -> RawImage:
@@ -122,6 +246,9 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """Read the orientation from a Pillow image's EXIF, or else XMP, data."""
+    # Of JPEG XL, only a file that was a JPEG file is not upright already.
+    if image.format == 'JXL' and not getattr(image, 'jpeg', False):
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     # Damaged EXIF data: the image is shown as it is, as viewers do.
@@ -130,7 +257,8 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _read_jpeg(data: bytes, shrink_to: Optional[int]) -> Optional[RawImage]:
+def _read_jpeg(data: bytes, settings: ImageSettings,
+               shrink_to: Optional[int]) -> Optional[RawImage]:
     """Read a JPEG file of grey or colour; None for CMYK and damaged ones."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -141,7 +269,7 @@ def _read_jpeg(data: bytes, shrink_to: Optional[int]) -> Optional[RawImage]:
         while shrink_to is not None and factor < 8 and (
                 min(height, width) // (2 * factor) >= shrink_to):
             factor *= 2
-        check_size(height // factor, width // factor)
+        check_size(settings, height // factor, width // factor)
         # Rounded up, as libjpeg does.
         smaller = {} if factor == 1 else dict(
             min_height=-(-height // factor), min_width=-(-width // factor),
@@ -152,6 +280,43 @@ def _read_jpeg(data: bytes, shrink_to: Optional[int]) -> Optional[RawImage]:
     except ValueError:  # Pillow tells the harmless faults from others
         return None
     return RawImage(stand_upright(pixels, _jpeg_orientation(data)))
+
+
+def _close_jpeg(data: bytes) -> bytes:
+    """Append the end mark to a JPEG file that lacks it and nothing else."""
+    closed = data.rstrip(b'\xff') + _END
+    try:
+        colours = simplejpeg.decode_jpeg_header(closed)[2]
+        # Refuses a file of which more is missing.
+        simplejpeg.decode_jpeg(
+            closed, 'CMYK' if colours in ('CMYK', 'YCCK') else 'GRAY')
+    except ValueError:
+        return data
+    return closed if _has_all_scans(closed) else data
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Return whether the scans of a JPEG file have all bits of all values."""
+    place, missing = 2, {(0, 0)}
+    while place + 4 < len(data):
+        if data[place] != 0xff or data[place + 1] in (0, 0xff, *range(
+                0xd0, 0xd8)):  # within a scan
+            place = max(data.find(b'\xff', place + 1), 0) or len(data)
+            continue
+        kind = data[place + 1]
+        size = int.from_bytes(data[place + 2:place + 4], 'big')
+        if kind in (0xc0, 0xc1, 0xc2):  # the last one is progressive
+            missing = {(data[place + 10 + 3 * i], k)
+                       for i in range(data[place + 9]) for k in range(64)}
+        elif kind == _SCAN:
+            count = data[place + 4]
+            start = place + 5 + 2 * count
+            first, last, low = data[start:start + 3]
+            if not low & 15:
+                missing -= {(data[place + 5 + 2 * i], k) for i in range(count)
+                            for k in range(first, last + 1)}
+        place += 2 + size
+    return not missing
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -169,8 +334,11 @@ def _jpeg_orientation(data: bytes) -> int:
         elif body.startswith(_XMP):
             xmp = body
         place = end
-    if not exif and not xmp:
-        return 1
+    return orientation_of(exif, xmp) if exif or xmp else 1
+
+
+def orientation_of(exif: bytes, xmp: bytes = b'') -> int:
+    """Read the orientation in EXIF, or else XMP, data."""
     image = Image.Image()
     image.info = {'XML:com.adobe.xmp': xmp.decode('utf-8', 'replace')}
     if exif:
@@ -178,13 +346,13 @@ def _jpeg_orientation(data: bytes) -> int:
     return _orientation(image)
 
 
-def _read_pnm(data: bytes) -> np.ndarray:
+def _read_pnm(data: bytes, settings: ImageSettings) -> np.ndarray:
     """Read a PNM file of more than 8 bits; values are kept."""
     header = PNM_HEADER.match(data)
     assert header is not None
     kind, width, height, _ = map(int, header.groups())
     shape = (height, width, 3 if kind in (3, 6) else 1)
-    check_size(height, width, 2 * shape[2])
+    check_size(settings, height, width, 2 * shape[2])
     count = height * width * shape[2]
     if kind in (2, 3):
         values = np.array(data[header.end():].split()[:count], np.uint16)
@@ -193,10 +361,10 @@ def _read_pnm(data: bytes) -> np.ndarray:
     return values.reshape(shape).astype(np.uint16)
 
 
-def _read_deep_png(data: bytes) -> RawImage:
+def _read_deep_png(data: bytes, settings: ImageSettings) -> RawImage:
     """Read a PNG file of 16 bits a channel."""
-    file = open_image(data)
-    check_size(file.height, file.width, 8)
+    file = open_image(data, settings)
+    check_size(settings, file.height, file.width, 8)
     # libpng warns of optional chunks at each read.
     kept, kinds, place = [data[:8]], set(), 8
     while place + 8 <= len(data):

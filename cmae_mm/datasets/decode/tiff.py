@@ -4,9 +4,12 @@ Images of 8 bits in grey or colour are decoded by Pillow, all others by
 tifffile. Compressions that tifffile only reads with imagecodecs, and masks of
 missing pixels, are decoded by rasterio if it is installed, or by OpenCV.
 """
-import importlib.util
 import io
-from typing import Any, List, Optional, Tuple
+import itertools
+import struct
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -16,6 +19,7 @@ from ...dependencies import MissingLibrary
 from ...packaged import install_command
 from .convert import arrange, arrange_pages
 from .image import (
+    Encoded,
     ImageSettings,
     RawImage,
     UndecodableImage,
@@ -23,6 +27,14 @@ from .image import (
     check_size,
     log_once,
     stand_upright,
+)
+from .maps import (
+    Parts,
+    Window,
+    find_rasterio,
+    open_parts,
+    read_bands,
+    require_rasterio,
 )
 from .raster import from_pillow, open_image
 
@@ -36,8 +48,13 @@ _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 # Compressions that every libtiff decodes (CCITT, LZW, JPEG, Deflate,
 # PackBits).
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
-_JPEG = 7
+_OLD_JPEG, _JPEG = 6, 7
 _MASK = 4  # a bit of NewSubfileType
+# Tags that a part of an image lacks: its kind, descriptions, offsets and other
+# directories. Others are copied, of the types that every TIFF file may have.
+_LEFT_OUT = (254, 270, 305, 330, 34665, 34853, 273, 279, 324, 325)
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
+               11: 4, 12: 8}
 # Types that OpenCV decodes without changing values.
 _OPENCV_TYPES = ('int8', 'uint16', 'int16', 'int32', 'float32', 'float64')
 
@@ -63,16 +80,153 @@ def read_tiff(data: bytes, settings: ImageSettings) -> RawImage:
         UnfitImage: If it has several pages and ``pages`` is None.
         MissingLibrary: If a library is needed that is not installed.
     """
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
-        if _is_plain(file):
-            raw = from_pillow(open_image(data), settings)
-        else:
-            raw = _read_deep(data, file, settings)
-        is_map = any(tag in page.tags for tag in _MAP_TAGS)
+    raw, is_map = _read_image(data, settings)
     if raw.alpha and is_map and len(np.unique(raw.pixels[..., -1])) > 2:
         return raw._replace(alpha=False)
     return raw
+
+
+def _read_image(data: bytes, settings: ImageSettings
+                ) -> Tuple[RawImage, bool]:
+    """Read an image; also return whether it is a map."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        is_map = _is_map(file.pages.first)
+        if _is_plain(file):
+            return from_pillow(open_image(data, settings), settings), is_map
+        return _read_deep(data, file, settings), is_map
+
+
+def _is_map(page: Any) -> bool:
+    return any(tag in page.tags for tag in _MAP_TAGS)
+
+
+def open_tiff(stack: ExitStack, data: Encoded,
+              settings: ImageSettings) -> Optional[Parts]:
+    """Open a tiled TIFF file, or one of more than ``max_pixels``, in parts.
+
+    Values are those of :func:`read_tiff`.
+
+    Args:
+        stack (ExitStack): Closes the file.
+        data (bytes | Path): The file.
+        settings (ImageSettings): The settings.
+
+    Returns:
+        Parts | None: None for one that has to be decoded whole.
+
+    Raises:
+        UnfitImage: If it has several pages and ``pages`` is None.
+        MissingLibrary: If a library is needed that is not installed.
+    """
+    source: Any = data if isinstance(data, Path) else io.BytesIO(data)
+    file = stack.enter_context(tifffile.TiffFile(source))
+    series = file.series[0]
+    page: Any = series.keyframe
+    is_large = page.imagelength * page.imagewidth > settings.max_pixels
+    if not (is_large or page.is_tiled) or (
+            len(series.pages) > 1 or page.imagedepth > 1
+            or int(page.compression) == _OLD_JPEG
+            or getattr(page.tags.get(_ORIENTATION), 'value', 1) != 1):
+        return None
+    if _check_pages(file, series, settings, is_part=True):
+        if not is_large:
+            return None
+        require_rasterio('has a mask of missing pixels')
+        parts = open_parts(
+            stack, data, lambda pixels, missing, _: _finish(
+                page, pixels, missing))._replace(has_missing=True)
+    else:
+        levels = [page, *(other for other in [
+            *file.pages, *(page.pages or ())] if _is_overview(other, page))]
+        parts = Parts(
+            [(level.imagelength, level.imagewidth) for level in levels],
+            lambda level, window: _read_part(
+                file, levels[level], window, settings),
+            _segment_size(page)[0],
+            page.dtype.kind == 'f' or _NODATA in page.tags)
+    return parts._replace(is_map=(
+        _is_map(page) and settings.bands is None
+        and settings.channels not in (None, page.samplesperpixel)
+        and page.extrasamples[-1:] not in ((), (0, ))))
+
+
+def _is_overview(other: Any, page: Any) -> bool:
+    return (int(getattr(other, 'subfiletype', 0) or 0) == 1
+            and other.imagelength < page.imagelength
+            and (other.dtype, other.samplesperpixel, other.photometric) == (
+                page.dtype, page.samplesperpixel, page.photometric))
+
+
+def _segment_size(page: Any) -> Tuple[int, int]:
+    """Return height and width of a page's tiles or strips."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
+def _read_part(file: Any, page: Any, window: Window,
+               settings: ImageSettings) -> RawImage:
+    """Read a window of a page: its tiles or strips, as a file of their own."""
+    top, left, height, width = window
+    rows, columns = _segment_size(page)
+    down, across = (-(-side // size) for side, size in (
+        (page.imagelength, rows), (page.imagewidth, columns)))
+    y, x = top // rows, left // columns
+    bottom, right = -(-(top + height) // rows), -(-(left + width) // columns)
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    chosen = [(plane * down + row) * across + column for plane in range(planes)
+              for row in range(y, bottom) for column in range(x, right)]
+    data = _cut(file, page, chosen,
+                min(bottom * rows, page.imagelength) - y * rows,
+                min(right * columns, page.imagewidth) - x * columns)
+    raw = _read_image(data, settings._replace(max_pixels=2**62))[0]
+    part = (slice(top - y * rows, top - y * rows + height),
+            slice(left - x * columns, left - x * columns + width))
+    return raw._replace(
+        pixels=raw.pixels[part],
+        missing=None if raw.missing is None else raw.missing[part])
+
+
+def _cut(file: Any, page: Any, chosen: Sequence[int], height: int,
+         width: int) -> bytes:
+    """Write a TIFF file of some of a page's tiles or strips, as they are."""
+    source, order = file.filehandle, file.byteorder
+
+    def take(offset: int, size: int) -> bytes:
+        source.seek(offset)
+        return source.read(size)
+
+    entries = {}
+    for tag in page.tags:
+        if tag.code not in _LEFT_OUT and int(tag.dtype) in _TYPE_SIZES:
+            entries[tag.code] = int(tag.dtype), tag.count, take(
+                tag.valueoffset, _TYPE_SIZES[int(tag.dtype)] * tag.count)
+    segments = [take(page.dataoffsets[i], page.databytecounts[i])
+                for i in chosen]
+    sizes = list(map(len, segments))
+    codes = (324, 325) if page.is_tiled else (273, 279)
+    # The segments come first, behind the head of the file.
+    offsets = [8 + offset for offset in itertools.accumulate(
+        sizes[:-1], initial=0)]
+    for code, values in ((256, [width]), (257, [height]),
+                         (codes[0], offsets), (codes[1], sizes)):
+        entries[code] = 4, len(values), struct.pack(
+            f'{order}{len(values)}I', *values)
+    start = 8 + sum(sizes)
+    start += start % 2
+    extra = start + 6 + 12 * len(entries)
+    directory, tail = struct.pack(f'{order}H', len(entries)), b''
+    for code, (kind, count, value) in sorted(entries.items()):
+        directory += struct.pack(f'{order}HHI', code, kind, count)
+        if len(value) > 4:
+            directory += struct.pack(f'{order}I', extra + len(tail))
+            tail += value + b'\0' * (len(value) % 2)
+        else:
+            directory += value.ljust(4, b'\0')
+    head = (b'II' if order == '<' else b'MM') + struct.pack(
+        f'{order}HI', 42, start)
+    return b''.join([head, *segments, b'\0' * (sum(sizes) % 2), directory,
+                     b'\0' * 4, tail])
 
 
 def _is_plain(file: Any) -> bool:
@@ -104,14 +258,18 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
     missing = None
     if not has_mask:
         pixels = _read_pixels(data, series, page, settings)
-    elif not find_rasterio():
-        raise MissingLibrary(
-            'has a mask of missing pixels, which rasterio reads: install it '
-            f'with `{install_command("geotiff")}`')
     elif len(series.pages) > 1:
         raise UndecodableImage('it has masks and several pages')
     else:
-        pixels, missing = _read_bands(data)
+        require_rasterio('has a mask of missing pixels')
+        pixels, missing = read_bands(data)
+    return _finish(page, pixels, missing)
+
+
+def _finish(page: Any, pixels: np.ndarray,
+            missing: Optional[np.ndarray]) -> RawImage:
+    """Convert stored values of a page to those it means, upright."""
+    kind = int(page.photometric)
     extra = int(page.extrasamples[-1]) if len(page.extrasamples) else 0
     if kind == _MINISWHITE and pixels.dtype.kind == 'u':
         pixels = (2**page.bitspersample - 1) - pixels
@@ -128,12 +286,14 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
                     extra in (_ASSOCIATED, _UNASSOCIATED), missing)
 
 
-def _check_pages(file: Any, series: Any, settings: ImageSettings) -> bool:
+def _check_pages(file: Any, series: Any, settings: ImageSettings,
+                 is_part: bool = False) -> bool:
     """Check that a file is one image; whether it has a mask beside it."""
     page = series.keyframe
     height, width = page.imagelength, page.imagewidth
     channels = max(series.size // (height * width), 1)
-    check_size(height, width, channels * series.dtype.itemsize)
+    if not is_part:
+        check_size(settings, height, width, channels * series.dtype.itemsize)
     own = {p.index for p in series.pages if p is not None}
     kinds = [int(getattr(other, 'subfiletype', 0) or 0)
              for other in file.pages]
@@ -172,7 +332,7 @@ def _read_compressed(data: bytes, series: Any, page: Any,
     """Read compressions that tifffile lacks, in tifffile's shape."""
     single = len(series.pages) == 1
     if single and find_rasterio():
-        bands, _ = _read_bands(data)
+        bands, _ = read_bands(data)
         pixels = bands.transpose(2, 0, 1) if (
             page.axes.startswith('S')) else bands
         if pixels.size == series.size and pixels.dtype == series.dtype:
@@ -201,28 +361,6 @@ def _read_by_opencv(data: bytes, page: Any) -> Optional[List[np.ndarray]]:
     shape = (page.imagelength, page.imagewidth, samples)
     return [p.reshape(shape)[..., order] for p in pages
             if p.dtype == page.dtype and p.size == np.prod(shape)]
-
-
-def find_rasterio() -> bool:
-    """Return whether rasterio is installed."""
-    return importlib.util.find_spec('rasterio') is not None
-
-
-def _read_bands(data: bytes) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-    """Read all bands, and which pixels a mask in the file leaves out.
-
-    Values are as stored, without the scale and offset that a band may have.
-    """
-    import rasterio
-    from rasterio.enums import MaskFlags
-    with rasterio.MemoryFile(data) as memory, memory.open() as file:
-        pixels = file.read().transpose(1, 2, 0)
-        flags = {flag for band in file.mask_flag_enums for flag in band}
-        missing = None
-        # Of a mask in the file: neither alpha nor a nodata value.
-        if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-            missing = file.dataset_mask()[..., None] == 0
-    return np.ascontiguousarray(pixels), missing
 
 
 def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Transforms that load images of any kind."""
 import logging
 import math
-from typing import Any, Optional, Sequence, Set, Tuple
+from typing import Any, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from ...dependencies import MissingLibrary
 from ..decode import (
     UndecodableImage,
     UnfitImage,
-    decode_image,
+    decode_resized,
+    decode_short,
     make_settings,
-    resize_image,
 )
-from ..source import read_record
+from ..source import open_record
 from .views import check_canvas, check_range, check_share
 
 # More than there are data workers.
@@ -81,6 +81,12 @@ class LoadImage(BaseTransform):
         fill (float | str, optional): Value of missing pixels.
         window (Sequence[float] | str, optional): Window of DICOM values.
         pages (str, optional): Meaning of the pages of a file.
+        max_pixels (int, optional): Largest number of pixels that are decoded
+            at once. Defaults to 25 million.
+        short_side (int, optional): Length in pixels that the shorter side of
+            images of more than ``max_pixels`` is resized to as they are read,
+            of formats of which parts can be read. Defaults to None: these are
+            refused.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -94,11 +100,15 @@ class LoadImage(BaseTransform):
                  bands: Optional[Sequence[int]] = None,
                  fill: Any = None,
                  window: Any = None,
-                 pages: Optional[str] = None) -> None:
+                 pages: Optional[str] = None,
+                 max_pixels: Optional[int] = None,
+                 short_side: Optional[int] = None) -> None:
         self.backend_args = backend_args
+        self.short_side = short_side
         self.settings = make_settings(
             channels=channels, dtype=dtype, value_range=value_range,
-            bands=bands, fill=fill, window=window, pages=pages)
+            bands=bands, fill=fill, window=window, pages=pages,
+            max_pixels=max_pixels)
 
     def transform(self, results: dict) -> Optional[dict]:
         """Load the image at ``img_path``.
@@ -122,22 +132,11 @@ class LoadImage(BaseTransform):
 
     def load(self, results: dict) -> dict:
         """Load the image at ``img_path``, or raise any error."""
-        image = np.ascontiguousarray(self.read(results))
+        data = open_record(results, self.backend_args)
+        image = np.ascontiguousarray(decode_short(
+            data, self.short_side, self.settings, results['img_path']))
         return dict(results, img=image, img_shape=image.shape[:2],
                     ori_shape=image.shape[:2])
-
-    def read(self, results: dict,
-             shrink_to: Optional[int] = None) -> np.ndarray:
-        """Decode the image at ``img_path``.
-
-        Args:
-            results (dict): The sample.
-            shrink_to (int, optional): See
-                :func:`~cmae_mm.datasets.decode.decode_image`.
-        """
-        data = read_record(results, self.backend_args)
-        return decode_image(data, shrink_to, self.settings,
-                            results['img_path'])
 
     def __repr__(self) -> str:
         given = ', '.join(f'{name}={value!r}' for name, value
@@ -305,24 +304,30 @@ class LoadCanvas(LoadImageOrSkip):
 
     def load(self, results: dict) -> dict:
         """Make the canvas of the image at ``img_path``."""
-        image = self.read(results, self._shrink_to)
-        if min(image.shape[:2]) < self.size:
-            self._count_enlarged(results['img_path'], image.shape)
         rng = np.random.default_rng(
             results.get('view_seed', np.random.randint(2**31)))
-        y, x, height, width = self.draw_crop(image.shape[0], image.shape[1],
-                                             rng)
+        shape: List[int] = []
+        size = self.size, self.size
+
+        def choose(height: int, width: int) -> Tuple[Any, Tuple[int, int]]:
+            shape[:] = height, width
+            return self.draw_crop(height, width, rng), size
+
+        path = results['img_path']
+        canvas = decode_resized(
+            open_record(results, self.backend_args), choose, self.settings,
+            path, self._shrink_to)
+        if min(shape) < self.size:
+            self._count_enlarged(path, shape)
         flip = bool(rng.random() < self.flip_prob)
-        canvas = resize_image(image[y:y + height, x:x + width],
-                              (self.size, self.size))
         return dict(
             results,
             img=canvas[:, ::-1] if flip else canvas,
-            img_shape=(self.size, self.size),
-            ori_shape=image.shape[:2],
+            img_shape=size,
+            ori_shape=tuple(shape),
             flip=flip)
 
-    def _count_enlarged(self, path: str, shape: Tuple[int, ...]) -> None:
+    def _count_enlarged(self, path: str, shape: Sequence[int]) -> None:
         is_first = not self.enlarged
         self._enlarged.add()
         if is_first and get_rank() == 0:

@@ -1,0 +1,200 @@
+"""What rasterio reads: JPEG 2000, and TIFF files beyond tifffile."""
+import importlib.util
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from ...dependencies import MissingLibrary
+from ...packaged import install_command
+from .image import (
+    Encoded,
+    ImageSettings,
+    RawImage,
+    UndecodableImage,
+    check_size,
+    first_bytes,
+    stand_upright,
+)
+from .raster import from_pillow, open_image, orientation_of
+
+# Start of a JPEG 2000 image: its sizes, and the bits of each component.
+_HEAD = b'\xff\x4f\xff\x51'
+# Identifies the box with EXIF data.
+_EXIF = b'JpgTiffExif->JP2'
+# Bytes of decoded blocks that GDAL keeps.
+_CACHE = 2**26
+
+# First row and column, height and width, in pixels.
+Window = Tuple[int, int, int, int]
+
+
+class Parts(NamedTuple):
+    """An image whose parts can be read one by one.
+
+    Args:
+        levels (List[Tuple[int, int]]): Height and width of the image, and of
+            its overviews from large to small, in pixels.
+        read (Callable): Gets a level's number and a window; returns this part
+            as a RawImage.
+        rows (int): Height of a block, the least that is read.
+        has_missing (bool): Whether pixels may be missing.
+        is_map (bool): Whether the last channel is either alpha or data,
+            which its values tell, and the settings depend on it.
+    """
+
+    levels: List[Tuple[int, int]]
+    read: Callable[[int, Window], RawImage]
+    rows: int
+    has_missing: bool = False
+    is_map: bool = False
+
+
+def find_rasterio() -> bool:
+    """Return whether rasterio is installed."""
+    return importlib.util.find_spec('rasterio') is not None
+
+
+def require_rasterio(what: str) -> None:
+    """Check that rasterio is installed.
+
+    Raises:
+        MissingLibrary: If it is not.
+    """
+    if not find_rasterio():
+        raise MissingLibrary(f'{what}, which rasterio reads: install it with '
+                             f'`{install_command("geotiff")}`')
+
+
+def _open(stack: ExitStack, data: Encoded, level: int) -> Any:
+    """Open a file, or one of its overviews."""
+    import rasterio
+    stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
+    options = {} if level == 0 else dict(overview_level=level - 1)
+    if isinstance(data, Path):
+        return stack.enter_context(rasterio.open(data, **options))
+    memory = stack.enter_context(rasterio.MemoryFile(data))
+    return stack.enter_context(memory.open(**options))
+
+
+def _read(file: Any, window: Optional[Window] = None
+          ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """Read all bands, and which pixels a mask in the file leaves out.
+
+    Values are as stored, without the scale and offset that a band may have.
+    """
+    from rasterio.enums import MaskFlags
+    from rasterio.windows import Window as Part
+    part = None
+    if window is not None:
+        y, x, height, width = window
+        part = Part(x, y, width, height)
+    pixels = file.read(window=part).transpose(1, 2, 0)
+    flags = {flag for band in file.mask_flag_enums for flag in band}
+    missing = None
+    # Of a mask in the file: neither alpha nor a nodata value.
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        missing = file.dataset_mask(window=part)[..., None] == 0
+    return np.ascontiguousarray(pixels), missing
+
+
+def read_bands(data: Encoded) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """Read all bands of a file, and a mask of missing pixels or None."""
+    with ExitStack() as stack:
+        return _read(_open(stack, data, 0))
+
+
+def open_parts(stack: ExitStack, data: Encoded,
+               finish: Callable[..., RawImage]) -> Parts:
+    """Open a file to read parts of it.
+
+    Args:
+        stack (ExitStack): Closes the file.
+        data (bytes | Path): The file.
+        finish (Callable): Converts pixels, a mask or None, and rasterio's
+            data set to a RawImage.
+    """
+    files = [_open(stack, data, 0)]
+    files += [_open(stack, data, 1 + number)
+              for number in range(len(files[0].overviews(1)))]
+
+    def read(level: int, window: Window) -> RawImage:
+        return finish(*_read(files[level], window), files[level])
+
+    return Parts([file.shape for file in files], read,
+                 files[0].block_shapes[0][0])
+
+
+class _Jp2(NamedTuple):
+    """Head of a JPEG 2000 file; ``bits`` below 0 are of signed values."""
+
+    height: int
+    width: int
+    bits: Tuple[int, ...]
+    orientation: int
+
+
+def _read_head(data: bytes) -> _Jp2:
+    start = data.find(_HEAD)
+    right, bottom, left, top = (
+        int.from_bytes(data[start + i:start + i + 4], 'big')
+        for i in (8, 12, 16, 20))
+    count = int.from_bytes(data[start + 40:start + 42], 'big')
+    kinds = data[start + 42:start + 42 + 3 * count:3]
+    if start < 0 or not kinds:
+        raise UndecodableImage('it is a damaged JPEG 2000 file')
+    exif = data.find(_EXIF, 0, start)
+    return _Jp2(
+        bottom - top, right - left,
+        tuple(127 - kind if kind > 127 else kind + 1 for kind in kinds),
+        1 if exif < 0 else orientation_of(data[exif + len(_EXIF):start]))
+
+
+def read_jp2(data: bytes, settings: ImageSettings) -> RawImage:
+    """Read a JPEG 2000 file.
+
+    Up to four components of 8 bits are decoded by Pillow, all others by
+    rasterio, since Pillow scales values to 8 or 16 bits.
+
+    Args:
+        data (bytes): The file.
+        settings (ImageSettings): The settings.
+
+    Returns:
+        RawImage: Of the file's type.
+
+    Raises:
+        UndecodableImage: If it is damaged or too large.
+        MissingLibrary: If rasterio is needed and not installed.
+    """
+    height, width, bits, orientation = _read_head(data)
+    if len(bits) <= 4 and set(bits) == {8}:
+        raw = from_pillow(open_image(data, settings), settings)
+    else:
+        check_size(settings, height, width, len(bits) * 2)
+        require_rasterio(f'is a JPEG 2000 file of {len(bits)} channel(s) of '
+                         f'{max(map(abs, bits))} bits')
+        with ExitStack() as stack:
+            file = _open(stack, data, 0)
+            raw = RawImage(_read(file)[0], _has_alpha(file))
+    return raw._replace(pixels=stand_upright(raw.pixels, orientation))
+
+
+def open_jp2(stack: ExitStack, data: Encoded,
+             settings: ImageSettings) -> Optional[Parts]:
+    """Open a JPEG 2000 file of more than ``max_pixels`` to read its parts.
+
+    Returns:
+        Parts | None: None for one that has to be decoded whole.
+    """
+    head = _read_head(first_bytes(data, 2**16))
+    if (head.height * head.width <= settings.max_pixels
+            or head.orientation != 1 or not find_rasterio()):
+        return None
+    return open_parts(stack, data, lambda pixels, missing, file: RawImage(
+        pixels, _has_alpha(file)))
+
+
+def _has_alpha(file: Any) -> bool:
+    return file.colorinterp[-1].name == 'alpha'

@@ -30,6 +30,9 @@ ShortSide = Optional[Annotated[Size, Text(
     'Reduce the shorter side of larger images to this length in pixels: JPEG '
     'files become JPEG files of quality 92, all others PNG or TIFF files '
     'without loss. Defaults to none: files are copied bit by bit.')]]
+MaxPixels = Optional[Annotated[Size, Text(
+    'Largest number of pixels that are decoded at once; larger images are not '
+    'reduced. Defaults to 25 million.')]]
 Readers = Annotated[Count, Text(
     'Processes that read and reduce images, beside this one.')]
 _PER_CHANNEL = ('mean', 'std', 'min', 'low', 'high', 'max')
@@ -156,7 +159,7 @@ def store(data: Data,
           out: OutputFolder,
           *,
           short_side: ShortSide = None,
-          max_pixels: Optional[Size] = None,
+          max_pixels: MaxPixels = None,
           num_workers: Readers = 0) -> Dict[str, Any]:
     """Pack images into one LMDB file, for network disks.
 
@@ -170,8 +173,6 @@ def store(data: Data,
     Args:
         data: Folder of images, list, store or shards.
         out: Folder to write, outside of DATA.
-        max_pixels: Largest number of pixels that are decoded at once; larger
-            images are not reduced. Defaults to 25 million.
 
     Returns:
         Dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
@@ -188,7 +189,7 @@ def shards(data: Data,
            out: OutputFolder,
            *,
            short_side: ShortSide = None,
-           max_pixels: Optional[Size] = None,
+           max_pixels: MaxPixels = None,
            num_workers: Readers = 0,
            images_per_shard: Size = 2000) -> Dict[str, Any]:
     """Pack images into webdataset shards, for many machines.
@@ -205,7 +206,6 @@ def shards(data: Data,
     Args:
         data: Folder of images, list, store or shards.
         out: Folder to write, outside of DATA.
-        max_pixels: See `cmae store`. Defaults to 25 million.
         images_per_shard: Number of images in a shard. Defaults to 2000, about
             200 MB of photographs.
 

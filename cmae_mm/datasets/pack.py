@@ -128,7 +128,7 @@ def pack_images(data: Any,
         _check_outside(out, source.root)
     _check_readable(source)
     total = len(source)
-    read = partial(_read, source, short_side, max_pixels)
+    read = partial(_read, source, short_side, max_pixels=max_pixels)
     writer: Any = _Store(out, source, _PART) if kind == 'store' else (
         _Shards(out, source, images_per_shard))
     plan = dict(kind=kind, source=_digest(source), short_side=short_side,
@@ -238,7 +238,7 @@ def _digest(source: sources.ImageSource) -> str:
 
 
 def _read(source: sources.ImageSource, short_side: Optional[int],
-          max_pixels: Optional[int], number: int) -> Packed:
+          number: int, max_pixels: Optional[int] = None) -> Packed:
     """Read an image, and reduce it where that is wanted."""
     name = source.names[number]
     try:

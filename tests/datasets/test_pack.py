@@ -327,11 +327,11 @@ def test_interrupted_it_continues(kind, after, images, tmp_path, monkeypatch):
     write(images, tmp_path / 'whole', kind)
     read, calls = pack._read, []
 
-    def stopping(source, short_side, number):
+    def stopping(source, short_side, number, **kwargs):
         calls.append(number)
         if len(calls) > after:
             raise _Stop
-        return read(source, short_side, number)
+        return read(source, short_side, number, **kwargs)
 
     monkeypatch.setattr(pack, '_read', stopping)
     out = tmp_path / 'out'

@@ -353,9 +353,9 @@ def test_messages_of_libraries_are_shown_once(monkeypatch, recwarn):
         logging.getLogger('tifffile').warning('a damaged tag')
         return original(data, settings)
 
-    from cmae_mm.datasets.decode import decode
-    original = decode.read_tiff
-    monkeypatch.setattr(decode, 'read_tiff', warn)
+    from cmae_mm.datasets.decode import tiff as reader
+    original = reader.read_tiff
+    monkeypatch.setattr(reader, 'read_tiff', warn)
     for side in (20, 30, 40):
         assert (rgb(tiff(photo(side)), f'{side}.tif') == photo(side)).all()
     assert len(said) == 2 and not recwarn.list

@@ -154,7 +154,9 @@ class _Filler:
         if plain:  # other loaders have no limit
             for transform in _transforms(
                     self.cfg, 'LoadCanvas', 'LoadImage', 'LoadImageOrSkip'):
-                self._set(transform, transform['type'], 'max_pixels', limit)
+                if limit is not None:
+                    self._set(transform, transform['type'], 'max_pixels',
+                              limit)
             return []
         self._set(model.backbone, 'model.backbone', 'in_channels',
                   self.settings['channels'])

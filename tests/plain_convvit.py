@@ -58,8 +58,10 @@ def encode(p, images, mask, heads):
     """Give each intermediate; `fused` before the norm, `latent` after it."""
     seen, outputs = {}, []
     number, x = len(images), images
-    side = round(mask.shape[1]**.5)
-    m = (~mask).view(number, 1, side, side).to(images.dtype)
+    height, width = images.shape[2:]
+    side = round((height * width / mask.shape[1])**.5)  # of a patch
+    m = (~mask).view(
+        number, 1, height // side, width // side).to(images.dtype)
     for i in (1, 2):
         x = patch_embed(x, sub(p, f'patch_embed{i}.'))
         seen[f'patch_embed{i}'] = x

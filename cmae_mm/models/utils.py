@@ -3,12 +3,14 @@ from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import torch
 import torch.nn.functional as F
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import WEIGHT_INITIALIZERS
 from packaging.version import Version
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..datasets.decode import MAX_CHANNELS
+from ..image_size import Pair
 
 Config = Dict[str, Any]
 # MAE's initialisation, of encoder and decoders.
@@ -93,30 +95,35 @@ def check_in_channels(in_channels: int) -> None:
             f'{MAX_CHANNELS}, but got {in_channels!r}')
 
 
-def check_registers(num_registers: int) -> int:
-    """Check the number of register tokens of an encoder.
+def set_extra_tokens(encoder: Any, num_class_tokens: int,
+                     num_registers: int) -> None:
+    """Set the number of class tokens and registers, before it is built.
 
-    Returns:
-        int: The number.
+    Args:
+        encoder (VisionTransformer): The encoder; gets ``num_class_tokens``,
+            and ``num_extra_tokens``, their sum.
+        num_class_tokens (int): Number of class tokens.
+        num_registers (int): Number of register tokens.
 
     Raises:
-        ValueError: If it is not from 0 to 16.
+        ValueError: If a number is out of range.
     """
-    if not isinstance(num_registers, int) or not 0 <= num_registers <= 16:
-        raise ValueError(
-            'backbone.num_registers must be a whole number from 0 to 16, but '
-            f'got {num_registers!r}')
-    return num_registers
+    for name, value, least, most in (
+            ('num_class_tokens', num_class_tokens, 1, 16),
+            ('num_registers', num_registers, 0, 16)):
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(
+                f'backbone.{name} must be a whole number from {least} to '
+                f'{most}, but got {value!r}')
+    encoder.num_class_tokens = num_class_tokens
+    encoder.num_extra_tokens = num_class_tokens + num_registers
 
 
-def add_registers(encoder: Any, num_registers: int) -> None:
-    """Add register tokens to the class token, (1, 1 + R, D).
-
-    The encoder is built with ``num_extra_tokens = 1 + R``.
-    """
-    if num_registers and encoder.with_cls_token:
+def add_extra_tokens(encoder: Any) -> None:
+    """Widen the class token for all extra tokens, to (1, K, D)."""
+    if encoder.with_cls_token and encoder.num_extra_tokens > 1:
         encoder.cls_token = nn.Parameter(encoder.cls_token.new_zeros(
-            1, 1 + num_registers, encoder.embed_dims))
+            1, encoder.num_extra_tokens, encoder.embed_dims))
 
 
 def check_width(width: int, num_heads: int, name: str) -> None:
@@ -232,6 +239,24 @@ def start_from_encoder(module: nn.Module) -> bool:
     return False
 
 
+@torch.no_grad()
+def set_sincos_positions(positions: Tensor, grid: Pair) -> None:
+    """Set position embeddings to 2-D sines and cosines, in place.
+
+    The first half of the channels encodes the row, the second the column.
+    Positions of extra tokens are zero.
+
+    Args:
+        positions (Tensor): (1, K + L, D).
+        grid (Tuple[int, int]): Height and width in patches.
+    """
+    # mmpretrain numbers patches column by column.
+    patches = build_2d_sincos_position_embedding(
+        grid[::-1], positions.shape[-1])
+    positions.zero_()
+    positions[:, positions.shape[1] - patches.shape[1]:] = patches
+
+
 class PretrainedMixin(nn.Module):
     """Mixin of backbones that start from an encoder and may freeze stages."""
 
@@ -250,6 +275,34 @@ class PretrainedMixin(nn.Module):
         if self.frozen_stages > 0:
             self._freeze_stages()
         return self
+
+
+class MAEInitMixin(PretrainedMixin):
+    """Mixin of encoders that MAE's initialisation is for."""
+
+    init_cfg: Any
+
+    def init_weights(self) -> None:
+        """Initialise as MAE does, or load an encoder, every key or none.
+
+        Xavier-uniform for linear layers and the patch embedding of the
+        transformer, LayerNorm at one, sine-cosine positions.
+        ``dict(type='Pretrained', checkpoint=..., encoder='online')`` is as in
+        ``TransferViT``.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        if start_from_encoder(self):
+            return
+        if self.init_cfg is None:
+            self.init_cfg = MAE_INIT
+        super().init_weights()
+        set_sincos_positions(self.pos_embed, self.patch_resolution)
+        weight = self.patch_embed.projection.weight
+        nn.init.xavier_uniform_(weight.data.flatten(1))
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=.02)
 
 
 # Configs of parts
@@ -336,6 +389,7 @@ def complete_parts(encoder: nn.Module, neck: Config,
         'neck',
         embed_dims=encoder.embed_dims,
         num_patches=encoder.num_patches,
+        grid=encoder.patch_resolution,
         num_extra_tokens=encoder.num_extra_tokens,
         **patches)
     head = fill_in(

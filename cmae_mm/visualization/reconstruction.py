@@ -1,4 +1,5 @@
 """Reconstructions of a pre-training model, as pictures."""
+from functools import partial
 from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
@@ -40,7 +41,11 @@ def reconstruct(model: nn.Module,
     pred = model.neck.pixel_decoder(tokens, ids_restore).float()
     head = model.head.reconstruction
     patches = head.patchify(images)
-    prediction = head.unpatchify(pred)
+    grid = model.backbone.patch_resolution
+    # Other heads than this project's join squares alone.
+    unpatchify = partial(
+        head.unpatchify, **({} if grid[0] == grid[1] else dict(grid=grid)))
+    prediction = unpatchify(pred)
     if head.norm_pix:
         mean = patches.mean(dim=-1, keepdim=True)
         var = patches.var(dim=-1, keepdim=True)
@@ -48,9 +53,9 @@ def reconstruct(model: nn.Module,
     removed = mask.unsqueeze(-1)
     return dict(
         mask=mask,
-        masked=head.unpatchify(patches.masked_fill(removed, 0)),
+        masked=unpatchify(patches.masked_fill(removed, 0)),
         prediction=prediction,
-        reconstruction=head.unpatchify(torch.where(removed, pred, patches)))
+        reconstruction=unpatchify(torch.where(removed, pred, patches)))
 
 
 def grey_out(images: torch.Tensor, mask: torch.Tensor,

@@ -16,7 +16,7 @@ def vit(**kwargs):
 
 
 @given(
-    grid=st.integers(1, 8),
+    grid=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     patch=st.sampled_from([4, 6, 16]),
     block=st.integers(1, 2),
     ratio=st.floats(0.05, 0.95),
@@ -24,25 +24,26 @@ def vit(**kwargs):
 @settings(max_examples=40, deadline=None)
 def test_mask_keeps_whole_blocks_and_the_same_number(grid, patch, block,
                                                      ratio, images):
-    side = grid * block
-    units = grid * grid
+    size = [side * block * patch for side in grid]
+    units = grid[0] * grid[1]
     keep = int(units * (1 - ratio) + 1e-6)
     if not 0 < keep < units:
         with pytest.raises(ValueError, match='mask_ratio'):
-            vit(img_size=side * patch,
+            vit(img_size=size,
                 patch_size=patch,
                 mask_block=block,
                 mask_ratio=ratio)
         return
     model = vit(
-        img_size=side * patch,
+        img_size=size,
         patch_size=patch,
         mask_block=block,
         mask_ratio=ratio)
     mask = model.generate_mask(images, 'cpu')
-    assert mask.dtype == torch.bool and mask.shape == (images, side * side)
+    assert mask.dtype == torch.bool
+    assert mask.shape == (images, units * block * block)
     assert ((~mask).sum(1) == keep * block * block).all()
-    blocks = mask.view(images, grid, block, grid, block)
+    blocks = mask.view(images, grid[0], block, grid[1], block)
     assert (blocks == blocks[:, :, :1, :, :1]).all()
 
 
@@ -92,8 +93,12 @@ def test_without_a_mask_it_is_the_whole_image():
 
 @pytest.mark.parametrize('kwargs, named', [
     (dict(img_size=30), 'patch_size=4 does not divide img_size=30'),
-    (dict(img_size=(32, 32)), r'img_size must be .* but got \(32, 32\)'),
+    (dict(img_size=(32, 30)), 'patch_size=4 does not divide img_size=32x30'),
+    (dict(img_size=(32, 32, 3)), r'img_size must be .* got \(32, 32, 3\)'),
+    (dict(img_size='32'), "img_size must be .* got '32'"),
     (dict(img_size=20, mask_block=2), 'mask_block=2 does not divide the 5x5'),
+    (dict(img_size=(32, 20), mask_block=2),
+     'mask_block=2 does not divide the 8x5 grid .* multiple of 8'),
     (dict(mask_ratio=0.0), 'mask_ratio=0.0 keeps 16 of 16'),
     (dict(mask_ratio=0.99), 'mask_ratio=0.99 keeps 0 of 16'),
     (dict(mask_ratio=1.5), 'mask_ratio=1.5'),

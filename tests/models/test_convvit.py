@@ -28,13 +28,15 @@ def plain(model, images, mask):
 
 
 @given(sides=st.sampled_from([(4, 2, 2), (2, 1, 2), (1, 2, 2), (2, 2, 1)]),
-       grid=st.integers(2, 4), seed=st.integers(0, 99))
+       grid=st.tuples(st.integers(1, 4), st.integers(3, 5)),
+       seed=st.integers(0, 99))
 @settings(max_examples=12, deadline=None)
 def test_visible_patches_match_masked_maps(sides, grid, seed):
     torch.manual_seed(seed)
     stride = sides[0] * sides[1] * sides[2]
-    model = convvit(img_size=stride * grid, patch_sizes=sides, mask_block=1)
-    images = torch.randn(2, 3, stride * grid, stride * grid).double()
+    size = [stride * side for side in grid]
+    model = convvit(img_size=size, patch_sizes=sides, mask_block=1)
+    images = torch.randn(2, 3, *size).double()
     mask = model.generate_mask(2, 'cpu')
     tokens, ids_restore = model(images, mask)
     expected = plain(model, images, mask)
@@ -46,14 +48,14 @@ def test_visible_patches_match_masked_maps(sides, grid, seed):
     for one, other in zip(ours, theirs):
         torch.testing.assert_close(one, other)
     # nothing of what is removed reaches what is visible
-    hidden = mask.view(2, 1, grid, grid).repeat_interleave(
+    hidden = mask.view(2, 1, *grid).repeat_interleave(
         stride, 2).repeat_interleave(stride, 3)
     other = torch.where(hidden, torch.randn_like(images), images)
     assert torch.equal(model(other, mask)[0], tokens)
     for before, after, side in zip(
             model.conv_maps(images, mask), model.conv_maps(other, mask),
             model.cell_sides):
-        cells = (~mask).view(2, grid, grid).repeat_interleave(
+        cells = (~mask).view(2, *grid).repeat_interleave(
             side, 1).repeat_interleave(side, 2)
         before, after = (x.movedim(1, -1)[cells] for x in (before, after))
         torch.testing.assert_close(before, after)
@@ -95,8 +97,8 @@ def test_named_sizes():
 
 
 @pytest.mark.parametrize('kwargs, named', [
-    (dict(img_size=36), r'multiple of the total stride of 8 pixels.* got 36'),
-    (dict(img_size=(32, 32)), r'img_size must be .* got \(32, 32\)'),
+    (dict(img_size=(32, 36)), 'product of patch_sizes=8 does not .*=32x36'),
+    (dict(img_size=32.), r'img_size must be .* got 32.0'),
     (dict(img_size=24), 'mask_block=2 does not divide the 3x3 grid'),
     (dict(mask_ratio=0.9), 'mask_ratio=0.9 keeps 0 of 4'),
     (dict(patch_sizes=(4, 2)), r'patch_sizes must be three .* got \(4, 2\)'),

@@ -22,7 +22,7 @@ LEVELS = (
     ('datasets', ),
     # What the package knows of itself and of the libraries below it.
     ('dependencies', 'packaged', 'entry', 'version', 'progress',
-     'plain_config', 'files'),
+     'plain_config', 'files', 'image_size'),
 )
 # Rooms of one level that import each other all the same, one way.
 BESIDE = {('dependencies', 'packaged'), ('dependencies', 'entry')}

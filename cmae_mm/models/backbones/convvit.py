@@ -1,23 +1,20 @@
 """Hybrid encoder: two convolution stages and a vision transformer."""
+import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mmpretrain.models import VisionTransformer
-from mmpretrain.models.utils import (
-    build_2d_sincos_position_embedding,
-    resize_pos_embed,
-)
+from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ...image_size import ImageSize, divide, to_pair
 from ..utils import (
-    MAE_INIT,
-    PretrainedMixin,
+    MAEInitMixin,
     check_arch,
     check_in_channels,
     check_width,
     cut_patches,
-    start_from_encoder,
     use_plain_drop_rates,
 )
 from .conv_stages import (
@@ -32,9 +29,8 @@ from .conv_stages import (
 
 
 def _check_stages(embed_dims: Sequence[int], depths: Sequence[int],
-                  patch_sizes: Sequence[int], kernel_size: int,
-                  img_size: int) -> int:
-    """Check the sizes of all stages; return the side of the last grid."""
+                  patch_sizes: Sequence[int], kernel_size: int) -> None:
+    """Check the sizes of all stages."""
     for name, values in (('arch.embed_dims', embed_dims),
                          ('arch.depths', depths),
                          ('patch_sizes', patch_sizes)):
@@ -48,16 +44,9 @@ def _check_stages(embed_dims: Sequence[int], depths: Sequence[int],
         raise ValueError(
             'backbone.kernel_size must be odd, so that a depthwise kernel has '
             f'a centre, but got {kernel_size}')
-    stride = patch_sizes[0] * patch_sizes[1] * patch_sizes[2]
-    if not isinstance(img_size, int) or img_size < 1 or img_size % stride:
-        raise ValueError(
-            f'backbone.img_size must be a multiple of the total stride of '
-            f'{stride} pixels (patch_sizes={tuple(patch_sizes)}), the side of '
-            f'a square, but got {img_size!r}')
-    return img_size // stride
 
 
-class ConvViT(PretrainedMixin, VisionTransformer):
+class ConvViT(MAEInitMixin, VisionTransformer):
     """Two stages of masked convolution blocks, then a vision transformer.
 
     The hybrid encoder of ConvMAE (arXiv 2205.03892). Its third stage is
@@ -68,8 +57,8 @@ class ConvViT(PretrainedMixin, VisionTransformer):
         arch (str | dict): 'base', 'small' or 'mini', or a dict of
             ``embed_dims`` and ``depths``, three each, and ``num_heads``, of
             the last stage. Defaults to 'base'.
-        img_size (int): Side of the square input in pixels; a multiple of the
-            total stride. Defaults to 224.
+        img_size (int | Sequence[int]): Side of a square input in pixels, or
+            (height, width), multiples of the total stride. Defaults to 224.
         patch_sizes (Sequence[int]): Sides of the stages' patches, each in
             cells of the stage before; their product, the total stride, is the
             side P of a patch in pixels. Defaults to (4, 2, 2).
@@ -87,8 +76,8 @@ class ConvViT(PretrainedMixin, VisionTransformer):
         frozen_stages (int): Stages that are frozen, from the first; 3 freeze
             the norms too. Defaults to -1, none.
         init_cfg (dict | list, optional): Defaults to the published one, see
-            :meth:`init_weights`; ``dict(type='Pretrained', ...)`` is loaded as
-            by ``TransferViT``.
+            :meth:`init_weights`, with torch's own for the convolutions;
+            ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
         **kwargs: ``drop_rate``, ``qkv_bias``, ``norm_cfg``,
             ``interpolate_mode`` and ``layer_scale_init_value`` of
             ``VisionTransformer``, for the last stage.
@@ -112,7 +101,7 @@ class ConvViT(PretrainedMixin, VisionTransformer):
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',
-                 img_size: int = 224,
+                 img_size: ImageSize = 224,
                  patch_sizes: Sequence[int] = (4, 2, 2),
                  in_channels: int = 3,
                  mlp_ratio: float = 4,
@@ -128,7 +117,9 @@ class ConvViT(PretrainedMixin, VisionTransformer):
         check_in_channels(in_channels)
         sizes = self.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
         dims, depths = list(sizes['embed_dims']), list(sizes['depths'])
-        grid = _check_stages(dims, depths, patch_sizes, kernel_size, img_size)
+        _check_stages(dims, depths, patch_sizes, kernel_size)
+        stride = math.prod(patch_sizes)
+        grid = divide(img_size, stride, 'the product of patch_sizes')
         check_width(dims[-1], sizes['num_heads'], 'backbone.arch.')
         rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
         super().__init__(
@@ -137,7 +128,7 @@ class ConvViT(PretrainedMixin, VisionTransformer):
                 num_layers=depths[-1],
                 num_heads=sizes['num_heads'],
                 feedforward_channels=int(mlp_ratio * dims[-1])),
-            img_size=grid * patch_sizes[-1],
+            img_size=tuple(side * patch_sizes[-1] for side in grid),
             patch_size=patch_sizes[-1],
             in_channels=dims[-2],
             with_cls_token=False,
@@ -147,12 +138,11 @@ class ConvViT(PretrainedMixin, VisionTransformer):
             init_cfg=init_cfg,
             **kwargs)
         use_plain_drop_rates(self)
-        self.img_size = (img_size, img_size)
+        self.img_size = to_pair(img_size)
         self.patch_sizes = tuple(patch_sizes)
-        self.patch_size = img_size // grid
+        self.patch_size = stride
         self.in_channels = in_channels
-        self.grid = grid
-        self.num_patches = grid**2
+        self.num_patches = math.prod(grid)
         self.stage_dims = tuple(dims)
         self.conv_stages = nn.ModuleList(
             ConvStage(width, dim, side, mlp_ratio, kernel_size, drop_paths)
@@ -160,7 +150,7 @@ class ConvViT(PretrainedMixin, VisionTransformer):
                 [in_channels, *dims], dims[:-1], patch_sizes,
                 (rates[:depths[0]], rates[depths[0]:-depths[-1]])))
         self.patch_embed = TokenEmbedding(
-            dims[-2], dims[-1], patch_sizes[-1], (grid, grid))
+            dims[-2], dims[-1], patch_sizes[-1], grid)
         self.fusions: Optional[nn.ModuleList] = None
         if with_fusion:
             self.fusions = nn.ModuleList(
@@ -174,26 +164,6 @@ class ConvViT(PretrainedMixin, VisionTransformer):
     def cell_sides(self) -> Tuple[int, int]:
         """Side s of a patch in cells of each convolution stage."""
         return self.patch_sizes[1] * self.patch_sizes[2], self.patch_sizes[2]
-
-    def init_weights(self) -> None:
-        """Initialise as ConvMAE does, or load an encoder, every key or none.
-
-        Xavier-uniform for linear layers and the last patch embedding,
-        LayerNorm at one, torch's default for the other convolutions,
-        sine-cosine positions.
-
-        Raises:
-            CheckpointError: If the checkpoint is missing or does not fit.
-        """
-        if start_from_encoder(self):
-            return
-        if self.init_cfg is None:
-            self.init_cfg = MAE_INIT
-        super().init_weights()
-        self.pos_embed.data.copy_(
-            build_2d_sincos_position_embedding(self.grid, self.embed_dims))
-        weight = self.patch_embed.projection.weight
-        nn.init.xavier_uniform_(weight.data.flatten(1))
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Encode whole images.
@@ -221,7 +191,7 @@ class ConvViT(PretrainedMixin, VisionTransformer):
         """
         grid = find_grid(x, self.patch_size)
         positions = resize_pos_embed(
-            self.pos_embed, (self.grid, self.grid), grid,
+            self.pos_embed, self.patch_resolution, grid,
             self.interpolate_mode, 0)
         if ids_keep is None:
             x = x.permute(0, 2, 3, 1).contiguous()

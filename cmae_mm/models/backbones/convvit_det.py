@@ -137,7 +137,7 @@ class TransferConvViTDet(ConvViT):
                 use_rel_pos=use_rel_pos,
                 window_size=(
                     0 if i in self.global_attn_indexes else window_size),
-                input_size=(self.grid, self.grid))
+                input_size=self.patch_resolution)
             for i, layer in enumerate(self.layers))
         use_plain_drop_rates(self)
         if self.frozen_stages > 0:
@@ -180,7 +180,7 @@ class TransferConvViTDet(ConvViT):
         maps = self.conv_maps(x)
         grid = find_grid(x, self.patch_size)
         positions = resize_pos_embed(
-            self.pos_embed, (self.grid, self.grid), grid,
+            self.pos_embed, self.patch_resolution, grid,
             self.interpolate_mode, 0)
         x = self.patch_embed(maps[-1].permute(0, 2, 3, 1))
         x = self.drop_after_pos(x + positions.view(1, *grid, -1))

@@ -1,18 +1,17 @@
 """Vision transformers that start from a CMAE encoder, and SimMIM's."""
 from typing import Any, Optional, Tuple, Union
 
-import torch
 from mmpretrain.models import VisionTransformer, ViTSAM
 from mmpretrain.models.selfsup import MaskFeatViT
-from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..utils import (
     PretrainedMixin,
-    add_registers,
+    add_extra_tokens,
     check_arch,
-    check_registers,
+    set_extra_tokens,
+    set_sincos_positions,
     use_plain_drop_rates,
     with_mini,
 )
@@ -34,25 +33,29 @@ class TransferViT(PretrainedMixin, VisionTransformer):
     Args:
         arch (str | dict): As ``CMAEViT``'s: mmpretrain's names but for
             'small', and 'mini'. Defaults to 'base'.
-        num_registers (int): Number of register tokens (arXiv 2309.16588),
-            from 0 to 16. They follow the class token, also in ``cls_token``,
-            (1, 1 + R, D). Defaults to 0.
-        **kwargs: Other arguments of ``VisionTransformer``.
+        num_class_tokens (int): See ``CMAEViT``. Defaults to 1.
+        num_registers (int): See ``CMAEViT``. Defaults to 0.
+        **kwargs: Other arguments of ``VisionTransformer``. ``img_size`` is
+            the side of a square or (height, width).
 
     Raises:
-        ValueError: If ``arch`` is not known, or ``num_registers`` not allowed.
+        ValueError: If ``arch`` is not known, or the number of class tokens or
+            registers not allowed.
         CheckpointError: When weights are initialised, if the checkpoint is
             missing or does not fit.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
 
-    def __init__(self, arch: Union[str, dict] = 'base', num_registers: int = 0,
+    def __init__(self,
+                 arch: Union[str, dict] = 'base',
+                 num_class_tokens: int = 1,
+                 num_registers: int = 0,
                  **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
-        self.num_extra_tokens = 1 + check_registers(num_registers)
+        set_extra_tokens(self, num_class_tokens, num_registers)
         super().__init__(arch=arch, **kwargs)
-        add_registers(self, num_registers)
+        add_extra_tokens(self)
         use_plain_drop_rates(self)
 
 
@@ -106,22 +109,19 @@ class SimMIMViT(MaskFeatViT):
     def init_weights(self) -> None:
         """Initialise as ``MaskFeatViT`` does, but for the positions."""
         super().init_weights()
-        positions = build_2d_sincos_position_embedding(
-            self.patch_resolution, self.embed_dims, cls_token=True)
-        with torch.no_grad():
-            self.pos_embed.copy_(positions)
+        set_sincos_positions(self.pos_embed, self.patch_resolution)
 
     def forward(self, x: Tensor,
                 mask: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
         """Encode images, masked or whole.
 
         Args:
-            x (torch.Tensor): Images, (N, C, H, W).
-            mask (torch.Tensor, optional): 1 where a patch is masked, (N, h,
+            x (Tensor): Images, (N, C, H, W).
+            mask (Tensor, optional): 1 where a patch is masked, (N, h,
                 w). Defaults to None, whole images.
 
         Returns:
-            Tuple[torch.Tensor, ...]: With a mask one feature map, (N, D, h,
+            Tuple[Tensor, ...]: With a mask one feature map, (N, D, h,
             w); otherwise the output of ``VisionTransformer``.
         """
         if mask is None:

@@ -9,6 +9,7 @@ from mmengine.model import BaseModule
 from mmpretrain.models import MAEPretrainHead
 from mmpretrain.registry import MODELS
 
+from ...image_size import Pair
 from ..utils import check_choice, cut_patches, fill_in
 
 LOSS_STYLES = ('infonce', 'byol')
@@ -167,9 +168,43 @@ class CMAEReconstructionHead(MAEPretrainHead):
             x = x - x.mean(dim=-1, keepdim=True)
             norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
             x = x / (norm.square() / (x.shape[-1] - 1) + 1e-6).sqrt()
-        # (C, P, P) -> (P, P, C)
-        x = x.unflatten(-1, (self.in_channels, -1)).transpose(-1, -2)
-        return x.flatten(-2)
+        return self._channels_last(x)
+
+    def _channels_last(self, patches: torch.Tensor) -> torch.Tensor:
+        """Reorder pixels, (N, M, C*P*P) to (N, M, P*P*C)."""
+        x = patches.unflatten(-1, (self.in_channels, -1))
+        return x.transpose(-1, -2).flatten(-2)
+
+    def patchify(self, images: torch.Tensor) -> torch.Tensor:
+        """Cut images of any height and width, multiples of the patch.
+
+        Args:
+            images (torch.Tensor): (N, C, H, W).
+
+        Returns:
+            torch.Tensor: Pixels of the patches, (N, L, P*P*C), row-major.
+        """
+        return self._channels_last(cut_patches(images, self.patch_size))
+
+    def unpatchify(self, patches: torch.Tensor,
+                   grid: Optional[Pair] = None) -> torch.Tensor:
+        """Join patches to images.
+
+        Args:
+            patches (torch.Tensor): Pixels of the patches, (N, L, P*P*C),
+                row-major.
+            grid (Tuple[int, int], optional): Height and width of an image in
+                patches. Defaults to a square.
+
+        Returns:
+            torch.Tensor: (N, C, H, W).
+        """
+        side, size = math.isqrt(patches.shape[1]), self.patch_size
+        rows, columns = grid or (side, side)
+        x = patches.reshape(
+            -1, rows, columns, size, size, self.in_channels)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(
+            -1, self.in_channels, rows * size, columns * size)
 
 
 @MODELS.register_module()

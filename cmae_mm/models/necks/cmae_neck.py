@@ -1,4 +1,5 @@
 """The two decoders and the projector of the online branch."""
+import math
 from typing import Any, Optional, Tuple
 
 import torch
@@ -7,21 +8,39 @@ from mmpretrain.models import MAEPretrainDecoder
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..utils import MAE_INIT, check_width, fill_in, mlp_cfg
+from ...image_size import Pair
+from ..utils import (
+    MAE_INIT,
+    check_width,
+    fill_in,
+    mlp_cfg,
+    set_sincos_positions,
+)
 
 
 class CMAEDecoder(MAEPretrainDecoder):
-    """mmpretrain's ``MAEPretrainDecoder``, with or without a class token.
+    """mmpretrain's ``MAEPretrainDecoder`` for any extra tokens and grid.
 
     Args:
         num_extra_tokens (int): Number K of tokens before the patches', 1 for
             a class token, 0 for none. Defaults to 1.
+        grid (Tuple[int, int], optional): Height and width of an image in
+            patches. Defaults to a square of ``num_patches``.
         **kwargs: Arguments of ``MAEPretrainDecoder``.
     """
 
-    def __init__(self, num_extra_tokens: int = 1, **kwargs: Any) -> None:
+    def __init__(self, num_extra_tokens: int = 1,
+                 grid: Optional[Pair] = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_extra_tokens = num_extra_tokens
+        side = math.isqrt(self.num_patches)
+        self.grid = grid or (side, side)
+
+    def init_weights(self) -> None:
+        """Initialise as MAE does, with sine-cosine positions."""
+        super(MAEPretrainDecoder, self).init_weights()
+        set_sincos_positions(self.decoder_pos_embed, self.grid)
+        nn.init.normal_(self.mask_token, std=.02)
 
     def forward(self, x: torch.Tensor, ids_restore: torch.Tensor,
                 of: str = 'all') -> torch.Tensor:
@@ -112,6 +131,8 @@ class CMAENeck(BaseModule):
             them. With None, for MAE, there is neither feature decoder nor
             projector. If ``out_dims`` differs from D, a linear layer of the
             online branch maps it to D.
+        grid (Tuple[int, int], optional): Height and width of an image in
+            patches. ``CMAE`` fills it in. Defaults to a square.
         init_cfg (dict | list, optional): Defaults to None.
 
     Raises:
@@ -134,6 +155,7 @@ class CMAENeck(BaseModule):
                      decoder_depth=2,
                      decoder_num_heads=16),
                  projector: Optional[dict] = dict(),
+                 grid: Optional[Pair] = None,
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
 
@@ -143,7 +165,7 @@ class CMAENeck(BaseModule):
                 f'neck.{name}',
                 num_patches=num_patches, patch_size=patch_size,
                 in_chans=in_channels, embed_dim=embed_dims,
-                num_extra_tokens=num_extra_tokens, **sizes)
+                num_extra_tokens=num_extra_tokens, grid=grid, **sizes)
             check_width(
                 cfg.get('decoder_embed_dim', 512),
                 cfg.get('decoder_num_heads', 16), f'neck.{name}.decoder_')

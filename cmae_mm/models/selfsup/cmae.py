@@ -12,7 +12,8 @@
 :meth:`CMAE.loss` connects them.
 
 Shapes: N images of C channels, L patches of P x P pixels, V of them visible;
-D is the encoder's width, E that of projections, K the number of class tokens.
+D is the encoder's width, E that of projections, K the number of extra tokens:
+class tokens and registers.
 """
 import logging
 from copy import deepcopy
@@ -412,8 +413,9 @@ class CMAE(BaseSelfSupervisor):
         Args:
             inputs (Tensor | Sequence[Tensor]): Images,
                 (N, C, H, W), normalised; of several views the first is taken.
-            pool (str): 'mean' (of the patch tokens), 'cls', or 'none' (all
-                tokens, class token first). Defaults to 'mean'.
+            pool (str): 'mean' (of the patch tokens), 'cls' (the class token,
+                or the mean of several), or 'none' (all tokens, class tokens
+                first). Defaults to 'mean'.
             encoder (str): 'online' or 'target'. Defaults to 'online'.
 
         Returns:
@@ -445,4 +447,4 @@ class CMAE(BaseSelfSupervisor):
             raise ValueError(
                 f'the class token takes no part in the {encoder} encoder; use '
                 "pool='mean'")
-        return tokens[:, 0]
+        return tokens[:, :self.backbone.num_class_tokens].mean(dim=1)

@@ -3,46 +3,65 @@
 :class:`CMAEViT` is the plain one, :class:`CMAEConvViT` has a convolutional
 stem. Both draw their masks with :class:`BlockMasking`.
 """
-from typing import Any, List, Optional, Tuple, Union
+import math
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.models import VisionTransformer
-from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ...image_size import ImageSize, Pair, divide, to_pair, words_of
 from ..backbones.conv_stages import Embedded
 from ..backbones.convvit import ConvViT
 from ..utils import (
     MAE_INIT,
-    add_registers,
+    MAEInitMixin,
+    add_extra_tokens,
     check_arch,
     check_in_channels,
-    check_registers,
     check_width,
     cut_patches,
-    start_from_encoder,
+    set_extra_tokens,
     use_plain_drop_rates,
     with_mini,
 )
 
 
-class BlockMasking:
+class BlockMasking(nn.Module):
     """Random masking of an encoder's patches, in blocks.
 
-    A mixin for encoders with a square grid of patches, which set ``grid`` and
-    ``mask_block`` and call :meth:`set_mask_ratio`.
+    A mixin for encoders with ``patch_resolution``, ``embed`` and ``encode``,
+    which call :meth:`set_masking`.
 
     Attributes:
-        grid (int): Side of the grid in patches.
+        patch_resolution (Tuple[int, int]): Height and width of the grid in
+            patches.
         mask_block (int): Side of a masking block in patches.
         mask_ratio (float): Ratio of masked patches.
     """
 
-    grid: int
+    patch_resolution: Pair
     mask_block: int
     mask_ratio: float
+    embed: Callable
+    encode: Callable
+
+    def set_masking(self, mask_ratio: float, mask_block: int) -> None:
+        """Set ratio and blocks of masks.
+
+        Args:
+            mask_ratio (float): See :meth:`set_mask_ratio`.
+            mask_block (int): Side of a masking block in patches.
+
+        Raises:
+            ValueError: If blocks do not divide the grid, or the ratio leaves
+                nothing visible or nothing masked.
+        """
+        check_blocks(self.img_size, self.patch_size, mask_block)
+        self.mask_block = mask_block
+        self.set_mask_ratio(mask_ratio)
 
     def set_mask_ratio(self, mask_ratio: float) -> None:
         """Set the ratio of masked patches.
@@ -53,7 +72,7 @@ class BlockMasking:
         Raises:
             ValueError: If it leaves nothing visible or nothing masked.
         """
-        num_blocks = (self.grid // self.mask_block)**2
+        num_blocks = math.prod(self._block_grid)
         # 1e-6 so that a ratio of 0.9 keeps 10 of 100 and not 9.
         num_keep = int(num_blocks * (1 - mask_ratio) + 1e-6)
         if not 0 < mask_ratio < 1 or not 0 < num_keep < num_blocks:
@@ -64,6 +83,12 @@ class BlockMasking:
                 'removed')
         self.mask_ratio = mask_ratio
         self._num_blocks_kept = num_keep
+
+    @property
+    def _block_grid(self) -> Pair:
+        """Height and width of the grid in blocks."""
+        rows, columns = self.patch_resolution
+        return rows // self.mask_block, columns // self.mask_block
 
     def generate_mask(self, num_images: int,
                       device: Union[str, torch.device]) -> Tensor:
@@ -80,16 +105,40 @@ class BlockMasking:
             Tensor: Bool, (N, L), row-major over the patch grid,
             True = masked, the same number of visible patches in every row.
         """
-        side = self.grid // self.mask_block
-        noise = torch.rand(num_images, side * side, device=device)
+        rows, columns = self._block_grid
+        noise = torch.rand(num_images, rows * columns, device=device)
         keep = noise.argsort(dim=1)[:, :self._num_blocks_kept]
         mask = torch.ones_like(noise, dtype=torch.bool)
         mask.scatter_(1, keep, False)
         # each block to its patches, (N, L)
         block = self.mask_block
-        mask = mask.view(num_images, side, 1, side, 1).expand(
+        mask = mask.view(num_images, rows, 1, columns, 1).expand(
             -1, -1, block, -1, block).reshape(num_images, -1)
         return note_visible(mask, self._num_blocks_kept * block**2)
+
+    def forward(self,
+                x: Tensor,
+                mask: Optional[Tensor] = None
+                ) -> Tuple[Tensor, ...]:
+        """Encode whole images, or their visible patches.
+
+        Args:
+            x (Tensor): Images, (N, C, H, W), normalised.
+            mask (Tensor, optional): Bool, (N, L), True = masked, see
+                :meth:`generate_mask`. Defaults to None, the whole image.
+
+        Returns:
+            tuple: Without a mask, the outputs of ``VisionTransformer`` for
+            its ``out_type``, of a hybrid encoder one. With a mask,
+
+            - ``z_v`` (N, K + V, D): extra tokens and visible patches, after
+              the final norm (where there is one).
+            - ``ids_restore`` (N, L): see :func:`split_by_mask`.
+        """
+        if mask is None:
+            return super().forward(x)
+        ids_keep, ids_restore = split_by_mask(mask)
+        return self.encode(self.embed(x, ids_keep)), ids_restore
 
 
 def note_visible(mask: Tensor, num_visible: int) -> Tensor:
@@ -160,32 +209,20 @@ def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
     return ids_shuffle[:, :num_visible], ids_restore
 
 
-def check_grid(img_size: int, patch_size: int, mask_block: int) -> int:
+def check_blocks(img_size: ImageSize, patch_size: int,
+                 mask_block: int) -> None:
     """Check that patches divide the image and masking blocks the patches.
 
-    Returns:
-        int: Side of the grid of patches.
-
     Raises:
-        ValueError: If a side is not a positive int or does not divide.
+        ValueError: If one does not.
     """
-    for name, value in (('img_size', img_size), ('patch_size', patch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f'{name} must be a positive int, the side of a square in '
-                f'pixels, but got {value!r}')
-    if img_size % patch_size:
+    rows, columns = divide(img_size, patch_size)
+    if mask_block < 1 or rows % mask_block or columns % mask_block:
         raise ValueError(
-            f'patch_size={patch_size} does not divide img_size={img_size}'
-            '; choose an image size that is a multiple of the patch size')
-    grid = img_size // patch_size
-    if mask_block < 1 or grid % mask_block:
-        raise ValueError(
-            f'mask_block={mask_block} does not divide the {grid}x{grid} '
-            f'grid of patches (img_size={img_size}, patch_size='
+            f'mask_block={mask_block} does not divide the {rows}x{columns} '
+            f'grid of patches (img_size={words_of(img_size)}, patch_size='
             f'{patch_size}); use mask_block=1, or an image size that is a '
             f'multiple of {patch_size * max(mask_block, 1)}')
-    return grid
 
 
 def check_images(images: Tensor, channels: int,
@@ -204,7 +241,7 @@ def check_images(images: Tensor, channels: int,
 
 
 @MODELS.register_module()
-class CMAEViT(BlockMasking, VisionTransformer):
+class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
     """Vision transformer that encodes the visible patches only.
 
     This is the online encoder F_s: patch embedding, fixed 2-D sine-cosine
@@ -216,20 +253,22 @@ class CMAEViT(BlockMasking, VisionTransformer):
         arch (str | dict): As mmpretrain's ``VisionTransformer``, and 'mini',
             128 wide with 4 layers. The ViT-S of the literature is
             'deit-small'. Defaults to 'base'.
-        img_size (int): Side of the square input in pixels; ``patch_size``
-            must divide it. Defaults to 224.
+        img_size (int | Sequence[int]): Side of a square input in pixels, or
+            (height, width); ``patch_size`` must divide it. Defaults to 224.
         patch_size (int): Side P of a patch in pixels. Defaults to 16.
         mask_ratio (float): Ratio of masked patches, in (0, 1).
             Defaults to 0.65, the released code's.
         mask_block (int): Side of a masking block in patches: 1 masks single
             patches (the paper's text), 2 blocks of 2x2 (the released code).
-            Must divide the patch grid. Defaults to 2.
+            Must divide height and width of the patch grid. Defaults to 2.
         out_type (str): Output of ``forward`` without a mask, see
             ``VisionTransformer``. Defaults to 'raw', all tokens, class token
             first.
-        num_registers (int): Number R of register tokens (arXiv 2309.16588),
-            from 0 to 16. They follow the class token, also in ``cls_token``,
-            (1, 1 + R, D). Defaults to 0.
+        num_class_tokens (int): Number of class tokens, from 1 to 16; their
+            mean is the feature of ``pool='cls'``. Defaults to 1.
+        num_registers (int): Number of register tokens (arXiv 2309.16588),
+            from 0 to 16. They follow the class tokens, also in ``cls_token``,
+            (1, K, D). Defaults to 0.
         init_cfg (dict | list, optional): Defaults to MAE's initialisation:
             Xavier-uniform linear layers, LayerNorm at one. A
             ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
@@ -238,10 +277,10 @@ class CMAEViT(BlockMasking, VisionTransformer):
 
     Raises:
         ValueError: If ``arch`` is not known, there are no channels or more
-            than 64, the image is not square, the patch does not divide it,
-            the block does not divide the grid, the ratio leaves nothing
-            visible or nothing masked, or the width is no multiple of 4 and of
-            the number of heads.
+            than 64, the patch does not divide the image, the block does not
+            divide the grid, the ratio leaves nothing visible or nothing
+            masked, the width is no multiple of 4 and of the number of heads,
+            or the number of extra tokens is out of range.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
@@ -250,83 +289,37 @@ class CMAEViT(BlockMasking, VisionTransformer):
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',
-                 img_size: int = 224,
+                 img_size: ImageSize = 224,
                  patch_size: int = 16,
                  mask_ratio: float = 0.65,
                  mask_block: int = 2,
                  out_type: str = 'raw',
+                 num_class_tokens: int = 1,
                  num_registers: int = 0,
                  init_cfg: Optional[Union[dict, List[dict]]] = None,
                  **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
         check_in_channels(kwargs.get('in_channels', 3))
-        grid = check_grid(img_size, patch_size, mask_block)
-        self.num_extra_tokens = 1 + check_registers(num_registers)
+        check_blocks(img_size, patch_size, mask_block)
+        set_extra_tokens(self, num_class_tokens, num_registers)
         super().__init__(
             arch=arch,
-            img_size=img_size,
+            img_size=to_pair(img_size),
             patch_size=patch_size,
             out_type=out_type,
             with_cls_token=True,
             init_cfg=MAE_INIT if init_cfg is None else init_cfg,
             **kwargs)
-        add_registers(self, num_registers)
+        add_extra_tokens(self)
         check_width(self.embed_dims, self.arch_settings['num_heads'],
                     'backbone.arch.')
         use_plain_drop_rates(self)
         self.patch_size = patch_size
         self.in_channels = self.patch_embed.projection.in_channels
-        self.grid = grid
-        self.num_patches = grid**2
-        self.mask_block = mask_block
-        self.set_mask_ratio(mask_ratio)
+        self.num_patches = math.prod(self.patch_resolution)
+        self.set_masking(mask_ratio, mask_block)
         # Sine-cosine positions are not learnt.
         self.pos_embed.requires_grad = False
-
-    def init_weights(self) -> None:
-        """Initialise as MAE does, or load an encoder, every key or none.
-
-        ``dict(type='Pretrained', checkpoint=..., encoder='online')`` is as in
-        ``TransferViT``.
-
-        Raises:
-            CheckpointError: If the checkpoint is missing or does not fit.
-        """
-        if start_from_encoder(self):
-            return
-        if self.init_cfg is None:
-            self.init_cfg = MAE_INIT
-        super().init_weights()
-        self.pos_embed.data.zero_()
-        self.pos_embed.data[:, self.num_extra_tokens:] = (
-            build_2d_sincos_position_embedding(self.grid, self.embed_dims))
-        weight = self.patch_embed.projection.weight
-        nn.init.xavier_uniform_(weight.data.flatten(1))
-        nn.init.normal_(self.cls_token, std=.02)
-
-    def forward(self,
-                x: Tensor,
-                mask: Optional[Tensor] = None
-                ) -> Tuple[Tensor, ...]:
-        """Encode whole images, or their visible patches.
-
-        Args:
-            x (Tensor): Images, (N, C, H, W), normalised.
-            mask (Tensor, optional): Bool, (N, L), True = masked, see
-                :meth:`generate_mask`. Defaults to None, the whole image.
-
-        Returns:
-            tuple: Without a mask, the output of ``VisionTransformer`` for
-            ``out_indices`` and ``out_type``. With one,
-
-            - ``z_v`` (N, K + V, D): class token and visible patches, after
-              the final norm (where there is one).
-            - ``ids_restore`` (N, L): see :func:`split_by_mask`.
-        """
-        if mask is None:
-            return super().forward(x)
-        ids_keep, ids_restore = split_by_mask(mask)
-        return self.encode(self.embed(x, ids_keep)), ids_restore
 
     def embed(self,
               x: Tensor,
@@ -339,7 +332,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
                 Defaults to None, all.
 
         Returns:
-            Tensor: Embedded tokens, (N, K + V, D), class token first, then
+            Tensor: Embedded tokens, (N, K + V, D), class tokens first, then
             the registers.
 
         Raises:
@@ -352,7 +345,7 @@ class CMAEViT(BlockMasking, VisionTransformer):
         x = F.linear(x, convolution.weight.flatten(1), convolution.bias)
         if self.patch_embed.norm is not None:
             x = self.patch_embed.norm(x)
-        # p_v; the first positions are those of class token and registers
+        # p_v; the first positions are those of the extra tokens
         positions = self.pos_embed[:, self.num_extra_tokens:]
         if ids_keep is not None:
             positions = positions[0][ids_keep]
@@ -395,14 +388,13 @@ class CMAEConvViT(BlockMasking, ConvViT):
             'small' (128, 256, 384; 2, 2, 11) or 'mini' (32, 64, 128; 1, 1, 3);
             or a dict of ``embed_dims``, ``depths`` and ``num_heads``. Defaults
             to 'base'.
-        img_size (int): Side of the square input in pixels; a multiple of the
-            total stride. Defaults to 224.
+        img_size (int | Sequence[int]): Side of a square input in pixels, or
+            (height, width), multiples of the total stride. Defaults to 224.
         patch_sizes (Sequence[int]): Sides of the stages' patches; their
             product is the total stride P. Defaults to (4, 2, 2).
         mask_ratio (float): Ratio of masked patches, in (0, 1).
             Defaults to 0.65, as ``CMAEViT``'s; ConvMAE's own is 0.75.
-        mask_block (int): Side of a masking block in patches. Must divide the
-            grid. Defaults to 2.
+        mask_block (int): See ``CMAEViT``. Defaults to 2.
         with_fusion (bool): Whether s1 and s2 are added. Defaults to True.
         final_norm (bool): Whether the norm follows. Defaults to True.
         init_cfg (dict | list, optional): Defaults to ConvMAE's
@@ -418,7 +410,7 @@ class CMAEConvViT(BlockMasking, ConvViT):
 
     def __init__(self,
                  arch: Union[str, dict] = 'base',
-                 img_size: int = 224,
+                 img_size: ImageSize = 224,
                  mask_ratio: float = 0.65,
                  mask_block: int = 2,
                  with_fusion: bool = True,
@@ -432,35 +424,9 @@ class CMAEConvViT(BlockMasking, ConvViT):
             final_norm=final_norm,
             init_cfg=init_cfg,
             **kwargs)
-        check_grid(img_size, self.patch_size, mask_block)
-        self.mask_block = mask_block
-        self.set_mask_ratio(mask_ratio)
+        self.set_masking(mask_ratio, mask_block)
         # Sine-cosine positions are not learnt.
         self.pos_embed.requires_grad = False
-
-    def forward(self,
-                x: Tensor,
-                mask: Optional[Tensor] = None
-                ) -> Tuple[Tensor, ...]:
-        """Encode whole images, or their visible patches.
-
-        Args:
-            x (Tensor): Images, (N, C, H, W), normalised.
-            mask (Tensor, optional): Bool, (N, L), True = masked, see
-                :meth:`generate_mask`. Defaults to None, the whole image.
-
-        Returns:
-            tuple: Without a mask, one output, (N, L, D) for the default
-            ``out_type``. With one,
-
-            - ``z_v`` (N, V, D): visible patches, after the final norm (where
-              there is one).
-            - ``ids_restore`` (N, L): see :func:`split_by_mask`.
-        """
-        if mask is None:
-            return super().forward(x)
-        ids_keep, ids_restore = split_by_mask(mask)
-        return self.encode(self.embed(x, ids_keep)), ids_restore
 
     def embed(self,
               x: Tensor,

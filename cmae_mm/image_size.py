@@ -1,0 +1,70 @@
+"""Sizes of images: the side of a square, or height and width."""
+from typing import Any, Sequence, Tuple, Union
+
+# As users and configs give a size, in pixels.
+ImageSize = Union[int, Sequence[int]]
+# (height, width)
+Pair = Tuple[int, int]
+
+
+def to_pair(size: Any, name: str = 'img_size') -> Pair:
+    """Return height and width of a size.
+
+    Args:
+        size (int | Sequence[int]): The side of a square in pixels, or
+            (height, width).
+        name (str): Name of the setting, for the error. Defaults to
+            'img_size'.
+
+    Returns:
+        Tuple[int, int]: Height and width.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(pair) != 2 or not all(
+            isinstance(side, int) and not isinstance(side, bool)
+            and side > 0 for side in pair):
+        raise ValueError(
+            f'{name} must be a whole number of pixels, the side of a square, '
+            f'or (height, width), but got {size!r}')
+    return pair[0], pair[1]
+
+
+def to_size(pair: Sequence[int]) -> ImageSize:
+    """Return the side of a square, and (height, width) of other sizes."""
+    height, width = pair
+    return height if height == width else (height, width)
+
+
+def words_of(size: ImageSize) -> str:
+    """Return a size in words: '224' for a square, '128x512' for others."""
+    return 'x'.join(map(str, dict.fromkeys(to_pair(size))))
+
+
+def divide(img_size: ImageSize, patch_size: int,
+           name: str = 'patch_size') -> Pair:
+    """Return the height and width of an image in patches.
+
+    Args:
+        img_size (int | Sequence[int]): Size of the image in pixels.
+        patch_size (int): Side of a patch in pixels.
+        name (str): Its name, for the error. Defaults to 'patch_size'.
+
+    Returns:
+        Tuple[int, int]: The grid of patches.
+
+    Raises:
+        ValueError: If a size is none, or patches do not divide the image.
+    """
+    height, width = to_pair(img_size)
+    if not isinstance(patch_size, int) or patch_size < 1:
+        raise ValueError(f'{name} must be a whole number of pixels, but got '
+                         f'{patch_size!r}')
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f'{name}={patch_size} does not divide '
+            f'img_size={words_of(img_size)}; choose an image size that is a '
+            f'multiple of {patch_size}')
+    return height // patch_size, width // patch_size

@@ -21,17 +21,21 @@ from ..datasets.decode import (
 )
 from ..datasets.decode.image import Encoded
 from ..datasets.source import open_record
+from ..image_size import ImageSize, to_pair
 
 
 class CentreCrop:
-    """Resize the short side of an image and crop the centre.
+    """Resize an image and crop the centre.
+
+    The image keeps its aspect, and is made as small as it still covers the
+    crop and a margin: of a square crop, its short side has a given length.
 
     Args:
-        size (int): Side S of the crop in pixels.
+        size (int | Sequence[int]): Side of the crop in pixels, or (H, W).
         images (Mapping[str, Any], optional): Arguments of ``LoadImage``,
             which decode images. Defaults to None, colours of 8 bits.
-        short_side (int, optional): Length in pixels that the short side is
-            resized to. Defaults to 256/224 of the crop.
+        short_side (int, optional): Short side in pixels of crop and margin,
+            which have the crop's aspect. Defaults to 256/224 of the crop's.
         pipeline (Sequence[dict], optional): Transforms in place of these two.
 
     Attributes:
@@ -39,13 +43,13 @@ class CentreCrop:
     """
 
     def __init__(self,
-                 size: int,
+                 size: ImageSize,
                  images: Optional[Mapping[str, Any]] = None,
                  short_side: Optional[int] = None,
                  pipeline: Optional[Sequence[dict]] = None) -> None:
         self.settings: ImageSettings = make_settings(**(images or {}))
-        self.size = size
-        self.short_side = short_side or round(size * 256 / 224)
+        self.size = to_pair(size, 'size')
+        self.short_side = short_side or round(min(self.size) * 256 / 224)
         self._transforms = [TRANSFORMS.build(t) for t in pipeline or ()]
 
     def decode(self, data: Encoded, name: str,
@@ -123,17 +127,22 @@ class CentreCrop:
         """Resize and crop an image, (H, W, C), as :meth:`decode` returns it.
 
         Returns:
-            Tensor: (C, S, S), of the image's type, colours as RGB.
+            Tensor: (C, H, W), of the image's type, colours as RGB.
         """
         if self._transforms:
             return self._transform(image)
-        height, width = image.shape[:2]
-        short = min(height, width)
-        image = resize_image(image, (self.short_side * height // short,
-                                     self.short_side * width // short))
-        top, left = (max(round((side - self.size) / 2), 0)
-                     for side in image.shape[:2])
-        crop = image[top:top + self.size, left:left + self.size]
+        (height, width), short = image.shape[:2], min(self.size)
+        rows, columns = (
+            round(self.short_side * side / short) for side in self.size)
+        # By the dimension in which the image covers the least.
+        new, old = (columns, width) if width * rows < height * columns else (
+            rows, height)
+        image = resize_image(
+            image, (new * height // old, new * width // old))
+        (top, height), (left, width) = (
+            (max(round((side - wanted) / 2), 0), wanted)
+            for side, wanted in zip(image.shape[:2], self.size))
+        crop = image[top:top + height, left:left + width]
         pixels = torch.from_numpy(
             np.ascontiguousarray(crop.transpose(2, 0, 1)))
         return pixels[[2, 1, 0]] if self.settings.is_bgr else pixels

@@ -128,9 +128,42 @@ def test_small_images_are_enlarged_and_counted(tmp_path, monkeypatch):
     assert transform.enlarged == 7 and len(said) == 1
 
 
+@pytest.mark.parametrize('size, image', [
+    ((16, 64), (30, 120)), ((64, 16), (300, 100)), ((32, 128), (60, 900))])
+def test_crops_have_the_aspect_of_the_canvas(size, image):
+    """Those of a square, of an image stretched by the canvas's aspect."""
+    aspect = size[1] / size[0]
+    transform = LoadCanvas(size, crop_ratio_range=(0.3, 1))
+    square = LoadCanvas(64, crop_ratio_range=(0.3, 1))
+    ours, theirs = [], []
+    for seed in range(400):
+        y, x, h, w = transform.draw_crop(*image, np.random.default_rng(seed))
+        assert 0 < h <= image[0] - y and 0 < w <= image[1] - x
+        ours.append((h * w, w / h / aspect))
+        # 10,000 times the height and width, one of them by the aspect
+        long = round(1e4 * image[0] * aspect), round(1e4 * image[1])
+        y, x, h, w = square.draw_crop(*long, np.random.default_rng(seed))
+        theirs.append((h * w / aspect / 1e8, w / h))
+    assert 0.7 < min(r for _, r in ours) < 0.8 < 1.25 < max(
+        r for _, r in ours) < 1.4
+    # the same draws, but for whole pixels, which may just not fit
+    assert np.isclose(ours, theirs, rtol=0.08).all(axis=1).mean() > 0.95
+
+
+def test_a_canvas_of_a_rectangle(tmp_path, monkeypatch):
+    write_images(tmp_path, 1, size=48)
+    transform = LoadCanvas((20, 60), flip_prob=0.)
+    made = transform(dict(img_path=str(tmp_path / '000.jpg')))
+    assert made['img'].shape == (20, 60, 3) and made['img_shape'] == (20, 60)
+    assert transform.enlarged == 1  # too narrow, though high enough
+    assert 'size=(20, 60)' in repr(transform)
+    # a JPEG file is shrunk when decoded as long as there is enough of it
+    assert LoadCanvas((20, 60), crop_ratio_range=(0.25, 1))._shrink_to == 120
+
+
 @pytest.mark.parametrize('given, said', [
-    (dict(size=0), 'size must be a whole number of 1 or more'),
-    (dict(size=16.5), 'size must be a whole number'),
+    (dict(size=0), 'size must be a whole number of pixels.* but got 0'),
+    (dict(size=(16, 16.5)), 'size must be a whole number'),
     (dict(crop_ratio_range=(0, 1)), 'crop_ratio_range must be two numbers'),
     (dict(crop_ratio_range=(0.5, 1.5)), 'crop_ratio_range must be 2 numbers '
      'from 0 to 1, but got .0.5, 1.5.'),

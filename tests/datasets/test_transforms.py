@@ -17,21 +17,24 @@ def canvas(height, width=None):
 
 
 @given(
-    size=st.integers(1, 20),
+    size=st.one_of(st.integers(1, 20),
+                   st.tuples(st.integers(1, 20), st.integers(1, 20))),
     max_shift=st.integers(0, 8),
     extra=st.integers(0, 5),
     seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_windows_are_slices_of_the_canvas(size, max_shift, extra, seed):
     np.random.seed(seed)
-    image = canvas(size + max_shift + extra, size + max_shift)
+    h, w = size if isinstance(size, tuple) else (size, size)
+    image = canvas(h + max_shift + extra, w + max_shift)
     result = PixelShift(size=size, max_shift=max_shift)(dict(img=image))
     online, target = result['img']
     y, x = result['shift']
     assert 0 <= y < max(max_shift, 1) and 0 <= x < max(max_shift, 1)
-    assert (online == image[0:size, 0:size]).all()
-    assert (target == image[y:y + size, x:x + size]).all()
-    assert target.shape == online.shape == (size, size, 3)
+    assert (online == image[0:h, 0:w]).all()
+    assert (target == image[y:y + h, x:x + w]).all()
+    assert target.shape == online.shape == (h, w, 3)
+    assert result['img_shape'] == (h, w)
 
 
 def test_shifts_are_uniform_and_independent():
@@ -71,6 +74,9 @@ def test_the_online_view_is_augmented_where_that_is_asked_for():
 @pytest.mark.parametrize('kwargs, named', [
     (dict(size=224, max_shift=32, canvas_size=255),
      'canvas of 255 pixels .* must be 256'),
+    (dict(size=(64, 128), max_shift=8, canvas_size=(72, 130)),
+     'canvas of 72x130 .* size=64x128 .* must be 72x136'),
+    (dict(size=[64]), r'size must be .* or \(height, width\), but got \[64\]'),
     (dict(size=0), 'size must be .* got 0'),
     (dict(size=8, max_shift=-1), 'max_shift must be .* got -1'),
 ])
@@ -80,7 +86,7 @@ def test_bad_arguments_are_named(kwargs, named):
 
 
 def test_too_small_canvas_raises():
-    with pytest.raises(ValueError, match='canvas of 11 pixels'):
+    with pytest.raises(ValueError, match='canvas of 20x11 pixels'):
         PixelShift(size=8, max_shift=4)(dict(img=canvas(20, 11)))
 
 

@@ -166,6 +166,22 @@ def test_views_are_changed_one_by_one_and_at_once():
     assert alone.any() and torch.equal(at_once[alone], window[alone])
 
 
+def test_windows_of_a_rectangle():
+    """The online one at the corner; the target's at the shift, both ways."""
+    module = preprocessor(size=(16, 40), max_shift=6, jitter_prob=0,
+                          grey_prob=0, blur_prob=0)
+    canvas = torch.randint(256, (5, 3, 22, 46), dtype=torch.uint8)
+    params = module.draw_params(5)
+    online, target = module.make_views(canvas, params)
+    assert torch.equal(online, canvas[:, :, :16, :40] / 255)
+    for n, (y, x) in enumerate(params.shift.tolist()):
+        assert torch.equal(
+            target[n], canvas[n, :, y:y + 16, x:x + 40] / 255)
+    assert torch.equal(module._cut(canvas, params.shift) / 255, target)
+    with pytest.raises(ValueError, match='canvas of 46x22 .* be 22x46 or'):
+        module.make_views(canvas.transpose(2, 3), params)
+
+
 class OnDevice(torch.Tensor):
     """A tensor on a CPU whose device is a GPU."""
 
@@ -264,6 +280,6 @@ def test_views_are_normalised_and_in_rgb():
 def test_bad_arguments_are_named(kwargs, named):
     with pytest.raises(ValueError, match=named):
         preprocessor(**kwargs)
-    with pytest.raises(ValueError, match='canvas of 30 pixels'):
+    with pytest.raises(ValueError, match='canvas of 30x40 pixels'):
         preprocessor().make_views(
             torch.zeros(1, 3, 30, 40, dtype=torch.uint8), None)

@@ -12,6 +12,7 @@ from mmpretrain.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
 from ...dependencies import MissingLibrary
+from ...image_size import ImageSize, to_pair, to_size, words_of
 from ..decode import (
     UndecodableImage,
     UnfitImage,
@@ -20,13 +21,14 @@ from ..decode import (
     make_settings,
 )
 from ..source import open_record
-from .views import check_canvas, check_range, check_share
+from .views import check_range, check_share
 
 # More than there are data workers.
 _PLACES = 128
 # Broken files that each worker names in the log.
 _NAMED = 100
-# Images longer than this times their width are strips.
+# Images longer than this times their width, in units of the canvas, are
+# strips.
 _STRIP_ASPECT = 3
 
 
@@ -258,16 +260,18 @@ class LoadCanvas(LoadImageOrSkip):
 
     **Added Keys:**
 
-    - img (np.ndarray): The canvas, (S, S, C), of the type ``dtype``. Three
+    - img (np.ndarray): The canvas, (H, W, C), of the type ``dtype``. Three
       channels of uint8 are in BGR; all others are in the file's order.
     - img_shape, ori_shape, flip
 
     Args:
-        size (int): S, side of the canvas in pixels.
+        size (int | Sequence[int]): Side of the canvas in pixels, or
+            (height, width).
         crop_ratio_range (Sequence[float]): Range of the area of the crop,
             relative to the image. Defaults to (0.2, 1.0).
         aspect_ratio_range (Sequence[float]): Range of the crop's aspect ratio,
-            width over height. Defaults to (3 / 4, 4 / 3).
+            width over height, relative to the canvas's. Defaults to
+            (3 / 4, 4 / 3).
         flip_prob (float): Probability of a horizontal flip. Defaults to 0.5.
         **kwargs: Arguments of :class:`LoadImageOrSkip` and
             :class:`LoadImage`.
@@ -277,21 +281,22 @@ class LoadCanvas(LoadImageOrSkip):
     """
 
     def __init__(self,
-                 size: int,
+                 size: ImageSize,
                  crop_ratio_range: Sequence[float] = (0.2, 1.0),
                  aspect_ratio_range: Sequence[float] = (3 / 4, 4 / 3),
                  flip_prob: float = 0.5,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_canvas(size, size, 0)
-        self.size = size
+        self.size = to_pair(size, 'size')
         self.crop_ratio_range = check_range(
             'crop_ratio_range', crop_ratio_range, most=1)
         self.aspect_ratio_range = check_range(
             'aspect_ratio_range', aspect_ratio_range)
         self.flip_prob = check_share('flip_prob', flip_prob)
-        # The shorter side of an image whose smallest crop has S pixels.
-        self._shrink_to = math.ceil(size / self.crop_ratio_range[0]**0.5)
+        # The shorter side of an image whose smallest crop has the canvas's
+        # pixels, also in a strip.
+        self._shrink_to = math.ceil(
+            max(self.size) / self.crop_ratio_range[0]**0.5)
         self._enlarged = WorkerCounter()
 
     @property
@@ -307,23 +312,22 @@ class LoadCanvas(LoadImageOrSkip):
         rng = np.random.default_rng(
             results.get('view_seed', np.random.randint(2**31)))
         shape: List[int] = []
-        size = self.size, self.size
 
         def choose(height: int, width: int) -> Tuple[Any, Tuple[int, int]]:
             shape[:] = height, width
-            return self.draw_crop(height, width, rng), size
+            return self.draw_crop(height, width, rng), self.size
 
         path = results['img_path']
         canvas = decode_resized(
             open_record(results, self.backend_args), choose, self.settings,
             path, self._shrink_to)
-        if min(shape) < self.size:
+        if shape[0] < self.size[0] or shape[1] < self.size[1]:
             self._count_enlarged(path, shape)
         flip = bool(rng.random() < self.flip_prob)
         return dict(
             results,
             img=canvas[:, ::-1] if flip else canvas,
-            img_shape=size,
+            img_shape=self.size,
             ori_shape=tuple(shape),
             flip=flip)
 
@@ -333,8 +337,9 @@ class LoadCanvas(LoadImageOrSkip):
         if is_first and get_rank() == 0:
             print_log(
                 f'{path}, {shape[1]}x{shape[0]} pixels, is smaller than the '
-                f'canvas of {self.size} and is enlarged; further ones are '
-                'counted without a line each (`cmae stats` tells how many).',
+                f'canvas of {words_of(self.size)} and is enlarged; further '
+                'ones are counted without a line each (`cmae stats` tells how '
+                'many).',
                 logger='current',
                 level=logging.WARNING)
 
@@ -342,9 +347,10 @@ class LoadCanvas(LoadImageOrSkip):
                   rng: np.random.Generator) -> Tuple[int, int, int, int]:
         """Draw a crop as torchvision's ``RandomResizedCrop`` does.
 
-        In a strip, longer than 3 to 1, that would find the same crop in the
-        middle again and again: here its share is of the largest square in the
-        strip, and it may lie anywhere.
+        In a strip, longer than 3 to 1 relative to the canvas, that would find
+        the same crop in the middle again and again: here its share is of the
+        largest part of the strip with the canvas's aspect, and it may lie
+        anywhere.
 
         Args:
             height (int): Height of the image in pixels.
@@ -354,20 +360,25 @@ class LoadCanvas(LoadImageOrSkip):
         Returns:
             tuple: ``(y, x, height, width)`` of the crop, in pixels.
         """
-        low, high = (math.log(r) for r in self.aspect_ratio_range)
-        short, long = sorted((height, width))
+        rows, columns = self.size
+        shape = columns / rows
+        low, high = self.aspect_ratio_range
+        # Both sides in units of the canvas's.
+        short, long = sorted((height * columns, width * rows))
         is_strip = long > _STRIP_ASPECT * short
-        whole = short * short if is_strip else height * width
+        whole = short * short / (rows * columns) if is_strip else (
+            height * width)
         for _ in range(10):
             area = whole * rng.uniform(*self.crop_ratio_range)
-            aspect = math.exp(rng.uniform(low, high))
+            aspect = shape * math.exp(
+                rng.uniform(math.log(low), math.log(high)))
             w, h = round((area * aspect)**0.5), round((area / aspect)**0.5)
             if 0 < w <= width and 0 < h <= height:
                 return (int(rng.integers(height - h + 1)),
                         int(rng.integers(width - w + 1)), h, w)
         # Too long an image: the largest crop of an allowed shape, centred
         # unless it is a strip.
-        aspect = np.clip(width / height, *self.aspect_ratio_range)
+        aspect = shape * np.clip(width / height / shape, low, high)
         w = max(min(width, round(height * aspect)), 1)
         h = max(min(height, round(width / aspect)), 1)
         if is_strip:
@@ -376,7 +387,7 @@ class LoadCanvas(LoadImageOrSkip):
         return (height - h) // 2, (width - w) // 2, h, w
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(size={self.size}, '
+        return (f'{type(self).__name__}(size={to_size(self.size)}, '
                 f'crop_ratio_range={self.crop_ratio_range}, '
                 f'aspect_ratio_range={self.aspect_ratio_range}, '
                 f'flip_prob={self.flip_prob}, '

@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import ResizeEdge
 from mmpretrain.registry import TRANSFORMS
 
+from ...image_size import ImageSize, Pair, to_pair, to_size, words_of
 from ..decode import resize_image
 from ..samplers import seed_generators
 
@@ -67,26 +68,35 @@ def check_share(name: str, value: Any) -> float:
     return value
 
 
-def check_canvas(canvas_size: int, size: int, max_shift: int) -> None:
+def check_canvas(canvas_size: Optional[ImageSize], size: ImageSize,
+                 max_shift: int) -> Pair:
     """Check that both windows fit into the canvas.
 
     Args:
-        canvas_size (int): Side of the canvas in pixels.
-        size (int): Side of both windows in pixels.
+        canvas_size (int | Sequence[int], optional): Size of the canvas in
+            pixels; None for one that fits.
+        size (int | Sequence[int]): Size of both windows in pixels.
         max_shift (int): Bound of the shift in pixels; the shift is below it.
+
+    Returns:
+        Tuple[int, int]: Height and width of the windows.
 
     Raises:
         ValueError: If they do not fit, or are no sizes.
     """
-    for name, value, least in (('size', size, 1), ('max_shift', max_shift, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f'{name} must be a whole number of {least} or '
-                             f'more pixels, but got {value!r}')
-    if canvas_size < size + max_shift:
+    height, width = to_pair(size, 'size')
+    if not isinstance(max_shift, int) or max_shift < 0:
+        raise ValueError('max_shift must be a whole number of 0 or more '
+                         f'pixels, but got {max_shift!r}')
+    needed = height + max_shift, width + max_shift
+    canvas = needed if canvas_size is None else to_pair(
+        canvas_size, 'canvas_size')
+    if canvas[0] < needed[0] or canvas[1] < needed[1]:
         raise ValueError(
-            f'a canvas of {canvas_size} pixels is too small for windows of '
-            f'size={size} shifted by up to max_shift={max_shift}; it must be '
-            f'{size + max_shift} or more')
+            f'a canvas of {words_of(canvas)} pixels is too small for windows '
+            f'of size={words_of(size)} shifted by up to max_shift={max_shift};'
+            f' it must be {words_of(needed)} or more')
+    return height, width
 
 
 @TRANSFORMS.register_module()
@@ -104,7 +114,7 @@ class PixelShift(BaseTransform):
 
     **Modified Keys:**
 
-    - img (List[np.ndarray]): The online and the target view, (S, S, C) each.
+    - img (List[np.ndarray]): The online and the target view, of ``size``.
     - img_shape
 
     **Added Keys:**
@@ -112,12 +122,14 @@ class PixelShift(BaseTransform):
     - shift (tuple): ``(r_y, r_x)`` in pixels.
 
     Args:
-        size (int): S, side of both windows in pixels.
+        size (int | Sequence[int]): Side of both windows in pixels, or
+            (height, width).
         max_shift (int): Bound of the shift in pixels (p in the paper); the
             shift is below it, and 0 switches it off. Defaults to 32.
-        canvas_size (int, optional): Side of the canvas in pixels that the
-            transforms before make, so that one too small is found when the
-            pipeline is built. Defaults to None: only each image is checked.
+        canvas_size (int | Sequence[int], optional): Size of the canvas in
+            pixels that the transforms before make, so that one too small is
+            found when the pipeline is built. Defaults to None: only each
+            image is checked.
         target_pipeline (List[dict]): Transforms of the target view. Defaults
             to an empty list, no augmentation.
         online_pipeline (List[dict]): Transforms of the online view, for an
@@ -129,15 +141,13 @@ class PixelShift(BaseTransform):
     """
 
     def __init__(self,
-                 size: int,
+                 size: ImageSize,
                  max_shift: int = 32,
-                 canvas_size: Optional[int] = None,
+                 canvas_size: Optional[ImageSize] = None,
                  target_pipeline: Sequence[dict] = (),
                  online_pipeline: Sequence[dict] = ()) -> None:
         super().__init__()
-        check_canvas(size + max_shift if canvas_size is None else canvas_size,
-                     size, max_shift)
-        self.size = size
+        self.size = check_canvas(canvas_size, size, max_shift)
         self.max_shift = max_shift
         self.canvas_size = canvas_size
         self.target_pipeline, self.online_pipeline = (
@@ -159,20 +169,20 @@ class PixelShift(BaseTransform):
             dict: The sample, with both views as the list ``img``.
         """
         canvas = results['img']
-        check_canvas(min(canvas.shape[:2]), self.size, self.max_shift)
+        height, width = check_canvas(
+            canvas.shape[:2], self.size, self.max_shift)
         y, x = self.draw_shift()
-        size = self.size
-        online = dict(results, img=canvas[:size, :size].copy())
+        online = dict(results, img=canvas[:height, :width].copy())
         online = self.online_pipeline(online)
-        target = dict(results, img=canvas[y:y + size, x:x + size].copy())
+        target = dict(results, img=canvas[y:y + height, x:x + width].copy())
         target = self.target_pipeline(target)
         results['img'] = [online['img'], target['img']]
-        results['img_shape'] = (size, size)
+        results['img_shape'] = (height, width)
         results['shift'] = (y, x)
         return results
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(size={self.size}, '
+        return (f'{type(self).__name__}(size={to_size(self.size)}, '
                 f'max_shift={self.max_shift}, '
                 f'canvas_size={self.canvas_size}, '
                 f'target_pipeline={self.target_pipeline})')

@@ -12,6 +12,7 @@ from ...datasets.transforms.views import (
     check_range,
     check_share,
 )
+from ...image_size import ImageSize
 from .augmentation import (
     BLEND,
     CHANNEL_STEPS,
@@ -50,11 +51,13 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
     saturation, hue and grey, and values are not clipped.
 
     Args:
-        size (int): Side S of both windows in pixels.
+        size (int | Sequence[int]): Side of both windows in pixels, or
+            (height, width).
         max_shift (int): Bound p of the shift in pixels, exclusive; 0 disables
             the shift. Defaults to 32.
-        canvas_size (int, optional): Side of the canvases in pixels, checked
-            when the model is built. Defaults to None, checked at each batch.
+        canvas_size (int | Sequence[int], optional): Size of the canvases in
+            pixels, checked when the model is built. Defaults to None, checked
+            at each batch.
         jitter (Sequence[float]): Strengths of the jitter of brightness,
             contrast, saturation and hue, the last at most 0.5 turns. Defaults
             to (0.4, 0.4, 0.4, 0.1).
@@ -84,9 +87,9 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
     """
 
     def __init__(self,
-                 size: int,
+                 size: ImageSize,
                  max_shift: int = 32,
-                 canvas_size: Optional[int] = None,
+                 canvas_size: Optional[ImageSize] = None,
                  jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.1),
                  jitter_prob: float = 0.8,
                  grey_prob: float = 0.2,
@@ -104,9 +107,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             raise ValueError(
                 'colour=True is for images of red, green and blue, but mean '
                 f'has {self.channels} number(s); leave colour out')
-        check_canvas(size + max_shift if canvas_size is None else canvas_size,
-                     size, max_shift)
-        self.size = size
+        self.size = check_canvas(canvas_size, size, max_shift)
         self.max_shift = max_shift
         self.jitter = check_numbers('jitter', jitter, 4)
         if self.jitter[3] > 0.5:
@@ -131,7 +132,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             training (bool): Whether to make views. Defaults to False.
 
         Returns:
-            dict: ``inputs``, ``[online, target]``, float (N, C, S, S) each
+            dict: ``inputs``, ``[online, target]``, float (N, C, H, W) each
             (``[online]`` with ``target_view=False``), and ``data_samples``.
             Without ``training``, see ``SelfSupDataPreprocessor``.
         """
@@ -236,7 +237,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             params (ViewParams): Random parameters of each image.
 
         Returns:
-            List[Tensor]: Online and target view, float, (N, C, S, S); black
+            List[Tensor]: Online and target view, float, (N, C, H, W); black
             is 0, white is 1.
         """
         self._check_size(canvas)
@@ -252,7 +253,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         # Image by image: each stays in the processor's cache, and steps that
         # it does not need are skipped.
         online, target = torch.empty(
-            2, *canvas.shape[:2], self.size, self.size)
+            2, *canvas.shape[:2], *self.size)
         for n, shift in enumerate(params.shift.tolist()):
             image, own = canvas[n:n + 1], plan[n:n + 1]
             view = self._scale(self._window(image))
@@ -270,14 +271,16 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         return self._scale(self._window(canvas))
 
     def _check_size(self, canvas: Tensor) -> None:
-        check_canvas(min(canvas.shape[2:]), self.size, self.max_shift)
+        check_canvas(canvas.shape[2:], self.size, self.max_shift)
 
     def _window(self, canvas: Tensor, y: int = 0, x: int = 0) -> Tensor:
-        return canvas[:, :, y:y + self.size, x:x + self.size]
+        height, width = self.size
+        return canvas[:, :, y:y + height, x:x + width]
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
         """Cut the target window of each image."""
-        windows = canvas.unfold(2, self.size, 1).unfold(3, self.size, 1)
+        height, width = self.size
+        windows = canvas.unfold(2, height, 1).unfold(3, width, 1)
         y, x = self._send(shift, canvas).unbind(1)
         image = torch.arange(len(canvas), device=canvas.device)
         return windows[image, :, y, x]
@@ -287,7 +290,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         """Jitter, convert to grey and blur each image.
 
         Args:
-            images (Tensor): Target views, (N, C, S, S); black is 0, white 1.
+            images (Tensor): Target views, (N, C, H, W); black is 0, white 1.
             plan (Tensor): The plan of :func:`plan_changes`, on the images'
                 device.
             needed (Tuple[bool, ...], optional): Steps that all images need;
@@ -295,7 +298,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                 steps for each image, in operations of fixed shapes.
 
         Returns:
-            Tensor: (N, C, S, S).
+            Tensor: (N, C, H, W).
         """
         for number, kind in enumerate(
                 COLOUR_STEPS if self.colour else CHANNEL_STEPS):

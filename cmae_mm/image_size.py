@@ -1,5 +1,6 @@
 """Sizes of images: the side of a square, or height and width."""
-from typing import Any, Sequence, Tuple, Union
+import math
+from typing import Any, Optional, Sequence, Tuple, Union
 
 # As users and configs give a size, in pixels.
 ImageSize = Union[int, Sequence[int]]
@@ -41,6 +42,57 @@ def to_size(pair: Sequence[int]) -> ImageSize:
 def words_of(size: ImageSize) -> str:
     """Return a size in words: '224' for a square, '128x512' for others."""
     return 'x'.join(map(str, dict.fromkeys(to_pair(size))))
+
+
+def covered_by(size: ImageSize, short_side: Optional[int] = None) -> Pair:
+    """Return the size that images are resized to cover, for a centre crop.
+
+    Args:
+        size (int | Sequence[int]): Size of the crop in pixels.
+        short_side (int, optional): Short side of the covered size, which has
+            the crop's aspect. Defaults to 256/224 of the crop's.
+
+    Returns:
+        Tuple[int, int]: Height and width in pixels.
+    """
+    height, width = to_pair(size, 'size')
+    short = min(height, width)
+    covered = short_side or round(short * 256 / 224)
+    return round(covered * height / short), round(covered * width / short)
+
+
+def find_grid(count: int, *likely: Optional[Sequence[int]]) -> Optional[Pair]:
+    """Find the grid of a number of patches.
+
+    Args:
+        count (int): Number of patches.
+        *likely (Sequence[int], optional): Grids; the first of as many patches
+            is taken.
+
+    Returns:
+        Tuple[int, int] | None: Height and width in patches, a square where no
+        likely grid fits; None for a number that is no square.
+    """
+    side = math.isqrt(max(count, 0))
+    for grid in (*likely, (side, side)):
+        if grid is not None and count == grid[0] * grid[1] > 0:
+            return grid[0], grid[1]
+    return None
+
+
+def split_patches(size: Sequence[int], count: int) -> Pair:
+    """Return the grid of a number of square patches that fill an image.
+
+    Args:
+        size (Sequence[int]): Height and width of the image in pixels.
+        count (int): Number of patches.
+
+    Returns:
+        Tuple[int, int]: Height and width in patches.
+    """
+    height, width = size
+    side = math.isqrt(height * width // count)
+    return height // side, width // side
 
 
 def divide(img_size: ImageSize, patch_size: int,

@@ -227,8 +227,9 @@ Encoder = Annotated[Literal['online', 'target', 'teacher', 'student'], Text(
     'DINO and iBOT.')]
 Pool = Annotated[Literal['mean', 'cls'], Text(
     'Mean of the patch tokens, or class token.')]
-ImgSize = Optional[Annotated[Size, Text(
-    "Side of the images in pixels. Defaults to the checkpoint's.")]]
+ImgSize = Optional[Annotated[Union[Size, Tuple[Size, Size]], Text(
+    'Side of square images in pixels, or height and width. Defaults to the '
+    "checkpoint's.")]]
 NumHeads = Optional[Annotated[Size, Text(
     'Number of attention heads, for checkpoints of other projects with '
     'unusual sizes.')]]

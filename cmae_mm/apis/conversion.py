@@ -3,14 +3,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Literal, Optional
 
 from ..config import ConfigError, load_config
+from ..image_size import ImageSize
 from .arguments import (
     Checkpoint,
     ConfigName,
+    ImgSize,
     OutputFile,
     OutputFolder,
     Overrides,
     PathLike,
-    Size,
     check_onnx_file,
     check_paths,
     command,
@@ -34,7 +35,7 @@ def _is_finished(folder: PathLike) -> bool:
 
 def _check_export(config: PathLike, checkpoint: PathLike,
                   out: Optional[PathLike], to: Optional[str], encoder: str,
-                  img_size: Optional[int], dtype: str,
+                  img_size: Optional[ImageSize], dtype: str,
                   **others: Any) -> None:
     """Check paths, and options that contradict each other."""
     if dtype != 'float32' and to != 'onnx' and not (
@@ -88,7 +89,7 @@ def export(config: PathLike,
            *,
            to: Optional[Format] = None,
            encoder: Literal['online', 'target'] = 'online',
-           img_size: Optional[Size] = None,
+           img_size: ImgSize = None,
            dtype: Literal['float32', 'float16'] = 'float32',
            allow_partial: bool = False,
            cfg_options: Overrides = ()) -> Dict[str, Any]:
@@ -118,8 +119,8 @@ def export(config: PathLike,
             images in their own units and gives features.
         encoder: The trained encoder, or its moving average. Defaults to
             online.
-        img_size: Side of the images in pixels that position embeddings are
-            resampled for. Defaults to the model's.
+        img_size: Side of square images in pixels, or height and width, that
+            position embeddings are resampled for. Defaults to the model's.
         dtype: Type of the weights of an ONNX file; its inputs and outputs are
             float32. Defaults to float32.
         allow_partial: Export although keys are missing, unexpected or of
@@ -163,8 +164,9 @@ def export(config: PathLike,
         _require_cmae(model, config)
     with naming(str(checkpoint)):
         state, meta = read_checkpoint(str(checkpoint))
-        images = read_encoder_facts(meta).get('images')
-        report = load_model(model, state, allow_partial)
+        facts = read_encoder_facts(meta)
+        images = facts.get('images')
+        report = load_model(model, state, allow_partial, facts)
     result: Dict[str, Any] = dict(
         checkpoint=str(checkpoint), to=to, out=str(out))
     source = _describe(config, checkpoint, meta)
@@ -234,18 +236,23 @@ init.safetensors
         load_model,
         naming,
         read_checkpoint,
+        read_encoder_facts,
         write_checkpoint,
     )
     from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
     from ..checkpoints.load import fit
+    from ..checkpoints.state_dict import grid_of
     model: Any = _build_model(config, cfg_options)
     _require_cmae(model, config)
     with naming(str(checkpoint)):
         state, meta = read_checkpoint(str(checkpoint))
-        found = find_encoder(state)
+        facts = read_encoder_facts(meta)
+        found = find_encoder(
+            state, img_size=facts.get('img_size', model.backbone.img_size))
+        found = found._replace(grid=grid_of(found.state, facts))
         lines = list(found.lines)
         if found.kind == RELEASED:
-            report = load_model(model, state, allow_partial)
+            report = load_model(model, state, allow_partial, facts)
             imported = model.state_dict()
             use = 'the whole pre-training state, for load_from'
         elif found.kind in FOREIGN:

@@ -16,12 +16,14 @@ from typing import (
 )
 
 from ..files import output_lock
+from ..image_size import ImageSize, to_pair, to_size
 from ..packaged import find_checkpoint, install_command
 from .arguments import (
     Checkpoint,
     Count,
     Data,
     Encoder,
+    ImgSize,
     Output,
     PathLike,
     Size,
@@ -90,7 +92,7 @@ def embed(data: Data,
           pool: Literal['mean', 'cls', 'patch'] = 'mean',
           batch_size: Size = 64,
           num_workers: Optional[Count] = None,
-          img_size: Optional[Size] = None,
+          img_size: ImgSize = None,
           dtype: Literal['float32', 'float16'] = 'float32',
           num_heads: Optional[Size] = None,
           stats: Optional[Stats] = None) -> Embeddings:
@@ -127,7 +129,6 @@ def embed(data: Data,
         batch_size: Images in a batch. Defaults to 64.
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
         dtype: Type of the features. Defaults to float32.
         num_heads: Number of attention heads, for a foreign checkpoint of
             unusual sizes.
@@ -203,7 +204,7 @@ def _print(done: Embeddings) -> None:
 
 
 def _settings(source: 'ImageSource', checkpoint: Path, encoder: str,
-              pool: str, img_size: Optional[int],
+              pool: str, img_size: Optional[ImageSize],
               num_heads: Optional[int], dtype: str,
               stats: Optional[PathLike]) -> Dict[str, Any]:
     """Give what features depend on, as plain values."""
@@ -224,7 +225,7 @@ def _settings(source: 'ImageSource', checkpoint: Path, encoder: str,
         checkpoint_written=stat.st_mtime_ns,
         encoder=encoder,
         pool=pool,
-        img_size=img_size,
+        img_size=img_size if img_size is None else to_size(to_pair(img_size)),
         num_heads=num_heads,
         dtype=dtype)
 

@@ -19,9 +19,18 @@ from ..checkpoints.load import (
 from ..config import ConfigError
 from ..datasets.decode import is_colour, is_plain
 from ..evaluation.centre_crop import CentreCrop
+from ..image_size import ImageSize, Pair, to_pair, to_size
 from ..models.backbones import convvit, vit  # noqa: F401  # registers them
 from ..models.utils import check_choice
-from .arguments import Checkpoint, Encoder, PathLike, Size, Stats, command
+from .arguments import (
+    Checkpoint,
+    Encoder,
+    ImgSize,
+    PathLike,
+    Size,
+    Stats,
+    command,
+)
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
 MEAN = (123.675, 116.28, 103.53)
@@ -51,7 +60,9 @@ class PretrainedEncoder(nn.Module):
 
     Attributes:
         embed_dims (int): D, the width of features.
-        img_size (int): Side of the square images in pixels.
+        img_size (int | Tuple[int, int]): Side of square images in pixels, or
+            (height, width).
+        grid (Tuple[int, int]): Height and width of an image in patches.
         patch_size (int): Side of a patch in pixels.
         in_channels (int): C, the channels of the images.
         mean (torch.Tensor): (C, 1, 1).
@@ -82,7 +93,8 @@ class PretrainedEncoder(nn.Module):
         self.backbone = backbone
         self.pool = pool
         self.embed_dims: int = backbone.embed_dims
-        self.img_size: int = backbone.img_size[0]
+        self.img_size: ImageSize = to_size(backbone.img_size)
+        self.grid: Pair = tuple(backbone.patch_resolution)
         # of a hybrid the total stride
         self.patch_size: int = getattr(
             backbone, 'patch_size',
@@ -132,7 +144,7 @@ class PretrainedEncoder(nn.Module):
             torch.Tensor: (N, D), or (N, L, D) for 'patch'.
         """
         if pool == 'cls':
-            return tokens[:, 0]
+            return tokens[:, :self.backbone.num_class_tokens].mean(dim=1)
         patches = tokens[:, self.backbone.num_extra_tokens:]
         if pool == 'patch':
             return patches
@@ -141,15 +153,15 @@ class PretrainedEncoder(nn.Module):
         return mean if norm is None else norm(mean)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Give all tokens, a class token first.
+        """Give all tokens, class tokens and registers first.
 
         Args:
             images (torch.Tensor): (N, C, H, W), colours as RGB, normalised.
 
         Returns:
-            torch.Tensor: (N, K + L, D), K = 1 where there is a class token,
-            after the final norm where there is one (target encoders of the
-            released recipe have none).
+            torch.Tensor: (N, K + L, D), after the final norm where there is
+            one (target encoders of the released recipe have none). K is 1
+            where there is a class token alone.
 
         Raises:
             ValueError: If images are of another size or number of channels,
@@ -159,7 +171,7 @@ class PretrainedEncoder(nn.Module):
         return self.backbone(images)[-1]
 
     def _check(self, images: Tensor) -> None:
-        wanted = (self.in_channels, self.img_size, self.img_size)
+        wanted = (self.in_channels, *to_pair(self.img_size))
         if not isinstance(images, Tensor):
             found = f'a {type(images).__name__}'
         elif (tuple(images.shape[1:]) == wanted and images.shape[0]
@@ -238,8 +250,8 @@ class PretrainedEncoder(nn.Module):
             image (np.ndarray): (H, W, C), as :meth:`decode` gives it.
 
         Returns:
-            torch.Tensor: (C, S, S), of its type, colours as RGB; S is the
-            image size.
+            torch.Tensor: (C, H, W), of its type, colours as RGB, of the image
+            size.
         """
         return self.centre_crop(image)
 
@@ -249,7 +261,7 @@ def load_encoder(checkpoint: Checkpoint,
                  encoder: Encoder = 'online',
                  *,
                  pool: Literal['mean', 'cls', 'patch'] = 'mean',
-                 img_size: Optional[Size] = None,
+                 img_size: ImgSize = None,
                  num_heads: Optional[Size] = None,
                  stats: Optional[Stats] = None) -> PretrainedEncoder:
     """Load a pre-trained encoder; no config is needed.
@@ -277,8 +289,9 @@ def load_encoder(checkpoint: Checkpoint,
         pool (str): What the encoder gives for an image: 'mean' of its patch
             tokens, 'cls', the class token, or 'patch', all patch tokens.
             Defaults to 'mean'.
-        img_size (int, optional): Side of the images in pixels that the
-            positions are resampled to. Defaults to the checkpoint's.
+        img_size (int | Sequence[int], optional): Side of square images in
+            pixels, or (height, width), that the positions are resampled to.
+            Defaults to the checkpoint's.
         num_heads (int, optional): Number of attention heads, for a checkpoint
             that does not say it and is of no named architecture.
         stats (str | PathLike, optional): What ``cmae stats`` wrote about the
@@ -304,7 +317,7 @@ def load_encoder_by_config(config: PathLike,
                            encoder: str = 'online',
                            *,
                            pool: str = 'mean',
-                           img_size: Optional[int] = None,
+                           img_size: Optional[ImageSize] = None,
                            cfg_options: Any = ()) -> PretrainedEncoder:
     """Build the model of a config, and load the encoder of a checkpoint.
 
@@ -315,7 +328,7 @@ def load_encoder_by_config(config: PathLike,
             random weights by the config's seed.
         encoder (str): See :func:`load_encoder`. Defaults to 'online'.
         pool (str): See :func:`load_encoder`. Defaults to 'mean'.
-        img_size (int, optional): See :func:`load_encoder`.
+        img_size (int | Sequence[int], optional): See :func:`load_encoder`.
         cfg_options (Mapping | Sequence[str]): Overrides of the config.
             Defaults to none.
 
@@ -372,7 +385,7 @@ def _initialise(model: nn.Module) -> None:
 
 def encoder_of(model: nn.Module,
                encoder: str = 'online',
-               img_size: Optional[int] = None,
+               img_size: Optional[ImageSize] = None,
                images: Optional[Mapping[str, Any]] = None,
                pool: str = 'mean') -> PretrainedEncoder:
     """Take the encoder out of a model that was loaded by its config.
@@ -380,8 +393,8 @@ def encoder_of(model: nn.Module,
     Args:
         model (CMAE | FrozenViT | ImageClassifier): The model.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        img_size (int, optional): See :func:`load_encoder`. Defaults to the
-            model's.
+        img_size (int | Sequence[int], optional): See :func:`load_encoder`.
+            Defaults to the model's.
         images (Mapping[str, Any], optional): How images are decoded, arguments
             of ``LoadImage``. Defaults to None, colours of 8 bits.
         pool (str): See :func:`load_encoder`. Defaults to 'mean'.
@@ -424,7 +437,7 @@ def with_preprocessing(loaded: LoadedEncoder,
     found = PretrainedEncoder(backbone, pool, **normalisation).eval()
     if 'crop_pct' in loaded.facts:
         found.centre_crop.short_side = round(
-            found.img_size / loaded.facts['crop_pct'])
+            min(to_pair(found.img_size)) / loaded.facts['crop_pct'])
     return found
 
 

@@ -396,7 +396,7 @@ def _join_processes(launcher: str) -> None:
 
 def _load(checkpoint: PathLike, encoder: Any, *,
           config: Optional[PathLike] = None, cfg_options: Overrides = (),
-          pool: Any = 'mean', img_size: Optional[int] = None) -> Any:
+          pool: Any = 'mean', img_size: ImgSize = None) -> Any:
     """Load an encoder onto the device, by a config if there is one."""
     from mmengine.device import get_device
 

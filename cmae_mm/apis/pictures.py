@@ -14,6 +14,7 @@ from typing import (
     Tuple,
 )
 
+from ..image_size import to_pair
 from ..packaged import install_command
 from .arguments import (
     PICTURES,
@@ -178,8 +179,8 @@ def views(config: ConfigName,
     cfg = load_config(str(config), cfg_options)
     columns, shifts = draw_views(cfg, most, show)
     path = Path(out).expanduser()
-    save_grid(path, columns, fitting_scale(columns['online view'].shape[1]),
-              1 if most <= 4 else 2)
+    side = max(columns['online view'].shape[1:3])
+    save_grid(path, columns, fitting_scale(side), 1 if most <= 4 else 2)
     return _report(Views(path, list(columns), shifts))
 
 
@@ -228,9 +229,8 @@ def reconstruct(checkpoint: Checkpoint,
         str(checkpoint), None if config is None else str(config))
     model.to(get_device())
     backbone, preprocessor = model.backbone, model.data_preprocessor
-    size = backbone.img_size
-    crops = load_crops(picked, CentreCrop(
-        size if isinstance(size, int) else size[0], facts.get('images')))
+    crops = load_crops(
+        picked, CentreCrop(backbone.img_size, facts.get('images')))
     normal = (crops.to(preprocessor.mean.device).float() - preprocessor.mean
               ) / preprocessor.std
     with torch.random.fork_rng(devices=[]):
@@ -329,7 +329,7 @@ def features(checkpoint: AnyEncoder,
     model = _load(checkpoint, encoder, 'patch', img_size, num_heads)
     crops, normal = _prepare(model, picked, show)
     with torch.no_grad():
-        colours = colour_features(model(normal))
+        colours = colour_features(model(normal), model.grid)
     large = colours.repeat(model.patch_size, axis=1).repeat(
         model.patch_size, axis=2)
     return _save(out, picked, {'image': crops, 'patch features': large})
@@ -538,7 +538,7 @@ def report(work_dirs: Sequence[PathLike],
 
 
 def _load(checkpoint: PathLike, encoder: Any, pool: Any,
-          img_size: Optional[int], num_heads: Optional[int]
+          img_size: ImgSize, num_heads: Optional[int]
           ) -> 'PretrainedEncoder':
     from mmengine.device import get_device
 
@@ -549,7 +549,7 @@ def _load(checkpoint: PathLike, encoder: Any, pool: Any,
 
 def _prepare(model: 'PretrainedEncoder', picked: List['PickedImage'],
              show: Channels) -> Any:
-    """Return crops to show, (N, S, S, 3), and the model's input."""
+    """Return crops to show, (N, H, W, 3), and the model's input."""
     from ..visualization import to_rgb
     from .images import load_crops
     crops = load_crops(picked, model.centre_crop)
@@ -558,16 +558,17 @@ def _prepare(model: 'PretrainedEncoder', picked: List['PickedImage'],
 
 
 def _crop_of(model: 'PretrainedEncoder', side: int) -> 'CentreCrop':
-    """Return the model's crop at another size."""
+    """Return the model's crop at another size, by its longer side."""
     from ..evaluation.centre_crop import CentreCrop
-    crop = model.centre_crop
-    return CentreCrop(side, model.images,
-                      round(side * crop.short_side / model.img_size))
+    crop, pair = model.centre_crop, to_pair(model.img_size)
+    size = [max(round(side * s / max(pair)), 1) for s in pair]
+    return CentreCrop(size, model.images,
+                      round(min(size) * crop.short_side / min(pair)))
 
 
 def _embed(data: PathLike, checkpoint: PathLike, file: Optional[PathLike],
            encoder: Any, pool: Any, batch_size: int,
-           num_workers: Optional[int], img_size: Optional[int],
+           num_workers: Optional[int], img_size: ImgSize,
            num_heads: Optional[int]) -> Tuple[List[str], 'np.ndarray']:
     """Compute features, or read a file of ``cmae embed``."""
     import numpy as np
@@ -600,7 +601,7 @@ def _save(out: PathLike, picked: List['PickedImage'],
           columns: Dict[str, Any]) -> Picture:
     from ..visualization import fitting_scale, label_files, save_grid
     path = Path(out).expanduser()
-    side = next(iter(columns.values()))[0].shape[0]
+    side = max(next(iter(columns.values()))[0].shape[:2])
     files = [image.path for image in picked]
     # Few columns leave room for two images side by side.
     per_row = 2 if len(files) > 4 and len(columns) <= 4 else 1

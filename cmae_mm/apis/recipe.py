@@ -12,7 +12,8 @@ from ..datasets.names import encode_name
 from ..datasets.source import ImageSource, SourceError, open_source
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator
-from ..models.utils import is_pretrained
+from ..image_size import ImageSize, Pair, to_pair, to_size, words_of
+from ..models.utils import check_blocks, is_pretrained
 from .arguments import ArgumentError, Overrides, PathLike
 
 # Packaged config of each model that `cmae pretrain` knows.
@@ -112,6 +113,7 @@ def plan_pretraining(data: PathLike,
                      batch_size: Optional[int] = None,
                      out: Optional[PathLike] = None,
                      num_workers: Optional[int] = None,
+                     img_size: Optional[ImageSize] = None,
                      stats: Optional[PathLike] = None,
                      init: Optional[PathLike] = None,
                      recipe: Optional[str] = None,
@@ -143,6 +145,8 @@ def plan_pretraining(data: PathLike,
     cfg = load_config(base)
     if stats is not None:
         cfg.image_stats = str(stats)
+    if img_size is not None:
+        _set_size(cfg, to_pair(img_size))
     if init is not None:
         cfg.model.backbone.init_cfg = dict(
             type='Pretrained',
@@ -191,6 +195,7 @@ def plan_pretraining(data: PathLike,
            for key, value in options.items()):
         cfg.auto_scale_lr.enable = False
     apply_options(cfg, options)
+    _check_size(cfg.model.backbone)
 
     rate = cfg.optim_wrapper.optimizer.lr
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
@@ -212,6 +217,28 @@ def plan_pretraining(data: PathLike,
         epochs=epochs, warm_up_epochs=warm_up, learning_rate=rate,
         num_workers=num_workers, out=cfg.work_dir)
     return Plan(cfg, _summarize(cfg, facts, source, rule, scaling), facts)
+
+
+def _set_size(cfg: Config, size: Pair) -> None:
+    """Set the size of the views, in place."""
+    views = cfg.data_preprocessor
+    shift = round(views.max_shift * min(size) / min(to_pair(views.size)))
+    canvas = tuple(side + shift for side in size)
+    cfg.model.backbone.img_size = to_size(size)
+    views.update(size=to_size(size), max_shift=shift,
+                 canvas_size=to_size(canvas))
+    cfg.train_dataloader.dataset.pipeline[0].size = to_size(canvas)
+
+
+def _check_size(backbone: Mapping[str, Any]) -> None:
+    """Check that patches and masking blocks divide the image."""
+    patch = backbone.get('patch_size') or math.prod(
+        backbone.get('patch_sizes', (4, 2, 2)))
+    try:
+        check_blocks(backbone.get('img_size', 224), patch,
+                     backbone.get('mask_block', 2))
+    except ValueError as error:
+        raise ArgumentError(str(error)) from None
 
 
 def _open(root: Path) -> ImageSource:
@@ -301,6 +328,8 @@ def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
     return '\n'.join([
         f'CMAE, {facts["model"]}, after the config {facts["base"]}',
         f'images         {images}',
+        *([f'views          {words_of(cfg.model.backbone.img_size)} pixels']
+          if isinstance(cfg.model.backbone.img_size, (list, tuple)) else []),
         *([f'start          the encoder of {encode_name(start["checkpoint"])}']
           if is_pretrained(start) else []),
         f'recipe         {rule.name}, for {rule.reason}; --recipe chooses',

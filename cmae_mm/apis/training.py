@@ -11,6 +11,7 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Tuple,
     Union,
 )
 
@@ -89,6 +90,7 @@ def pretrain(data: Data,
              batch_size: Optional[Annotated[int, Range(2)]] = None,
              out: Optional[OutputFolder] = None,
              num_workers: Optional[Count] = None,
+             img_size: Optional[Union[Size, Tuple[Size, Size]]] = None,
              stats: Optional[Stats] = None,
              init: Optional[Checkpoint] = None,
              recipe: Optional[Literal['paper', 'small']] = None,
@@ -113,6 +115,7 @@ def pretrain(data: Data,
     Example::
 
         $ cmae pretrain photos --model vit-s --epochs 100
+        $ cmae pretrain spectrograms --img-size 128 512
         $ torchrun --nproc_per_node 8 -m cmae_mm pretrain photos \
 --launcher pytorch
         $ tools/dist_train.sh work_dirs/vit-b_photos/config.py 8
@@ -137,6 +140,10 @@ def pretrain(data: Data,
             work_dirs/<model>_<folder of DATA>.
         num_workers: Processes that read images, for each process. Defaults to
             one for each processor core, at most 8 (mini: 2).
+        img_size: Side of square views in pixels, or height and width,
+            multiples of a masking block of 2 x 2 patches. The pixel shift is
+            the recipe's, in proportion to the shorter side. Defaults to the
+            recipe's, 224 (mini: 64).
         stats: File of `cmae stats` on the images, for others than colours of
             8 bits, or for their own mean and standard deviation.
         init: Checkpoint whose encoder both branches start from: of CMAE, MAE,
@@ -170,7 +177,8 @@ def pretrain(data: Data,
     with interruptible(_CONTINUES):
         plan = plan_pretraining(
             data, model, epochs=epochs, batch_size=batch_size, out=out,
-            num_workers=num_workers, stats=stats, init=init, recipe=recipe,
+            num_workers=num_workers, img_size=img_size, stats=stats, init=init,
+            recipe=recipe,
             cfg_options=cfg_options, processes=count_processes(launcher))
         checkpoint, config = run_pretraining(plan, resume, launcher, log_to)
     if is_main_process():

@@ -28,14 +28,16 @@ def norm_eps(encoder: nn.Module) -> float:
 
 
 def encoder_facts(model: nn.Module,
-                  images: Optional[Mapping[str, Any]] = None
-                  ) -> Dict[str, Any]:
+                  images: Optional[Mapping[str, Any]] = None,
+                  img_size: Any = None) -> Dict[str, Any]:
     """Collect the settings of a model's encoder, for a checkpoint.
 
     Args:
         model (nn.Module): A model whose ``backbone`` is a vision transformer.
         images (Mapping[str, Any], optional): Settings of ``LoadCanvas`` for
             decoding images. Defaults to None, those of the data preprocessor.
+        img_size (int | Sequence[int], optional): Size of the images in pixels.
+            Defaults to the encoder's.
 
     Returns:
         Dict[str, Any]: Empty for other models; otherwise one entry,
@@ -48,7 +50,10 @@ def encoder_facts(model: nn.Module,
         - ``value_range``, black and white of each channel, unless it is from
           0 to 255,
         - ``norm_eps``, epsilon of the layer norms, unless it is 1e-6,
-        - ``target_with_cls_token``, where there is a target.
+        - ``target_with_cls_token``, where there is a target,
+        - ``num_class_tokens``, unless it is 1,
+        - ``img_size``, height and width of images in pixels, unless they are
+          square.
     """
     settings = getattr(getattr(model, 'backbone', None), 'arch_settings', None)
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
@@ -56,6 +61,11 @@ def encoder_facts(model: nn.Module,
     facts: Dict[str, Any] = dict(num_heads=int(settings['num_heads']))
     if norm_eps(model.backbone) != NORM_EPS:
         facts['norm_eps'] = norm_eps(model.backbone)
+    classes = getattr(model.backbone, 'num_class_tokens', 1)
+    if classes != 1:
+        facts['num_class_tokens'] = classes
+    facts |= _rectangle(
+        img_size or getattr(model.backbone, 'img_size', None))
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
     for name in ('mean', 'std'):
         value = getattr(preprocessor, name, None)
@@ -138,13 +148,17 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
     """
     config = meta.get('config.json', {})
     images = meta.get('preprocessor_config.json', {})
-    facts: Dict[str, Any] = dict(num_heads=config.get('num_attention_heads'))
+    facts: Dict[str, Any] = dict(num_heads=config.get('num_attention_heads'),
+                                 **_rectangle(config.get('image_size')))
     if 'num_attention_heads' in config:
         facts['norm_eps'] = config.get('layer_norm_eps', _HF_NORM_EPS)
     try:
         if 'pretrained_cfg' in config:
-            facts['num_heads'] = config.get('model_args', {}).get('num_heads')
-            images = config['pretrained_cfg']
+            images, given = config['pretrained_cfg'], config.get(
+                'model_args', {})
+            facts['num_heads'] = given.get('num_heads')
+            facts.update(_rectangle(given.get('img_size') or images.get(
+                'input_size', [])[1:]))
             facts.update(_scale(images['mean'], images['std']),
                          crop_pct=images.get('crop_pct'))
         elif 'image_mean' in images:
@@ -154,6 +168,12 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
         raise CheckpointError(
             f'its settings of images cannot be read: {error!r}') from None
     return facts
+
+
+def _rectangle(size: Any) -> Dict[str, Any]:
+    """Return ``img_size`` of images that are no squares."""
+    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
+    return dict(img_size=list(size)) if is_pair and size[0] != size[1] else {}
 
 
 def _read_processor(images: Mapping[str, Any]) -> Dict[str, Any]:
@@ -211,4 +231,9 @@ _ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
         and all(map(_is_list, v)) and all(a < b for a, b in zip(*v)),
         'a number for black and a greater one for white for each channel'),
     images=(lambda v: isinstance(v, Mapping), 'a dict of settings'),
+    num_class_tokens=(lambda v: type(v) is int and 1 <= v <= 16,
+                      'a whole number from 1 to 16'),
+    img_size=(lambda v: isinstance(v, (list, tuple)) and len(v) == 2
+              and all(type(side) is int and side > 0 for side in v),
+              'height and width in pixels'),
     target_with_cls_token=(lambda v: type(v) is bool, 'True or False'))

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from torch import nn
 
 from ..files import write_file
+from ..image_size import ImageSize, covered_by, divide, to_pair, to_size
 from ..version import __version__
 from . import CheckpointError, layouts
 from .encoder_config import KEY, encoder_facts, norm_eps
@@ -35,7 +36,7 @@ _CLASSES = dict(
 
 
 def _state_for(model: nn.Module, to: str, encoder: str,
-               img_size: Optional[int]) -> StateDict:
+               img_size: Optional[ImageSize]) -> StateDict:
     """Convert an encoder to a library's names."""
     vit = select_encoder(model, encoder)
     if encoder == 'target' and (
@@ -44,19 +45,23 @@ def _state_for(model: nn.Module, to: str, encoder: str,
             'this target encoder works without a class token and is not '
             'exported; export the online encoder')
     state = dict(vit.state_dict())
-    if img_size is not None:
-        if img_size % vit.patch_size:
-            raise CheckpointError(
-                f'patches of {vit.patch_size} pixels do not divide images of '
-                f'{img_size}')
-        state['pos_embed'] = resample_pos_embed(
-            state['pos_embed'], img_size // vit.patch_size,
-            vit.num_extra_tokens)
+    try:
+        grid = divide(img_size or vit.img_size, vit.patch_size)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    state['pos_embed'] = resample_pos_embed(
+        state['pos_embed'], grid, vit.num_extra_tokens, vit.patch_resolution)
     _check_kind(is_hybrid(state), to)
     if to.startswith('hf') and vit.num_extra_tokens > 1:
         raise CheckpointError(
             'an encoder with register tokens is exported to timm or '
             f'mmpretrain, but got {to}')
+    if to == 'hf_vitmae' and grid[0] != grid[1]:
+        raise CheckpointError(
+            "transformers' ViTMAE takes square images alone; export this "
+            'encoder to hf')
+    if to == 'mmdet':
+        return layouts.to_mmdet(state, grid)
     decoder = dict(model.neck.pixel_decoder.state_dict()) if (
         _has_decoder(to, encoder, img_size)) else {}
     if to == 'hf_vitmae' and decoder:
@@ -64,7 +69,8 @@ def _state_for(model: nn.Module, to: str, encoder: str,
     return EXPORTS[to](state) | layouts.decoder_to_convmae(decoder)
 
 
-def _has_decoder(to: str, encoder: str, img_size: Optional[int]) -> bool:
+def _has_decoder(to: str, encoder: str,
+                 img_size: Optional[ImageSize]) -> bool:
     """Whether an export contains the pixel decoder."""
     return to in ('convmae', 'hf_vitmae') and encoder == 'online' and (
         img_size is None)
@@ -89,7 +95,7 @@ def export_encoder(model: nn.Module,
                    path: str,
                    to: str = 'mmpretrain',
                    encoder: str = 'online',
-                   img_size: Optional[int] = None,
+                   img_size: Optional[ImageSize] = None,
                    images: Optional[Mapping[str, Any]] = None,
                    **meta: Any) -> None:
     """Save an encoder for another library.
@@ -101,8 +107,9 @@ def export_encoder(model: nn.Module,
         to (str): One of :data:`EXPORTS`. Defaults to 'mmpretrain'.
         encoder (str): 'online' or 'target'. The released recipe's target has
             no final norm. Defaults to 'online'.
-        img_size (int, optional): Side of the images in pixels that position
-            embeddings are resampled for. Defaults to the model's.
+        img_size (int | Sequence[int], optional): Size of the images in pixels
+            that position embeddings are resampled for: the side of a square,
+            or (height, width). Defaults to the model's.
         images (Mapping[str, Any], optional): Settings for decoding images,
             see :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
         **meta: Further metadata: epoch, recipe...
@@ -118,15 +125,15 @@ def export_encoder(model: nn.Module,
             f'{to!r}')
     state = _state_for(model, to, encoder, img_size)
     vit = select_encoder(model, encoder)
-    facts = encoder_facts(model, images)
-    side = img_size or vit.img_size[0]
+    size = to_size(to_pair(img_size or vit.img_size))
+    facts = encoder_facts(model, images, size)
     meta = _describe(to, **facts, encoder=encoder, final_norm=vit.final_norm,
                      **meta)
     if to == 'timm':
         _write_timm(path, state, vit, meta, pretrained_cfg(
-            facts[KEY], side, vit.in_channels))
+            facts[KEY], size, vit.in_channels))
     elif to in _CLASSES:
-        config = hf_config(vit, *_CLASSES[to], side)
+        config = hf_config(vit, *_CLASSES[to], size)
         if to == 'hf':
             config.update(pooler_act='linear', pooler_output_size=None)
         elif _has_decoder(to, encoder, img_size):
@@ -215,7 +222,8 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
             f"for {to} a classifier needs out_type='avg_featmap' and a linear "
             'head')
     vit, count = model.backbone, len(state['head.fc.weight'])
-    side, channels = vit.img_size[0], vit.patch_embed.projection.in_channels
+    size = to_size(vit.img_size)
+    channels = vit.patch_embed.projection.in_channels
     state = {k: v for k, v in state.items()
              if k.startswith(('backbone.', 'head.fc.'))}
     facts = encoder_facts(model, images)
@@ -224,14 +232,14 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
     if to == 'timm':
         _write_timm(
             path, layouts.rename(state, layouts.TIMM_CLASSIFIER), vit, meta,
-            pretrained_cfg(facts[KEY], side, channels, classes, short_side))
+            pretrained_cfg(facts[KEY], size, channels, classes, short_side))
         return
     if vit.final_norm or vit.num_extra_tokens > 1:
         raise CheckpointError(
             'transformers has no classifier that normalises patch tokens '
             'before and after their mean, or has registers; export it to timm')
     config = hf_config(
-        vit, 'beit', 'BeitForImageClassification', side,
+        vit, 'beit', 'BeitForImageClassification', size,
         use_absolute_position_embeddings=True, use_mean_pooling=True,
         layer_scale_init_value=0, use_mask_token=False,
         **hf_labels(classes, 'MultiLabel' in type(model.head).__name__))
@@ -285,36 +293,31 @@ def export_cmae(model: nn.Module,
 # Folders of transformers and timm: the settings beside the weights
 
 
-def _short_side(img_size: int) -> int:
-    """Return the length that evaluation resizes the short side to."""
-    return round(img_size * 256 / 224)
-
-
 def is_rgb(facts: Mapping[str, Any]) -> bool:
     """Whether images are 8-bit colours, which the libraries decode alone."""
     return len(facts.get('mean', ())) == 3 and not (
         facts.keys() & {'images', 'value_range'})
 
 
-def pretrained_cfg(facts: Mapping[str, Any], img_size: int, channels: int,
-                   classes: Sequence[str] = (),
+def pretrained_cfg(facts: Mapping[str, Any], img_size: ImageSize,
+                   channels: int, classes: Sequence[str] = (),
                    short_side: Optional[int] = None) -> Dict[str, Any]:
     """Return the ``pretrained_cfg`` of timm.
 
     Args:
         facts (Mapping[str, Any]): Settings of the encoder.
-        img_size (int): Side of the images in pixels.
+        img_size (int | Sequence[int]): Size of the images in pixels.
         channels (int): Number of channels of the images.
         classes (Sequence[str]): Names of the classes. Defaults to none.
-        short_side (int, optional): Length in pixels that the short side is
-            resized to. Defaults to 256/224 of the images.
+        short_side (int, optional): See :func:`covered_by`.
 
     Returns:
         Dict[str, Any]: Plain values.
     """
-    ratio = img_size / (short_side or _short_side(img_size))
+    pair = to_pair(img_size)
+    ratio = min(pair) / min(covered_by(pair, short_side))
     config: Dict[str, Any] = dict(
-        input_size=[channels, img_size, img_size], interpolation='bicubic',
+        input_size=[channels, *pair], interpolation='bicubic',
         # rounded down, since timm rounds the short side down
         crop_pct=math.floor(ratio * 1e4) / 1e4,
         crop_mode='center', num_classes=len(classes), classifier='head')
@@ -341,7 +344,7 @@ def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
     arch, count = vit.arch_settings, cfg['num_classes']
     registers = vit.num_extra_tokens - 1
     model_args = dict(
-        img_size=cfg['input_size'][1], in_chans=cfg['input_size'][0],
+        img_size=to_size(cfg['input_size'][1:]), in_chans=cfg['input_size'][0],
         patch_size=vit.patch_embed.projection.kernel_size[0],
         embed_dim=vit.embed_dims, depth=vit.num_layers,
         num_heads=arch['num_heads'],
@@ -356,14 +359,14 @@ def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def hf_config(vit: nn.Module, model_type: str, architecture: str,
-              img_size: int, **more: Any) -> Dict[str, Any]:
+              img_size: ImageSize, **more: Any) -> Dict[str, Any]:
     """Return the ``config.json`` of a folder of transformers.
 
     Args:
         vit (CMAEViT | TransferViT): The encoder.
         model_type (str): Type of the model.
         architecture (str): Its class.
-        img_size (int): Side of the images in pixels.
+        img_size (int | Sequence[int]): Size of the images in pixels.
         **more: Further settings.
 
     Returns:
@@ -408,19 +411,23 @@ def hf_labels(classes: Sequence[str], multilabel: bool) -> Dict[str, Any]:
         'single_label_classification')
 
 
-def hf_processor(facts: Mapping[str, Any], img_size: int,
+def hf_processor(facts: Mapping[str, Any], img_size: ImageSize,
                  short_side: Optional[int] = None) -> Dict[str, Any]:
     """Return the ``preprocessor_config.json`` of 8-bit colours.
 
-    Its arguments are those of :func:`pretrained_cfg`.
+    Its arguments are those of :func:`pretrained_cfg`. Images for an encoder
+    of rectangles are stretched to the crop's aspect.
     """
+    height, width = to_pair(img_size)
+    rows, columns = covered_by(img_size, short_side)
     return dict(
         image_processor_type='BitImageProcessor',
         do_resize=True,
-        size=dict(shortest_edge=short_side or _short_side(img_size)),
+        size=dict(shortest_edge=rows) if height == width else dict(
+            height=rows, width=columns),
         resample=_BICUBIC,
         do_center_crop=True,
-        crop_size=dict(height=img_size, width=img_size),
+        crop_size=dict(height=height, width=width),
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,

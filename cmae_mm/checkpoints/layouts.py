@@ -5,10 +5,20 @@ and ``TransferViT`` share, and of ``ConvViT``. :func:`rename` reads a table in
 both directions.
 """
 import re
-from typing import Any, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import (
+    Any,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import torch
 
+from ..image_size import ImageSize, Pair, find_grid, to_pair
 from . import CheckpointError
 from .read import StateDict
 
@@ -197,6 +207,9 @@ class FoundEncoder(NamedTuple):
         branch (str): 'online', 'target', 'teacher', 'student', or '' where
             there is a single encoder.
         left_out (Tuple[str, ...]): Other parts of the checkpoint.
+        num_class_tokens (int): Number of class tokens of a foreign encoder.
+        grid (Tuple[int, int], optional): Height and width in patches; None
+            for a square.
     """
 
     state: StateDict
@@ -204,6 +217,8 @@ class FoundEncoder(NamedTuple):
     lines: Tuple[str, ...] = ()
     branch: str = ''
     left_out: Tuple[str, ...] = ()
+    num_class_tokens: int = 1
+    grid: Optional[Pair] = None
 
 
 def rename(state: StateDict, rows: Rows, back: bool = False) -> StateDict:
@@ -239,12 +254,6 @@ def _rename(name: str, rows: Rows, back: bool) -> str:
                 rest = rest.replace(*(pair[::-1] if back else pair))
             return new + rest
     return name
-
-
-def square_root(number: int) -> int:
-    """Return the square root of a square number, 0 of others."""
-    root = round(max(number, 0)**.5)
-    return root if root * root == number else 0
 
 
 def with_zero_positions(positions: torch.Tensor, count: int = 1,
@@ -319,26 +328,31 @@ def to_timm(state: StateDict) -> StateDict:
     return rename(state, TIMM)
 
 
-def to_vit_sam(state: StateDict) -> StateDict:
+def to_vit_sam(state: StateDict, grid: Optional[Pair] = None) -> StateDict:
     """Convert to mmpretrain's ``ViTSAM``, the detection backbone.
 
     It has no class token and no final norm, and its positions are a map,
     (1, H, W, D).
+
+    Args:
+        state (StateDict): The encoder.
+        grid (Tuple[int, int], optional): Height and width in patches.
+            Defaults to a square.
     """
     count = count_extra(state)
     state = {k: v for k, v in state.items()
              if k != 'cls_token' and not k.startswith('ln1.')}
     positions = state.get('pos_embed')
-    side = positions is not None and positions.dim() == 3 and square_root(
-        positions.shape[1] - count)
-    if positions is not None and side:
-        state['pos_embed'] = positions[:, count:].reshape(1, side, side, -1)
+    if positions is not None and positions.dim() == 3:
+        grid = find_grid(positions.shape[1] - count, grid)
+        if grid is not None:
+            state['pos_embed'] = positions[:, count:].reshape(1, *grid, -1)
     return state
 
 
-def to_mmdet(state: StateDict) -> StateDict:
+def to_mmdet(state: StateDict, grid: Optional[Pair] = None) -> StateDict:
     """Convert to ``ViTSAM`` in a detector."""
-    return with_prefix(to_vit_sam(state))
+    return with_prefix(to_vit_sam(state, grid))
 
 
 def to_hf(state: StateDict) -> StateDict:
@@ -476,7 +490,8 @@ def _unwrap(state: StateDict, encoder: str
 
 
 def find_encoder(state: StateDict,
-                 encoder: str = 'online') -> FoundEncoder:
+                 encoder: str = 'online',
+                 img_size: Optional[ImageSize] = None) -> FoundEncoder:
     """Find the encoder in a checkpoint by the names of its parameters.
 
     Args:
@@ -484,6 +499,8 @@ def find_encoder(state: StateDict,
         encoder (str): 'online', or 'target' where there are both; of DINO's
             and iBOT's checkpoints 'teacher', which 'online' means there, too,
             or 'student'. Defaults to 'online'.
+        img_size (int | Sequence[int], optional): Size of its images in
+            pixels, where it is known. Defaults to squares.
 
     Returns:
         FoundEncoder: The encoder under our names, without prefix.
@@ -499,7 +516,7 @@ def find_encoder(state: StateDict,
         raise CheckpointError(f'it has no {encoder}; take the online encoder')
     branch = _branch_of(state, encoder)
     state, layout, lines, left_out = _unwrap(state, encoder)
-    kind, prefix = layout.kind, layout.prefix
+    kind, prefix, classes = layout.kind, layout.prefix, 1
     try:
         if layout.kind in FOREIGN:
             left_out |= {_part(k) for k in state if k.startswith(_NO_ENCODER)}
@@ -510,7 +527,8 @@ def find_encoder(state: StateDict,
                 (prefix, 'target', 'data_preprocessor'))}
         state = rename(state, layout.rows, back=True)
         if layout.kind in FOREIGN:
-            lines += _make_plain(state)
+            classes = count_extra(state)
+            lines += _make_plain(state, img_size)
     except (IndexError, RuntimeError) as error:  # of shapes
         raise CheckpointError(
             f'it is {kind} by its names, but not by its shapes: {error}'
@@ -530,7 +548,7 @@ def find_encoder(state: StateDict,
     if kind == _OTHER_METHOD and found.pop('mask_token', None) is not None:
         lines.append('left out: its mask token')
     return FoundEncoder(found, kind, tuple(lines), branch,
-                        tuple(sorted(left_out)))
+                        tuple(sorted(left_out)), classes)
 
 
 def _branch_of(state: StateDict, encoder: str) -> str:
@@ -547,7 +565,8 @@ def _part(name: str) -> str:
     return 'decoder' if name.startswith('decoder_') else name.split('.')[0]
 
 
-def _make_plain(state: StateDict) -> List[str]:
+def _make_plain(state: StateDict,
+                img_size: Optional[ImageSize]) -> List[str]:
     """Convert a foreign encoder to a plain one, in place.
 
     - Queries, keys and values become one layer.
@@ -570,13 +589,19 @@ def _make_plain(state: StateDict) -> List[str]:
         raise CheckpointError(
             'it has no position embeddings, as encoders with rotary positions '
             '(DINOv3) or relative ones (BEiT), which are not supported')
-    if positions.dim() == 3 and square_root(positions.shape[1]) > 1:
+    weight = state.get('patch_embed.projection.weight')
+    grid = None if weight is None or img_size is None else [
+        side // max(weight.shape[-1], 1) for side in to_pair(img_size)]
+    length = positions.shape[1]
+    if positions.dim() == 3 and length > 1 and not find_grid(
+            length - 1, grid) and find_grid(length, grid):
         positions = with_zero_positions(positions)
     for name in _REGISTERS:
         if name in state:
             tokens = state.pop(name)
             cls_token = torch.cat([cls_token, tokens], dim=1)
-            if square_root(positions.shape[1] - 1):  # without registers
+            # without registers
+            if find_grid(positions.shape[1] - 1, grid):
                 positions = with_zero_positions(positions, tokens.shape[1], 1)
             lines.append(f'it has {tokens.shape[1]} register token(s)')
     state.update(pos_embed=positions, cls_token=cls_token)

@@ -7,6 +7,7 @@ from typing import (
     Any,
     Dict,
     List,
+    Mapping,
     NamedTuple,
     Optional,
     Pattern,
@@ -20,6 +21,14 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
+from ..image_size import (
+    ImageSize,
+    Pair,
+    divide,
+    find_grid,
+    to_size,
+    words_of,
+)
 from . import CheckpointError, layouts, naming
 from .encoder_config import (
     NORM_EPS,
@@ -33,6 +42,7 @@ from .state_dict import (
     KeyReport,
     Sizes,
     check_fit,
+    grid_of,
     is_hybrid,
     load_state,
     read_sizes,
@@ -78,15 +88,16 @@ class LoadedEncoder(NamedTuple):
 
 def load_encoder(checkpoint: str,
                  encoder: str = 'online',
-                 img_size: Optional[int] = None,
+                 img_size: Optional[ImageSize] = None,
                  num_heads: Optional[int] = None) -> LoadedEncoder:
     """Load the encoder of a checkpoint; no config is needed.
 
     Args:
         checkpoint (str): A file that :func:`find_encoder` knows.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        img_size (int, optional): Side of the images in pixels that positions
-            are resampled to. Defaults to the checkpoint's.
+        img_size (int | Sequence[int], optional): Side of square images in
+            pixels, or (height, width), that positions are resampled to.
+            Defaults to the checkpoint's.
         num_heads (int, optional): Number of attention heads, for a checkpoint
             without it that is of no named architecture.
 
@@ -98,16 +109,17 @@ def load_encoder(checkpoint: str,
     """
     with naming(checkpoint):
         state, meta = read_checkpoint(checkpoint)
-        loaded = build_encoder(
-            find_encoder(state, encoder), read_encoder_facts(meta),
-            encoder, img_size, num_heads)
+        facts = read_encoder_facts(meta)
+        found = find_encoder(
+            state, encoder, facts.get('img_size', img_size))
+        loaded = build_encoder(found, facts, encoder, img_size, num_heads)
     loaded.lines[0] = f'{checkpoint} is {loaded.lines[0]}'
     return loaded
 
 
 def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
                   encoder: str = 'online',
-                  img_size: Optional[int] = None,
+                  img_size: Optional[ImageSize] = None,
                   num_heads: Optional[int] = None) -> LoadedEncoder:
     """Build the module that an encoder's tensors fit into.
 
@@ -115,7 +127,7 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         found (FoundEncoder): The encoder.
         facts (Dict[str, Any]): Its settings, see :class:`LoadedEncoder`.
         encoder (str): Which one it is. Defaults to 'online'.
-        img_size (int, optional): See :func:`load_encoder`.
+        img_size (int | Sequence[int], optional): See :func:`load_encoder`.
         num_heads (int, optional): See :func:`load_encoder`.
 
     Returns:
@@ -125,19 +137,23 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         CheckpointError: If there is no such module.
     """
     state = dict(found.state)
-    kind, settings = _settings_of(state, facts, img_size, num_heads)
+    kind, settings, grid = _settings_of(
+        state, dict(dict(num_class_tokens=found.num_class_tokens), **facts),
+        img_size, num_heads)
     if kind == 'TransferViT' and encoder == 'target' and not facts.get(
             'target_with_cls_token', True):
         settings['with_cls_token'] = False
         num_extra = layouts.count_extra(state)
         state['pos_embed'] = state['pos_embed'][:, num_extra:]
         state.pop('cls_token', None)
-        settings.pop('num_registers', None)
+        for name in ('num_class_tokens', 'num_registers'):
+            settings.pop(name, None)
     try:
         with torch.device('meta'):  # sizes are compared before memory is taken
             backbone = MODELS.get(kind)(**settings)
         backbone.out_type = 'raw'
-        fitted = fit(backbone, found._replace(state=state), new=None,
+        found = found._replace(state=state, grid=grid)
+        fitted = fit(backbone, found, new=None,
                      advice='it is no vision transformer of this project',
                      most_listed=10)
     except CheckpointError:
@@ -146,16 +162,16 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         reason = str(error).partition('\n')[0]
         raise CheckpointError(
             'its encoder cannot be built for images of '
-            f'{settings["img_size"]} pixels: {reason}') from error
+            f'{words_of(settings["img_size"])} pixels: {reason}') from error
     backbone.to_empty(device='cpu').load_state_dict(fitted.state)
     return LoadedEncoder(backbone.eval(), facts, fitted.lines,
                          dict(settings, type=kind))
 
 
 def _settings_of(state: StateDict, facts: Dict[str, Any],
-                 img_size: Optional[int], num_heads: Optional[int]
-                 ) -> Tuple[str, Dict[str, Any]]:
-    """Derive the registered name and the arguments of an encoder."""
+                 img_size: Optional[ImageSize], num_heads: Optional[int]
+                 ) -> Tuple[str, Dict[str, Any], Pair]:
+    """Derive the name, the arguments and the grid of an encoder."""
     hybrid = is_hybrid(state)
     sizes, positions = read_sizes(state), _shape(state, 'pos_embed', 3)
     hidden = _shape(state, 'layers.0.ffn.layers.0.0.weight', 2)
@@ -170,12 +186,14 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
         raise CheckpointError(
             f'its encoder is no {what}; build it by its config')
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
-    # class token and registers
+    # class tokens and registers
     has_token = 'cls_token' in state
     num_extra = layouts.count_extra(state) if has_token else 0
+    grid, size = _find_sizes(
+        positions[1], num_extra, math.prod(sizes.patches), img_size,
+        grid_of(state, facts))
     settings: Dict[str, Any] = dict(
-        img_size=_image_side(
-            positions[1], num_extra, math.prod(sizes.patches), img_size),
+        img_size=size,
         in_channels=state[f'{first}.projection.weight'].shape[1],
         qkv_bias='layers.0.attn.qkv.bias' in state,
         final_norm='ln1.weight' in state,
@@ -198,11 +216,13 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
         if not has_token:
             settings.update(with_cls_token=False)
         if num_extra > 1:
-            settings.update(num_registers=num_extra - 1)
+            classes = min(facts['num_class_tokens'], num_extra)
+            settings.update(num_class_tokens=classes,
+                            num_registers=num_extra - classes)
     if facts.get('norm_eps', NORM_EPS) != NORM_EPS:
         settings['norm_cfg'] = dict(type='LN', eps=facts['norm_eps'])
     arch['num_heads'] = _find_heads(kind, sizes, arch, facts, num_heads)
-    return kind, dict(settings, arch=arch)
+    return kind, dict(settings, arch=arch), grid
 
 
 def _shape(state: StateDict, name: str, dims: int) -> Tuple[int, ...]:
@@ -212,21 +232,25 @@ def _shape(state: StateDict, name: str, dims: int) -> Tuple[int, ...]:
         value.dim() == dims) else ()
 
 
-def _image_side(positions: int, num_extra: int, patch: int,
-                img_size: Optional[int]) -> int:
-    """Derive the side of the images in pixels from the positions."""
-    grid = layouts.square_root(positions - num_extra)
-    if not grid:
+def _find_sizes(positions: int, num_extra: int, patch: int,
+                img_size: Optional[ImageSize], noted: Optional[Pair]
+                ) -> Tuple[Pair, ImageSize]:
+    """Find the grid of positions, and the size of images in pixels."""
+    given, count = None, positions - num_extra
+    if img_size is not None:
+        try:
+            given = divide(img_size, patch)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+    grid = find_grid(count, noted) or find_grid(count, given)
+    if grid is None:
         raise CheckpointError(
             f'its {positions} positions are not those of '
             f'{"a class token and " if num_extra else ""}a square grid of '
-            'patches; encoders of rectangular images are not supported')
-    side = img_size or grid * patch
-    if side % patch:
-        raise CheckpointError(
-            f'patches of {patch} pixels do not divide images of {side}; '
-            f'choose a multiple of {patch}')
-    return side
+            f'patches; give the height and width of its images (img_size=, '
+            f'--img-size), {count} patches of {patch} pixels')
+    rows, columns = given or grid
+    return grid, to_size((rows * patch, columns * patch))
 
 
 def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
@@ -265,8 +289,10 @@ def fit_encoder(module: nn.Module, checkpoint: str,
             f'to a file, or to {RANDOM!r} to start from random weights')
     with naming(checkpoint):
         state, meta = read_checkpoint(checkpoint)
-        found = find_encoder(state, encoder)
         facts = read_encoder_facts(meta)
+        found = find_encoder(state, encoder, facts.get(
+            'img_size', getattr(module, 'img_size', None)))
+        found = found._replace(grid=grid_of(found.state, facts))
         _check_heads(module, facts)
         fitted = fit(
             module, found, most_listed=10, advice="the model must have the "
@@ -315,7 +341,7 @@ def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
     expected, state = module.state_dict(), found.state
     positions = expected.get('pos_embed')
     if positions is not None and positions.dim() == 4:
-        state = layouts.to_vit_sam(state)
+        state = layouts.to_vit_sam(state, found.grid)
     lines = list(found.lines)
     state, changes = layouts.match_registers(state, expected)
     lines += changes
@@ -326,7 +352,7 @@ def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
                 if new and new.search(k) and k not in state]
     fitted, report = check_fit(
         module, state, allow_partial, optional=made_new, inflate=True,
-        **options)
+        grid=found.grid, **options)
     name = f'{found.branch} encoder'.lstrip()
     lines.insert(0, f'{found.kind}; its {name} was loaded, '
                  f'{"every key matched: " if report.fits else ""}{report}')
@@ -394,13 +420,16 @@ def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
 
 
 def load_model(model: nn.Module, state: StateDict,
-               allow_partial: bool = False) -> KeyReport:
+               allow_partial: bool = False,
+               facts: Mapping[str, Any] = {}) -> KeyReport:
     """Load a whole model, under our names or the released code's.
 
     Args:
         model (nn.Module): The model, built for the checkpoint's sizes.
         state (StateDict): The checkpoint's tensors.
         allow_partial (bool): See :func:`load_state`.
+        facts (Mapping[str, Any]): What the checkpoint notes of its encoder.
+            Defaults to nothing.
 
     Returns:
         KeyReport: Matched and other keys.
@@ -411,7 +440,8 @@ def load_model(model: nn.Module, state: StateDict,
     optional: List[str] = []
     if layouts.is_released(state):
         state, optional = from_released(model, state)
-    return load_state(model, state, allow_partial, optional=optional)
+    return load_state(model, state, allow_partial, optional=optional,
+                      grid=grid_of(state, facts, 'backbone.'))
 
 
 def load_encoder_into(module: nn.Module, checkpoint: str,
@@ -525,7 +555,7 @@ def load_pretraining_model(checkpoint: PathLike,
                 'needed is a pre-training checkpoint, of a CMAE')
         _check_heads(model.backbone, facts)
         read_encoder_facts(encoder_facts(model))  # of the config's own
-        load_model(model, state)
+        load_model(model, state, facts=facts)
     return model.eval(), facts
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..dependencies import MissingLibrary
 from ..files import PathLike
+from ..image_size import to_pair
 from ..version import __version__
 from . import CheckpointError
 
@@ -48,7 +49,7 @@ class DeployedEncoder(nn.Module):
         """Compute features of images.
 
         Args:
-            images (torch.Tensor): (N, C, S, S), float32, in the units of the
+            images (torch.Tensor): (N, C, H, W), float32, in the units of the
                 images: colours as RGB in 0 to 255.
 
         Returns:
@@ -147,8 +148,8 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
 def _random_images(encoder: Any, count: int) -> Tensor:
     """Draw random images in the encoder's units."""
     generator = torch.Generator().manual_seed(count)
-    noise = torch.randn(count, encoder.in_channels, encoder.img_size,
-                        encoder.img_size, generator=generator)
+    noise = torch.randn(count, encoder.in_channels,
+                        *to_pair(encoder.img_size), generator=generator)
     return noise * encoder.std + encoder.mean
 
 

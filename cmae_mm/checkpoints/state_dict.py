@@ -1,12 +1,13 @@
 """Comparing a state dict with a model, and fitting it to the model."""
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+import math
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..image_size import ImageSize, Pair, find_grid, to_pair
 from . import CheckpointError
-from .layouts import square_root
 from .read import StateDict
 
 # Not in foreign checkpoints; 0 at the start is right.
@@ -167,7 +168,8 @@ def _check_values(model: nn.Module, state: StateDict,
 def compare(model: nn.Module,
             state: StateDict,
             optional: Sequence[str] = (),
-            inflate: bool = False) -> Fitting:
+            inflate: bool = False,
+            grid: Optional[Pair] = None) -> Fitting:
     """Compare a state dict with a model's, without loading it.
 
     Args:
@@ -178,6 +180,8 @@ def compare(model: nn.Module,
             target's count of steps. Defaults to none.
         inflate (bool): Whether an encoder of colour images may start one of
             other channels. Defaults to False.
+        grid (Tuple[int, int], optional): Height and width of the state dict's
+            images in patches. Defaults to a square.
 
     Returns:
         Fitting: The tensors that fit, with positions of another grid
@@ -194,7 +198,9 @@ def compare(model: nn.Module,
     _check_values(model, state, expected)
     state = dict(state)
     inflated = _inflate_to(state, expected) if inflate else []
-    resampled = _resample_to(state, expected)
+    resampled = _resample_to(state, expected, grid, next(
+        (m.patch_resolution for m in model.modules()
+         if hasattr(m, 'patch_resolution')), None))
     misshapen = {k for k in state.keys() & expected.keys()
                  if state[k].shape != expected[k].shape}
     spare = (STEPS, *optional)
@@ -301,53 +307,97 @@ def _inflate_to(state: StateDict, expected: StateDict) -> List[str]:
             'alike in all channels gives what it gave']
 
 
-def resample_pos_embed(pos_embed: torch.Tensor, grid: int,
-                       num_prefix: int = 1) -> torch.Tensor:
-    """Resample position embeddings to another square grid of patches.
+def resample_pos_embed(pos_embed: torch.Tensor,
+                       grid: ImageSize,
+                       num_prefix: int = 1,
+                       old: Optional[Pair] = None) -> torch.Tensor:
+    """Resample position embeddings to another grid of patches.
 
     Bicubic with anti-aliasing, as in timm. Prefix positions are unchanged.
 
     Args:
-        pos_embed (torch.Tensor): Position embeddings, (1, prefix + L, D), L a
-            square number.
-        grid (int): Side of the new grid, in patches.
+        pos_embed (torch.Tensor): Position embeddings, (1, prefix + L, D).
+        grid (int | Sequence[int]): The new grid, in patches: the side of a
+            square, or (height, width).
         num_prefix (int): Number of positions before those of the patches, as
             the class token's. Defaults to 1.
+        old (Tuple[int, int], optional): Height and width of the old grid.
+            Defaults to a square.
 
     Returns:
-        torch.Tensor: Position embeddings, (1, prefix + grid * grid, D), of
+        torch.Tensor: Position embeddings, (1, prefix + height * width, D), of
         the same dtype.
+
+    Raises:
+        ValueError: If the number of positions is not that of the old grid.
     """
-    side = square_root(pos_embed.shape[1] - num_prefix)
-    if side == grid:
+    new = to_pair(grid, 'grid')
+    found = find_grid(pos_embed.shape[1] - num_prefix, old)
+    if found is None:
+        raise ValueError(
+            f'{pos_embed.shape[1] - num_prefix} positions of patches are no '
+            'square; give their grid')
+    if found == new:
         return pos_embed
     prefix, patches = pos_embed[:, :num_prefix], pos_embed[:, num_prefix:]
-    patches = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches = patches.float().reshape(1, *found, -1).permute(0, 3, 1, 2)
     patches = F.interpolate(
-        patches, size=(grid, grid), mode='bicubic', antialias=True)
+        patches, size=new, mode='bicubic', antialias=True)
     patches = patches.permute(0, 2, 3, 1).flatten(1, 2)
     return torch.cat([prefix, patches.to(pos_embed.dtype)], dim=1)
 
 
-def _resample_to(state: StateDict, expected: StateDict) -> List[str]:
+def grid_of(state: StateDict, facts: Mapping[str, Any],
+            prefix: str = '') -> Optional[Pair]:
+    """Return the grid of an encoder whose images are noted as no squares.
+
+    Args:
+        state (StateDict): A state dict under our names.
+        facts (Mapping[str, Any]): The encoder's settings, see
+            :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
+        prefix (str): Prefix of the encoder's names. Defaults to none.
+
+    Returns:
+        Tuple[int, int] | None: Height and width in patches.
+    """
+    sizes, size = read_sizes(state, prefix), facts.get('img_size')
+    if sizes is None or size is None:
+        return None
+    patch = max(math.prod(sizes.patches), 1)
+    return size[0] // patch, size[1] // patch
+
+
+def _resample_to(state: StateDict, expected: StateDict, old: Optional[Pair],
+                 new: Optional[Pair]) -> List[str]:
     """Resample positions that differ in their grid only, in place."""
     lines = []
     for name in [k for k in state if k.endswith('pos_embed')]:
         value, wanted = state[name], expected.get(name)
         if wanted is None or value.dim() not in (3, 4) or (
-                value.dim() != wanted.dim() or value.shape == wanted.shape
+                value.dim() != wanted.dim() or len(value) != 1
                 or value.shape[-1] != wanted.shape[-1]):
             continue
         # A map of ViTSAM, (1, H, W, D), has no class token's position; others
         # may have one or none.
+        grids = [tuple(x.shape[1:3]) if x.dim() == 4 else grid
+                 for x, grid in ((value, old), (wanted, new))]
         lengths = [x.flatten(1, -2).shape[1] for x in (value, wanted)]
         tokens = expected.get(name.replace('pos_embed', 'cls_token'))
         count = 1 if tokens is None else tokens.shape[1]
         for prefix in (count, 0) if value.dim() == 3 else (0, ):
-            old, new = (square_root(n - prefix) for n in lengths)
-            if old and new and len(value) == 1:
+            found = find_grid(lengths[1] - prefix, grids[1])
+            if found is None or grids[1] not in (None, found):
+                continue
+            # Without a note those of a square, or of the model.
+            patches = lengths[0] - prefix
+            start = find_grid(patches, grids[0]) or find_grid(patches, found)
+            if start is None:
+                continue
+            if start != found:
                 state[name] = resample_pos_embed(
-                    value.flatten(1, -2), new, prefix).view(wanted.shape)
-                lines.append(f'{name}: {old}x{old} to {new}x{new}')
-                break
+                    value.flatten(1, -2), found, prefix, start).view(
+                        wanted.shape)
+                lines.append('{}: {}x{} to {}x{}'.format(
+                    name, *start, *found))
+            break
     return lines

@@ -4,11 +4,15 @@ from typing import Any, List, NamedTuple, Tuple
 
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, find_encoder
+from ..checkpoints import (
+    CheckpointError,
+    find_encoder,
+    read_encoder_facts,
+)
 from ..checkpoints.layouts import PRETRAINING, RELEASED
 from ..checkpoints.load import from_released
 from ..checkpoints.read import StateDict, unwrap
-from ..checkpoints.state_dict import QUEUE, compare, read_sizes
+from ..checkpoints.state_dict import QUEUE, compare, grid_of, read_sizes
 from ..models import CMAE
 
 RESUME, START, TEST = 'resume', 'load_from', 'test'
@@ -74,7 +78,8 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
     Raises:
         CheckpointError: If it does not fit.
     """
-    state = unwrap(checkpoint).state
+    state, meta = unwrap(checkpoint)
+    grid = grid_of(state, read_encoder_facts(meta), 'backbone.')
     metadata = getattr(state, '_metadata', None)
     optional: List[str] = []
     lines: List[str] = []
@@ -85,7 +90,8 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
     state = _fit_queue(state, expected, purpose, lines)
     # As in mmengine: early versions of torch had no BatchNorm counts.
     optional += [k for k in expected if k.endswith('num_batches_tracked')]
-    fitting, report = compare(model, state, optional, inflate=starts_cmae)
+    fitting, report = compare(
+        model, state, optional, inflate=starts_cmae, grid=grid)
     if purpose == RESUME and report.resampled:
         raise CheckpointError(
             f'it is of another image size ({report.resampled[0]}); '

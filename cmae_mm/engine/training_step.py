@@ -1,7 +1,7 @@
 """Training steps on random images, to measure speed and memory."""
 import gc
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ..image_size import to_pair
 from .activation_checkpointing import checkpoint_activations
 from .hooks import TargetUpdateHook
 
@@ -35,20 +36,22 @@ def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
         dict: ``inputs``, canvases or two views, and ``data_samples``.
     """
     settings = preprocessor_of(cfg)
-    size = cfg.model.backbone.get('img_size', 224)
+    size = to_pair(cfg.model.backbone.get('img_size', 224))
     channels = len(settings.get('mean') or (0, 0, 0))
     dtype = settings.get('dtype', 'uint8')
 
-    def images(side: int) -> Tensor:
+    def images(size: Sequence[int]) -> Tensor:
         # Smooth like photographs, which affects the time of colour changes.
         coarse = torch.rand(batch_size, channels, 8, 8)
-        fine = nn.functional.interpolate(coarse, side, mode='bicubic')
+        fine = nn.functional.interpolate(coarse, size, mode='bicubic')
         scaled = (fine.clamp_(0, 1) * 255).numpy().astype(dtype)
         return torch.from_numpy(scaled).to(device)
 
     if settings['type'].endswith('TwoViewDataPreprocessor'):
-        return dict(inputs=images(settings['size'] + settings.get(
-            'max_shift', 32)), data_samples=None)
+        shift = settings.get('max_shift', 32)
+        return dict(inputs=images([
+            side + shift for side in to_pair(settings['size'])]),
+            data_samples=None)
     return dict(inputs=[images(size), images(size)], data_samples=None)
 
 

@@ -21,7 +21,7 @@ from ..datasets.decode import (
 )
 from ..datasets.decode.image import Encoded
 from ..datasets.source import open_record
-from ..image_size import ImageSize, to_pair
+from ..image_size import ImageSize, covered_by, to_pair
 
 
 class CentreCrop:
@@ -49,7 +49,7 @@ class CentreCrop:
                  pipeline: Optional[Sequence[dict]] = None) -> None:
         self.settings: ImageSettings = make_settings(**(images or {}))
         self.size = to_pair(size, 'size')
-        self.short_side = short_side or round(min(self.size) * 256 / 224)
+        self.short_side = min(covered_by(size, short_side))
         self._transforms = [TRANSFORMS.build(t) for t in pipeline or ()]
 
     def decode(self, data: Encoded, name: str,
@@ -131,9 +131,8 @@ class CentreCrop:
         """
         if self._transforms:
             return self._transform(image)
-        (height, width), short = image.shape[:2], min(self.size)
-        rows, columns = (
-            round(self.short_side * side / short) for side in self.size)
+        height, width = image.shape[:2]
+        rows, columns = covered_by(self.size, self.short_side)
         # By the dimension in which the image covers the least.
         new, old = (columns, width) if width * rows < height * columns else (
             rows, height)

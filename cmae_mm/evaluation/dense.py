@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..datasets.decode import resize_image
 from ..datasets.source import open_source
+from ..image_size import ImageSize, split_patches, to_pair
 from ..progress import Progress
 from .data import EvaluationDataError
 from .probes import print_table
@@ -85,15 +86,15 @@ def pair_files(images: Any, maps: Path) -> List[Pair]:
     return pairs
 
 
-def read_map(path: Path, size: int) -> Tensor:
-    """Read a map's values, without mixing them, as a square.
+def read_map(path: Path, size: ImageSize) -> Tensor:
+    """Read a map's values, without mixing them, at a size.
 
     Args:
         path (Path): A PNG file with one value a pixel.
-        size (int): S, the side in pixels.
+        size (int | Sequence[int]): Its side in pixels, or (height, width).
 
     Returns:
-        torch.Tensor: (S, S), int64.
+        torch.Tensor: (H, W), int64.
 
     Raises:
         EvaluationDataError: If it has several values a pixel.
@@ -104,7 +105,7 @@ def read_map(path: Path, size: int) -> Tensor:
                 f'{path} has pixels of mode {image.mode}, but a map of '
                 'classes has one whole number a pixel')
         values = np.asarray(
-            image.resize((size, size), Image.Resampling.NEAREST))
+            image.resize(to_pair(size)[::-1], Image.Resampling.NEAREST))
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -113,7 +114,7 @@ def extract_dense(encoder: Any,
                   pairs: Sequence[Pair],
                   classes: Dict[int, int],
                   batch_size: int = 32) -> DenseSet:
-    """Compute the patch features of images, each resized to a square.
+    """Compute the patch features of images, resized to the encoder's size.
 
     Args:
         encoder (PretrainedEncoder): The encoder.
@@ -125,14 +126,14 @@ def extract_dense(encoder: Any,
     Returns:
         DenseSet: On the CPU.
     """
-    size = encoder.img_size
+    size = to_pair(encoder.img_size)
     device = encoder.mean.device
     features: List[Tensor] = []
     maps: List[Tensor] = []
     with Progress(len(pairs), 'patch features') as shown:
         for start in range(0, len(pairs), batch_size):
             chosen = pairs[start:start + batch_size]
-            images = torch.stack([_square(encoder, pair, size)
+            images = torch.stack([_resize(encoder, pair, size)
                                   for pair in chosen]).to(device)
             tokens = encoder.tokens(encoder.normalize(images))
             features.append(encoder.pooled(tokens, 'patch').cpu())
@@ -142,13 +143,13 @@ def extract_dense(encoder: Any,
     return DenseSet(torch.cat(features), torch.stack(maps))
 
 
-def classes_of(pairs: Sequence[Pair], size: int, ignore: Sequence[int],
+def classes_of(pairs: Sequence[Pair], size: ImageSize, ignore: Sequence[int],
                most: Optional[int] = None) -> Dict[int, int]:
     """Number the values that occur in maps.
 
     Args:
         pairs (Sequence[Pair]): See :func:`pair_files`.
-        size (int): Side that maps are read at.
+        size (int | Sequence[int]): Size that maps are read at.
         ignore (Sequence[int]): Values that are no class.
         most (int, optional): Number of classes; those of the most pixels are
             taken, and others are no class. Defaults to None, all.
@@ -181,10 +182,9 @@ def _numbered(values: Tensor, classes: Dict[int, int]) -> Tensor:
     return numbered
 
 
-def _square(encoder: Any, pair: Pair, size: int) -> Tensor:
-    """Decode an image and resize it, (C, S, S), colours as RGB."""
-    array = resize_image(
-        encoder.decode(pair.read(), pair.path), (size, size))
+def _resize(encoder: Any, pair: Pair, size: Tuple[int, int]) -> Tensor:
+    """Decode an image and resize it, (C, H, W), colours as RGB."""
+    array = resize_image(encoder.decode(pair.read(), pair.path), size)
     image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
     return image[[2, 1, 0]] if encoder.is_bgr else image
 
@@ -237,17 +237,17 @@ def confusions(predicted: Tensor, maps: Tensor, classes: int) -> np.ndarray:
 
     Args:
         predicted (torch.Tensor): Predicted classes of patches, (N, L), row by
-            row of a square grid.
-        maps (torch.Tensor): Classes of pixels, (N, S, S), see
+            row.
+        maps (torch.Tensor): Classes of pixels, (N, H, W), see
             :func:`patch_labels`.
         classes (int): Number of classes.
 
     Returns:
         np.ndarray: Pixels by true and predicted class, (N, C, C), int64.
     """
-    grid = round(predicted.shape[1]**.5)
-    patch = maps.shape[-1] // grid
-    pixels = predicted.view(-1, grid, grid).repeat_interleave(
+    grid = split_patches(maps.shape[1:], predicted.shape[1])
+    patch = maps.shape[-1] // grid[1]
+    pixels = predicted.view(-1, *grid).repeat_interleave(
         patch, 1).repeat_interleave(patch, 2)
     counted = np.empty((len(maps), classes, classes), np.int64)
     for number, (found, true) in enumerate(zip(pixels, maps)):

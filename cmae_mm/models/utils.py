@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..datasets.decode import MAX_CHANNELS
-from ..image_size import Pair
+from ..image_size import ImageSize, Pair, divide, words_of
 
 Config = Dict[str, Any]
 # MAE's initialisation, of encoder and decoders.
@@ -124,6 +124,22 @@ def add_extra_tokens(encoder: Any) -> None:
     if encoder.with_cls_token and encoder.num_extra_tokens > 1:
         encoder.cls_token = nn.Parameter(encoder.cls_token.new_zeros(
             1, encoder.num_extra_tokens, encoder.embed_dims))
+
+
+def check_blocks(img_size: ImageSize, patch_size: int,
+                 mask_block: int) -> None:
+    """Check that patches divide the image and masking blocks the patches.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    rows, columns = divide(img_size, patch_size)
+    if mask_block < 1 or rows % mask_block or columns % mask_block:
+        raise ValueError(
+            f'mask_block={mask_block} does not divide the {rows}x{columns} '
+            f'grid of patches (img_size={words_of(img_size)}, patch_size='
+            f'{patch_size}); use mask_block=1, or an image size that is a '
+            f'multiple of {patch_size * max(mask_block, 1)}')
 
 
 def check_width(width: int, num_heads: int, name: str) -> None:

@@ -1,10 +1,12 @@
 """Attention maps, and patch features as colours."""
 import math
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ..image_size import Pair, split_patches
 
 
 @torch.no_grad()
@@ -19,9 +21,9 @@ def attention_maps(backbone: nn.Module,
         layer (int): Index of the layer. Defaults to -1, the last.
 
     Returns:
-        Tensor: Attention weights of the class token (the mean of all patches
-        without a class token) for each head, (N, heads, L). The sum over L is
-        at most 1.
+        Tensor: Attention weights of the class token (the mean of several, and
+        of all patches without one) for each head, (N, heads, L). The sum over
+        L is at most 1.
     """
     attention = backbone.layers[layer].attn
     taken: List[Tensor] = []
@@ -33,8 +35,8 @@ def attention_maps(backbone: nn.Module,
         handle.remove()
     weights = attention_weights(attention, taken[0])
     extra = backbone.num_extra_tokens
-    weights = weights[:, :, 0] if extra else weights.mean(dim=2)
-    return weights[..., extra:]
+    asking = getattr(backbone, 'num_class_tokens', 1) if extra else None
+    return weights[:, :, :asking, extra:].mean(dim=2)
 
 
 def attention_weights(attention: nn.Module, tokens: Tensor) -> Tensor:
@@ -59,37 +61,40 @@ def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
     """Lay attention maps over pictures, high values bright.
 
     Args:
-        pictures (np.ndarray): uint8, (N, S, S, 3).
-        maps (Tensor): (N, L), over a square grid of patches.
+        pictures (np.ndarray): uint8, (N, H, W, 3).
+        maps (Tensor): (N, L), over the patches, row-major.
 
     Returns:
-        np.ndarray: uint8, (N, S, S, 3).
+        np.ndarray: uint8, (N, H, W, 3).
     """
     from matplotlib import colormaps
-    grid = round(maps.shape[1]**0.5)
+    size = pictures.shape[1:3]
     # Each map has its own scale; a few patches have most of the attention.
     low, high = (maps.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
     shares = ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    size = pictures.shape[1]
     large = torch.nn.functional.interpolate(
-        shares.view(-1, 1, grid, grid), (size, size), mode='bilinear')[:, 0]
+        shares.view(-1, 1, *split_patches(size, maps.shape[1])), size,
+        mode='bilinear')[:, 0]
     heat = colormaps['inferno'](large.cpu().numpy())[..., :3] * 255
     grey = pictures.mean(axis=-1, keepdims=True)
     return (0.35 * grey + 0.65 * heat).round().astype(np.uint8)
 
 
-def colour_features(features: Tensor) -> np.ndarray:
+def colour_features(features: Tensor,
+                    grid: Optional[Pair] = None) -> np.ndarray:
     """Turn patch features into colours by their first principal components.
 
     The components are computed over all patches of all images, so that a
     colour has the same meaning in each picture.
 
     Args:
-        features (Tensor): (N, L, D), over a square grid of patches.
+        features (Tensor): (N, L, D), over the patches, row-major.
+        grid (Tuple[int, int], optional): Height and width in patches.
+            Defaults to a square.
 
     Returns:
-        np.ndarray: uint8, (N, G, G, 3), one pixel for each patch. Red is the
-        first component.
+        np.ndarray: uint8, (N, height, width, 3), one pixel for each patch. Red
+        is the first component.
     """
     count, length, width = features.shape
     rows = features.detach().double().cpu().reshape(-1, width)
@@ -102,8 +107,8 @@ def colour_features(features: Tensor) -> np.ndarray:
     low, high = (torch.from_numpy(np.quantile(scores.numpy(), q, axis=0))
                  for q in (0.01, 0.99))
     shares = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    grid = round(length**0.5)
     colours = (shares * 255).round().to(torch.uint8)
     if colours.shape[1] < 3:  # features of less than three channels
         colours = torch.nn.functional.pad(colours, (0, 3 - colours.shape[1]))
-    return colours.view(count, grid, grid, 3).numpy()
+    rows, columns = grid or [math.isqrt(length)] * 2
+    return colours.view(count, rows, columns, 3).numpy()

@@ -206,19 +206,21 @@ def fitting_scale(side: int, wanted: int = 160) -> int:
     return max(1, round(wanted / side))
 
 
-def draw_frames(picture: np.ndarray, boxes: Sequence[Tuple[int, int, int, str]]
+def draw_frames(picture: np.ndarray,
+                boxes: Sequence[Tuple[int, int, Sequence[int], str]]
                 ) -> np.ndarray:
-    """Draw square frames on a picture.
+    """Draw frames on a picture.
 
     Args:
         picture (np.ndarray): uint8, (H, W, 3).
-        boxes (Sequence[tuple]): Left, top and side in pixels, and a colour.
+        boxes (Sequence[tuple]): Left and top in pixels, height and width, and
+            a colour.
 
     Returns:
         np.ndarray: A picture with the frames, of the same shape.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    for x, y, side, colour in boxes:
-        draw.rectangle((x, y, x + side - 1, y + side - 1), outline=colour)
+    for x, y, (height, width), colour in boxes:
+        draw.rectangle((x, y, x + width - 1, y + height - 1), outline=colour)
     return np.asarray(image)

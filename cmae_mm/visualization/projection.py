@@ -67,7 +67,8 @@ def draw_map(places: np.ndarray,
 
     Args:
         places (np.ndarray): In [0, 1], (N, 2).
-        thumbnails (Sequence[np.ndarray]): N pictures, uint8, (T, T, 3) each.
+        thumbnails (Sequence[np.ndarray]): N pictures of one size, uint8,
+            (H, W, 3) each.
         groups (Sequence[str]): N names. Only the most frequent groups, one
             for each colour, have frames and a legend.
         size (int): Side of the map in pixels. Defaults to 1600.
@@ -75,7 +76,7 @@ def draw_map(places: np.ndarray,
     Returns:
         Image.Image: The map, RGB.
     """
-    side = thumbnails[0].shape[0]
+    height, wide = thumbnails[0].shape[:2]
     frequent = Counter(groups).most_common(len(COLOURS))
     colours: Dict[str, str] = {}
     if len(frequent) > 1:
@@ -83,11 +84,12 @@ def draw_map(places: np.ndarray,
     width = size + (_LEGEND_WIDTH if colours else 0)
     sheet = Image.new('RGB', (width, size), 'white')
     draw = ImageDraw.Draw(sheet)
-    corners = (2 + places * (size - side - 4)).round().astype(int).tolist()
+    corners = (2 + places * (size - np.array([wide, height]) - 4)
+               ).round().astype(int).tolist()
     for (x, y), thumbnail, group in zip(corners, thumbnails, groups):
         sheet.paste(Image.fromarray(thumbnail), (x, y))
         if group in colours:
-            draw.rectangle((x - 1, y - 1, x + side, y + side),
+            draw.rectangle((x - 1, y - 1, x + wide, y + height),
                            outline=colours[group], width=2)
     font = font_for(colours, 15)
     for i, (name, colour) in enumerate(colours.items()):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..image_size import split_patches
 from .image_grid import to_rgb
 
 # If the loss normalises patches, the decoder predicts only the contrast within
@@ -63,16 +64,16 @@ def grey_out(images: torch.Tensor, mask: torch.Tensor,
     """Replace masked patches by mid grey.
 
     Args:
-        images (torch.Tensor): Normalised images, (N, 3, S, S).
+        images (torch.Tensor): Normalised images, (N, 3, H, W).
         mask (torch.Tensor): Bool, (N, L), True = masked.
         preprocessor (nn.Module): With ``mean`` and ``std``.
 
     Returns:
-        torch.Tensor: Images, (N, 3, S, S).
+        torch.Tensor: Images, (N, 3, H, W).
     """
-    grid = round(mask.shape[1]**0.5)
-    side = images.shape[-1] // grid
-    removed = mask.view(-1, 1, grid, grid).repeat_interleave(
+    grid = split_patches(images.shape[2:], mask.shape[1])
+    side = images.shape[-1] // grid[1]
+    removed = mask.view(-1, 1, *grid).repeat_interleave(
         side, 2).repeat_interleave(side, 3)
     grey = (_middle(preprocessor) - preprocessor.mean) / preprocessor.std
     return torch.where(removed, grey.expand_as(images), images)

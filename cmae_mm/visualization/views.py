@@ -66,10 +66,10 @@ def draw_views(cfg: Config,
     mask = backbone.generate_mask(len(views[0]), 'cpu')
     columns: Dict[str, Any] = {}
     if seen:
-        side = views[0].shape[-1]
+        size = views[0].shape[2:]
         columns[_CANVAS] = [
             draw_frames(_show_canvas(canvas, preprocessor, channels),
-                        [(0, 0, side, ONLINE), (x, y, side, TARGET)])
+                        [(0, 0, size, ONLINE), (x, y, size, TARGET)])
             for canvas, (y, x) in seen]
     columns['online view'] = to_rgb(views[0], preprocessor, channels)
     visible = round(100 * float((~mask).float().mean()))

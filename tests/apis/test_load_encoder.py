@@ -123,7 +123,7 @@ def test_another_image_size_resamples_positions(model, tmp_path):
     b = cmae_mm.load_encoder(tmp_path / 'b.pth')
     assert a.img_size == b.img_size == 64
     assert torch.equal(a.backbone.pos_embed, b.backbone.pos_embed)
-    with pytest.raises(CheckpointError, match='do not divide images of 30'):
+    with pytest.raises(CheckpointError, match='does not divide img_size=30'):
         cmae_mm.load_encoder(tmp_path / 'a.pth', img_size=30)
 
 

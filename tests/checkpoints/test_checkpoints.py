@@ -198,7 +198,7 @@ def test_export_for_another_image_size(tmp_path):
     state = read_checkpoint(path).state
     theirs = resample_abs_pos_embed(model.backbone.pos_embed, [12, 12])
     torch.testing.assert_close(state['pos_embed'], theirs.detach())
-    with pytest.raises(CheckpointError, match='do not divide images of 50'):
+    with pytest.raises(CheckpointError, match='does not divide img_size=50'):
         export_encoder(model, path, 'timm', img_size=50)
 
 

@@ -189,7 +189,7 @@ class ReconstructionHook(IntervalHook):
             mask = model.backbone.generate_mask(len(images), 'cpu').to(
                 images.device)
             columns = prediction_columns(model, images, mask, self.channels)
-        sheet = draw_grid(columns, fitting_scale(images.shape[-1], 128))
+        sheet = draw_grid(columns, fitting_scale(max(images.shape[2:]), 128))
         if is_main_process():
             runner.visualizer.add_image('reconstruction', np.asarray(sheet),
                                         step=step)

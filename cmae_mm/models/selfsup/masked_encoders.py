@@ -12,7 +12,7 @@ from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...image_size import ImageSize, Pair, divide, to_pair, words_of
+from ...image_size import ImageSize, Pair, to_pair
 from ..backbones.conv_stages import Embedded
 from ..backbones.convvit import ConvViT
 from ..utils import (
@@ -20,6 +20,7 @@ from ..utils import (
     MAEInitMixin,
     add_extra_tokens,
     check_arch,
+    check_blocks,
     check_in_channels,
     check_width,
     cut_patches,
@@ -207,22 +208,6 @@ def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
     ids_shuffle = mask.to(torch.uint8).argsort(dim=1, stable=True)
     ids_restore = ids_shuffle.argsort(dim=1)
     return ids_shuffle[:, :num_visible], ids_restore
-
-
-def check_blocks(img_size: ImageSize, patch_size: int,
-                 mask_block: int) -> None:
-    """Check that patches divide the image and masking blocks the patches.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    rows, columns = divide(img_size, patch_size)
-    if mask_block < 1 or rows % mask_block or columns % mask_block:
-        raise ValueError(
-            f'mask_block={mask_block} does not divide the {rows}x{columns} '
-            f'grid of patches (img_size={words_of(img_size)}, patch_size='
-            f'{patch_size}); use mask_block=1, or an image size that is a '
-            f'multiple of {patch_size * max(mask_block, 1)}')
 
 
 def check_images(images: Tensor, channels: int,

@@ -61,6 +61,24 @@ def covered_by(size: ImageSize, short_side: Optional[int] = None) -> Pair:
     return round(covered * height / short), round(covered * width / short)
 
 
+def cover(size: Sequence[int], image: Sequence[int]) -> Pair:
+    """Return the smallest size of an image that covers another one.
+
+    Args:
+        size (Sequence[int]): Height and width to cover, in pixels.
+        image (Sequence[int]): Height and width of the image, whose aspect is
+            kept.
+
+    Returns:
+        Tuple[int, int]: Height and width in pixels.
+    """
+    (rows, columns), (height, width) = size, image
+    # By the dimension in which the image covers the least.
+    new, old = (columns, width) if width * rows < height * columns else (
+        rows, height)
+    return new * height // old, new * width // old
+
+
 def find_grid(count: int, *likely: Optional[Sequence[int]]) -> Optional[Pair]:
     """Find the grid of a number of patches.
 

@@ -72,7 +72,7 @@ def load_crops(picked: Sequence[PickedImage], crop: CentreCrop) -> Tensor:
         crop (CentreCrop): Decodes and crops them.
 
     Returns:
-        Tensor: (N, C, S, S), of the images' dtype, colours as RGB.
+        Tensor: (N, C, H, W), of the images' dtype, colours as RGB.
 
     Raises:
         ArgumentError: If one cannot be decoded.

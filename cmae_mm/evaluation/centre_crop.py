@@ -21,7 +21,7 @@ from ..datasets.decode import (
 )
 from ..datasets.decode.image import Encoded
 from ..datasets.source import open_record
-from ..image_size import ImageSize, covered_by, to_pair
+from ..image_size import ImageSize, cover, covered_by, to_pair
 
 
 class CentreCrop:
@@ -71,7 +71,8 @@ class CentreCrop:
         """
         try:
             return decode_short(
-                data, None if whole or self._transforms else self.short_side,
+                data, None if whole or self._transforms else max(
+                    covered_by(self.size, self.short_side)),
                 self.settings, name)
         except UndecodableImage as error:
             raise ValueError(f'{name} cannot be decoded ({error})') from error
@@ -131,13 +132,8 @@ class CentreCrop:
         """
         if self._transforms:
             return self._transform(image)
-        height, width = image.shape[:2]
-        rows, columns = covered_by(self.size, self.short_side)
-        # By the dimension in which the image covers the least.
-        new, old = (columns, width) if width * rows < height * columns else (
-            rows, height)
-        image = resize_image(
-            image, (new * height // old, new * width // old))
+        image = resize_image(image, cover(
+            covered_by(self.size, self.short_side), image.shape[:2]))
         (top, height), (left, width) = (
             (max(round((side - wanted) / 2), 0), wanted)
             for side, wanted in zip(image.shape[:2], self.size))

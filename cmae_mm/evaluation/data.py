@@ -9,6 +9,7 @@ from ..datasets.listing import split_line
 from ..datasets.names import decode_name, encode_name
 from ..datasets.source import ImageSource, SourceError, open_source
 from ..files import write_file
+from ..image_size import ImageSize, covered_by, to_pair, to_size
 
 # Names of the parts, of which the first that exists is used.
 PART_NAMES = dict(
@@ -86,15 +87,16 @@ def _check_part(source: ImageSource, data: Any, part: str) -> None:
         raise SourceError(f'{os.fspath(data)!r} has no part {part}')
 
 
-def eval_pipeline(img_size: int,
+def eval_pipeline(img_size: ImageSize,
                   short_side: Optional[int] = None,
                   images: Optional[Mapping[str, Any]] = None) -> list:
     """Give the usual transforms of evaluation: resizing and a centre crop.
 
     Args:
-        img_size (int): Side of the centre crop in pixels.
-        short_side (int, optional): Length in pixels that the image's shorter
-            side is resized to before the crop. Defaults to 256/224 of the
+        img_size (int | Sequence[int]): Side of the centre crop in pixels, or
+            (height, width).
+        short_side (int, optional): See
+            :func:`~cmae_mm.image_size.covered_by`. Defaults to 256/224 of the
             crop.
         images (Mapping[str, Any], optional): How images are decoded,
             arguments of ``LoadImage``. Defaults to None, colours of 8 bits.
@@ -102,11 +104,11 @@ def eval_pipeline(img_size: int,
     Returns:
         list: Configs of transforms.
     """
-    short_side = short_side or round(img_size * 256 / 224)
+    covered = covered_by(img_size, short_side)
     return [
-        dict(type='LoadImage', short_side=short_side, **(images or {})),
-        dict(type='ResizeImage', scale=short_side),
-        dict(type='CenterCrop', crop_size=img_size),
+        dict(type='LoadImage', short_side=max(covered), **(images or {})),
+        dict(type='ResizeImage', scale=to_size(covered)),
+        dict(type='CenterCrop', crop_size=to_size(to_pair(img_size)[::-1])),
         dict(type='PackInputs'),
     ]
 

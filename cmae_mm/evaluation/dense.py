@@ -44,7 +44,7 @@ class DenseSet(NamedTuple):
     Args:
         features (torch.Tensor): (N, L, D).
         maps (torch.Tensor): Classes of pixels, numbered from 0 in the order
-            of the values in the files, or IGNORED; (N, S, S).
+            of the values in the files, or IGNORED; (N, H, W).
     """
 
     features: Tensor

@@ -28,7 +28,7 @@ from .data import EvaluationDataError, configured_images
 # A part is written at the latest after so many bytes, or seconds.
 _PART_BYTES = 64 * 2**20
 _PART_SECONDS = 30.
-# Name of an image, its crop (C, S, S) or None, and why it cannot be read.
+# Name of an image, its crop (C, H, W) or None, and why it cannot be read.
 _Item = Tuple[str, Optional[Tensor], str]
 
 
@@ -111,7 +111,7 @@ def extract_features(encode: Callable[[Tensor], Tensor],
     """Extract one feature per labelled image, on all processes together.
 
     Args:
-        encode (Callable): Computes features (N, D) of crops (N, C, S, S) that
+        encode (Callable): Computes features (N, D) of crops (N, C, H, W) that
             are not normalised.
         crop (CentreCrop): Decodes and crops images.
         source (ImageSource): Labelled images.

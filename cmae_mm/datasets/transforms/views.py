@@ -9,7 +9,14 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import ResizeEdge
 from mmpretrain.registry import TRANSFORMS
 
-from ...image_size import ImageSize, Pair, to_pair, to_size, words_of
+from ...image_size import (
+    ImageSize,
+    Pair,
+    cover,
+    to_pair,
+    to_size,
+    words_of,
+)
 from ..decode import resize_image
 from ..samplers import seed_generators
 
@@ -210,12 +217,29 @@ class ResizeImage(ResizeEdge):
     - scale_factor
 
     Args:
-        scale (int): Length of the edge in pixels.
+        scale (int | Sequence[int]): Length of the edge in pixels; or (height,
+            width) that the image covers, of its own aspect.
         edge (str): 'short', 'long', 'width' or 'height'. Defaults to 'short'.
     """
 
-    def __init__(self, scale: int, edge: str = 'short') -> None:
+    def __init__(self, scale: ImageSize, edge: str = 'short') -> None:
         super().__init__(scale, edge)
+
+    def transform(self, results: dict) -> dict:
+        """Resize the image.
+
+        Args:
+            results (dict): The sample.
+
+        Returns:
+            dict: The sample with the resized image.
+        """
+        if isinstance(self.scale, int):
+            return super().transform(results)
+        size = cover(to_pair(self.scale), results['img'].shape[:2])
+        results['scale'] = size[::-1]
+        self._resize_img(results)
+        return results
 
     def _resize_img(self, results: dict) -> None:
         width, height = results['scale']

@@ -589,23 +589,32 @@ def _make_plain(state: StateDict,
         raise CheckpointError(
             'it has no position embeddings, as encoders with rotary positions '
             '(DINOv3) or relative ones (BEiT), which are not supported')
-    weight = state.get('patch_embed.projection.weight')
-    grid = None if weight is None or img_size is None else [
-        side // max(weight.shape[-1], 1) for side in to_pair(img_size)]
+    registers = next((state.pop(k) for k in _REGISTERS if k in state), None)
+    count = 0 if registers is None else registers.shape[1]
     length = positions.shape[1]
-    if positions.dim() == 3 and length > 1 and not find_grid(
-            length - 1, grid) and find_grid(length, grid):
+    patches = _count_patches(
+        state, img_size, (length - 1, length, length - 1 - count))
+    if positions.dim() == 3 and length > 1 and length == patches:
         positions = with_zero_positions(positions)
-    for name in _REGISTERS:
-        if name in state:
-            tokens = state.pop(name)
-            cls_token = torch.cat([cls_token, tokens], dim=1)
-            # without registers
-            if find_grid(positions.shape[1] - 1, grid):
-                positions = with_zero_positions(positions, tokens.shape[1], 1)
-            lines.append(f'it has {tokens.shape[1]} register token(s)')
+    if registers is not None:
+        cls_token = torch.cat([cls_token, registers], dim=1)
+        if positions.shape[1] == 1 + patches:  # without registers
+            positions = with_zero_positions(positions, count, 1)
+        lines.append(f'it has {count} register token(s)')
     state.update(pos_embed=positions, cls_token=cls_token)
     return lines
+
+
+def _count_patches(state: StateDict, img_size: Optional[ImageSize],
+                   choices: Sequence[int]) -> int:
+    """Choose the number of patches, by the images' size or a square."""
+    weight = state.get('patch_embed.projection.weight')
+    if weight is not None and img_size is not None and weight.shape[-1]:
+        height, width = to_pair(img_size)
+        known = (height // weight.shape[-1]) * (width // weight.shape[-1])
+        if known in choices:
+            return known
+    return next((n for n in choices if find_grid(n)), 0)
 
 
 def _join_qkv(state: StateDict) -> None:

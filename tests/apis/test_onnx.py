@@ -194,7 +194,7 @@ def test_classifier_is_exported_with_the_settings_of_its_config(
             str(tmp_path / 'c.onnx'), '--to', 'onnx']
     with pytest.raises(CheckpointError, match='c.pth: .* no target encoder'):
         perform(parse([*line, '--encoder', 'target']))
-    with pytest.raises(CheckpointError, match='c.pth: .*do not divide'):
+    with pytest.raises(CheckpointError, match='c.pth: .*does not divide'):
         perform(parse([*line, '--img-size', '30']))
     perform(parse(line))
     assert 'left out: the head' in capsys.readouterr().out

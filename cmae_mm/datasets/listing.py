@@ -61,7 +61,8 @@ _WAYS_OUT = {ending: way for way, endings in {
     'images that are read after `pip install pillow-avif-plugin`': '.avif',
 }.items() for ending in endings.split()}
 _WAYS_OUT[_SCENE] = ('bands of a scene: stack them, as `rio stack B02.jp2 '
-                     'B03.jp2 B04.jp2 -o SCENE.tif` does')
+                     'B03.jp2 B04.jp2 -o SCENE.tif --driver GTiff '
+                     '--co tiled=yes` does')
 # Names of files with one band of a scene: Sentinel-2's and Landsat's.
 _BAND = re.compile(
     r'(.*?)(B\d\d?|B8A|AOT|WVP|SCL)(_\d\dm)?\.(jp2|tiff?)', re.IGNORECASE)

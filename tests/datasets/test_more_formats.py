@@ -1,6 +1,7 @@
 """Files of many formats, each written by its own library."""
 import io
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from cmae_mm.datasets.decode import (
     UndecodableImage,
     UnfitImage,
     decode_image,
+    decode_resized,
     make_settings,
     read_image,
 )
@@ -74,8 +76,9 @@ def jpeg2000(bits, count):
     with rasterio.MemoryFile() as memory:
         with memory.open(
                 driver='JP2OpenJPEG', width=50, height=40, count=count,
-                dtype='uint16', QUALITY=100, REVERSIBLE='YES',
-                NBITS=bits) as file:
+                dtype='uint16', QUALITY=100, REVERSIBLE='YES', NBITS=bits,
+                crs='EPSG:32632', transform=rasterio.Affine(
+                    10, 0, 5e5, 0, -10, 5e6)) as file:
             file.write(np.stack([array] * count))
         return array, memory.read()
 
@@ -340,7 +343,46 @@ def test_bands_of_a_scene(tmp_path):
         'well_B03.tif']
     said = source.describe()
     assert 'left out: 7 one-band scene files (first: B04.jp2)' in said
-    assert said.count('`rio stack B02.jp2 B03.jp2 B04.jp2 -o SCENE.tif`') == 1
+    assert said.count('`rio stack ') == 1
+
+
+def test_the_command_that_stacks_bands(tmp_path):
+    """As the description of the folder has it."""
+    need('rasterio')
+    arrays = []
+    for band in ('B02', 'B03', 'B04'):
+        array, data = jpeg2000(15, 1)
+        (tmp_path / f'{band}.jp2').write_bytes(data)
+        arrays.append(array)
+    with pytest.raises(SourceError) as caught:
+        open_source(tmp_path)
+    command = re.search('`rio (stack [^`]*)`', str(caught.value))[1].split()
+    script = 'from rasterio.rio.main import main_group; main_group()'
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', script, *command],
+                   cwd=tmp_path, check=True)
+    data = (tmp_path / 'SCENE.tif').read_bytes()
+    assert (whole(data).pixels == np.dstack(arrays)).all()
+
+
+@pytest.mark.parametrize('options', [
+    {}, dict(nodata=5), dict(compress='deflate'), dict(compress='lzw')])
+def test_tiles_that_gdal_leaves_out(options):
+    rasterio = need('rasterio')
+    from rasterio.windows import Window
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+                driver='GTiff', width=200, height=200, count=3, dtype='uint8',
+                tiled=True, blockxsize=64, blockysize=64, SPARSE_OK=True,
+                photometric='RGB', **options) as file:
+            file.write(np.full((3, 64, 64), 9, 'uint8'),
+                       window=Window(64, 64, 64, 64))
+            expected = file.read()
+        data = memory.read()
+    made = whole(data).pixels
+    assert (made == np.moveaxis(expected, 0, 2)).all()
+    part = decode_resized(data, lambda *_: ((50, 60, 99, 88), (99, 88)),
+                          make_settings(fill=5))
+    assert (part == made[50:149, 60:148]).all()
 
 
 def test_the_script_for_volumes(tmp_path, monkeypatch):

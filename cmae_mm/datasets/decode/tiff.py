@@ -241,7 +241,8 @@ def _is_plain(file: Any) -> bool:
         and page.samplesperpixel == (colours or 0) + len(extra)
         and (extra in ((), (_UNASSOCIATED, ))
              or extra == (_ASSOCIATED, ) and colours == 3)
-        and _NODATA not in page.tags)
+        and _NODATA not in page.tags
+        and all(page.databytecounts))  # GDAL leaves out empty tiles
 
 
 def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:

@@ -73,7 +73,7 @@ def jpeg2000(bits, count):
     """Let rasterio write an image of some bits."""
     rasterio = need('rasterio')
     array = noise((40, 50), 'uint16', 2**bits)
-    with rasterio.MemoryFile() as memory:
+    with rasterio.MemoryFile(ext='.jp2') as memory:
         with memory.open(
                 driver='JP2OpenJPEG', width=50, height=40, count=count,
                 dtype='uint16', QUALITY=100, REVERSIBLE='YES', NBITS=bits,

@@ -186,8 +186,8 @@ _NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
                'masked_embed', 'head_dist.', 'cls_classifier.',
                'distillation_classifier.')
 # Prefixes of wrappers: compiled modules, parallel ones, and other frameworks.
-_WRAPPERS = ('module.', 'teacher.', 'student.', 'model.', 'encoder.',
-             'backbone.', 'vit.', 'net.', 'network.')
+_WRAPPERS = ('module.', 'teacher.', 'student.', 'base_encoder.', 'model.',
+             'encoder.', 'backbone.', 'vit.', 'net.', 'network.')
 _COMPILED = '_orig_mod.'
 # With the token of DeiT's distillation.
 _REGISTERS = ('reg_token', 'register_tokens', 'embeddings.register_tokens',

@@ -403,9 +403,9 @@ def unwrap(content: Any) -> Checkpoint:
     """Find the state dict in the content of a file.
 
     Args:
-        content (Any): A state dict, in the wrappers of frameworks; of DINO's
-            and iBOT's checkpoints both networks are read, with the prefixes
-            ``teacher.`` and ``student.``.
+        content (Any): A state dict, in the wrappers of frameworks, or several
+            by name, which becomes their prefix: ``teacher`` and ``student``
+            of DINO and iBOT, ``encoder`` and ``target_encoder`` of I-JEPA.
 
     Returns:
         Checkpoint: The tensors, without a ``module.`` prefix.
@@ -422,10 +422,11 @@ def unwrap(content: Any) -> Checkpoint:
     if not isinstance(content, dict):
         raise CheckpointError(
             f'it holds a {type(content).__name__}, not a state dict')
-    if isinstance(content.get('teacher'), dict):
-        content = {f'{branch}.{name}': value
-                   for branch in ('teacher', 'student')
-                   for name, value in dict(content.get(branch) or {}).items()}
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        content = {f'{part}.{name}': value for part, tensors in content.items()
+                   if isinstance(tensors, dict)
+                   for name, value in tensors.items()
+                   if isinstance(value, Tensor)}
     state: StateDict = OrderedDict()
     for name, value in content.items():
         if isinstance(value, Tensor):

@@ -141,6 +141,28 @@ def test_encoders_and_classifiers_of_transformers(
         assert encoder.backbone.num_extra_tokens == extra
 
 
+@pytest.mark.parametrize('extra, nested', [
+    (dict(global_pool='avg', class_token=False), True), ({}, False)])
+def test_checkpoints_of_two_encoders(extra, nested, images, tmp_path):
+    """I-JEPA's, without class token, and MoCo v3's, both of parallel runs."""
+    vit, other = timm_vit(**extra), timm_vit(**extra)
+    if nested:
+        content = {
+            name: {f'module.{k}': v for k, v in one.state_dict().items()}
+            for name, one in (('encoder', vit), ('predictor', other),
+                              ('target_encoder', other))}
+        content.update(opt=dict(state={0: dict(step=1)}, param_groups=[]),
+                       epoch=3)
+    else:
+        content = dict(arch='vit', state_dict={
+            f'module.{name}.{k}': v for name, one in (
+                ('base_encoder', vit), ('momentum_encoder', other))
+            for k, v in one.state_dict().items()})
+    torch.save(content, tmp_path / 'two.pth')
+    assert_same(tmp_path / 'two.pth', images, vit.forward_features(images),
+                num_heads=4)
+
+
 def test_other_positions_are_refused_by_name(tmp_path):
     vit = timm.models.Eva(
         img_size=32, patch_size=4, embed_dim=48, depth=2, num_heads=4,

@@ -1,8 +1,6 @@
 """Errors of users end in one sentence."""
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -206,8 +204,10 @@ def results(tmp_path_factory):
                tmp / 'encoder.pth')
     commands = [[str(a).format(tmp=tmp) for a in command]
                 for command, _ in MISTAKES.values()]
-    return dict(zip(MISTAKES, run_commands(
-        *commands, DATA_ROOT=str(tmp / 'photos'))))
+    debug = ['train', QUICK, '--debug', '--cfg-options',
+             'optim_wrapper.optimizer.lr=fast']
+    return dict(zip([*MISTAKES, 'debug'], run_commands(
+        *commands, debug, DATA_ROOT=str(tmp / 'photos'))))
 
 
 @pytest.mark.parametrize('name', MISTAKES)
@@ -246,14 +246,10 @@ def test_errors_of_data_workers_give_the_same_sentence(kind):
     assert explain(raised.value) == 'a.dcm is one:\ninstall it'
 
 
-def test_debug_shows_the_traceback_and_the_status_is_1(tmp_path):
-    done = subprocess.run(
-        [sys.executable, 'tools/train.py', QUICK, '--debug', '--cfg-options',
-         'optim_wrapper.optimizer.lr=fast'],
-        capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    assert 'Traceback' in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith('cmae train: ')
+def test_debug_shows_the_traceback_and_the_status_is_1(results):
+    code, output = results['debug']
+    assert code == 1 and 'Traceback' in output
+    assert output.strip().splitlines()[-1].startswith('cmae train: ')
 
 
 def test_unknown_config_keys_are_kept(tmp_path, capsys):

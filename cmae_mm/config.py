@@ -20,7 +20,7 @@ from typing import (
 )
 
 from .dependencies import require_dense
-from .packaged import find_config
+from .packaged import find_config, suggest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -255,11 +255,9 @@ def check_keys(cfg: 'Config', options: Mapping[str, Any]) -> None:
     for option in options:
         key = option.split('.')[0]
         if key not in read:
-            near = difflib.get_close_matches(key, read, n=1)
-            hint = f'; the nearest setting is {near[0]!r}' if near else ''
             print(f'warning: --cfg-options {option}: {key!r} is not a setting '
                   'of the runner, and a variable of the file is used before '
-                  f'it is overridden{hint}', file=sys.stderr)
+                  f'it is overridden{suggest(key, read)}', file=sys.stderr)
 
 
 def _refuse_misspelt(keys: Iterable[str], known: Sequence[str],

@@ -6,6 +6,7 @@ pip cannot express "either", so the check is made at import.
 """
 import importlib
 import importlib.metadata
+import importlib.util
 import multiprocessing
 import os
 from typing import Callable, NamedTuple
@@ -15,6 +16,7 @@ from .packaged import (
     dense_command,
     framework_command,
     in_clone,
+    install_command,
     packaged_root,
 )
 
@@ -86,6 +88,23 @@ class MissingLibrary(RuntimeError):
     Not an ``ImportError``, which mmengine replaces by an error that does not
     name the library.
     """
+
+
+def require(module: str, purpose: str, extra: str) -> None:
+    """Check that an optional library is installed.
+
+    Args:
+        module (str): Its import name.
+        purpose (str): What needs it, the beginning of the message.
+        extra (str): The extra of setup.cfg that installs it.
+
+    Raises:
+        MissingLibrary: If it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingLibrary(
+            f'{purpose} needs {module}, which is not installed: install it '
+            f'with `{install_command(extra)}`')
 
 
 def ops_command() -> str:

@@ -1,8 +1,9 @@
 """Locations of configs and tools, in a clone or in the installed package."""
+import difflib
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import Union
+from typing import Iterable, Union
 
 # Weights in folders of transformers and timm.
 WEIGHT_FILES = ('model.safetensors', 'model.safetensors.index.json',
@@ -110,6 +111,21 @@ def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
     return file
 
 
+def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Suggest the nearest of the known words, for the end of a message.
+
+    Args:
+        word (str): The unknown word.
+        known (Iterable[str]): The known words.
+        cutoff (float): The least similarity, see difflib. Defaults to 0.6.
+
+    Returns:
+        str: "; did you mean 'a' or 'b'?", or '' if no word is near.
+    """
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
+    return f'; did you mean {" or ".join(map(repr, near))}?' if near else ''
+
+
 def find_config(name: str) -> str:
     """Find a config by its path, or a packaged one by its name.
 
@@ -125,8 +141,6 @@ def find_config(name: str) -> str:
         FileNotFoundError: If no config, or several, have this name; the
             message lists the nearest names.
     """
-    import difflib
-
     if Path(name).is_file():
         return name
     configs = packaged_root() / 'configs'
@@ -141,10 +155,8 @@ def find_config(name: str) -> str:
     same = [key for key in found if Path(key).name == wanted]
     if len(same) == 1:
         return str(found[same[0]])
-    near = same or difflib.get_close_matches(
-        wanted, found, n=3, cutoff=0.5) or difflib.get_close_matches(
-            wanted, [Path(k).name for k in found], n=3, cutoff=0.5)
+    hint = suggest(wanted, same, 0.) or suggest(wanted, found, 0.5) or (
+        suggest(wanted, {Path(key).name for key in found}, 0.5))
     raise FileNotFoundError(
-        f'there is no file and no packaged config {name!r}; ' + (
-            f'did you mean {" or ".join(near)}?' if near else
-            f'the packaged configs are in {configs}'))
+        f'there is no file and no packaged config {name!r}'
+        f'{hint or f"; the packaged configs are in {configs}"}')

@@ -26,9 +26,7 @@ get the same checks::
   NamedTuple, or an object with ``as_json()``.
 """
 import collections.abc
-import difflib
 import functools
-import importlib.util
 import inspect
 import math
 import os
@@ -63,10 +61,10 @@ from typing import (
 from ..config import ArgumentError as ArgumentError  # for all commands
 from ..config import Overrides as Overrides
 from ..config import check_pairs
-from ..dependencies import MissingLibrary, import_framework
+from ..dependencies import import_framework, require
 from ..entry import quiet_imports
 from ..files import check_output
-from ..packaged import find_checkpoint, find_config, install_command
+from ..packaged import find_checkpoint, find_config, suggest
 
 PathLike = Union[str, os.PathLike]
 # Argument for random weights instead of a checkpoint.
@@ -465,9 +463,8 @@ def accepts(value: Any, hint: Any) -> bool:
 
 def complaint(value: Any, hint: Any) -> str:
     """Describe the allowed values, for one that is not accepted."""
-    near = difflib.get_close_matches(str(value), _choices(hint), n=1)
-    hint_text = f'; did you mean {near[0]!r}?' if near else ''
-    return f'must be {describe(hint)}, but got {value!r}{hint_text}'
+    return (f'must be {describe(hint)}, but got {value!r}'
+            f'{suggest(str(value), _choices(hint))}')
 
 
 def _choices(hint: Any) -> List[str]:
@@ -510,7 +507,4 @@ def check_onnx_file(out: PathLike) -> None:
             f'ONNX files are written as .onnx, but out is {str(out)!r}')
     check_output(file)
     for library in ('onnx', 'onnxscript', 'onnxruntime'):
-        if not importlib.util.find_spec(library):
-            raise MissingLibrary(
-                f'exporting to ONNX needs {library}, which is not installed: '
-                f'install it with `{install_command("onnx")}`')
+        require(library, 'exporting to ONNX', 'onnx')

@@ -15,9 +15,10 @@ from typing import (
     Tuple,
 )
 
+from ..dependencies import require
 from ..files import output_lock
 from ..image_size import ImageSize, to_pair, to_size
-from ..packaged import find_checkpoint, install_command
+from ..packaged import find_checkpoint
 from .arguments import (
     Checkpoint,
     Count,
@@ -64,17 +65,14 @@ def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
     """Check that pyarrow is installed where the output is a parquet file.
 
     Raises:
-        ImportError: If it is missing, or does not fit numpy.
+        MissingLibrary: If it is not installed.
+        ImportError: If it does not fit numpy.
     """
     if out is None or Path(out).suffix.lower() != '.parquet':
         return
+    require('pyarrow', 'a parquet file', 'embed')
     try:
         import pyarrow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            'parquet files are written by pyarrow, which is not installed: '
-            f'install it with `{install_command("embed")}`, or name a file '
-            'that ends in .npz') from error
     except ImportError as error:  # current ones need numpy 2
         raise ImportError(
             f'parquet files are written by pyarrow, but {error}: install an '

@@ -1,5 +1,4 @@
 """Commands that draw pictures of views, models and data, and reports."""
-import importlib.util
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -14,8 +13,8 @@ from typing import (
     Tuple,
 )
 
+from ..dependencies import require
 from ..image_size import to_pair
-from ..packaged import install_command
 from .arguments import (
     PICTURES,
     ArgumentError,
@@ -337,10 +336,8 @@ def features(checkpoint: AnyEncoder,
 
 def _check_umap(method: str, **others: Any) -> None:
     """Check that UMAP is installed if it is chosen."""
-    if method == 'umap' and not importlib.util.find_spec('umap'):
-        raise ImportError(
-            'the method umap needs umap-learn, which is not installed: '
-            f'install it with `{install_command("map")}`, or choose tsne')
+    if method == 'umap':
+        require('umap', 'the method umap', 'map')
 
 
 @command(check=_check_umap)
@@ -381,7 +378,7 @@ def map_images(data: Data,
     Raises:
         ArgumentError: If an argument is invalid, or there are fewer than two
             images.
-        ImportError: If UMAP is chosen and not installed.
+        MissingLibrary: If UMAP is chosen and not installed.
     """
     from ..datasets.source import open_source
     from ..visualization.image_grid import save_picture
@@ -490,10 +487,7 @@ def _check_report(work_dirs: Sequence[PathLike], **others: Any) -> None:
     for folder in work_dirs:
         if not Path(folder).expanduser().is_dir():
             raise ArgumentError(f'the folder {folder} does not exist')
-    if not importlib.util.find_spec('plotly'):
-        raise ImportError(
-            'the curves of a report are drawn by plotly, which is not '
-            f'installed: install it with `{install_command("report")}`')
+    require('plotly', 'a report', 'report')
 
 
 @command(check=_check_report)
@@ -522,7 +516,7 @@ def report(work_dirs: Sequence[PathLike],
     Raises:
         ArgumentError: If an argument is invalid.
         FileNotFoundError: If no folder has a log.
-        ImportError: If plotly is not installed.
+        MissingLibrary: If plotly is not installed.
     """
     from ..files import write_file
     from ..visualization.html_report import build_report

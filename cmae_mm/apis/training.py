@@ -1,5 +1,4 @@
 """Commands that train and test, and the largest batch size."""
-import importlib.util
 from contextlib import ExitStack
 from pathlib import Path
 from typing import (
@@ -16,7 +15,7 @@ from typing import (
 )
 
 from ..config import ConfigError, load_config
-from ..packaged import install_command
+from ..dependencies import require
 from .arguments import (
     CfgOptions,
     Checkpoint,
@@ -52,14 +51,11 @@ def check_log_to(log_to: LogTo, **others: Any) -> None:
     """Check that the libraries of the log back ends are installed.
 
     Raises:
-        ImportError: If one is missing.
+        MissingLibrary: If one is missing.
     """
     for name in log_to:
-        if name != 'file' and not importlib.util.find_spec(name):
-            raise ImportError(
-                f'logging to {name} needs {name}, which is not installed: '
-                f'install it with `pip install {name}`, or all of them '
-                f'with `{install_command("logging")}`')
+        if name != 'file':
+            require(name, f'logging to {name}', 'logging')
 
 
 class Pretrained(NamedTuple):
@@ -165,7 +161,7 @@ def pretrain(data: Data,
         OutputInUse: If another process trains in ``out``.
         ImageStatsError: If ``stats`` cannot be used, or
         ImageStatsConflict: if an override contradicts it.
-        ImportError: If a library to log to is missing.
+        MissingLibrary: If a library to log to is missing.
         CheckpointError: If ``init`` is of another width, depth, patch size or
             number of heads, or nothing could be saved.
     """

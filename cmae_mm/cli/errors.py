@@ -1,5 +1,4 @@
 """End a command's errors in one sentence."""
-import difflib
 import inspect
 import os
 import re
@@ -8,7 +7,7 @@ import traceback
 from typing import Any, Dict, List, NoReturn, Optional
 
 from ..config import walk
-from ..packaged import framework_command
+from ..packaged import framework_command, suggest
 
 
 def fail(error: Exception, prog: str, debug: bool = False,
@@ -109,8 +108,7 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
     while registry is not None:
         known += registry.module_dict
         registry = registry.parent
-    near = difflib.get_close_matches(name.split('.')[-1], known, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else (
+    hint = suggest(name.split('.')[-1], known) or (
         '; name the module of your own class in custom_imports')
     return f'type: there is no {name!r}{hint}'
 
@@ -127,10 +125,8 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     if match[2] not in values['args']:  # of a class that this one has made
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         kind = frame.f_globals.get(match[1], kind)
-    near = difflib.get_close_matches(match[2], _arguments(kind), n=1,
-                                     cutoff=0.5)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    return f'{kind.__name__} has no argument {match[2]!r}{hint}'
+    return (f'{kind.__name__} has no argument {match[2]!r}'
+            f'{suggest(match[2], _arguments(kind), 0.5)}')
 
 
 def _values_of(error: BaseException, name: str) -> Dict[str, Any]:

@@ -7,9 +7,10 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NoReturn, Optional
 
+from ..packaged import suggest
 from ..version import __version__
 from .command import run
-from .parser import Parser, add_command, near, read_docstring
+from .parser import Parser, add_command, read_docstring
 
 # Function of each command in `apis`, in groups of `cmae --help`.
 GROUPS: Dict[str, Dict[str, str]] = {
@@ -102,7 +103,8 @@ def parse(arguments: List[str]) -> argparse.Namespace:
         parser.print_help()
         sys.exit(2)
     if word is not None and word not in COMMANDS:
-        hint = near(word, COMMANDS) or f'; choose from {", ".join(COMMANDS)}'
+        hint = suggest(word, COMMANDS) or (
+            f'; choose from {", ".join(COMMANDS)}')
         parser.error(f'unknown command {word!r}{hint}')
     return parser.parse_args(arguments)
 

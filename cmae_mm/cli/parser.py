@@ -6,7 +6,6 @@ jsonargparse takes 0.25 s to import and spells options with underscores.
 """
 import argparse
 import collections.abc
-import difflib
 import inspect
 import re
 import textwrap
@@ -31,18 +30,9 @@ from ..apis.arguments import (
     marks_of,
     types_of,
 )
+from ..packaged import suggest
 
 _WIDTH = 79
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """Suggest the nearest of the known words.
-
-    Returns:
-        str: '; did you mean --epochs?', or '' if no word is near.
-    """
-    found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.7)
-    return f'; did you mean {" or ".join(found)}?' if found else ''
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,7 +60,7 @@ class Parser(argparse.ArgumentParser):
                 options = [o for action in self._actions
                            if action.help != argparse.SUPPRESS
                            for o in action.option_strings]
-                return f'unknown option {name}{near(name, options)}'
+                return f'unknown option {name}{suggest(name, options, 0.7)}'
         return f'unexpected argument {words[0]!r}'
 
     def error(self, message: str) -> NoReturn:

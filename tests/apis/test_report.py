@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cmae_mm.apis.pictures import report
+from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.visualization.html_report import Chart, collect_charts
 from cmae_mm.visualization.runs import (
     accuracies,
@@ -231,5 +232,5 @@ def test_folders_without_a_run_raise(tmp_path, folders, monkeypatch):
         with pytest.raises(ValueError, match=message):
             report(*given)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    with pytest.raises(ImportError, match=r'plotly.*\[report\]'):
+    with pytest.raises(MissingLibrary, match=r'plotly.*\[report\]'):
         report(folders, 'a.html')

@@ -83,10 +83,10 @@ LIGHT = {
     'version': (['--version'], 'cmae_mm 0.', 0),
     'nothing': ([], 'usage: cmae COMMAND', 2),
     'a command that is none': (
-        ['lineer'], "unknown command 'lineer'; did you mean linear?", 2),
+        ['lineer'], "unknown command 'lineer'; did you mean 'linear'", 2),
     'an option that is none': (
         ['linear', '.', 'random', '--epoch', '3'],
-        'cmae linear: unknown option --epoch; did you mean --epochs?', 2),
+        "cmae linear: unknown option --epoch; did you mean '--epochs'?", 2),
     'a part of an option': (
         ['linear', '.', 'random', '--epo', '3'], 'unknown option --epo', 2),
     'a choice that is none': (

@@ -9,6 +9,7 @@ from tiny_training import AtIteration
 
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.training import check_log_to, train
+from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.work_dir import log_to
 
@@ -99,6 +100,6 @@ def test_missing_log_library_raises_one_sentence(monkeypatch):
     with pytest.raises(ArgumentError, match="did you mean 'tensorboard'"):
         train('cmae_vit-s_300e', log_to=['tensorbord'])
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    with pytest.raises(ImportError, match='`pip install wandb`.*logging'):
+    with pytest.raises(MissingLibrary, match=r'wandb.*\[logging\]'):
         check_log_to(['file', 'wandb'])
     check_log_to(['file'])

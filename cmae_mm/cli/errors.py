@@ -109,8 +109,8 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
         known += registry.module_dict
         registry = registry.parent
     hint = suggest(name.split('.')[-1], known) or (
-        '; name the module of your own class in custom_imports')
-    return f'type: there is no {name!r}{hint}'
+        '; for a class of your own, add its module to custom_imports')
+    return f'type={name!r} is not registered{hint}'
 
 
 def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
@@ -130,7 +130,7 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
 
 
 def _values_of(error: BaseException, name: str) -> Dict[str, Any]:
-    """Return the variables of mmengine's innermost function with such one."""
+    """Return the variables of mmengine's innermost frame that has this one."""
     found: Dict[str, Any] = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if name in frame.f_locals and (

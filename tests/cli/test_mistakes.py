@@ -57,13 +57,13 @@ MISTAKES = {
         'MomentumTarget has no argument .momentun.; did you mean .momentum.'),
     'a misspelt type': (
         options('model.backbone.type=CMAEVit'),
-        'type: there is no .CMAEVit.; did you mean .CMAEViT.'),
+        'type=.CMAEVit. is not registered; did you mean .CMAEViT.'),
     'a misspelt hook': (
         options('custom_hooks.1.type=TargetUpdatHook'),
-        'no .TargetUpdatHook.; did you mean .TargetUpdateHook.'),
+        'type=.TargetUpdatHook. is not .*did you mean .TargetUpdateHook.'),
     'an unknown optimizer': (
         options('optim_wrapper.optimizer.type=AdamWW'),
-        'no .AdamWW.; did you mean .AdamW.'),
+        'type=.AdamWW. is not .*did you mean .AdamW.'),
     'a learning rate in words': (
         options('optim_wrapper.optimizer.lr=fast'),
         'optimizer.lr must be a number above 0, but got .fast.'),

@@ -14,7 +14,7 @@ from .hooks import (
     TransferCheckHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
-from .optimizers import (
+from .optim_wrapper import (
     AutoAmpOptimWrapper,
     BackboneLayerDecayConstructor,
     GroupedOptimWrapperConstructor,

@@ -42,7 +42,7 @@ from .hooks.checkpoint_hook import WRITER
 from .hooks.preemption_hook import shield_workers
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable, validation_pending
-from .optimizers import skipping_steps
+from .optim_wrapper import skipping_steps
 from .sharding import (
     check_can_shard,
     load_model_state,

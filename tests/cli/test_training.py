@@ -131,10 +131,10 @@ def test_resuming_matches_an_uninterrupted_run(image_root, tmp_path):
 def test_without_accelerator_trains_in_float32_and_logs(monkeypatch):
     said = []
     monkeypatch.setattr(
-        'cmae_mm.engine.optimizers.optim_wrapper.has_accelerator',
+        'cmae_mm.engine.optim_wrapper.has_accelerator',
         lambda: False)
     monkeypatch.setattr(
-        'cmae_mm.engine.optimizers.optim_wrapper.print_log',
+        'cmae_mm.engine.optim_wrapper.print_log',
         lambda text, **kwargs: said.append(text))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     wrapper = AutoAmpOptimWrapper(optimizer=optimizer, dtype='bfloat16')

@@ -7,7 +7,7 @@ from helpers import needs_torch
 from torch.optim import SGD, Adam, AdamW
 
 from cmae_mm.engine import AutoAmpOptimWrapper
-from cmae_mm.engine.optimizers.optim_wrapper import use_fused
+from cmae_mm.engine.optim_wrapper import use_fused
 
 pytestmark = needs_torch(2, 4, 'a fused kernel on a CPU')
 

@@ -17,8 +17,7 @@ from ...datasets.transforms.loading import BrokenImagesError, LoadImageOrSkip
 from ...models import CMAE
 from ..device import unwrapped_model
 from ..loops import index_sampler
-from .step_hooks import StepSeedHook
-from .target_update_hook import TargetUpdateHook
+from .step_hooks import StepSeedHook, TargetUpdateHook
 
 
 def check_loader(loader: DataLoader) -> List[int]:

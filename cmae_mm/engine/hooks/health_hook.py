@@ -20,7 +20,7 @@ from ...models import CMAE
 from ...models.utils import is_sharded, keep_step_hooks
 from ..device import host_memory_mb, unwrapped_model
 from ..loops import at_optimizer_step
-from ..optimizers.step_guard import grad_norm, part_norms
+from ..optim_wrapper import grad_norm, part_norms
 
 # The features that are measured.
 ONLINE, TARGET = 'online', 'target'

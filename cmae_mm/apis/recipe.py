@@ -317,29 +317,28 @@ def _keys(value: Any) -> List[str]:
 
 def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
                rule: SizeRule, scaling: str) -> str:
-    """Say which config was made, in a few lines."""
+    """Describe the config in a few lines."""
     steps, epochs = facts['steps_per_epoch'], facts['epochs']
     images = source.describe()
     stats = cfg.get('image_stats')
     if stats is not None:
         images += (f'; {stats["channels"]} channel(s) of {stats["dtype"]} '
-                   f'after {encode_name(stats["file"])}')
+                   f'according to {encode_name(stats["file"])}')
     start = cfg.model.backbone.get('init_cfg')
     return '\n'.join([
-        f'CMAE, {facts["model"]}, after the config {facts["base"]}',
+        f'CMAE, {facts["model"]}, from the config {facts["base"]}',
         f'images         {images}',
         *([f'views          {words_of(cfg.model.backbone.img_size)} pixels']
           if isinstance(cfg.model.backbone.img_size, (list, tuple)) else []),
-        *([f'start          the encoder of {encode_name(start["checkpoint"])}']
+        *([f'start          encoder of {encode_name(start["checkpoint"])}']
           if is_pretrained(start) else []),
         f'recipe         {rule.name}, for {rule.reason}; --recipe chooses',
         f'batch          {facts["batch_size"]} on {facts["processes"]} '
         f'process(es): {steps:,} steps an epoch',
-        f'epochs         {epochs:,}, of these '
-        f'{facts["warm_up_epochs"]:g} of warm-up: {epochs * steps:,} steps',
+        f'epochs         {epochs:,}, with {facts["warm_up_epochs"]:g} of '
+        f'warm-up: {epochs * steps:,} steps',
         f'learning rate  {facts["learning_rate"]:.4g}{scaling}',
         f'checkpoints    every {cfg.default_hooks.checkpoint.interval} '
         'epoch(s)',
-        f'folder         {encode_name(facts["out"])}, with this config as '
-        f'{CONFIG_NAME}',
+        f'folder         {encode_name(facts["out"])}, config in {CONFIG_NAME}',
     ])

@@ -512,7 +512,7 @@ class ShardedRunner(ResumableRunner):
             raise ValueError(
                 "ShardedRunner takes strategy=dict(type='FullyShardStrategy') "
                 'with reshard_after_forward=True or False, but the config has '
-                f'{strategy}; remove what is not one of these')
+                f'{strategy}; remove all other settings')
         if cfg.get('compile'):
             raise ValueError(
                 'ShardedRunner does not support compile; remove the setting, '

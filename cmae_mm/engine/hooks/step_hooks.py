@@ -177,7 +177,7 @@ class TargetUpdateHook(Hook):
         \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
 
     A resumed run continues the cosine schedule; a run that starts from loaded
-    weights starts it anew.
+    weights restarts it.
 
     The update is a hook of the optimizer, see ``MomentumTarget.follow``: it is
     skipped while gradients accumulate and when the loss scaler skips a step.

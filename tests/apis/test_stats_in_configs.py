@@ -181,7 +181,7 @@ def test_pretrain_takes_it_as_an_argument(photos, tmp_path):
         cfg, summary, facts = plan_pretraining(photos, model, stats=path)
         assert facts['base'] == base
         assert cfg.model.backbone.in_channels == 4
-        assert f'4 channel(s) of uint16 after {path}' in summary
+        assert f'4 channel(s) of uint16 according to {path}' in summary
     path, stats = stats_file(tmp_path, 3, 'uint8')
     cfg, _, facts = plan_pretraining(photos, 'mini', stats=path)
     assert facts['base'] == 'quickstart/cmae_vit-mini_tiles'

@@ -13,7 +13,7 @@ from ..dependencies import cpu_count
 from ..progress import describe_seconds
 from .device import host_memory_mb, unwrapped_model
 from .hooks.evaluation_hooks import keep_generators
-from .optimizers import skipping_steps
+from .optim_wrapper import skipping_steps
 from .training_step import TrainingStep
 
 # Steps that are measured, after one that is not.

@@ -82,7 +82,19 @@ def choose_by_size(images: int, recipe: Optional[str] = None) -> SizeRule:
       normalises gradients.
     - Epochs: the config's, but at least 5,000 steps.
 
-    TABLE
+    Measured on 5,000 images of 64 pixels, 400 steps, one seed
+    (``docs/results.md``):
+
+    ============================  ====  ======  =========
+    percent                       k-NN  linear  10 labels
+    ============================  ====  ======  =========
+    random weights                10.6  16.3     8.2
+    this rule: 64, rate 1.4e-3    12.4  19.8    11.1
+    the paper's rate and momentum 11.3  16.6     8.9
+    ============================  ====  ======  =========
+
+    On 10,000 images of CIFAR-10 as many images in batches of 64 instead of
+    256 gained 3.6 in k-NN.
 
     Args:
         images (int): Number of images.
@@ -91,11 +103,13 @@ def choose_by_size(images: int, recipe: Optional[str] = None) -> SizeRule:
     Returns:
         SizeRule: The settings.
     """
-    given = f'{images:,} images' if recipe is None else 'as chosen'
-    if (recipe or ('small' if images < _FEW_IMAGES else 'paper')) == 'paper':
-        return SizeRule('paper', None, 0, given)
+    few = images < _FEW_IMAGES
+    reason = 'as --recipe says' if recipe else (
+        f'{"fewer than" if few else "at least"} {_FEW_IMAGES:,} images')
+    if (recipe or ('small' if few else 'paper')) == 'paper':
+        return SizeRule('paper', None, 0, reason)
     batch_size = 2**int(math.log2(min(max(images / 100, 64), 256)))
-    return SizeRule('small', batch_size, 5_000, given)
+    return SizeRule('small', batch_size, 5_000, reason)
 
 
 class Plan(NamedTuple):
@@ -162,10 +176,9 @@ def plan_pretraining(data: PathLike,
     rule = choose_by_size(images, recipe)
     most_workers = cfg.train_dataloader.num_workers
     if batch_size is None:
-        most = cfg.train_dataloader.batch_size
-        if rule.batch_size is not None:
-            most = min(most, rule.batch_size // processes)
-        batch_size = _choose_batch(most, model, images, processes)
+        batch_size = _choose_batch(
+            cfg.train_dataloader.batch_size, model, images, processes,
+            rule.batch_size)
     steps = math.ceil(images / processes) // batch_size
     if steps < 1:
         raise ArgumentError(
@@ -249,8 +262,8 @@ def _open(root: Path) -> ImageSource:
         raise ArgumentError(str(error)) from error
 
 
-def _choose_batch(recipe: int, model: str, images: int,
-                  processes: int) -> int:
+def _choose_batch(recipe: int, model: str, images: int, processes: int,
+                  most_of_all: Optional[int]) -> int:
     """Choose a batch that fits into memory, and often into the images."""
     if not has_accelerator():
         most = recipe if model == 'mini' else _CPU_BATCH
@@ -260,6 +273,8 @@ def _choose_batch(recipe: int, model: str, images: int,
     else:
         most = recipe
     most = min(most, images // (processes * _LEAST_STEPS))
+    if most_of_all is not None:
+        most = min(most, most_of_all // processes)
     # a power of two, and at least 2: contrast needs a negative
     return 2**int(math.log2(max(most, 2)))
 
@@ -332,7 +347,7 @@ def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
           if isinstance(cfg.model.backbone.img_size, (list, tuple)) else []),
         *([f'start          encoder of {encode_name(start["checkpoint"])}']
           if is_pretrained(start) else []),
-        f'recipe         {rule.name}, for {rule.reason}; --recipe chooses',
+        f'recipe         {rule.name}: {rule.reason}',
         f'batch          {facts["batch_size"]} on {facts["processes"]} '
         f'process(es): {steps:,} steps an epoch',
         f'epochs         {epochs:,}, with {facts["warm_up_epochs"]:g} of '

@@ -132,8 +132,20 @@ def test_the_recipe_for_few_images(photos):
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate)
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=4)
     assert facts['epochs'] == 2500  # 5,000 steps
-    assert 'recipe         small, for 8 images; --recipe chooses' in summary
+    assert 'recipe         small: fewer than 100,000 images' in summary
     assert '0.0024 for a batch of 4096 scaled to 4 by the square' in summary
+
+
+def test_the_batch_for_few_images_is_that_of_all_processes(tmp_path):
+    write_images(tmp_path, 1, size=16)
+    first, = tmp_path.iterdir()
+    for number in range(600):
+        os.link(first, tmp_path / f'{number}{first.suffix}')
+    for processes, batch_size in ((1, 64), (8, 8), (64, 2)):
+        facts = plan_pretraining(tmp_path, 'mini', processes=processes).facts
+        assert facts['batch_size'] == batch_size
+        assert facts['learning_rate'] == pytest.approx(
+            2e-3 * math.sqrt(batch_size * processes / 128))
 
 
 def test_given_learning_rate_is_not_scaled(photos):

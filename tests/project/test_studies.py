@@ -1,13 +1,19 @@
 """The packaged studies."""
+import csv
+import math
+import statistics
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import ROOT, write_images
 from mmengine.dataset import default_collate
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, MODELS
 
+from cmae_mm.apis.recipe import MODELS as MODELS_OF_PRETRAIN
+from cmae_mm.apis.recipe import choose_by_size
 from cmae_mm.apis.study import read_study
 from cmae_mm.config import load_config
 
@@ -62,3 +68,30 @@ def test_code_on_the_page_parses(tmp_path):
     (tmp_path / 'shown.yaml').write_text(shown)
     study = read_study(str(tmp_path / 'shown.yaml'), tmp_path)
     assert len(study.runs) == 3 * len(study.names) == 15
+
+
+def test_the_rule_for_few_images_is_what_the_table_says():
+    """Of batches and rates in studies/small.csv, the rule's is the best."""
+    rows = {row['run']: row for row in csv.DictReader(
+        (ROOT / 'studies/small.csv').read_text().splitlines())
+        if row['seed'] == '0'}
+    columns = ('knn', 'linear', 'low-shot 10')
+
+    def mean(name):
+        return statistics.mean(float(rows[name][c]) for c in columns)
+
+    study = yaml.safe_load((ROOT / 'studies/small.yaml').read_text())
+    cfg = load_config(study['config'])
+    rule = choose_by_size(5_000)
+    assert rule.name == 'small' and study['runs']['CMAE'] == {}
+    assert cfg.train_dataloader.batch_size == rule.batch_size
+    mini = load_config(MODELS_OF_PRETRAIN['mini'])
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(
+        mini.optim_wrapper.optimizer.lr * math.sqrt(
+            rule.batch_size / mini.auto_scale_lr.base_batch_size), rel=0.02)
+    # The spread: the 95 % interval of a row.
+    others = [name for name in rows if name.startswith(('batch', 'rate'))]
+    assert others and all(mean('CMAE') > mean(name) - 1.3 for name in others)
+    paper = "the paper's rate and momentum"
+    assert all(float(rows['CMAE'][c]) > float(rows[paper][c])
+               for c in columns)

@@ -104,7 +104,9 @@ def test_the_command_has_both_options(photos, dino):
     args = build_parser().parse_args(
         ['pretrain', str(photos), '--init', str(dino[0]), '--stats', 's.json'])
     assert (args.init, args.stats) == (str(dino[0]), 's.json')
-    cfg = plan_pretraining(photos, 'vit-s', init=dino[0], cfg_options={
-        'model.backbone.init_cfg.encoder': 'target'}).cfg
+    cfg, _, facts = plan_pretraining(
+        photos, 'vit-s', init=dino[0], batch_size=2, cfg_options={
+            'model.backbone.init_cfg.encoder': 'target'})
+    assert facts['learning_rate'] == pytest.approx(2.4e-3 * 2 / 4096)
     assert cfg.model.backbone.init_cfg == dict(
         type='Pretrained', checkpoint=str(dino[0]), encoder='target')

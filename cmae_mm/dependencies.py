@@ -113,6 +113,17 @@ def ops_command() -> str:
     return f'bash {script if in_clone() else packaged_root() / script}'
 
 
+def missing_ops() -> str:
+    """Describe why mmcv's operators cannot be imported, '' if they can."""
+    try:
+        importlib.import_module('mmcv.ops')
+    except ModuleNotFoundError:
+        return 'not compiled'
+    except ImportError:  # an undefined symbol
+        return 'compiled for another version of torch'
+    return ''
+
+
 def require_dense(name: str, extra: str) -> None:
     """Check that the libraries for detection or segmentation are installed.
 
@@ -121,15 +132,13 @@ def require_dense(name: str, extra: str) -> None:
         extra (str): The extra of setup.cfg that installs it.
 
     Raises:
-        MissingLibrary: If it is missing, or mmcv has no compiled operators.
+        MissingLibrary: If it is missing, or mmcv's operators are.
     """
-    try:
-        importlib.import_module('mmcv.ops')
-    except ImportError as error:
+    missing = missing_ops()
+    if missing:
         raise MissingLibrary(
-            f'{name} needs mmcv with its compiled operators, and the one '
-            f'installed has none: install it with `{ops_command()}`.'
-        ) from error
+            f"{name} needs mmcv's operators, and the installed ones are "
+            f'{missing}: install them with `{ops_command()}`.')
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-from ..dependencies import REQUIREMENTS, cpu_count, ops_command
+from ..dependencies import REQUIREMENTS, cpu_count, missing_ops, ops_command
 from ..packaged import (
     dense_command,
     framework_command,
@@ -125,12 +125,9 @@ def _collect_environment() -> Dict[str, str]:
         cmae_mm.register()
         from mmengine.utils.dl_utils import collect_env
         found = {name: str(value) for name, value in collect_env().items()}
-        operators = 'compiled'
-        try:
-            import mmcv.ops  # noqa: F401
-        except ImportError:
-            operators = ('not compiled; for detection and segmentation: '
-                         + ops_command())
+        missing = missing_ops()
+    operators = (f'{missing}; for detection and segmentation: {ops_command()}'
+                 if missing else 'compiled')
     for name in ('PyTorch compiling details', 'numpy_random_seed'):
         found.pop(name, None)
     return dict(found, **{'mmcv operators': operators})

@@ -61,7 +61,8 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
     model.type = 'FasterRCNN'
     model.pop('_scope_', None)
     model.data_preprocessor.update(
-        mean=encoder['mean'], std=encoder['std'], pad_mask=False)
+        mean=encoder['mean'], std=encoder['std'], pad_mask=False,
+        pad_size_divisor=size)
     model.backbone.update(
         img_size=size, patch_size=patch, init_cfg=backbone['init_cfg'],
         frozen_stages=depth if run.frozen else -1, arch=dict(

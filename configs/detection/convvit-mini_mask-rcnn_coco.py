@@ -10,6 +10,7 @@ _base_ = [
 ]
 
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         _delete_=True,
         type='mmpretrain.TransferConvViTDet',

@@ -17,6 +17,7 @@ data_root = '{{$DATA_ROOT:data/coco_mini}}'
 image_size = (256, 256)
 
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=256),
     backbone=dict(
         arch=dict(
             _delete_=True, global_attn_indexes=[1, 3], **_base_.vit_mini_96),
@@ -58,7 +59,6 @@ train_pipeline[6].min_gt_bbox_wh = (4, 4)  # FilterAnnotations
 train_pipeline[7].size = image_size  # Pad
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = image_size  # Resize
-test_pipeline[2].size = image_size  # Pad
 train_dataloader = dict(
     num_workers=1,
     dataset=dict(

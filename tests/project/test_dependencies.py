@@ -8,9 +8,11 @@ from helpers import ROOT
 
 from cmae_mm import packaged
 from cmae_mm.dependencies import (
+    MissingLibrary,
     check_dependencies,
     check_transformers,
     cpu_count,
+    require_dense,
 )
 
 GOOD = dict(torch='2.12.1+cu130', mmengine='0.10.12', mmcv='2.3.6',
@@ -160,6 +162,22 @@ def test_missing_dense_libraries_end_in_one_sentence(
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith('cmae train: ') and command in last, done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_operators_for_another_torch_are_named(monkeypatch):
+    """Of an mmcv that stayed while torch was replaced."""
+    class Unfit:
+        def find_spec(self, name, path=None, target=None):
+            if name == 'mmcv._ext':
+                raise ImportError('_ext.so: undefined symbol: _ZN2at4_ops')
+
+    for name in [n for n in sys.modules if n.startswith('mmcv.ops')]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
+    monkeypatch.setattr(sys, 'meta_path', [Unfit(), *sys.meta_path])
+    with pytest.raises(MissingLibrary, match='compiled for another version '
+                       'of torch: install them with `bash tools/install_ops'):
+        require_dense('mmdet', 'det')
 
 
 @pytest.mark.parametrize('installed,framework,dense', [

@@ -5,6 +5,7 @@
 # TransferConvViTDet accepts.
 _base_ = './mask-rcnn_vitdet-b.py'
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         _delete_=True,
         type='mmpretrain.TransferConvViTDet',

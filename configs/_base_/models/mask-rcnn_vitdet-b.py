@@ -7,6 +7,7 @@ _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=1024),
     backbone=dict(
         _delete_=True,
         type='mmpretrain.TransferViTDet',

@@ -14,6 +14,7 @@ from typing import (
 )
 
 from ..dependencies import require_dense
+from ..image_size import to_pair, to_size, words_of
 from ..packaged import find_checkpoint
 from .arguments import (
     RANDOM,
@@ -21,6 +22,7 @@ from .arguments import (
     CheckpointOrRandom,
     Count,
     Data,
+    ImgSize,
     Launcher,
     Output,
     OutputFolder,
@@ -63,7 +65,7 @@ def finetune(data: Data,
              seed: Count = 0,
              epochs: Optional[Size] = None,
              batch_size: Optional[Size] = None,
-             img_size: Optional[Size] = None,
+             img_size: ImgSize = None,
              num_workers: Optional[Count] = None,
              model: str = 'vit-s',
              decoder: Literal['small', 'large'] = 'small',
@@ -107,7 +109,6 @@ def finetune(data: Data,
         epochs: Number of epochs. Defaults to the recipe's.
         batch_size: Images in a batch of all processes. Defaults to the
             recipe's.
-        img_size: Side of the images in pixels. Defaults to the checkpoint's.
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
         model: For random weights: a model as `cmae pretrain --model` takes
@@ -143,6 +144,12 @@ def finetune(data: Data,
     is_dense = task in ('segment', 'detect')
     encoder = find_encoder(
         checkpoint, model, None if task == 'detect' else img_size, stats)
+    size: Any = img_size if task == 'detect' and img_size else (
+        encoder['backbone']['img_size'])
+    if is_dense and not isinstance(size, int):
+        raise ArgumentError(
+            f'the task {task} needs square images, but got '
+            f'{words_of(size)}; give their side, img_size (--img-size)')
     images = encoder['images']
     make: Callable[..., Any]
     if task == 'detect':
@@ -150,7 +157,7 @@ def finetune(data: Data,
         from ..finetuning.boxes import read_boxes
         from ..finetuning.detector import make_config as make_detector
         found = read_boxes(data, val, labels_per_class, seed, images)
-        make = partial(make_detector, img_size=img_size)
+        make = partial(make_detector, img_size=size if img_size else None)
         batch_size = batch_size or 4
     elif task == 'segment':
         require_dense('mmseg', extra='seg')
@@ -183,7 +190,7 @@ def finetune(data: Data,
     return Finetuned(best, folder / CONFIG_NAME, folder, metrics)
 
 
-def find_encoder(checkpoint: PathLike, model: str, img_size: Optional[int],
+def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
                  stats: Optional[PathLike]) -> Dict[str, Any]:
     """Find the encoder's config, and how its images are prepared.
 
@@ -249,7 +256,7 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: Optional[int],
         type='Pretrained', checkpoint=RANDOM if checkpoint == RANDOM else
         os.path.abspath(Path(checkpoint).expanduser())))
     if img_size:
-        backbone['img_size'] = img_size
+        backbone['img_size'] = to_size(to_pair(img_size))
     with torch.device('meta'):
         module = REGISTRY.build(backbone)
     if checkpoint != RANDOM:  # before anything is written

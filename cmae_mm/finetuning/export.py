@@ -7,6 +7,7 @@ from torch import Tensor
 from ..checkpoints import CheckpointError, export_classifier
 from ..checkpoints.onnx_export import write_onnx
 from ..files import PathLike
+from ..image_size import to_pair
 from .model import FinishedModel, load_model
 
 _OUTPUTS = dict(classify='softmax', multilabel='sigmoid of each class',
@@ -26,8 +27,8 @@ def export_model(folder: PathLike, out: PathLike,
     def images(count: int) -> Tensor:
         preprocessor = model.model.data_preprocessor
         generator = torch.Generator().manual_seed(count)
-        noise = torch.randn(count, model.in_channels, model.img_size,
-                            model.img_size, generator=generator)
+        noise = torch.randn(count, model.in_channels,
+                            *to_pair(model.img_size), generator=generator)
         return noise * preprocessor.std + preprocessor.mean
 
     difference = write_onnx(model, images, out, dict(
@@ -65,6 +66,6 @@ def export_folder(folder: PathLike, out: PathLike, to: str) -> None:
 
 
 def _short_side(model: FinishedModel) -> Any:
-    """Return the length that the short side of an image is resized to."""
-    return next((t['scale'] for t in model.pipeline
+    """Return the short side of the size that images are resized to cover."""
+    return next((min(to_pair(t['scale'])) for t in model.pipeline
                  if t['type'] == 'ResizeImage'), None)

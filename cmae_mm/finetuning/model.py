@@ -35,6 +35,7 @@ from ..datasets.source import open_source, read_record
 from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
 from ..files import PathLike, write_file
+from ..image_size import to_size
 from ..plain_config import (
     MODEL_TYPES,
     PlainConfigError,
@@ -80,7 +81,8 @@ class FinishedModel(nn.Module):
         task (str): 'classify', 'multilabel', 'segment' or 'detect'.
         classes (List[str]): Names of the classes.
         count (int): Number of outputs of the head.
-        img_size (int): Side of the encoder's images in pixels.
+        img_size (int | Tuple[int, int]): Side of the encoder's images in
+            pixels, or (height, width).
         in_channels (int): Number of channels.
         images (Dict[str, Any]): How images are decoded, arguments of
             ``LoadImage``.
@@ -117,7 +119,7 @@ class FinishedModel(nn.Module):
         self.model = model
         self.classes: List[str] = []
         self.count: int = 0
-        self.img_size: int = model.backbone.img_size[0]
+        self.img_size: Any = to_size(model.backbone.img_size)
         self.in_channels = len(model.data_preprocessor.mean)
         self.pipeline = [dict(t) for t in pipeline]
         self.images = {k: v for k, v in pipeline[0].items()
@@ -127,7 +129,7 @@ class FinishedModel(nn.Module):
                             if t['type'] != 'LoadAnnotations']
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise images, (N, C, S, S), colours as RGB in 0 to 255."""
+        """Normalise images, (N, C, H, W), colours as RGB in 0 to 255."""
         preprocessor = self.model.data_preprocessor
         return (images.float() - preprocessor.mean) / preprocessor.std
 

@@ -16,6 +16,7 @@ from ..engine.device import adapt_to_device
 from ..engine.estimate import estimate_training
 from ..engine.work_dir import MARK, is_first_process, work_dir_lock
 from ..files import write_file
+from ..image_size import words_of
 from ..plain_config import format_config
 from .data import LabelledData
 from .model import BEST_NAME, CONFIG_NAME
@@ -37,7 +38,7 @@ def describe(encoder: Mapping[str, Any], data: LabelledData,
         'encoder',
         f'encoder        {backbone["init_cfg"]["checkpoint"]}: '
         f'{encoder["depth"]} layers of width {encoder["width"]}, images of '
-        f'{backbone["img_size"]} pixels',
+        f'{words_of(backbone["img_size"])} pixels',
         *data.describe(),
         f'recipe         {recipe.reason}: {recipe.epochs} epochs of batch '
         f'{recipe.batch_size}, {rate}, {", ".join(views)}']

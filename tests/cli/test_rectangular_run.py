@@ -63,15 +63,21 @@ def test_from_pretraining_to_onnx(scans):
         ['export', config, *MODEL, 'encoder.onnx', '--to', 'onnx'],
         ['export', config, *MODEL, 'small.safetensors', '--to', 'mmpretrain',
          '--img-size', '16', '64'],
+        ['finetune', 'scans', *MODEL, '--epochs', '1', '--out', 'tuned',
+         *work],
+        ['predict', 'tuned', 'scans/val/rising', '--out', 'predicted.csv'],
+        ['export', 'tuned', 'tuned.onnx'],
+        ['finetune', 'scans', *MODEL, '--task', 'segment', *work],
         ['pretrain', 'scans', '--model', 'mini', '--img-size', '32', '90'],
         ['pretrain', 'scans', '--model', 'mini', '--img-size', '32', '72'],
         ['knn', 'scans', *MODEL, '--img-size', '32', '90'],
         ['knn', 'scans', *MODEL, '--img-size', '32', '96', '3'],
     ]
     results = run_commands(*lines, cwd=scans)
-    for line, (code, output) in zip(lines[:-4], results):
+    for line, (code, output) in zip(lines[:-5], results):
         assert code == 0, (line, output[-3000:])
-    for (code, output), said in zip(results[-4:], (
+    for (code, output), said in zip(results[-5:], (
+            'the task segment needs square images, but got 32x96',
             'patch_size=8 does not divide img_size=32x90; choose an image',
             'mask_block=2 does not divide the 4x9 grid of patches',
             'patch_size=8 does not divide img_size=32x90',
@@ -102,6 +108,13 @@ def test_from_pretraining_to_onnx(scans):
         session.run(['features'], dict(images=pixels))[0], expected, atol=1e-4)
     assert cmae_mm.load_encoder(
         scans / 'small.safetensors').img_size == (16, 64)
+    tuned = cmae_mm.load_model(scans / 'tuned')
+    assert tuned.img_size == (32, 96)
+    session = onnxruntime.InferenceSession(str(scans / 'tuned.onnx'))
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            session.run(None, dict(images=pixels))[0],
+            tuned(torch.from_numpy(pixels)), atol=1e-4)
     # pictures have the aspect of the views
     for name, columns in (('views', 4), ('reconstruction', 4),
                           ('attention', 2), ('features', 2)):
@@ -122,6 +135,8 @@ def test_crops_of_evaluation(size, shape):
     # the part of the image that is seen, by Pillow's coordinates
     scale = max(height * 8 / 7 / shape[0], width * 8 / 7 / shape[1])
     seen = height / scale / shape[0], width / scale / shape[1]
-    for channel, part in zip(found[:2], seen):
+    for channel, part, side in zip(found[:2], seen, (height, width)):
         low, high = (125 * (1 - part), 125 * (1 + part))
-        assert abs(channel.min() - low) < 9 and abs(channel.max() - high) < 9
+        pixels = 2 * 250 * part / side  # two of them
+        assert abs(channel.min() - low) < pixels
+        assert abs(channel.max() - high) < pixels

@@ -86,7 +86,7 @@ class PretrainedEncoder(nn.Module):
                  ) -> None:
         super().__init__()
         check_choice('pool', pool, ('mean', 'cls', 'patch'))
-        if pool == 'cls' and not backbone.with_cls_token:
+        if pool == 'cls' and not backbone.num_class_tokens:
             raise CheckpointError(
                 'the class token takes no part in this encoder (a hybrid one '
                 "has none, a target may leave it out); take pool='mean'")

@@ -61,7 +61,8 @@ def encoder_facts(model: nn.Module,
     facts: Dict[str, Any] = dict(num_heads=int(settings['num_heads']))
     if norm_eps(model.backbone) != NORM_EPS:
         facts['norm_eps'] = norm_eps(model.backbone)
-    classes = getattr(model.backbone, 'num_class_tokens', 1)
+    classes = 1 if getattr(model.backbone, 'cls_token', None) is None else (
+        getattr(model.backbone, 'num_class_tokens', 1))
     if classes != 1:
         facts['num_class_tokens'] = classes
     facts |= _rectangle(
@@ -231,8 +232,8 @@ _ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
         and all(map(_is_list, v)) and all(a < b for a, b in zip(*v)),
         'a number for black and a greater one for white for each channel'),
     images=(lambda v: isinstance(v, Mapping), 'a dict of settings'),
-    num_class_tokens=(lambda v: type(v) is int and 1 <= v <= 16,
-                      'a whole number from 1 to 16'),
+    num_class_tokens=(lambda v: type(v) is int and 0 <= v <= 16,
+                      'a whole number from 0 to 16'),
     img_size=(lambda v: isinstance(v, (list, tuple)) and len(v) == 2
               and all(type(side) is int and side > 0 for side in v),
               'height and width in pixels'),

@@ -52,10 +52,10 @@ def _state_for(model: nn.Module, to: str, encoder: str,
     state['pos_embed'] = resample_pos_embed(
         state['pos_embed'], grid, vit.num_extra_tokens, vit.patch_resolution)
     _check_kind(is_hybrid(state), to)
-    if to.startswith('hf') and vit.num_extra_tokens > 1:
+    if to.startswith('hf') and vit.num_extra_tokens != 1:
         raise CheckpointError(
-            'an encoder with register tokens is exported to timm or '
-            f'mmpretrain, but got {to}')
+            'an encoder with register tokens, or without one class token, is '
+            f'exported to timm or mmpretrain, but got {to}')
     if to == 'hf_vitmae' and grid[0] != grid[1]:
         raise CheckpointError(
             "transformers' ViTMAE takes square images alone; export this "
@@ -234,10 +234,11 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
             path, layouts.rename(state, layouts.TIMM_CLASSIFIER), vit, meta,
             pretrained_cfg(facts[KEY], size, channels, classes, short_side))
         return
-    if vit.final_norm or vit.num_extra_tokens > 1:
+    if vit.final_norm or vit.num_extra_tokens != 1:
         raise CheckpointError(
             'transformers has no classifier that normalises patch tokens '
-            'before and after their mean, or has registers; export it to timm')
+            'before and after their mean, or does not have one class token; '
+            'export it to timm')
     config = hf_config(
         vit, 'beit', 'BeitForImageClassification', size,
         use_absolute_position_embeddings=True, use_mean_pooling=True,
@@ -342,7 +343,8 @@ def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
         Dict[str, Any]: Plain values.
     """
     arch, count = vit.arch_settings, cfg['num_classes']
-    registers = vit.num_extra_tokens - 1
+    extra = vit.num_extra_tokens
+    registers = max(extra - 1, 0)
     model_args = dict(
         img_size=to_size(cfg['input_size'][1:]), in_chans=cfg['input_size'][0],
         patch_size=vit.patch_embed.projection.kernel_size[0],
@@ -350,8 +352,10 @@ def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
         num_heads=arch['num_heads'],
         mlp_ratio=arch['feedforward_channels'] / vit.embed_dims,
         global_pool='avg' if count else 'token', reg_tokens=registers,
-        no_embed_class=registers > 0,
+        no_embed_class=registers > 0, class_token=extra > 0,
         final_norm=vit.final_norm or count > 0)
+    if not extra and not count:
+        model_args.update(global_pool='avg', fc_norm=False)
     # any plain name: model_args define all sizes
     return dict(architecture='vit_base_patch16_224', num_classes=count,
                 num_features=vit.embed_dims, model_args=model_args,

@@ -265,9 +265,9 @@ def with_zero_positions(positions: torch.Tensor, count: int = 1,
 
 
 def count_extra(state: StateDict) -> int:
-    """Count an encoder's class token and registers."""
+    """Count an encoder's class tokens and registers."""
     tokens = state.get('cls_token')
-    return tokens.shape[1] if tokens is not None and tokens.dim() == 3 else 1
+    return tokens.shape[1] if tokens is not None and tokens.dim() == 3 else 0
 
 
 def match_registers(state: StateDict, expected: StateDict

@@ -188,7 +188,7 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
     # class tokens and registers
     has_token = 'cls_token' in state
-    num_extra = layouts.count_extra(state) if has_token else 0
+    num_extra = layouts.count_extra(state)
     grid, size = _find_sizes(
         positions[1], num_extra, math.prod(sizes.patches), img_size,
         grid_of(state, facts))
@@ -215,7 +215,7 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
         settings.update(patch_size=sizes.patches[0])
         if not has_token:
             settings.update(with_cls_token=False)
-        if num_extra > 1:
+        if num_extra > 1 or has_token and not facts['num_class_tokens']:
             classes = min(facts['num_class_tokens'], num_extra)
             settings.update(num_class_tokens=classes,
                             num_registers=num_extra - classes)

@@ -42,7 +42,7 @@ class DeployedEncoder(nn.Module):
         super().__init__()
         self.encoder: Any = encoder
         self.names: List[str] = ['features', 'patch_tokens']
-        if self.encoder.backbone.num_extra_tokens:
+        if self.encoder.backbone.num_class_tokens:
             self.names.append('cls_token')
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:

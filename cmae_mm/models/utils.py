@@ -108,20 +108,21 @@ def set_extra_tokens(encoder: Any, num_class_tokens: int,
     Raises:
         ValueError: If a number is out of range.
     """
-    for name, value, least, most in (
-            ('num_class_tokens', num_class_tokens, 1, 16),
-            ('num_registers', num_registers, 0, 16)):
-        if not isinstance(value, int) or not least <= value <= most:
+    for name, value in (('num_class_tokens', num_class_tokens),
+                        ('num_registers', num_registers)):
+        if not isinstance(value, int) or not 0 <= value <= 16:
             raise ValueError(
-                f'backbone.{name} must be a whole number from {least} to '
-                f'{most}, but got {value!r}')
+                f'backbone.{name} must be a whole number from 0 to 16, but '
+                f'got {value!r}')
     encoder.num_class_tokens = num_class_tokens
     encoder.num_extra_tokens = num_class_tokens + num_registers
 
 
 def add_extra_tokens(encoder: Any) -> None:
     """Widen the class token for all extra tokens, to (1, K, D)."""
-    if encoder.with_cls_token and encoder.num_extra_tokens > 1:
+    if not encoder.with_cls_token:
+        encoder.num_class_tokens = 0
+    elif encoder.num_extra_tokens > 1:
         encoder.cls_token = nn.Parameter(encoder.cls_token.new_zeros(
             1, encoder.num_extra_tokens, encoder.embed_dims))
 

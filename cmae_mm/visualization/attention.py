@@ -35,7 +35,7 @@ def attention_maps(backbone: nn.Module,
         handle.remove()
     weights = attention_weights(attention, taken[0])
     extra = backbone.num_extra_tokens
-    asking = getattr(backbone, 'num_class_tokens', 1) if extra else None
+    asking = getattr(backbone, 'num_class_tokens', 1 if extra else 0) or None
     return weights[:, :, :asking, extra:].mean(dim=2)
 
 

@@ -228,18 +228,32 @@ def test_a_hybrid_encoder_and_its_target(tmp_path):
 
 
 @pytest.mark.parametrize('tokens', [
-    dict(num_class_tokens=8), dict(num_class_tokens=2, num_registers=3)])
+    dict(num_class_tokens=8), dict(num_class_tokens=2, num_registers=3),
+    dict(num_class_tokens=0), dict(num_class_tokens=0, num_registers=1)])
 def test_several_class_tokens_go_out_and_come_back(tokens, tmp_path):
     model = build(model_cfg(**{
         f'backbone.{k}': v for k, v in tokens.items()})).eval()
     images = torch.randn(2, 3, 32, 32)
     path = save(model, tmp_path / 'epoch_1.pth')
     export_encoder(model, str(tmp_path / 'a.safetensors'))
+    export_encoder(model, str(tmp_path / 'timm'), 'timm')
+    theirs = timm.create_model(f'local-dir:{tmp_path / "timm"}',
+                               pretrained=True).eval()
+    torch.testing.assert_close(
+        theirs.forward_features(images), model.extract_feat(images, 'none'),
+        atol=1e-5, rtol=0)
     for file in (path, tmp_path / 'a.safetensors'):
-        encoder = cmae_mm.load_encoder(file, pool='cls')
+        encoder = cmae_mm.load_encoder(file)
         torch.testing.assert_close(
-            encoder(images), model.extract_feat(images, 'cls'))
+            encoder.tokens(images), model.extract_feat(images, 'none'))
+        if tokens['num_class_tokens']:
+            torch.testing.assert_close(
+                encoder.pooled(encoder.tokens(images), 'cls'),
+                model.extract_feat(images, 'cls'))
+        else:
+            with pytest.raises(CheckpointError, match='no part in this'):
+                cmae_mm.load_encoder(file, pool='cls')
         module = MODELS.build(dict(
             type='TransferViT', arch=model_cfg().backbone.arch, img_size=32,
-            patch_size=4, **tokens))
+            patch_size=4, out_type='raw', **tokens))
         assert load_encoder_into(module, str(file)).fits

@@ -94,7 +94,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
         'mini': dict(
             embed_dims=[32, 64, 128], depths=[1, 1, 3], num_heads=4),
     }
-    num_extra_tokens = 0
+    num_extra_tokens = num_class_tokens = 0
     init_cfg: Any
     final_norm: bool
     layers: Any

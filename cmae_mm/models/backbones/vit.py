@@ -54,6 +54,7 @@ class TransferViT(PretrainedMixin, VisionTransformer):
                  **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
         set_extra_tokens(self, num_class_tokens, num_registers)
+        kwargs.setdefault('with_cls_token', self.num_extra_tokens > 0)
         super().__init__(arch=arch, **kwargs)
         add_extra_tokens(self)
         use_plain_drop_rates(self)

@@ -443,8 +443,9 @@ class CMAE(BaseSelfSupervisor):
             return tokens
         if pool == 'mean':
             return tokens[:, num_extra:].mean(dim=1)
-        if not num_extra:
+        classes = self.backbone.num_class_tokens
+        if not num_extra or not classes:
             raise ValueError(
                 f'the class token takes no part in the {encoder} encoder; use '
                 "pool='mean'")
-        return tokens[:, :self.backbone.num_class_tokens].mean(dim=1)
+        return tokens[:, :classes].mean(dim=1)

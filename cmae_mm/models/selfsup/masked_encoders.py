@@ -249,7 +249,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
         out_type (str): Output of ``forward`` without a mask, see
             ``VisionTransformer``. Defaults to 'raw', all tokens, class token
             first.
-        num_class_tokens (int): Number of class tokens, from 1 to 16; their
+        num_class_tokens (int): Number of class tokens, from 0 to 16; their
             mean is the feature of ``pool='cls'``. Defaults to 1.
         num_registers (int): Number of register tokens (arXiv 2309.16588),
             from 0 to 16. They follow the class tokens, also in ``cls_token``,
@@ -258,7 +258,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
             Xavier-uniform linear layers, LayerNorm at one. A
             ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
         **kwargs: Other arguments of ``VisionTransformer``, but for
-            ``with_cls_token``: there always is a class token.
+            ``with_cls_token``, for which there is ``num_class_tokens``.
 
     Raises:
         ValueError: If ``arch`` is not known, there are no channels or more
@@ -292,7 +292,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
             img_size=to_pair(img_size),
             patch_size=patch_size,
             out_type=out_type,
-            with_cls_token=True,
+            with_cls_token=self.num_extra_tokens > 0,
             init_cfg=MAE_INIT if init_cfg is None else init_cfg,
             **kwargs)
         add_extra_tokens(self)
@@ -334,6 +334,8 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
         positions = self.pos_embed[:, self.num_extra_tokens:]
         if ids_keep is not None:
             positions = positions[0][ids_keep]
+        if self.cls_token is None:
+            return x + positions
         cls_token = self.cls_token + self.pos_embed[:, :self.num_extra_tokens]
         return torch.cat(
             [cls_token.expand(x.shape[0], -1, -1), x + positions], dim=1)

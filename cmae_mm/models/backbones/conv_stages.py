@@ -254,25 +254,3 @@ def enlarge_mask(mask: Tensor, grid: Tuple[int, int], side: int) -> Tensor:
     mask = mask.view(-1, grid[0], 1, grid[1], 1, 1)
     mask = mask.expand(-1, -1, side, -1, side, -1)
     return mask.flatten(3, 4).flatten(1, 2)
-
-
-def find_grid(images: Tensor, patch_size: int) -> Tuple[int, int]:
-    """Compute the height and width of images in patches.
-
-    Args:
-        images (Tensor): (N, C, H, W).
-        patch_size (int): Side P of a patch in pixels, the total stride.
-
-    Returns:
-        Tuple[int, int]: Height and width in patches.
-
-    Raises:
-        ValueError: If patches do not divide the images.
-    """
-    height, width = images.shape[-2:]
-    if height % patch_size or width % patch_size:
-        raise ValueError(
-            f'the total stride of {patch_size} pixels does not divide images '
-            f'of {height}x{width}; resize or pad them to multiples of '
-            f'{patch_size}')
-    return height // patch_size, width // patch_size

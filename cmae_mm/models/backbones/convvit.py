@@ -8,7 +8,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...image_size import ImageSize, divide, to_pair
+from ...image_size import ImageSize, Pair, divide, to_pair
 from ..utils import (
     MAEInitMixin,
     check_arch,
@@ -24,7 +24,6 @@ from .conv_stages import (
     TokenEmbedding,
     enlarge_mask,
     find_cells,
-    find_grid,
 )
 
 
@@ -176,7 +175,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
             Tuple[Tensor]: One output, see ``out_type``.
         """
         tokens = self.encode(self.embed(x))
-        return (self._format_output(tokens, find_grid(x, self.patch_size)), )
+        return (self._format_output(tokens, self.find_grid(x)), )
 
     def embed(self, x: Tensor, ids_keep: Optional[Tensor] = None) -> Embedded:
         """Run the convolution stages and embed their patches as tokens.
@@ -189,7 +188,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
         Returns:
             Embedded: Tokens with positions, and fused features.
         """
-        grid = find_grid(x, self.patch_size)
+        grid = self.find_grid(x)
         positions = resize_pos_embed(
             self.pos_embed, self.patch_resolution, grid,
             self.interpolate_mode, 0)
@@ -242,7 +241,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
         Returns:
             List[Tensor]: (N, C, H, W) each, channels-last in memory.
         """
-        grid = find_grid(x, self.patch_size)
+        grid = self.find_grid(x)
         x = x.permute(0, 2, 3, 1).contiguous()
         maps = []
         for stage, side in zip(self.conv_stages, self.cell_sides):
@@ -250,6 +249,15 @@ class ConvViT(MAEInitMixin, VisionTransformer):
                 mask, grid, side))
             maps.append(x.permute(0, 3, 1, 2))
         return maps
+
+    def find_grid(self, images: Tensor) -> Pair:
+        """Compute the height and width of images in patches.
+
+        Raises:
+            ValueError: If the total stride does not divide them.
+        """
+        return divide(images.shape[2:], self.patch_size,
+                      'the product of patch_sizes')
 
     def remove_final_norm(self) -> None:
         """Remove the final norm."""

@@ -13,7 +13,6 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..utils import use_plain_drop_rates
-from .conv_stages import find_grid
 from .convvit import ConvViT
 
 
@@ -178,7 +177,7 @@ class TransferConvViTDet(ConvViT):
         x = F.pad(x, (0, -width % self.patch_size,
                       0, -height % self.patch_size))
         maps = self.conv_maps(x)
-        grid = find_grid(x, self.patch_size)
+        grid = self.find_grid(x)
         positions = resize_pos_embed(
             self.pos_embed, self.patch_resolution, grid,
             self.interpolate_mode, 0)

@@ -27,15 +27,13 @@ from typing import (
 
 import numpy as np
 
-from .decode.image import is_dicom
-from .decode.raster import has_plugin
 from .names import FileNames, decode_name, encode_name
 
 _DICOM = ('.dcm', '.dicom')
-IMG_EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.ppm', '.bmp',
-                  '.pgm', '.tif', '.tiff', '.webp', '.gif', '.avif', '.jp2',
-                  '.j2k', '.jpx', '.npy', '.npz', '.heic', '.heif', '.hif',
-                  '.jxl', *_DICOM)
+IMG_EXTENSIONS = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.ppm', '.pgm', '.pbm', '.pnm',
+    '.bmp', '.webp', '.gif', '.tif', '.tiff', '.jp2', '.j2k', '.j2c', '.jpc',
+    '.jpx', '.avif', '.heic', '.heif', '.hif', '.jxl', '.npy', '.npz', *_DICOM)
 # Formats that plugins of Pillow read, by ending.
 _PLUGIN_OF = {'.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF',
               '.avif': 'AVIF', '.jxl': 'JXL'}
@@ -247,17 +245,21 @@ class FolderListing:
     def _kind_of_file(self, entry: 'os.DirEntry[str]') -> str:
         ending = ending_of(entry.name)
         is_image = entry.name.lower().endswith(self._extensions)
-        if not is_image and re.fullmatch(r'(\.[a-z]\w{0,9}){1,2}', ending):
-            return ending
-        if ending in _PLUGIN_OF and not has_plugin(_PLUGIN_OF[ending]):
-            return ending
+        # Siemens' ending of DICOM files is one of others too.
+        kind = ending if re.fullmatch(
+            r'(\.[a-z]\w{0,9}){1,2}', ending) else 'other file'
+        if not is_image and kind not in ('other file', '.ima'):
+            return kind
+        if ending in _PLUGIN_OF:
+            from .decode.raster import has_plugin
+            return '' if has_plugin(_PLUGIN_OF[ending]) else ending
         if ending in _DICOM or not is_image and '.dcm' in self._extensions:
             with open(entry.path, 'rb') as file:
                 head = file.read(1024)
             if _NO_PIXELS.search(head, 128):
                 return 'imageless DICOM object'
-            is_image = is_image or is_dicom(head)
-        return '' if is_image else 'other file'
+            is_image = is_image or head[128:132] == b'DICM'
+        return '' if is_image else kind
 
     def _follow(self, path: str) -> str:
         """Return '/' if a link to a folder is followed, else why not."""

@@ -42,7 +42,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..dependencies import cpu_count
 from ..files import PathLike
-from .decode.image import Encoded
 from .listing import (
     IMG_EXTENSIONS,
     FolderListing,
@@ -243,7 +242,7 @@ class ImageSource(Sequence):
         """Read an image's encoded file, see :func:`read_record`."""
         return read_record(self.record(index))
 
-    def open(self, index: int) -> Encoded:
+    def open(self, index: int) -> Union[bytes, Path]:
         """Read an image's encoded file, see :func:`open_record`."""
         return open_record(self.record(index))
 
@@ -289,7 +288,7 @@ def read_record(record: Dict[str, Any],
 
 
 def open_record(record: Dict[str, Any],
-                backend_args: Optional[dict] = None) -> Encoded:
+                backend_args: Optional[dict] = None) -> Union[bytes, Path]:
     """Read the encoded file of a sample, unless it is a large local file.
 
     Args:

@@ -284,7 +284,8 @@ def dicom(pixels, sop='1.2.840.10008.5.1.4.1.1.2'):
 
 def test_dicom_without_an_ending_or_an_image(tmp_path):
     image = noise((20, 30))
-    for name in ('IM-0001', '1.2.840.113619.2.55', 'a.dcm', 'B.DCM'):
+    for name in ('IM-0001', '1.2.840.113619.2.55', 'a.dcm', 'B.DCM',
+                 'CT.0001.IMA'):
         (tmp_path / name).write_bytes(dicom(image))
     storage = '1.2.840.10008.5.1.4.1.1.'
     # Segmentations, doses and radiation images have pixels.
@@ -296,13 +297,14 @@ def test_dicom_without_an_ending_or_an_image(tmp_path):
         (tmp_path / f'{sop}.dcm').write_bytes(dicom(None, storage + sop))
     (tmp_path / 'RTSTRUCT').write_bytes(dicom(None, storage + '481.3'))
     (tmp_path / 'notes').write_text('text')
+    (tmp_path / 'brain.ima').write_text('of another kind')
     source = open_source(tmp_path)
-    assert len(source) == 9
+    assert len(source) == 10
     for part in ('9 imageless DICOM objects (first: 104.1.dcm)',
-                 '1 other file (notes)'):
+                 '1 .ima', '1 other file (notes)'):
         assert part in source.describe()
     found = measure_images(tmp_path, num_workers=0)
-    assert found['images'] == 9 and not found['broken_count']
+    assert found['images'] == 10 and not found['broken_count']
     for index in range(len(source)):
         assert (whole(source.read(index)).pixels[..., 0] == image).all()
 
@@ -409,12 +411,12 @@ def test_each_format_has_a_row():
     table = text.split('\n## ')[1].split('\n\n')[1].splitlines()
     found = {ending for row in table for ending in re.findall(
         r'`(\.\w+)`', row.split('|')[2])}
-    assert found == set(IMG_EXTENSIONS)
+    assert found == {*IMG_EXTENSIONS, '.ima'}
 
 
 def test_one_bit_and_other_odd_images():
     image = Image.fromarray(WIDE).convert('1')
-    for kind in ('PNG', 'TIFF', 'BMP', 'GIF'):
+    for kind in ('PNG', 'TIFF', 'BMP', 'GIF', 'PPM'):
         made = decode_image(pillow(image, kind), settings=make_settings(
             channels=1))
         assert (made[..., 0] == np.asarray(image) * 255).all(), kind

@@ -23,10 +23,12 @@ from .image import (
     RGB,
     Encoded,
     ImageSettings,
+    Parts,
     RawImage,
     TooLargeImage,
     UndecodableImage,
     UnfitImage,
+    Window,
     check_size,
     first_bytes,
     is_dicom,
@@ -35,7 +37,6 @@ from .image import (
     is_tiff,
     log_once,
 )
-from .maps import Parts, Window, open_jp2, read_jp2
 from .raster import read_raster
 
 Size = Tuple[int, int]
@@ -131,6 +132,7 @@ def read_image(data: bytes,
             from .tiff import read_tiff
             return read_tiff(data, settings)
         if is_jp2(data):
+            from .maps import read_jp2
             return read_jp2(data, settings)
         if is_numpy(data):
             return read_numpy(data, settings)
@@ -272,8 +274,11 @@ def _open_parts(stack: ExitStack, data: Encoded,
     if is_tiff(head):
         from .tiff import open_tiff
         parts = open_tiff(stack, data, settings)
+    elif is_jp2(head):
+        from .maps import open_jp2
+        parts = open_jp2(stack, data, settings)
     else:
-        parts = open_jp2(stack, data, settings) if is_jp2(head) else None
+        return None
     if parts is None or math.prod(parts.levels[0]) > settings.max_pixels:
         return parts
     return None if _depends_on_all(parts, settings) else parts

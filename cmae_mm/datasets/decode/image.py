@@ -5,12 +5,15 @@ import re
 from pathlib import Path
 from typing import (
     Any,
+    Callable,
+    List,
     Mapping,
     NamedTuple,
     NoReturn,
     Optional,
     Sequence,
     Set,
+    Tuple,
     Union,
 )
 
@@ -32,6 +35,8 @@ PNM_HEADER = re.compile(rb'P([2356])' + rb'(?:\s+|#[^\n]*\n)+(\d+)' * 3
 ValueRange = Union[None, str, Sequence[Any]]
 # A file's content, or the path of a large one.
 Encoded = Union[bytes, Path]
+# First row and column, height and width, in pixels.
+Window = Tuple[int, int, int, int]
 _logged: Set[str] = set()
 
 
@@ -85,6 +90,27 @@ class RawImage(NamedTuple):
     missing: Optional[np.ndarray] = None
     is_share: bool = False
     is_animated: bool = False
+
+
+class Parts(NamedTuple):
+    """An image whose parts can be read one by one.
+
+    Args:
+        levels (List[Tuple[int, int]]): Height and width of the image, and of
+            its overviews from large to small, in pixels.
+        read (Callable): Gets a level's number and a window; returns this part
+            as a RawImage.
+        rows (int): Height of a block, the least that is read.
+        has_missing (bool): Whether pixels may be missing.
+        is_map (bool): Whether the last channel is either alpha or data,
+            which its values tell, and the settings depend on it.
+    """
+
+    levels: List[Tuple[int, int]]
+    read: Callable[[int, Window], RawImage]
+    rows: int
+    has_missing: bool = False
+    is_map: bool = False
 
 
 def check_size(settings: 'ImageSettings', height: int, width: int,

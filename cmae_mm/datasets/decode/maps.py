@@ -2,7 +2,7 @@
 import importlib.util
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from ...packaged import install_command
 from .image import (
     Encoded,
     ImageSettings,
+    Parts,
     RawImage,
     UndecodableImage,
+    Window,
     check_size,
     first_bytes,
     stand_upright,
@@ -25,30 +27,6 @@ _HEAD = b'\xff\x4f\xff\x51'
 _EXIF = b'JpgTiffExif->JP2'
 # Bytes of decoded blocks that GDAL keeps.
 _CACHE = 2**26
-
-# First row and column, height and width, in pixels.
-Window = Tuple[int, int, int, int]
-
-
-class Parts(NamedTuple):
-    """An image whose parts can be read one by one.
-
-    Args:
-        levels (List[Tuple[int, int]]): Height and width of the image, and of
-            its overviews from large to small, in pixels.
-        read (Callable): Gets a level's number and a window; returns this part
-            as a RawImage.
-        rows (int): Height of a block, the least that is read.
-        has_missing (bool): Whether pixels may be missing.
-        is_map (bool): Whether the last channel is either alpha or data,
-            which its values tell, and the settings depend on it.
-    """
-
-    levels: List[Tuple[int, int]]
-    read: Callable[[int, Window], RawImage]
-    rows: int
-    has_missing: bool = False
-    is_map: bool = False
 
 
 def find_rasterio() -> bool:

@@ -6,8 +6,9 @@ Pillow and its plugins, except files of more than 8 bits, which these reduce.
 import importlib
 import importlib.util
 import io
+import math
 import threading
-from typing import Any, Dict, Optional
+from typing import Any, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -45,6 +46,7 @@ PLUGINS = dict(
 _BRANDS = {b'avif': 'AVIF', b'avis': 'AVIF', b'mif1': 'HEIF', b'msf1': 'HEIF',
            **dict.fromkeys((b'heic', b'heix', b'heim', b'heis', b'hevc',
                             b'hevx', b'hevm', b'hevs'), 'HEIF')}
+_JXL_RATIOS = (0, 1, 6 / 5, 4 / 3, 3 / 2, 16 / 9, 5 / 4, 2)
 # Pillow's limit is a setting of the process.
 _pillow_lock = threading.Lock()
 _GREY_MODES = ('1', 'L', 'LA', 'La')
@@ -76,7 +78,11 @@ def read_raster(data: bytes, settings: ImageSettings,
     if is_deep_png(data):
         return _read_deep_png(data, settings)
     file = open_image(data, settings)
-    bits = _BITS.get(file.format or '', lambda data: 8)(data)
+    bits = 8
+    if file.format in ('AVIF', 'HEIF'):
+        bits = _iso_bits(data)
+    elif file.format == 'JXL':
+        bits = _read_jxl_head(data)[2]
     if bits == 8 or file.mode[0] in 'IF':
         return from_pillow(file, settings)
     check_size(settings, file.height, file.width, 8)
@@ -95,6 +101,8 @@ def open_image(data: bytes, settings: ImageSettings) -> Image.Image:
         raise MissingLibrary(
             f'is a file of {kind}, which a plugin of Pillow reads: install it '
             f'with `pip install {PLUGINS[kind][1]}`')
+    if kind == 'JXL':  # before its plugin decodes it
+        check_size(settings, *_read_jxl_head(data)[:2])
     try:
         with _pillow_lock:
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -148,8 +156,8 @@ def _iso_bits(data: bytes) -> int:
     return 8 + (data[place + 21] & 7) if place >= 0 else 8
 
 
-def _jxl_bits(data: bytes) -> int:
-    """Return the bits of a JPEG XL image's values."""
+def _read_jxl_head(data: bytes) -> Tuple[int, int, int]:
+    """Return height, width and bits of a JPEG XL image."""
     start = data.find(b'\xff\x0a')
     bits = int.from_bytes(data[start + 2:start + 34], 'little')
 
@@ -158,23 +166,23 @@ def _jxl_bits(data: bytes) -> int:
         value, bits = bits & ((1 << count) - 1), bits >> count
         return value
 
+    def read_side() -> int:
+        if is_small:
+            return 8 * (read(5) + 1)
+        return read((9, 13, 18, 30)[read(2)]) + 1
+
     is_small = read(1)
-    for _ in range(2):  # height, and width unless it is a ratio of it
-        read(5 if is_small else (9, 13, 18, 30)[read(2)])
-        if _ == 0 and read(3):
-            break
+    height, ratio = read_side(), read(3)
+    width = math.floor(height * _JXL_RATIOS[ratio]) if ratio else read_side()
     if read(1):  # all values are the defaults
-        return 8
+        return height, width, 8
     if read(1) and read(3) is not None and (read(1) or read(1) or read(1)):
         raise UndecodableImage('JPEG XL files with previews, animations or '
                                'another size to show are not read')
     if read(1):
-        return 32
+        return height, width, 32
     kind = read(2)
-    return (8, 10, 12)[kind] if kind < 3 else 1 + read(6)
-
-
-_BITS: Dict[str, Any] = dict(AVIF=_iso_bits, HEIF=_iso_bits, JXL=_jxl_bits)
+    return height, width, (8, 10, 12)[kind] if kind < 3 else 1 + read(6)
 
 
 def _read_deep(data: bytes, file: Image.Image, bits: int) -> RawImage:

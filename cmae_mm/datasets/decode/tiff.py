@@ -21,16 +21,16 @@ from .convert import arrange, arrange_pages
 from .image import (
     Encoded,
     ImageSettings,
+    Parts,
     RawImage,
     UndecodableImage,
     UnfitImage,
+    Window,
     check_size,
     log_once,
     stand_upright,
 )
 from .maps import (
-    Parts,
-    Window,
     find_rasterio,
     open_parts,
     read_bands,

@@ -76,33 +76,57 @@ def _read_coco(root: Path, file: Path) -> Any:
     """Read a COCO file; give a part and the names of its categories."""
     try:
         content = json.loads(file.read_text('utf-8'))
-        categories = {c['id']: c['name'] for c in content['categories']}
+        names = {c['id']: str(c['name']) for c in content['categories']}
         boxes: Dict[Any, List[dict]] = {i['id']: [] for i in content['images']}
+        numbers = {key: i for i, key in enumerate(names)}
+        left_out = 0
         for one in content['annotations']:
-            boxes[one['image_id']].append({
-                k: one.get(k, 0)
-                for k in ('bbox', 'area', 'iscrowd', 'category_id')})
-            one['name'] = categories[one['category_id']]
+            box = one.get('bbox') or _box_of(one)
+            if min(box[2:]) <= 0:
+                left_out += 1
+                continue
+            boxes[one['image_id']].append(dict(
+                bbox=box, area=one.get('area') or box[2] * box[3],
+                iscrowd=one.get('iscrowd', 0),
+                category_id=numbers[one['category_id']]))
         first = content['images'][0]['file_name']
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        sizes = [(i['width'], i['height']) for i in content['images']]
+    except (ValueError, KeyError, TypeError, IndexError,
+            AttributeError) as error:
         raise ArgumentError(
             f'{file} is no COCO file of boxes ({error!r})') from error
+    if not any(boxes.values()):
+        raise ArgumentError(f'{file} has no boxes')
+    if len({*names.values()}) < len(names):
+        raise ArgumentError(f'{file} has two categories of one name')
     places = sorted([root / 'images', root, file.parent, *(
         p for p in [*root.glob('*'), *root.glob('images/*')] if p.is_dir())])
     place = next((p for p in places if (p / first).is_file()), None)
     if place is None:
         raise ArgumentError(f'{file} names {first}, which no folder of {root} '
                             'has')
-    numbers = {key: i for i, key in enumerate(categories)}
-    names, records, labels = [*categories.values()], [], []
-    for image in content['images']:
-        path = place / image['file_name']
-        if not path.is_file():
-            raise ArgumentError(f'{file} names {image["file_name"]}, which '
-                                f'{place} does not have')
-        its = [dict(b, category_id=numbers[b['category_id']])
-               for b in boxes[image['id']]]
-        records.append(dict(img_path=str(path), width=image['width'],
-                            height=image['height'], boxes=its))
-        labels.append(sorted({names[b['category_id']] for b in its}))
-    return Part(str(file), records, labels), names
+    lacking = [i['file_name'] for i in content['images']
+               if not (place / i['file_name']).is_file()]
+    if lacking:
+        raise ArgumentError(
+            f'{file} names {len(lacking):,} images that {place} does not '
+            f'have, the first: {lacking[0]}')
+    classes, records, labels = [*names.values()], [], []
+    for image, (width, height) in zip(content['images'], sizes):
+        its = boxes[image['id']]
+        records.append(dict(img_path=str(place / image['file_name']),
+                            width=width, height=height, boxes=its))
+        labels.append(sorted({classes[b['category_id']] for b in its
+                              if not b['iscrowd']}))
+    blank = sum(not one for one in labels)
+    notes = [f'{count:,} {what}' for count, what in (
+        (left_out, 'boxes without width or height are left out'),
+        (blank, 'images without boxes')) if count]
+    return Part(str(file), records, labels, notes=notes), classes
+
+
+def _box_of(annotation: Mapping[str, Any]) -> List[float]:
+    """Return the box around the polygons of an annotation."""
+    points = [p for polygon in annotation['segmentation'] for p in polygon]
+    xs, ys = points[::2], points[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]

@@ -1,4 +1,5 @@
 """Labelled images in a training, a validation and a test part."""
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +14,7 @@ from typing import (
     Optional,
     Sequence,
     Set,
+    Tuple,
 )
 
 import numpy as np
@@ -34,6 +36,9 @@ from ..files import PathLike
 
 # Percentage of each class that is drawn for validation.
 VAL_PERCENT = 20
+# Folders of other tasks.
+_NO_CLASSES = {'images', 'image', 'imgs', 'img', 'masks', 'mask', 'labels',
+               'annotations', 'semantic'}
 # Images that are decoded before training, evenly spaced.
 _MOST_DECODED = 20_000
 # Largest share of unreadable images.
@@ -182,6 +187,16 @@ def read_labelled(data: PathLike,
     found, unreadable = drop_unreadable(found, images)
     classes = sort_classes({*found['train'].empty, *(
         c for names in found['train'].labels for c in names)})
+    several = [c for c in classes if '|' in c]
+    if several and not multilabel and kind_of(data) == 'list':
+        raise ArgumentError(
+            f'{data} has images of several labels, {several[0]!r}, which need '
+            'the task multilabel (--task multilabel)')
+    if {c.lower() for c in classes} <= _NO_CLASSES:
+        raise ArgumentError(
+            f'{data} has the folders {", ".join(classes)} in place of '
+            'classes; masks need the task segment, boxes the task detect '
+            '(--task)')
     if len(classes) < 2:
         raise ArgumentError(
             f'{found["train"].place} has one class, {classes}; a classifier '
@@ -267,7 +282,8 @@ def _read_part(data: PathLike, multilabel: bool,
         source = open_source(
             data, split=names, labels='several' if multilabel else True)
     except SourceError:
-        if is_list and names:  # of other splits; faults are found with ()
+        # It has other splits; faults of the list are found with ().
+        if is_list and names and 'train' not in names:
             return None
         raise
     if names and not source.split:
@@ -289,13 +305,37 @@ def _to_part(source: ImageSource, multilabel: bool) -> Part:
     names = source.classes
     labels = [[names[n] if names else str(n)
                for n in (one if multilabel else [one])] for one in numbers]
+    notes = [note for note in (*source.notes, str(source.left_out))
+             if note and not note.startswith('without a part')]
+    records, labels = _drop_repeated(records, labels, notes)
     used = {name for one in labels for name in one}
     place = source.place
     if source.split and not place.endswith(source.split):
         place += f', split {source.split}'
-    return Part(place, records, labels, sorted({*(names or ())} - used),
-                [note for note in (*source.notes, str(source.left_out))
-                 if note and not note.startswith('without a part')])
+    return Part(place, records, labels, sorted({*(names or ())} - used), notes)
+
+
+def _drop_repeated(records: List[Any], labels: List[List[str]],
+                   notes: List[str]) -> Tuple[List[Any], List[List[str]]]:
+    """Leave out rows of a list that name an image once more."""
+    first: Dict[str, int] = {}
+    for index, record in enumerate(records):
+        other = first.setdefault(_key_of(record), index)
+        if labels[other] != labels[index]:
+            raise ArgumentError(
+                f'{encode_name(record["img_path"])} is listed with two '
+                f'labels, {"|".join(labels[other])!r} and '
+                f'{"|".join(labels[index])!r}')
+    kept = sorted(first.values())
+    if len(kept) < len(records):
+        notes.append(f'{len(records) - len(kept):,} rows are repeated and '
+                     'left out')
+    return [records[i] for i in kept], [labels[i] for i in kept]
+
+
+def _key_of(record: Mapping[str, Any]) -> str:
+    """Return what tells an image from others."""
+    return str((record['img_path'], record.get('img_key')))
 
 
 def _strata(part: Part, classes: Sequence[str]) -> List[int]:
@@ -333,7 +373,7 @@ def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
     return [
         part.select(rest, f'{part.place}, without the validation images'),
         part.select(sorted(drawn), f'{part.place}, {VAL_PERCENT} %{which}, '
-                    f'drawn with seed {seed}')]
+                    f'drawn with seed {seed}')._replace(notes=())]
 
 
 def _draw_few(part: Part, classes: Sequence[str], count: int, seed: int,
@@ -384,8 +424,7 @@ def _check_classes(parts: Dict[str, Part], data: LabelledData
                                     'images of each class')
             notes.append(text)
         for record in part.records:
-            key = str((record['img_path'], record.get('img_key')))
-            other = seen.setdefault(key, name)
+            other = seen.setdefault(_key_of(record), name)
             if other != name:
                 raise ArgumentError(
                     f'{encode_name(record["img_path"])} is in two parts, '
@@ -395,7 +434,8 @@ def _check_classes(parts: Dict[str, Part], data: LabelledData
 
 def _find_unreadable(records: Sequence[Dict[str, Any]],
                      images: Optional[Mapping[str, Any]],
-                     check: Optional[Callable] = None) -> Dict[int, str]:
+                     check: Optional[Callable] = None
+                     ) -> Tuple[Dict[int, str], Dict[bytes, int]]:
     """Decode images, at most 20,000, and give those that cannot be read.
 
     Args:
@@ -404,7 +444,8 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
         check (Callable, optional): Called with the record and the image.
 
     Returns:
-        Dict[int, str]: The reason by the image's number.
+        tuple: The reason by the image's number, and the number by the digest
+        of the image's file.
 
     Raises:
         ArgumentError: If an image has other channels or another type than the
@@ -412,27 +453,34 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
     """
     settings = make_settings(**(images or {}))
 
-    def decode(index: int) -> str:
-        record = records[index]
+    def decode(index: int) -> Tuple[str, bytes]:
+        record, digest = records[index], b''
         try:
-            image = decode_short(open_record(record), None if check else 1,
-                                 settings, record['img_path'])
+            content = open_record(record)
+            # A path of large files, which are not read whole.
+            digest = hashlib.blake2b(
+                content if isinstance(content, bytes) else
+                str(content).encode(), digest_size=16).digest()
+            image = decode_short(content, None if check else 1, settings,
+                                 record['img_path'])
         except UnfitImage as error:
             raise ArgumentError(
                 f'{error}; the encoder takes {settings.channels} channel(s) '
                 f'of {settings.dtype}: give the images\' own stats (--stats), '
                 'or a checkpoint for such images') from error
         except Exception as error:  # decoders raise all sorts of errors
-            return ' '.join(str(error).split()) or type(error).__name__
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            return reason, digest
         if check:
             check(record, image)
-        return ''
+        return '', digest
 
     numbers = np.unique(np.linspace(
         0, len(records) - 1, min(len(records), _MOST_DECODED)).astype(int))
     with ThreadPoolExecutor(cpu_count()) as pool:
-        reasons = list(pool.map(decode, numbers.tolist()))
-    return {i: r for i, r in zip(numbers.tolist(), reasons) if r}
+        found = list(pool.map(decode, numbers.tolist()))
+    return ({i: why for i, (why, _) in zip(numbers.tolist(), found) if why},
+            {digest: i for i, (_, digest) in zip(numbers.tolist(), found)})
 
 
 def drop_unreadable(parts: Mapping[str, Part],
@@ -452,8 +500,11 @@ def drop_unreadable(parts: Mapping[str, Part],
         ArgumentError: If there are more than a tenth of a part.
     """
     kept, unreadable = {}, {}
+    seen: Set[bytes] = set()
     for name, part in parts.items():
-        faults = _find_unreadable(part.records, images, check)
+        faults, digests = _find_unreadable(part.records, images, check)
+        copies = [i for digest, i in digests.items()
+                  if digest in seen and i not in faults]
         unreadable.update(
             {part.records[i]['img_path']: why for i, why in faults.items()})
         if len(faults) > _MAX_BROKEN * len(part.records):
@@ -464,4 +515,10 @@ def drop_unreadable(parts: Mapping[str, Part],
                 f'{encode_name(path)} ({why})')
         rest = [i for i in range(len(part.records)) if i not in faults]
         kept[name] = part.select(rest, part.place)
+        if copies:
+            first = part.records[copies[0]]['img_path']
+            kept[name] = kept[name]._replace(notes=[*part.notes, (
+                f'{len(copies):,} images are copies of images of another part,'
+                f' the first: {encode_name(first)}')])
+        seen.update(digests)
     return kept, unreadable

@@ -1,4 +1,5 @@
 """Detectors: config, predictions and measures."""
+import math
 from pathlib import Path
 from typing import (
     Any,
@@ -27,13 +28,17 @@ from .pictures import draw_boxes, to_picture
 from .recipe import Run, apply_recipe
 
 _BASE = 'detection/vitdet-mini_mask-rcnn_coco'
+_LARGE = 'detection/vitdet-b_mask-rcnn_100e_coco'
 # Boxes below this score are not written.
 _MIN_SCORE = 0.05
 
 
 def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
                 img_size: Optional[int] = None) -> Config:
-    """Make the config of a detector: ViTDet with a small Faster R-CNN.
+    """Make the config of a detector: ViTDet with a Faster R-CNN.
+
+    The large decoder has the pyramid and the heads of the paper's Mask R-CNN,
+    without its head of masks.
 
     Args:
         encoder (Mapping[str, Any]): See :func:`~cmae_mm.finetune`.
@@ -52,6 +57,8 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
     if encoder['images'] is not None or backbone['type'] != 'TransferViT':
         raise ArgumentError('detection needs a ViT encoder of 8-bit colours')
     cfg = load_config(_BASE)
+    if run.decoder == 'large':
+        cfg.model = load_config(_LARGE).model
     arch, patch = backbone['arch'], backbone.get('patch_size', 16)
     if not isinstance(arch, Mapping):
         arch = TransferViT.arch_zoo[arch]
@@ -65,6 +72,7 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
         pad_size_divisor=size)
     model.backbone.update(
         img_size=size, patch_size=patch, init_cfg=backbone['init_cfg'],
+        drop_path_rate=run.recipe.drop_path,
         frozen_stages=depth if run.frozen else -1, arch=dict(
             arch, global_attn_indexes=[
                 depth * (i + 1) // 4 - 1 for i in range(4)][-depth:]))
@@ -126,8 +134,9 @@ class FinishedDetector(FinishedModel):
     types = frozenset({
         'FasterRCNN', 'TransferViTDet', 'SimpleFPN', 'RPNHead',
         'StandardRoIHead', 'SingleRoIExtractor', 'RoIAlign',
-        'Shared2FCBBoxHead', 'DetDataPreprocessor', 'AnchorGenerator',
-        'DeltaXYWHBBoxCoder', 'CrossEntropyLoss', 'L1Loss', 'nms'})
+        'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead', 'DetDataPreprocessor',
+        'AnchorGenerator', 'DeltaXYWHBBoxCoder', 'CrossEntropyLoss', 'L1Loss',
+        'nms'})
     transforms = ('LoadAnnotations', 'Resize', 'Pad', 'PackDetInputs')
     read_at_once = cpu_count()
 
@@ -198,5 +207,10 @@ class FinishedDetector(FinishedModel):
             to: 100 * float(scores.get(f'coco/bbox_{key}', 0))
             for to, key in (('AP', 'mAP'), ('AP50', 'mAP_50'),
                             ('AP75', 'mAP_75'))}
+        # Classes without boxes in this part have NaN.
+        metrics['per_class'] = {
+            name: 100 * float(value) for name in data.classes
+            for value in [scores.get(f'coco/{name}_precision', math.nan)]
+            if not math.isnan(value)}
         return metrics, (f'COCO AP {metrics["AP"]:.1f} %, AP50 '
                          f'{metrics["AP50"]:.1f} %')

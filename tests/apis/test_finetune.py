@@ -531,6 +531,34 @@ def test_mistakes_are_found_before_the_first_step(
     assert not (tmp_path / 'out/best.pth').exists()
 
 
+def test_mistakes_of_lists_and_copies(photos, tmp_path):
+    files = [*(photos / 'Train').rglob('*.JPEG')]
+    rows = [f'{f},{f.parent.name}' for f in files]
+
+    def read(lines, header='path,label'):
+        (tmp_path / 'list.csv').write_text('\n'.join([header, *lines]))
+        return read_labelled(tmp_path / 'list.csv')
+
+    assert any('2 rows are repeated' in n for n in read(rows + rows[:2]).notes)
+    for lines, header, match in (
+            ([*rows, f'{files[0]},other'], 'path,label', 'two labels'),
+            ([*rows, f'{tmp_path}/x.jpg,a|b'], 'path,label', 'not exist'),
+            ([*rows[1:], f'{rows[0]}|b'], 'path,label', 'task multilabel'),
+            ([f'{r},fit' for r in rows], 'path,label,split', 'but of fit')):
+        with pytest.raises(ArgumentError, match=match) as caught:
+            read(lines, header)
+        assert '\n' not in str(caught.value)
+    folder = make_photos(tmp_path / 'copied', dict(train=3, val=2))
+    (folder / 'val/teapot/copy.JPEG').write_bytes(
+        next((folder / 'train/teapot').iterdir()).read_bytes())
+    assert '1 images are copies' in '; '.join(read_labelled(folder).notes)
+    (folder / 'dense').mkdir()
+    (folder / 'train/teapot').rename(folder / 'dense/images')
+    (folder / 'train/bucket').rename(folder / 'dense/Masks')
+    with pytest.raises(ArgumentError, match='the task segment'):
+        read_labelled(folder / 'dense')
+
+
 def test_unreadable_file_is_named_and_left_out(tmp_path):
     folder = make_photos(tmp_path, dict(train=5, val=2))
     broken = sorted((folder / 'train/bucket').iterdir())[0]

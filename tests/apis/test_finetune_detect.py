@@ -82,6 +82,36 @@ def test_predict_writes_boxes(finished, boxes, tmp_path):
         row['class'] for row in rows if row['path'] == path]
 
 
+def test_large_decoder_and_boxes_of_polygons(boxes, finished, tmp_path):
+    """The heads of the paper; annotations without boxes and areas."""
+    copy = tmp_path / 'copy'
+    shutil.copytree(boxes, copy)
+    file = copy / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    for one in content['annotations']:
+        if not one['iscrowd']:
+            del one['bbox'], one['area']
+    flat = dict(content['annotations'][0], bbox=[1, 1, 0, 5], iscrowd=0)
+    content['annotations'].append(dict(flat, id=10**9))
+    file.write_text(json.dumps(content))
+    whole, found = (read_boxes(root).parts['train'] for root in (boxes, copy))
+    assert found.notes[0] == '1 boxes without width or height are left out'
+    for record, wanted in zip(found.records, whole.records):
+        for one, box in zip(record['boxes'], wanted['boxes']):
+            assert one['bbox'] == pytest.approx(box['bbox'], abs=0.02)
+    done = cmae_mm.finetune(
+        copy, finished.metrics['encoder'], tmp_path / 'out', task='detect',
+        decoder='large', img_size=64, epochs=1, num_workers=0, batch_size=2,
+        cfg_options={'model.train_cfg.rcnn.sampler.num': 8,
+                     'model.train_cfg.rpn_proposal.max_per_img': 8,
+                     'model.test_cfg.rpn.max_per_img': 8})
+    assert set(done.metrics['val']['per_class']) == {'person', 'thing'}
+    model = cmae_mm.load_model(done.out)
+    assert type(model.model.roi_head.bbox_head).__name__ == (
+        'Shared4Conv1FCBBoxHead')
+    assert not model.predict(copy / 'images/val2017')[0].error
+
+
 def test_mistakes(finished, boxes, tmp_path):
     with pytest.raises(CheckpointError, match='not written as ONNX'):
         cmae_mm.export_model(finished.out, tmp_path / 'm.onnx')
@@ -89,6 +119,27 @@ def test_mistakes(finished, boxes, tmp_path):
         read_boxes(tmp_path)
     copy = tmp_path / 'copy'
     shutil.copytree(boxes, copy)
+    file = copy / 'annotations/instances_val2017.json'
+    content = json.loads(file.read_text())
+
+    def fails(match, **changes):
+        file.write_text(json.dumps(dict(content, **changes)))
+        with pytest.raises(ArgumentError, match=match) as caught:
+            read_boxes(copy)
+        assert '\n' not in str(caught.value)
+
+    fails('has no boxes', annotations=[])
+    fails('two categories of one name', categories=[
+        dict(c, name='x') for c in content['categories']])
+    fails('other categories than', categories=[
+        dict(c, name=c['name'] * 2) for c in content['categories']])
+    fails('no COCO file of boxes', annotations=[dict(image_id=1)])
+    fails('its annotations say 7 x', images=[
+        dict(i, width=7) for i in content['images']])
+    fails('is in two parts', images=[dict(
+        i, file_name=f'../train2017/{f.name}') for i, f in zip(
+            content['images'], sorted((copy / 'images/train2017').iterdir()))])
+    file.write_text(json.dumps(content))
     next((copy / 'images/val2017').iterdir()).unlink()
-    with pytest.raises(ArgumentError, match='which'):
+    with pytest.raises(ArgumentError, match='which|does not have'):
         read_boxes(copy)

@@ -4,7 +4,16 @@ import math
 import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterator,
+    List,
+    Optional,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 
@@ -38,6 +47,9 @@ from .image import (
     log_once,
 )
 from .raster import read_raster
+
+if TYPE_CHECKING:
+    from .maps import Parts, Window
 
 Size = Tuple[int, int]
 # Number of pixels of the blocks that larger parts are read in.
@@ -158,7 +170,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def decode_resized(data: Encoded,
-                   choose: Callable[[int, int], Tuple[Window, Size]],
+                   choose: Callable[[int, int], Tuple['Window', Size]],
                    settings: ImageSettings = RGB,
                    name: str = 'an image',
                    shrink_to: Optional[int] = None) -> np.ndarray:
@@ -216,7 +228,7 @@ def decode_short(data: Encoded, short_side: Optional[int],
         ValueError: See :func:`decode_image`.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    def choose(height: int, width: int) -> Tuple[Window, Size]:
+    def choose(height: int, width: int) -> Tuple['Window', Size]:
         short, side = min(height, width), short_side or 1
         return (0, 0, height, width), (
             side * height // short, side * width // short)
@@ -268,7 +280,7 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
 
 
 def _open_parts(stack: ExitStack, data: Encoded,
-                settings: ImageSettings) -> Optional[Parts]:
+                settings: ImageSettings) -> Optional['Parts']:
     """Open a file of which parts can be read; None for all others."""
     head = first_bytes(data)
     if is_tiff(head):
@@ -284,14 +296,14 @@ def _open_parts(stack: ExitStack, data: Encoded,
     return None if _depends_on_all(parts, settings) else parts
 
 
-def _depends_on_all(parts: Parts, settings: ImageSettings) -> bool:
+def _depends_on_all(parts: 'Parts', settings: ImageSettings) -> bool:
     """Whether the pixels of a part depend on all pixels of the image."""
     return parts.is_map or settings.value_range == 'per_image' or (
         parts.has_missing and settings.fill == 'mean')
 
 
-def _resize_parts(parts: Parts,
-                  choose: Callable[[int, int], Tuple[Window, Size]],
+def _resize_parts(parts: 'Parts',
+                  choose: Callable[[int, int], Tuple['Window', Size]],
                   settings: ImageSettings, name: str) -> np.ndarray:
     full = parts.levels[0]
     (y, x, height, width), size = choose(*full)
@@ -318,7 +330,7 @@ def _resize_parts(parts: Parts,
             name)), size)
 
 
-def _blocks(parts: Parts, level: int, window: Window,
+def _blocks(parts: 'Parts', level: int, window: 'Window',
             settings: ImageSettings, name: str) -> Iterator[RawImage]:
     """Read a window in blocks of rows."""
     top, left, height, width = window
@@ -344,7 +356,7 @@ def _blocks(parts: Parts, level: int, window: Window,
         y = end
 
 
-def _settle(parts: Parts, settings: ImageSettings,
+def _settle(parts: 'Parts', settings: ImageSettings,
             name: str) -> ImageSettings:
     """Replace settings that depend on all pixels by this image's numbers."""
     level = len(parts.levels) - 1

@@ -236,7 +236,7 @@ def test_a_random_head_is_never_tested(run, tester, tmp_path):
     with pytest.raises(CheckpointError) as error:
         tester(run[0]).test()
     assert 'head.fc.weight' in str(error.value)
-    assert 'test with the config' in str(error.value)
+    assert 'use the config' in str(error.value)
     # nor is there a setting that allows it
     with pytest.raises(CheckpointError, match='head.fc.weight'):
         tester(run[0], load_partial=True).test()

@@ -248,7 +248,7 @@ def test_a_damaged_result_is_named(tmp_path):
     (dict(evaluate=[['knn']]), 'evaluate must be a list'),
     (dict(evaluate={'knn': 3}), 'evaluate must be a list'),
     (dict(evaluate=[], runs={'a': {'checkpoint': 'random'}}),
-     'nothing to do'),
+     'has no steps'),
 ])
 def test_mistakes_of_the_file(content, message, tmp_path):
     path = write_study(tmp_path / 'x.yaml', **content)

@@ -44,7 +44,7 @@ def test_both_branches_start_from_it(photos, dino, smaller, tmp_path):
                  'loaded encoder; decoders, projector and predictor are new'):
         assert part in said, part
     text = done.config.read_text()
-    assert f'# start          the encoder of {path}' in text
+    assert f'# start          encoder of {path}' in text
     # the same command resumes; without `init` the settings differ
     again = cmae_mm.pretrain(
         photos, 'mini', epochs=1, batch_size=8, num_workers=0, out=out,

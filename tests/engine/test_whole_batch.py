@@ -112,7 +112,7 @@ def test_ranks_train_as_one_process_does(alone, count, tmp_path):
 @pytest.mark.parametrize('case, named', [
     ('fewer', r'rank 1 finds 15 images and rank 0 16'),
     ('uneven', r'an epoch has 1 batches on rank 1 and 2 on rank 0, which '
-     'would wait .*round_up')])
+     'would hang.*round_up')])
 def test_ranks_with_different_lengths_raise(case, named, tmp_path):
     def rank(number):
         images = 16 - number if case == 'fewer' else 9

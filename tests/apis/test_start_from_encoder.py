@@ -95,7 +95,7 @@ def test_mismatch_raises_before_writing(
     with pytest.raises(ArgumentError, match='set by the argument init here'):
         cmae_mm.pretrain(cfg_options={
             'model.backbone.init_cfg.checkpoint': 'x.pth'}, **call)
-    with pytest.raises(ArgumentError, match='image statistics .* does not exist'):
+    with pytest.raises(ArgumentError, match='statistics .* does not exist'):
         cmae_mm.pretrain(stats='none.json', **call)
     assert not (tmp_path / 'out').exists()
 

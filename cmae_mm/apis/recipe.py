@@ -226,7 +226,8 @@ def plan_pretraining(data: PathLike,
         else:
             rate *= total / base_batch
     facts = dict(
-        model=model, base=base, images=images, recipe=rule.name,
+        model=model, base=base, images=images, img_size=img_size,
+        recipe=rule.name,
         batch_size=batch_size, processes=processes, steps_per_epoch=steps,
         epochs=epochs, warm_up_epochs=warm_up, learning_rate=rate,
         num_workers=num_workers, out=cfg.work_dir)
@@ -344,8 +345,9 @@ def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
     return '\n'.join([
         f'CMAE, {facts["model"]}, from the config {facts["base"]}',
         f'images         {images}',
-        *([f'views          {words_of(cfg.model.backbone.img_size)} pixels']
-          if isinstance(cfg.model.backbone.img_size, (list, tuple)) else []),
+        *([f'views          {words_of(facts["img_size"])} pixels, shifted by '
+           f'less than {cfg.data_preprocessor.max_shift}']
+          if facts['img_size'] is not None else []),
         *([f'start          encoder of {encode_name(start["checkpoint"])}']
           if is_pretrained(start) else []),
         f'recipe         {rule.name}: {rule.reason}',

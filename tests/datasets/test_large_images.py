@@ -199,6 +199,8 @@ def test_overviews_of_large_images(tmp_path):
         file.write(levels[0], subifds=3, tile=(64, 64))
         for level in levels[1:]:
             file.write(level, subfiletype=1, tile=(64, 64))
+        # A label is no overview.
+        file.write(np.full((300, 300), 99, 'uint8'), subfiletype=1)
     with tifffile.TiffWriter(beside) as file:  # as GDAL's
         for number, level in enumerate(levels):
             file.write(level, subfiletype=int(number > 0), tile=(64, 64))

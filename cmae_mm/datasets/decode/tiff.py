@@ -136,8 +136,10 @@ def open_tiff(stack: ExitStack, data: Encoded,
             stack, data, lambda pixels, missing, _: _finish(
                 page, pixels, missing))._replace(has_missing=True)
     else:
-        levels = [page, *(other for other in [
-            *file.pages, *(page.pages or ())] if _is_overview(other, page))]
+        levels = sorted((other for other in [
+            page, *file.pages, *(page.pages or ())]
+            if other is page or _is_overview(other, page)),
+            key=lambda other: -other.imagelength)
         parts = Parts(
             [(level.imagelength, level.imagewidth) for level in levels],
             lambda level, window: _read_part(
@@ -151,8 +153,11 @@ def open_tiff(stack: ExitStack, data: Encoded,
 
 
 def _is_overview(other: Any, page: Any) -> bool:
+    """Whether a page is a smaller one of the image, not of its label."""
     return (int(getattr(other, 'subfiletype', 0) or 0) == 1
             and other.imagelength < page.imagelength
+            and abs(other.imagewidth - page.imagewidth * (
+                other.imagelength / page.imagelength)) <= 2
             and (other.dtype, other.samplesperpixel, other.photometric) == (
                 page.dtype, page.samplesperpixel, page.photometric))
 

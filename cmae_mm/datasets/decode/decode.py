@@ -4,16 +4,7 @@ import math
 import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Iterator,
-    List,
-    Optional,
-    Set,
-    Tuple,
-)
+from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -47,9 +38,6 @@ from .image import (
     log_once,
 )
 from .raster import read_raster
-
-if TYPE_CHECKING:
-    from .maps import Parts, Window
 
 Size = Tuple[int, int]
 # Number of pixels of the blocks that larger parts are read in.
@@ -170,7 +158,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def decode_resized(data: Encoded,
-                   choose: Callable[[int, int], Tuple['Window', Size]],
+                   choose: Callable[[int, int], Tuple[Window, Size]],
                    settings: ImageSettings = RGB,
                    name: str = 'an image',
                    shrink_to: Optional[int] = None) -> np.ndarray:
@@ -199,8 +187,7 @@ def decode_resized(data: Encoded,
         MissingLibrary: If an optional library is needed; names the file.
     """
     with ExitStack() as stack:
-        with _reading(name):
-            parts = _open_parts(stack, data, settings)
+        parts = _open_parts(stack, data, settings, name)
         if parts is not None:
             return _resize_parts(parts, choose, settings, name)
     if isinstance(data, Path):
@@ -228,16 +215,15 @@ def decode_short(data: Encoded, short_side: Optional[int],
         ValueError: See :func:`decode_image`.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    def choose(height: int, width: int) -> Tuple['Window', Size]:
+    def choose(height: int, width: int) -> Tuple[Window, Size]:
         short, side = min(height, width), short_side or 1
         return (0, 0, height, width), (
             side * height // short, side * width // short)
 
     if short_side is not None:
         with ExitStack() as stack:
-            with _reading(name):
-                parts = _open_parts(stack, data, settings)
-            if parts and math.prod(parts.levels[0]) > settings.max_pixels:
+            parts = _open_parts(stack, data, settings, name)
+            if parts is not None and parts.is_large:
                 return _resize_parts(parts, choose, settings, name)
     if isinstance(data, Path):
         data = data.read_bytes()
@@ -266,71 +252,73 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
         ValueError: See :func:`decode_image`.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    with ExitStack() as stack, _reading(name):
-        parts = _open_parts(stack, data, settings)
-        if parts is None or math.prod(parts.levels[0]) <= settings.max_pixels:
+    with ExitStack() as stack:
+        parts = _open_parts(stack, data, settings, name)
+        if parts is None or not parts.is_large:
             return None
         height, width = parts.levels[0]
         rows, columns = min(height, 2**11), min(width, 2**11)
-        raw = parts.read(0, ((height - rows) // 2, (width - columns) // 2,
-                             rows, columns))
+        with _reading(name):
+            raw = parts.read(0, (
+                (height - rows) // 2, (width - columns) // 2, rows, columns))
         if parts.is_map and len(np.unique(raw.pixels[..., -1])) > 2:
             raw = raw._replace(alpha=False)
         return raw, (height, width)
 
 
-def _open_parts(stack: ExitStack, data: Encoded,
-                settings: ImageSettings) -> Optional['Parts']:
+def _open_parts(stack: ExitStack, data: Encoded, settings: ImageSettings,
+                name: str) -> Optional[Parts]:
     """Open a file of which parts can be read; None for all others."""
-    head = first_bytes(data)
-    if is_tiff(head):
-        from .tiff import open_tiff
-        parts = open_tiff(stack, data, settings)
-    elif is_jp2(head):
-        from .maps import open_jp2
-        parts = open_jp2(stack, data, settings)
-    else:
+    head, parts = first_bytes(data), None
+    with _reading(name):
+        if is_tiff(head):
+            from .tiff import open_tiff
+            parts = open_tiff(stack, data, settings)
+        elif is_jp2(head):
+            from .maps import open_jp2
+            parts = open_jp2(stack, data, settings)
+    if parts is None:
         return None
-    if parts is None or math.prod(parts.levels[0]) > settings.max_pixels:
-        return parts
-    return None if _depends_on_all(parts, settings) else parts
+    parts = parts._replace(
+        is_large=math.prod(parts.levels[0]) > settings.max_pixels)
+    return parts if parts.is_large or not _depends_on_all(
+        parts, settings) else None
 
 
-def _depends_on_all(parts: 'Parts', settings: ImageSettings) -> bool:
+def _depends_on_all(parts: Parts, settings: ImageSettings) -> bool:
     """Whether the pixels of a part depend on all pixels of the image."""
     return parts.is_map or settings.value_range == 'per_image' or (
         parts.has_missing and settings.fill == 'mean')
 
 
-def _resize_parts(parts: 'Parts',
-                  choose: Callable[[int, int], Tuple['Window', Size]],
+def _resize_parts(parts: Parts,
+                  choose: Callable[[int, int], Tuple[Window, Size]],
                   settings: ImageSettings, name: str) -> np.ndarray:
     full = parts.levels[0]
     (y, x, height, width), size = choose(*full)
     level = 0
-    if math.prod(full) > settings.max_pixels:
+    if parts.is_large:
         if _depends_on_all(parts, settings):
             settings = _settle(parts, settings, name)
         for number, sides in enumerate(parts.levels):
             if (height * sides[0] >= size[0] * full[0]
                     and width * sides[1] >= size[1] * full[1]):
                 level = number
-    if level == 0 and math.prod(full) > settings.max_pixels and (
-            height > 8 * size[0]):
+    if level == 0 and parts.is_large and height > 8 * size[0]:
         log_once(
             'overviews', f'{name}, {full[1]}x{full[0]} pixels, has no '
             'overviews, so that all pixels of a part are decoded, as of '
             'further files; `gdaladdo -r average FILE 2 4 8 16` adds them.')
     rows, columns = (np.array(parts.levels[level]) / full).tolist()
-    top, bottom = round(y * rows), round((y + height) * rows)
-    left, right = round(x * columns), round((x + width) * columns)
+    top, left = round(y * rows), round(x * columns)
+    window = (top, left, max(round((y + height) * rows) - top, 1),
+              max(round((x + width) * columns) - left, 1))
     return resize_rows(
         (finish(raw, name, settings) for raw in _blocks(
-            parts, level, (top, left, bottom - top, right - left), settings,
-            name)), size)
+            parts, level, window, settings, name)), size)
 
 
-def _blocks(parts: 'Parts', level: int, window: 'Window',
+def _blocks(parts: Parts, level: int, window: Window,
             settings: ImageSettings, name: str) -> Iterator[RawImage]:
     """Read a window in blocks of rows."""
     top, left, height, width = window
@@ -356,7 +344,7 @@ def _blocks(parts: 'Parts', level: int, window: 'Window',
         y = end
 
 
-def _settle(parts: 'Parts', settings: ImageSettings,
+def _settle(parts: Parts, settings: ImageSettings,
             name: str) -> ImageSettings:
     """Replace settings that depend on all pixels by this image's numbers."""
     level = len(parts.levels) - 1

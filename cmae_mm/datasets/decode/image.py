@@ -104,6 +104,7 @@ class Parts(NamedTuple):
         has_missing (bool): Whether pixels may be missing.
         is_map (bool): Whether the last channel is either alpha or data,
             which its values tell, and the settings depend on it.
+        is_large (bool): Whether it has more than ``max_pixels``.
     """
 
     levels: List[Tuple[int, int]]
@@ -111,6 +112,7 @@ class Parts(NamedTuple):
     rows: int
     has_missing: bool = False
     is_map: bool = False
+    is_large: bool = False
 
 
 def check_size(settings: 'ImageSettings', height: int, width: int,

@@ -314,7 +314,7 @@ MISTAKES = {
         dict(checkpoint='none.pth'), 'there is no checkpoint none.pth'),
     'an ending of no format': (
         dict(out='f.csv'), r"\.npz or \.parquet file, but got 'f.csv'"),
-    'a folder as the file': (dict(out='.npz/../x.npz'), 'is a folder'),
+    'a folder as the file': (dict(out='.npz/../x.npz'), 'Is a directory'),
     'an unknown pool': (dict(pool='patches'), "did you mean 'patch'"),
     'an empty batch': (dict(batch_size=0), 'batch_size must be .* 1 or more'),
     'a text as a dtype': (dict(dtype='bfloat16'), 'dtype must be one of'),

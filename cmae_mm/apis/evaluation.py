@@ -125,7 +125,8 @@ def knn(data: LabelledData,
     Returns:
         Dict[str, Any]: ``top1`` and ``balanced`` accuracy in percent of the
         best number of neighbours, ``best_k``, the ``interval`` of ``top1``,
-        and the top-1 accuracy of each number.
+        and the top-1 accuracy of each number; of images of several labels
+        ``mAP`` in place of accuracies.
 
     Raises:
         ArgumentError: If an argument is invalid.
@@ -361,6 +362,11 @@ def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
         raise EvaluationDataError(
             f'the training images of {data} have one class alone, so that '
             'each prediction is right; two or more are needed')
+    if kind not in ('knn', 'linear') and np.asarray(
+            images.train.labels).ndim == 2:
+        raise EvaluationDataError(
+            f'the images of {data} have several labels; `cmae knn` and `cmae '
+            'linear` measure their mAP')
     _join_processes(launcher)
     if is_main_process():
         # The note of a test part is in the first line.

@@ -7,7 +7,12 @@ import numpy as np
 
 from ..datasets.listing import split_line
 from ..datasets.names import decode_name, encode_name
-from ..datasets.source import ImageSource, SourceError, open_source
+from ..datasets.source import (
+    ImageSource,
+    SourceError,
+    kind_of,
+    open_source,
+)
 from ..files import write_file
 from ..image_size import ImageSize, covered_by, to_pair, to_size
 
@@ -50,26 +55,60 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             classes differ.
     """
     try:
-        train = open_source(
-            data, split=spellings(PART_NAMES['train']), labels=True)
+        train = _open(data, spellings(PART_NAMES['train']))
+        several = np.asarray(train.labels).ndim == 2
         if val is None:
             _check_part(train, data, 'train')
-            scored = _open_scored(data)
+            scored = _open_scored(data, several)
         else:
-            scored = open_source(val, labels=True)
+            scored = _open(val, None, several)
     except (FileNotFoundError, SourceError) as error:
         raise EvaluationDataError(
             f'no labelled images to evaluate on: {error}; needed are class '
             'folders in train and val, or a CSV file with the columns label '
             'and split') from error
+    known = train.classes or []
+    if several and {*(scored.classes or ())} <= {*known}:
+        _number_as(scored, known)
     check_same_classes(train.classes, scored.classes)
     return LabelledImages(train, scored)
 
 
-def _open_scored(data: Any) -> ImageSource:
+def _open(data: Any, split: Any, several: bool = False) -> ImageSource:
+    """Open labelled images, in a list maybe of several labels each."""
+    error = None
+    if not several:
+        try:
+            source = open_source(data, split=split, labels=True)
+            if not any('|' in name for name in source.classes or ()):
+                return source
+        except SourceError as caught:  # columns of 0 and 1, empty labels
+            error = caught
+    if error is not None and kind_of(data) != 'list':
+        raise error
+    try:
+        source = open_source(data, split=split, labels='several')
+    except SourceError:
+        if error is not None:
+            raise error from None
+        raise
+    if error is not None and np.asarray(source.labels).sum(1).max() < 2:
+        raise error
+    return source
+
+
+def _number_as(source: ImageSource, classes: List[str]) -> None:
+    """Number several labels as in another part, whose classes are more."""
+    labels = np.zeros((len(source), len(classes)), bool)
+    places = [classes.index(name) for name in source.classes or ()]
+    labels[:, places] = source.labels
+    source.labels, source.classes = labels, list(classes)
+
+
+def _open_scored(data: Any, several: bool) -> ImageSource:
     """Open the validation part, or the test part."""
     names = [*PART_NAMES['val'], *PART_NAMES['test']]
-    scored = open_source(data, split=spellings(names), labels=True)
+    scored = _open(data, spellings(names), several)
     _check_part(scored, data, 'val (or valid, validation, dev, test)')
     if scored.split.lower() in PART_NAMES['test']:
         scored.notes.append('scores are of the test part, since there is no '

@@ -98,6 +98,22 @@ def bootstrap_interval(correct: np.ndarray,
     return float(low), float(high)
 
 
+def mean_precision(scores: Tensor, labels: Tensor) -> float:
+    """Compute the mAP, in percent, over the classes with images.
+
+    Args:
+        scores (Tensor): Scores of the classes, (N, K).
+        labels (Tensor): Whether an image has a class, bool, (N, K).
+
+    Returns:
+        float: The mean of scikit-learn's average precision.
+    """
+    from sklearn.metrics import average_precision_score
+    used = labels.any(dim=0)
+    return 100 * float(average_precision_score(
+        labels[:, used].cpu().numpy(), scores[:, used].cpu().numpy()))
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows in aligned columns."""
     cells = [[str(c) for c in row] for row in [header, *rows]]
@@ -115,14 +131,25 @@ def report_sweep(name: str, predicted: Dict[float, Tensor],
     Args:
         name (str): Name of the setting.
         predicted (Dict[float, Tensor]): Predicted classes, (N, ), by value of
-            the setting.
-        labels (Tensor): True classes, (N, ).
+            the setting; of several labels the score of each, (N, K).
+        labels (Tensor): True classes, (N, ), or of several labels bool,
+            (N, K).
 
     Returns:
-        Dict[str, Any]: ``top1`` and ``balanced`` of the best value, that
-        value as ``best_<name>``, its ``interval``, and the top-1 accuracy of
-        each value.
+        Dict[str, Any]: Of several labels ``mAP`` of the best value and that
+        of each value, in percent. Otherwise ``top1`` and ``balanced`` of the
+        best value, that value as ``best_<name>``, its ``interval``, and the
+        top-1 accuracy of each value.
     """
+    if labels.dim() == 2:
+        means = {value: mean_precision(p, labels)
+                 for value, p in predicted.items()}
+        top = max(means, key=lambda value: means[value])
+        print_table([name, 'mAP %'], [
+            [f'{value:g}{" *" if value == top else ""}', f'{mean:.2f}']
+            for value, mean in means.items()])
+        return {'mAP': means[top], f'best_{name}': top,
+                **{f'{value:g}': mean for value, mean in means.items()}}
     scores = {value: score(p, labels) for value, p in predicted.items()}
     best = max(scores, key=lambda value: scores[value].top1)
     print_table([name, 'top-1 %', 'balanced %'],
@@ -159,7 +186,8 @@ def knn_predict(train_features: Tensor,
 
     Args:
         train_features (Tensor): Training features, (M, D).
-        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ), or
+            whether they have each of several labels, bool, (M, K).
         test_features (Tensor): Features to classify, (N, D).
         ks (Sequence[int]): Numbers of neighbours; those above M are left out.
             Defaults to (5, 10, 20, 50, 100).
@@ -168,7 +196,8 @@ def knn_predict(train_features: Tensor,
             with 64 times as many training features. Defaults to 1024.
 
     Returns:
-        Dict[int, Tensor]: Predicted classes, (N, ), by k.
+        Dict[int, Tensor]: Predicted classes, (N, ), by k; of several labels
+        the share of the votes for each, (N, K).
 
     Raises:
         ValueError: If there are no features, or fewer than the smallest k.
@@ -179,15 +208,24 @@ def knn_predict(train_features: Tensor,
             f'features and one test feature, but there are '
             f'{len(train_features)} and {len(test_features)}')
     ks = sorted(k for k in set(ks) if k <= len(train_features))
-    num_classes = int(train_labels.max()) + 1
+    several = train_labels.dim() == 2
+    num_classes = 0 if several else int(train_labels.max()) + 1
+    numbers = torch.arange(len(train_labels), device=train_labels.device)
     predicted: Dict[int, List[Tensor]] = {k: [] for k in ks}
     for queries in test_features.split(chunk_size):
         queries = F.normalize(queries.float(), dim=1)
-        similarity, labels = _nearest(queries, train_features, train_labels,
-                                      ks[-1], 64 * chunk_size)
+        similarity, labels = _nearest(
+            queries, train_features, numbers if several else train_labels,
+            ks[-1], 64 * chunk_size)
         # The largest weight is 1: no overflow at small temperatures.
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
         for k in ks:
+            if several:
+                shares = F.normalize(weight[:, :k], p=1, dim=1)
+                predicted[k].append(torch.einsum(
+                    'nk,nkc->nc', shares,
+                    train_labels[labels[:, :k]].to(shares)))
+                continue
             votes = weight.new_zeros(len(queries), num_classes)
             votes.scatter_add_(1, labels[:, :k], weight[:, :k])
             predicted[k].append(votes.argmax(dim=1))
@@ -274,7 +312,8 @@ def linear_sweep(train_features: Tensor,
 
     Args:
         train_features (Tensor): Training features, (M, D).
-        train_labels (Tensor): Their classes, numbered from 0, (M, ).
+        train_labels (Tensor): Their classes, numbered from 0, (M, ), or
+            whether they have each of several labels, bool, (M, K).
         test_features (Tensor): Test features, (N, D).
         lrs (Sequence[float]): Learning rates for a batch of 256; they are
             scaled to ``batch_size``. Defaults to ten from 1e-4 to 3.
@@ -287,7 +326,8 @@ def linear_sweep(train_features: Tensor,
         seed (int): Seed of the order of images. Defaults to 0.
 
     Returns:
-        Dict[float, Tensor]: Predicted classes, (N, ), by learning rate.
+        Dict[float, Tensor]: Predicted classes, (N, ), by learning rate; of
+        several labels the logit of each, (N, K).
 
     Raises:
         ValueError: If there are no features or learning rates.
@@ -301,7 +341,9 @@ def linear_sweep(train_features: Tensor,
                                                 test_features.float())
     device = train_features.device
     count, dims = train_features.shape
-    num_classes = int(train_labels.max()) + 1
+    several = train_labels.dim() == 2
+    num_classes = train_labels.shape[1] if several else (
+        int(train_labels.max()) + 1)
     batch_size = min(batch_size, count)
     steps = epochs * math.ceil(count / batch_size)
     # One classifier per learning rate; at zero each class is as likely.
@@ -329,21 +371,24 @@ def linear_sweep(train_features: Tensor,
             # One product for all classifiers: (B, R * C), R of C classes.
             logits = F.linear(x, torch.cat(weights), torch.cat(biases))
             # Each classifier's loss is the mean over the batch.
-            loss = F.cross_entropy(
+            measure = F.binary_cross_entropy_with_logits if several else (
+                F.cross_entropy)
+            labels = labels.repeat_interleave(len(lrs), dim=0)
+            loss = measure(
                 logits.view(-1, num_classes),
-                labels.repeat_interleave(len(lrs)),
+                labels.to(logits) if several else labels,
                 reduction='sum') / len(x)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    return {
-        lr: torch.cat([
-            F.linear(x, weight, bias).argmax(dim=1)
-            for x in test_features.split(65536)
-        ])
-        for lr, weight, bias in zip(lrs, weights, biases)
-    }
+    with torch.no_grad():
+        scores = {
+            lr: torch.cat([F.linear(x, weight, bias)
+                           for x in test_features.split(65536)])
+            for lr, weight, bias in zip(lrs, weights, biases)}
+    return scores if several else {
+        lr: one.argmax(dim=1) for lr, one in scores.items()}
 
 
 # Logistic regression on a few labels per class

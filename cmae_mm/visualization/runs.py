@@ -251,6 +251,8 @@ def accuracies(result: Dict[str, Any]) -> List[Tuple[str, str, str]]:
         low_high = result.get('interval')
         interval = '{:.2f} to {:.2f}'.format(*low_high) if low_high else ''
         return [(', '.join(best), f'{result["top1"]:.2f}', interval)]
+    if 'mAP' in result:
+        return [('mAP', f'{result["mAP"]:.2f}', '')]
     found = []
     for name, value in result.items():
         if f'{name}_std' in result:

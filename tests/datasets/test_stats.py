@@ -304,7 +304,7 @@ def test_the_command_prints_and_writes(tmp_path):
     assert code == 0 and 'value_range' in output and ' of uint8' in output
     for (code, output), said in zip(results[2:], (
             'no images below', "window must be 2 values",
-            'none: cannot be written: it is a folder',
+            'none: cannot be written: Is a directory',
             "must be a number or 'mean', but got 'zero'", 'both must agree')):
         assert code in (1, 2) and said in output.strip().splitlines()[-1]
 

@@ -97,7 +97,7 @@ def test_every_command_of_the_page_runs(scans, monkeypatch):
             for line, (_, output) in zip(lines, results)}
     assert f'1 of {DEEP}' in said['stats scans']
     assert 'made for 1 channel(s) of the mean over 3' in said['pretrain scans']
-    for name in ('views.png', 'reconstruction.png', 'curves.png',
+    for name in ('views.png', 'reconstruction.png',
                  'nearest.png', 'features.npz', 'backbone.safetensors',
                  'work_dirs/tuned/epoch_1.pth'):
         assert (scans / name).is_file(), name

@@ -154,5 +154,5 @@ def test_a_queue_longer_than_the_data_is_refused(image_root, tmp_path):
         image_root, tmp_path, **{
             'model.head.contrastive.type': 'CMAEQueueHead',
             'model.head.contrastive.queue_length': 21}))
-    with pytest.raises(ValueError, match='21 .* more than the 24 images'):
+    with pytest.raises(ValueError, match='21 .* exceed the 24 images'):
         runner.train()

@@ -1,4 +1,7 @@
-"""An extension of griffe: arguments of commands that their types document."""
+"""An extension of griffe, the reader of mkdocstrings (extra='docs').
+
+It gives the site the arguments of commands that their types document.
+"""
 import importlib
 import inspect
 from typing import Any

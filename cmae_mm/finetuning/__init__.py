@@ -6,6 +6,7 @@
   predict images and measure predictions, each with a
   :class:`~cmae_mm.finetuning.model.FinishedModel`.
 - ``training`` runs a config, and keeps the best checkpoint.
-- ``predictions`` writes tables and masks, ``pictures`` draws.
+- ``predictions`` writes tables (parquet by pyarrow, extra='embed') and masks,
+  ``pictures`` draws.
 - ``export`` writes models for ONNX, timm and transformers.
 """

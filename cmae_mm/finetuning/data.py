@@ -1,6 +1,7 @@
 """Labelled images in a training, a validation and a test part."""
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -335,7 +336,7 @@ def _drop_repeated(records: List[Any], labels: List[List[str]],
 
 def _key_of(record: Mapping[str, Any]) -> str:
     """Return what tells an image from others."""
-    return str((record['img_path'], record.get('img_key')))
+    return str((os.path.normpath(record['img_path']), record.get('img_key')))
 
 
 def _strata(part: Part, classes: Sequence[str]) -> List[int]:

@@ -136,9 +136,11 @@ def test_mistakes(finished, boxes, tmp_path):
     fails('no COCO file of boxes', annotations=[dict(image_id=1)])
     fails('its annotations say 7 x', images=[
         dict(i, width=7) for i in content['images']])
+    train = json.loads(
+        (copy / 'annotations/instances_train2017.json').read_text())['images']
     fails('is in two parts', images=[dict(
-        i, file_name=f'../train2017/{f.name}') for i, f in zip(
-            content['images'], sorted((copy / 'images/train2017').iterdir()))])
+        other, id=i['id'], file_name=f"../train2017/{other['file_name']}")
+        for i, other in zip(content['images'], train)])
     file.write_text(json.dumps(content))
     next((copy / 'images/val2017').iterdir()).unlink()
     with pytest.raises(ArgumentError, match='which|does not have'):

@@ -292,7 +292,8 @@ def test_the_config_in_a_checkpoint_fits_its_weights(change, tmp_path):
 @pytest.mark.parametrize('img_size', [3, 2**20, 2**32, 2**60])
 def test_invalid_image_sizes_raise(state, img_size, tmp_path):
     path = write(tmp_path / 'a.pth', state)
-    with pytest.raises(CheckpointError, match='a.pth: .*(images of|does not divide)'):
+    with pytest.raises(CheckpointError,
+                       match='a.pth: .*(images of|does not divide)'):
         cmae_mm.load_encoder(path, img_size=img_size)
 
 

@@ -32,6 +32,7 @@ OWNERS = {
     'sklearn': {'scikit-learn'},
     'skimage': {'scikit-image'},
     'umap': {'umap-learn'},
+    'griffe': {'mkdocstrings-python'},  # which needs it
 }
 FRAMEWORK = ('mmengine', 'mmcv', 'mmpretrain')
 

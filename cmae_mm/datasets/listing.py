@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import zipfile
 from collections import Counter
 from typing import (
     Any,
@@ -250,6 +251,8 @@ class FolderListing:
             r'(\.[a-z]\w{0,9}){1,2}', ending) else 'other file'
         if not is_image and kind not in ('other file', '.ima'):
             return kind
+        if ending == '.npz' and _holds_features(entry.path):
+            return 'feature file'
         if ending in _PLUGIN_OF:
             from .decode.raster import has_plugin
             return '' if has_plugin(_PLUGIN_OF[ending]) else ending
@@ -273,6 +276,15 @@ class FolderListing:
             return 'repeated folder'
         self._followed.add(target)
         return '/'
+
+
+def _holds_features(path: str) -> bool:
+    """Return whether a file is the output of ``cmae embed``."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {'features.npy', 'paths.npy'} <= {*file.namelist()}
+    except zipfile.BadZipFile:
+        return False  # a damaged image, which decoding reports
 
 
 def _find_bands(names: Sequence[str]) -> Set[str]:

@@ -155,6 +155,15 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert source.describe().endswith('left out: 1 unreadable folder (b)')
 
 
+def test_features_of_images_are_no_image(tmp_path):
+    np.save(tmp_path / 'a.npy', np.zeros((8, 8), np.uint8))
+    np.savez(tmp_path / 'b.npz', image=np.zeros((8, 8), np.uint8))
+    np.savez(tmp_path / 'f.npz', features=np.zeros((2, 3)), paths=['a', 'b'])
+    source = open_source(tmp_path)
+    assert list(source.names) == ['a.npy', 'b.npz']
+    assert 'left out: 1 feature file (f.npz)' in source.describe()
+
+
 def test_only_regular_files_are_read(tmp_path):
     write_images(tmp_path, 1)
     source = open_source(tmp_path)

@@ -35,16 +35,18 @@ ROOMS = {
     'dense/segmentation': 'Segmentation',
 }
 FUNCTIONS = [
-    'training.pretrain', 'training.Pretrained', 'finetuning.finetune',
-    'finetuning.predict', 'finished_model.load_model',
-    'finished_model.FinishedModel', 'finished_model.export_model',
-    'encoder.load_encoder',
-    'encoder.PretrainedEncoder', 'embedding.embed',
-    'embedding.Embeddings', 'pictures.reconstruct', 'pictures.attention',
-    'pictures.features', 'pictures.views', 'pictures.map_images',
-    'pictures.nearest', 'pictures.report', 'evaluation.knn',
-    'evaluation.linear', 'evaluation.low_shot', 'evaluation.dense_knn',
-    'evaluation.dense_linear', 'study.study'
+    'apis.training.pretrain', 'apis.training.Pretrained',
+    'apis.finetuning.finetune', 'apis.finetuning.predict',
+    'apis.finetuning.export_model', 'finetuning.model.load_model',
+    'finetuning.model.FinishedModel', 'apis.encoder.load_encoder',
+    'apis.encoder.PretrainedEncoder', 'apis.embedding.embed',
+    'apis.embedding.Embeddings', 'apis.pictures.reconstruct',
+    'apis.pictures.attention', 'apis.pictures.features', 'apis.pictures.views',
+    'apis.pictures.map_images', 'apis.pictures.nearest',
+    'apis.pictures.report', 'apis.evaluation.knn', 'apis.evaluation.linear',
+    'apis.evaluation.low_shot', 'apis.evaluation.dense_knn',
+    'apis.evaluation.dense_linear', 'apis.evaluation.frozen',
+    'apis.study.study'
 ]
 LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.yaml': 'yaml'}
 # mermaid.js of npm, if installed. Without it diagrams stay text, because the
@@ -74,7 +76,7 @@ def public_names(init: Path) -> List[str]:
 def reference_pages() -> Dict[str, str]:
     """Return the reference pages as input of mkdocstrings."""
     pages = {'api/functions.md': '# Functions\n\n' + '\n\n'.join(
-        f'::: cmae_mm.apis.{name}' for name in FUNCTIONS)}
+        f'::: cmae_mm.{name}' for name in FUNCTIONS)}
     for room, title in ROOMS.items():
         names = public_names(ROOT / room_file(room))
         package = f'cmae_mm.{room.replace("/", ".")}'

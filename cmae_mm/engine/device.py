@@ -1,7 +1,7 @@
 """Settings of a run for its device: process groups and wrappers."""
 import datetime
+import math
 import os
-import resource
 import subprocess
 import sys
 from typing import Any, Dict
@@ -29,7 +29,14 @@ def has_accelerator() -> bool:
 
 
 def host_memory_mb() -> float:
-    """Return the highest use of memory of this process so far, in MiB."""
+    """Return the highest use of memory of this process so far, in MiB.
+
+    It is nan where Python has no module ``resource``, as on Windows.
+    """
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     # in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         2**20 if sys.platform == 'darwin' else 1024)

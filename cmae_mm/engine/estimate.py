@@ -1,6 +1,7 @@
 """Time and memory of a training, from a few measured steps."""
 import copy
 import itertools
+import math
 import time
 from typing import Any
 
@@ -89,5 +90,6 @@ def _measure(runner: Any) -> str:
         copied = sum(p.numel() * p.element_size() for p in source.parameters())
         memory = (torch.cuda.max_memory_allocated() - copied) / 2**20
         kind = 'GPU memory'
+    used = '' if math.isnan(memory) else f'; {memory:,.0f} MiB of {kind}'
     return (f'about {describe_seconds(total)} on this machine: {steps:,} steps'
-            f' of {seconds:.2g} s; {memory:,.0f} MiB of {kind}')
+            f' of {seconds:.2g} s{used}')

@@ -6,7 +6,6 @@ from pathlib import Path
 import payloads
 import pytest
 import torch
-from helpers import ROOT
 from mmengine.logging import MMLogger
 from payloads import body, write_zip
 
@@ -240,8 +239,8 @@ def test_same_folder_resumes_and_other_settings_raise(
         photos, 'mini', epochs=2, batch_size=4, num_workers=0,
         out=tmp_path / 'work', cfg_options=smaller)
     assert done.checkpoint.name == 'epoch_2.pth'
-    page = report([tmp_path / 'work'], tmp_path / 'r.html').out.read_text()
-    assert 'quickstart/cmae_vit-mini_tiles' in page
-    named = report([tmp_path / 'work'], tmp_path / 'r.html',
-                   base=str(ROOT / 'configs/cmae_vit-s_300e.py'))
-    assert 'cmae_vit-s_300e.py' in named.out.read_text()
+    other = shutil.copytree(tmp_path / 'work', tmp_path / 'other')
+    (other / 'config.py').write_text(
+        (other / 'config.py').read_text() + 'seed_of_nothing = 12\n')
+    page = report([tmp_path / 'work', other], tmp_path / 'r.html')
+    assert '+seed_of_nothing = 12' in page.out.read_text()

@@ -1,4 +1,5 @@
 """Health of a pre-training, measured while it runs."""
+import math
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -203,7 +204,10 @@ class HealthHook(Hook):
         steps = 1 if self._last is None else max(done - self._last, 1)
         self._last = done
         logged = runner.message_hub.log_scalars
-        found = dict(images_seen=done * batch, host_memory_mb=host_memory_mb())
+        found: Dict[str, float] = dict(images_seen=done * batch)
+        memory = host_memory_mb()
+        if not math.isnan(memory):
+            found['host_memory_mb'] = memory
         if 'train/time' in logged and 'train/data_time' in logged:
             time = float(logged['train/time'].mean(steps))
             wait = float(logged['train/data_time'].mean(steps))

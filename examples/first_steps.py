@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -11,12 +12,14 @@
 # ---
 
 # %% [markdown]
-# # First steps: from a folder of images to features
+# # First steps: from a folder of images to a finished model
 #
-# Pre-train a small CMAE on a folder of images without labels, then use its
-# features: pictures, nearest neighbours, a classifier. Takes some minutes on
-# two CPU cores. `python examples/first_steps.py` runs it as a script;
-# `jupytext --to ipynb examples/first_steps.py` converts it to a notebook.
+# Pre-train a small CMAE on a folder of images without labels, use its
+# features (pictures, nearest neighbours), fine-tune a classifier and predict.
+# Takes some minutes on two CPU cores.
+# `examples/first_steps.ipynb` is the notebook, `python
+# examples/first_steps.py` the same as a script;
+# `jupytext --sync examples/first_steps.py` updates one from the other.
 #
 # Requirements: `pip install -e '.[onedl,quickstart]'` in a clone.
 
@@ -149,10 +152,34 @@ drawn = map_images(val, done.checkpoint, OUT / 'map.png', method='tsne',
 Image.open(drawn.out)
 
 # %% [markdown]
+# ## A classifier
+#
+# `finetune` trains the encoder with a head on the class folders of `train`,
+# and keeps the checkpoint that is the best on `val`. With few labels, use
+# `labels_per_class=10`.
+
+# %%
+tuned = cmae_mm.finetune(data, done.checkpoint, OUT / 'classifier',
+                         epochs=EPOCHS)
+Image.open(tuned.out / 'val_confusion.png')
+
+# %% [markdown]
+# ## Predictions
+#
+# `cmae_mm.export_model(tuned.out, 'classifier.onnx')` writes the model with
+# its head, classes and preprocessing; it needs `pip install -e '.[onnx]'`.
+
+# %%
+model = cmae_mm.load_model(tuned.out)
+for predicted in model.predict(photographs):
+    print(f'{predicted.label} {predicted.score:.2f}  {predicted.path}')
+
+# %% [markdown]
 # ## Next steps
 #
 # - More epochs and your own images: `docs/own-data.md`.
 # - Health of a run: `docs/health.md`; `cmae report` writes a page.
-# - Fine-tuning, detection, segmentation: `docs/transfer.md`.
+# - Few labels: `docs/few-labels.md`; detection and segmentation:
+#   `docs/transfer.md`.
 # - Export: `cmae export ... --to timm`, `hf` or `onnx`
 #   (`docs/checkpoints.md`, `docs/deploy.md`).

@@ -76,8 +76,9 @@ def adapt_to_device(cfg: Config) -> None:
     """Adapt a config to this machine, in place.
 
     Workers are spawned where the system cannot fork them. Without an
-    accelerator, distributed ranks on CPUs use gloo. BatchNorm is not
-    synchronised between them: each rank normalises over its own batch.
+    accelerator, batches are not pinned, and distributed ranks use gloo.
+    BatchNorm is not synchronised between them: each rank normalises over its
+    own batch.
 
     Args:
         cfg (Config): The config of a runner.
@@ -90,6 +91,10 @@ def adapt_to_device(cfg: Config) -> None:
         cfg.merge_from_dict({'env_cfg.mp_cfg.mp_start_method': 'spawn'})
     if has_accelerator():
         return
+    for part in ('train', 'val', 'test'):
+        loader = cfg.get(f'{part}_dataloader') or {}
+        if loader.get('pin_memory'):
+            loader['pin_memory'] = False  # torch warns of it on CPUs
     launcher = cfg.get('launcher', 'none')
     if launcher not in ('none', 'pytorch', 'slurm'):
         raise ValueError(

@@ -83,3 +83,10 @@ def test_a_wrong_timeout_is_refused(timeout):
         launcher='pytorch', env_cfg=dict(dist_cfg=dict(timeout=timeout))))
     with pytest.raises(ValueError, match='dist_cfg.timeout must be a number'):
         adapt_to_device(cfg)
+
+
+def test_batches_are_not_pinned_on_cpus():
+    cfg = Config(dict(train_dataloader=dict(pin_memory=True),
+                      val_dataloader=None))
+    adapt_to_device(cfg)
+    assert cfg.train_dataloader.pin_memory is False

@@ -240,7 +240,7 @@ def test_same_folder_resumes_and_other_settings_raise(
         out=tmp_path / 'work', cfg_options=smaller)
     assert done.checkpoint.name == 'epoch_2.pth'
     other = shutil.copytree(tmp_path / 'work', tmp_path / 'other')
-    dump = next(other.glob('*/vis_data/config.py'))
+    dump = sorted(other.glob('*/vis_data/config.py'))[-1]
     dump.write_text(dump.read_text() + 'seed_of_nothing = 12\n')
     page = report([tmp_path / 'work', other], tmp_path / 'r.html')
     assert '+seed_of_nothing = 12' in page.out.read_text()

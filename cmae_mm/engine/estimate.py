@@ -52,7 +52,10 @@ def estimate_training(runner: Any) -> str:
 
 def _measure(runner: Any) -> str:
     loader = runner.train_dataloader
-    dataset = copy.deepcopy(loader.dataset)
+    # Transforms count what they skip; the list of images may be large.
+    dataset = copy.copy(loader.dataset)
+    if hasattr(dataset, 'pipeline'):
+        dataset.pipeline = copy.deepcopy(dataset.pipeline)
     numbers = next(iter(loader.batch_sampler or ()), None) or list(
         itertools.islice(iter(loader.sampler), 1))
     begun = time.perf_counter()

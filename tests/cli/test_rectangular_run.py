@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import run_commands
+from helpers import TORCH, run_commands
 from PIL import Image
 
 import cmae_mm
@@ -40,8 +40,9 @@ def scans(tmp_path_factory):
 
 
 def test_from_pretraining_to_onnx(scans):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
+    if TORCH >= (2, 6):  # the oldest version that exports to ONNX
+        onnxruntime = pytest.importorskip('onnxruntime')
+        pytest.importorskip('onnxscript')
     work = ['--num-workers', '0']
     config = 'work_dirs/mini_scans/config.py'
     lines = [
@@ -75,6 +76,10 @@ def test_from_pretraining_to_onnx(scans):
     ]
     results = run_commands(*lines, cwd=scans)
     for line, (code, output) in zip(lines[:-5], results):
+        if line[-1] == 'onnx' or line[-1].endswith('.onnx'):
+            if TORCH < (2, 6):
+                assert code == 1 and 'needs torch 2.6' in output
+                continue
         assert code == 0, (line, output[-3000:])
     for (code, output), said in zip(results[-5:], (
             'the task segment needs square images, but got 32x96',
@@ -100,6 +105,17 @@ def test_from_pretraining_to_onnx(scans):
              for name in stored['paths']]
     np.testing.assert_allclose(
         stored['features'], expected[order], atol=1e-4)
+    assert cmae_mm.load_encoder(
+        scans / 'small.safetensors').img_size == (16, 64)
+    tuned = cmae_mm.load_model(scans / 'tuned')
+    assert tuned.img_size == (32, 96)
+    # pictures have the aspect of the views
+    for name, columns in (('views', 4), ('reconstruction', 4),
+                          ('attention', 2), ('features', 2)):
+        width, height = Image.open(scans / f'{name}.png').size
+        assert width > 1.5 * height * columns / 4, name
+    if TORCH < (2, 6):
+        return
     session = onnxruntime.InferenceSession(str(scans / 'encoder.onnx'))
     assert session.get_inputs()[0].shape[1:] == [3, 32, 96]
     meta = session.get_modelmeta().custom_metadata_map
@@ -107,20 +123,11 @@ def test_from_pretraining_to_onnx(scans):
     pixels = (images * encoder.std + encoder.mean).numpy()
     np.testing.assert_allclose(
         session.run(['features'], dict(images=pixels))[0], expected, atol=1e-4)
-    assert cmae_mm.load_encoder(
-        scans / 'small.safetensors').img_size == (16, 64)
-    tuned = cmae_mm.load_model(scans / 'tuned')
-    assert tuned.img_size == (32, 96)
     session = onnxruntime.InferenceSession(str(scans / 'tuned.onnx'))
     with torch.no_grad():
         np.testing.assert_allclose(
             session.run(None, dict(images=pixels))[0],
             tuned(torch.from_numpy(pixels)), atol=1e-4)
-    # pictures have the aspect of the views
-    for name, columns in (('views', 4), ('reconstruction', 4),
-                          ('attention', 2), ('features', 2)):
-        width, height = Image.open(scans / f'{name}.png').size
-        assert width > 1.5 * height * columns / 4, name
 
 
 @pytest.mark.parametrize('size', [(32, 64), (64, 32), 48])

@@ -1,6 +1,7 @@
 """Classifiers on frozen features: k-NN, linear, low-shot, and accuracies."""
 import math
 import statistics
+import warnings
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -422,8 +423,10 @@ def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
     classifier = make_pipeline(
         StandardScaler(),
         LogisticRegression(C=inverse_penalty, max_iter=5000))
-    classifier.fit(train.features.double().cpu().numpy(),
-                   train.labels.cpu().numpy())
+    with warnings.catch_warnings():  # one label per class is meant
+        warnings.filterwarnings('ignore', 'The number of unique classes')
+        classifier.fit(train.features.double().cpu().numpy(),
+                       train.labels.cpu().numpy())
     predicted = classifier.predict(test.features.double().cpu().numpy())
     return torch.from_numpy(predicted).to(test.labels.device)
 

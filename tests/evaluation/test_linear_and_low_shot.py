@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cmae_mm.evaluation.data import draw_share, draw_shots
+from cmae_mm.evaluation.features import FeatureSet
 from cmae_mm.evaluation.probes import (
     balanced_accuracy,
     bootstrap_interval,
@@ -68,6 +69,12 @@ def test_logistic_regression_is_scikit_learns():
     one, five = (np.mean([score(found, test.labels).top1 for found in draws])
                  for draws in drawn.values())
     assert five > one
+
+
+@pytest.mark.filterwarnings('error')
+def test_one_label_per_class_is_no_warning():
+    train = FeatureSet(torch.randn(30, 4), torch.arange(30))
+    assert (fit_logistic_regression(train, train) == train.labels).any()
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1))

@@ -2,23 +2,25 @@
 import copy
 import itertools
 import math
+import statistics
 import time
 from typing import Any
 
 import torch
+from mmengine.dist import broadcast_object_list
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from ..dependencies import cpu_count
-from ..progress import describe_seconds
 from .device import host_memory_mb, unwrapped_model
 from .hooks.evaluation_hooks import keep_generators
-from .optim_wrapper import skipping_steps
+from .optim_wrapper import NonFiniteError, skipping_steps
 from .training_step import TrainingStep
 
-# Steps that are measured, after one that is not.
-_MEASURED_STEPS = 2
+# Steps are measured for so many seconds, and at most for a share of the run.
+_SECONDS, _SHARE = 3., 0.05
 
 
 def estimate_training(runner: Any) -> str:
@@ -31,9 +33,9 @@ def estimate_training(runner: Any) -> str:
         runner (ResumableRunner): Before training.
 
     Returns:
-        str: 'about 58 s on this machine: 600 steps of 0.08 s; 850 MiB of
-        memory', '' if the training does not count epochs or a step does not
-        fit into the memory of the GPU.
+        str: 'about 60 s at the present speed: 600 steps of 0.08 s; 0.8 GiB of
+        memory', '' if the training does not count epochs, or steps do not
+        fit into the memory of the GPU or are not finite.
     """
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return ''
@@ -42,7 +44,7 @@ def estimate_training(runner: Any) -> str:
     try:
         with keep_generators():
             return _measure(runner)
-    except torch.cuda.OutOfMemoryError:
+    except (torch.cuda.OutOfMemoryError, NonFiniteError):
         return ''
     finally:
         runner.logger.setLevel(level)
@@ -58,30 +60,27 @@ def _measure(runner: Any) -> str:
         dataset.pipeline = copy.deepcopy(dataset.pipeline)
     numbers = next(iter(loader.batch_sampler or ()), None) or list(
         itertools.islice(iter(loader.sampler), 1))
+    dataset[numbers[0]]  # imports the decoder
     begun = time.perf_counter()
     batch = loader.collate_fn([dataset[number] for number in numbers])
     reading = time.perf_counter() - begun
     source = unwrapped_model(runner)
     model = revert_sync_batchnorm(copy.deepcopy(source)).train()
-    step = TrainingStep(model, build_optim_wrapper(
-        model, skipping_steps(runner.cfg.optim_wrapper)), batch)
+    wrapper = build_optim_wrapper(
+        model, skipping_steps(runner.cfg.optim_wrapper))
+    wrapper.message_hub = MessageHub('estimate')  # not in the run's log
+    step = TrainingStep(model, wrapper, batch)
     on_gpu = next(model.parameters()).is_cuda
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    for number in range(1 + _MEASURED_STEPS):
-        if number == 1:
-            begun = time.perf_counter()
-        step()
-        if on_gpu:
-            torch.cuda.synchronize()
-    seconds = (time.perf_counter() - begun) / _MEASURED_STEPS
+    loop = runner.train_loop
+    steps = len(loader) * loop.max_epochs
+    seconds = _time_steps(step, int(steps * _SHARE), on_gpu)
     workers = loader.num_workers
     if on_gpu and workers:
         seconds = max(seconds, reading / workers)
     else:  # workers share the cores with the model
         seconds += reading / max(min(workers, cpu_count()), 1)
-    loop = runner.train_loop
-    steps = len(loader) * loop.max_epochs
     total = seconds * steps
     if runner.val_loop is not None:
         # An image that is validated costs about a third of one in training.
@@ -93,6 +92,42 @@ def _measure(runner: Any) -> str:
         copied = sum(p.numel() * p.element_size() for p in source.parameters())
         memory = (torch.cuda.max_memory_allocated() - copied) / 2**20
         kind = 'GPU memory'
-    used = '' if math.isnan(memory) else f'; {memory:,.0f} MiB of {kind}'
-    return (f'about {describe_seconds(total)} on this machine: {steps:,} steps'
-            f' of {seconds:.2g} s{used}')
+    used = '' if math.isnan(memory) else f'; {memory / 1024:.1f} GiB of {kind}'
+    return (f'about {round_duration(total)} at the present speed: {steps:,} '
+            f'steps of {seconds:.2g} s{used}')
+
+
+def _time_steps(step: TrainingStep, most: int, on_gpu: bool) -> float:
+    """Return the median time of steps, without the first, slow ones."""
+
+    def timed() -> float:
+        begun = time.perf_counter()
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    timed()
+    count = [max(min(int(_SECONDS / timed()), most), 1)]
+    # Steps contain collectives: all ranks make as many as rank 0.
+    broadcast_object_list(count)
+    times = [timed() for _ in range(count[0])]
+    return statistics.median(times[count[0] // 3:])
+
+
+def round_duration(seconds: float) -> str:
+    """Format a duration that is known to about a fifth.
+
+    Args:
+        seconds (float): The time.
+
+    Returns:
+        str: One number in one unit, for example '40 min' or '150 min'.
+    """
+    unit, size = next(
+        (unit, size) for unit, size in (
+            ('days', 86400), ('h', 3600), ('min', 60), ('s', 1))
+        if seconds >= 3 * size or size == 1)
+    number = max(seconds / size, 1)
+    step = 1 if number < 10 else 5 if number < 60 else 10
+    return f'{step * round(number / step)} {unit}'

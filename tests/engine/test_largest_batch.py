@@ -1,4 +1,6 @@
-"""The search for the largest batch, its steps, and the command's mistakes."""
+"""The search for the largest batch, timed steps, and mistakes."""
+import time
+
 import pytest
 import torch
 from helpers import runner_cfg
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from cmae_mm.apis.training import batch_size
 from cmae_mm.config import ConfigError
+from cmae_mm.engine import estimate
 from cmae_mm.engine.training_step import (
     MOST,
     BatchTrial,
@@ -71,3 +74,20 @@ def test_memory_is_limited_and_freed(image_root, tmp_path):
     size = largest_batch(trial.fits, 8)
     assert 2 <= size < MOST and 0 < trial.peak <= 1 and trial.rate > 0
     assert trial.fits(size) and not trial.fits(2 * size)
+
+
+def test_slow_first_steps_are_not_in_the_estimate():
+    waits = [0.3] * 4
+
+    def step():
+        time.sleep(waits.pop() if waits else 0.01)
+
+    # After two steps, a third of 10 is left out.
+    assert estimate._time_steps(step, 10, False) < 0.1
+
+
+@pytest.mark.parametrize('seconds, text', [
+    (0.2, '1 s'), (33, '35 s'), (170, '170 s'), (2500, '40 min'),
+    (7500, '120 min'), (40_000, '10 h'), (1e6, '10 days')])
+def test_an_estimate_is_rounded(seconds, text):
+    assert estimate.round_duration(seconds) == text

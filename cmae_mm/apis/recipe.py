@@ -311,7 +311,6 @@ def _fit(cfg: Config, epochs: int, steps: int, batch_size: int,
 def _schedule(epochs: int, warm_up: float) -> List[Dict[str, Any]]:
     cosine = dict(
         type='CosineAnnealingLR',
-        T_max=epochs - warm_up,
         by_epoch=True,
         begin=warm_up,
         end=epochs,

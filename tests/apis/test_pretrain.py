@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import write_images
 from mmengine.config import Config
+from mmengine.optim import CosineAnnealingLR
 from tiny_training import on_ranks
 
 import cmae_mm
@@ -90,9 +91,15 @@ def test_every_model_gives_a_config_of_the_recipe(model, photos, tmp_path):
 @pytest.mark.parametrize('epochs, warm_up', [
     (1, 0), (4, .533), (8, 1), (100, 13), (300, 40), (1600, 40)])
 def test_warm_up_keeps_its_share_of_the_epochs(epochs, warm_up, photos):
-    facts = plan_pretraining(photos, 'vit-s', epochs=epochs,
-                             batch_size=2).facts
+    cfg, _, facts = plan_pretraining(
+        photos, 'vit-s', epochs=epochs, batch_size=2)
     assert facts['warm_up_epochs'] == warm_up
+    steps = facts['steps_per_epoch']
+    cosine = CosineAnnealingLR.build_iter_from_epoch(
+        torch.optim.SGD([torch.zeros(1)], lr=1), epoch_length=steps,
+        **{k: v for k, v in cfg.param_scheduler[-1].items()
+           if k not in ('type', 'convert_to_iter_based')})
+    assert cosine.begin + cosine.T_max == epochs * steps
 
 
 def test_defaults_fit_the_images_and_the_machine(photos, tmp_path):

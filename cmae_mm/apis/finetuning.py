@@ -112,7 +112,8 @@ def finetune(data: Data,
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
         model: For random weights: a model as `cmae pretrain --model` takes
-            it, or a checkpoint of the same sizes. Defaults to vit-s.
+            it, or a checkpoint or a config (.py) of the same sizes. Defaults
+            to vit-s.
         decoder: Decoder of masks, two layers or UPerNet; or of boxes.
             Defaults to small.
         stats: File of `cmae stats` on the images. Defaults to the
@@ -213,32 +214,33 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
     from mmpretrain.registry import MODELS as REGISTRY
 
     from .. import checkpoints
-    from ..checkpoints.load import fit_encoder
+    from ..checkpoints.load import fit_encoder, model_of
     from ..config import load_config
     from ..datasets.stats import read_image_stats
-    from ..image_config import is_plain, settings_of
+    from ..image_config import image_settings, is_plain, name_of, settings_of
     from .encoder import with_preprocessing
     from .recipe import MODELS
     init_default_scope('mmpretrain')
     if '://' not in str(checkpoint):
         checkpoint = str(find_checkpoint(checkpoint))
     model = str(find_checkpoint(model))
-    if checkpoint == RANDOM and model in MODELS:
-        cfg = load_config(MODELS[model])
-        backbone = {k: cfg.model.backbone[k] for k in (
-            'arch', 'img_size', 'patch_size', 'patch_sizes')
-            if k in cfg.model.backbone}
-        hybrid = 'ConvViT' in cfg.model.backbone.type
+    if checkpoint == RANDOM and (model in MODELS or model.endswith('.py')):
+        cfg = load_config(MODELS.get(model, model))
+        settings = model_of(cfg)
+        backbone = {k: v for k, v in settings['backbone'].items() if k in (
+            'arch', 'img_size', 'patch_size', 'patch_sizes', 'in_channels')}
+        hybrid = 'ConvViT' in name_of(settings['backbone']['type'])
         backbone['type'] = 'TransferConvViT' if hybrid else 'TransferViT'
         found: Dict[str, Any] = dict(
-            mean=list(cfg.data_preprocessor.mean),
-            std=list(cfg.data_preprocessor.std), images=None)
+            mean=list(settings['data_preprocessor']['mean']),
+            std=list(settings['data_preprocessor']['std']),
+            images=image_settings(cfg) or None)
     else:
         source = model if checkpoint == RANDOM else checkpoint
         if not Path(source).exists():
             raise ArgumentError(
-                f'model must be one of {", ".join(MODELS)}, or a checkpoint, '
-                f'but got {model!r}')
+                f'model must be one of {", ".join(MODELS)}, a checkpoint or a '
+                f'config (.py), but got {model!r}')
         loaded = checkpoints.load_encoder(str(source), img_size=img_size)
         backbone = dict(loaded.config)
         if not stats:

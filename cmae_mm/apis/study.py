@@ -14,6 +14,7 @@ from shutil import which
 from typing import (
     Any,
     Dict,
+    Iterable,
     Iterator,
     List,
     Mapping,
@@ -27,9 +28,11 @@ from ..config import ConfigError, load_config
 from ..dependencies import cpu_count
 from ..files import append_line, output_lock, write_file
 from ..packaged import find_config
+from ..plain_config import format_config
 from ..progress import Progress
 from ..version import __version__
 from .arguments import (
+    RANDOM,
     Count,
     OutputFolder,
     PathLike,
@@ -45,13 +48,15 @@ EVALUATIONS = ('knn', 'linear', 'low-shot', 'frozen', 'dense-knn',
 CHECKPOINT = '{checkpoint}'
 # Placeholder in a command for the data folder of the config.
 DATA = '{data}'
+# Placeholder in a command for a file of the config with the run's options.
+MODEL = '{model}'
 # Seconds between two checks of the processes.
 _INTERVAL = 0.2
 # Keys of the YAML file and their types.
 _TRANSFER = dict(config=str, options=dict)
 _RUN = dict(_TRANSFER, checkpoint=str)
 _STUDY = dict(title=object, **_TRANSFER, seeds=list, evaluate=(list, dict),
-              transfer=dict, runs=dict)
+              transfer=dict, finetune=dict, runs=dict)
 _TYPES = {str: 'text', dict: 'a mapping', list: 'a list',
           (list, dict): 'a list or a mapping'}
 
@@ -60,20 +65,28 @@ class Step(NamedTuple):
     """One command of a run.
 
     Args:
-        name (str): 'train', or the name of an evaluation or transfer.
-        command (List[str]): The words after ``cmae``; :data:`CHECKPOINT` is a
-            placeholder for the trained checkpoint.
+        name (str): 'train', or the name of an evaluation or fine-tuning.
+        command (List[str]): The words after ``cmae``, with the placeholders
+            :data:`CHECKPOINT`, :data:`DATA` and :data:`MODEL`.
         folder (Path): The command's output folder.
+        settings (List[str]): What placeholders depend on, unless the command
+            has it.
     """
 
     name: str
     command: List[str]
     folder: Path
+    settings: List[str] = []
 
     @property
     def done(self) -> Path:
         """The file that is written when the step is done."""
         return self.folder.with_name(f'{self.folder.name}.json')
+
+    @property
+    def words(self) -> List[str]:
+        """The command and its settings, for comparison."""
+        return [*self.command, *self.settings]
 
     def read_done(self) -> Dict[str, Any]:
         """Read the command and the result of a finished step.
@@ -104,12 +117,16 @@ class StudyRun(NamedTuple):
         seed (int): Its seed.
         steps (List[Step]): Its commands, in order.
         folder (Path): Its output folder.
+        config (str, optional): Config of the pre-training.
+        options (List[str]): Overrides of the config.
     """
 
     name: str
     seed: int
     steps: List[Step]
     folder: Path
+    config: Optional[str] = None
+    options: List[str] = []
 
     @property
     def label(self) -> str:
@@ -179,9 +196,9 @@ def _check_study(study: PathLike, out: Optional[PathLike],
                           f'{", ".join(plan.names)}')
     for run in plan.runs:
         for step in run.steps:
-            before = step.read_done().get('command', step.command)
-            changed = sorted(set(before) ^ set(step.command))
-            if before != step.command:
+            before = step.read_done().get('command', step.words)
+            changed = sorted(set(before) ^ set(step.words))
+            if before != step.words:
                 raise ConfigError(
                     f'{step.done} was made with other settings '
                     f'({", ".join(changed)}); delete {run.folder} to run it '
@@ -307,7 +324,7 @@ def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
         lines = run.output.read_text('utf-8', 'replace').splitlines()
         result = next(line for line in lines[::-1] if line.startswith('{'))
         write_file(step.done, json.dumps(dict(
-            command=step.command, result=json.loads(result),
+            command=step.words, result=json.loads(result),
             made=_origin())) + '\n')
 
 
@@ -322,23 +339,24 @@ def _origin() -> Dict[str, str]:
 
 
 def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
-    """Replace the placeholders of the data and the trained checkpoint."""
+    """Replace the placeholders of data, model and trained checkpoint."""
     from ..engine.checkpoint_folder import find_newest_whole, list_checkpoints
-    if DATA in command:
-        config = command[command.index('--config') + 1]
-        options = command[command.index('--cfg-options') + 1:]
-        cfg = load_config(config, options)
-        root = cfg.train_dataloader.dataset.data_root
-        command = [root if word == DATA else word for word in command]
-    if not any(CHECKPOINT in word for word in command):
-        return list(command)
-    folder = run.folder / 'train'
-    last = find_newest_whole(list_checkpoints(str(folder)))
-    if last is None:
-        raise FileNotFoundError(f'{folder} has no checkpoint')
-    path = str(last)
-    return [path if word == CHECKPOINT else
-            word.replace(CHECKPOINT, repr(path)) for word in command]
+    values = {}
+    if DATA in command or MODEL in command:
+        assert run.config is not None
+        cfg = load_config(run.config, run.options)
+        values[DATA] = cfg.train_dataloader.dataset.data_root
+        values[MODEL] = str(run.folder / 'model.py')
+        write_file(run.folder / 'model.py', format_config(cfg.to_dict()))
+    if any(CHECKPOINT in word for word in command):
+        folder = run.folder / 'train'
+        last = find_newest_whole(list_checkpoints(str(folder)))
+        if last is None:
+            raise FileNotFoundError(f'{folder} has no checkpoint')
+        values[CHECKPOINT] = str(last)
+    # A part of a word is a value of an option.
+    return [values.get(word, word.replace(
+        CHECKPOINT, repr(values.get(CHECKPOINT)))) for word in command]
 
 
 @contextmanager
@@ -464,7 +482,8 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
     checkpoint = run.get('checkpoint', '')
     evaluations = _evaluations(path, content.get('evaluate', ['knn']))
     config: Any = run.get('config', content.get('config'))
-    if config or evaluations or not checkpoint:
+    labelled = _finetunings(path, content)
+    if config or evaluations or labelled or not checkpoint:
         _check_config(where, config)
     options = _pairs(where, {**content.get('options', {}),
                              **run.get('options', {})}, seed)
@@ -479,18 +498,24 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
     if not checkpoint:
         add('train', ['train', config, '--resume'], options)
     for kind, more in evaluations.items():
-        has_data = more and not more[0].startswith('-')
-        data, *more = more if has_data else [DATA, *more]
+        data, *more = _with_data(more)
         add(kind, [kind, data, checkpoint or CHECKPOINT, '--config', config,
                    *more], options)
+    for kind, more in labelled.items():
+        data, *more = _with_data(more)
+        more += ['--model', MODEL] if checkpoint == RANDOM else []
+        target = folder / folder_name(kind)
+        steps.append(Step(kind, [
+            'finetune', data, checkpoint or CHECKPOINT, '--out', str(target),
+            '--seed', str(seed), *more], target, [config, *options]))
     start = ('model.backbone.init_cfg.checkpoint='
              f'{repr(checkpoint) if checkpoint else CHECKPOINT}')
     for kind, (tuning, *more) in _transfers(path, content, seed).items():
         add(kind, ['train', tuning, '--resume'], [start, *more])
     if not steps:
-        raise ConfigError(f'{path} has no steps: evaluate and transfer are '
-                          'empty')
-    return StudyRun(str(name), seed, steps, folder)
+        raise ConfigError(f'{path} has no steps: evaluate, finetune and '
+                          'transfer are empty')
+    return StudyRun(str(name), seed, steps, folder, config, options)
 
 
 def _evaluations(path: str, given: Any) -> Dict[str, List[str]]:
@@ -507,20 +532,45 @@ def _evaluations(path: str, given: Any) -> Dict[str, List[str]]:
             for name, more in named.items()}
 
 
+def _with_data(words: List[str]) -> List[str]:
+    """Begin with the data folder of the config, unless there is another."""
+    has_data = words and not words[0].startswith('-')
+    return words if has_data else [DATA, *words]
+
+
+def _finetunings(path: str, content: Mapping[str, Any]
+                 ) -> Dict[str, List[str]]:
+    """Read the arguments of ``cmae finetune`` by name."""
+    found: Dict[str, List[str]] = {}
+    for name, value in content.get('finetune', {}).items():
+        where = f'{path}: finetune.{name}'
+        _check_name(where, name, found)
+        if not isinstance(value, (list, type(None))):
+            raise ConfigError(f'{where} must be a list of arguments of `cmae '
+                              f'finetune`, but got {reprlib.repr(value)}')
+        found[str(name)] = [str(word) for word in value or []]
+    return found
+
+
+def _check_name(where: str, name: object, others: Iterable[str]) -> None:
+    """Check that no other step has the same folder."""
+    folder = folder_name(name)
+    if folder in ('train', *EVALUATIONS, *map(folder_name, others)):
+        raise ConfigError(f'{where}: choose another name; another step '
+                          f'has the folder {folder}')
+
+
 def _transfers(path: str, content: Mapping[str, Any], seed: int
                ) -> Dict[str, List[str]]:
-    """Read the fine-tunings: a config and its options by name."""
+    """Read the trainings that start from an encoder, by name."""
     found: Dict[str, List[str]] = {}
     for name, value in content.get('transfer', {}).items():
         where = f'{path}: transfer.{name}'
-        kind = folder_name(name)
-        if kind in ('train', *EVALUATIONS, *found):
-            raise ConfigError(f'{where}: choose another name; another step '
-                              f'has the folder {kind}')
+        _check_name(where, name, [*found, *content.get('finetune', {})])
         value = _check(where, value, _TRANSFER)
         _check_config(where, value.get('config'))
-        found[kind] = [value['config'],
-                       *_pairs(where, value.get('options', {}), seed)]
+        found[folder_name(name)] = [
+            value['config'], *_pairs(where, value.get('options', {}), seed)]
     return found
 
 

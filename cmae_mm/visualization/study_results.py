@@ -109,7 +109,11 @@ def _transfer(name: str, log: Run) -> Dict[str, float]:
 
 
 def _evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
-    """Take the best accuracy, or the one of each number of labels."""
+    """Take the main measure, or the one of each number of labels."""
+    if 'metrics' in result:  # of `cmae finetune`
+        scores = result['metrics'].get('test') or result['metrics']['val']
+        return {name: next(
+            value for value in scores.values() if isinstance(value, float))}
     values = {key: value for key, value in result.items()
               if isinstance(value, float) and not key.endswith('_std')}
     if 'top1' in values:

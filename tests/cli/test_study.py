@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from cmae_mm.apis.study import folder_name, read_study
+from cmae_mm.apis.study import study as run_study
 from cmae_mm.config import ConfigError
 from cmae_mm.visualization.study_results import write_results
 
@@ -94,6 +95,32 @@ def test_stopped_study_resumes(image_root, tmp_path):
     assert 'was made with other settings (train_cfg.max_iters=40' in said
     assert 'wrong, seed 0 failed (cmae knn: ' in failed
     assert 'other/wrong/seed0/output.txt' in failed
+
+
+def test_fine_tuning_of_random_weights(image_root, tmp_path):
+    """Its data and sizes are those of the config with the run's options."""
+    study = write_study(
+        tmp_path / 'x.yaml', seeds=[3], evaluate=[],
+        options={'train_dataloader.dataset.data_root': str(image_root),
+                 'model.backbone.img_size': 32},
+        finetune={'few': ['--labels-per-class', 1, '--epochs', 1,
+                          '--num-workers', 0]},
+        runs={'random': {'checkpoint': 'random'}})
+    out = tmp_path / 'out'
+    said = run_tool('cmae', 'study', study, '--out', out, '--json')
+    tuned = out / 'random/seed3/few'
+    assert Config.fromfile(tuned / 'config.py').model.backbone.img_size == 32
+    metrics = json.loads((tuned / 'metrics.json').read_text())
+    assert metrics['seed'] == 3 and metrics['encoder'] == 'random'
+    result = json.loads(next(
+        line for line in said.splitlines() if line.startswith('{"out')))
+    assert result['rows']['random']['few'] == [
+        metrics.get('test', metrics['val'])['accuracy'], 0., 1]
+    with pytest.raises(ConfigError, match='other settings .*img_size=48'):
+        run_study(write_study(
+            tmp_path / 'x.yaml', **dict(
+                yaml.safe_load((tmp_path / 'x.yaml').read_text()), options={
+                    'model.backbone.img_size': 48})), out=out)
 
 
 def test_tables_have_means_and_spreads(tmp_path):
@@ -240,6 +267,10 @@ def test_a_damaged_result_is_named(tmp_path):
     (dict(transfer={'a b': {'config': CONFIG}, 'a-b': {'config': CONFIG}}),
      'choose another name'),
     (dict(transfer={'a': {'config': 3}}), 'config must be text'),
+    (dict(finetune={'a': '--frozen'}), 'finetune.a must be a list'),
+    (dict(finetune={'knn': []}), 'finetune.knn: choose another name'),
+    (dict(finetune={'a': []}, transfer={'A': {'config': CONFIG}}),
+     'transfer.A: choose another name'),
     (dict(config=None), 'runs.CMAE has no config'),
     (dict(config=['a']), 'config must be text'),
     (dict(runs={'a': 3}), 'runs.a must be a mapping'),
@@ -259,10 +290,16 @@ def test_mistakes_of_the_file(content, message, tmp_path):
 def test_values_reach_the_command_line(tmp_path):
     study = read_study(write_study(
         tmp_path / 'x.yaml', options={'a.b': [1, 2.5], 'c': None},
-        seeds=[7], transfer={'Fine-tuning': {
+        seeds=[7], finetune={'5 labels': ['--labels-per-class', 5]},
+        transfer={'Fine-tuning': {
             'config': CONFIG, 'options': {'d': 'text'}}},
         runs={'one': {'options': {'c': True}}}), tmp_path)
-    train, _, tuned = study.runs[0].steps
+    train, _, few, tuned = study.runs[0].steps
+    assert few.name == '5 labels' and few.command == [
+        'finetune', '{data}', '{checkpoint}', '--out',
+        str(tmp_path / 'one/seed7/5_labels'), '--seed', '7',
+        '--labels-per-class', '5']
+    assert few.settings == [CONFIG, *train.command[6:]]
     assert train.command[5:] == [
         '--cfg-options', 'a.b=[1,2.5]', 'c=True', 'randomness.seed=7']
     assert tuned.name == 'fine_tuning' and tuned.command[6:] == [

@@ -3,9 +3,11 @@
 
 Takes a ZIP file of {train,val}/<class>/*.JPEG, as a part of Tiny ImageNet, or
 the original, tiny-imagenet-200.zip. Writes OUT/{train,val}/<class>/*.JPEG;
-studies/small.yaml uses the first 100 and 50 images of each class:
+studies/small.yaml uses the first 100 and 50 images of each class,
+studies/labels.yaml a test part:
 
     python tools/datasets/make_tiny_imagenet.py ZIP --per-class 100 50
+    python tools/datasets/make_tiny_imagenet.py ZIP --per-class 500 25 25
 """
 import argparse
 import sys
@@ -45,8 +47,8 @@ def unpack(path: Path, out: Path,
         path (Path): The archive.
         out (Path): Folder to write to.
         per_class (Sequence[int], optional): Number of training and of
-            validation images of each class, the first by name. Defaults to
-            all.
+            validation images of each class, the first by name, and maybe of
+            test images, the next ones of validation. Defaults to all.
 
     Returns:
         Counter: Number of images by part.
@@ -54,10 +56,13 @@ def unpack(path: Path, out: Path,
     Raises:
         ValueError: If the archive has no such images.
     """
-    most = dict(zip(('train', 'val'), per_class or ()))
+    most = dict(zip(('train', 'val', 'test'), [*per_class, 0])
+                ) if per_class else {}
     taken: Counter = Counter()
     with zipfile.ZipFile(path) as archive:
         for name, place in find_images(archive).items():
+            if place[0] == 'val' and taken[place] == most.get('val'):
+                place = 'test', place[1]
             if taken[place] == most.get(place[0], -1):
                 continue
             taken[place] += 1
@@ -80,15 +85,18 @@ def main() -> None:
     parser.add_argument('archive', type=Path, metavar='ZIP')
     parser.add_argument('--out', type=Path, default=Path('data/tiny_imagenet'))
     parser.add_argument(
-        '--per-class', type=int, nargs=2, metavar=('TRAIN', 'VAL'),
-        help='only so many images of each class, the first (default: all)')
+        '--per-class', type=int, nargs='+', metavar='N',
+        help='only so many images of each class for training, validation and '
+        'maybe test, the first (default: all)')
     args = parser.parse_args()
+    if args.per_class and not 2 <= len(args.per_class) <= 3:
+        parser.error('--per-class needs two or three numbers')
     try:
         count = unpack(args.archive, args.out, args.per_class)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.exit(f'make_tiny_imagenet.py: {error}')
-    print(f'{args.out}: {count["train"]} training and {count["val"]} '
-          'validation images')
+    print(f'{args.out}: ' + ', '.join(
+        f'{number} {part} images' for part, number in count.items()))
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Overrides of a config: values by dotted key, or KEY=VALUE each.
 Overrides = Union[Mapping[str, Any], Sequence[str]]
-# Top-level keys that the libraries and this project read, besides the
+# Top-level keys read by the libraries and this project, in addition to the
 # arguments of the runner.
 _OTHER_KEYS = {
     'activation_checkpointing', 'compile', 'custom_imports',
@@ -36,12 +36,12 @@ _OTHER_KEYS = {
     'resume_from', 'runner_type', 'strategy', 'sync_bn', 'tta_model',
     'tta_pipeline'
 }
-# Variables of many configs, which nothing reads.
+# Common variables in configs that no code reads.
 _VARIABLES = {
     'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline',
     'val_pipeline'
 }
-# Settings of which mmengine ignores the misspelt ones.
+# Settings whose misspelt keys mmengine ignores.
 _NESTED = {
     'optim_wrapper.paramwise_cfg':
     'base_total_layers bias_decay_mult bias_lr_mult bypass_duplicate '
@@ -54,7 +54,7 @@ _NESTED = {
     'checkpoint logger param_scheduler preemption progress runtime_info '
     'sampler_seed skipped_step step_seed timer visualization',
 }
-# Similarity of a misspelt name to the correct one, see difflib.
+# Minimum similarity of a misspelt name to the correct one, see difflib.
 _SIMILAR = 0.86
 
 # Numeric settings: a pattern of the key, whether it is an integer, its lower
@@ -110,11 +110,11 @@ def check_pairs(pairs: Sequence[str]) -> None:
 
 
 def parse_options(pairs: Overrides) -> Dict[str, Any]:
-    """Read ``--cfg-options``.
+    """Parse ``--cfg-options``.
 
-    Values are read as mmengine reads them: numbers, True, False, None, lists
-    (``1,2`` or ``[1,2]``), tuples and text. Unlike there, spaces within text
-    are kept, and text in quotes stays text whatever it holds.
+    Values are parsed as in mmengine: numbers, True, False, None, lists
+    (``1,2`` or ``[1,2]``), tuples and strings. Unlike mmengine, spaces within
+    strings are kept, and a quoted value is always a string.
 
     Args:
         pairs (Mapping[str, Any] | Sequence[str]): Values by dotted key, or
@@ -168,7 +168,7 @@ def load_config(name: str, pairs: Overrides = ()) -> 'Config':
     Raises:
         FileNotFoundError: If there is no such config.
         ConfigError: If it cannot be read, or a setting is invalid.
-        MissingLibrary: If it inherits a config of a library that is not
+        MissingLibrary: If its base config belongs to a library that is not
             installed.
     """
     from mmengine.config import Config
@@ -195,8 +195,7 @@ def load_config(name: str, pairs: Overrides = ()) -> 'Config':
 def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
     """Apply overrides to a config, in place, and check its keys.
 
-    Settings from the file of image statistics, if ``image_stats`` names one,
-    are filled in last.
+    If ``image_stats`` is set, the settings from that file are applied last.
 
     Args:
         cfg (Config): The config.
@@ -231,11 +230,11 @@ def known_keys() -> List[str]:
 
 
 def check_keys(cfg: 'Config', options: Mapping[str, Any]) -> None:
-    """Look for misspelt keys.
+    """Check for misspelt keys.
 
-    A key that nothing here reads may be a variable of the file, or read by
-    the user's own hooks: it is refused only if it is similar to a known key,
-    and an override of it is warned of.
+    An unknown key may be a variable of the file or belong to a user's own
+    hook. It is an error only if it is similar to a known key. An override of
+    an unknown key causes a warning.
 
     Args:
         cfg (Config): The config.
@@ -256,8 +255,8 @@ def check_keys(cfg: 'Config', options: Mapping[str, Any]) -> None:
         key = option.split('.')[0]
         if key not in read:
             print(f'warning: --cfg-options {option}: {key!r} is not a setting '
-                  'of the runner, and a variable of the file is used before '
-                  f'it is overridden{suggest(key, read)}', file=sys.stderr)
+                  'of the runner; variables of the file are used before '
+                  f'overrides apply{suggest(key, read)}', file=sys.stderr)
 
 
 def _refuse_misspelt(keys: Iterable[str], known: Sequence[str],

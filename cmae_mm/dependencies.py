@@ -1,8 +1,9 @@
 """Supported versions of the libraries that the plugin builds on.
 
-Two distributions own the import names ``mmengine``, ``mmcv`` and
-``mmpretrain``: the maintained OneDL ones and the original OpenMMLab ones.
-pip cannot express "either", so the check is made at import.
+Two distributions provide the modules ``mmengine``, ``mmcv`` and
+``mmpretrain``: the maintained OneDL packages and the original OpenMMLab
+packages. pip cannot express "either of them", so versions are checked at
+import.
 """
 import importlib
 import importlib.metadata
@@ -58,7 +59,7 @@ def start_method() -> str:
 
 def check_transformers(
         version_of: Callable[[str], str] = importlib.metadata.version) -> None:
-    """Check for a combination that mmpretrain cannot be imported with.
+    """Check for packages that break the import of mmpretrain.
 
     Args:
         version_of (Callable): Function that returns the version of a
@@ -77,16 +78,16 @@ def check_transformers(
         return
     if Version(found) >= Version('5'):
         raise ImportError(
-            'mmpretrain cannot be imported where both pycocotools and '
-            f'transformers>=5 are installed ({found} is): install an older '
-            "one with `pip install 'transformers>=4.53,<5'`.")
+            'mmpretrain cannot be imported if both pycocotools and '
+            f'transformers>=5 are installed (found {found}); install an older '
+            "transformers with `pip install 'transformers>=4.53,<5'`.")
 
 
 class MissingLibrary(RuntimeError):
     """An optional library that a config needs is not installed.
 
-    Not an ``ImportError``, which mmengine replaces by an error that does not
-    name the library.
+    Not a subclass of ``ImportError``: mmengine replaces those by an error
+    without the name of the library.
     """
 
 
@@ -95,7 +96,7 @@ def require(module: str, purpose: str, extra: str) -> None:
 
     Args:
         module (str): Its import name.
-        purpose (str): What needs it, the beginning of the message.
+        purpose (str): The feature that needs it, the start of the message.
         extra (str): The extra of setup.cfg that installs it.
 
     Raises:
@@ -137,8 +138,8 @@ def require_dense(name: str, extra: str) -> None:
     missing = missing_ops()
     if missing:
         raise MissingLibrary(
-            f"{name} needs mmcv's operators, and the installed ones are "
-            f'{missing}: install them with `{ops_command()}`.')
+            f"{name} needs mmcv's operators, but the operators are {missing}; "
+            f'install them with `{ops_command()}`.')
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -189,7 +190,7 @@ def check_dependencies(
 
 
 def import_framework() -> None:
-    """Import torch and the framework, and check their versions.
+    """Import torch, mmengine, mmcv and mmpretrain and check their versions.
 
     Raises:
         ImportError: If one is missing or of an unsupported version.

@@ -1,4 +1,4 @@
-"""Whether the process is the command ``cmae``, and quiet imports."""
+"""Detection of the ``cmae`` process, and imports without messages."""
 import importlib
 import logging
 import sys
@@ -16,8 +16,8 @@ from typing import (
 )
 
 _NAMES = ('cmae', 'cmae.exe', 'cmae-script.py')
-# What mmpretrain prints for debugging, and mmdet where mmcv has no operators,
-# with advice that does not help.
+# Debug messages of mmpretrain, and messages of mmdet without mmcv's operators
+# whose advice does not help.
 _NOISE = ('Could not import OneDL', 'Line NMS is not compiled')
 
 
@@ -76,9 +76,10 @@ def check_system() -> None:
 
 
 class _WithoutNoise:
-    """A stream that drops what libraries print at import.
+    """Stream that drops messages of libraries at import.
 
-    Loggers that are created meanwhile may keep it; it forwards the rest.
+    Loggers created during the import may keep the stream, so other output is
+    forwarded.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -102,7 +103,7 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Drop messages of libraries about operators that nothing here needs.
+    """Drop import messages about operators that pre-training does not need.
 
     ``cmae doctor`` and configs that need mmcv's operators report them.
     """

@@ -1,7 +1,7 @@
 """Atomic writing of output files, and locks for outputs.
 
-All functions raise an ``OSError`` whose ``filename`` is the output and whose
-``strerror`` is the reason.
+All functions raise ``OSError`` with the output as ``filename`` and the reason
+as ``strerror``.
 """
 import contextlib
 import errno
@@ -22,14 +22,14 @@ PathLike = Union[str, 'os.PathLike[str]']
 # Prefix of temporary files.
 PREFIX = '.saving-'
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# Messages of libraries that raise errors of their own on a full disk.
+# Messages of libraries that raise their own errors on a full disk.
 _FULL_TEXT = re.compile(
     r'No space left|os error 28|Disk quota|\d+ requested and \d+ written|'
     r'failed writing|write failed|iostream error', re.IGNORECASE)
 
 
 def output_error(path: PathLike, error: BaseException) -> OSError:
-    """Convert an error of writing to one that names the output.
+    """Convert a write error to an ``OSError`` with the name of the output.
 
     Args:
         path (str | PathLike): The output.
@@ -48,7 +48,7 @@ def output_error(path: PathLike, error: BaseException) -> OSError:
 
 @contextlib.contextmanager
 def writing(path: PathLike, only_full: bool = False) -> Iterator[None]:
-    """Name the output in errors of writing it.
+    """Add the name of the output to write errors.
 
     Args:
         path (str | PathLike): The output.
@@ -226,8 +226,8 @@ def write_file(path: PathLike, data: Union[bytes, str]) -> None:
 
     Args:
         path (str | PathLike): See :func:`atomic_path`.
-        data (bytes | str): The content. Text is written in UTF-8, and
-            surrogates of undecodable file names as their bytes.
+        data (bytes | str): The content. Text is encoded as UTF-8; surrogates
+            of undecodable file names become their original bytes.
 
     Raises:
         OSError: If it cannot be written.
@@ -239,7 +239,7 @@ def write_file(path: PathLike, data: Union[bytes, str]) -> None:
 
 
 def append_line(path: PathLike, line: str) -> None:
-    """Append a line to a file, in full or not at all.
+    """Append a line to a file, completely or not at all.
 
     Args:
         path (str | PathLike): The file; it and its folder are made if
@@ -279,10 +279,10 @@ def remove_temporaries(folder: PathLike) -> None:
 
 
 class OutputInUse(RuntimeError):
-    """Another process writes to the output; the message names it."""
+    """Error: another process, named in the message, writes to the output."""
 
 
-# Lock files of this process, which could lock each of them once more.
+# Lock files of this process. The system would grant it each lock again.
 _held: Set[Path] = set()
 
 
@@ -327,8 +327,8 @@ def output_lock(path: PathLike, is_folder: bool = False) -> Iterator[None]:
 
 
 def _in_use(path: PathLike, owner: str) -> OutputInUse:
-    return OutputInUse(f'{path} is being written by {owner}; wait until it '
-                       'has ended, or name another output')
+    return OutputInUse(f'{path} is being written by {owner}; wait for it to '
+                       'finish, or choose another output')
 
 
 def _make_folders(folder: Path) -> List[Path]:

@@ -1,4 +1,4 @@
-"""Image statistics in configs."""
+"""Settings of a config from the image statistics of ``cmae stats``."""
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
@@ -15,10 +15,10 @@ IMAGE_SETTINGS = ('channels', 'dtype', 'value_range', 'bands', 'fill',
 # ImageNet's, in the packaged configs: not set by the user.
 _DEFAULTS: Dict[str, List[float]] = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
-# Black and white lie at most so many deviations from the mean: single pixels
-# may have any value.
+# Largest distance of black and white from the mean in standard deviations.
+# Single pixels may have any value.
 _WIDTH = 4
-# Transforms of classifiers: for 8-bit colours alone, for any image, and
+# Transforms of classifiers: for 8-bit colours only, for any image, and
 # replacements.
 _FOR_COLOURS = ('RandAugment', 'AutoAugment', 'RandomErasing', 'ColorJitter',
                 'RandomGrayscale', 'Lighting', 'Albumentations')
@@ -64,11 +64,11 @@ def apply_image_stats(cfg: 'Config', options: Sequence[str] = ()) -> None:
     cfg[KEY] = dict(
         file=str(Path(os.path.abspath(Path(name).expanduser()))),
         images=stats['images'], **filler.settings)
-    text = (f'image_stats: {filler.described}, mean, deviation and range of '
-            f'{stats["images"]:,} images from {name}')
+    text = (f'image_stats: {filler.described}; mean, standard deviation and '
+            f'range of {stats["images"]:,} images from {name}')
     if removed:
-        text += (f'; {", ".join(removed)} of the pipeline are for colours of '
-                 '8 bits and were left out')
+        text += (f'; {", ".join(removed)} removed from the pipeline, because '
+                 'they support 8-bit colours only')
     print_log(text, logger='current')
 
 
@@ -132,7 +132,7 @@ class _Filler:
                           f'{self.settings["dtype"]}')
 
     def fill(self) -> List[str]:
-        """Fill in all; return the removed transforms."""
+        """Fill in all settings; return the removed transforms."""
         model: Any = self.cfg.get('model') or {}
         kind = name_of(model.get('type'))
         owner, place = ((model, 'model.data_preprocessor')
@@ -142,13 +142,13 @@ class _Filler:
         limit = self.settings.get('max_pixels')
         plain = is_colour(self.settings)
         if kind not in ('CMAE', 'ImageClassifier') and not plain:
-            self._refuse(f'a model of type {kind!r} reads colours of 8 bits '
-                         'alone: detection and segmentation take no others '
-                         'yet')
+            self._refuse(f'a model of type {kind!r} supports 8-bit colours '
+                         'only; detection and segmentation do not support '
+                         'other images yet')
         if preprocessor is None:
             raise ImageStatsConflict(
-                f'{KEY} fills in the data_preprocessor, which this config '
-                'lacks')
+                f'{KEY} sets values of the data_preprocessor, but this config '
+                'has none')
         for key in ('mean', 'std'):
             self._set(preprocessor, place, key, list(self.stats[key]))
         if plain:  # other loaders have no limit
@@ -168,7 +168,7 @@ class _Filler:
                   if kind == 'ImageClassifier' else
                   ('TwoViewDataPreprocessor', 'ChannelDataPreprocessor'))
         if used not in needed:
-            self._refuse(f'{place}.type={used} does not take such; needed is '
+            self._refuse(f'{place}.type={used} does not support them; use '
                          f'{" or ".join(needed)}')
         if kind == 'ImageClassifier':
             preprocessor['type'] = 'mmpretrain.ChannelClsDataPreprocessor'
@@ -177,15 +177,15 @@ class _Filler:
             preprocessor.setdefault('value_range', value_range_of(self.stats))
         if not any(_transforms(self.cfg.get('train_dataloader'),
                                'LoadCanvas')):
-            self._refuse('nothing in the pipeline of train_dataloader takes '
-                         'such; begin it with LoadCanvas')
+            self._refuse('no transform of the pipeline of train_dataloader '
+                         'supports them; start it with LoadCanvas')
         for transform in _transforms(self.cfg, 'LoadCanvas'):
             for key, value in self.settings.items():
                 self._set(transform, 'LoadCanvas', key, value)
         return []
 
     def _refuse(self, reason: str) -> None:
-        raise ImageStatsConflict(f'{self.source} says that images have '
+        raise ImageStatsConflict(f'{self.source} describes images of '
                                  f'{self.described}, but {reason}')
 
     def _set(self, node: Dict[str, Any], place: str, key: str, value: Any,
@@ -198,13 +198,12 @@ class _Filler:
         chosen = dotted in self.options or now not in (None, default)
         if chosen and now is not None and now != value:
             raise ImageStatsConflict(
-                f'{dotted}={now!r} contradicts {self.source}, which says '
-                f'{value!r}; leave one of the two out (None stands for '
-                'nothing)')
+                f'{dotted}={now!r} contradicts {self.source}, which has '
+                f'{value!r}; remove one of the two, or set None')
         node[key] = value
 
     def _fill_pipelines(self) -> List[str]:
-        """Convert a classifier's pipelines to these images."""
+        """Adapt the pipelines of a classifier to the images."""
         removed: List[str] = []
         for name in ('train', 'val', 'test'):
             for node in _dicts(self.cfg.get(f'{name}_dataloader')):
@@ -226,9 +225,8 @@ class _Filler:
                 made[-1] = self._canvas(transform)
             elif kind not in _FOR_ALL:
                 self._refuse(
-                    f'{kind} of the pipeline is not known to take such; leave '
-                    'it out, or write the pipeline and the preprocessor by '
-                    'hand')
+                    f'{kind} of the pipeline may not support them; remove it, '
+                    'or write the pipeline and the preprocessor by hand')
             elif kind.startswith('Load'):
                 made.append({**transform, 'type': kind, **self.settings})
             else:
@@ -239,7 +237,7 @@ class _Filler:
         return made
 
     def _canvas(self, crop: Dict[str, Any]) -> Dict[str, Any]:
-        """Load and crop in one transform, by the ranges of the crop."""
+        """Load and crop in one transform, with the ranges of the crop."""
         ranges: Dict[str, Any] = {
             k: crop[k] for k in ('crop_ratio_range', 'aspect_ratio_range')
             if k in crop}

@@ -2,7 +2,7 @@
 import math
 from typing import Any, Optional, Sequence, Tuple, Union
 
-# As users and configs give a size, in pixels.
+# A size in pixels as given by users and configs.
 ImageSize = Union[int, Sequence[int]]
 # (height, width)
 Pair = Tuple[int, int]
@@ -84,12 +84,12 @@ def find_grid(count: int, *likely: Optional[Sequence[int]]) -> Optional[Pair]:
 
     Args:
         count (int): Number of patches.
-        *likely (Sequence[int], optional): Grids; the first of as many patches
-            is taken.
+        *likely (Sequence[int], optional): Candidate grids. The first with this
+            number of patches is used.
 
     Returns:
-        Tuple[int, int] | None: Height and width in patches, a square where no
-        likely grid fits; None for a number that is no square.
+        Tuple[int, int] | None: Height and width in patches: a likely grid,
+        otherwise a square; None if neither has this number of patches.
     """
     side = math.isqrt(max(count, 0))
     for grid in (*likely, (side, side)):
@@ -126,7 +126,8 @@ def divide(img_size: ImageSize, patch_size: int,
         Tuple[int, int]: The grid of patches.
 
     Raises:
-        ValueError: If a size is none, or patches do not divide the image.
+        ValueError: If a size is invalid, or the patch size does not divide the
+            image.
     """
     height, width = to_pair(img_size)
     if not isinstance(patch_size, int) or patch_size < 1:

@@ -16,14 +16,13 @@ _ORIGINAL_DENSE = dict(
 
 
 def packaged_root() -> Path:
-    """Find the folder that holds ``configs`` and ``tools``.
+    """Find the folder that contains ``configs`` and ``tools``.
 
     Returns:
         Path: The package's ``.mim``, or the clone's root.
 
     Raises:
-        FileNotFoundError: If neither the package nor a clone around it has
-            them.
+        FileNotFoundError: If neither the package nor a clone contains them.
     """
     for root in (_PACKAGE / '.mim', _PACKAGE.parent):
         if (root / 'configs').is_dir() and (root / 'tools').is_dir():
@@ -93,8 +92,9 @@ def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
 
     Args:
         path (str | PathLike): A file; a folder of transformers or timm; the
-            folder of ``cmae finetune``, which holds ``best.pth``; or a work
-            folder, whose ``last_checkpoint`` names the newest checkpoint.
+            folder of ``cmae finetune`` with ``best.pth``; or a work folder, in
+            which ``last_checkpoint`` contains the name of the newest
+            checkpoint.
 
     Returns:
         Path: The file, or the path itself if none is found.

@@ -1,11 +1,11 @@
-"""Configs as plain data, read and checked without running anything.
+"""Configs as plain data, read and checked without executing code.
 
-mmengine reads a config by running it as Python, and its registries import
-and call any dotted name. That is acceptable for configs that a user names on
-the command line. A config in a checkpoint or a work folder is not trusted:
+mmengine executes a config as Python, and its registries import and call any
+dotted name. This is acceptable for configs that a user passes on the command
+line. A config in a checkpoint or a work folder is not trusted:
 :func:`parse_config` reads its literals, and :func:`check_types` checks its
-types against a list. Both readers return a config as
-:func:`format_config` wrote it.
+types against a list. Both readers return a config as :func:`format_config`
+wrote it.
 """
 import ast
 import keyword
@@ -14,13 +14,13 @@ import re
 import unicodedata
 from typing import Any, Collection, Dict, List, Mapping
 
-# More than any config; the parser needs time and memory.
+# Longer than any real config. Limits the parser's time and memory.
 MAX_CHARACTERS = 10_000_000
 # Keys whose value mmengine and mmcv look up in a registry.
 _TYPE_KEYS = ('type', 'conv_type')
 _NOT_FINITE = ('inf', '-inf', 'nan')
 _WIDTH = 79
-# Packages that classes of a model may be written with.
+# Allowed package prefixes of model classes.
 _LIBRARIES = ('cmae_mm', 'mmcv', 'mmengine', 'mmpretrain', 'torch')
 # Strings of a model, such as 'b', 'avg_featmap' or 'eva02-l'. No dots, colons
 # or slashes: no module, address or path.
@@ -46,7 +46,7 @@ class PlainConfigError(ValueError):
 
 
 def parse_config(text: str) -> Dict[str, Any]:
-    """Read a config that was written to a file, without running it.
+    """Parse a config file without executing it.
 
     Args:
         text (str): Assignments of literals and ``dict(...)``, as mmengine's
@@ -62,8 +62,8 @@ def parse_config(text: str) -> Dict[str, Any]:
     """
     if len(text) > MAX_CHARACTERS:
         raise PlainConfigError(
-            f'its config has {len(text):,} characters; at most '
-            f'{MAX_CHARACTERS:,} are read')
+            f'its config has {len(text):,} characters, more than the limit of '
+            f'{MAX_CHARACTERS:,}')
     try:
         return _read_assignments(ast.parse(text))
     except PlainConfigError:
@@ -128,17 +128,17 @@ def _unexpected(node: ast.AST) -> PlainConfigError:
 
 
 def format_config(values: Mapping[str, Any]) -> str:
-    """Write a config as Python text, which reads back the same.
+    """Format a config as Python text that parses to the same values.
 
     mmengine's own writer loses keys with quotes and numbers that are not
     finite. Its reader replaces ``{{...}}`` within values, so that braces are
     written as escapes here.
 
     Args:
-        values (Mapping[str, Any]): Plain values by name, as
-            ``Config.to_dict`` gives them. Classes become their dotted names,
-            and scalars and arrays of numpy numbers. Top-level keys that are
-            no names are left out: nothing reads them.
+        values (Mapping[str, Any]): Plain values by name, as returned by
+            ``Config.to_dict``. Classes become their dotted names; numpy
+            scalars and arrays become numbers. Top-level keys that are not
+            identifiers are omitted.
 
     Returns:
         str: An assignment for each name; values are in ASCII.
@@ -197,8 +197,9 @@ def check_types(node: Any,
                 where: str = 'model') -> Any:
     """Check a model's config before it is built.
 
-    Each type must be on a list. Nothing else may name a module, a file or an
-    address. ``init_cfg`` is left out: the weights come from the checkpoint.
+    Each type must be in ``allowed``. No other value may be the name of a
+    module, a file or an address. ``init_cfg`` is removed, since the weights
+    come from the checkpoint.
 
     Args:
         node (Any): Plain values.
@@ -211,8 +212,8 @@ def check_types(node: Any,
         ``allowed``.
 
     Raises:
-        PlainConfigError: If a type is not on the list, or a key or value is
-            not a setting of a model.
+        PlainConfigError: If a type is not allowed, or a key or value is not a
+            setting of a model.
     """
     if isinstance(node, dict):
         return {key: _check_entry(key, value, allowed, f'{where}.{key}')

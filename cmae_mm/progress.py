@@ -44,7 +44,7 @@ class Progress:
             self._bar.console.show_cursor()  # also if the process is killed
 
     def show_logs_above(self, handlers: Iterable[Handler]) -> None:
-        """Print what handlers log to the terminal above the bar.
+        """Print log records of handlers above the bar.
 
         Args:
             handlers (Iterable[Handler]): The handlers of a logger.

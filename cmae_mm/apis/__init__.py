@@ -1,7 +1,5 @@
-"""What a person asks of the package: the functions behind the commands.
+"""Public functions of the package, one for each command.
 
-``cmae_mm.pretrain``, ``cmae_mm.load_encoder`` and ``cmae_mm.embed`` are
-imported from here when they are first used, so that the command ``cmae``
-answers before torch is loaded. ``checks`` looks at arguments, and imports
-nothing heavy. Parquet files are written by pyarrow (extra='embed').
+``import cmae_mm`` imports them on first use, so ``cmae --help`` does not load
+torch. ``arguments.py`` declares and checks their arguments.
 """

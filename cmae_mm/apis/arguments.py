@@ -1,29 +1,29 @@
 """Commands as typed functions, and checks of their arguments.
 
-A command is a function of this room under :func:`command`, in a group of
-``cli/main.py``. An argument is declared once, in the signature and its
-docstring; ``cli/parser.py`` makes the command line of it, and Python callers
-get the same checks::
+A command is a function of this package with the decorator :func:`command`,
+listed in ``cli/main.py``. Each argument is declared once, in the signature and
+the docstring. ``cli/parser.py`` builds the command line from it, and calls
+from Python are checked in the same way::
 
     @command(libraries=False)
     def splits(data: Data, *, percent: Sequence[Percent] = (1., 10.),
                seed: Count = 0, out: Optional[OutputFolder] = None) -> dict:
 
-- The summary is the command's line in ``cmae --help``. Text, ``Args:`` and
-  the lines of ``Example::`` that begin with ``$ `` are its own help.
+- The summary is the line of the command in ``cmae --help``. The text,
+  ``Args:`` and the lines of ``Example::`` that start with ``$ `` are its help.
 - No default: positional, or a required option where keyword-only.
 - Default, positional-only: an optional positional argument.
 - Default: ``--the-name``. False: a flag. True: the flag ``--no-the-name``.
 - ``Literal``: choices. ``Sequence``: several words. ``Optional``: not given.
 - The types below (``Size``, ``Data``, ``OutputFile``, ...) add bounds of
-  numbers and checks of paths, which come before all imports. Those with a
-  :class:`Text` (``BatchSize``, ``Encoder``, ...) also document the argument:
-  it stands in the docstring of no command.
-- The module imports nothing heavy; torch and the like are imported inside of
-  the function. ``libraries='framework'`` where it needs mmpretrain, but not
-  all registered classes of this project; False where it needs neither.
-- The function prints text for users. ``--json`` prints its result: a dict, a
-  NamedTuple, or an object with ``as_json()``.
+  numbers and checks of paths, which run before all imports. Those with a
+  :class:`Text` (``BatchSize``, ``Encoder``, ...) also document the argument,
+  which is then omitted from docstrings.
+- Modules of commands do not import torch or mmpretrain at the top; functions
+  do. ``libraries='framework'`` is for commands that need mmpretrain but not
+  all registered classes of this project, False for commands that need neither.
+- The function prints text for users. ``--json`` also prints its result: a
+  dict, a NamedTuple, or an object with ``as_json()``.
 """
 import collections.abc
 import functools
@@ -107,10 +107,10 @@ class Metavar(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Documentation of an argument that several commands have.
+    """Documentation of an argument of several commands.
 
-    The text is added to the docstring of each of them, with the default where
-    it does not name one.
+    The text is added to the docstring of each command, with the default unless
+    the text contains it.
     """
 
     text: str
@@ -210,7 +210,7 @@ Size = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, above=True)]
 Percent = Annotated[float, Range(0, 100, above=True)]
 Data = Annotated[PathLike, _Data()]
-# Files, folders and other sources of images, which the function looks up.
+# Files, folders and other sources of images, which the function opens.
 Images = Annotated[PathLike, _Path()]
 Checkpoint = Annotated[PathLike, _Checkpoint()]
 CheckpointOrRandom = Annotated[PathLike, _Checkpoint(random=True)]
@@ -220,36 +220,35 @@ OutputFile = Annotated[PathLike, Output()]
 OutputFolder = Annotated[PathLike, Output(is_folder=True)]
 # Types that document the argument, too.
 Encoder = Annotated[Literal['online', 'target', 'teacher', 'student'], Text(
-    'The trained encoder, or its moving average; of DINO and iBOT the '
-    'teacher, or the student. Defaults to online, which is the teacher of '
-    'DINO and iBOT.')]
+    'Encoder of the checkpoint: online is the trained one, target its moving '
+    'average. For DINO and iBOT, online is the teacher and target the '
+    'student. Defaults to online.')]
 Pool = Annotated[Literal['mean', 'cls'], Text(
-    'Mean of the patch tokens, or class token.')]
+    'Feature of an image: mean of the patch tokens, or class token.')]
 ImgSize = Optional[Annotated[Union[Size, Tuple[Size, Size]], Text(
     'Side of square images in pixels, or height and width. Defaults to the '
     "checkpoint's.")]]
 NumHeads = Optional[Annotated[Size, Text(
-    'Number of attention heads, for checkpoints of other projects with '
-    'unusual sizes.')]]
+    'Number of attention heads. Only for checkpoints of other projects that '
+    'do not record it.')]]
 BatchSize = Annotated[Size, Text('Images in a batch.')]
 NumWorkers = Optional[Annotated[Count, Text(
-    'Processes that read images. Defaults to one for each processor core, at '
-    'most 8.')]]
+    'Number of data workers. Defaults to one for each CPU core, at most 8.')]]
 CfgOptions = Annotated[Overrides, Text(
-    'Override settings of the config; nested keys with dots.')]
+    'Settings of the config to override. Nested keys are written with dots.')]
 Launcher = Annotated[Literal['none', 'pytorch', 'slurm', 'mpi'], Text(
     'Job launcher.')]
 
 
 class Declaration(NamedTuple):
-    """Properties of a command beside its signature.
+    """Properties of a command in addition to its signature.
 
     Args:
         check (Callable, optional): Called with all arguments by name before
             anything heavy is imported. Raises for contradictions.
-        libraries (bool | str): What the command line imports before the
-            function runs: True, everything, with the registered classes;
-            'framework', mmpretrain and what it needs; False, nothing.
+        libraries (bool | str): Libraries that the command line imports before
+            the function runs: True, mmpretrain and all registered classes;
+            'framework', mmpretrain; False, none.
         required (Sequence[str]): Options that the command line requires.
     """
 
@@ -313,8 +312,8 @@ def _complete_docstring(function: Callable[..., Any]) -> str:
 def load_libraries(which: Union[bool, str] = True) -> None:
     """Import the libraries of a command, and enable safe loading.
 
-    Meanwhile Ctrl-C ends the process immediately: nothing has to be saved, and
-    an exception during the import of a library would be lost or replaced.
+    Ctrl-C during the import ends the process immediately. There is nothing to
+    save, and libraries may replace or drop an exception.
 
     Args:
         which (bool | str): See :class:`Declaration`. Defaults to True.
@@ -401,7 +400,7 @@ def check_paths(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:
-    """Check that no output is an input, or a picture in an input folder."""
+    """Check that no output is an input, or an image in an input folder."""
     for path in inputs:
         for output in outputs:
             is_input = False
@@ -416,7 +415,7 @@ def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:
 
 
 def _is_picture_in(output: PathLike, folder: PathLike) -> bool:
-    """Return whether a file is a picture in a folder, at any depth."""
+    """Return whether a file is an image in a folder, at any depth."""
     file, above = (Path(p).expanduser().resolve() for p in (output, folder))
     return file.is_file() and above in file.parents and (
         file.suffix.lower() in PICTURES)
@@ -462,7 +461,7 @@ def accepts(value: Any, hint: Any) -> bool:
 
 
 def complaint(value: Any, hint: Any) -> str:
-    """Describe the allowed values, for one that is not accepted."""
+    """Describe the allowed values of an argument with an invalid value."""
     return (f'must be {describe(hint)}, but got {value!r}'
             f'{suggest(str(value), _choices(hint))}')
 
@@ -504,7 +503,8 @@ def check_onnx_file(out: PathLike) -> None:
     file = Path(out).expanduser()
     if file.suffix.lower() != '.onnx':
         raise ArgumentError(
-            f'ONNX files are written as .onnx, but out is {str(out)!r}')
+            'the output of an ONNX export must end in .onnx, but got '
+            f'{str(out)!r}')
     check_output(file)
     for library in ('onnx', 'onnxscript', 'onnxruntime'):
         require(library, 'exporting to ONNX', 'onnx')

@@ -40,7 +40,7 @@ def _check_export(config: PathLike, checkpoint: PathLike,
     """Check paths, and options that contradict each other."""
     if dtype != 'float32' and to != 'onnx' and not (
             to is None and _is_finished(config)):
-        raise ConfigError(f'--dtype {dtype} is for --to onnx alone')
+        raise ConfigError(f'--dtype {dtype} needs --to onnx')
     hints: Dict[str, Any]
     if _is_finished(config):
         out = out or checkpoint
@@ -48,8 +48,8 @@ def _check_export(config: PathLike, checkpoint: PathLike,
             hints = dict(out=_kind_of_output(out, to))
             check_paths(hints, dict(out=out))
         elif to not in (None, 'onnx'):
-            raise ConfigError('a folder of `cmae finetune` is exported to '
-                              'onnx, timm or hf')
+            raise ConfigError('a folder of `cmae finetune` can be exported to '
+                              'onnx, timm or hf only')
         else:
             check_onnx_file(out)
         return
@@ -58,16 +58,17 @@ def _check_export(config: PathLike, checkpoint: PathLike,
         lack = ('has no best.pth' if folder.is_dir() else 'is no folder'
                 if folder.exists() else 'does not exist')
         raise ConfigError(
-            f'{config} {lack}: before OUT alone comes a folder of `cmae '
-            'finetune`; an encoder is exported by CONFIG CHECKPOINT OUT --to')
+            f'{config} {lack}; use `cmae export FOLDER OUT` with a folder of '
+            '`cmae finetune`, or `cmae export CONFIG CHECKPOINT OUT --to '
+            'LIBRARY` for an encoder')
     hints = dict(config=ConfigName, checkpoint=Checkpoint)
     check_paths(hints, dict(config=config, checkpoint=checkpoint))
     if to is None:
-        raise ConfigError('--to is needed: the library that the encoder is '
-                          'for')
+        raise ConfigError('--to is missing; it names the library to export '
+                          'the encoder for')
     if to == 'cmae' and (img_size is not None or encoder != 'online'):
         raise ConfigError('--to cmae exports the whole model with both '
-                          'encoders: leave --encoder and --img-size out')
+                          'encoders; remove --encoder and --img-size')
     hints['out'] = _kind_of_output(out, to)
     check_paths(hints, dict(config=config, checkpoint=checkpoint, out=out))
     if to == 'onnx':
@@ -104,24 +105,24 @@ def export(config: PathLike,
         $ cmae export classifier FOLDER --to hf
 
     Args:
-        config: Pre-training config, or with --to timm, hf and onnx one of
-            fine-tuning: a file, or the name of a packaged one. Or a folder of
-            `cmae finetune`, followed by OUT alone: the whole model for ONNX,
-            or with --to for timm or hf.
+        config: Pre-training config: a file, or the name of a packaged one. For
+            --to timm, hf and onnx also a fine-tuning config. Or a folder of
+            `cmae finetune`, followed by OUT only: its whole model is exported
+            to ONNX, timm or hf.
         checkpoint: A checkpoint of the config's model.
         out: File to write, .safetensors or .pth; for Hugging Face a folder;
             for timm a file or a folder; for ONNX .onnx.
-        to: Library that the encoder is for. hf is a folder that AutoModel of
-            transformers loads (formerly hf_vit), hf_vitmae one for
-            ViTMAEForPreTraining with the pixel decoder. cmae is the whole
-            model under the released code's names, convmae a hybrid encoder
-            and its pixel decoder under ConvMAE's, onnx a file that takes
-            images in their own units and gives features.
+        to: Target library. hf: folder for AutoModel of transformers (formerly
+            hf_vit). hf_vitmae: folder for ViTMAEForPreTraining, with the pixel
+            decoder. cmae: whole model with the parameter names of the released
+            code. convmae: hybrid encoder and pixel decoder with the names of
+            ConvMAE. onnx: file that computes features of images that are not
+            normalised.
         encoder: The trained encoder, or its moving average. Defaults to
             online.
-        img_size: Side of square images in pixels, or height and width, that
-            position embeddings are resampled for. Defaults to the model's.
-        dtype: Type of the weights of an ONNX file; its inputs and outputs are
+        img_size: Resample position embeddings to this image size in pixels:
+            the side of a square, or height and width. Defaults to the model's.
+        dtype: Data type of the weights in an ONNX file; inputs and outputs are
             float32. Defaults to float32.
         allow_partial: Export although keys are missing, unexpected or of
             another shape.
@@ -177,11 +178,11 @@ def export(config: PathLike,
             loaded = encoder_of(model, encoder, img_size, images)
         result['difference'] = export_onnx(
             loaded, str(out), dtype, **source)
-        print('features of ONNX Runtime and of torch differ by '
-              f'{result["difference"]:.1e} at most')
+        print('largest difference between features of ONNX Runtime and torch: '
+              f'{result["difference"]:.1e}')
         if is_classifier:
-            print('left out: the head; `cmae export FOLDER OUT` exports the '
-                  'whole model of `cmae finetune`')
+            print('not exported: the head; `cmae export FOLDER OUT` exports '
+                  'the whole model of `cmae finetune`')
     elif is_classifier:
         classes = (meta.get('dataset_meta') or {}).get('classes') or ()
         export_classifier(model, str(out), str(to), classes, images, **source)
@@ -201,10 +202,10 @@ def import_(config: ConfigName,
             *,
             allow_partial: bool = False,
             cfg_options: Overrides = ()) -> Dict[str, Any]:
-    """Read a released CMAE checkpoint, or an MAE or ConvMAE encoder.
+    """Convert a released CMAE, MAE or ConvMAE checkpoint for this project.
 
-    Its parameter names tell which of them it is. Every key is checked against
-    the config's model.
+    The kind of checkpoint is detected from its parameter names. Every key is
+    checked against the config's model.
 
     Example::
 
@@ -263,8 +264,8 @@ init.safetensors
             use = 'an encoder, for init_cfg'
         else:
             raise CheckpointError(
-                f'it is {found.kind} under the names of this project already, '
-                'and is used as it is')
+                f'it is {found.kind} with the parameter names of this project '
+                'and needs no conversion')
     write_checkpoint(str(out), imported, _describe(config, checkpoint, meta))
     print('\n'.join([f'{checkpoint} is {found.kind}: {report}', *lines,
                      f'Wrote {out}, {use}']))
@@ -287,7 +288,7 @@ def _require_cmae(model: 'nn.Module', config: PathLike) -> None:
     from ..models import CMAE
     if not isinstance(model, CMAE):
         raise ConfigError(
-            'the config must be one of pre-training, with a model of type '
+            'the config must be a pre-training config with a model of type '
             f"'CMAE', but the model of {config} is a {type(model).__name__}")
 
 

@@ -27,14 +27,14 @@ from .arguments import (
 )
 
 ShortSide = Optional[Annotated[Size, Text(
-    'Reduce the shorter side of larger images to this length in pixels: JPEG '
-    'files become JPEG files of quality 92, all others PNG or TIFF files '
-    'without loss. Defaults to none: files are copied bit by bit.')]]
+    'Resize larger images to this shorter side in pixels. JPEG files are '
+    'saved as JPEG of quality 92, all others as PNG or TIFF without loss. '
+    'Defaults to copying files unchanged.')]]
 MaxPixels = Optional[Annotated[Size, Text(
-    'Largest number of pixels that are decoded at once; larger images are not '
-    'reduced. Defaults to 25 million.')]]
+    'Largest number of pixels to decode at once; larger images are not '
+    'resized. Defaults to 25 million.')]]
 Readers = Annotated[Count, Text(
-    'Processes that read and reduce images, beside this one.')]
+    'Number of worker processes that read and resize images.')]
 _PER_CHANNEL = ('mean', 'std', 'min', 'low', 'high', 'max')
 
 
@@ -55,12 +55,12 @@ def stats(data: Data,
           pages: Optional[Literal['channels', 'first']] = None,
           max_pixels: Optional[Size] = None
           ) -> Dict[str, Any]:
-    """Measure images and choose the settings that they need.
+    """Measure images and choose the settings for decoding them.
 
-    Sizes, types, channels, mean and standard deviation, broken files and
-    repeated images of a sample. Configs need the written file for images that
-    are not 8-bit colour. The options from --channels on decide how images are
-    decoded; they are kept in the file and used by training.
+    Reports sizes, types, channels, mean and standard deviation, broken files
+    and duplicates of a sample. Training on images that are not 8-bit colour
+    needs the written file. The options from --channels on set how images are
+    decoded; they are saved in the file and used by training.
 
     Example::
 
@@ -69,14 +69,14 @@ def stats(data: Data,
         $ cmae stats tiles --bands 3 2 1 7 --fill mean --out stats.json
 
     Args:
-        data: Folder of images, list, store or shards (their part train where
-            there is one).
+        data: Folder of images, list, store or shards. If there is a part
+            train, only this part is used.
         out: JSON file to write, for `cmae pretrain --stats` and for
             image_stats in a config.
         sample: Number of images to decode, drawn at random with a fixed seed;
             0 for all. Defaults to 2000.
-        side: Count images with a side of fewer pixels, which training
-            enlarges. Defaults to 256.
+        side: Count images with a shorter side below this number of pixels,
+            which training enlarges. Defaults to 256.
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
         channels: Number of channels. Defaults to the most frequent one; 3 for
@@ -84,16 +84,15 @@ def stats(data: Data,
         dtype: Type of the values. Defaults to the narrowest one for all
             files; float32 with a range or a window.
         bands: Channels of the files to take, numbered from 0.
-        value_range: LOW HIGH, mapped to the ends of the type; or per_image,
-            each image's own. Defaults to values as they are.
+        value_range: LOW HIGH, mapped to the range of the data type; or
+            per_image, the range of each image. Defaults to unchanged values.
         fill: Value for missing pixels (NaN, nodata): a number, or mean.
-        window: CENTRE WIDTH of a window on DICOM values; or file, each file's
-            own.
-        pages: Meaning of the pages of a TIFF file or the frames of a DICOM
-            file: channels of one image, or images of which the first is
-            taken.
-        max_pixels: Largest number of pixels that are decoded at once.
-            Defaults to 25 million, or what the images need.
+        window: CENTRE WIDTH of a DICOM window; or file, the window stored in
+            each file.
+        pages: Meaning of TIFF pages or DICOM frames: channels of one image, or
+            separate images, of which the first is used.
+        max_pixels: Largest number of pixels to decode at once. Defaults to 25
+            million, or more if the images need it.
 
     Returns:
         Dict[str, Any]: See :func:`~cmae_mm.datasets.stats.read_image_stats`.
@@ -163,8 +162,9 @@ def store(data: Data,
           num_workers: Readers = 0) -> Dict[str, Any]:
     """Pack images into one LMDB file, for network disks.
 
-    Interrupted, the same command continues; what was written is verified.
-    Training and all other commands take OUT in place of the folder.
+    If interrupted, the same command continues after it has verified the
+    written files. Training and all other commands accept OUT instead of the
+    folder.
 
     Example::
 
@@ -194,9 +194,9 @@ def shards(data: Data,
            images_per_shard: Size = 2000) -> Dict[str, Any]:
     """Pack images into webdataset shards, for many machines.
 
-    Interrupted, the same command continues; what was written is verified.
-    Training and all other commands take OUT in place of the folder. Shards
-    (.tar) without an index are indexed where they are.
+    If interrupted, the same command continues after it has verified the
+    written files. Training and all other commands accept OUT instead of the
+    folder. Shards (.tar) without an index are indexed where they are.
 
     Example::
 
@@ -261,7 +261,7 @@ def splits(data: Data,
            percent: Sequence[Percent] = (1., 10.),
            seed: Count = 0,
            out: Optional[OutputFolder] = None) -> Dict[str, Any]:
-    """Draw the labelled images for training with few labels.
+    """Draw random subsets of the labelled images.
 
     Writes annotation files of LabelledDataset: <percent>pct_seed<seed>.txt
 
@@ -292,7 +292,7 @@ def splits(data: Data,
             raise SourceError(f'{os.fspath(data)} has no part train')
     except SourceError as error:
         raise ArgumentError(
-            f'{error}; needed are class folders in train, or a list with '
+            f'{error}; use class folders in train, or a list with '
             'labels') from error
     folder = _splits_folder(data, out)
     files = {}

@@ -43,10 +43,10 @@ class Embeddings(NamedTuple):
     Args:
         paths (List[str]): The images, relative to the folder.
         features (np.ndarray | None): In their order, (N, D), or (N, L, D) of
-            patch tokens; None where they were written to a file.
+            patch tokens; None if they were written to a file.
         shape (Tuple[int, ...]): Shape of all features.
         skipped (Dict[str, str]): Images that could not be read, and why.
-        out (Path | None): The file, where one was written.
+        out (Path | None): The file, if one was written.
     """
 
     paths: List[str]
@@ -62,7 +62,7 @@ class Embeddings(NamedTuple):
 
 
 def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
-    """Check that pyarrow is installed where the output is a parquet file.
+    """Check that pyarrow is installed if the output is a parquet file.
 
     Raises:
         MissingLibrary: If it is not installed.
@@ -97,14 +97,13 @@ def embed(data: Data,
     """Compute features of any folder of images.
 
     No labels and no config are needed. Images are resized, cropped and
-    normalised as in every evaluation, so that features are those of `cmae
-    knn`. Unreadable images are skipped and listed. An accelerator is used
-    where there is one.
+    normalised as in `cmae knn`, so the features are the same. Unreadable
+    images are skipped and listed. An accelerator is used if available.
 
-    The file is written in parts every half minute: interrupted, the same
-    command continues. ``np.load`` of an ``.npz`` file gives ``paths``,
-    ``features``, ``skipped``, ``reasons`` and ``settings``; a ``.parquet``
-    file has the columns ``path`` and ``feature``.
+    Features are saved every half minute; if interrupted, the same command
+    continues. ``np.load`` of an ``.npz`` file returns ``paths``, ``features``,
+    ``skipped``, ``reasons`` and ``settings``; a ``.parquet`` file has the
+    columns ``path`` and ``feature``.
 
     Example::
 
@@ -117,21 +116,21 @@ def embed(data: Data,
         data: Folder of images, list, store or shards.
         checkpoint: Pre-training checkpoint, exported backbone, fine-tuned
             classifier, or released CMAE or MAE checkpoint.
-        out: File to write, .npz or .parquet. Defaults to None in Python: the
-            features are returned alone.
-        encoder: The trained encoder, or its moving average; of DINO and iBOT
-            the teacher, or the student. Defaults to online, which is the
-            teacher of DINO and iBOT.
+        out: File to write, .npz or .parquet. Optional in Python, where the
+            features are returned.
+        encoder: Encoder of the checkpoint: online is the trained one, target
+            its moving average. For DINO and iBOT, online is the teacher and
+            target the student. Defaults to online.
         pool: Mean of the patch tokens, class token, or all patch tokens.
             Defaults to mean.
         batch_size: Images in a batch. Defaults to 64.
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
-        dtype: Type of the features. Defaults to float32.
-        num_heads: Number of attention heads, for a foreign checkpoint of
-            unusual sizes.
-        stats: File of `cmae stats` on the images, for a foreign checkpoint
-            without normalisation.
+        dtype: Data type of the features. Defaults to float32.
+        num_heads: Number of attention heads. Only for checkpoints of other
+            projects that do not record it.
+        stats: File of `cmae stats`, for checkpoints of other projects that do
+            not record the normalisation.
 
     Returns:
         Embeddings: Names and features.
@@ -193,7 +192,7 @@ def embed(data: Data,
 def _print(done: Embeddings) -> None:
     """Print the number of features and the skipped images."""
     shape = 'x'.join(str(n) for n in done.shape[1:])
-    print(f'{done.shape[0]:,} images, {shape} numbers each, in {done.out}')
+    print(f'{done.shape[0]:,} images, {shape} features each, in {done.out}')
     for path, reason in list(done.skipped.items())[:5]:
         print(f'skipped {path}: {reason}')
     if done.skipped:
@@ -205,9 +204,9 @@ def _settings(source: 'ImageSource', checkpoint: Path, encoder: str,
               pool: str, img_size: Optional[ImageSize],
               num_heads: Optional[int], dtype: str,
               stats: Optional[PathLike]) -> Dict[str, Any]:
-    """Give what features depend on, as plain values."""
+    """Return the settings that features depend on, as plain values."""
     stat = find_checkpoint(checkpoint).stat()
-    # A photograph that another has replaced has another feature.
+    # Detects replaced images, whose features differ.
     files = _fingerprint(source)
     more: Dict[str, Any] = {}
     if stats is not None:
@@ -245,6 +244,6 @@ def _fingerprint(source: 'ImageSource') -> str:
 def _state(path: str) -> bytes:
     try:
         found = os.stat(path)
-    except OSError:  # of which reading the image tells more
+    except OSError:  # reading the image reports the error
         return b''
     return b'%d %d\0' % (found.st_size, found.st_mtime_ns)

@@ -38,16 +38,16 @@ STD = (58.395, 57.12, 57.375)
 
 
 class PretrainedEncoder(nn.Module):
-    """A vision transformer that turns images into features.
+    """Pre-trained vision transformer that computes features of images.
 
-    What :func:`load_encoder` returns. The transformer itself is
-    :attr:`backbone`, a :class:`~cmae_mm.models.TransferViT` or
-    :class:`~cmae_mm.models.TransferConvViT`; a state dict of this module is an
-    exported backbone, which every config takes.
+    Returned by :func:`load_encoder`. The transformer is :attr:`backbone`, a
+    :class:`~cmae_mm.models.TransferViT` or
+    :class:`~cmae_mm.models.TransferConvViT`. Every config can load the state
+    dict of this module as an exported backbone.
 
     Args:
         backbone (TransferViT | TransferConvViT): With ``out_type='raw'``.
-        pool (str): What ``forward`` gives: 'mean' of the patch tokens, 'cls',
+        pool (str): Output of ``forward``: 'mean' of the patch tokens, 'cls',
             the class token, or 'patch', all patch tokens. Defaults to 'mean'.
         mean (Sequence[float]): Mean of each of the C channels, in the units of
             the images: colours as RGB in 0 to 255. Defaults to ImageNet's.
@@ -88,8 +88,8 @@ class PretrainedEncoder(nn.Module):
         check_choice('pool', pool, ('mean', 'cls', 'patch'))
         if pool == 'cls' and not backbone.num_class_tokens:
             raise CheckpointError(
-                'the class token takes no part in this encoder (a hybrid one '
-                "has none, a target may leave it out); take pool='mean'")
+                'this encoder does not use a class token, like all hybrid '
+                "encoders and some target encoders; use pool='mean'")
         self.backbone = backbone
         self.pool = pool
         self.embed_dims: int = backbone.embed_dims
@@ -109,7 +109,7 @@ class PretrainedEncoder(nn.Module):
 
     def _set_range(self, value_range: Optional[Sequence[Sequence[float]]]
                    ) -> None:
-        """Note what pictures show as black and white, as preprocessors do."""
+        """Set the values that pictures show as black and white."""
         self.is_byte_range = value_range is None and (
             self.centre_crop.settings.dtype == 'uint8')
         low, high = self.mean - 2 * self.std, self.mean + 2 * self.std
@@ -134,7 +134,7 @@ class PretrainedEncoder(nn.Module):
         return self.pooled(self.tokens(images), self.pool)
 
     def pooled(self, tokens: Tensor, pool: str) -> Tensor:
-        """Give the features that ``pool`` names.
+        """Pool tokens.
 
         Args:
             tokens (torch.Tensor): (N, K + L, D), see :meth:`tokens`.
@@ -153,15 +153,15 @@ class PretrainedEncoder(nn.Module):
         return mean if norm is None else norm(mean)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Give all tokens, class tokens and registers first.
+        """Compute all tokens, class tokens and registers first.
 
         Args:
             images (torch.Tensor): (N, C, H, W), colours as RGB, normalised.
 
         Returns:
-            torch.Tensor: (N, K + L, D), after the final norm where there is
-            one (target encoders of the released recipe have none). K is 1
-            where there is a class token alone.
+            torch.Tensor: (N, K + L, D), after the final norm if there is one
+            (target encoders of the released recipe have none). K is 1 if there
+            is only a class token.
 
         Raises:
             ValueError: If images are of another size or number of channels,
@@ -180,10 +180,10 @@ class PretrainedEncoder(nn.Module):
         else:
             found = f'{tuple(images.shape)} of {images.dtype}'
         raise ValueError(
-            'the encoder takes normalised float images, (N, {}, {}, {}) with '
-            'N of 1 or more, but got {}; encoder.preprocess makes them of any '
-            'image, and load_encoder(..., img_size=...) resamples positions '
-            'for another size'.format(*wanted, found))
+            'the encoder expects normalised float images, (N, {}, {}, {}) '
+            'with N of 1 or more, but got {}; use encoder.preprocess to '
+            'convert an image, or load_encoder(..., img_size=...) for another '
+            'size'.format(*wanted, found))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise images as in pre-training.
@@ -210,11 +210,11 @@ class PretrainedEncoder(nn.Module):
         return self(self.normalize(images.to(self.mean.device)))
 
     def preprocess(self, image: Any) -> Tensor:
-        """Turn an image into what ``forward`` takes a batch of.
+        """Decode, crop and normalise an image for ``forward``.
 
-        As every evaluation does: the image is decoded by the encoder's
-        settings and turned upright, its short side is resized to 256/224 of
-        the image size, the centre is cropped and normalised.
+        The steps are those of all evaluations: decode with the encoder's
+        settings and orientation, resize the shorter side to 256/224 of the
+        image size, crop the centre, normalise.
 
         Args:
             image (Any): A file's name, its bytes, an open file, a PIL image
@@ -227,7 +227,7 @@ class PretrainedEncoder(nn.Module):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            TypeError: If it is no image, but for instance a list of images.
+            TypeError: If it is not an image, for example a list of images.
             ValueError: If it cannot be decoded, or does not fit the encoder's
                 channels and type.
         """
@@ -244,7 +244,7 @@ class PretrainedEncoder(nn.Module):
         return self.centre_crop.decode(data, name)
 
     def crop(self, image: np.ndarray) -> Tensor:
-        """Resize and crop an image as every evaluation does.
+        """Resize and crop an image as in all evaluations.
 
         Args:
             image (np.ndarray): (H, W, C), as :meth:`decode` gives it.
@@ -273,10 +273,11 @@ def load_encoder(checkpoint: Checkpoint,
         image = encoder.preprocess('photo.jpg')   # (3, 224, 224), normalised
         feature = encoder(image[None])            # (1, 768)
 
-    Sizes are read from the tensors. Heads, normalisation and how images are
-    decoded are read from what the checkpoint says about itself; where it says
-    nothing, the heads are those of the named architecture of the same sizes,
-    and colours of 8 bits are normalised by ImageNet's mean and deviation.
+    Sizes are read from the tensors; the number of heads, the normalisation and
+    the decoding of images from the record in the checkpoint. Without a record,
+    the heads are those of the named architecture with the same sizes, and
+    8-bit colours are normalised by the mean and standard deviation of
+    ImageNet.
 
     Args:
         checkpoint (str | PathLike): A pre-training checkpoint or an exported
@@ -286,23 +287,22 @@ def load_encoder(checkpoint: Checkpoint,
         encoder (str): 'online' or 'target'; of a DINO or iBOT checkpoint
             'teacher' or 'student', 'online' is the teacher. Defaults to
             'online'.
-        pool (str): What the encoder gives for an image: 'mean' of its patch
-            tokens, 'cls', the class token, or 'patch', all patch tokens.
-            Defaults to 'mean'.
+        pool (str): Output for an image: 'mean' of its patch tokens, 'cls', the
+            class token, or 'patch', all patch tokens. Defaults to 'mean'.
         img_size (int | Sequence[int], optional): Side of square images in
             pixels, or (height, width), that the positions are resampled to.
             Defaults to the checkpoint's.
-        num_heads (int, optional): Number of attention heads, for a checkpoint
-            that does not say it and is of no named architecture.
-        stats (str | PathLike, optional): What ``cmae stats`` wrote about the
-            images, for a checkpoint that does not say how they are decoded
-            and normalised; taken before what it says. Defaults to None.
+        num_heads (int, optional): Number of attention heads, for checkpoints
+            that do not record it and have no named architecture.
+        stats (str | PathLike, optional): File of ``cmae stats``, for
+            checkpoints that do not record how images are decoded and
+            normalised. Overrides the record. Defaults to None.
 
     Returns:
         PretrainedEncoder: In evaluation mode, on the CPU.
 
     Raises:
-        ArgumentError: If an argument is none of what is allowed.
+        ArgumentError: If an argument is invalid.
         CheckpointError: If the file cannot be read, or holds no such encoder.
     """
     loaded = checkpoints.load_encoder(
@@ -336,7 +336,7 @@ def load_encoder_by_config(config: PathLike,
         PretrainedEncoder: In evaluation mode, on the CPU.
 
     Raises:
-        ConfigError: If the config is none of pre-training.
+        ConfigError: If the config is not a pre-training config.
         CheckpointError: If the checkpoint does not fit the config's model.
     """
     from mmengine.registry import init_default_scope
@@ -355,8 +355,8 @@ def load_encoder_by_config(config: PathLike,
     if not isinstance(model, BaseSelfSupervisor) or not isinstance(
             model.backbone, VisionTransformer):
         raise ConfigError(
-            'the config must be one of pre-training, with a model of type '
-            "'CMAE' or a self-supervised method of mmpretrain's on a "
+            'the config must be a pre-training config with a model of type '
+            "'CMAE' or a self-supervised method of mmpretrain with a "
             f'VisionTransformer, but the model of {config} is a '
             f'{type(model).__name__}')
     branch, encoder = encoder, 'target' if encoder == 'target' else 'online'
@@ -373,7 +373,7 @@ def load_encoder_by_config(config: PathLike,
 
 
 def _initialise(model: nn.Module) -> None:
-    """Initialise weights, without a line in the log for each of them."""
+    """Initialise weights, without a log line for each parameter."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('WARNING')
@@ -388,7 +388,7 @@ def encoder_of(model: nn.Module,
                img_size: Optional[ImageSize] = None,
                images: Optional[Mapping[str, Any]] = None,
                pool: str = 'mean') -> PretrainedEncoder:
-    """Take the encoder out of a model that was loaded by its config.
+    """Return the encoder of a model built from its config.
 
     Args:
         model (CMAE | FrozenViT | ImageClassifier): The model.
@@ -416,7 +416,7 @@ def encoder_of(model: nn.Module,
 def with_preprocessing(loaded: LoadedEncoder,
                        pool: str = 'mean',
                        stats: Optional[PathLike] = None) -> PretrainedEncoder:
-    """Add what an encoder does to images.
+    """Add decoding and normalisation of images to an encoder.
 
     Args:
         loaded (LoadedEncoder): The encoder.
@@ -427,7 +427,7 @@ def with_preprocessing(loaded: LoadedEncoder,
         PretrainedEncoder: In evaluation mode.
 
     Raises:
-        CheckpointError: If nothing says how its images are normalised.
+        CheckpointError: If the normalisation of its images is unknown.
     """
     backbone = loaded.backbone
     # of a hybrid the first stage's
@@ -443,7 +443,7 @@ def with_preprocessing(loaded: LoadedEncoder,
 
 def _find_normalisation(channels: int, facts: Dict[str, Any],
                         stats: Optional[PathLike]) -> Dict[str, Any]:
-    """Find how images are decoded, normalised and shown."""
+    """Find the settings to decode, normalise and show images."""
     if stats is not None:
         from ..datasets.stats import read_image_stats
         from ..image_config import settings_of, value_range_of
@@ -463,16 +463,16 @@ def _find_normalisation(channels: int, facts: Dict[str, Any],
     if lacking or counts != {channels}:
         if 'mean' not in found:
             raise CheckpointError(
-                f'its encoder takes images of {channels} channel(s), and it '
-                'does not say how these are normalised; give stats= '
-                '(--stats), the file that `cmae stats` writes')
+                f'its encoder takes images of {channels} channel(s), but it '
+                'does not record their normalisation; set stats= (--stats) to '
+                'a file of `cmae stats`')
         raise CheckpointError(
             f'its encoder takes images of {channels} channel(s), but '
             f'{stats or "its own record"} is about images of '
             f'{" or ".join(map(str, sorted(counts - {channels})))}')
     if 'mean' not in found:
         print_log(
-            'It does not say how images are normalised: by the mean and '
-            'deviation of ImageNet.', logger='current')
+            'It does not record the normalisation of images: using the mean '
+            'and standard deviation of ImageNet.', logger='current')
     found['images'] = None if is_plain(images) else images
     return found

@@ -1,4 +1,4 @@
-"""Report versions, devices and what is missing, with the install commands."""
+"""Report versions, devices and missing packages with install commands."""
 import configparser
 import contextlib
 import io
@@ -38,23 +38,23 @@ _OPTIONAL = dict(
 def examine() -> Dict[str, Any]:
     """Examine libraries, devices and the machine.
 
-    Works where libraries are missing or broken.
+    Also works if libraries are missing or broken.
 
     Returns:
-        Dict[str, Any]: ``problems`` are sentences on what prevents
-        pre-training, ``warnings`` on what may disturb it. ``exit_status`` is 1
-        if there are problems.
+        Dict[str, Any]: ``problems`` are sentences on reasons why pre-training
+        cannot run, ``warnings`` on possible issues. ``exit_status`` is 1 if
+        there are problems.
     """
     libraries: Dict[str, Dict[str, str]] = {}
     try:
         libraries = _examine_libraries()
         problems = [
-            f'{name} {found["version"] or "is not installed"}, needed is '
-            f'{found["needed"]}; install it with `{found["command"]}`'
+            f'{name} {found["version"] or "is not installed"}, but cmae_mm '
+            f'needs {found["needed"]}; install it with `{found["command"]}`'
             for name, found in libraries.items() if found['command']]
     except ModuleNotFoundError as error:  # packaging itself
-        problems = [f'{error.name} is not installed; install what cmae_mm '
-                    f'needs with `{framework_command()}`']
+        problems = [f'{error.name} is not installed; install the requirements '
+                    f'of cmae_mm with `{framework_command()}`']
     environment: Dict[str, str] = {}
     if not problems:
         try:
@@ -74,7 +74,7 @@ def examine() -> Dict[str, Any]:
 
 
 def _examine_libraries() -> Dict[str, Dict[str, str]]:
-    """Compare the installed versions with the needed ones."""
+    """Compare the installed versions with the required ones."""
     from packaging.requirements import Requirement
     try:
         lines = metadata.requires('cmae_mm') or []
@@ -110,7 +110,7 @@ def _examine_optional() -> Dict[str, Dict[str, str]]:
 
 
 def _version(distributions: Sequence[str]) -> str:
-    """Return the version of the first that is installed, otherwise ''."""
+    """Return the version of the first installed distribution, or ''."""
     for name in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
@@ -143,8 +143,8 @@ def _find_conflicts() -> List[str]:
     found = ([n for n in names if is_installed(n)]
              for names in _FRAMEWORK.values())
     return [
-        f'{" and ".join(names)} overwrite each other: uninstall them and '
-        'install one of them again' for names in found if len(names) > 1]
+        f'{" and ".join(names)} overwrite each other\'s files; uninstall all '
+        'of them, then install one' for names in found if len(names) > 1]
 
 
 @command(libraries=False)

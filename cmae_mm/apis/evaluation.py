@@ -49,29 +49,31 @@ LabelledData = Annotated[Data, Text(
     'validation, dev; test), a CSV file with the columns label and split, a '
     'store or shards.')]
 Frozen = Annotated[CheckpointOrRandom, Text(
-    'Pre-training checkpoint, exported backbone, weights of another library; '
-    'or the word random, with --config.')]
+    'Pre-training checkpoint, exported backbone, or weights of another '
+    'library; or "random" with --config.')]
 Val = Optional[Annotated[Data, Text(
-    'Labelled images to score on. Defaults to those in DATA.')]]
+    'Labelled images for the scores. Defaults to the validation images in '
+    'DATA.')]]
 Workers = Annotated[Count, Text(
-    'Processes that read images, for each process.')]
+    'Number of data workers of each process.')]
 Dtype = Annotated[Literal['float32', 'float16'], Text(
-    'Type of the features.')]
+    'Data type of the features.')]
 Config = Optional[Annotated[ConfigName, Text(
-    'Pre-training config, for random weights, or for settings that the '
-    'checkpoint does not have.')]]
+    'Pre-training config, for random weights or for settings missing in the '
+    'checkpoint.')]]
 WorkDir = Optional[Annotated[OutputFolder, Text(
     'Folder of evaluations.jsonl, which `cmae report` reads. Defaults to '
     'work_dirs/<data>_eval.')]]
-DenseData = Annotated[Data, Text('Folder of the images and the maps.')]
+DenseData = Annotated[Data, Text('Folder of images and label maps.')]
 Images = Annotated[Folders, Text(
     'Folders of images, lists, stores or shards, in DATA or absolute. '
     'Defaults to images/train and images/val.')]
 Maps = Annotated[Folders, Text(
-    'Folders of maps, in DATA or absolute: PNG files of the same names, one '
-    'whole number a pixel. Defaults to maps/train and maps/val.')]
+    'Folders of label maps, in DATA or absolute: PNG files with the names of '
+    'the images and one integer per pixel. Defaults to maps/train and '
+    'maps/val.')]
 Ignored = Annotated[Sequence[int], Text(
-    'Values of maps that are no class. Defaults to 0.')]
+    'Values of the maps to ignore. Defaults to 0.')]
 Most = Optional[Annotated[int, Range(2), Text(
     'The N classes with the most training pixels; others are ignored. '
     'Defaults to all.')]]
@@ -82,11 +84,11 @@ def _check(data: PathLike, checkpoint: PathLike, config: Optional[PathLike],
     """Check the arguments that depend on each other."""
     if Path(data).suffix == '.py':
         raise ArgumentError(
-            f'{data} is a config; the first argument is the data: '
+            f'{data} is a config, but the first argument is the data: use '
             f'DATA CHECKPOINT --config {data}')
     if config is None and checkpoint == RANDOM:
         raise ArgumentError(
-            'random weights need --config, which gives the architecture')
+            'random weights need --config, which defines the architecture')
     if config is None and cfg_options:
         raise ArgumentError('--cfg-options needs --config')
 
@@ -108,10 +110,9 @@ def knn(data: LabelledData,
         cfg_options: CfgOptions = (),
         work_dir: WorkDir = None,
         launcher: Launcher = 'none') -> Dict[str, Any]:
-    """Classify by the nearest neighbours of frozen features.
+    """Evaluate frozen features with a k-NN classifier.
 
-    Nothing is trained. A table has the accuracy for each number of
-    neighbours.
+    Prints the accuracy for each number of neighbours. Nothing is trained.
 
     Example::
 
@@ -125,8 +126,8 @@ def knn(data: LabelledData,
     Returns:
         Dict[str, Any]: ``top1`` and ``balanced`` accuracy in percent of the
         best number of neighbours, ``best_k``, the ``interval`` of ``top1``,
-        and the top-1 accuracy of each number; of images of several labels
-        ``mAP`` in place of accuracies.
+        and the top-1 accuracy of each number. For images with several labels,
+        ``mAP`` instead of accuracies.
 
     Raises:
         ArgumentError: If an argument is invalid.
@@ -165,10 +166,10 @@ def linear(data: LabelledData,
            cfg_options: CfgOptions = (),
            work_dir: WorkDir = None,
            launcher: Launcher = 'none') -> Dict[str, Any]:
-    """Train a linear classifier on frozen features.
+    """Evaluate frozen features with a linear classifier.
 
-    One classifier for each learning rate, on features that are extracted
-    once. A table has the accuracy of each.
+    Trains one classifier for each learning rate, on features that are
+    extracted once, and prints the accuracy of each.
 
     Example::
 
@@ -220,7 +221,7 @@ def low_shot(data: LabelledData,
              cfg_options: CfgOptions = (),
              work_dir: WorkDir = None,
              launcher: Launcher = 'none') -> Dict[str, Any]:
-    """Fit a logistic regression to a few labels per class.
+    """Evaluate frozen features with few labels per class.
 
     Example::
 
@@ -275,10 +276,10 @@ def frozen(data: LabelledData,
            cfg_options: CfgOptions = (),
            work_dir: WorkDir = None,
            launcher: Launcher = 'none') -> Dict[str, Any]:
-    """Evaluate frozen features by k-NN, linear and low-shot at once.
+    """Evaluate frozen features with k-NN, linear and low-shot in one run.
 
-    The same results as those three commands, on features that are extracted
-    once.
+    The results are those of the three commands, but features are extracted
+    only once.
 
     Example::
 
@@ -360,13 +361,13 @@ def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
     images = open_labelled(data, val)
     if len(np.unique(np.asarray(images.train.labels))) < 2:
         raise EvaluationDataError(
-            f'the training images of {data} have one class alone, so that '
-            'each prediction is right; two or more are needed')
+            f'the training images of {data} have a single class; at least two '
+            'are needed')
     if kind not in ('knn', 'linear') and np.asarray(
             images.train.labels).ndim == 2:
         raise EvaluationDataError(
-            f'the images of {data} have several labels; `cmae knn` and `cmae '
-            'linear` measure their mAP')
+            f'the images of {data} have several labels each; use `cmae knn` '
+            'or `cmae linear`, which measure mAP')
     _join_processes(launcher)
     if is_main_process():
         # The note of a test part is in the first line.
@@ -387,7 +388,7 @@ def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
 
 
 def _join_processes(launcher: str) -> None:
-    """Join the processes that a launcher has started."""
+    """Join the processes started by a launcher."""
     if launcher == 'none':
         return
     import torch.distributed as dist
@@ -403,7 +404,7 @@ def _join_processes(launcher: str) -> None:
 def _load(checkpoint: PathLike, encoder: Any, *,
           config: Optional[PathLike] = None, cfg_options: Overrides = (),
           pool: Any = 'mean', img_size: ImgSize = None) -> Any:
-    """Load an encoder onto the device, by a config if there is one."""
+    """Load an encoder onto the device, from a config if there is one."""
     from mmengine.device import get_device
 
     from .encoder import load_encoder, load_encoder_by_config
@@ -450,11 +451,11 @@ def dense_knn(data: DenseData,
               config: Config = None,
               cfg_options: CfgOptions = (),
               work_dir: WorkDir = None) -> Dict[str, Any]:
-    """Segment images by the nearest neighbours of frozen patches.
+    """Evaluate frozen patch features with k-NN segmentation.
 
-    Nothing is trained. Each image is resized to a square, each patch has the
-    class of most of its labelled pixels, and the prediction for a patch
-    counts for all of its pixels. Scores are of the classes in the maps.
+    Each image is resized to a square. A patch has the most frequent class of
+    its labelled pixels, and its prediction applies to all of its pixels. Only
+    classes in the maps are scored. Nothing is trained.
 
     Example::
 
@@ -502,11 +503,11 @@ def dense_linear(data: DenseData,
                  config: Config = None,
                  cfg_options: CfgOptions = (),
                  work_dir: WorkDir = None) -> Dict[str, Any]:
-    """Segment images by a linear classifier on frozen patches.
+    """Evaluate frozen patch features with linear segmentation.
 
-    Each image is resized to a square, each patch has the class of most of its
-    labelled pixels, and the prediction for a patch counts for all of its
-    pixels. Scores are of the classes in the maps.
+    Each image is resized to a square. A patch has the most frequent class of
+    its labelled pixels, and its prediction applies to all of its pixels. Only
+    classes in the maps are scored.
 
     Example::
 

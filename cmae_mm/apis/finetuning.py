@@ -1,4 +1,4 @@
-"""Commands that fine-tune, predict, and export finished models."""
+"""Commands that fine-tune, predict, and export fine-tuned models."""
 import json
 import os
 from functools import partial
@@ -73,12 +73,12 @@ def finetune(data: Data,
              resume: bool = True,
              cfg_options: Overrides = (),
              launcher: Launcher = 'none') -> Finetuned:
-    """Train a classifier on a pre-trained encoder and labelled images.
+    """Fine-tune a pre-trained encoder on labelled images.
 
-    The folder --out gets config.py, which `cmae train` and mmpretrain's
-    tools/train.py take, best.pth, the best checkpoint on the validation
-    images, metrics.json, confusion matrices and the most confident mistakes.
-    Rate, epochs and augmentation follow from the number of labelled images.
+    Writes to --out: config.py, for `cmae train` and mmpretrain's
+    tools/train.py; best.pth, the best checkpoint on the validation images;
+    metrics.json; confusion matrices; the most confident mistakes. The number
+    of labelled images determines learning rate, epochs and augmentation.
 
     Example::
 
@@ -94,15 +94,15 @@ def finetune(data: Data,
         data: Class folders, also under train, val and test; a list or CSV
             file of paths and labels, which may have a column split; a store
             or shards. The part test is scored once, at the end.
-        checkpoint: Checkpoint of the encoder, or the folder of `cmae
-            pretrain`, whose last one is taken; random for random weights.
+        checkpoint: Checkpoint of the encoder; a folder of `cmae pretrain`, for
+            its last checkpoint; or random, for random weights.
         out: Folder of the model. Defaults to work_dirs/DATA_TASK.
-        task: One label to an image; several, separated by | or ; in a list;
-            a mask of the same name in another folder; or boxes in COCO files.
-            Defaults to classify.
+        task: classify: one label per image. multilabel: several, separated by
+            | or ; in a list. segment: a mask of the same name in another
+            folder. detect: boxes in COCO files. Defaults to classify.
         val: Name of the validation part, or a path. Defaults to val, valid,
             validation or dev; 20 % of each class if there is none.
-        frozen: Train the head alone.
+        frozen: Train the head only.
         labels_per_class: Number of training images to draw of each class.
             Defaults to all.
         seed: Seed of draws and training. Defaults to 0.
@@ -111,16 +111,17 @@ def finetune(data: Data,
             recipe's.
         num_workers: Processes that read images. Defaults to one for each
             processor core, at most 8.
-        model: For random weights: a model as `cmae pretrain --model` takes
-            it, or a checkpoint or a config (.py) of the same sizes. Defaults
-            to vit-s.
-        decoder: Decoder of masks, two layers or UPerNet; or of boxes.
+        model: Architecture of random weights: a model of `cmae pretrain
+            --model`, or a checkpoint or config (.py) with the same sizes.
+            Defaults to vit-s.
+        decoder: Decoder for segment (two layers or UPerNet) or detect.
             Defaults to small.
         stats: File of `cmae stats` on the images. Defaults to the
             checkpoint's own record.
-        resume: Start a new training although there is one in --out, whose
-            checkpoints are moved aside.
-        cfg_options: Overrides of settings by dotted keys.
+        resume: Start a new training and move existing checkpoints in --out
+            aside.
+        cfg_options: Settings of the config to override. Nested keys are
+            written with dots.
         launcher: Job launcher. Defaults to none.
 
     Returns:
@@ -169,7 +170,7 @@ def finetune(data: Data,
         from ..finetuning.classifier import make_config as make
         found = read_labelled(data, task == 'multilabel', val,
                               labels_per_class, seed, images)
-    # Decoders are not trained at the rate of a linear head.
+    # Decoders need another learning rate than a linear head.
     recipe = choose_recipe(
         len(found.parts['train'].records), encoder['width'], encoder['depth'],
         frozen and not is_dense, epochs, batch_size)
@@ -193,7 +194,7 @@ def finetune(data: Data,
 
 def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
                  stats: Optional[PathLike]) -> Dict[str, Any]:
-    """Find the encoder's config, and how its images are prepared.
+    """Find the config of the encoder and the preprocessing of its images.
 
     Args:
         checkpoint (str | PathLike): See :func:`finetune`.
@@ -206,8 +207,8 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
         channel; ``images``, arguments of ``LoadImage``; ``width``, ``depth``.
 
     Raises:
-        CheckpointError: If the file holds no encoder, or one that does not
-            fit the channels.
+        CheckpointError: If the file contains no encoder, or the channels do
+            not match.
     """
     import torch
     from mmengine.registry import init_default_scope
@@ -278,13 +279,12 @@ def predict(folder: PathLike,
             batch_size: Size = 32,
             window: Optional[Size] = None,
             pictures: Optional[OutputFolder] = None) -> Dict[str, Any]:
-    """Predict images with a finished model, and write a table.
+    """Predict images with a fine-tuned model and write a table.
 
-    The table has a row for each image: path, class, score, further classes as
-    class_2 and score_2, and error, the reason why a file is unreadable. Labels
-    are not needed. A segmenter writes masks beside the table, which has their
-    paths and the share of each class; masks of GeoTIFF files keep their
-    coordinates.
+    The table has a row for each image with path, class, score, further classes
+    as class_2 and score_2, and error, the reason why a file is unreadable. A
+    segmenter writes masks next to the table, and their paths and the share of
+    each class to the table. Masks of GeoTIFF files keep the coordinates.
 
     Example::
 
@@ -294,17 +294,17 @@ def predict(folder: PathLike,
     Args:
         folder: Folder of `cmae finetune`.
         images: An image, a folder of images, a list, a store or shards.
-        out: Table to write, .csv or .parquet. Defaults to None in Python:
-            the predictions are returned alone.
+        out: Table to write, .csv or .parquet. Optional in Python, where the
+            predictions are returned.
         top_k: Number of classes in a row. Defaults to 1.
         all_scores: Add a column for each class.
         batch_size: Images or windows in a batch. Defaults to 32.
-        window: Side in pixels of overlapping windows of large images, the
-            size of the training images. Masks and scores of classes are
-            averaged, of several labels the highest score counts. Defaults to
+        window: Side in pixels of overlapping windows for large images; use the
+            size of the training images. Masks and class scores are averaged
+            over windows; multi-label models use the highest score. Defaults to
             the whole image.
-        pictures: Folder for a sheet of images of each predicted class, or for
-            each image with its mask.
+        pictures: Folder for a contact sheet of each predicted class, or for
+            each image with its mask or boxes.
 
     Returns:
         Dict[str, Any]: ``out``, the number of ``images``, of ``unreadable``
@@ -326,14 +326,14 @@ def predict(folder: PathLike,
 
 def export_model(folder: PathLike, out: PathLike,
                  dtype: str = 'float32') -> float:
-    """Write a finished model as an ONNX file: the whole model with its head.
+    """Export a fine-tuned model, including its head, to ONNX.
 
     The input ``images`` is (N, C, S, S), float32, in the units of the images:
     colours as RGB in 0 to 255. The output ``scores`` is (N, K), probabilities
     of the softmax, or of a sigmoid for each class of a multi-label model; of a
-    segmenter (N, K, S, S), for one window. The metadata hold, as JSON,
-    ``classes``, ``task``, ``img_size``, ``short_side``, that images are
-    resized to before the centre crop, and ``preprocessing``.
+    segmenter (N, K, S, S), for one window. The metadata contain, as JSON,
+    ``classes``, ``task``, ``img_size``, ``short_side`` (the size before the
+    centre crop) and ``preprocessing``.
 
     Args:
         folder (str | PathLike): Folder of ``cmae finetune``.
@@ -346,7 +346,7 @@ def export_model(folder: PathLike, out: PathLike,
         torch.
 
     Raises:
-        ArgumentError: If the ending is another.
+        ArgumentError: If the suffix is not ``.onnx``.
         CheckpointError: If the model cannot be loaded or written, or its
             scores differ by more than 1e-4 (float16: 0.02).
         MissingLibrary: If a library for it is not installed.

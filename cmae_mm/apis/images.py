@@ -1,4 +1,4 @@
-"""Images named on the command line, and their crops."""
+"""Images given on the command line, and their crops."""
 from functools import partial
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Sequence
@@ -32,7 +32,7 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
     Args:
         named (Sequence[str | PathLike]): Image files, or folders, lists
             (``.txt``, ``.csv``, ``.tsv``), stores or shards.
-        most (int): Largest number of images of each of these, evenly spaced.
+        most (int): Largest number of images from each, evenly spaced.
 
     Returns:
         List[PickedImage]: The images.
@@ -54,7 +54,8 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
         else:
             raise ArgumentError(f'the image {name} does not exist')
     if not picked:
-        raise ArgumentError('name one image or more, or a folder of them')
+        raise ArgumentError('no image was given; name images or a folder of '
+                            'images')
     return picked
 
 

@@ -1,4 +1,4 @@
-"""Commands that draw pictures of views, models and data, and reports."""
+"""Commands that draw pictures and write reports."""
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -46,20 +46,20 @@ if TYPE_CHECKING:
     from .images import PickedImage
 
 PictureFile = Annotated[PathLike, Output(*PICTURES), Text(
-    'Picture to write, .png, .jpg or .webp.')]
+    'Output image, .png, .jpg or .webp.')]
 FeatureFile = Optional[Annotated[PathLike, Output('.npz'), Text(
-    'File of features, .npz: written if it does not exist, otherwise read.')]]
+    'Feature file, .npz: read if it exists, otherwise computed and written.')]]
 Channels = Optional[Annotated[Sequence[Count], Text(
     'Three channels to show as red, green and blue, or one to show in grey, '
-    'numbered from 0. Defaults to three as they are, the mean of others in '
-    'grey.')]]
+    'numbered from 0. By default three channels are shown as RGB, and the '
+    'mean of any other number in grey.')]]
 AnyEncoder = Annotated[Checkpoint, Text(
-    'Pre-training checkpoint, exported backbone, fine-tuned classifier, or '
+    'Pre-training checkpoint, exported backbone, fine-tuned classifier, or a '
     'released CMAE or MAE checkpoint.')]
 ManyImages = Annotated[Sequence[Images], Text(
     'Image files, folders, lists, stores or shards.')]
 PerFolder = Annotated[Size, Text(
-    'Number of images of each folder, evenly spaced.')]
+    'Number of images to show from each folder, evenly spaced.')]
 Thumbnail = Annotated[Annotated[int, Range(8)], Text(
     'Side of a thumbnail in pixels.')]
 
@@ -148,11 +148,11 @@ def views(config: ConfigName,
           most: Size = 8,
           show: Channels = None,
           cfg_options: CfgOptions = ()) -> Views:
-    """Show the views of a config as the network gets them.
+    """Show the views that a config passes to the network.
 
-    A grid of the canvas with both windows, the online view, its visible
-    patches, and the target view, of the first images of a training. The
-    augmentations are drawn as for a batch of this size.
+    A grid of the first training images: canvas with both windows, online view,
+    visible patches, target view. Augmentations are drawn as for a batch of
+    this size.
 
     Example::
 
@@ -169,8 +169,8 @@ def views(config: ConfigName,
 
     Raises:
         ArgumentError: If an argument is invalid.
-        ValueError: If it is not a pre-training config, or the images do not
-            have such channels.
+        ValueError: If it is not a pre-training config, or the images have
+            other channels.
     """
     from ..config import load_config
     from ..visualization import fitting_scale, save_grid
@@ -192,11 +192,11 @@ def reconstruct(checkpoint: Checkpoint,
                 most: PerFolder = 8,
                 show: Channels = None,
                 seed: Count = 0) -> Picture:
-    """Show what a pre-trained model predicts for masked images.
+    """Show reconstructions of masked images.
 
-    Input, visible patches, the prediction, and the prediction with the mean
-    and standard deviation of each patch restored. The model is built by the
-    config text in the checkpoint; no code in the file is run.
+    Columns: input, visible patches, prediction, and the prediction with the
+    mean and standard deviation of each input patch. The model is built from
+    the config stored in the checkpoint; no code in the file is executed.
 
     Example::
 
@@ -238,8 +238,8 @@ def reconstruct(checkpoint: Checkpoint,
     made = _save(out, picked, prediction_columns(model, normal, mask, show))
     if len(made.columns) == 4:
         print('The loss normalises the pixels of each patch, so the third '
-              'column contains no brightness and contrast. The last column '
-              'restores the mean and standard deviation of the true patch.')
+              'column shows neither brightness nor contrast. The last column '
+              'uses the mean and standard deviation of the input patch.')
     return made
 
 
@@ -264,7 +264,7 @@ def attention(checkpoint: AnyEncoder,
     Args:
         layer: Layer, counted from 1, or from the end by a negative number.
             Defaults to -1, the last.
-        heads: Show each head beside the mean.
+        heads: Show each head in addition to the mean.
 
     Returns:
         Picture: The picture.
@@ -357,10 +357,10 @@ def map_images(data: Data,
                num_workers: NumWorkers = None,
                img_size: ImgSize = None,
                num_heads: NumHeads = None) -> ImageMap:
-    """Draw a folder of images on a map by their features.
+    """Draw a two-dimensional map of images by their features.
 
-    Similar images are near each other. Images in class folders are framed by
-    class.
+    Similar images are close to each other. Images in class folders have a
+    frame in the colour of their class.
 
     Example::
 
@@ -422,7 +422,7 @@ def nearest(data: Data,
             num_workers: NumWorkers = None,
             img_size: ImgSize = None,
             num_heads: NumHeads = None) -> Neighbours:
-    """Find the images of a folder that are most similar to an image.
+    """Find the most similar images in a folder.
 
     Example::
 
@@ -430,9 +430,9 @@ def nearest(data: Data,
 
     Args:
         data: Folder of images, list, store or shards.
-        images: Image files to look for.
-        count: Number of images to find for each, without the image itself.
-            Defaults to 8.
+        images: Query images.
+        count: Number of images to find for each query, excluding the query
+            itself. Defaults to 8.
 
     Returns:
         Neighbours: Paths and cosines, and the picture.
@@ -494,11 +494,11 @@ def _check_report(work_dirs: Sequence[PathLike], **others: Any) -> None:
 def report(work_dirs: Sequence[PathLike],
            out: Annotated[PathLike, Output('.html', '.htm')] = 'report.html'
            ) -> WrittenReport:
-    """Write a page about a training, or several over each other.
+    """Write an HTML report of one or several trainings.
 
-    Curves to zoom into, pictures, evaluation results with intervals, health
-    warnings, settings, environment and cost, in one HTML file that needs no
-    network.
+    One HTML file with zoomable curves, pictures, evaluation results with
+    intervals, health warnings, settings, environment and cost. It needs no
+    network connection.
 
     Example::
 
@@ -506,8 +506,8 @@ def report(work_dirs: Sequence[PathLike],
         $ cmae report work_dirs/first work_dirs/second --out compared.html
 
     Args:
-        work_dirs: Work folders of trainings; the curves of several share
-            their charts.
+        work_dirs: Work folders of trainings. Curves of several trainings are
+            drawn in the same charts.
         out: HTML file to write. Defaults to report.html.
 
     Returns:

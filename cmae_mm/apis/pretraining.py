@@ -1,4 +1,4 @@
-"""Pre-training on a folder of images, from a packaged recipe."""
+"""Run of ``cmae pretrain``: checks, training, and the written config."""
 import logging
 from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple
@@ -23,7 +23,7 @@ from ..plain_config import PlainConfigError, format_config, parse_config
 from .arguments import ArgumentError
 from .recipe import ARGUMENTS, CONFIG_NAME, Plan
 
-# What decides how a training goes on: not to be changed within one.
+# Settings that must not change when a training resumes.
 _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
             'param_scheduler', 'auto_scale_lr', 'train_dataloader.batch_size',
             'train_dataloader.dataset')
@@ -50,7 +50,7 @@ def run_pretraining(plan: Plan, resume: bool, launcher: str,
 
 def _train(cfg: Config, summary: str,
            log_to: Sequence[str]) -> Tuple[Path, Path]:
-    """Train in a work folder that no other process writes to."""
+    """Train in a work folder locked by this process."""
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME
     if cfg.resume:
@@ -77,12 +77,12 @@ def _train(cfg: Config, summary: str,
     saved = list_saved(cfg)
     if not saved:
         raise CheckpointError(
-            f'no checkpoint was saved in {folder}; the log there says why')
+            f'no checkpoint was saved in {folder}; see the log there')
     return saved[0].path, config
 
 
 def _as_comment(summary: str) -> str:
-    lines = ['Made by `cmae pretrain`; `cmae train` takes it as well.', '',
+    lines = ['Written by `cmae pretrain`; `cmae train` accepts it, too.', '',
              *summary.splitlines()[:-1]]
     # mmengine replaces {{...}} in comments, too.
     return '\n'.join(
@@ -90,7 +90,7 @@ def _as_comment(summary: str) -> str:
 
 
 def _check_start(cfg: Config) -> None:
-    """Check that what the encoder starts from fits, before all is built."""
+    """Check the initial weights of the encoder before the model is built."""
     backbone = cfg.model.backbone
     if not is_pretrained(backbone.get('init_cfg')):
         return
@@ -103,14 +103,14 @@ def _check_start(cfg: Config) -> None:
 
 
 def _read_before(config: Path) -> Mapping[str, Any]:
-    """Read the config that a folder's training was started with."""
+    """Read the config of the training in a folder."""
     try:
         return parse_config(config.read_text('utf-8'))
     except (PlainConfigError, OSError, UnicodeDecodeError) as error:
         raise ArgumentError(
-            f'{config} is no config that `cmae pretrain` has written '
-            f'({error}); name another folder with out (--out), or start anew '
-            'with resume=False (--no-resume)') from error
+            f'{config} is not a config written by `cmae pretrain` ({error}); '
+            'name another folder with out (--out), or start anew with '
+            'resume=False (--no-resume)') from error
 
 
 def _check_same_training(cfg: Config, config: Path) -> None:
@@ -122,7 +122,7 @@ def _check_same_training(cfg: Config, config: Path) -> None:
         for key, value in walk(c) if key.startswith(_LASTING)
         and not isinstance(value, (Mapping, list, tuple))
     } for c in (cfg.to_dict(), _read_before(config)))
-    # First what has an argument, under its name: the rest follows from it.
+    # Settings with an argument come first, the others depend on them.
     differ = sorted(
         (key for key in {*now, *before} if now.get(key) != before.get(key)),
         key=lambda key: (key not in ARGUMENTS, key))

@@ -1,4 +1,4 @@
-"""A packaged recipe, fitted to a folder of images and to the machine."""
+"""Settings of ``cmae pretrain``: a packaged config adapted to the images."""
 import math
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ MODELS = {
 
 CONFIG_NAME = 'config.py'
 
-# Settings that have an argument of their own, so that both cannot differ.
+# Settings with an argument of their own; overrides of these are rejected.
 ARGUMENTS = {
     'train_cfg.max_epochs': 'epochs',
     'train_cfg.max_iters': 'epochs',
@@ -41,25 +41,25 @@ ARGUMENTS = {
 }
 # The recipe's warm-up: 40 of 300 epochs, and never more than 40.
 _WARM_UP_EPOCHS, _WARM_UP_SHARE = 40, 40 / 300
-# The batch sizes of the configs are for GPUs of so much memory, in bytes.
+# GPU memory in bytes that the batch sizes of the configs are for.
 _GPU_MEMORY = 80e9
 _CPU_BATCH = 16
-# Fewer steps than these in an epoch, and the batch is made smaller.
+# Minimum steps per epoch; the batch is reduced to reach it.
 _LEAST_STEPS = 4
-# Below so many images, the recipe for few images is used.
+# Below this number of images, the recipe for few images is used.
 _FEW_IMAGES = 100_000
-# So many steps lie between two checkpoints where epochs are shorter.
+# Steps between two checkpoints if epochs are shorter than this.
 _STEPS_BETWEEN_CHECKPOINTS = 500
 
 
 class SizeRule(NamedTuple):
-    """What of a recipe follows from the number of images.
+    """Settings that depend on the number of images.
 
     Args:
         name (str): 'paper' or 'small'.
-        batch_size (int, optional): Most images of a step, over all processes.
-            None, the config's for each process.
-        steps (int): Least number of steps.
+        batch_size (int, optional): Largest batch over all processes. None
+            keeps the config's batch per process.
+        steps (int): Minimum number of steps.
         reason (str): The rule in a few words.
     """
 
@@ -72,14 +72,14 @@ class SizeRule(NamedTuple):
 def choose_by_size(images: int, recipe: Optional[str] = None) -> SizeRule:
     """Choose the recipe by the number of images.
 
-    The paper's recipe is for 1.3 million images: a batch of 4096, a rate in
-    proportion to the batch, and a number of epochs. With a few thousand
-    images these make few steps at a low rate. From 100,000 images on it is
-    kept as it is; below:
+    The paper's recipe is for 1.3 million images: a batch of 4096, a learning
+    rate in proportion to the batch, and a fixed number of epochs. With a few
+    thousand images this gives few steps at a low rate. From 100,000 images on
+    the recipe is unchanged. Below:
 
     - Batch: a hundredth of the images as a power of two, from 64 to 256.
     - Learning rate: scaled by the square root of the batch, since AdamW
-      normalises gradients. In proportion if the encoder starts from given
+      normalises gradients; in proportion if the encoder starts from given
       weights.
     - Epochs: the config's, but at least 5,000 steps.
 
@@ -98,13 +98,13 @@ def choose_by_size(images: int, recipe: Optional[str] = None) -> SizeRule:
 
     Args:
         images (int): Number of images.
-        recipe (str, optional): 'paper' or 'small', whatever the number.
+        recipe (str, optional): 'paper' or 'small', for any number of images.
 
     Returns:
         SizeRule: The settings.
     """
     few = images < _FEW_IMAGES
-    reason = 'as --recipe says' if recipe else (
+    reason = 'set by --recipe' if recipe else (
         f'{"fewer than" if few else "at least"} {_FEW_IMAGES:,} images')
     if (recipe or ('small' if few else 'paper')) == 'paper':
         return SizeRule('paper', None, 0, reason)
@@ -113,7 +113,7 @@ def choose_by_size(images: int, recipe: Optional[str] = None) -> SizeRule:
 
 
 class Plan(NamedTuple):
-    """A config made for a folder of images, and how it was made."""
+    """Config for a folder of images, its summary and its main values."""
 
     cfg: Config
     summary: str
@@ -133,18 +133,18 @@ def plan_pretraining(data: PathLike,
                      recipe: Optional[str] = None,
                      cfg_options: Overrides = (),
                      processes: int = 1) -> Plan:
-    """Make the config of a pre-training, without running it.
+    """Build the config of a pre-training without running it.
 
-    Its arguments are those of :func:`pretrain`; ``processes`` is how many
-    train together.
+    The arguments are those of :func:`pretrain`; ``processes`` is the number of
+    training processes.
 
     Returns:
-        Plan: The config, a summary for people, and its facts by name.
+        Plan: The config, its summary, and its main values by name.
 
     Raises:
-        ArgumentError: If an argument is none of what is allowed, or there are
-            too few images for the batch.
-        ConfigError: If an override cannot be meant so.
+        ArgumentError: If an argument is invalid, or there are too few images
+            for the batch.
+        ConfigError: If an override is invalid.
         ImageStatsError: If ``stats`` cannot be used.
         ImageStatsConflict: If an override contradicts ``stats``.
     """
@@ -152,8 +152,8 @@ def plan_pretraining(data: PathLike,
     for key, argument in ARGUMENTS.items():
         if key in options:
             raise ArgumentError(
-                f'{key} is set by the argument {argument} here, by which '
-                'others are chosen, too; leave it out of cfg_options')
+                f'{key} cannot be set in cfg_options; use the argument '
+                f'{argument}, on which other settings depend')
     root = Path(os.path.abspath(Path(data).expanduser()))
     base = MODELS[model]
     cfg = load_config(base)
@@ -170,8 +170,8 @@ def plan_pretraining(data: PathLike,
     images = len(source)
     if images < 2 * processes:
         raise ArgumentError(
-            f'{root} has {images} image(s), and each of {processes} '
-            'process(es) needs two or more to contrast')
+            f'{root} has {images} image(s), but the contrastive loss needs at '
+            f'least two for each of {processes} process(es)')
 
     rule = choose_by_size(images, recipe)
     most_workers = cfg.train_dataloader.num_workers
@@ -186,7 +186,7 @@ def plan_pretraining(data: PathLike,
             f'{batch_size} on {processes} process(es); choose a batch size of '
             f'{images // processes} or less')
     if epochs is None:
-        # a recipe by iterations: as many epochs as they take
+        # a recipe in iterations: the number of epochs that covers them
         epochs = max(
             cfg.train_cfg.get('max_epochs', 0),
             math.ceil(max(cfg.train_cfg.get('max_iters', 0), rule.steps)
@@ -217,7 +217,7 @@ def plan_pretraining(data: PathLike,
     scaling = ''
     if cfg.auto_scale_lr.enable:
         scaling = f', {rate:g} for a batch of {base_batch} scaled to {total}'
-        # Given weights keep the lower rate: not measured yet.
+        # Not measured from given weights, which keep the lower rate.
         if rule.name == 'small' and init is None:
             scaling += ' by the square root'
             rate *= math.sqrt(total / base_batch)
@@ -266,7 +266,7 @@ def _open(root: Path) -> ImageSource:
 
 def _choose_batch(recipe: int, model: str, images: int, processes: int,
                   most_of_all: Optional[int]) -> int:
-    """Choose a batch that fits into memory, and often into the images."""
+    """Choose a batch size for the memory and the number of images."""
     if not has_accelerator():
         most = recipe if model == 'mini' else _CPU_BATCH
     elif torch.cuda.is_available():
@@ -277,12 +277,12 @@ def _choose_batch(recipe: int, model: str, images: int, processes: int,
     most = min(most, images // (processes * _LEAST_STEPS))
     if most_of_all is not None:
         most = min(most, most_of_all // processes)
-    # a power of two, and at least 2: contrast needs a negative
+    # a power of two, and at least 2: the contrastive loss needs a negative
     return 2**int(math.log2(max(most, 2)))
 
 
 def _warm_up(epochs: int, steps: int) -> float:
-    """Give the epochs of warm-up; below one, a fraction, or none at all."""
+    """Return the epochs of warm-up; below one, a fraction or 0."""
     share = min(epochs * _WARM_UP_SHARE, _WARM_UP_EPOCHS)
     if share >= 1:
         return round(share)
@@ -292,7 +292,7 @@ def _warm_up(epochs: int, steps: int) -> float:
 
 def _fit(cfg: Config, epochs: int, steps: int, batch_size: int,
          num_workers: int, warm_up: float) -> None:
-    """Fit a recipe to epochs, batch and machine, in place."""
+    """Set epochs, batch, workers and schedule of a config, in place."""
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
     cfg.param_scheduler = _schedule(epochs, warm_up)
     cfg.auto_scale_lr.enable = True
@@ -339,7 +339,7 @@ def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
     stats = cfg.get('image_stats')
     if stats is not None:
         images += (f'; {stats["channels"]} channel(s) of {stats["dtype"]} '
-                   f'according to {encode_name(stats["file"])}')
+                   f'from {encode_name(stats["file"])}')
     start = cfg.model.backbone.get('init_cfg')
     return '\n'.join([
         f'CMAE, {facts["model"]}, from the config {facts["base"]}',
@@ -353,7 +353,7 @@ def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
         f'batch          {facts["batch_size"]} on {facts["processes"]} '
         f'process(es): {steps:,} steps an epoch',
         f'epochs         {epochs:,}, with {facts["warm_up_epochs"]:g} of '
-        f'warm-up: {epochs * steps:,} steps',
+        f'warm-up; {epochs * steps:,} steps',
         f'learning rate  {facts["learning_rate"]:.4g}{scaling}',
         f'checkpoints    every {cfg.default_hooks.checkpoint.interval} '
         'epoch(s)',

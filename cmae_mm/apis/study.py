@@ -200,7 +200,7 @@ def _check_study(study: PathLike, out: Optional[PathLike],
             changed = sorted(set(before) ^ set(step.words))
             if before != step.words:
                 raise ConfigError(
-                    f'{step.done} was made with other settings '
+                    f'{step.done} has results of other settings '
                     f'({", ".join(changed)}); delete {run.folder} to run it '
                     'again, or choose another name of the run or --out')
 
@@ -214,9 +214,9 @@ def study(study: PathLike,
           only: Sequence[str] = ()) -> StudyResult:
     """Compare configs over several seeds.
 
-    Each run of STUDY is trained and evaluated once for each seed. Results are
-    a table with mean and standard deviation, a CSV file and a plot. After an
-    interruption the same command continues. docs/study.md describes STUDY.
+    Each run of STUDY is trained and evaluated once for each seed. Writes a
+    table with mean and standard deviation, a CSV file and a plot. If
+    interrupted, the same command continues. docs/study.md describes STUDY.
 
     Example::
 
@@ -226,10 +226,10 @@ def study(study: PathLike,
     Args:
         study: YAML file.
         out: Output folder of runs and results. Defaults to work_dirs/<study>.
-        jobs: Number of runs at the same time, which share the cores. Defaults
-            to 1.
-        gpus: GPUs, one for each run at the same time.
-        only: Names of the runs to make. Defaults to all.
+        jobs: Number of parallel runs, which share the CPU cores. Defaults to
+            1.
+        gpus: Indices of GPUs, one for each parallel run.
+        only: Names of the runs to train. Defaults to all.
 
     Returns:
         StudyResult: The results of all finished runs.
@@ -259,12 +259,12 @@ def study(study: PathLike,
 
 def _run_all(plan: Study, chosen: Sequence[StudyRun],
              places: Sequence[Optional[int]], out: Path) -> List[StudyRun]:
-    """Run several runs in parallel, one per place; return the failed ones."""
+    """Run several runs in parallel, one per slot; return the failed ones."""
     from ..visualization.study_results import write_results
     waiting = [run for run in chosen if not run.is_done]
     threads = max(1, cpu_count() // len(places))
     failed: List[StudyRun] = []
-    # By place: a run, the processes to come, and the current one.
+    # By slot: a run, its next processes, and the current one.
     active: Dict[int, Tuple[StudyRun, Iterator, Optional[subprocess.Popen]]]
     active = {}
     with Progress(len(chosen), plan.title, 'run',
@@ -297,7 +297,7 @@ def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
                ) -> Iterator[subprocess.Popen]:
     """Yield a process for each step that is not done, until one fails.
 
-    A generator is continued when its process has ended.
+    The caller resumes the generator when the process has ended.
     """
     environment = dict(os.environ)
     environment.setdefault('OMP_NUM_THREADS', str(threads))
@@ -329,7 +329,7 @@ def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
 
 
 def _origin() -> Dict[str, str]:
-    """Describe when, where and by which code a step was made."""
+    """Return time, machine and code version of a step."""
     git = subprocess.run(
         ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short',
          'HEAD'], capture_output=True, text=True) if which('git') else None
@@ -365,7 +365,7 @@ def _terminating(active: Mapping[int, Tuple]) -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    # nohup ignores SIGHUP, which stays so.
+    # nohup ignores SIGHUP; keep that.
     before = {s: signal.signal(s, stop)
               for s in (signal.SIGTERM, signal.SIGHUP)
               if signal.getsignal(s) is not signal.SIG_IGN}
@@ -408,8 +408,8 @@ def read_study(path: str, out: Path) -> Study:
     for name in runs:
         other = folders.setdefault(folder_name(name), name)
         if other is not name:
-            raise ConfigError(f'{path}: the runs {other!r} and {name!r} would '
-                              'have the same folder; choose names that differ '
+            raise ConfigError(f'{path}: the runs {other!r} and {name!r} have '
+                              'the same folder name; choose names that differ '
                               'in letters or digits')
     seeds = content.get('seeds', [0, 1, 2])
     if not seeds or len({seed for seed in seeds if type(seed) is int
@@ -423,7 +423,7 @@ def read_study(path: str, out: Path) -> Study:
 
 
 def _load_yaml(path: str) -> Any:
-    """Load YAML in which no key is repeated."""
+    """Load YAML and reject repeated keys."""
     # Not at the top: `cmae doctor` works without any library.
     import yaml
 
@@ -458,8 +458,8 @@ def _check(where: str, content: Any, known: Mapping[str, Any]
                           f'{reprlib.repr(content)}')
     unknown = [str(key) for key in content if key not in known]
     if unknown:
-        raise ConfigError(f'{where} has {", ".join(unknown)}, but takes only '
-                          f'{", ".join(known)}')
+        raise ConfigError(f'{where} has {", ".join(unknown)}, but the allowed '
+                          f'keys are {", ".join(known)}')
     given = {k: value for k, value in content.items() if value is not None}
     for key, value in given.items():
         if not isinstance(value, known[key]):
@@ -469,7 +469,7 @@ def _check(where: str, content: Any, known: Mapping[str, Any]
 
 
 def folder_name(name: object) -> str:
-    """Make a folder's name from a run's: 'MAE, 75 %' becomes 'mae_75'."""
+    """Convert a run's name to a folder name: 'MAE, 75 %' to 'mae_75'."""
     return re.sub(r'[^a-z0-9.]+', '_', str(name).lower()).strip('_.') or 'run'
 
 

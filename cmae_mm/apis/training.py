@@ -1,4 +1,4 @@
-"""Commands that train and test, and the largest batch size."""
+"""Commands ``pretrain``, ``train``, ``test`` and ``batch-size``."""
 from contextlib import ExitStack
 from pathlib import Path
 from typing import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 LogTo = Annotated[
     Sequence[Literal['tensorboard', 'wandb', 'mlflow', 'file']], Text(
-        'Log also to tensorboard, wandb or mlflow; the file in the work '
+        'Also log to tensorboard, wandb or mlflow. The log file in the work '
         'folder is always written.')]
 # Share of a GPU's memory for the CUDA context and NCCL's buffers.
 _HEADROOM = 0.1
@@ -96,17 +96,15 @@ def pretrain(data: Data,
              launcher: Launcher = 'none') -> Pretrained:
     """Pre-train on any folder of images.
 
-    A packaged recipe is fitted to the images and to the machine, and written
-    to config.py in the folder, which `cmae train` and tools/dist_train.sh
-    take as well. The learning rate is scaled to the batch of all processes,
-    unless --cfg-options gives one: in proportion, below 100,000 images by
-    the square root. The warm-up is 40 of 300
-    epochs, in proportion and never more than 40, followed by a cosine to 0.
-    Checkpoints are an epoch apart; where epochs are short, 500 steps or a
-    tenth of the training, whichever is shorter.
+    Adapts a packaged config to the images and the machine and writes it to
+    config.py in the work folder, for `cmae train` and tools/dist_train.sh. The
+    learning rate is scaled to the batch of all processes, unless --cfg-options
+    sets it: by the square root below 100,000 images, otherwise in proportion.
+    The warm-up takes 40 of 300 epochs, in proportion and at most 40, followed
+    by a cosine to 0. A checkpoint is saved every epoch or, if epochs are
+    short, every 500 steps or tenth of the training, whichever is shorter.
 
-    The same command again resumes from the last checkpoint, exactly where it
-    stopped.
+    The same command resumes an interrupted training exactly.
 
     Example::
 
@@ -121,33 +119,33 @@ def pretrain(data: Data,
         encoder = cmae_mm.load_encoder(done.checkpoint)
 
     Args:
-        data: Folder of images, with class folders or none (of DATA/train
-            where there is one), list, store or shards.
+        data: Folder of images with or without class folders, list, store or
+            shards. If there is DATA/train, only this part is used.
         model: Size of the vision transformer; convvit-b is the hybrid
             encoder, mini is for 64-pixel images and a CPU. Defaults to vit-b.
-        epochs: Passes over the images. Defaults to 300 (vit-s, vit-b,
-            convvit-b) or 800 (vit-l, vit-h), mini: what 300 steps take; below
-            100,000 images at least what 5,000 steps take.
-        batch_size: Images of each process. Defaults to the recipe's where it
-            fits into the memory of the accelerator, on a CPU to 16 (mini:
-            128); below 100,000 images at most 64 to 256 of all processes;
-            smaller if an epoch would have fewer than 4 steps.
+        epochs: Number of epochs. Defaults to 300 (vit-s, vit-b, convvit-b),
+            800 (vit-l, vit-h) or 300 steps (mini); below 100,000 images at
+            least 5,000 steps.
+        batch_size: Images per step of each process. Defaults to the recipe's
+            if it fits into GPU memory, on a CPU to 16 (mini: 128). Below
+            100,000 images at most 64 to 256 over all processes. Reduced if an
+            epoch would have fewer than 4 steps.
         out: Folder of logs and checkpoints. Defaults to
             work_dirs/<model>_<folder of DATA>.
-        num_workers: Processes that read images, for each process. Defaults to
-            one for each processor core, at most 8 (mini: 2).
-        img_size: Side of square views in pixels, or height and width,
-            multiples of a masking block of 2 x 2 patches. The pixel shift is
-            the recipe's, in proportion to the shorter side. Defaults to the
-            recipe's, 224 (mini: 64).
-        stats: File of `cmae stats` on the images, for others than colours of
-            8 bits, or for their own mean and standard deviation.
-        init: Checkpoint whose encoder both branches start from: of CMAE, MAE,
-            or a plain vision transformer under timm's names, as DINO's; of
-            the same width, depth and patch size.
-        recipe: The paper's, or the one for few images. Defaults to the latter
-            below 100,000 images.
-        cfg_options: Override any other setting; nested keys with dots.
+        num_workers: Data workers of each process. Defaults to one for each CPU
+            core, at most 8 (mini: 2).
+        img_size: Size of the views in pixels: the side of a square, or height
+            and width, multiples of two patches. The pixel shift is scaled to
+            the shorter side. Defaults to 224 (mini: 64).
+        stats: File of `cmae stats`: required for images that are not 8-bit
+            colour; otherwise sets their own mean and standard deviation.
+        init: Checkpoint that initialises the encoder of both branches: CMAE,
+            MAE, or a plain vision transformer with timm's names such as DINO,
+            with the same width, depth and patch size.
+        recipe: Recipe of the paper, or for few images. Defaults to small below
+            100,000 images.
+        cfg_options: Other settings of the config to override. Nested keys are
+            written with dots.
         resume: Start a new training and move existing checkpoints to
             previous_<N>.
 
@@ -193,7 +191,7 @@ def train(config: ConfigName,
           log_to: LogTo = (),
           cfg_options: CfgOptions = (),
           launcher: Launcher = 'none') -> Dict[str, Any]:
-    """Train any config: pre-training or transfer.
+    """Train a config: pre-training or transfer.
 
     Example::
 
@@ -208,7 +206,7 @@ def train(config: ConfigName,
         resume: Resume from the last checkpoint of the work folder, or from
             the given one. Defaults to the setting of the config.
         amp: Train in mixed precision.
-        auto_scale_lr: Scale the learning rate to the batch over all GPUs.
+        auto_scale_lr: Scale the learning rate to the batch size over all GPUs.
 
     Returns:
         Dict[str, Any]: ``work_dir``, ``epochs`` and ``iterations``.
@@ -229,8 +227,8 @@ def train(config: ConfigName,
     _set_work_dir(cfg, config, work_dir)
     if cfg.get('train_dataloader') is None or cfg.get('optim_wrapper') is None:
         raise ConfigError(
-            f'{config} has nothing to train: it needs train_dataloader, '
-            'train_cfg and optim_wrapper')
+            f'{config} is not a training config; it must define '
+            'train_dataloader, train_cfg and optim_wrapper')
     if amp and cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
     if auto_scale_lr:
@@ -307,8 +305,8 @@ epoch_100.pth 8
     _set_work_dir(cfg, config, work_dir)
     if cfg.get('test_dataloader') is None:
         raise ConfigError(
-            f'{config} has nothing to test: it has no test_dataloader, like '
-            'all pre-training configs')
+            f'{config} has no test_dataloader, like all pre-training configs; '
+            'use the config of a fine-tuned model')
     cfg.load_from, cfg.resume = str(checkpoint), False
     adapt_to_device(cfg)
     runner = ResumableRunner.from_cfg(cfg)
@@ -331,9 +329,9 @@ def batch_size(config: ConfigName,
                cfg_options: CfgOptions = ()) -> Dict[str, Any]:
     """Find the largest batch that fits into the memory of a GPU.
 
-    Runs real training steps of random images, beginning with the config's
-    batch: doubled while it fits, or halved until it fits. A tenth of the
-    memory is left free. Several processes (DDP) also need the size of the
+    Runs training steps on random images. The config's batch size is doubled
+    while it fits, or halved until it fits. A tenth of the memory is kept free.
+    Training with several processes (DDP) needs additional memory for
     gradients.
 
     Example::
@@ -350,7 +348,7 @@ def batch_size(config: ConfigName,
         and ``limit_gib``.
 
     Raises:
-        ConfigError: If the config does not pre-train, or there is no GPU.
+        ConfigError: If it is not a pre-training config, or there is no GPU.
     """
     import torch
     from mmengine.logging import MMLogger
@@ -363,10 +361,11 @@ def batch_size(config: ConfigName,
         raise ConfigError(
             'batch-size needs a pre-training config with a model of type '
             f"'CMAE' and an optim_wrapper, but {config} has a model of type "
-            f'{kind!r}; for others, halve the batch until it fits')
+            f'{kind!r}; for other models, halve the batch size until training '
+            'fits')
     if not torch.cuda.is_available():
         raise ConfigError(
-            'batch-size needs a CUDA GPU, and torch finds none; on a CPU, '
+            'batch-size needs a CUDA GPU, but torch finds none; on a CPU, '
             'halve train_dataloader.batch_size until training fits')
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -389,6 +388,7 @@ def batch_size(config: ConfigName,
 
     size = largest_batch(fits, cfg.train_dataloader.batch_size)
     print(f'--cfg-options train_dataloader.batch_size={size}' if size else
-          'not even two images fit, the least for a contrastive loss')
+          'even a batch of two images, the smallest for a contrastive loss, '
+          'does not fit')
     return dict(config=str(config), device=found.name, limit_gib=limit,
                 largest=size, exit_status=int(not size))

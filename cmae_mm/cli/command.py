@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> NoReturn:
         result = perform(args)
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
-            # In one write, so that lines of other ranks do not split it.
+            # One write, so that other ranks cannot split the line.
             sys.stdout.write(f'{json.dumps(result, default=_plain)}\n')
             sys.stdout.flush()
     except SystemExit as stop:
-        # Without its traceback, whose frames hold the process group.
+        # Drop the traceback, whose frames reference the process group.
         status = stop.code
     except KeyboardInterrupt as stop:
         # In training: pressed twice, or before the first step.

@@ -1,4 +1,4 @@
-"""End a command's errors in one sentence."""
+"""Report errors of a command in one sentence."""
 import inspect
 import os
 import re
@@ -12,14 +12,15 @@ from ..packaged import framework_command, suggest
 
 def fail(error: Exception, prog: str, debug: bool = False,
          status: int = 1) -> NoReturn:
-    """End the process for an error that is being handled.
+    """Print the current error and exit.
 
-    Errors in input, data, files, libraries and devices end in one sentence on
-    standard error. Other errors are bugs and are printed with their traceback.
+    Errors in arguments, data, files, libraries and devices are printed as one
+    sentence on standard error. Other errors are bugs and printed with their
+    traceback.
 
     Args:
         error (Exception): The error.
-        prog (str): The beginning of the sentence, for example 'cmae train'.
+        prog (str): Start of the sentence, for example 'cmae train'.
         debug (bool): Whether to print the traceback of every error, as the
             environment variable ``CMAE_DEBUG`` does. Defaults to False.
         status (int): The exit status. Defaults to 1.
@@ -45,7 +46,7 @@ def explain(error: BaseException) -> Optional[str]:
             return sentence
     if isinstance(error, OSError) and error.filename:
         return f'{error.filename}: {error.strerror}'
-    # The libraries check values by assertions; errors of this project.
+    # Assertions of the libraries, and errors of this project.
     if (isinstance(error, (ValueError, OSError, ImportError, AssertionError))
             or type(error).__module__.startswith('cmae_mm.')):
         return text.strip() or None
@@ -69,8 +70,8 @@ def _not_installed(error: BaseException, text: str) -> Optional[str]:
     if error.name.startswith('cmae_mm') or not text.startswith(
             ('No module ', 'import of ')):
         return None
-    return (f'{error.name.partition(".")[0]} is not installed; install what '
-            f'cmae_mm needs with `{framework_command()}`')
+    return (f'{error.name.partition(".")[0]} is not installed; install the '
+            f'requirements of cmae_mm with `{framework_command()}`')
 
 
 def _memory(error: BaseException, text: str) -> Optional[str]:
@@ -91,12 +92,12 @@ def _worker(error: BaseException, text: str) -> Optional[str]:
                      text):
         return None
     reason = text.strip().splitlines()[0].rstrip('. ')
-    return (f'a data worker died ({reason}), mostly for lack of memory: lower '
-            'train_dataloader.num_workers')
+    return (f'a data worker died ({reason}), usually because memory ran out; '
+            'lower train_dataloader.num_workers')
 
 
 def _unknown_type(error: BaseException, text: str) -> Optional[str]:
-    """Explain a ``type`` of the config that no registry has."""
+    """Explain a ``type`` of the config that is not registered."""
     values = _values_of(error, 'registry')
     found = re.match(r'[\'"]?(\S+) is not in the [\w: ]+ registry', text)
     name = found[1] if found else ''
@@ -109,12 +110,12 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
         known += registry.module_dict
         registry = registry.parent
     hint = suggest(name.split('.')[-1], known) or (
-        '; for a class of your own, add its module to custom_imports')
+        '; if the class is your own, add its module to custom_imports')
     return f'type={name!r} is not registered{hint}'
 
 
 def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
-    """Explain a keyword of the config that its class does not take."""
+    """Explain a keyword of the config that its class does not have."""
     match = re.search(r"(?:(\w+)(?:\.__init__)?\(\) got an )?unexpected "
                       r"keyword argument '(\w+)'", text)
     values = _values_of(error, 'obj_cls')

@@ -1,4 +1,4 @@
-"""The command ``cmae``: its table of commands, parsing and running."""
+"""Entry point of the command ``cmae`` and its table of commands."""
 import argparse
 import errno
 import importlib
@@ -91,7 +91,7 @@ def build_parser(only: Optional[str] = None) -> argparse.ArgumentParser:
 
 def parse(arguments: List[str]) -> argparse.Namespace:
     """Parse a command line; end the process at an error."""
-    # No option of the whole command takes a value.
+    # Options before the command have no values.
     word = next((a for a in arguments if not a.startswith('-')), None)
     completes = '_ARGCOMPLETE' in os.environ  # a shell completes a line
     parser = build_parser(
@@ -110,7 +110,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 
 
 class _OutputFile(io.FileIO):
-    """Standard output or error; a failed write does not end the command."""
+    """Standard output or error that ignores failed writes."""
 
     failure: Optional[OSError] = None
 
@@ -124,7 +124,7 @@ class _OutputFile(io.FileIO):
 
 
 def open_outputs() -> List[_OutputFile]:
-    """Make writes to standard output and error never fail.
+    """Ignore failed writes to standard output and error.
 
     A closed pipe and a full disk do not stop the command. Names that are not
     UTF-8 are escaped. Streams that a caller has replaced are kept.

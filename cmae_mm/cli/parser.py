@@ -1,8 +1,8 @@
-"""The command line, made from the typed functions of ``apis``.
+"""Command line parser built from the typed functions of ``apis``.
 
-argparse and this adapter, because typer and cyclopts need a newer rich than
-existing OpenMMLab environments have (openmim's openxlab pins 13.4), and
-jsonargparse takes 0.25 s to import and spells options with underscores.
+Based on argparse: typer and cyclopts need a newer rich than existing OpenMMLab
+environments have (openmim's openxlab pins 13.4), and jsonargparse takes 0.25 s
+to import and writes options with underscores.
 """
 import argparse
 import collections.abc
@@ -36,7 +36,7 @@ _WIDTH = 79
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, without abbreviations: ``--enc`` is an error."""
+    """``ArgumentParser`` without abbreviations of options."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Docstring(NamedTuple):
-    """The parts of a Google docstring that a command's help has."""
+    """Parts of a Google docstring that appear in the help."""
 
     summary: str
     description: str
@@ -109,7 +109,8 @@ def add_command(parts: Any, name: str, function: Callable[..., Any]) -> None:
     Args:
         parts (argparse._SubParsersAction): The subparsers.
         name (str): The command's name.
-        function (Callable): A function under ``apis.arguments.command``.
+        function (Callable): A function decorated with
+            ``apis.arguments.command``.
     """
     doc = read_docstring(function)
     examples = '\n'.join(f'  {line}' for line in doc.examples)
@@ -124,10 +125,10 @@ def add_command(parts: Any, name: str, function: Callable[..., Any]) -> None:
     group = parser.add_argument_group('output')
     group.add_argument(
         '--json', action='store_true',
-        help='Print the result as JSON, in the last line.')
+        help='Print the result as JSON in the last line.')
     group.add_argument(
         '--debug', action='store_true',
-        help='Print the traceback of an error, as CMAE_DEBUG=1 does.')
+        help='Print the full traceback of errors, like CMAE_DEBUG=1.')
     parser.set_defaults(chosen=function)
 
 
@@ -170,7 +171,7 @@ def _add_argument(parser: argparse.ArgumentParser,
 
 
 def _form_of(hint: Any, name: str) -> Dict[str, Any]:
-    """Choose number, type and name of the words of an argument."""
+    """Choose ``nargs``, ``type`` and ``metavar`` of an argument."""
     bare = _bare(hint)
     origin, parts = get_origin(bare), get_args(bare)
     is_list = origin is collections.abc.Sequence
@@ -210,7 +211,7 @@ def _without_none(hint: Any) -> Any:
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:
-    """Make argparse's ``type``: text to a value that the type accepts."""
+    """Return a function that converts text to a value of the type."""
 
     def read(text: str) -> Any:
         for kind in (int, float, str):

@@ -112,10 +112,10 @@ def test_doctor_names_missing_packages_and_the_command(monkeypatch):
     found = environment.examine()
     assert found['exit_status'] == 1 and len(found['problems']) == 3
     said = '\n'.join(found['problems'])
-    assert ('torchvision is not installed, needed is <1,>=0.16; install it '
-            'with `pip install torch torchvision`') in said
-    assert 'lmdb 0.1, needed is >=1.4; install it with `pip' in said
-    assert 'mmpretrain 0.1, needed is' in said
+    assert ('torchvision is not installed, but cmae_mm needs <1,>=0.16; '
+            'install it with `pip install torch torchvision`') in said
+    assert 'lmdb 0.1, but cmae_mm needs >=1.4; install it with' in said
+    assert 'mmpretrain 0.1, but cmae_mm needs' in said
     assert framework_command() in said
 
 

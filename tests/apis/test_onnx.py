@@ -197,7 +197,7 @@ def test_classifier_is_exported_with_the_settings_of_its_config(
     with pytest.raises(CheckpointError, match='c.pth: .*does not divide'):
         perform(parse([*line, '--img-size', '30']))
     perform(parse(line))
-    assert 'left out: the head' in capsys.readouterr().out
+    assert 'not exported: the head' in capsys.readouterr().out
     images = np.random.default_rng(0).uniform(
         0, 255, (5, 3, 32, 32)).astype('f4')
     found, = onnxruntime.InferenceSession(str(tmp_path / 'c.onnx')).run(

@@ -96,30 +96,30 @@ CONFLICTS = {
     'another mean': (
         'cmae_vit-b_300e', ['data_preprocessor.mean=[1,2,3,4]'],
         r'data_preprocessor.mean=\[1, 2, 3, 4\] contradicts image_stats=.*'
-        r'says \[100.*leave one'),
+        r'has \[100.*remove one'),
     'other channels': (
         'cmae_vit-b_300e', ['model.backbone.in_channels=6'],
-        'model.backbone.in_channels=6 contradicts .*says 4'),
+        'model.backbone.in_channels=6 contradicts .*has 4'),
     'another type': (
         'cmae_vit-b_300e', ['data_preprocessor.dtype=uint8'],
         "data_preprocessor.dtype='uint8' contradicts .*'uint16'"),
     'other channels of the images': (
         'cmae_vit-b_300e', ['train_dataloader.dataset.pipeline.0.channels=3'],
-        'LoadCanvas.channels=3 contradicts .*says 4'),
+        'LoadCanvas.channels=3 contradicts .*has 4'),
     "another config's own mean": (
         'cmae_vit-mini_20e', [], 'data_preprocessor.mean=.125.307.*contradi'),
     'workers that make views of colours': (
         'cmae_vit-mini_colour-both_tiles', [],
         '4 channels of uint16, but data_preprocessor.type=SelfSupDataPrepro'
-        '.*needed is TwoViewDataPreprocessor'),
+        '.*use TwoViewDataPreprocessor'),
     'a pipeline that loads colours': (
         'cmae_vit-mini_tiles',
         ['train_dataloader.dataset.pipeline.0.type=LoadImageOrSkip'],
-        'begin it with LoadCanvas'),
+        'start it with LoadCanvas'),
     'an unknown transform of a classifier': (
         'vit-b_pt300e_100e_in1k',
         ['train_dataloader.dataset.pipeline.4.type=Posterize'],
-        'Posterize of the pipeline is not known to take such'),
+        'Posterize of the pipeline may not support them'),
     'nothing of a file': (
         'cmae_vit-b_300e', ['image_stats=none.json'],
         "none.json cannot be read as image statistics .No such file"),
@@ -155,7 +155,7 @@ def test_segmentation_needs_colour_images(tmp_path):
         image_stats=str(stats_file(tmp_path)[0])))
     from cmae_mm.image_config import apply_image_stats
     with pytest.raises(ImageStatsConflict,
-                       match="type 'EncoderDecoder' reads colours of 8"):
+                       match="type 'EncoderDecoder' supports 8-bit colours"):
         apply_image_stats(cfg)
 
 
@@ -181,7 +181,7 @@ def test_pretrain_takes_it_as_an_argument(photos, tmp_path):
         cfg, summary, facts = plan_pretraining(photos, model, stats=path)
         assert facts['base'] == base
         assert cfg.model.backbone.in_channels == 4
-        assert f'4 channel(s) of uint16 according to {path}' in summary
+        assert f'4 channel(s) of uint16 from {path}' in summary
     path, stats = stats_file(tmp_path, 3, 'uint8')
     cfg, _, facts = plan_pretraining(photos, 'mini', stats=path)
     assert facts['base'] == 'quickstart/cmae_vit-mini_tiles'

@@ -179,7 +179,7 @@ def test_tensors_may_share_memory(state, tmp_path):
     (dict(mean=None, std=None, value_range=[[0.] * 4, [1.] * 4]),
      'of as many channels'),
     (dict(mean=None, std=None, images=dict(dtype='uint16')),
-     'does not say how these are normalised|needs torch 2.3'),
+     'does not record their normalisation|needs torch 2.3'),
     (dict(target_with_cls_token='yes'), 'True or False'),
 ])
 def test_facts_are_checked(state, facts, words, tmp_path):

@@ -122,7 +122,7 @@ LIGHT = {
         'not allowed with argument --resume', 2),
     'an option of no use': (
         ['export', QUICK, 'setup.cfg', 'out.pth', '--to', 'cmae', '--encoder',
-         'target'], 'leave --encoder and --img-size out', 1),
+         'target'], 'remove --encoder and --img-size', 1),
     'metrics that are no JSON': (
         ['test', QUICK, 'setup.cfg', '--out', 'metrics.txt'],
         "the output must be a .json file, but got 'metrics.txt'", 1),

@@ -148,32 +148,32 @@ MISTAKES = {
     'a classifier as the config of an evaluation': (
         ['knn', '{tmp}/labelled', 'random', '--val', '{tmp}/labelled/train',
          '--config', 'configs/cifar10/finetune_vit-mini_10e.py'],
-        'must be one of pre-training.* is a ImageClassifier'),
+        'must be a pre-training config.* is a ImageClassifier'),
     'an evaluation of one class': (
         ['knn', '{tmp}/one', 'random', '--val', '{tmp}/one/train',
-         '--config', QUICK], 'training images of .*one have one class alone'),
+         '--config', QUICK], 'training images of .*one have a single class'),
     'an export of no folder': (
         ['export', '{tmp}/nothere', '{tmp}/x.onnx'],
-        'nothere does not exist: before OUT alone comes a folder of'),
+        'nothere does not exist; use `cmae export FOLDER OUT`'),
     'an export of an empty folder': (
         ['export', '{tmp}/empty', '{tmp}/x.onnx'], 'empty has no best.pth'),
     'float16 for timm': (
         ['export', QUICK, '{tmp}/broken.py', '{tmp}/out.pth', '--to', 'timm',
-         '--dtype', 'float16'], '--dtype float16 is for --to onnx alone'),
+         '--dtype', 'float16'], '--dtype float16 needs --to onnx'),
     'no such folder for shares': (
         ['splits', '{tmp}/empty'], 'no labelled images below .*empty; without '
-        'a part train; needed are class folders'),
+        'a part train; use class folders'),
     'a text as a checkpoint': (
         ['export', QUICK, '{tmp}/broken.py', '{tmp}/out.pth', '--to',
          'timm'], r'broken\.py'),
     'an import of what is ours already': (
         ['import', QUICK, '{tmp}/encoder.pth', '{tmp}/out.pth'],
-        r'encoder\.pth: it is a bare encoder under the names of this project '
-        'already'),
+        r'encoder\.pth: it is a bare encoder with the parameter names of this '
+        'project and needs no conversion'),
     'an import into a classifier': (
         ['import', 'configs/cifar10/finetune_vit-mini_10e.py',
          '{tmp}/encoder.pth', '{tmp}/out.pth'],
-        'must be one of pre-training.* is a ImageClassifier'),
+        'must be a pre-training config.* is a ImageClassifier'),
     'a share of more than everything': (
         ['splits', '{tmp}/labelled', '--percent', '101'],
         '--percent: must be a number above 0 and at most 100, but got .101.'),

@@ -92,7 +92,7 @@ def test_stopped_study_resumes(image_root, tmp_path):
         ['study', str(tmp_path / 'wrong.yaml'), '--out',
          str(tmp_path / 'other')])
     assert first == second == 1
-    assert 'was made with other settings (train_cfg.max_iters=40' in said
+    assert 'has results of other settings (train_cfg.max_iters=40' in said
     assert 'wrong, seed 0 failed (cmae knn: ' in failed
     assert 'other/wrong/seed0/output.txt' in failed
 
@@ -251,11 +251,11 @@ def test_a_damaged_result_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('content,message', [
-    (dict(run={}), 'has run, but takes only title, config'),
+    (dict(run={}), 'has run, but the allowed keys are title, config'),
     (dict(runs={}), 'runs is empty'),
     (dict(runs=['a']), "runs must be a mapping, but got \\['a'\\]"),
     (dict(runs={'A 1': None, 'a_1': None}), 'have the same folder'),
-    (dict(runs={'a': {'option': {}}}), 'runs.a has option, but takes only'),
+    (dict(runs={'a': {'option': {}}}), 'runs.a has option, but the'),
     (dict(runs={'a': {'options': {'model': {'x': 1}}}}), 'with dots: model.'),
     (dict(options={'randomness.seed': 1}), 'seeds, not randomness.seed'),
     (dict(seeds=[0, 0]), 'list of different whole numbers'),

@@ -116,8 +116,8 @@ def test_import_does_not_need_the_dense_libraries():
 @pytest.mark.parametrize('missing,said', [
     ('torch', 'cmae_mm needs torch>=2.1,<3, but torch is not installed: '
      'install it with `pip install torch torchvision`.'),
-    ('safetensors', 'safetensors is not installed; install what cmae_mm needs '
-     f'with `{packaged.framework_command()}`'),
+    ('safetensors', 'safetensors is not installed; install the requirements '
+     f'of cmae_mm with `{packaged.framework_command()}`'),
 ])
 def test_missing_library_of_a_command_ends_in_one_sentence(missing, said):
     code = ('import sys\n'

@@ -296,8 +296,8 @@ def match_registers(state: StateDict, expected: StateDict
              for own in (expected[name][:, theirs:ours] for name in names)]
     line = (f'new, not from the checkpoint: {ours - theirs} register token(s)'
             if theirs < ours else
-            f'left out: {theirs - ours} of its register tokens, without which '
-            'it gives other features than it was trained to')
+            f'not loaded: {theirs - ours} of its register tokens, which '
+            'changes its features')
     tokens, positions = (state[name] for name in names)
     kept = min(theirs, ours)
     return dict(
@@ -546,7 +546,7 @@ def find_encoder(state: StateDict,
         width = len(found['patch_embed.projection.weight'])
         found.setdefault('patch_embed.projection.bias', torch.zeros(width))
     if kind == _OTHER_METHOD and found.pop('mask_token', None) is not None:
-        lines.append('left out: its mask token')
+        lines.append('not loaded: its mask token')
     return FoundEncoder(found, kind, tuple(lines), branch,
                         tuple(sorted(left_out)), classes)
 

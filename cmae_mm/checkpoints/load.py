@@ -364,7 +364,7 @@ def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
                 if any(k.startswith(prefix) for k in spared)]
     left_out += found.left_out
     if left_out:
-        lines.append(f'left out: its {", ".join(left_out)}')
+        lines.append(f'not loaded: its {", ".join(left_out)}')
     if made_new:
         lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
     return FittedEncoder(fitted, report, lines)

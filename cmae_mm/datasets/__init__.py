@@ -24,7 +24,7 @@ __all__ = [
     'SeedDraws', 'SeededInfiniteSampler', 'SeededSampler'
 ]
 
-# `cmae stats` needs none of them.
+# `cmae stats` does not need them.
 __getattr__ = import_on_use(__name__, {
     'datasets': ('LabelledDataset', 'PretrainingDataset'),
     'samplers': ('BlockShuffleSampler', 'SeededInfiniteSampler',

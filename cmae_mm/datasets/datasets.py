@@ -22,16 +22,16 @@ class PretrainingDataset(CustomDataset):
     layout (``DATA_ROOT/train/<class>/*.jpg``), any number of class folders, a
     folder of images, a list file, an LMDB store of ``cmae store``, or shards
     of ``cmae shards``, see :func:`~cmae_mm.datasets.source.open_source`. Ten
-    million names need about half a gigabyte, which all workers share; a list
-    of paths is mapped.
+    million names need about half a gigabyte of memory, shared by all workers.
+    A list of paths is memory-mapped.
 
     Args:
         data_root (str): The data folder, or a list file.
         split (str | Sequence[str]): Split to read, a sub-folder or rows of a
-            CSV file; all images if there is none, which is logged. Defaults
-            to 'train'.
-        with_label (bool): Whether samples have labels, of class folders or of
-            a list. Defaults to False.
+            CSV file. If it does not exist, all images are used, which is
+            logged. Defaults to 'train'.
+        with_label (bool): Whether to read labels, from class folders or a
+            list. Defaults to False.
         ann_file (str): A list file, in ``data_root`` unless absolute. Its
             paths are relative to ``data_root`` and ``data_prefix``, or to its
             folder if these are not given. Defaults to ''.
@@ -74,7 +74,7 @@ class PretrainingDataset(CustomDataset):
         """List the images.
 
         Returns:
-            Sequence[dict]: An ``ImageSource``, which makes records on demand
+            Sequence[dict]: An ``ImageSource``, which creates records on demand
             and is not serialised.
         """
         self.serialize_data = False
@@ -92,7 +92,7 @@ class PretrainingDataset(CustomDataset):
         return source
 
     def open(self) -> ImageSource:
-        """Open the source that the arguments name."""
+        """Open the source given by the arguments."""
         split, prefix, data = self._split, self._prefix, self.data_root
         options: Any = dict(labels=self.with_label, extensions=self.extensions)
         if self.ann_file:
@@ -146,7 +146,7 @@ class PretrainingDataset(CustomDataset):
 
 @DATASETS.register_module()
 class LabelledDataset(PretrainingDataset):
-    """Images with labels, of class folders or of a list.
+    """Images with labels, from class folders or a list.
 
     Classes are numbered in the order of their sorted names. Whole numbers in
     a list are used as labels directly.
@@ -193,6 +193,6 @@ def count_classes(dataset: BaseDataset) -> int:
     labels = {dataset.get_data_info(i).get('gt_label') for i in checked}
     if None in labels:
         raise ValueError(
-            'there are images without labels; needed are class folders, or an '
+            'there are images without labels; use class folders, or an '
             'annotation file with labels')
     return len(classes) if classes else max(labels) + 1

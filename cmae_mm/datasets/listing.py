@@ -1,4 +1,4 @@
-"""Listing of images: the files below a folder, and list files.
+"""Listing of images in a folder or in a list file.
 
 A list file has a path in each line, or a path and a label, or is a CSV file
 with a header.
@@ -35,11 +35,11 @@ IMG_EXTENSIONS = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.ppm', '.pgm', '.pbm', '.pnm',
     '.bmp', '.webp', '.gif', '.tif', '.tiff', '.jp2', '.j2k', '.j2c', '.jpc',
     '.jpx', '.avif', '.heic', '.heif', '.hif', '.jxl', '.npy', '.npz', *_DICOM)
-# Formats that plugins of Pillow read, by ending.
+# Formats that need a plugin of Pillow, by suffix.
 _PLUGIN_OF = {'.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF',
               '.avif': 'AVIF', '.jxl': 'JXL'}
 _SCENE = 'one-band scene file'
-# What to do with files that are not read, by ending or kind.
+# Advice for unsupported files, by suffix or kind.
 _WAYS_OUT = {ending: way for way, endings in {
     'volumes: the script in docs/image-formats.md writes their slices':
         '.nii .nii.gz .mha .mhd .nrrd .mgz .mnc',
@@ -54,10 +54,10 @@ _WAYS_OUT = {ending: way for way, endings in {
     'arrays: save each image with numpy.save':
         '.h5 .hdf5 .nc .mat .fits',
     'archives: unpack them': '.zip .tgz .tar.gz .7z .rar',
-    'images that are read after `pip install pillow-heif`':
+    'images that need `pip install pillow-heif`':
         '.heic .heif .hif',
-    'images that are read after `pip install pillow-jxl-plugin`': '.jxl',
-    'images that are read after `pip install pillow-avif-plugin`': '.avif',
+    'images that need `pip install pillow-jxl-plugin`': '.jxl',
+    'images that need `pip install pillow-avif-plugin`': '.avif',
 }.items() for ending in endings.split()}
 _WAYS_OUT[_SCENE] = ('bands of a scene: stack them, as `rio stack B02.jp2 '
                      'B03.jp2 B04.jp2 -o SCENE.tif --driver GTiff '
@@ -74,7 +74,7 @@ _NO_PIXELS = re.compile(
     rb'\x02\0\x02\0UI..1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(9|11|'
     rb'66(?!\.[478])|67|68|78|79|88|104|200|481\.([3-9]|\d\d)))(?!\d)',
     re.DOTALL)
-# System files and folders, beside names that begin with a dot.
+# System files and folders, in addition to names that start with a dot.
 _SYSTEM_NAMES = {
     '__macosx', '__pycache__', '@eadir', '@tmp', '#recycle', '#snapshot',
     '@recycle', '@recently-snapshot', '~snapshot', '$recycle.bin', 'recycler',
@@ -82,15 +82,15 @@ _SYSTEM_NAMES = {
     'ehthumbs_vista.db', 'desktop.ini', 'icon\r', 'network trash folder',
     'temporary items'
 }
-# Columns of a CSV file, by their names without case, spaces and underscores;
-# the first match counts.
+# Column names of a CSV file, ignoring case, spaces and underscores; the first
+# match is used.
 _COLUMNS = dict(
     path=('path', 'image', 'img', 'file', 'filename', 'filepath', 'imagepath',
           'imgpath', 'imagefile', 'imagename', 'imagefilename'),
     label=('label', 'gtlabel', 'class', 'target', 'category', 'classname',
            'labelname', 'categoryname', 'classid', 'labelid', 'categoryid'),
     split=('split', 'subset', 'partition'))
-# Number of files of a longer list that are checked, evenly spaced.
+# Number of files of a long list to check, evenly spaced.
 _MOST_CHECKED = 100_000
 Rows = Iterator[Tuple[int, List[str]]]
 
@@ -113,14 +113,14 @@ def describe_kind(mode: int) -> str:
 
 
 class LeftOut:
-    """Counts of skipped files by kind, with the first example of each."""
+    """Number of skipped files by kind, with the first example of each."""
 
     def __init__(self) -> None:
         self.counts: Counter = Counter()
         self._examples: Dict[str, str] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Count a file or folder of a kind: an ending, or a singular noun."""
+        """Count a file or folder of a kind: a suffix, or a singular noun."""
         self.counts[kind] += 1
         self._examples.setdefault(kind, name)
 
@@ -136,18 +136,18 @@ class LeftOut:
         for kind in sorted(self.counts.keys() & _WAYS_OUT.keys()):
             ways.setdefault(_WAYS_OUT[kind], []).append(kind)
         return '; '.join(filter(None, [
-            f'left out: {", ".join(parts)}' if parts else '',
+            f'skipped: {", ".join(parts)}' if parts else '',
             *(f'{", ".join(kinds)}: {way}' for way, kinds in ways.items())]))
 
 
 def ending_of(name: str) -> str:
-    """Return the ending of a name in lower case, two of a .gz file."""
+    """Return the suffix of a name in lower case, both of a .gz file."""
     stem, ending = os.path.splitext(name.lower())
     return (os.path.splitext(stem)[1] if ending == '.gz' else '') + ending
 
 
 def way_out(name: str) -> str:
-    """Return what to do with a file that is not read, '' if not known."""
+    """Return advice for an unsupported file, or ''."""
     return _WAYS_OUT.get(ending_of(name), '')
 
 
@@ -163,8 +163,8 @@ class FolderListing:
         extensions (Sequence[str]): Endings of image files, in lower case.
 
     Attributes:
-        left_out (LeftOut): Skipped files and folders so far.
-        empty (List[str]): Folders without images below them so far.
+        left_out (LeftOut): Files and folders skipped so far.
+        empty (List[str]): Folders without images found so far.
     """
 
     def __init__(self, root: str, extensions: Sequence[str]) -> None:
@@ -246,7 +246,7 @@ class FolderListing:
     def _kind_of_file(self, entry: 'os.DirEntry[str]') -> str:
         ending = ending_of(entry.name)
         is_image = entry.name.lower().endswith(self._extensions)
-        # Siemens' ending of DICOM files is one of others too.
+        # Other files, too, have the suffix of Siemens' DICOM files.
         kind = ending if re.fullmatch(
             r'(\.[a-z]\w{0,9}){1,2}', ending) else 'other file'
         if not is_image and kind not in ('other file', '.ima'):
@@ -265,12 +265,12 @@ class FolderListing:
         return '' if is_image else kind
 
     def _follow(self, path: str) -> str:
-        """Return '/' if a link to a folder is followed, else why not."""
+        """Return '/' to follow a link to a folder, else the reason to skip."""
         target = os.path.realpath(path)
         above = os.path.realpath(os.path.dirname(path))
         if _is_below(above, target) or _is_below(self._real_root, target):
             return 'circular link'
-        # Outside of the root it begins with two dots, as a hidden name.
+        # Outside of the root it starts with two dots, like a hidden name.
         own_name = os.path.relpath(target, self._real_root).split(os.sep)
         if target in self._followed or not any(map(is_hidden, own_name)):
             return 'repeated folder'
@@ -288,7 +288,7 @@ def _holds_features(path: str) -> bool:
 
 
 def _find_bands(names: Sequence[str]) -> Set[str]:
-    """Find files of a folder that are each one of a scene's bands."""
+    """Find files in a folder that contain one band of a scene each."""
     scenes: Dict[str, Dict[str, Set[str]]] = {}
     for name in names:
         match = _BAND.fullmatch(name)
@@ -307,11 +307,11 @@ class ImageList(NamedTuple):
     """Content of a list file.
 
     Args:
-        names (FileNames): Paths as they are written.
+        names (FileNames): Paths as written in the list.
         lines (Sequence[int]): Line number of each path, from 1.
         labels (List[str] | None): Text of each label.
-        split (str): The split of these rows, '' for all.
-        note (str): What was left out.
+        split (str): Split of these rows, '' for all.
+        note (str): Skipped rows.
     """
 
     names: FileNames
@@ -326,15 +326,15 @@ def read_list(path: str, root: str, splits: Sequence[str] = (),
     """Read a list file.
 
     A tab or the last space separates a path and its label. Paths may be
-    encoded by :func:`~cmae_mm.datasets.names.encode_name`. There are no
-    comments; empty lines are skipped. A list of paths alone is mapped and
-    not read into memory.
+    encoded by :func:`~cmae_mm.datasets.names.encode_name`. Comments are not
+    supported; empty lines are skipped. A list of paths without labels is
+    memory-mapped.
 
     Args:
         path (str): The file.
         root (str): Folder of relative paths.
-        splits (Sequence[str]): The first of these in a CSV file's column of
-            splits is read. Defaults to all rows.
+        splits (Sequence[str]): The first split in this list that occurs in the
+            CSV file is read. Defaults to all rows.
         several (bool): Whether an image may have several labels, separated by
             ``|`` or ``;``, or none. A CSV file may have a column of 0 and 1
             for each class instead. Defaults to False.
@@ -343,7 +343,8 @@ def read_list(path: str, root: str, splits: Sequence[str] = (),
         ImageList: Its content.
 
     Raises:
-        SourceError: If it has no images, or a line is wrong; names the line.
+        SourceError: If it has no images, or a line is invalid; the message has
+            its number.
     """
     data: np.ndarray = np.zeros(0, np.uint8)
     if os.path.getsize(path):
@@ -357,18 +358,19 @@ def read_list(path: str, root: str, splits: Sequence[str] = (),
     delimiter = next((d for d in ',;\t' if {*map(_normal, header.split(d))}
                       & {*_COLUMNS['path']}), '')
     if not header:
-        raise SourceError(f'{path} names no images')
+        raise SourceError(f'{path} lists no images')
     if delimiter:
         return _read_rows(path, _csv_rows(path, data, delimiter), splits,
                           several)
     if path.lower().endswith(('.csv', '.tsv')):
         raise SourceError(
-            f'{path}: the first line must name the columns, one of them '
-            f'{", ".join(_COLUMNS["path"][:5])}, but is {header[:80]!r}')
+            f'{path}: the first line must contain the column names, including '
+            f'one of {", ".join(_COLUMNS["path"][:5])}, but is '
+            f'{header[:80]!r}')
     if _has_label(header, root):
         return _read_rows(path, _labelled_rows(lines, several), (), several)
     names = FileNames.of_lines(data, _decode)
-    # Empty lines begin with their end or with white space.
+    # Empty lines start with their end or with white space.
     first = data[np.append(0, lines.ends[:-1] + 1)]
     empty = {i for i in np.flatnonzero(first <= 32).tolist() if not names[i]}
     if not empty:
@@ -416,7 +418,7 @@ def _labelled_rows(lines: FileNames, several: bool) -> Rows:
 
 def _read_rows(path: str, rows: Rows, splits: Sequence[str],
                several: bool = False) -> ImageList:
-    """Read the rows of a table; the first one names the columns."""
+    """Read the rows of a table; the first one has the column names."""
     header = next(rows)[1]
     columns = [_normal(cell) for cell in header]
     places = [next((columns.index(name) for name in known if name in columns),
@@ -433,9 +435,9 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
         if not cells or not cells[0] or (
                 places[1] is not None and not several and not cells[1]):
             raise SourceError(
-                f'{path}, line {line}: needed are {len(columns)} columns with '
-                f'a path{" and a label" if places[1] is not None else ""}, '
-                f'but the line is {encode_name(",".join(row))[:80]}')
+                f'{path}, line {line}: expected {len(columns)} columns with a '
+                f'path{" and a label" if places[1] is not None else ""}, but '
+                f'the line is {encode_name(",".join(row))[:80]}')
         found.append((line, decode_name(cells[0]), cells[1], cells[2]))
     has = {row[3].lower() for row in found}
     split = next((s for s in splits if s.lower() in has), '')
@@ -515,8 +517,8 @@ def check_files(path: str, root: str, found: ImageList,
         str: A note if only some were checked, else ''.
 
     Raises:
-        SourceError: If one does not exist or is no regular file; names its
-            line.
+        SourceError: If one does not exist or is not a regular file; the
+            message has its line number.
     """
     count = len(found.names)
     chosen = np.unique(np.linspace(
@@ -525,13 +527,13 @@ def check_files(path: str, root: str, found: ImageList,
               if _find_fault(os.path.join(root, found.names[index]))]
     if not faults or allow_missing and len(faults) < len(chosen):
         return '' if len(chosen) == count else (
-            f'{len(chosen):,} of the files were looked up')
+            f'{len(chosen):,} of the files were checked')
     name = found.names[faults[0]]
     hint = f'; paths are relative to {root}'
     if len(faults) == len(chosen):
         hint += ', and each line has a path, or a path and a label'
     if found.labels is None and _has_label(name, root):
-        hint = '; it has a label, which the first line has not'
+        hint = '; it has a label, but the first line has none'
     more = f' ({len(faults):,} of {len(chosen):,} lines are wrong)'
     raise SourceError(
         f'{path}, line {found.lines[faults[0]]}: {encode_name(name)} '
@@ -540,7 +542,7 @@ def check_files(path: str, root: str, found: ImageList,
 
 
 def _find_fault(path: str) -> str:
-    """Describe why a path is no regular file; '' if it is."""
+    """Return the reason why a path is not a regular file, or ''."""
     try:
         return describe_kind(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -551,7 +553,7 @@ def _find_fault(path: str) -> str:
 
 
 def sort_classes(names: Iterable[str]) -> List[str]:
-    """Sort names of classes, whole numbers by their value."""
+    """Sort class names, integers by value."""
     names = list(names)
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
@@ -563,16 +565,16 @@ def parse_labels(labels: Sequence[str], place: Callable[[int], str],
     """Convert labels in text to numbers.
 
     Args:
-        labels (Sequence[str]): N labels: whole numbers, or names of classes.
-        place (Callable[[int], str]): Describes where the n-th label is, for
-            errors.
+        labels (Sequence[str]): N labels: integers, or names of classes.
+        place (Callable[[int], str]): Returns the position of the n-th label,
+            for errors.
         several (bool): Whether images have several labels, see
             :func:`read_list`. Defaults to False.
 
     Returns:
         tuple: Labels, int64, (N, ), and the sorted names of the K classes, or
-        None where labels are whole numbers. Of several labels, whether an
-        image has each class, bool, (N, K).
+        None if labels are integers. With several labels, a matrix of images
+        and classes, bool, (N, K).
 
     Raises:
         SourceError: If numbers and names are mixed.

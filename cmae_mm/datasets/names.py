@@ -1,8 +1,8 @@
-"""Text encoding of image names, and compact storage of millions of names.
+"""Text encoding and compact storage of image names.
 
-A Python list of strings needs about 100 bytes a name in every process. Here,
-all names are one array of bytes with an array of their ends, which forked
-workers share; names in a text file are mapped.
+A Python list of strings needs about 100 bytes per name in each process. Here
+all names are stored in one array of bytes and an array of their ends, which
+forked workers share. Names in a text file are memory-mapped.
 """
 import json
 import os
@@ -21,10 +21,10 @@ _UNSAFE = re.compile(
 def encode_name(name: str) -> str:
     r"""Encode a name as one line of printable text.
 
-    Ordinary names stay as they are. A name with line breaks, control
-    characters, bytes that are not UTF-8, white space at an end or a quote at
-    its start becomes a JSON string: ``"line\nbreak.jpg"``. A byte XX that is
-    not UTF-8 is written as ``\udcXX``.
+    Ordinary names are unchanged. A name with line breaks, control characters,
+    bytes that are not UTF-8, leading or trailing white space, or a leading
+    quote becomes a JSON string: ``"line\nbreak.jpg"``. A byte XX that is not
+    UTF-8 is written as ``\udcXX``.
 
     Args:
         name (str): A name, as ``os.fsdecode`` returns it.
@@ -49,7 +49,7 @@ def decode_name(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == '"':
         try:
             return json.loads(text)
-        except ValueError:  # a name that was never encoded
+        except ValueError:  # a name without encoding
             pass
     return text
 
@@ -130,10 +130,10 @@ class FileNames(Sequence):
     def of_lines(cls,
                  data: np.ndarray,
                  decode: Callable[[str], str] = decode_name) -> 'FileNames':
-        r"""Read the lines of a text file, which end in ``\n`` alone.
+        r"""Read the lines of a text file, separated by ``\n``.
 
         Args:
-            data (np.ndarray): The file, uint8, in memory or mapped.
+            data (np.ndarray): The file, uint8, in memory or memory-mapped.
             decode (Callable): Converts a line to a name. Defaults to
                 :func:`decode_name`.
 

@@ -1,7 +1,7 @@
 """Packing of images into an LMDB store or webdataset shards.
 
-Both contain the files of a data set in order, and an index that is written
-last: a folder without its index is unfinished.
+Both contain the files of a data set in order, and an index. The index is
+written last, so a folder without it is incomplete.
 """
 import errno
 import hashlib
@@ -43,18 +43,18 @@ from .source import map_numbers
 
 # Source and settings of an unfinished folder.
 PLAN_FILE = 'packing.json'
-# Address space that LMDB reserves, in bytes; no store can be larger.
+# Address space reserved by LMDB in bytes, the largest size of a store.
 _MAP_SIZE = 1 << 42
 # Number of images in a transaction of LMDB.
 _PART = 256
 # Pillow's modes by type, number of channels, and alpha.
 _MODES = {('uint8', 1, False): 'L', ('uint8', 2, True): 'LA',
           ('uint8', 3, False): 'RGB', ('uint8', 4, True): 'RGBA'}
-# Files as they are.
+# Unchanged files.
 _WHOLE = decode.ImageSettings(channels=None, dtype=None)
 _ENDINGS = {'re-encoded as JPEG': '.jpg', 're-encoded as PNG': '.png',
             're-encoded as TIFF': '.tif'}
-# Ending in shards of images whose own one is not known.
+# Suffix in shards for images with an unknown suffix.
 _OTHER = '.image'
 
 
@@ -69,7 +69,7 @@ class Packed(NamedTuple):
         name (str): Its name.
         data (bytes): The file.
         how (str): See :func:`shrink`; 'copied' without ``short_side``.
-        reason (str): Why it was not reduced.
+        reason (str): Reason why it was not resized.
     """
 
     name: str
@@ -88,30 +88,30 @@ def pack_images(data: Any,
                 max_pixels: Optional[int] = None) -> Dict[str, Any]:
     """Pack the images of a data set, in its order, and verify the copies.
 
-    Interrupted and called again with the same arguments, it continues. Files
-    are copied bit by bit unless ``short_side`` is set. For a folder of
-    ``.tar`` files without images, an index of these shards is written.
+    After an interruption, a call with the same arguments continues. Files are
+    copied unchanged unless ``short_side`` is set. For a folder of ``.tar``
+    files without images, an index of these shards is written.
 
     Args:
         data (str | PathLike): Folder of images, list file, store or shards.
         out (str | PathLike): Folder to write, outside of ``data``.
         kind (str): 'store' or 'shards'. Defaults to 'store'.
-        short_side (int, optional): Reduce the shorter side of larger images
-            to this length in pixels, see :func:`shrink`. Defaults to None.
+        short_side (int, optional): Resize larger images to this shorter side
+            in pixels, see :func:`shrink`. Defaults to None.
         images_per_shard (int): Number of images in a shard. Defaults to 2000.
-        num_workers (int): Processes that read and reduce images. Defaults to
-            0, none beside this one.
-        max_pixels (int, optional): Largest number of pixels that are decoded
-            at once, to be reduced. Defaults to 25 million.
+        num_workers (int): Number of worker processes that read and resize
+            images. Defaults to 0.
+        max_pixels (int, optional): Largest number of pixels to decode at once
+            for resizing. Defaults to 25 million.
 
     Returns:
         Dict[str, Any]: ``images``, their number; ``copies``, numbers by
-        :attr:`Packed.how`; ``reasons``, the first image that was not reduced,
-        and why; ``source``, a description of the images.
+        :attr:`Packed.how`; ``reasons``, the first image that was not resized
+        and the reason; ``source``, a description of the images.
 
     Raises:
-        ValueError: If the images cannot be packed. Nothing is left then,
-            unless the message says how to continue.
+        ValueError: If the images cannot be packed. Written files are removed,
+            unless the message explains how to continue.
     """
     out = Path(os.path.abspath(Path(out).expanduser()))
     try:
@@ -187,8 +187,8 @@ def _check_readable(source: sources.ImageSource) -> None:
 def _check_outside(out: Path, root: str) -> None:
     root = os.path.realpath(root)
     if os.path.commonpath([root, os.path.realpath(out)]) == root:
-        raise PackError(f'{out} lies in the folder of the images, {root}; '
-                        'name a folder outside of it')
+        raise PackError(f'{out} is inside the folder of the images, {root}; '
+                        'choose a folder outside')
 
 
 @contextmanager
@@ -197,15 +197,16 @@ def _output(out: Path, plan: Dict[str, Any],
     """Create or continue a folder; clear it if no part was written."""
     files.check_output(out, is_folder=True)
     if out.is_dir() and sources.kind_of(out) != 'folder':
-        raise PackError(f'{out} is whole already; delete it to write it again')
+        raise PackError(f'{out} is already complete; delete it to write it '
+                        'again')
     path, text = out / PLAN_FILE, json.dumps(plan)
     with files.output_lock(out, is_folder=True):
         is_new = not path.exists()
         if not is_new and path.read_text('utf-8') != text:
-            raise PackError(f'{out} was begun with other images or settings; '
-                            'delete it to begin again')
+            raise PackError(f'{out} contains an incomplete copy of other '
+                            'images or settings; delete it to start again')
         if is_new and set(os.listdir(out)) - {'.lock'}:
-            raise PackError(f'{out} is not empty; name another folder')
+            raise PackError(f'{out} is not empty; choose another folder')
         try:
             files.remove_temporaries(out)
             files.write_file(path, text)
@@ -216,7 +217,7 @@ def _output(out: Path, plan: Dict[str, Any],
                 kept = kept or writer is not None and writer.count() > 0
             for name in () if kept else set(os.listdir(out)) - {'.lock'}:
                 os.unlink(out / name)
-            end = (f'what was written is in {out}; the same command continues'
+            end = (f'written files are in {out}; the same command continues'
                    if kept else 'nothing was written')
             if isinstance(error, OSError) and error.filename:
                 raise PackError(
@@ -239,7 +240,7 @@ def _digest(source: sources.ImageSource) -> str:
 
 def _read(source: sources.ImageSource, short_side: Optional[int],
           number: int, max_pixels: Optional[int] = None) -> Packed:
-    """Read an image, and reduce it where that is wanted."""
+    """Read an image, and resize it if requested."""
     name = source.names[number]
     try:
         data = source.read(number)
@@ -253,11 +254,11 @@ def _read(source: sources.ImageSource, short_side: Optional[int],
 
 def shrink(data: bytes, short_side: int, name: str,
            max_pixels: Optional[int] = None) -> Packed:
-    """Re-encode an image whose shorter side is longer than wanted.
+    """Re-encode an image if its shorter side is too long.
 
-    A JPEG file becomes a JPEG file of quality 92. All others become PNG or
-    TIFF files, without loss, of the same type, channels and alpha. The
-    orientation is applied. An image that would lose something is copied.
+    JPEG files are saved as JPEG with quality 92, all others without loss as
+    PNG or TIFF with the same type, channels and alpha. The orientation is
+    applied. Images that would lose information are copied.
 
     Args:
         data (bytes): The file.
@@ -299,7 +300,7 @@ def shrink(data: bytes, short_side: int, name: str,
                      for side in sides)
     pixels, factor = raw.pixels, 1
     for widened in (1, 257, 256) if dtype == 'uint16' else ():
-        # 8 bits in 16, which are read as 8 bits: these stay so.
+        # 8 bits stored as 16 are read as 8 bits; keep them.
         if pixels.max() // widened <= 255 and not (pixels % widened).any():
             pixels, factor = (pixels // widened).astype('uint8'), widened
             break
@@ -346,8 +347,7 @@ def _verify(writer: Any, images: Iterator[Packed],
         for image in islice(images, len(part)):
             if next(stored, None) != image.data:
                 raise PackError(
-                    f'{writer.path(part)} does not read back as it was '
-                    'written, or the images have changed; delete it')
+                    f'{writer.path(part)} differs from its images; delete it')
             copies[image.how] += 1
             if image.reason:
                 reasons.setdefault(
@@ -403,7 +403,7 @@ class _Store(_Writer):
                         transaction.put(key, image.data)
                         size += len(image.data)
             except lmdb.Error as error:
-                # LMDB has the same error for a broken disk and a full one.
+                # LMDB raises the same error for a broken and for a full disk.
                 if shutil.disk_usage(self.out).free < size:
                     raise OSError(errno.ENOSPC, '') from error
                 raise PackError(
@@ -418,12 +418,12 @@ class _Store(_Writer):
         self.close()
         files.write_file(self.out / sources.STORE_INDEX_FILE,
                          json.dumps(index))
-        # The names are last: they make a folder a store.
+        # Names are written last: they mark a complete store.
         _write_names(self.out, self.source.names)
 
 
 class _Shards(_Writer):
-    """Writes shards: each part is a tar file as webdataset writes it."""
+    """Writes shards: each part is a tar file in webdataset's format."""
 
     def path(self, part: range) -> Path:
         return self.out / f'shard-{part.start // self.size:06d}.tar'
@@ -474,13 +474,13 @@ def _find_images(path: Path) -> Iterator[Tuple[TarInfo, str]]:
                 for member in members:
                     if member.name.lower().endswith((*IMG_EXTENSIONS, _OTHER)):
                         yield member, label
-                vars(shard)['members'] = []  # they would pile up
+                vars(shard)['members'] = []  # members would accumulate
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise PackError(f'{path} cannot be read ({error})') from error
 
 
 def _sample_key(member: TarInfo) -> str:
-    """Return the name without its endings, which files of a sample share."""
+    """Return the name without suffixes, shared by all files of a sample."""
     folder, slash, name = member.name.rpartition('/')
     return folder + slash + name.partition('.')[0]
 
@@ -496,7 +496,7 @@ def _index_shards(root: str, shards: List[str], out: Path) -> Dict[str, Any]:
 
 def _write_shard_index(out: Path, root: Any, shards: List[str],
                        index: Dict[str, Any], names: Any = None) -> None:
-    """Write the files of an index; without names, those of the members."""
+    """Write the files of an index, by default with the members' names."""
     places: List[np.ndarray] = []
     labels: List[str] = []
 
@@ -527,7 +527,7 @@ def _write_shard_index(out: Path, root: Any, shards: List[str],
     with files.atomic_file(out / sources.PLACES_FILE) as file:
         np.save(file, np.concatenate(places))
     _write_names(out, found if names is None else names)
-    # The index is last: it makes a folder one of shards.
+    # The index is written last: it marks complete shards.
     files.write_file(out / sources.INDEX_FILE, json.dumps(index))
 
 

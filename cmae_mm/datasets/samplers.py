@@ -7,13 +7,13 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmpretrain.registry import DATA_SAMPLERS
 
-# Indices that are Python numbers at a time.
+# Number of indices converted to Python integers at a time.
 _CHUNK = 1 << 16
 _MASK = (1 << 63) - 1
 
 
 def mix(*numbers: int) -> int:
-    """Mix whole numbers into one of 63 bits, much as a hash does."""
+    """Hash integers to an integer of 63 bits."""
     state = 0x9E3779B97F4A7C15
     for number in numbers:
         state = ((state ^ number) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
@@ -22,7 +22,7 @@ def mix(*numbers: int) -> int:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed the generators that transforms draw from on the CPU.
+    """Seed the CPU generators of ``random``, numpy and torch.
 
     Args:
         seed (int): A seed of any size, 0 or more.
@@ -67,9 +67,9 @@ def _one_by_one(indices: np.ndarray) -> Iterator[int]:
 class SeededSampler(DefaultSampler):
     """mmengine's ``DefaultSampler`` with a seed for each sample.
 
-    Seeds depend on the sampler's seed, the epoch, and the position in the
-    epoch, so that random views do not depend on the number of workers. The
-    order is that of ``DefaultSampler``, in an eighth of its memory.
+    Seeds depend on the sampler's seed, the epoch and the position in the
+    epoch, so random views do not depend on the number of workers. The order
+    equals that of ``DefaultSampler`` and needs an eighth of its memory.
     """
 
     _first = 0
@@ -97,12 +97,12 @@ class SeededSampler(DefaultSampler):
         return torch.randperm(size, generator=generator).numpy()
 
     def __iter__(self) -> Iterator[int]:
-        # Not earlier: DataLoader drops one iterator.
+        # Here, not before: DataLoader discards its first iterator.
         first, self._first = self._first, 0
         order = self.order()
         if self.round_up:
-            order = np.resize(order, self.total_size)  # begins anew
-        # A copy, so that the whole order goes.
+            order = np.resize(order, self.total_size)  # starts again
+        # A copy, so that the order of all ranks is freed.
         order = order[self.rank:self.total_size:self.world_size].copy()
         for place, index in enumerate(_one_by_one(order[first:]), first):
             yield SeededIndex(index,
@@ -111,17 +111,17 @@ class SeededSampler(DefaultSampler):
 
 @DATA_SAMPLERS.register_module()
 class BlockShuffleSampler(SeededSampler):
-    """``SeededSampler`` that reads a few shards at a time.
+    """``SeededSampler`` that draws from a few shards at a time.
 
-    Blocks of neighbouring images are shuffled, then the images of ``window``
-    blocks, for each process. Every image is drawn once an epoch. Reading is
-    faster than in a random order, from a disk or its cache. The images of a
-    batch come from these blocks: shuffle folders that are sorted by class
-    before packing them, or use a wide window.
+    Blocks of consecutive images are shuffled, then the images within
+    ``window`` blocks, for each process. Every image is drawn once per epoch.
+    Reading is faster than in random order. Since the images of a batch come
+    from these blocks, shuffle folders that are sorted by class before packing
+    them, or use a wide window.
 
     Args:
         dataset (Sized): The data set.
-        block_size (int): Number of images in a block; that of a shard.
+        block_size (int): Number of images in a block, usually a shard.
             Defaults to 2000.
         window (int): Number of blocks, for each process, whose images are
             shuffled among each other. Defaults to 16.
@@ -196,7 +196,7 @@ class SeededInfiniteSampler(InfiniteSampler):
             else:
                 order = torch.randperm(self.size, generator=generator).numpy()
             yield from _one_by_one(order[place::self.world_size])
-            # Beyond the end by the offset of the next pass.
+            # Position in the next pass.
             left = max(self.size - place, 0)
             place += -(-left // self.world_size) * self.world_size - self.size
 

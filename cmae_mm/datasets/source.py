@@ -1,18 +1,18 @@
-"""Sources of images: names, order, labels and files.
+"""Sources of images: a folder, list file, LMDB store or shards.
 
 :func:`open_source` opens a folder, a list file, an LMDB store of ``cmae
 store``, or shards of ``cmae shards``.
 
-- A store is a folder with LMDB's ``data.mdb``, whose keys number the images,
-  ``images.txt`` and ``store.json``, which describes it.
-- Shards are ``.tar`` files of the webdataset library, with ``shards.json``,
-  which lists them, ``images.txt``, and ``places.npy``, the place of each
-  image in them. The library streams shards; training reads images by number,
-  so that shuffling, seeds and resuming are those of a folder.
+- A store is a folder with ``data.mdb``, an LMDB file whose keys are image
+  numbers, ``images.txt``, and ``store.json``, a description.
+- Shards are ``.tar`` files of the webdataset library, with ``shards.json``, a
+  list of the files, ``images.txt``, and ``places.npy``, the offset of each
+  image. webdataset streams shards; here images are read by number, so
+  shuffling, seeds and resuming are the same as for a folder.
 
-``images.txt`` has the names of the images in order, each encoded by
-:func:`~cmae_mm.datasets.names.encode_name`. ``labels.npy`` has their labels,
-if there are any, and the JSON file the names of the classes.
+``images.txt`` contains the names of the images in order, encoded by
+:func:`~cmae_mm.datasets.names.encode_name`. ``labels.npy`` contains labels, if
+there are any, and the JSON file the class names.
 """
 import errno
 import json
@@ -56,17 +56,17 @@ from .listing import (
 )
 from .names import FileNames, encode_name
 
-# Files of stores and shards; early stores have the first two alone.
+# Files of stores and shards; early stores have the first two only.
 STORE_FILE, NAMES_FILE = 'data.mdb', 'images.txt'
 STORE_INDEX_FILE, LABELS_FILE = 'store.json', 'labels.npy'
 INDEX_FILE, PLACES_FILE = 'shards.json', 'places.npy'
 PLACE = np.dtype([('offset', '<u8'), ('shard', '<u4'), ('size', '<u4')])
 INDEX_VERSION = 1
-# Shards that each process keeps open.
+# Number of shards that a process keeps open.
 _MOST_OPEN = 64
-# Bytes of a file that is not read as a whole where a part is enough.
+# Size in bytes of files to read in parts if possible.
 _LARGE = 2**26
-# Fewer images than these are not worth the start of a process.
+# Smallest number of images worth starting processes for.
 _FEW = 64
 
 
@@ -104,8 +104,8 @@ def kind_of(data: PathLike) -> str:
         what = describe_kind(os.stat(path).st_mode) or (
             f'is a single file ({way})' if way else 'is a single file')
     raise FileNotFoundError(
-        f'{path!r} {what}; name a folder of images, a list of them, a store '
-        'or shards')
+        f'{path!r} {what}; use a folder of images, a list file, a store or '
+        'shards')
 
 
 def open_source(data: PathLike,
@@ -119,13 +119,13 @@ def open_source(data: PathLike,
 
     Args:
         data (str | PathLike): The folder or file.
-        split (str | Sequence[str], optional): The first of these splits that
-            exists, a sub-folder or rows of a CSV file; all images if there is
-            none. Defaults to None, all images.
-        labels (bool | str): Whether to read labels: those of a list or of
-            shards, or else numbers of the first folders in sorted order.
-            Images outside of these folders are then skipped. 'several': any
-            number of labels to an image of a list. Defaults to False.
+        split (str | Sequence[str], optional): Splits in order of preference, a
+            sub-folder or rows of a CSV file; the first existing one is used,
+            otherwise all images. Defaults to None, all images.
+        labels (bool | str): Whether to read labels from a list or shards,
+            otherwise from the top folders in sorted order; images outside of
+            these folders are skipped. 'several' allows any number of labels
+            per image in a list. Defaults to False.
         root (str, optional): Folder of relative paths in a list. Defaults to
             the list's folder.
         extensions (Iterable[str]): Endings of image files in folders.
@@ -150,31 +150,31 @@ def open_source(data: PathLike,
     else:
         source = _open_packed(kind, path, splits, bool(labels))
     if splits and not source.split:
-        source.notes.append(f'without a part {" or ".join(splits)}')
+        source.notes.append(f'there is no part {" or ".join(splits)}')
     if not labels:
         source.labels = source.classes = None
     elif source.labels is None:
         _label_by_folder(source)
     if not len(source):
         if labels:
-            source.notes.append('needed are class folders with images')
+            source.notes.append('class folders with images are required')
         raise SourceError(source.describe())
     return source
 
 
 @dataclass(eq=False, repr=False)
 class ImageSource(Sequence):
-    """The images of a folder, a list, a store or shards, by number.
+    """Images of a folder, a list, a store or shards, indexed by number.
 
-    A sequence of the records that mmengine's data sets start from.
+    A sequence of records in the format of mmengine's data sets.
 
     Attributes:
         kind (str): 'folder', 'list', 'store' or 'shards'.
         root (str): Folder of relative names; an absolute path.
         names (FileNames): Names of the images, as ``os.fsdecode`` returns
             them.
-        labels (np.ndarray | None): Class of each image, int64, (N, ); or of
-            several labels whether it has each of them, bool, (N, K).
+        labels (np.ndarray | None): Class of each image, int64, (N, ); with
+            several labels, a matrix of images and classes, bool, (N, K).
         classes (List[str] | None): Names of the classes.
         split (str): The split, '' for all images.
         place (str): The file or folder that was opened.
@@ -183,7 +183,7 @@ class ImageSource(Sequence):
         empty (Sequence[str]): Folders without images.
         packed (Dict[str, str] | None): Arguments of the backend that reads
             the store or the shards.
-        numbers (np.ndarray | None): Number of each image there; None for all
+        numbers (np.ndarray | None): Number of each image in it; None for all
             images.
     """
 
@@ -209,7 +209,7 @@ class ImageSource(Sequence):
         return self.record(index)
 
     def __deepcopy__(self, memo: dict) -> 'ImageSource':
-        return self  # nothing in it changes
+        return self  # immutable
 
     def path(self, index: int) -> str:
         """Return the path of an image."""
@@ -219,9 +219,9 @@ class ImageSource(Sequence):
         """Return an image as a sample of mmengine's data sets.
 
         Returns:
-            Dict[str, Any]: ``img_path``, the name alone in stores and shards,
-            which also have ``img_key`` and ``backend_args``; ``gt_label`` if
-            there are labels, a list of several ones.
+            Dict[str, Any]: ``img_path``, in stores and shards the name only,
+            with ``img_key`` and ``backend_args``; ``gt_label`` if there are
+            labels, a list for several labels.
         """
         index = range(len(self))[index]
         if self.packed is None:
@@ -247,7 +247,7 @@ class ImageSource(Sequence):
         return open_record(self.record(index))
 
     def describe(self) -> str:
-        """Describe the images, and what is skipped, in one line."""
+        """Describe the images and skipped files in one line."""
         kind = '' if self.labels is None else 'labelled '
         place = encode_name(self.place)
         text = f'{len(self):,} {kind}images in {place}' if len(self) else (
@@ -278,7 +278,7 @@ def read_record(record: Dict[str, Any],
     path = record.get('img_key', record['img_path'])
     if backend_args is None:
         fault = describe_kind(os.stat(path).st_mode)
-        if fault:  # reading a FIFO would wait for ever
+        if fault:  # reading a FIFO would block
             raise OSError(errno.EINVAL, fault, path)
     data = fileio.get(path, backend_args=backend_args)
     if data is None:  # of mmengine's LMDB backend
@@ -296,8 +296,8 @@ def open_record(record: Dict[str, Any],
         backend_args (dict, optional): See :func:`read_record`.
 
     Returns:
-        bytes | Path: The file, or the path of one of more than 64 MiB, of
-        which a part may be enough.
+        bytes | Path: The file, or the path of a file of more than 64 MiB,
+        which may be read in parts.
     """
     path = record['img_path']
     if record.get('backend_args', backend_args) is None and (
@@ -316,11 +316,11 @@ def _open_list(path: str, splits: Sequence, labels: Union[bool, str],
     source = ImageSource('list', root, found.names, split=found.split,
                          place=path, notes=[
                              check_files(path, root, found, allow_missing),
-                             found.note and f'left out: {found.note}'])
+                             found.note and f'skipped: {found.note}'])
     if labels and found.labels is None:
         raise SourceError(
-            f'{path} has no labels: needed are lines "<path> <label>", or a '
-            'CSV file with the columns path and label')
+            f'{path} has no labels; use lines "<path> <label>", or a CSV file '
+            'with the columns path and label')
     if labels:
         source.labels, source.classes = parse_labels(
             found.labels or [], lambda i: f'{path}, line {found.lines[i]}',
@@ -339,7 +339,8 @@ def _open_folder(folder: str, splits: Sequence,
         'folder', root, FileNames.of(listing.groups()), split=split,
         place=root, left_out=listing.left_out, empty=listing.empty)
     if not len(source) and listing.left_out.counts['.tar']:
-        source.notes.append('`cmae shards` makes an index of .tar files')
+        source.notes.append('create an index of the .tar files with `cmae '
+                            'shards`')
     return source
 
 
@@ -361,8 +362,8 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
         raise SourceError(f'{path} has {len(names):,} names, but there are '
                           f'{count:,} images: {folder} is damaged')
     if labels and index.get('unlabelled'):
-        raise SourceError(f'{folder} has no labels: needed is a file .cls '
-                          'beside each image in the shards')
+        raise SourceError(f'{folder} has no labels; add a .cls file for each '
+                          'image to the shards')
     source = ImageSource(kind, folder, names, None, index.get('classes'),
                          empty=index.get('empty') or [], packed=packed,
                          place=folder)
@@ -390,7 +391,7 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
 
 
 def _select(source: ImageSource, kept: np.ndarray, skip: int = 0) -> None:
-    """Keep some of the images, without the first characters of names."""
+    """Select images, and drop the first characters of their names."""
     source.names = source.names.select(kept.tolist(), skip)
     if source.labels is not None:
         source.labels = source.labels[kept]
@@ -399,20 +400,20 @@ def _select(source: ImageSource, kept: np.ndarray, skip: int = 0) -> None:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Name the file in errors of reading a store or shards."""
+    """Add the file name to read errors of a store or shards."""
     try:
         yield
     except (ImportError, SourceError):
         raise
-    except Exception as error:  # LMDB has its own kinds
+    except Exception as error:  # LMDB has its own errors
         raise SourceError(f'{path} cannot be read ({error}): it is damaged'
                           ) from error
 
 
 def _count_stored(path: str, packed: Dict[str, str]) -> int:
-    """Count a store's images; check that its file is whole."""
-    # A process can open a file of LMDB once, so that this must be the client
-    # of mmengine's backend.
+    """Count the images of a store; check that its file is complete."""
+    # A process can open an LMDB file only once, so use the client of
+    # mmengine's backend.
     backend = fileio.get_file_backend(
         backend_args=dict(packed), enable_singleton=True)
     with _naming(path):
@@ -421,10 +422,10 @@ def _count_stored(path: str, packed: Dict[str, str]) -> int:
         found, last = backend._client.stat(), backend._client.info()
         size = os.path.getsize(path)
     needed = (last['last_pgno'] + 1) * found['psize']
-    if size < needed:  # reading would kill the process
+    if size < needed:  # reading would raise SIGBUS
         raise SourceError(
             f'{path} has {size:,} bytes instead of {needed:,}: it is damaged; '
-            'copy it again, or write it again with `cmae store`')
+            'copy or write it again (`cmae store`)')
     return found['entries']
 
 
@@ -462,7 +463,7 @@ def read_index(path: str) -> Dict[str, Any]:
     """Read the JSON file of a store or of shards.
 
     Args:
-        path (str): The file, which early stores lack.
+        path (str): The file, missing in early stores.
 
     Returns:
         Dict[str, Any]: Its content.
@@ -507,8 +508,8 @@ def read_shard_index(folder: PathLike) -> Dict[str, Any]:
             os.path.join(folder, index.get('root', '.')))
     if version != INDEX_VERSION:
         raise SourceError(
-            f'{path} is of version {version}, and this release reads version '
-            f'{INDEX_VERSION}; write it anew with `cmae shards`')
+            f'{path} is of version {version}, but this release needs version '
+            f'{INDEX_VERSION}; write it again with `cmae shards`')
     for name, _, size in shards:
         shard = Path(index['root']) / name
         found = shard.stat().st_size if shard.is_file() else None
@@ -516,7 +517,7 @@ def read_shard_index(folder: PathLike) -> Dict[str, Any]:
             what = 'is missing' if found is None else (
                 f'has {found} bytes instead of {size}')
             raise SourceError(
-                f'{shard} {what}; copy it again, or write the shards anew '
+                f'{shard} {what}; copy it again, or write the shards again '
                 'with `cmae shards`')
     return index
 
@@ -568,12 +569,12 @@ class ShardBackend(BaseStorageBackend):
         return data
 
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """Read a text."""
+        """Read a text file."""
         return (self.get(filepath) or b'').decode(encoding)
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C in a worker; the main process ends its workers.
+    """Ignore Ctrl-C in a worker; the main process terminates its workers.
 
     Args:
         worker (int): Number of the worker, for ``worker_init_fn``.
@@ -594,7 +595,7 @@ class _Calls(Dataset):
     def __getitem__(self, index: int) -> Any:
         try:
             return self.function(int(self.numbers[index]))
-        # DataLoader would hide the error in a long text.
+        # DataLoader would wrap the error in a long text.
         except (OSError, ValueError, RuntimeError) as error:
             return error
 
@@ -602,7 +603,7 @@ class _Calls(Dataset):
 def map_numbers(function: Callable[[int], Any],
                 numbers: Sequence,
                 num_workers: Optional[int] = None) -> Iterator[Any]:
-    """Call a function with numbers, in several processes.
+    """Call a function for each number, in several processes.
 
     Args:
         function (Callable): A function that can be pickled.
@@ -614,7 +615,7 @@ def map_numbers(function: Callable[[int], Any],
         Any: The results in the order of the numbers.
 
     Raises:
-        Exception: The error of a call.
+        Exception: Any error of a call.
     """
     if num_workers is None:
         num_workers = min(8, cpu_count())

@@ -17,15 +17,14 @@ from .source import ImageSource, PathLike, map_numbers, open_source
 
 STATS_FORMAT = 'cmae_mm image stats 1'
 _PER_CHANNEL = ('mean', 'std', 'min', 'max')
-# Number of pixel values that the quantiles are computed from.
+# Number of pixel values for the quantiles.
 _SAMPLED_VALUES = 2**24
 _QUANTILES = (0.001, 0.999)
-# Images longer than this times their width are strips.
+# Smallest aspect ratio of strips.
 _STRIP = 3
-# Larger images that are decoded whole are not measured: as Pillow, which takes
-# them for attacks.
+# Largest number of pixels of images that are decoded whole, Pillow's limit.
 _MOST_PIXELS = 2 * 89_478_485
-# Number of images that each list names.
+# Largest number of images in each list.
 _LISTED = 100
 
 
@@ -39,12 +38,12 @@ class ImageFacts(NamedTuple):
     Args:
         path (str): Name of the image.
         fault (str): 'broken', 'unfit', or '' for an image that was measured.
-        reason (str): Why it was not measured.
+        reason (str): Reason why it was not measured.
         size (Tuple[int, int]): Height and width in pixels.
         channels (int): Number of channels.
         colours (int): Number of channels without alpha.
         kind (str): Type of the values in the file.
-        dtype (str): Type of the values that were measured.
+        dtype (str): Type of the measured values.
         grey (bool): Whether the three colours are equal everywhere.
         missing (bool): Whether it has missing pixels.
         dicom (bool): Whether it is a DICOM file.
@@ -53,7 +52,7 @@ class ImageFacts(NamedTuple):
         pixels (np.ndarray): A sample of the pixels, float32, (P, C). Missing
             values are NaN.
         digest (bytes): Hash of the file.
-        needed (int): The ``max_pixels`` that it needs, 0 for the default.
+        needed (int): Required ``max_pixels``, 0 for the default.
         is_part (bool): Whether its centre or a smaller scale was measured.
         is_animated (bool): Whether it is the first of several frames.
     """
@@ -100,20 +99,20 @@ def measure_images(data: PathLike,
                    channels: Optional[int] = None,
                    dtype: Optional[str] = None,
                    **settings: Any) -> Dict[str, Any]:
-    """Measure images, and find the settings that they need.
+    """Measure images, and choose the settings for decoding them.
 
-    Images of all sizes have the same weight. Missing pixels (NaN,
-    nodata) do not count.
+    All images have the same weight, regardless of size. Missing pixels (NaN,
+    nodata) are ignored.
 
     Args:
-        data (str | PathLike): Folder of images, list file, store or shards.
-            Their part 'train' is measured where there is one.
+        data (str | PathLike): Folder of images, list file, store or shards. If
+            there is a part 'train', only this part is measured.
         sample (int): Number of images to decode, drawn at random with a fixed
             seed; 0 for all. Defaults to 2000.
-        side (int): Count the images smaller than this, in pixels. Defaults
-            to 256.
-        num_workers (int, optional): Processes that read images. Defaults to
-            one for each processor core, at most 8.
+        side (int): Count images with a shorter side below this, in pixels.
+            Defaults to 256.
+        num_workers (int, optional): Number of data workers. Defaults to one
+            for each CPU core, at most 8.
         channels (int, optional): Number of channels. Defaults to the most
             frequent one; 3 for a mixture of grey and colour.
         dtype (str, optional): Type of the values. Defaults to the narrowest
@@ -126,7 +125,7 @@ def measure_images(data: PathLike,
 
     Raises:
         ValueError: If there are no images, or none that can be measured.
-        MissingLibrary: If an optional library is needed; names a file.
+        MissingLibrary: If an optional library is needed.
     """
     if settings.get('window') or settings.get('value_range'):
         dtype = dtype or 'float32'
@@ -150,7 +149,7 @@ def measure_images(data: PathLike,
     used = {k: v for k, v in wanted._asdict().items()
             if v is not None and (k, v) != ('max_pixels', decode.MAX_PIXELS)}
     needed = max(f.needed for f in fitting)
-    if needed:  # two digits, since others may be somewhat larger
+    if needed:  # rounded up, since other images may be larger
         unit = 10**(len(str(needed)) - 2)
         used['max_pixels'] = -(-needed // unit) * unit
     used.update(channels=count, dtype=max(
@@ -207,7 +206,7 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
                 pixels=decode.fill_missing(raw.pixels, missing, fill))
         values = decode.change_type(raw, path, settings)
     except decode.UnfitImage as error:
-        # On one line for any name.
+        # In one line for any name.
         reason = str(error).replace(path, encode_name(path))
         return ImageFacts(path, 'unfit', reason)
     except (OSError, ValueError) as error:
@@ -244,7 +243,7 @@ def _read(data: Any, path: str, settings: decode.ImageSettings
         raw = decode.read_image(data, path, settings)
         return raw, raw.pixels.shape[:2], 0
     except decode.TooLargeImage as error:
-        if decode.is_jpeg(data):  # which training reads at a smaller scale
+        if decode.is_jpeg(data):  # training reads a smaller scale
             raw = decode.read_image(data, path, settings, 1)
             scale = max(error.size) / max(raw.pixels.shape[:2])
             height, width = (round(v * scale) for v in raw.pixels.shape[:2])
@@ -272,8 +271,8 @@ def measure(values: np.ndarray,
 
     Args:
         values (np.ndarray): (H, W, C).
-        valid (np.ndarray, optional): Mask of the values that count, of the
-            same shape. Defaults to all.
+        valid (np.ndarray, optional): Mask of valid values, of the same shape.
+            Defaults to all.
 
     Returns:
         np.ndarray: Mean, variance, minimum and maximum of each channel,
@@ -303,7 +302,7 @@ def _sample_pixels(values: np.ndarray, valid: Optional[np.ndarray],
 
 
 def _find_duplicates(facts: List[ImageFacts]) -> List[List[str]]:
-    """Pair the names of identical files; the first one comes first."""
+    """Pair the names of identical files, in order."""
     first: Dict[bytes, str] = {}
     return [[first[f.digest], f.path] for f in facts
             if first.setdefault(f.digest, f.path) != f.path]
@@ -323,7 +322,7 @@ def _merge(facts: List[ImageFacts], root: str) -> Dict[str, List[float]]:
     if empty:
         raise decode.UndecodableImage(
             f'no image of {root} has a valid pixel in channel(s) '
-            f'{", ".join(map(str, empty))}; choose others with bands '
+            f'{", ".join(map(str, empty))}; choose other channels with bands '
             '(--bands)')
     low, high = np.nanmin(low, 0), np.nanmax(high, 0)
     values = dict(
@@ -339,7 +338,7 @@ def _merge(facts: List[ImageFacts], root: str) -> Dict[str, List[float]]:
 
 
 def _round(value: float) -> float:
-    """Round to nine digits; whole numbers become int."""
+    """Round to nine digits; integral values become int."""
     number = float(f'{value:.9g}')
     return int(number) if number.is_integer() else number
 
@@ -373,13 +372,13 @@ def _notes(facts: List[ImageFacts], count: int,
     kinds = sorted({decode.natural_dtype(f.kind) for f in facts})
     notes: Dict[str, Any] = {
         f'window is for DICOM files; the values of {others:,} other files are '
-        'taken as they are (value_range is for all files)':
+        'unchanged (value_range is for all files)':
             wanted.window is not None and others,
-        f'values are of several types ({", ".join(kinds)}) and are taken as '
-        'they are; check that their units are equal, or set '
+        f'values are of several types ({", ".join(kinds)}) and are not '
+        'rescaled; check that their units are equal, or set '
         "value_range='per_image'":
             len(kinds) > 1 and wanted.value_range is None,
-        'all colours are grey: channels=1 holds the same':
+        'all colour images are grey; channels=1 contains the same':
             count == 3 and all(f.grey or f.colours == 1 for f in facts),
         "some images have missing pixels: fill='mean' is set":
             wanted.fill is None and any(f.missing for f in facts),
@@ -387,22 +386,22 @@ def _notes(facts: List[ImageFacts], count: int,
         f'max_pixels={used.get("max_pixels")} is set, and a worker needs up '
         f'to {used.get("max_pixels", 0) * 16 // 10**6:,} MB':
             bool(large),
-        f'{parts:,} images have more than {wanted.max_pixels:,} pixels, of '
-        'which the centre or a smaller scale was measured, as training reads '
-        'parts of them':
+        f'{parts:,} images have more than {wanted.max_pixels:,} pixels; their '
+        'centre or a smaller scale was measured, as training reads parts of '
+        'them':
             parts,
-        f'of {animations:,} animations the first frame is read':
+        f'of {animations:,} animations only the first frame is used':
             animations,
-        f'alpha is left out; channels={count + 1} keeps it where all images '
-        'have it':
+        f'alpha is dropped; channels={count + 1} keeps it if all images have '
+        'it':
             any(count == f.colours < f.channels for f in facts)
     }
     var = np.stack([f.moments[1] for f in facts])
     same = np.array(std) == 0
     for mask, text in (
             (np.isnan(var).any(0), 'without a valid pixel in some images, '
-             'which do not count for it'),
-            (same, 'with the same value everywhere, which training refuses: '
+             'which are ignored for it'),
+            (same, 'constant in all images, which training does not accept; '
              'choose other channels with bands (--bands)'),
             ((np.nanmax(var, 0) == 0) & ~same, 'constant in each image')):
         numbers = ', '.join(map(str, np.flatnonzero(mask)))
@@ -411,11 +410,11 @@ def _notes(facts: List[ImageFacts], count: int,
 
 
 def read_image_stats(path: PathLike) -> Dict[str, Any]:
-    """Read and check a file that ``cmae stats`` wrote.
+    """Read and check a file of ``cmae stats``.
 
-    All numbers are in the units of the decoded images, with the file's
-    ``settings``. Channels are in the order of the image files (red, green,
-    blue for colours).
+    All numbers are in units of images decoded with the file's ``settings``.
+    Channels are in the order of the image files (red, green, blue for
+    colours).
 
     Args:
         path (str | PathLike): The JSON file.
@@ -427,7 +426,7 @@ def read_image_stats(path: PathLike) -> Dict[str, Any]:
         - ``images`` (int): Number of images.
         - ``channels`` (int): C, number of channels, from 1 to 64.
         - ``dtype`` (str): 'uint8', 'uint16' or 'float32', the narrowest type
-          that holds all images without loss.
+          for all images without loss.
         - ``mean``, ``std``, ``min``, ``max`` (List[float]): Mean, standard
           deviation (above 0) and range of each channel, C numbers each.
 
@@ -442,7 +441,7 @@ def read_image_stats(path: PathLike) -> Dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise ImageStatsError(
-            f'{path} cannot be read as image statistics ({reason}); make them '
+            f'{path} cannot be read as image statistics ({reason}); write it '
             f'with `cmae stats DATA --out {path}`') from error
     fault = _find_fault(stats if isinstance(stats, dict) else {})
     if fault:
@@ -469,15 +468,15 @@ def _find_fault(stats: Dict[str, Any]) -> str:
                     f'{str(stats.get(name))[:60]!r}')
     for number, (mean, std, low, high) in enumerate(
             zip(*(stats[name] for name in _PER_CHANNEL))):
-        # Sums over many pixels are rounded.
+        # Tolerance for rounded sums.
         slack = 1e-6 * max(abs(low), abs(high))
         if not low - slack <= mean <= high + slack:
             return (f'the mean of channel {number}, {mean}, is not within its '
                     f'range of {low} to {high}')
         if std <= 0:
-            return (f'channel {number} has a standard deviation of {std}: it '
-                    'is the same everywhere; choose other channels with '
-                    '`cmae stats --bands`, or write 1 in its place')
+            return (f'channel {number} has a standard deviation of '
+                    f'{std}because it is constant; choose other channels with '
+                    '`cmae stats --bands`, or set it to 1')
     settings = stats.get('settings', {})
     try:
         decode.make_settings(**settings)
@@ -501,7 +500,7 @@ def _are_numbers(values: Any, count: Any) -> bool:
 
 
 def write_image_stats(stats: Dict[str, Any], path: PathLike) -> None:
-    """Write image statistics, completely or not at all.
+    """Write image statistics atomically.
 
     Args:
         stats (Dict[str, Any]): The result of :func:`measure_images`.

@@ -43,7 +43,7 @@ def test_a_tenth_may_be_broken(tmp_path, smaller):
         assert f'4 of 40 images of epoch {epoch} (10.0%) could not' in line
     log = next((tmp_path / 'out').glob('*/*.log')).read_text()
     assert log.count('Skipped') >= 4
-    assert 'broken.jpg, which cannot be decoded (it is no image of a ' in log
+    assert 'broken.jpg, which cannot be decoded (it is not an image o' in log
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -231,8 +231,8 @@ def test_an_encoder_is_imported_with_other_registers(
     perform(parse(['import', *(str(tmp_path / name) for name in (
         'cfg.py', 'vit.pth', 'init.pth'))]))
     said = capsys.readouterr().out
-    assert ('left out: 4 of its register' in said) == (theirs > ours == 0)
-    assert ('left out: 2 of its register' in said) == (theirs > ours == 2)
+    assert ('not loaded: 4 of its register' in said) == (theirs > ours == 0)
+    assert ('not loaded: 2 of its register' in said) == (theirs > ours == 2)
     assert ('new, not from the checkpoint: 2 reg' in said) == (ours > theirs)
     found = read_checkpoint(tmp_path / 'init.pth').state
     tokens, positions = (found[f'backbone.{name}'][0] for name in (

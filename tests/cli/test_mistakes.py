@@ -87,7 +87,7 @@ MISTAKES = {
         options('custom_hooks.9.type=X'), 'custom_hooks.9.type does not fit'),
     'a data folder that is not there': (
         options('train_dataloader.dataset.data_root={tmp}/none'),
-        'none. does not exist; name a folder .*DATA_ROOT'),
+        'none. does not exist; use a folder .*DATA_ROOT'),
     'a data folder that is a file': (
         options('train_dataloader.dataset.data_root={tmp}/broken.py'),
         r'broken\.py, line 1: _base_ .*does not exist.*each line has a path'),

@@ -19,7 +19,7 @@ def test_a_circle_of_links_is_named(kind, tmp_path, monkeypatch):
     dataset = kind(data_root=str(tmp_path), data_prefix='train',
                    with_label=True)
     assert len(dataset) == 2 and dataset.CLASSES == ('class0', )
-    assert said[0].endswith('left out: 1 circular link (class0/again).')
+    assert said[0].endswith('skipped: 1 circular link (class0/again).')
 
 
 def half_broken(root, **kwargs):

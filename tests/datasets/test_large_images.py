@@ -298,6 +298,6 @@ def test_stats_of_parts(tmp_path):
     (tmp_path / 'a.tif').write_bytes(tiff(wide, tile=(64, 64)))
     found = measure_images(tmp_path, num_workers=0, max_pixels=1000)
     assert found['sizes']['width'][0] == 4000
-    assert any(note.startswith('1 images have more than 1,000 pixels, of which'
-                               ' the centre') for note in found['notes'])
+    assert any(note.startswith('1 images have more than 1,000 pixels; '
+                               'their centre') for note in found['notes'])
     assert found['mean'][0] == pytest.approx(wide[:, 976:3024].mean())

@@ -60,7 +60,7 @@ def test_gif_of_several_frames(tmp_path):
     raw = whole(file.getvalue())
     assert (raw.pixels == expected).all() and raw.is_animated
     found = measure_images(tmp_path, num_workers=0)
-    assert 'of 1 animations the first frame is read' in found['notes']
+    assert 'of 1 animations only the first frame is used' in found['notes']
     # A palette with a transparent colour is colour and alpha.
     image = frames[0].copy()
     image.info['transparency'] = 3
@@ -105,7 +105,7 @@ def test_jpeg2000_without_rasterio(monkeypatch):
     monkeypatch.setattr('cmae_mm.datasets.decode.maps.find_rasterio',
                         lambda: False)
     with pytest.raises(MissingLibrary, match=r'x is a JPEG 2000 file of 1 cha'
-                       r'nnel\(s\) of 12 bits, which rasterio reads: install'):
+                       r'nnel\(s\) of 12 bits, which needs rasterio; install'):
         whole(data)
 
 
@@ -180,13 +180,13 @@ def test_missing_plugins_are_named(kind, package, mark, monkeypatch, tmp_path):
     monkeypatch.setattr(Image, 'OPEN', {
         k: v for k, v in Image.OPEN.items() if k not in ('HEIF', 'JXL')})
     with pytest.raises(MissingLibrary, match=(
-            f'a.x is a file of {kind}, which a plugin .* `pip install '
+            f'a.x is a file of {kind}, which needs a plugin .* `pip install '
             f'{package}`')):
         decode_image(mark + bytes(100), name='a.x')
     ending = '.heic' if kind == 'HEIF' else '.jxl'
     (tmp_path / f'a{ending}').write_bytes(mark)
     (tmp_path / 'b.png').write_bytes(pillow(WIDE, 'PNG'))
-    assert f'left out: 1 {ending}; {ending}: images that are read after `pip' \
+    assert f'skipped: 1 {ending}; {ending}: images that need `pip' \
         in open_source(tmp_path).describe()
 
 
@@ -198,7 +198,7 @@ def test_arrays_in_archives():
     for arrays in (dict(any=WIDE), dict(image=WIDE, mask=WIDE[..., 0])):
         assert (whole(archive(**arrays)).pixels == WIDE).all()
     with pytest.raises(UndecodableImage, match=(
-            r'has 2 arrays \(a.npy, b.npy\): needed is one, or one that is ca')
+            r'has 2 arrays \(a.npy, b.npy\), but must have one array, or one')
             ):
         whole(archive(a=WIDE, b=WIDE))
     with pytest.raises(UndecodableImage):
@@ -344,7 +344,7 @@ def test_bands_of_a_scene(tmp_path):
         f'{scene}TCI_10m.jp2', 'a.png', 'other_B02.jp2', 'well_B02.tif',
         'well_B03.tif']
     said = source.describe()
-    assert 'left out: 7 one-band scene files (first: B04.jp2)' in said
+    assert 'skipped: 7 one-band scene files (first: B04.jp2)' in said
     assert said.count('`rio stack ') == 1
 
 

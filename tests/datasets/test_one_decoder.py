@@ -401,7 +401,7 @@ def test_invalid_images_raise_one_sentence(tmp_path):
             ([WIDE, WIDE], TypeError, 'one image is needed.* but got list'),
             (None, TypeError, 'but got NoneType'),
             (torch.zeros(3, 8, 8), TypeError, 'but got Tensor'),
-            (b'nothing', ValueError, 'the image cannot be decoded .it is no'),
+            (b'nothing', ValueError, 'the image cannot be decoded .it is not'),
             (b'', ValueError, 'it is empty'),
             (np.zeros((3, 4, 5, 6)), ValueError, 'has 3 images in a stack'),
             (np.zeros((8, 8, 4), 'uint8'), ValueError, 'has 4 channel'),

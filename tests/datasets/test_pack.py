@@ -260,7 +260,7 @@ def test_labels_in_shards_of_others_are_read(texts, labels, classes, tmp_path):
         result['source'])
     assert len(open_source(out)) == 4
     if labels is None:
-        with pytest.raises(SourceError, match='index has no labels: needed'):
+        with pytest.raises(SourceError, match='index has no labels; add'):
             open_source(out, labels=True)
         return
     source = open_source(out, labels=True)
@@ -342,7 +342,7 @@ def test_interrupted_it_continues(kind, after, images, tmp_path, monkeypatch):
     assert out.exists() == (done > 0)
     calls.clear()
     with pytest.raises(PackError if done else _Stop,
-                       match='begun with other' if done else None):
+                       match='incomplete copy of other' if done else None):
         write(images, out, kind, short_side=9)
     times = {p: p.stat().st_mtime_ns for p in out.glob('*.tar')}
     monkeypatch.setattr(pack, '_read', read)
@@ -370,7 +370,7 @@ def test_files_that_do_not_read_back_are_named(
     with monkeypatch.context() as patched:
         patched.setattr(pack._Store, 'write', damaging)
         patched.setattr(pack._Shards, 'write', damaging)
-        with pytest.raises(PackError, match=f'{name} does not read back'):
+        with pytest.raises(PackError, match=f'{name} differs from its images'):
             write(images, tmp_path / 'out', kind)
     (tmp_path / 'out' / name).unlink()  # as the message advises
     write(images, tmp_path / 'out', kind)
@@ -396,16 +396,16 @@ def _refusals(root):
         ('broken', 'out', 'none of the 5 images of .*broken can be read '),
         ('list.txt', 'out', 'line 2: missing.jpg does not exist'),
         ('labels.txt', 'out', 'line 2: the label .1. is a whole number'),
-        ('images', 'images', 'lies in the folder of the images'),
-        ('images', 'images/b/out', 'lies in the folder of the images'),
-        ('images', 'link/out', 'lies in the folder of the images'),
+        ('images', 'images', 'is inside the folder of the images'),
+        ('images', 'images/b/out', 'is inside the folder of the images'),
+        ('images', 'link/out', 'is inside the folder of the images'),
         ('images/b', 'images', 'is not empty'),
         ('images', 'file', 'file'),
         ('images', 'file/out', 'file'),
-        ('images', 'full', 'is not empty; name another'),
+        ('images', 'full', 'is not empty; choose another'),
         ('store', 'out2', ''), ('store', 'store', 'lies in the folder'),
-        ('images', 'store', 'is whole already; delete it'),
-        ('images', 'shards', 'is whole already; delete it'),
+        ('images', 'store', 'is already complete; delete it'),
+        ('images', 'shards', 'is already complete; delete it'),
     ]
 
 
@@ -441,8 +441,8 @@ def test_an_unreadable_file_is_named(kind, images, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(type(opened), 'read', read)
         with pytest.raises(PackError, match=(
-                r'b/004.jpg cannot be read \(Input/output error\); what was '
-                'written is in .*out; the same command continues')):
+                r'b/004.jpg cannot be read \(Input/output error\); written '
+                'files are in .*out; the same command continues')):
             write(root, tmp_path / 'out', kind)
     assert write(root, tmp_path / 'out', kind)['images'] == 12
 
@@ -794,12 +794,12 @@ def test_commands_print_a_summary(images, tmp_path):
     assert [code for code, _ in results] == [0, 0, 1, 1, 1], results
     stored = json.loads(results[0][1].splitlines()[-1])
     assert stored['copies'] == {'re-encoded as JPEG': 11, 'copied': 1}
-    for said in ('12 images in', 'left out: 1 .exr',
+    for said in ('12 images in', 'skipped: 1 .exr',
                  '12 images in out', '11 re-encoded as JPEG'):
         assert said in results[0][1]
     assert len(json.loads(results[1][1].splitlines()[-1])['shards']) == 3
-    assert 'is whole already' in results[2][1]
-    assert 'lies in the folder of the images' in results[3][1]
+    assert 'is already complete' in results[2][1]
+    assert 'is inside the folder of the images' in results[3][1]
     assert all(len(said.splitlines()) == 1 for _, said in results[2:])
     assert listing(tmp_path) == ['out', 'out2']
 

@@ -104,7 +104,7 @@ def test_listed_and_skipped_files(messy):
         'cat/000.jpg', 'cat/001.jpg', 'line\nbreak.jpg', 'link.jpg']
     assert source.kind == 'folder' and source.root == str(messy)
     said = source.describe()
-    assert said.startswith(f'9 images in {messy}; left out: 2 .exr, ')
+    assert said.startswith(f'9 images in {messy}; skipped: 2 .exr, ')
     assert '\n' not in said
     for part in ('1 .xcf', '1 .txt', '2 other files (first: 1.2.840.113)',
                  '11 hidden or system files (first: ', '2 dangling links (',
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'scandir', scandir)
     source = open_source(tmp_path)
     assert list(source.names) == ['a/000.jpg']
-    assert source.describe().endswith('left out: 1 unreadable folder (b)')
+    assert source.describe().endswith('skipped: 1 unreadable folder (b)')
 
 
 def test_features_of_images_are_no_image(tmp_path):
@@ -161,7 +161,7 @@ def test_features_of_images_are_no_image(tmp_path):
     np.savez(tmp_path / 'f.npz', features=np.zeros((2, 3)), paths=['a', 'b'])
     source = open_source(tmp_path)
     assert list(source.names) == ['a.npy', 'b.npz']
-    assert 'left out: 1 feature file (f.npz)' in source.describe()
+    assert 'skipped: 1 feature file (f.npz)' in source.describe()
 
 
 def test_only_regular_files_are_read(tmp_path):
@@ -319,23 +319,23 @@ def test_a_split_column(listed):
     ('cat/0.jpg\nnone.jpg\n', 'line 2: none.jpg does not exist; paths are'),
     ('cat/0.jpg\n\n\ncat\n', 'line 4: cat is a folder'),
     ('cat/0.jpg\ndog/0.jpg 1\n', 'line 2: dog/0.jpg 1 does not exist; it has '
-     'a label, which the first line has not'),
-    ('cat/0.jpg 0\n\ndog/0.jpg\n', 'line 3: needed are 2 columns with a path '
+     'a label, but the first line has none'),
+    ('cat/0.jpg 0\n\ndog/0.jpg\n', 'line 3: expected 2 columns with a path '
      'and a label, but the line is'),
     ('cat/0.jpg 0\ndog/0.jpg cat\n', "line 2: the label 'cat' is not a whole"),
     ('cat/0.jpg cat\ndog/0.jpg 1\n', "line 2: the label '1' is a whole"),
     ('cat/0.jpg 0\ndog/0.jpg -1\n', "line 2: the label '-1' is not a whole"),
     ('cat/0.jpg 0\ndog/0.jpg 0 1\n', 'line 2: dog/0.jpg 0 does not exist'),
     ('# a comment\ncat/0.jpg\n', 'line 1: # a does not exist|line 1: # a co'),
-    ('path,label\ncat/0.jpg,0\ndog/0.jpg\n', 'line 3: needed are 2 columns'),
-    ('path,label\ncat/0.jpg,0,1\n', 'line 2: needed are 2 columns'),
-    ('path,label\ncat/0.jpg,\n', 'line 2: needed are .* and a label'),
-    ('path,label\n,1\n', 'line 2: needed are .* a path'),
+    ('path,label\ncat/0.jpg,0\ndog/0.jpg\n', 'line 3: expected 2 columns'),
+    ('path,label\ncat/0.jpg,0,1\n', 'line 2: expected 2 columns'),
+    ('path,label\ncat/0.jpg,\n', 'line 2: expected .* and a label'),
+    ('path,label\n,1\n', 'line 2: expected .* a path'),
     ('path,label\n"a\nb.jpg",1\ncat/0.jpg,1\n', 'line 2: "a.nb.jpg" does not'),
     ('path,label\n"cat/0.jpg,1\n', 'line 2: unexpected end of data'),
     ('path,label\n', 'has no rows'),
-    ('\n \n', 'names no images'),
-    ('', 'names no images'),
+    ('\n \n', 'lists no images'),
+    ('', 'lists no images'),
     ('what,ever\ncat/0.jpg,1\n', 'line 1: what,ever does not exist'),
     ('cat/0.jpg\n\0.jpg\n', 'line 2: ".u0000.jpg" cannot be reached'),
 ])
@@ -349,7 +349,7 @@ def test_a_wrong_line_is_named(text, named, listed):
 
 def test_a_table_without_a_header_is_refused(listed):
     (listed / 'list.csv').write_text('cat/0.jpg,0\n')
-    with pytest.raises(SourceError, match='first line must name the columns'):
+    with pytest.raises(SourceError, match='first line must contain the column'):
         open_source(listed / 'list.csv')
 
 
@@ -362,7 +362,7 @@ def test_a_wrong_line_among_many_is_found_in_a_second(listed):
     path.write_text('cat/0.jpg\n' * 200_000)
     source = open_source(path)
     assert len(source) == 200_000
-    assert source.describe().endswith('100,000 of the files were looked up')
+    assert source.describe().endswith('100,000 of the files were checked')
 
 
 @given(st.lists(NAMES.filter(lambda n: '/' not in n and '\0' not in n),

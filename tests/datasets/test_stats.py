@@ -137,7 +137,7 @@ def test_notes_and_settings(tmp_path):
     grey = np.stack([photo(40)[..., 0]] * 3, 2)
     folder = write(tmp_path / 'grey', {'a.png': pillow(grey, 'PNG')})
     found = measure_images(folder, num_workers=0)
-    assert any('channels=1 holds the same' in n for n in found['notes'])
+    assert any('channels=1 contains the same' in n for n in found['notes'])
     assert measure_images(folder, channels=1)['mean'] == found['mean'][:1]
     holes = smooth(40, 40, 2, 'float32')
     holes[:10, :, 0] = np.nan
@@ -188,10 +188,10 @@ def test_missing_pixels_do_not_count(tmp_path):
     assert found['min'][2] == pytest.approx(first[..., 2].min())
     values = first[..., 2]
     assert found['low'][2] == pytest.approx(np.quantile(values, 0.001), abs=1)
-    assert ('channel(s) 1, 2: without a valid pixel in some images, which do '
-            'not count for it') not in found['notes']
-    assert ('channel(s) 2: without a valid pixel in some images, which do '
-            'not count for it') in found['notes']
+    assert ('channel(s) 1, 2: without a valid pixel in some images, which are '
+            'ignored for it') not in found['notes']
+    assert ('channel(s) 2: without a valid pixel in some images, which are '
+            'ignored for it') in found['notes']
     # A band that no image has.
     first[..., 2] = np.inf
     (folder / 'a.npy').write_bytes(numpy(first))
@@ -228,7 +228,7 @@ def test_images_without_any_pixel(tmp_path):
         'a.npy': numpy(scene), 'b.npy': numpy(scene * np.nan)})
     found = measure_images(folder, num_workers=0)
     assert found['broken'] == [
-        dict(path='b.npy', reason='no pixel of it holds a value')]
+        dict(path='b.npy', reason='all of its pixels are missing')]
     filled = measure_images(folder, num_workers=0, fill=-2.**127)
     assert not filled['broken'] and filled['missing'] == 1
     for name in ('mean', 'std', 'min', 'max', 'low', 'high'):
@@ -242,13 +242,13 @@ def test_alpha_and_constant_channels_are_noted(tmp_path):
         'a.png': pillow(scene, 'PNG'), 'b.png': pillow(other, 'PNG')})
     found = measure_images(folder, num_workers=0)
     assert (found['channels'], found['alpha']) == (3, 2)
-    assert found['notes'] == ['alpha is left out; channels=4 keeps it where '
-                              'all images have it']
+    assert found['notes'] == ['alpha is dropped; channels=4 keeps it if all '
+                              'images have it']
     four = measure_images(folder, num_workers=0, channels=4)
     assert four['std'][3] == 0
     assert four['notes'] == [
-        'channel(s) 3: with the same value everywhere, which training '
-        'refuses: choose other channels with bands (--bands)']
+        'channel(s) 3: constant in all images, which training does not '
+        'accept; choose other channels with bands (--bands)']
     write_image_stats(four, tmp_path / 'four.json')
     with pytest.raises(ImageStatsError, match='channel 3 has a standard dev'):
         read_image_stats(tmp_path / 'four.json')
@@ -305,7 +305,8 @@ def test_the_command_prints_and_writes(tmp_path):
     for (code, output), said in zip(results[2:], (
             'no images below', "window must be 2 values",
             'none: cannot be written: Is a directory',
-            "must be a number or 'mean', but got 'zero'", 'both must agree')):
+            "must be a number or 'mean', but got 'zero'",
+            'to the same number')):
         assert code in (1, 2) and said in output.strip().splitlines()[-1]
 
 

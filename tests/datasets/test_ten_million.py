@@ -94,7 +94,7 @@ def test_the_data_set_has_the_images_of_mmpretrains(tmp_path):
         assert [ours.get_subset(2)[i] for i in range(2)] == [
             theirs.get_subset(2)[i] for i in range(2)]
     listing.write_text('\n')
-    with pytest.raises(ValueError, match='list.txt names no images'):
+    with pytest.raises(ValueError, match='list.txt lists no images'):
         PretrainingDataset(data_root=str(tmp_path), ann_file='list.txt')
 
 

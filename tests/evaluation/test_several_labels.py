@@ -77,5 +77,5 @@ def test_lists(tmp_path):
     # One label to an image, and none once: a mistake.
     (tmp_path / 'list.csv').write_text('\n'.join(
         ['path,label,split', *rows]).replace('a|b', 'a'))
-    with pytest.raises(EvaluationDataError, match='line 5: needed are'):
+    with pytest.raises(EvaluationDataError, match='line 5: expected'):
         open_labelled(tmp_path / 'list.csv')

@@ -59,7 +59,7 @@ def test_positions_are_resampled_and_new_parts_are_logged(
             type='Pretrained', checkpoint=str(pretrained[1] / 'full.pth')))
     vit.init_weights()
     assert 'pos_embed: 8x8 to 12x12' in said[0]
-    assert 'left out: its final norm' in said[0]
+    assert 'not loaded: its final norm' in said[0]
     assert 'new, not from the checkpoint: ln2.weight, ln2.bias' in said[0]
 
 

@@ -50,7 +50,7 @@ def test_grey_image_gives_the_same_tokens(pretrained, said, channels):
     assert torch.equal(other.target.encoder.state_dict()[EMBEDDING], weight)
     assert weight.shape[1] == channels
     line = f'{EMBEDDING}: made for {channels} channel(s) of the mean over 3'
-    assert line in said[0] and 'left out: its head, neck' in said[0]
+    assert line in said[0] and 'not loaded: its head, neck' in said[0]
     assert 'The target starts as a copy' in said[1] and 'new' in said[1]
 
 
@@ -110,7 +110,7 @@ def test_a_dinov2_of_timm_gives_its_features(said, tmp_path, registers):
     torch.testing.assert_close(
         features(model.backbone, images), expected, atol=1e-5, rtol=1e-4)
     assert 'LayerScale was multiplied into' in said[0]
-    assert ('left out: 4 of its register tokens' in said[0]) == bool(registers)
+    assert ('not loaded: 4 of its register tokens' in said[0]) == bool(registers)
     # fixed, as sine-cosine positions are, and shared with the target
     assert not model.backbone.pos_embed.requires_grad
     assert torch.equal(

@@ -99,7 +99,7 @@ def _empty_val(root):
 @pytest.mark.parametrize('change,message', [
     (_other_val, "'class2' in the validation data and not in the training"),
     (_more_classes, 'has 3 classes, but the head has num_classes=2'),
-    (_no_labels, "needed are class folders .*left out: 4 unlabelled images"),
+    (_no_labels, "class folders .*skipped: 4 unlabelled images"),
     (_empty_val, 'no labelled images below .*val of 2 classes; 2 of them '
      'without'),
 ])
@@ -128,7 +128,7 @@ def test_more_ranks_than_classes_are_found_before_the_first_step(
 def test_annotation_files(pretrained, image_root, tmp_path):
     """Labels beyond the head, and images without any."""
     lines = [f'class{c}/{i:03d}.jpg' for c in range(2) for i in range(8)]
-    for text, message in ((' 2', 'has 3 classes'), ('', 'needed are lines '
+    for text, message in ((' 2', 'has 3 classes'), ('', 'use lines '
                                                     '"<path> <label>"')):
         (tmp_path / 'ann.txt').write_text(
             '\n'.join(line + text for line in lines))

@@ -17,9 +17,10 @@ from .image import (
     check_size,
 )
 
-# The highest value of each type that values are scaled to.
+# Upper end of the range of each type.
 _HIGHEST = {'uint8': 255, 'uint16': 65535, 'float32': 1}
-# By how much of its range an image may change when float64 is rounded.
+# Largest change of a value by rounding float64, relative to the range of the
+# image.
 _ROUNDING = 2.**-16
 
 
@@ -37,7 +38,7 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
 
     Raises:
         UnfitImage: If the conversion would lose something.
-        UndecodableImage: If no pixel holds a value.
+        UndecodableImage: If all pixels are missing.
     """
     raw = choose_channels(raw, name, settings)
     missing = find_missing(raw)
@@ -53,10 +54,10 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
 
 
 def natural_dtype(dtype: Any) -> str:
-    """Return the narrowest supported type that holds a file's type.
+    """Return the narrowest supported dtype for a file's dtype.
 
-    Whole numbers of 32 or 64 bits fit into float32 as far as they are below
-    16,777,216, which :func:`change_type` checks.
+    Integers of 32 or 64 bits fit into float32 if they are below 16,777,216,
+    which :func:`change_type` checks.
     """
     dtype = np.dtype(dtype)
     if dtype.kind in 'bu' and dtype.itemsize <= 2:
@@ -77,8 +78,8 @@ def choose_channels(raw: RawImage, name: str,
     """Choose or check the channels of an image.
 
     Raises:
-        UnfitImage: If it has other channels than the settings want.
-        UndecodableImage: If its values are no real numbers.
+        UnfitImage: If its channels differ from the settings.
+        UndecodableImage: If its values are not real numbers.
     """
     pixels, missing = raw.pixels, raw.missing
     if pixels.dtype.kind not in 'buif':
@@ -114,12 +115,12 @@ def choose_channels(raw: RawImage, name: str,
 
 
 def is_grey(pixels: np.ndarray) -> bool:
-    """Whether red, green and blue are the same everywhere."""
+    """Whether red, green and blue are equal in all pixels."""
     return bool((pixels[..., 1:3] == pixels[..., :1]).all())
 
 
 def find_missing(raw: RawImage) -> Optional[np.ndarray]:
-    """Find the pixels that hold no value.
+    """Find missing pixels.
 
     Returns:
         np.ndarray | None: bool, of the pixels' shape; None if there are none.
@@ -141,14 +142,14 @@ def fill_missing(pixels: np.ndarray, missing: np.ndarray,
     Args:
         pixels (np.ndarray): (H, W, C).
         missing (np.ndarray): bool, of the same shape.
-        fill (float | str): A number, or 'mean', that of the channel's other
-            pixels; of all channels, for one without any.
+        fill (float | str): A number, or 'mean' of the valid pixels of the
+            channel; of all channels if a channel has none.
 
     Returns:
         np.ndarray: Of the same type, unless that cannot hold the number.
 
     Raises:
-        UndecodableImage: If all pixels are missing and 'mean' is asked for.
+        UndecodableImage: If all pixels are missing and ``fill`` is 'mean'.
     """
     if not isinstance(fill, str):
         value: Any = np.asarray(fill, np.float64)
@@ -161,15 +162,15 @@ def fill_missing(pixels: np.ndarray, missing: np.ndarray,
 
 def sum_valid(pixels: np.ndarray,
               missing: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Return sum and number of each channel's pixels that hold a value."""
+    """Return sum and number of the valid pixels of each channel."""
     return (np.where(missing, 0, pixels).sum(axis=(0, 1), dtype=np.float64),
             (~missing).sum(axis=(0, 1)))
 
 
 def mean_of(sums: np.ndarray, counts: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return means of channels; of all channels, for one without a pixel."""
+    """Return means of channels; of all channels if a channel is empty."""
     if not counts.any():
-        raise UndecodableImage('no pixel of it holds a value')
+        raise UndecodableImage('all of its pixels are missing')
     means = np.where(counts > 0, sums / counts.clip(1),
                      sums.sum() / counts.sum())
     return np.rint(means) if dtype.kind != 'f' else means
@@ -177,7 +178,7 @@ def mean_of(sums: np.ndarray, counts: np.ndarray, dtype: Any) -> np.ndarray:
 
 def change_type(raw: RawImage, name: str,
                 settings: ImageSettings) -> np.ndarray:
-    """Convert values without gaps to the type of the settings.
+    """Convert values to the dtype of the settings.
 
     Raises:
         UnfitImage: If the type cannot hold them.
@@ -200,8 +201,8 @@ def change_type(raw: RawImage, name: str,
             return narrow
         raise UnfitImage(
             f'{name} has values from {low} to {high} of {pixels.dtype}, whose '
-            "differences dtype='float32' would round away; set value_range="
-            '(low, high) to what matters')
+            "differences are lost in dtype='float32'; set value_range=(low, "
+            'high) to the relevant range')
     if pixels.dtype.kind != 'f' or (pixels == np.rint(pixels)).all():
         if low >= 0 and high <= _HIGHEST[dtype]:
             return pixels.astype(dtype)
@@ -237,23 +238,23 @@ def _round(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
-    """Resize by anti-aliased bicubic interpolation, as Pillow does.
+    """Resize with anti-aliased bicubic interpolation, like Pillow.
 
     Args:
         image (np.ndarray): (H, W, C), uint8, uint16 or float32.
         size (Tuple[int, int]): Height and width wanted, in pixels.
 
     Returns:
-        np.ndarray: Of that size and the image's type; whole numbers are
-        rounded, and stay within their type's range. A view, of channels one
-        after the other, as ``PackInputs`` wants them.
+        np.ndarray: Image of this size and the same dtype; integers are rounded
+        and clipped to their range. A view of contiguous channels, for
+        ``PackInputs``.
     """
     return _to_image(_interpolate(_to_tensor(image), size), image)
 
 
 def resize_rows(blocks: Iterable[np.ndarray],
                 size: Tuple[int, int]) -> np.ndarray:
-    """Resize an image that comes in blocks of rows, see :func:`resize_image`.
+    """Resize an image given in blocks of rows, see :func:`resize_image`.
 
     The pixels are those of the whole image: columns are resized before rows.
 
@@ -273,7 +274,7 @@ def resize_rows(blocks: Iterable[np.ndarray],
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Convert to (1, C, H, W), pixel by pixel, which is several times faster.
+    """Convert to (1, C, H, W) in channels-last order, which is faster.
 
     Of uint8, or float32. BGR as a view of RGB is turned back.
     """
@@ -318,9 +319,9 @@ def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
             names = ['image.npy']
         if len(names) != 1:
             raise UndecodableImage(
-                f'it has {len(names)} arrays ({", ".join(names)[:200]}): '
-                'needed is one, or one that is called image')
-        # Before it takes memory: a small file may hold a large array.
+                f'it has {len(names)} arrays ({", ".join(names)[:200]}), but '
+                'must have one array, or one named image')
+        # Before allocation: a small file may contain a large array.
         check_size(settings, 1, 1, archive.getinfo(names[0]).file_size)
         stored = archive.open(names[0])
     pixels = arrange(np.lib.format.read_array(stored, allow_pickle=False),
@@ -333,22 +334,22 @@ def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
 def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     """Convert a bare array to (H, W, C).
 
-    Two axes are rows and columns. Of three, the channels are the first or the
-    last one, whichever has as many entries as channels are wanted.
+    Two axes are rows and columns. Of three axes, the first or last with the
+    wanted number of channels is the channel axis.
 
     Args:
         pixels (np.ndarray): (H, W), (H, W, C) or (C, H, W), or a stack of N
             images, (N, H, W, C) or (N, C, H, W).
-        settings (ImageSettings): ``channels`` decides, unless ``bands``
-            chooses some of them; without, the shorter axis does.
+        settings (ImageSettings): ``channels`` selects the axis unless
+            ``bands`` is set; without it, the shorter axis is used.
 
     Returns:
         np.ndarray: (H, W, C), a view.
 
     Raises:
-        UndecodableImage: If it is no image.
-        UnfitImage: If both axes have as many entries, or it is a stack and
-            ``pages`` is None.
+        UndecodableImage: If it is not an image.
+        UnfitImage: If both axes have this number of entries, or it is a stack
+            and ``pages`` is None.
     """
     if pixels.ndim == 4 and 0 not in pixels.shape:
         if len(pixels) > 1 and settings.pages is None:
@@ -358,21 +359,21 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
             [arrange(image, settings) for image in pixels[:count]], axis=2)
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UndecodableImage(
-            f'an array of shape {pixels.shape} is no image; needed are (H, W),'
-            ' (H, W, C) or (C, H, W)')
+            f'an array of shape {pixels.shape} is not an image; use (H, W), '
+            '(H, W, C) or (C, H, W)')
     if pixels.ndim == 2:
         return pixels[..., None]
     first, last = pixels.shape[0], pixels.shape[2]
     wanted = settings.channels if settings.bands is None else None
     if wanted is not None and first == last == wanted:
         raise UnfitImage(
-            f'is an array of shape {pixels.shape}, whose channels may be the '
-            'first or the last axis; save it with another size')
+            f'is an array of shape {pixels.shape}, so the channel axis is '
+            'ambiguous; save it with another size')
     if min(first, last) > MAX_CHANNELS:
         raise UndecodableImage(
-            f'an array of shape {pixels.shape} is no image of at most '
-            f'{MAX_CHANNELS} channels; save each image of a stack as a file '
-            'of its own')
+            f'an array of shape {pixels.shape} is not an image with at most '
+            f'{MAX_CHANNELS} channels; save each image of a stack as a '
+            'separate file')
     if first == wanted or (last != wanted and first < last):
         return pixels.transpose(1, 2, 0)
     return pixels
@@ -413,8 +414,8 @@ def arrange_pages(pixels: np.ndarray, axes: str, what: str,
 
 
 def refuse_pages(count: int, what: str) -> None:
-    """Refuse a file of several pages that are not declared as channels."""
+    """Reject a file with several pages that are not declared as channels."""
     raise UnfitImage(
         f"has {count} {what}: set pages='channels' if they are the channels "
         "of one image, or pages='first' to read the first of them, or save "
-        'each as a file of its own')
+        'each as a separate file')

@@ -1,4 +1,4 @@
-"""Decoding of image files, for training and every evaluation."""
+"""Decoding of image files, for training and all evaluations."""
 import logging
 import math
 import warnings
@@ -40,10 +40,10 @@ from .image import (
 from .raster import read_raster
 
 Size = Tuple[int, int]
-# Number of pixels of the blocks that larger parts are read in.
+# Number of pixels of a block; larger parts are read in blocks.
 _BLOCK = 2**21
 
-# Loggers of libraries that report on each file they read.
+# Loggers of libraries with messages about single files.
 _LOGGERS = ('tifffile', 'rasterio._env', 'rasterio._err', 'pydicom',
             'PIL.TiffImagePlugin', 'PIL.PngImagePlugin')
 
@@ -54,14 +54,14 @@ def decode_image(data: bytes,
                  name: str = 'an image') -> np.ndarray:
     """Decode an image file, upright and without loss.
 
-    By default to 8-bit colours in BGR: grey and palette images become colour,
-    and alpha is dropped, which is logged once.
+    The default settings return 8-bit colours in BGR: grey and palette images
+    are converted to colour, and alpha is dropped, which is logged once.
 
     Args:
         data (bytes): The file.
-        shrink_to (int, optional): The shorter side, in pixels, that is enough
-            for the caller: JPEG files are decoded at 1/2, 1/4 or 1/8 where
-            that leaves as much. Defaults to None, full size.
+        shrink_to (int, optional): Shorter side in pixels that the caller
+            needs. JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if
+            the result is not smaller. Defaults to None, full size.
         settings (ImageSettings): The settings. Defaults to 8-bit colour.
         name (str): The file's name, for errors.
 
@@ -71,8 +71,8 @@ def decode_image(data: bytes,
 
     Raises:
         UndecodableImage: If it cannot be decoded, or is too large.
-        UnfitImage: If it would lose something; names the file and the setting
-            that accepts it.
+        UnfitImage: If decoding would lose information; the message has the
+            file name and the setting that accepts it.
         MissingLibrary: If an optional library is needed; names the file.
     """
     return finish(read_image(data, name, settings, shrink_to), name, settings)
@@ -93,13 +93,13 @@ def finish(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
     if raw.alpha and settings.bands is None and (
             image.shape[2] < raw.pixels.shape[2]):
         log_once(
-            'alpha', f'{name} has an alpha channel, which is left out, as in '
-            'further images; one channel more (channels=4 for colour) keeps '
-            'it.')
+            'alpha', f'{name} has an alpha channel, which is dropped in this '
+            'and all other images; set one more channel (channels=4 for '
+            'colour) to keep it.')
     if raw.is_animated:
         log_once(
-            'frames', f'{name} is an animation, of which the first frame is '
-            'read, as of further ones.')
+            'frames', f'{name} is an animation; only the first frame of this '
+            'and all other animations is used.')
     return image[..., ::-1] if settings.is_bgr else image
 
 
@@ -111,14 +111,14 @@ def read_image(data: bytes,
 
     Args:
         data (bytes): The file.
-        name (str): Its name, for errors, and to recognise DICOM files without
-            their mark.
+        name (str): Its name, for errors, and to detect DICOM files without the
+            magic bytes.
         settings (ImageSettings): The settings, for files that can be read in
             several ways.
         shrink_to (int, optional): See :func:`decode_image`.
 
     Returns:
-        RawImage: Of the file's type and channels.
+        RawImage: Image with the file's dtype and channels.
 
     Raises:
         UndecodableImage: If it cannot be read, or is too large.
@@ -144,7 +144,7 @@ def read_image(data: bytes,
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Name the file in errors of reading it."""
+    """Add the file name to errors of decoding."""
     try:
         with _library_messages(name):
             yield
@@ -152,7 +152,7 @@ def _reading(name: str) -> Iterator[None]:
         raise
     except (UnfitImage, MissingLibrary) as error:
         raise type(error)(f'{name} {error}') from error
-    # Decoders raise all sorts of errors on broken files.
+    # Decoders raise many kinds of errors for broken files.
     except Exception as error:
         raise UndecodableImage(f'{type(error).__name__}: {error}') from error
 
@@ -164,15 +164,15 @@ def decode_resized(data: Encoded,
                    shrink_to: Optional[int] = None) -> np.ndarray:
     """Decode a part of an image and resize it.
 
-    Of tiled TIFF files, and of TIFF and JPEG 2000 files of more than
-    ``max_pixels``, no more than this part is decoded, in blocks of rows. The
-    pixels are those of an image that is decoded whole, unless there are more
-    than ``max_pixels`` and the file has overviews: then those of the smallest
-    one that still has the pixels wanted.
+    For tiled TIFF files, and for TIFF and JPEG 2000 files with more than
+    ``max_pixels``, only this part is decoded, in blocks of rows. The pixels
+    equal those of the fully decoded image, unless the image has more than
+    ``max_pixels`` and the file has overviews: then the smallest overview with
+    enough pixels is used.
 
     Args:
         data (bytes | Path): The file, or the path of a large one.
-        choose (Callable): Gets height and width of the image, and returns the
+        choose (Callable): Function from height and width of the image to the
             part, (y, x, height, width), and the size to resize it to, (height,
             width), all in pixels.
         settings (ImageSettings): The settings. Defaults to 8-bit colour.
@@ -199,12 +199,12 @@ def decode_resized(data: Encoded,
 
 def decode_short(data: Encoded, short_side: Optional[int],
                  settings: ImageSettings, name: str) -> np.ndarray:
-    """Decode an image; resize one of more than ``max_pixels`` as it is read.
+    """Decode an image, and resize it if it exceeds ``max_pixels``.
 
     Args:
         data (bytes | Path): See :func:`decode_resized`.
-        short_side (int, optional): Length of the shorter side in pixels, for
-            images that are resized. None for no image.
+        short_side (int, optional): Shorter side of resized images in pixels.
+            None does not resize.
         settings (ImageSettings): The settings.
         name (str): The file's name, for errors.
 
@@ -245,8 +245,8 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
         settings (ImageSettings): The settings.
 
     Returns:
-        tuple | None: The centre, of 4 million pixels, and height and width of
-        the image; None for images that are read whole.
+        tuple | None: The centre, 4 million pixels, and height and width of the
+        image; None for smaller images.
 
     Raises:
         ValueError: See :func:`decode_image`.
@@ -268,7 +268,7 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
 
 def _open_parts(stack: ExitStack, data: Encoded, settings: ImageSettings,
                 name: str) -> Optional[Parts]:
-    """Open a file of which parts can be read; None for all others."""
+    """Open a file for reading parts; None if it must be decoded whole."""
     head, parts = first_bytes(data), None
     with _reading(name):
         if is_tiff(head):
@@ -307,8 +307,8 @@ def _resize_parts(parts: Parts,
     if level == 0 and parts.is_large and height > 8 * size[0]:
         log_once(
             'overviews', f'{name}, {full[1]}x{full[0]} pixels, has no '
-            'overviews, so that all pixels of a part are decoded, as of '
-            'further files; `gdaladdo -r average FILE 2 4 8 16` adds them.')
+            'overviews, so all pixels of a part are decoded, also in other '
+            'files; `gdaladdo -r average FILE 2 4 8 16` adds overviews.')
     rows, columns = (np.array(parts.levels[level]) / full).tolist()
     top, left = round(y * rows), round(x * columns)
     window = (top, left, max(round((y + height) * rows) - top, 1),
@@ -346,7 +346,7 @@ def _blocks(parts: Parts, level: int, window: Window,
 
 def _settle(parts: Parts, settings: ImageSettings,
             name: str) -> ImageSettings:
-    """Replace settings that depend on all pixels by this image's numbers."""
+    """Compute settings that depend on all pixels of the image."""
     level = len(parts.levels) - 1
     sums: Any = 0
     counts: Any = 0
@@ -378,7 +378,7 @@ def _settle(parts: Parts, settings: ImageSettings,
     return settings
 
 
-# Log records of libraries about the current file; None between files.
+# Log records of libraries for the current file; None between files.
 _logged: Optional[List[Tuple[str, str]]] = None
 
 

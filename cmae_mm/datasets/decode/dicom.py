@@ -1,4 +1,4 @@
-"""DICOM files, through pydicom; needs setup.cfg's extra='dicom'."""
+"""Decoding of DICOM files with pydicom (extra='dicom')."""
 import importlib.util
 import io
 from typing import Any, List, Optional, Tuple
@@ -26,10 +26,9 @@ _COLOURS = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
 def read_dicom(data: bytes, settings: ImageSettings) -> RawImage:
     """Read a DICOM image in the units of its modality.
 
-    Each frame is rescaled (to Hounsfield units, for instance) by its own
-    slope and intercept, of its functional groups or of the file. MONOCHROME1,
-    white where values are low, is inverted. A window is applied only if
-    ``window`` is set.
+    Each frame is rescaled, for example to Hounsfield units, by the slope and
+    intercept of its functional groups or of the file. MONOCHROME1 (low values
+    are white) is inverted. A window is applied only if ``window`` is set.
 
     Args:
         data (bytes): The file.
@@ -37,14 +36,12 @@ def read_dicom(data: bytes, settings: ImageSettings) -> RawImage:
             DICOM's padding counts as missing if ``fill`` is set.
 
     Returns:
-        RawImage: Of whole numbers where rescaling keeps these, and float64
-        otherwise.
+        RawImage: Integers if rescaling keeps them, otherwise float64.
 
     Raises:
         MissingLibrary: If pydicom, or a library for the file's compression,
             is not installed.
-        UndecodableImage: If it has no image, or one of a kind that is not
-            read.
+        UndecodableImage: If it has no image, or one of an unsupported kind.
         UnfitImage: If a setting is needed to read it.
     """
     file = _open(data)
@@ -74,7 +71,7 @@ def read_dicom(data: bytes, settings: ImageSettings) -> RawImage:
 def _open(data: bytes, **kwargs: Any) -> Any:
     if importlib.util.find_spec('pydicom') is None:
         raise MissingLibrary(
-            'is a DICOM file, which pydicom reads: install it with '
+            'is a DICOM file, which needs pydicom; install it with '
             f'`{install_command("dicom")}`')
     import pydicom
     return pydicom.dcmread(io.BytesIO(data), force=True, **kwargs)
@@ -84,11 +81,11 @@ def _check_kind(file: Any, kind: str) -> None:
     if not any(name in file for name in _PIXELS):
         raise UndecodableImage('it is a DICOM file without an image')
     if kind not in (*_GREY, *_COLOURS, _PALETTE):
-        raise UndecodableImage(f'its colours are {kind!r}, which are not read')
+        raise UndecodableImage(f'its colours, {kind!r}, are not supported')
     bits = file.get('BitsStored')
     if bits and file.get('HighBit', bits - 1) != bits - 1:
         raise UndecodableImage(
-            f'its {bits} stored bits end at bit {file.HighBit}; needed is '
+            f'its {bits} stored bits end at bit {file.HighBit}instead of '
             f'{bits - 1}')
 
 
@@ -101,7 +98,7 @@ def _decode(file: Any, index: Optional[int]) -> np.ndarray:
         if 'missing' not in text and 'required' not in text:
             raise
         raise MissingLibrary(
-            'is compressed in a way that pydicom reads with another library: '
+            'has a compression for which pydicom needs another library; '
             f"install it with `pip install 'pylibjpeg[all]'` ({text})"
         ) from error
 
@@ -139,7 +136,7 @@ def _groups(file: Any, number: int, name: str) -> List[Any]:
 
 def _rescale(stored: np.ndarray, file: Any, number: int,
              settings: ImageSettings) -> np.ndarray:
-    """Apply a frame's rescaling, in whole numbers where these stay whole."""
+    """Apply a frame's rescaling, in integers if they stay integers."""
     own = _groups(file, number, 'PixelValueTransformationSequence')
     source = own[0] if own else file
     prefix = 'Rescale'
@@ -151,8 +148,8 @@ def _rescale(stored: np.ndarray, file: Any, number: int,
     if (maps and 'RescaleSlope' not in source and settings.window is None):
         if len(maps) > 1 or 'RealWorldValueSlope' not in maps[0]:
             raise UnfitImage(
-                'has real world values of several mappings or by a table, '
-                'which are not read; convert it, or set window')
+                'has several real world value mappings or a table, which are '
+                'not supported; convert it, or set window')
         source, prefix = maps[0], 'RealWorldValue'
     slope, intercept = (
         float(given) if (given := source.get(prefix + name)) is not None
@@ -190,8 +187,8 @@ def _apply_window(values: np.ndarray, file: Any, number: int,
                   for name in ('WindowCenter', 'WindowWidth')]
         if not all(map(len, window)) or window[1] <= 0:
             raise UnfitImage(
-                "has no window of its own, which window='file' asks for; give "
-                'window=(centre, width), or leave window out and set '
+                "has no window, but window='file' needs one; set "
+                'window=(centre, width), or remove window and set '
                 "dtype='float32'")
         function = str(source.get('VOILUTFunction') or 'LINEAR')
     centre, width = map(float, window)
@@ -205,7 +202,7 @@ def _apply_window(values: np.ndarray, file: Any, number: int,
 
 
 def _find_padding(stored: np.ndarray, file: Any) -> Optional[np.ndarray]:
-    """Find the pixels that only pad the image."""
+    """Find padding pixels."""
     value = file.get('PixelPaddingValue')
     if value is None:
         return None

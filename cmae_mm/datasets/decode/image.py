@@ -1,4 +1,4 @@
-"""Images as their files store them, and the settings of decoding."""
+"""Decoded images before conversion, and the settings of decoding."""
 import logging
 import math
 import re
@@ -26,9 +26,9 @@ IMAGE_DTYPES = ('uint8', 'uint16', 'float32')
 MAX_CHANNELS = 64
 # Pillow needs over 10 bytes a pixel; a worker must stay below 400 MB.
 MAX_PIXELS = 25_000_000
-# Bytes that an image may have for each pixel of the limit.
+# Largest number of bytes per pixel of the limit.
 _BYTES_PER_PIXEL = 16
-# Width, height and maximum of a PNM file, and the one blank behind them.
+# Width, height and maximum of a PNM file, followed by one blank.
 PNM_HEADER = re.compile(rb'P([2356])' + rb'(?:\s+|#[^\n]*\n)+(\d+)' * 3
                         + rb'\s')
 
@@ -41,14 +41,14 @@ _logged: Set[str] = set()
 
 
 class UndecodableImage(ValueError):
-    """A broken file, or one of a kind that is not read."""
+    """A broken file, or one of an unsupported kind."""
 
 
 class TooLargeImage(UndecodableImage):
     """An image of more pixels than ``max_pixels``.
 
     Attributes:
-        pixels (int): The least ``max_pixels`` that accepts it.
+        pixels (int): Smallest ``max_pixels`` that accepts it.
         size (Tuple[int, int]): Height and width in pixels.
     """
 
@@ -58,12 +58,12 @@ class TooLargeImage(UndecodableImage):
 class UnfitImage(ValueError):
     """A valid image that does not fit the settings; names the file.
 
-    Training stops: a setting must change. Broken files are skipped instead.
+    Stops training, because a setting must change. Broken files are skipped.
     """
 
 
 def log_once(subject: str, text: str) -> None:
-    """Log a warning, unless this process has logged one on the subject."""
+    """Log a warning once per subject and process."""
     if subject not in _logged:
         _logged.add(subject)
         if get_rank() == 0:
@@ -71,7 +71,7 @@ def log_once(subject: str, text: str) -> None:
 
 
 class RawImage(NamedTuple):
-    """An image as its file stores it, upright.
+    """An image as stored in its file, after rotation.
 
     Args:
         pixels (np.ndarray): (H, W, C), of the file's type; colours are in the
@@ -79,7 +79,7 @@ class RawImage(NamedTuple):
         alpha (bool): Whether the last channel is opacity. Defaults to False.
         missing (np.ndarray, optional): Mask of missing pixels, bool,
             (H, W, 1) or (H, W, C). Defaults to None.
-        is_share (bool): Whether values are shares of a window, from 0 to 1.
+        is_share (bool): Whether values are relative to a window, from 0 to 1.
             Defaults to False.
         is_animated (bool): Whether it is the first of several frames.
             Defaults to False.
@@ -98,12 +98,11 @@ class Parts(NamedTuple):
     Args:
         levels (List[Tuple[int, int]]): Height and width of the image, and of
             its overviews from large to small, in pixels.
-        read (Callable): Gets a level's number and a window; returns this part
-            as a RawImage.
-        rows (int): Height of a block, the least that is read.
+        read (Callable): Function from a level and a window to a RawImage.
+        rows (int): Height of a block, the smallest unit that can be read.
         has_missing (bool): Whether pixels may be missing.
-        is_map (bool): Whether the last channel is either alpha or data,
-            which its values tell, and the settings depend on it.
+        is_map (bool): Whether the last channel is alpha or data depending on
+            its values, and the settings depend on that.
         is_large (bool): Whether it has more than ``max_pixels``.
     """
 
@@ -122,16 +121,17 @@ def check_size(settings: 'ImageSettings', height: int, width: int,
     Raises:
         TooLargeImage: If it does not.
     """
-    # Images of many bytes a pixel count as so many more pixels.
+    # Images with many bytes per pixel count as more pixels.
     pixels = max(height * width, math.ceil(
         height * width * bytes_per_pixel / _BYTES_PER_PIXEL))
     if pixels <= settings.max_pixels:
         return
     size = f' of {bytes_per_pixel} bytes' if pixels > height * width else ''
     error = TooLargeImage(
-        f'{width}x{height} pixels{size} are more than max_pixels='
-        f'{settings.max_pixels:,}; set max_pixels={pixels} (--max-pixels of '
-        '`cmae stats`, `store` and `shards`), or cut it into tiles')
+        f'{width}x{height} pixels{size} are more than '
+        f'max_pixels={settings.max_pixels:,}; set max_pixels={pixels} '
+        '(--max-pixels of `cmae stats`, `store` and `shards`), or cut the '
+        'image into tiles')
     error.pixels, error.size = pixels, (height, width)
     raise error
 
@@ -141,7 +141,7 @@ def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
     Args:
         image (np.ndarray): (H, W, C).
-        orientation (int): 2 to 8; all other values are upright.
+        orientation (int): 2 to 8; all other values mean upright.
     """
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
@@ -201,37 +201,35 @@ def is_deep_pnm(data: bytes) -> bool:
 class ImageSettings(NamedTuple):
     """How an image is decoded.
 
-    Decoding loses nothing unless one of these settings asks for it. An image
-    that does not fit is refused by name, with the setting that accepts it.
+    Decoding is lossless unless a setting allows a loss. An image that does not
+    fit raises an error with its name and the setting that accepts it.
 
     Args:
         channels (int, optional): Number C of channels, from 1 to 64; None
             keeps those of the file. Defaults to 3.
-        dtype (str, optional): 'uint8', 'uint16' or 'float32'; None keeps the
-            narrowest of these that holds the file's type. Defaults to
-            'uint8'.
-        value_range (Sequence | str, optional): ``(low, high)``, values that
-            are mapped to the ends of the type's range (0 to 255, 0 to 65535,
-            0. to 1.) and clipped there. Each is one number or C numbers.
-            'per_image' uses the range of each image. Defaults to None: values
-            are kept.
+        dtype (str, optional): 'uint8', 'uint16' or 'float32'; None selects the
+            narrowest of these for the file's type. Defaults to 'uint8'.
+        value_range (Sequence | str, optional): ``(low, high)``, mapped to the
+            range of the type (0 to 255, 0 to 65535, 0. to 1.); values outside
+            are clipped. Each is one number or C numbers. 'per_image' uses the
+            range of each image. Defaults to None, values are unchanged.
         bands (Sequence[int], optional): The C channels to read, numbered from
             0 in the file's order. Defaults to None, all.
         fill (float | str, optional): Value of missing pixels (NaN, the file's
             nodata value or mask, DICOM's padding), in the file's units, or
-            'mean' of the channel's other pixels. Defaults to None: images
-            with missing pixels are refused.
+            'mean' of the channel's other pixels. Defaults to None, images with
+            missing pixels raise an error.
         window (Sequence[float] | str, optional): ``(centre, width)`` of the
-            window applied to DICOM values; 'file' applies each file's own.
-            Defaults to None: values are kept.
-        pages (str, optional): Meaning of the pages of a TIFF file, the
-            frames of a DICOM file or the images of a stack: 'channels' of one
-            image, or images of which the 'first' is read. Defaults to None:
-            files of several pages are refused unless they declare them as
+            window applied to DICOM values; 'file' applies the window of each
+            file. Defaults to None, values are unchanged.
+        pages (str, optional): Meaning of the pages of a TIFF file, the frames
+            of a DICOM file or the images of a stack: 'channels' of one image,
+            or separate images, of which the 'first' is used. Defaults to None,
+            files with several pages raise an error unless they declare them as
             channels.
-        max_pixels (int): Largest number of pixels that are decoded at once.
-            Images of more pixels are refused, unless a part or a smaller
-            scale of them can be read. Defaults to 25 million.
+        max_pixels (int): Largest number of pixels to decode at once. Larger
+            images raise an error, unless a part or a smaller scale can be
+            decoded. Defaults to 25 million.
     """
 
     channels: Optional[int] = 3
@@ -245,7 +243,7 @@ class ImageSettings(NamedTuple):
 
     @property
     def is_bgr(self) -> bool:
-        """Whether images are in BGR, the framework's order of colours."""
+        """Whether images are in BGR, the order of mmcv."""
         return self.channels == 3 and self.dtype == 'uint8'
 
 
@@ -297,8 +295,9 @@ def make_settings(**given: Any) -> ImageSettings:
         if not found or not all(_is_whole(b) and b >= 0 for b in found):
             _refuse('bands', bands, 'numbers of channels, from 0')
         if channels is not None and len(found) != channels:
-            raise ValueError(f'bands={found} are {len(found)}, but channels='
-                             f'{channels}; both must agree')
+            raise ValueError(f'bands={found} has {len(found)} entries, but '
+                             f'channels={channels}; set both to the same '
+                             'number')
         bands = found
     if settings.fill not in (None, 'mean') and not _is_number(settings.fill):
         _refuse('fill', settings.fill, "a number or 'mean'")
@@ -309,8 +308,8 @@ def make_settings(**given: Any) -> ImageSettings:
             _refuse('window', settings.window, "(centre, width) or 'file'")
     value_range = _check_range(settings.value_range, channels)
     if window is not None and value_range is not None:
-        raise ValueError('window and value_range both choose the values that '
-                         'are seen; give one of them')
+        raise ValueError('window and value_range both select a range of '
+                         'values; set one of them')
     return settings._replace(
         bands=bands, window=window, value_range=value_range)
 

@@ -1,4 +1,4 @@
-"""What rasterio reads: JPEG 2000, and TIFF files beyond tifffile."""
+"""Decoding with rasterio: JPEG 2000, and TIFF files tifffile cannot read."""
 import importlib.util
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +25,7 @@ from .raster import from_pillow, open_image, orientation_of
 _HEAD = b'\xff\x4f\xff\x51'
 # Identifies the box with EXIF data.
 _EXIF = b'JpgTiffExif->JP2'
-# Bytes of decoded blocks that GDAL keeps.
+# Size of GDAL's cache of decoded blocks in bytes.
 _CACHE = 2**26
 
 
@@ -41,7 +41,7 @@ def require_rasterio(what: str) -> None:
         MissingLibrary: If it is not.
     """
     if not find_rasterio():
-        raise MissingLibrary(f'{what}, which rasterio reads: install it with '
+        raise MissingLibrary(f'{what}, which needs rasterio; install it with '
                              f'`{install_command("geotiff")}`')
 
 
@@ -58,9 +58,9 @@ def _open(stack: ExitStack, data: Encoded, level: int) -> Any:
 
 def _read(file: Any, window: Optional[Window] = None
           ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-    """Read all bands, and which pixels a mask in the file leaves out.
+    """Read all bands and the mask stored in the file.
 
-    Values are as stored, without the scale and offset that a band may have.
+    Values are unchanged; scale and offset of a band are not applied.
     """
     from rasterio.enums import MaskFlags
     from rasterio.windows import Window as Part
@@ -105,7 +105,7 @@ def open_parts(stack: ExitStack, data: Encoded,
 
 
 class _Jp2(NamedTuple):
-    """Head of a JPEG 2000 file; ``bits`` below 0 are of signed values."""
+    """Header of a JPEG 2000 file; ``bits`` is negative for signed values."""
 
     height: int
     width: int
@@ -164,7 +164,7 @@ def open_jp2(stack: ExitStack, data: Encoded,
     """Open a JPEG 2000 file of more than ``max_pixels`` to read its parts.
 
     Returns:
-        Parts | None: None for one that has to be decoded whole.
+        Parts | None: None if it must be decoded whole.
     """
     head = _read_head(first_bytes(data, 2**16))
     if (head.height * head.width <= settings.max_pixels

@@ -1,7 +1,8 @@
-"""JPEG, PNG, WebP, GIF, AVIF, HEIF, JPEG XL, BMP and PNM files.
+"""Decoding of JPEG, PNG, WebP, GIF, AVIF, HEIF, JPEG XL, BMP and PNM.
 
-JPEG files are decoded by libjpeg-turbo; CMYK ones and all other formats by
-Pillow and its plugins, except files of more than 8 bits, which these reduce.
+JPEG files are decoded by libjpeg-turbo, CMYK JPEG and all other formats by
+Pillow and its plugins. Other libraries decode files with more than 8 bits,
+which Pillow reduces.
 """
 import importlib
 import importlib.util
@@ -32,12 +33,12 @@ _ORIENTATION = 0x0112
 # Markers of JPEG: segments of EXIF or XMP data, the start of a scan, the end.
 _APP1, _SCAN, _END = 0xe1, 0xda, b'\xff\xd9'
 _EXIF, _XMP = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'
-# Chunks of PNG that may hold an orientation.
+# Chunks of PNG that may contain an orientation.
 _PNG_TEXTS = {b'eXIf', b'tEXt', b'zTXt', b'iTXt'}
-# Formats that Pillow decodes without loss, as far as they have 8 bits.
+# Formats that Pillow decodes without loss if they have 8 bits.
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP',
             'JPEG2000', 'AVIF', 'HEIF', 'JXL')
-# Plugins of Pillow: the module, and the package that has it.
+# Plugins of Pillow: module and package.
 PLUGINS = dict(
     HEIF=('pillow_heif', 'pillow-heif'),
     JXL=('pillow_jxl', 'pillow-jxl-plugin'),
@@ -47,7 +48,7 @@ _BRANDS = {b'avif': 'AVIF', b'avis': 'AVIF', b'mif1': 'HEIF', b'msf1': 'HEIF',
            **dict.fromkeys((b'heic', b'heix', b'heim', b'heis', b'hevc',
                             b'hevx', b'hevm', b'hevs'), 'HEIF')}
 _JXL_RATIOS = (0, 1, 6 / 5, 4 / 3, 3 / 2, 16 / 9, 5 / 4, 2)
-# Pillow's limit is a setting of the process.
+# Pillow's limit applies to the whole process.
 _pillow_lock = threading.Lock()
 _GREY_MODES = ('1', 'L', 'LA', 'La')
 _ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
@@ -93,13 +94,13 @@ def open_image(data: bytes, settings: ImageSettings) -> Image.Image:
     """Read a file's header through Pillow.
 
     Raises:
-        UndecodableImage: If it is too large, or of a format that is not read.
+        UndecodableImage: If it is too large, or of an unsupported format.
         MissingLibrary: If a plugin of Pillow is needed that is not installed.
     """
     kind = _modern_kind(data)
     if kind and not has_plugin(kind):
         raise MissingLibrary(
-            f'is a file of {kind}, which a plugin of Pillow reads: install it '
+            f'is a file of {kind}, which needs a plugin of Pillow; install it '
             f'with `pip install {PLUGINS[kind][1]}`')
     if kind == 'JXL':  # before its plugin decodes it
         check_size(settings, *_read_jxl_head(data)[:2])
@@ -113,10 +114,11 @@ def open_image(data: bytes, settings: ImageSettings) -> Image.Image:
     except UnidentifiedImageError:
         raise UndecodableImage(
             f'it is a damaged {kind} file' if kind else
-            'it is no image of a known format') from None
+            'it is not an image of a known format') from None
     if file.format not in _FORMATS:
         raise UndecodableImage(
-            f'{file.format} files are not read; convert it to PNG or TIFF')
+            f'{file.format} files are not supported; convert it to PNG or '
+            'TIFF')
     check_size(settings, file.height, file.width)
     return file
 
@@ -178,7 +180,7 @@ def _read_jxl_head(data: bytes) -> Tuple[int, int, int]:
         return height, width, 8
     if read(1) and read(3) is not None and (read(1) or read(1) or read(1)):
         raise UndecodableImage('JPEG XL files with previews, animations or '
-                               'another size to show are not read')
+                               'another display size are not supported')
     if read(1):
         return height, width, 32
     kind = read(2)
@@ -213,8 +215,8 @@ def _read_deep(data: bytes, file: Image.Image, bits: int) -> RawImage:
 def from_pillow(image: Image.Image, settings: ImageSettings) -> RawImage:
     """Convert a Pillow image of any mode, upright.
 
-    Palettes become their colours. CMYK is kept where four channels are
-    wanted, and otherwise becomes RGB.
+    Palettes are converted to their colours. CMYK is kept if four channels are
+    configured, otherwise converted to RGB.
 
     Args:
         image (PIL.Image.Image): The image; it is loaded.
@@ -253,7 +255,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Read the orientation from a Pillow image's EXIF, or else XMP, data."""
+    """Read the orientation from the EXIF or XMP data of a Pillow image."""
     # Of JPEG XL, only a file that was a JPEG file is not upright already.
     if image.format == 'JXL' and not getattr(image, 'jpeg', False):
         return 1
@@ -285,13 +287,13 @@ def _read_jpeg(data: bytes, settings: ImageSettings,
         pixels = simplejpeg.decode_jpeg(data, space, **smaller)
     except UndecodableImage:
         raise
-    except ValueError:  # Pillow tells the harmless faults from others
+    except ValueError:  # Pillow tolerates harmless errors
         return None
     return RawImage(stand_upright(pixels, _jpeg_orientation(data)))
 
 
 def _close_jpeg(data: bytes) -> bytes:
-    """Append the end mark to a JPEG file that lacks it and nothing else."""
+    """Append a missing end marker to a JPEG file complete otherwise."""
     closed = data.rstrip(b'\xff') + _END
     try:
         colours = simplejpeg.decode_jpeg_header(closed)[2]
@@ -346,7 +348,7 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def orientation_of(exif: bytes, xmp: bytes = b'') -> int:
-    """Read the orientation in EXIF, or else XMP, data."""
+    """Read the orientation from EXIF or XMP data."""
     image = Image.Image()
     image.info = {'XML:com.adobe.xmp': xmp.decode('utf-8', 'replace')}
     if exif:

@@ -1,8 +1,8 @@
-"""TIFF files of any depth and number of channels.
+"""Decoding of TIFF files with any bit depth and number of channels.
 
-Images of 8 bits in grey or colour are decoded by Pillow, all others by
-tifffile. Compressions that tifffile only reads with imagecodecs, and masks of
-missing pixels, are decoded by rasterio if it is installed, or by OpenCV.
+8-bit grey and colour images are decoded by Pillow, all others by tifffile.
+Compressions for which tifffile needs imagecodecs, and masks of missing pixels,
+are decoded by rasterio if it is installed, otherwise by OpenCV.
 """
 import io
 import itertools
@@ -39,7 +39,7 @@ from .maps import (
 from .raster import from_pillow, open_image
 
 _ORIENTATION, _NODATA = 274, 42113
-# Tags of maps: of GeoTIFF, and those that GDAL writes.
+# Tags of maps: GeoTIFF, and tags written by GDAL.
 _MAP_TAGS = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # ExtraSamples: kinds of alpha
 # PhotometricInterpretation, and the channels of values that Pillow decodes.
@@ -63,8 +63,8 @@ def read_tiff(data: bytes, settings: ImageSettings) -> RawImage:
     """Read a TIFF file's first image, with all its channels.
 
     Pages that the file declares as channels are channels. Overviews and
-    thumbnails are left out. Colours that are multiplied by alpha are divided
-    by it. The alpha band of a map is data unless it has one or two values:
+    thumbnails are skipped. Colours premultiplied by alpha are divided by it.
+    The alpha band of a map is data unless it has one or two values, because
     GDAL tags any fourth band as alpha.
 
     Args:
@@ -76,7 +76,7 @@ def read_tiff(data: bytes, settings: ImageSettings) -> RawImage:
         RawImage: Of the file's type.
 
     Raises:
-        UndecodableImage: If its colours are of a kind that is not read.
+        UndecodableImage: If its colour space is not supported.
         UnfitImage: If it has several pages and ``pages`` is None.
         MissingLibrary: If a library is needed that is not installed.
     """
@@ -153,7 +153,7 @@ def open_tiff(stack: ExitStack, data: Encoded,
 
 
 def _is_overview(other: Any, page: Any) -> bool:
-    """Whether a page is a smaller one of the image, not of its label."""
+    """Whether a page is a smaller version of the image, not a label."""
     return (int(getattr(other, 'subfiletype', 0) or 0) == 1
             and other.imagelength < page.imagelength
             and abs(other.imagewidth - page.imagewidth * (
@@ -171,7 +171,7 @@ def _segment_size(page: Any) -> Tuple[int, int]:
 
 def _read_part(file: Any, page: Any, window: Window,
                settings: ImageSettings) -> RawImage:
-    """Read a window of a page: its tiles or strips, as a file of their own."""
+    """Read a window of a page by writing its tiles to a separate file."""
     top, left, height, width = window
     rows, columns = _segment_size(page)
     down, across = (-(-side // size) for side, size in (
@@ -194,7 +194,7 @@ def _read_part(file: Any, page: Any, window: Window,
 
 def _cut(file: Any, page: Any, chosen: Sequence[int], height: int,
          width: int) -> bytes:
-    """Write a TIFF file of some of a page's tiles or strips, as they are."""
+    """Write a TIFF file with unchanged tiles or strips of a page."""
     source, order = file.filehandle, file.byteorder
 
     def take(offset: int, size: int) -> bytes:
@@ -210,7 +210,7 @@ def _cut(file: Any, page: Any, chosen: Sequence[int], height: int,
                 for i in chosen]
     sizes = list(map(len, segments))
     codes = (324, 325) if page.is_tiled else (273, 279)
-    # The segments come first, behind the head of the file.
+    # The segments come first, after the header.
     offsets = [8 + offset for offset in itertools.accumulate(
         sizes[:-1], initial=0)]
     for code, values in ((256, [width]), (257, [height]),
@@ -247,7 +247,7 @@ def _is_plain(file: Any) -> bool:
         and (extra in ((), (_UNASSOCIATED, ))
              or extra == (_ASSOCIATED, ) and colours == 3)
         and _NODATA not in page.tags
-        and all(page.databytecounts))  # GDAL leaves out empty tiles
+        and all(page.databytecounts))  # GDAL omits empty tiles
 
 
 def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
@@ -260,7 +260,7 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
             kind == _YCBCR and int(page.compression) != _JPEG):
         raise UndecodableImage(
             f'its colours are {getattr(page.photometric, "name", kind)} of '
-            f'{page.bitspersample} bits, which are not read')
+            f'{page.bitspersample} bits, which are not supported')
     missing = None
     if not has_mask:
         pixels = _read_pixels(data, series, page, settings)
@@ -274,7 +274,7 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
 
 def _finish(page: Any, pixels: np.ndarray,
             missing: Optional[np.ndarray]) -> RawImage:
-    """Convert stored values of a page to those it means, upright."""
+    """Convert stored values of a page to colours, and rotate it."""
     kind = int(page.photometric)
     extra = int(page.extrasamples[-1]) if len(page.extrasamples) else 0
     if kind == _MINISWHITE and pixels.dtype.kind == 'u':
@@ -294,7 +294,7 @@ def _finish(page: Any, pixels: np.ndarray,
 
 def _check_pages(file: Any, series: Any, settings: ImageSettings,
                  is_part: bool = False) -> bool:
-    """Check that a file is one image; whether it has a mask beside it."""
+    """Check that a file is one image; return whether it has a mask."""
     page = series.keyframe
     height, width = page.imagelength, page.imagewidth
     channels = max(series.size // (height * width), 1)
@@ -308,9 +308,9 @@ def _check_pages(file: Any, series: Any, settings: ImageSettings,
                  for number, kind in enumerate(kinds))
     if others and settings.pages is None:
         raise UnfitImage(
-            f"has {others} page(s) of another size beside its first image: "
-            "set pages='first' to leave these out, or save each as a file of "
-            'its own')
+            f'has {others} page(s) of another size in addition to its first '
+            "image; set pages='first' to skip these, or save each as a "
+            'separate file')
     return any(kind & _MASK for kind in kinds)
 
 
@@ -325,7 +325,7 @@ def _read_pixels(data: bytes, series: Any, page: Any,
             raise
         pixels = _read_compressed(data, series, page, str(error))
     axes = series.axes
-    # A bare array of numpy, which tifffile has cut into pages of rows.
+    # A numpy array that tifffile has split into pages of rows.
     if (series.kind == 'shaped' and settings.pages is None
             and axes.endswith('YX') and axes[0] not in 'SC'
             and pixels.ndim == 3):
@@ -350,7 +350,7 @@ def _read_compressed(data: bytes, series: Any, page: Any,
     if single and not find_rasterio():
         others = f'`{install_command("geotiff")}` (rasterio), or {others}'
     raise MissingLibrary(
-        f'is compressed in a way that tifffile reads with another library '
+        'has a compression for which tifffile needs another library '
         f'({reason}); install one with {others}')
 
 
@@ -370,7 +370,7 @@ def _read_by_opencv(data: bytes, page: Any) -> Optional[List[np.ndarray]]:
 
 
 def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
-    """Divide colours by the opacity that they were multiplied by."""
+    """Divide colours by premultiplied alpha."""
     dtype = pixels.dtype
     white = 1 if dtype.kind == 'f' else np.iinfo(dtype).max
     values = pixels.astype(np.float64)
@@ -398,6 +398,6 @@ def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
             np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
         return pixels == dtype.type(value)
     log_once('nodata', f'a TIFF file declares missing pixels by {text!r}, '
-             f'which {dtype} cannot hold: no pixel of it is missing, nor of '
-             'other files whose value does not fit.')
+             f'which {dtype} cannot represent. No pixel is treated as '
+             'missing, also in other such files.')
     return None

@@ -1,4 +1,4 @@
-"""Transforms that load images of any kind."""
+"""Transforms that load images and crop the canvas."""
 import logging
 import math
 from typing import Any, List, Optional, Sequence, Set, Tuple
@@ -23,24 +23,23 @@ from ..decode import (
 from ..source import open_record
 from .views import check_range, check_share
 
-# More than there are data workers.
+# Upper bound of the number of data workers.
 _PLACES = 128
-# Broken files that each worker names in the log.
+# Largest number of broken files that each worker logs by name.
 _NAMED = 100
-# Images longer than this times their width, in units of the canvas, are
-# strips.
+# Smallest aspect ratio of strips, relative to the canvas.
 _STRIP_ASPECT = 3
 
 
 class BrokenImagesError(RuntimeError):
-    """Too many images that cannot be decoded; the message names one."""
+    """Too many images cannot be decoded; the message has an example."""
 
 
 class WorkerCounter:
-    """A counter of all data workers."""
+    """Counter shared by all data workers."""
 
     def __init__(self) -> None:
-        # Each worker has a place of its own.
+        # One entry for each worker.
         self._counts = torch.zeros(
             _PLACES, dtype=torch.int64).share_memory_()
 
@@ -56,10 +55,10 @@ class WorkerCounter:
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Load an image of any kind, without loss.
+    """Load an image in any supported format without loss.
 
-    An image that would lose something is refused by name, with the setting
-    that accepts it.
+    An image that would lose information raises an error with its name and the
+    setting that accepts it.
 
     **Required Keys:**
 
@@ -77,18 +76,17 @@ class LoadImage(BaseTransform):
             Defaults to None.
         channels (int): Number C of channels, from 1 to 64. Defaults to 3.
         dtype (str): 'uint8', 'uint16' or 'float32'. Defaults to 'uint8'.
-        value_range (Sequence | str, optional): This and the next ones, see
-            :class:`~cmae_mm.datasets.decode.ImageSettings`.
-        bands (Sequence[int], optional): Channels of the file that are read.
+        value_range (Sequence | str, optional): This and the following
+            arguments, see :class:`~cmae_mm.datasets.decode.ImageSettings`.
+        bands (Sequence[int], optional): Channels of the file to read.
         fill (float | str, optional): Value of missing pixels.
         window (Sequence[float] | str, optional): Window of DICOM values.
         pages (str, optional): Meaning of the pages of a file.
-        max_pixels (int, optional): Largest number of pixels that are decoded
-            at once. Defaults to 25 million.
-        short_side (int, optional): Length in pixels that the shorter side of
-            images of more than ``max_pixels`` is resized to as they are read,
-            of formats of which parts can be read. Defaults to None: these are
-            refused.
+        max_pixels (int, optional): Largest number of pixels to decode at once.
+            Defaults to 25 million.
+        short_side (int, optional): Shorter side in pixels to which images with
+            more than ``max_pixels`` are resized, for formats that can be
+            decoded in parts. Defaults to None, such images raise an error.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -123,7 +121,7 @@ class LoadImage(BaseTransform):
 
         Raises:
             UndecodableImage: If it cannot be decoded; names the file.
-            UnfitImage: If it would lose something.
+            UnfitImage: If it would lose information.
             MissingLibrary: If an optional library is needed for it.
         """
         try:
@@ -148,16 +146,14 @@ class LoadImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadImageOrSkip(LoadImage):
-    """Load an image of any kind; skip it with a warning if it is broken.
+    """Load an image; skip it with a warning if it is broken.
 
-    The data set then draws another sample (as mmengine's ``BaseDataset`` does
-    if a pipeline returns None). ``PretrainCheckHook``
-    reports the number of broken images after each epoch, and stops the
-    training where they are more than ``max_broken``.
+    For a broken image, mmengine's ``BaseDataset`` draws another sample.
+    ``PretrainCheckHook`` reports the number of broken images after each epoch
+    and stops training if their ratio exceeds ``max_broken``.
 
     Args:
-        max_broken (float): The share of broken images above which training
-            stops. Defaults to 0.1.
+        max_broken (float): Largest ratio of broken images. Defaults to 0.1.
         max_failures (int): Number of broken files in a row after which
             loading fails. Defaults to 100.
         **kwargs: Arguments of :class:`LoadImage`.
@@ -177,12 +173,12 @@ class LoadImageOrSkip(LoadImage):
 
     @property
     def loaded(self) -> int:
-        """Number of samples so far, without replacements."""
+        """Number of loaded samples, without replacements."""
         return int(self._loaded)
 
     @property
     def broken(self) -> int:
-        """Number of broken ones among them."""
+        """Number of broken images among them."""
         return int(self._broken)
 
     def transform(self, results: dict) -> Optional[dict]:
@@ -208,7 +204,7 @@ class LoadImageOrSkip(LoadImage):
             return loaded
         except (UnfitImage, MissingLibrary):
             raise
-        # Decoders raise all sorts of errors on broken files.
+        # Decoders raise many kinds of errors for broken files.
         except Exception as error:
             text = ' '.join(str(error).split())
             reason = (text if isinstance(error, UndecodableImage) else
@@ -220,12 +216,12 @@ class LoadImageOrSkip(LoadImage):
         if self._in_a_row >= self.max_failures:
             raise BrokenImagesError(
                 f'{self._in_a_row} images in a row could not be decoded, the '
-                f'last one {path} ({reason}); check the data folder')
+                f'last one: {path} ({reason}); check the data folder')
         self._name(path, reason)
         return None
 
     def _name(self, path: str, reason: str) -> None:
-        """Name a broken file once in each worker, up to a number of them."""
+        """Log a broken file once per worker, up to a number of files."""
         if path in self._named or len(self._named) >= _NAMED:
             return
         self._named.add(path)
@@ -233,7 +229,7 @@ class LoadImageOrSkip(LoadImage):
                 'image takes its place.')
         if len(self._named) == _NAMED:
             text += ' Further broken images are counted, but not named.'
-        # Loggers of ranks other than 0 print errors alone.
+        # Loggers of ranks other than 0 print errors only.
         print_log(
             text, logger='current',
             level=logging.WARNING if get_rank() == 0 else logging.ERROR)
@@ -241,15 +237,16 @@ class LoadImageOrSkip(LoadImage):
 
 @TRANSFORMS.register_module()
 class LoadCanvas(LoadImageOrSkip):
-    """Load an image and make the canvas of both views.
+    """Load an image and crop the canvas of both views.
 
-    Both views share the decoding, a random resized crop and a flip.
-    ``TwoViewDataPreprocessor`` makes the views, for the whole batch. Large
-    JPEG files are decoded at 1/2, 1/4 or 1/8 if the smallest crop still has
-    enough pixels. Images smaller than the canvas are enlarged and counted.
+    Both views share decoding, a random resized crop and a flip.
+    ``TwoViewDataPreprocessor`` then cuts the views of the whole batch. Large
+    JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if the smallest
+    crop still has enough pixels. Images smaller than the canvas are enlarged
+    and counted.
 
     Broken images are skipped, see :class:`LoadImageOrSkip`. An image that
-    would lose something by the settings is refused by name.
+    would lose information raises an error.
 
     **Required Keys:**
 
@@ -293,22 +290,22 @@ class LoadCanvas(LoadImageOrSkip):
         self.aspect_ratio_range = check_range(
             'aspect_ratio_range', aspect_ratio_range)
         self.flip_prob = check_share('flip_prob', flip_prob)
-        # The shorter side of an image whose smallest crop has the canvas's
-        # pixels, also in a strip.
+        # Shorter side for which the smallest crop has as many pixels as the
+        # canvas, also in a strip.
         self._shrink_to = math.ceil(
             max(self.size) / self.crop_ratio_range[0]**0.5)
         self._enlarged = WorkerCounter()
 
     @property
     def enlarged(self) -> int:
-        """Number of images so far that were smaller than the canvas.
+        """Number of images smaller than the canvas so far.
 
-        One that is loaded again counts again.
+        Images that are loaded again are counted again.
         """
         return int(self._enlarged)
 
     def load(self, results: dict) -> dict:
-        """Make the canvas of the image at ``img_path``."""
+        """Load the image at ``img_path`` and crop the canvas."""
         rng = np.random.default_rng(
             results.get('view_seed', np.random.randint(2**31)))
         shape: List[int] = []
@@ -338,24 +335,24 @@ class LoadCanvas(LoadImageOrSkip):
             print_log(
                 f'{path}, {shape[1]}x{shape[0]} pixels, is smaller than the '
                 f'canvas of {words_of(self.size)} and is enlarged; further '
-                'ones are counted without a line each (`cmae stats` tells how '
-                'many).',
+                'images are counted but not logged (`cmae stats` reports '
+                'their number).',
                 logger='current',
                 level=logging.WARNING)
 
     def draw_crop(self, height: int, width: int,
                   rng: np.random.Generator) -> Tuple[int, int, int, int]:
-        """Draw a crop as torchvision's ``RandomResizedCrop`` does.
+        """Draw a crop like torchvision's ``RandomResizedCrop``.
 
-        In a strip, longer than 3 to 1 relative to the canvas, that would find
-        the same crop in the middle again and again: here its share is of the
-        largest part of the strip with the canvas's aspect, and it may lie
-        anywhere.
+        In a strip (aspect ratio above 3 relative to the canvas) torchvision
+        would always return the same centre crop. Here the crop's area is
+        relative to the largest part of the strip with the canvas's aspect
+        ratio, at any position.
 
         Args:
             height (int): Height of the image in pixels.
             width (int): Width of the image in pixels.
-            rng (np.random.Generator): Generator that the crop is drawn from.
+            rng (np.random.Generator): Random generator.
 
         Returns:
             tuple: ``(y, x, height, width)`` of the crop, in pixels.
@@ -363,7 +360,7 @@ class LoadCanvas(LoadImageOrSkip):
         rows, columns = self.size
         shape = columns / rows
         low, high = self.aspect_ratio_range
-        # Both sides in units of the canvas's.
+        # Both sides in units of the canvas.
         short, long = sorted((height * columns, width * rows))
         is_strip = long > _STRIP_ASPECT * short
         whole = short * short / (rows * columns) if is_strip else (
@@ -376,8 +373,8 @@ class LoadCanvas(LoadImageOrSkip):
             if 0 < w <= width and 0 < h <= height:
                 return (int(rng.integers(height - h + 1)),
                         int(rng.integers(width - w + 1)), h, w)
-        # Too long an image: the largest crop of an allowed shape, centred
-        # unless it is a strip.
+        # The image is too long: use the largest crop of an allowed shape,
+        # centred unless it is a strip.
         aspect = shape * np.clip(width / height / shape, low, high)
         w = max(min(width, round(height * aspect)), 1)
         h = max(min(height, round(width / aspect)), 1)

@@ -28,12 +28,12 @@ def check_numbers(name: str, value: Any, count: int, least: float = 0,
     Args:
         name (str): Name of the argument, for the error.
         value (Any): Its value.
-        count (int): How many numbers it must have.
+        count (int): Required number of values.
         least (float): The smallest number allowed. Defaults to 0.
         most (float): The largest number allowed. Defaults to no limit.
 
     Raises:
-        ValueError: If it has others.
+        ValueError: If the value is invalid.
     """
     if not isinstance(value, Sequence) or len(value) != count or not all(
             isinstance(number, (int, float)) and math.isfinite(number)
@@ -55,7 +55,7 @@ def check_range(name: str, value: Any, most: float = math.inf
         most (float): The largest number allowed. Defaults to no limit.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the value is invalid.
     """
     low, high = check_numbers(name, value, 2, 0, most)
     if not 0 < low <= high:
@@ -81,7 +81,7 @@ def check_canvas(canvas_size: Optional[ImageSize], size: ImageSize,
 
     Args:
         canvas_size (int | Sequence[int], optional): Size of the canvas in
-            pixels; None for one that fits.
+            pixels; None skips the check.
         size (int | Sequence[int]): Size of both windows in pixels.
         max_shift (int): Bound of the shift in pixels; the shift is below it.
 
@@ -89,7 +89,7 @@ def check_canvas(canvas_size: Optional[ImageSize], size: ImageSize,
         Tuple[int, int]: Height and width of the windows.
 
     Raises:
-        ValueError: If they do not fit, or are no sizes.
+        ValueError: If they do not fit, or a size is invalid.
     """
     height, width = to_pair(size, 'size')
     if not isinstance(max_shift, int) or max_shift < 0:
@@ -110,10 +110,11 @@ def check_canvas(canvas_size: Optional[ImageSize], size: ImageSize,
 class PixelShift(BaseTransform):
     """Cut the online and the target view from one canvas.
 
-    The online view is the window at the canvas's top left corner, the target
-    view one of the same size, ``(r_y, r_x)`` pixels away, both drawn
-    uniformly from ``[0, max_shift)``. The method augments the target view
-    alone in colour. Place shared transforms (resized crop, flip) before it.
+    The online view is the window at the top left corner of the canvas. The
+    target view is a window of the same size, shifted by ``(r_y, r_x)`` pixels,
+    each drawn uniformly from ``[0, max_shift)``. The method applies colour
+    augmentation to the target view only. Place shared transforms (resized
+    crop, flip) before this one.
 
     **Required Keys:**
 
@@ -131,12 +132,11 @@ class PixelShift(BaseTransform):
     Args:
         size (int | Sequence[int]): Side of both windows in pixels, or
             (height, width).
-        max_shift (int): Bound of the shift in pixels (p in the paper); the
-            shift is below it, and 0 switches it off. Defaults to 32.
-        canvas_size (int | Sequence[int], optional): Size of the canvas in
-            pixels that the transforms before make, so that one too small is
-            found when the pipeline is built. Defaults to None: only each
-            image is checked.
+        max_shift (int): Exclusive bound p of the shift in pixels; 0 disables
+            the shift. Defaults to 32.
+        canvas_size (int | Sequence[int], optional): Size of the canvas from
+            the previous transforms in pixels, checked when the pipeline is
+            built. Defaults to None, checked for each image.
         target_pipeline (List[dict]): Transforms of the target view. Defaults
             to an empty list, no augmentation.
         online_pipeline (List[dict]): Transforms of the online view, for an
@@ -199,8 +199,8 @@ class PixelShift(BaseTransform):
 class ResizeImage(ResizeEdge):
     """mmpretrain's ``ResizeEdge`` for images of any channels and type.
 
-    By anti-aliased bicubic interpolation, as Pillow's, which ``ResizeEdge``
-    has for colours of 8 bits alone.
+    Uses anti-aliased bicubic interpolation like Pillow, which ``ResizeEdge``
+    supports for 8-bit colours only.
 
     **Required Keys:**
 
@@ -218,7 +218,7 @@ class ResizeImage(ResizeEdge):
 
     Args:
         scale (int | Sequence[int]): Length of the edge in pixels; or (height,
-            width) that the image covers, of its own aspect.
+            width) to cover without a change of the aspect ratio.
         edge (str): 'short', 'long', 'width' or 'height'. Defaults to 'short'.
     """
 
@@ -257,11 +257,11 @@ class ResizeImage(ResizeEdge):
 class SeedDraws(BaseTransform):
     """Seed the random transforms of a pipeline for each sample.
 
-    The first transform of a training pipeline of mmpretrain, mmdet or mmseg.
-    The seeds come from ``SeededSampler`` or ``SeededInfiniteSampler``. Crops,
-    flips and colours then do not depend on the number of workers, nor change
-    when a run is resumed. The transforms must draw from the global generators
-    of ``random``, numpy or torch, as those of these libraries do.
+    Use it as the first transform of a training pipeline of mmpretrain, mmdet
+    or mmseg, with ``SeededSampler`` or ``SeededInfiniteSampler``. Random
+    transforms then do not depend on the number of workers and repeat in a
+    resumed run. They must draw from the global generators of ``random``, numpy
+    or torch, as the transforms of these libraries do.
 
     A sample without a seed, such as a replacement of an unreadable one,
     continues the sequence of the last sample. If no sample has a seed, this is
@@ -269,8 +269,7 @@ class SeedDraws(BaseTransform):
 
     **Required Keys:**
 
-    - sample_idx (optional): Index of the sample, which mmengine's data sets
-      set.
+    - sample_idx (optional): Index of the sample, set by mmengine's data sets.
     """
 
     _found_one = False
@@ -279,7 +278,7 @@ class SeedDraws(BaseTransform):
         """Seed the process's generators.
 
         Args:
-            results (dict): The sample, which is left as it is.
+            results (dict): The sample.
 
         Returns:
             dict: The same sample.
@@ -289,13 +288,13 @@ class SeedDraws(BaseTransform):
             seed_generators(seed)
         elif not self._found_one:
             print_log(
-                'SeedDraws got a sample without a seed: its random transforms '
-                'depend on the number of workers and change when the run is '
-                "resumed; set train_dataloader.sampler.type='mmpretrain."
-                "SeededSampler' or 'mmpretrain.SeededInfiniteSampler'.",
+                'SeedDraws got a sample without a seed. Its random transforms '
+                'depend on the number of workers and change in a resumed run; '
+                "set train_dataloader.sampler.type='mmpretrain.SeededSampler' "
+                "or 'mmpretrain.SeededInfiniteSampler'.",
                 logger='current',
                 level=logging.WARNING)
-        self._found_one = True  # or logged
+        self._found_one = True  # or a warning was logged
         return results
 
     def __repr__(self) -> str:

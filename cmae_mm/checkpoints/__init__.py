@@ -59,7 +59,7 @@ __getattr__ = import_on_use(__name__, {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message gives the reason."""
+    """A checkpoint cannot be used; the message has the reason."""
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -68,7 +68,7 @@ class DamagedCheckpoint(CheckpointError):
 
 @contextmanager
 def naming(checkpoint: Any) -> Iterator[None]:
-    """Begin the messages of errors with the name of a checkpoint."""
+    """Prefix error messages with the name of a checkpoint."""
     try:
         yield
     except CheckpointError as error:
@@ -79,11 +79,11 @@ def naming(checkpoint: Any) -> Iterator[None]:
 
 
 def refuse(name: str, what: Any) -> NoReturn:
-    """Refuse a file that holds more than plain values.
+    """Reject a file that contains more than plain values.
 
     Args:
         name (str): Name of the file.
-        what (Any): What it holds, in words.
+        what (Any): Description of the rejected content.
 
     Raises:
         CheckpointError: Always.

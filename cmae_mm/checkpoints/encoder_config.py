@@ -1,7 +1,7 @@
 """Settings of an encoder that its tensors do not contain.
 
-Width, depth and patch size follow from the tensors. The number of attention
-heads, the normalisation of images and their decoding do not, and are saved in
+Width, depth and patch size are derived from the tensors. The number of
+attention heads and the settings to decode and normalise images are saved in
 the metadata of a checkpoint as plain values.
 """
 import ast
@@ -14,7 +14,7 @@ from torch import nn
 from ..datasets.decode import is_plain, make_settings
 from . import CheckpointError
 
-# The key of a checkpoint's meta.
+# Key in the metadata of a checkpoint.
 KEY = 'encoder_facts'
 # Epsilon of the layer norms of mmpretrain's, timm's and MAE's encoders, and
 # the default of transformers.
@@ -93,14 +93,14 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
     """Read the settings of an encoder from a checkpoint's metadata.
 
     Args:
-        meta (Mapping[str, Any]): Of a ``.pth`` file, or of a safetensors file,
-            which holds strings; with the settings of a folder, which say what
-            the record does not.
+        meta (Mapping[str, Any]): Metadata of a ``.pth`` file, or of a
+            safetensors file, whose values are strings; with the settings of a
+            folder, used if the record lacks them.
 
     Returns:
         Dict[str, Any]: See :func:`encoder_facts`, and ``crop_pct``, the side
         of the centre crop relative to the resized short side of the image;
-        empty if there are none.
+        empty without settings.
 
     Raises:
         CheckpointError: If a value is not allowed.
@@ -129,8 +129,8 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
             settings = make_settings(**facts['images'])
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f'its record says images={_short(facts["images"])}, but such '
-                f'cannot be decoded: {error}') from None
+                f'its record says images={_short(facts["images"])}, but these '
+                f'settings cannot be used: {error}') from None
         facts['images'] = dict(facts['images'], channels=settings.channels)
     return facts
 
@@ -167,12 +167,12 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
     except (AttributeError, KeyError, TypeError, ValueError,
             ZeroDivisionError) as error:
         raise CheckpointError(
-            f'its settings of images cannot be read: {error!r}') from None
+            f'its image settings cannot be read: {error!r}') from None
     return facts
 
 
 def _rectangle(size: Any) -> Dict[str, Any]:
-    """Return ``img_size`` of images that are no squares."""
+    """Return ``img_size`` of rectangular images."""
     is_pair = isinstance(size, (list, tuple)) and len(size) == 2
     return dict(img_size=list(size)) if is_pair and size[0] != size[1] else {}
 
@@ -217,7 +217,7 @@ def _is_list(value: Any) -> bool:
         and abs(v) <= torch.finfo(torch.float32).max for v in value)
 
 
-# A check of each setting, and its words.
+# Check and description of each setting.
 _ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
     num_heads=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
     norm_eps=(lambda v: isinstance(v, float) and 0 <= v < 1,

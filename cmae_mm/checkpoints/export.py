@@ -15,7 +15,7 @@ from .load import select_encoder
 from .read import StateDict, write_checkpoint
 from .state_dict import is_hybrid, resample_pos_embed
 
-# Functions that convert an encoder to the names of a library.
+# Functions that convert an encoder to the parameter names of a library.
 EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     mmpretrain=layouts.with_prefix,
     mmdet=layouts.to_mmdet,
@@ -28,7 +28,7 @@ EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
 _FORMER = dict(hf_vit='hf')
 # Bicubic, in Pillow.
 _BICUBIC = 3
-# The libraries that have hybrid encoders.
+# Libraries with hybrid encoders.
 _HYBRID = ('convmae', 'mmpretrain')
 # Type and class of Hugging Face's models.
 _CLASSES = dict(
@@ -42,8 +42,8 @@ def _state_for(model: nn.Module, to: str, encoder: str,
     if encoder == 'target' and (
             model.target.num_extra_tokens < vit.num_extra_tokens):
         raise CheckpointError(
-            'this target encoder works without a class token and is not '
-            'exported; export the online encoder')
+            'this target encoder has no class token and cannot be exported; '
+            'export the online encoder')
     state = dict(vit.state_dict())
     try:
         grid = divide(img_size or vit.img_size, vit.patch_size)
@@ -58,7 +58,7 @@ def _state_for(model: nn.Module, to: str, encoder: str,
             f'exported to timm or mmpretrain, but got {to}')
     if to == 'hf_vitmae' and grid[0] != grid[1]:
         raise CheckpointError(
-            "transformers' ViTMAE takes square images alone; export this "
+            "transformers' ViTMAE supports square images only; export this "
             'encoder to hf')
     if to == 'mmdet':
         return layouts.to_mmdet(state, grid)
@@ -77,7 +77,7 @@ def _has_decoder(to: str, encoder: str,
 
 
 def _check_kind(hybrid: bool, to: str) -> None:
-    """Check that a library has encoders of this kind."""
+    """Check that a library supports this kind of encoder."""
     if hybrid and to not in _HYBRID:
         raise CheckpointError(
             f'a hybrid encoder is exported to {" or ".join(_HYBRID)} alone, '
@@ -107,9 +107,9 @@ def export_encoder(model: nn.Module,
         to (str): One of :data:`EXPORTS`. Defaults to 'mmpretrain'.
         encoder (str): 'online' or 'target'. The released recipe's target has
             no final norm. Defaults to 'online'.
-        img_size (int | Sequence[int], optional): Size of the images in pixels
-            that position embeddings are resampled for: the side of a square,
-            or (height, width). Defaults to the model's.
+        img_size (int | Sequence[int], optional): Resample position embeddings
+            to this image size in pixels: the side of a square, or (height,
+            width). Defaults to the model's.
         images (Mapping[str, Any], optional): Settings for decoding images,
             see :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
         **meta: Further metadata: epoch, recipe...
@@ -171,7 +171,7 @@ def _write_hf(path: str, state: StateDict, facts: Mapping[str, Any],
     if folder.suffix:
         raise CheckpointError(
             f'for Hugging Face name a folder, not a file like {path}')
-    # transformers asks for the framework's name.
+    # Required by transformers.
     write_checkpoint(folder / 'model.safetensors', state,
                      dict(meta, format='pt'))
     processor = hf_processor(facts, config['image_size'], short_side) if (
@@ -188,7 +188,7 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
 
     timm's ``vit_*`` models load it with ``global_pool='avg'``, transformers'
     ``AutoModelForImageClassification`` as ``BeitForImageClassification``,
-    which pools the same way.
+    which uses the same pooling.
 
     Args:
         model (ImageClassifier): ``TransferViT`` with pooled patch tokens, and
@@ -199,8 +199,8 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
         classes (Sequence[str]): Names of the classes. Defaults to their
             numbers.
         images (Mapping[str, Any], optional): See :func:`export_encoder`.
-        short_side (int, optional): Length in pixels that the short side of an
-            image is resized to. Defaults to 256/224 of the images.
+        short_side (int, optional): Shorter side of resized images in pixels.
+            Defaults to 256/224 of the image size.
         **meta: Further metadata.
 
     Raises:
@@ -269,7 +269,7 @@ def export_cmae(model: nn.Module,
                 path: str,
                 images: Optional[Mapping[str, Any]] = None,
                 **meta: Any) -> None:
-    """Save a whole model under the released code's names.
+    """Save a whole model with the released code's parameter names.
 
     Args:
         model (CMAE): The model.
@@ -291,11 +291,11 @@ def export_cmae(model: nn.Module,
                      _describe('cmae', **facts, **meta))
 
 
-# Folders of transformers and timm: the settings beside the weights
+# Folders of transformers and timm: files in addition to the weights
 
 
 def is_rgb(facts: Mapping[str, Any]) -> bool:
-    """Whether images are 8-bit colours, which the libraries decode alone."""
+    """Whether images are 8-bit colours; the libraries decode no others."""
     return len(facts.get('mean', ())) == 3 and not (
         facts.keys() & {'images', 'value_range'})
 
@@ -356,7 +356,7 @@ def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
         final_norm=vit.final_norm or count > 0)
     if not extra and not count:
         model_args.update(global_pool='avg', fc_norm=False)
-    # any plain name: model_args define all sizes
+    # any name, since model_args define all sizes
     return dict(architecture='vit_base_patch16_224', num_classes=count,
                 num_features=vit.embed_dims, model_args=model_args,
                 pretrained_cfg=dict(cfg))

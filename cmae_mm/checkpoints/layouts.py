@@ -1,8 +1,8 @@
 """Parameter names of each library: one table for import and export.
 
-Our names are those of mmpretrain's ``VisionTransformer``, which ``CMAEViT``
-and ``TransferViT`` share, and of ``ConvViT``. :func:`rename` reads a table in
-both directions.
+"Our names" are those of mmpretrain's ``VisionTransformer`` (``CMAEViT``,
+``TransferViT``) and of ``ConvViT``. :func:`rename` uses a table in both
+directions.
 """
 import re
 from typing import (
@@ -24,7 +24,7 @@ from .read import StateDict
 
 
 class Row(NamedTuple):
-    """Our and their beginning of a name, and replacements in the rest."""
+    """Prefixes in our names and theirs, and replacements in the rest."""
 
     ours: str
     theirs: str
@@ -44,7 +44,7 @@ _CONV_BLOCK = {
     '.fc1.': '.mlp.fc1.',
     '.fc2.': '.mlp.fc2.',
 }
-# timm's VisionTransformer, and FAIR's MAE and DINO, which have its names.
+# timm's VisionTransformer; FAIR's MAE and DINO use the same names.
 TIMM: Rows = (
     Row('ln1.', 'norm.'),
     Row('patch_embed.projection.', 'patch_embed.proj.'),
@@ -136,13 +136,13 @@ CMAE: Rows = (
 
 
 class Layout(NamedTuple):
-    """A kind of checkpoint, and how its names become ours.
+    """A kind of checkpoint, with its table of names.
 
     Attributes:
         kind (str): What it is, in words.
-        signs (Sequence[Tuple[str, ...]]): How it is recognised: of each tuple
-            one prefix occurs in it.
-        rows (Rows): Its table. Defaults to none: our names.
+        signs (Sequence[Tuple[str, ...]]): Prefixes to detect it: one of each
+            tuple must occur.
+        rows (Rows): Its table. Defaults to none, our names.
         prefix (str): Prefix of the online encoder under our names.
     """
 
@@ -157,7 +157,7 @@ RELEASED = 'a released CMAE checkpoint'
 PRETRAINING = 'a pre-training checkpoint'
 _OTHER_METHOD = "a pre-training checkpoint of another method's"
 _ENCODER = ('backbone.layers.', )
-# The first one that fits is taken.
+# The first matching layout is used.
 _LAYOUTS = (
     Layout(RELEASED, [('target_backbone.', 'pixel_decoder.')], CMAE, _OURS),
     Layout(PRETRAINING, [('neck.pixel_decoder.', )], (), _OURS),
@@ -173,14 +173,14 @@ _LAYOUTS = (
     Layout('a Hugging Face DINOv2 or Pixio', [
         ('encoder.layer.0.norm1.', )], DINOV2),
     Layout('a Hugging Face encoder', [('encoder.layer.', )], HUGGING_FACE),
-    # Refused, since it has no position embeddings.
+    # Rejected, since it has no position embeddings.
     Layout('a Hugging Face DINOv3', [('layer.0.attention.k_proj.', )],
            HUGGING_FACE),
     Layout('a bare encoder', [('layers.', ), ('pos_embed', )]),
 )
 FOREIGN = tuple(
     layout.kind for layout in _LAYOUTS if layout.rows and not layout.prefix)
-# Parts of foreign files beside the encoder.
+# Parts of files of other projects in addition to the encoder.
 _NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
                'pooler.', 'classifier.', 'embeddings.mask_token',
                'masked_embed', 'head_dist.', 'cls_classifier.',
@@ -189,23 +189,23 @@ _NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
 _WRAPPERS = ('module.', 'teacher.', 'student.', 'base_encoder.', 'model.',
              'encoder.', 'backbone.', 'vit.', 'net.', 'network.')
 _COMPILED = '_orig_mod.'
-# With the token of DeiT's distillation.
+# Includes DeiT's distillation token.
 _REGISTERS = ('reg_token', 'register_tokens', 'embeddings.register_tokens',
               'dist_token', 'embeddings.distillation_token')
-# Scales of a block's two branches, and the layers before these.
+# LayerScale of a block's two branches, and the previous layers.
 _SCALED = {'ls1': 'attn.proj', 'ls2': 'ffn.layers.1'}
 _QKV = ('query', 'key', 'value')
 
 
 class FoundEncoder(NamedTuple):
-    """An encoder under our names.
+    """An encoder with our names.
 
     Attributes:
         state (StateDict): Its tensors, without prefix.
         kind (str): Kind of the checkpoint.
         lines (Tuple[str, ...]): Changes, for the log.
-        branch (str): 'online', 'target', 'teacher', 'student', or '' where
-            there is a single encoder.
+        branch (str): 'online', 'target', 'teacher', 'student', or '' for a
+            single encoder.
         left_out (Tuple[str, ...]): Other parts of the checkpoint.
         num_class_tokens (int): Number of class tokens of a foreign encoder.
         grid (Tuple[int, int], optional): Height and width in patches; None
@@ -272,10 +272,10 @@ def count_extra(state: StateDict) -> int:
 
 def match_registers(state: StateDict, expected: StateDict
                     ) -> Tuple[StateDict, List[str]]:
-    """Give an encoder the number of register tokens that a module has.
+    """Adapt the number of register tokens of an encoder to a module.
 
-    Surplus ones are left out with their positions; missing ones are those of
-    the module.
+    Surplus tokens are removed with their positions; missing ones are taken
+    from the module.
 
     Args:
         state (StateDict): The encoder.
@@ -291,7 +291,7 @@ def match_registers(state: StateDict, expected: StateDict
     theirs, ours = map(count_extra, (state, expected))
     if theirs == ours:
         return state, []
-    # A module on the meta device is built for comparison alone.
+    # Modules on the meta device are for comparison only.
     added = [torch.zeros_like(own, device='cpu') if own.is_meta else own
              for own in (expected[name][:, theirs:ours] for name in names)]
     line = (f'new, not from the checkpoint: {ours - theirs} register token(s)'
@@ -310,7 +310,7 @@ def match_registers(state: StateDict, expected: StateDict
 
 
 def with_prefix(state: StateDict) -> StateDict:
-    """Add ``backbone.``, as mmpretrain and mmsegmentation have it."""
+    """Add the prefix ``backbone.`` of mmpretrain and mmsegmentation."""
     return {f'backbone.{k}': v for k, v in state.items()}
 
 
@@ -368,7 +368,7 @@ def to_hf(state: StateDict) -> StateDict:
 
 
 def to_hf_vit(state: StateDict) -> StateDict:
-    """Convert to ``ViTModel``, whose pooler gives the class token."""
+    """Convert to ``ViTModel``, whose pooler returns the class token."""
     width = state['pos_embed'].shape[2]
     return to_hf(state) | {'pooler.dense.weight': torch.eye(width),
                            'pooler.dense.bias': torch.zeros(width)}
@@ -383,8 +383,8 @@ def to_hf_pretraining(encoder: StateDict, decoder: StateDict) -> StateDict:
 def to_hf_classifier(state: StateDict) -> StateDict:
     """Convert a classifier to ``BeitForImageClassification``.
 
-    Its keys have no bias, which adds the same to all scores of a query and
-    changes nothing.
+    Its keys have no bias. A bias of keys does not change attention, since it
+    adds the same value to all scores of a query.
     """
     return {k: v for k, v in _split_qkv(state, HF_CLASSIFIER).items()
             if not k.endswith('.attention.key.bias')}
@@ -417,7 +417,7 @@ def decoder_to_convmae(state: StateDict) -> StateDict:
 
 
 def to_cmae(state: StateDict) -> StateDict:
-    """Rename to the released code's names, its own parameters only."""
+    """Rename to the released code's names; drop other parameters."""
     ours = tuple(row.ours for row in CMAE)
     return rename({k: v for k, v in state.items() if k.startswith(ours)},
                   CMAE)
@@ -454,11 +454,11 @@ def is_released(state: StateDict) -> bool:
 
 def _unwrap(state: StateDict, encoder: str
             ) -> Tuple[StateDict, Layout, List[str], Set[str]]:
-    """Remove wrappers from the names until the layout is known.
+    """Remove prefixes of wrappers until the layout is detected.
 
     Returns:
-        tuple: The tensors behind the wrappers, their layout, lines for the
-        log, and the names of parts beside the wrapped one.
+        tuple: The tensors without prefixes, their layout, lines for the log,
+        and the names of other parts.
 
     Raises:
         CheckpointError: If no layout is recognised.
@@ -478,11 +478,12 @@ def _unwrap(state: StateDict, encoder: str
         if prefix is None:
             some = ', '.join(sorted(first)[:3])
             raise CheckpointError(
-                f'no encoder was found in it (its first keys: {some}); needed '
-                'is a CMAE or MAE pre-training checkpoint of this project, a '
-                'backbone exported for mmpretrain, a fine-tuned classifier, a '
-                "released CMAE checkpoint, an MAE encoder under FAIR's, timm's"
-                " or Hugging Face's names, a ConvMAE or a DINO checkpoint")
+                f'no encoder was found in it (its first keys: {some}); '
+                'supported are CMAE and MAE pre-training checkpoints of this '
+                'project, backbones exported for mmpretrain, fine-tuned '
+                'classifiers, released CMAE checkpoints, MAE encoders with '
+                "FAIR's, timm's or Hugging Face's names, ConvMAE and DINO "
+                'checkpoints')
         beside |= {k.split('.')[0] for k in state if not k.startswith(prefix)}
         state = _behind(state, prefix)
         lines.append(f'removed from its names: {prefix!r}')
@@ -496,24 +497,23 @@ def find_encoder(state: StateDict,
 
     Args:
         state (StateDict): The checkpoint's tensors.
-        encoder (str): 'online', or 'target' where there are both; of DINO's
-            and iBOT's checkpoints 'teacher', which 'online' means there, too,
-            or 'student'. Defaults to 'online'.
-        img_size (int | Sequence[int], optional): Size of its images in
-            pixels, where it is known. Defaults to squares.
+        encoder (str): 'online' or 'target'; for DINO and iBOT also 'teacher',
+            the same as 'online', or 'student'. Defaults to 'online'.
+        img_size (int | Sequence[int], optional): Size of its images in pixels,
+            if known. Defaults to squares.
 
     Returns:
         FoundEncoder: The encoder under our names, without prefix.
 
     Raises:
-        CheckpointError: If there is none, or not the one asked for.
+        CheckpointError: If there is no encoder, or not the requested one.
     """
     choices = ('online', 'target', 'teacher', 'student')
     if encoder not in choices:
         raise CheckpointError(
             f"the encoder must be 'online' or 'target', but got {encoder!r}")
     if encoder in choices[2:] and not _starts(state, (f'{encoder}.', )):
-        raise CheckpointError(f'it has no {encoder}; take the online encoder')
+        raise CheckpointError(f'it has no {encoder}; use the online encoder')
     branch = _branch_of(state, encoder)
     state, layout, lines, left_out = _unwrap(state, encoder)
     kind, prefix, classes = layout.kind, layout.prefix, 1
@@ -537,7 +537,7 @@ def find_encoder(state: StateDict,
         prefix = 'target.encoder.'
         if not _starts(state, (prefix, )):
             raise CheckpointError(
-                f'it is {kind}, which has no target encoder; take the online '
+                f'it is {kind}, which has no target encoder; use the online '
                 'one')
     found = {k.removeprefix(prefix): v
              for k, v in state.items() if k.startswith(prefix)}
@@ -552,7 +552,7 @@ def find_encoder(state: StateDict,
 
 
 def _branch_of(state: StateDict, encoder: str) -> str:
-    """Name the one of several encoders that is read, '' of a single one."""
+    """Return the name of the selected encoder, '' if there is only one."""
     if encoder != 'online':
         return encoder
     return next((branch for branch, sign in (
@@ -567,12 +567,12 @@ def _part(name: str) -> str:
 
 def _make_plain(state: StateDict,
                 img_size: Optional[ImageSize]) -> List[str]:
-    """Convert a foreign encoder to a plain one, in place.
+    """Convert an encoder of another project to a plain one, in place.
 
     - Queries, keys and values become one layer.
     - LayerScale (DINOv2) is multiplied into the layers before it.
     - Register tokens follow the class token, with positions of zero.
-    - Positions without the class token's get a zero for it.
+    - A missing position of the class token is set to zero.
 
     Returns:
         List[str]: Lines for the log.
@@ -580,15 +580,15 @@ def _make_plain(state: StateDict,
     lines = []
     _join_qkv(state)
     if _fold_layer_scale(state):
-        lines.append('its LayerScale was multiplied into the layers before '
-                     'it, which changes nothing')
+        lines.append('its LayerScale was multiplied into the previous layers, '
+                     'which does not change outputs')
     positions, cls_token = state.get('pos_embed'), state.get('cls_token')
     if cls_token is None:
         return lines
     if positions is None:
         raise CheckpointError(
-            'it has no position embeddings, as encoders with rotary positions '
-            '(DINOv3) or relative ones (BEiT), which are not supported')
+            'it has no position embeddings; rotary (DINOv3) and relative '
+            'positions (BEiT) are not supported')
     registers = next((state.pop(k) for k in _REGISTERS if k in state), None)
     count = 0 if registers is None else registers.shape[1]
     length = positions.shape[1]
@@ -607,7 +607,7 @@ def _make_plain(state: StateDict,
 
 def _count_patches(state: StateDict, img_size: Optional[ImageSize],
                    choices: Sequence[int]) -> int:
-    """Choose the number of patches, by the images' size or a square."""
+    """Choose the number of patches from the image size or a square."""
     weight = state.get('patch_embed.projection.weight')
     if weight is not None and img_size is not None and weight.shape[-1]:
         height, width = to_pair(img_size)
@@ -633,7 +633,7 @@ def _fold_layer_scale(state: StateDict) -> bool:
                for k in state]
     scales = {m[0]: m[1] + _SCALED[m[2]] for m in matches if m}
     if not all(f'{layer}.weight' in state for layer in scales.values()):
-        return False  # a gated MLP, which is refused by its names
+        return False  # a gated MLP, rejected by its names
     for name, layer in scales.items():
         gamma = state.pop(name)
         for key in (f'{layer}.weight', f'{layer}.bias'):

@@ -49,7 +49,7 @@ from .state_dict import (
 )
 
 PathLike = Union[str, 'os.PathLike[str]']
-# Instead of the path of a checkpoint: random weights.
+# Value of a checkpoint's path for random weights.
 RANDOM = 'random'
 # Settings that are numbers of layers.
 _DEPTHS = r'(depth|num_layers|depths\.\d+)$'
@@ -93,19 +93,20 @@ def load_encoder(checkpoint: str,
     """Load the encoder of a checkpoint; no config is needed.
 
     Args:
-        checkpoint (str): A file that :func:`find_encoder` knows.
+        checkpoint (str): A file supported by :func:`find_encoder`.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        img_size (int | Sequence[int], optional): Side of square images in
-            pixels, or (height, width), that positions are resampled to.
+        img_size (int | Sequence[int], optional): Image size in pixels to
+            resample positions to: the side of a square, or (height, width).
             Defaults to the checkpoint's.
-        num_heads (int, optional): Number of attention heads, for a checkpoint
-            without it that is of no named architecture.
+        num_heads (int, optional): Number of attention heads, for checkpoints
+            that do not record it and have no named architecture.
 
     Returns:
         LoadedEncoder: On the CPU.
 
     Raises:
-        CheckpointError: If the file cannot be read, or holds no such encoder.
+        CheckpointError: If the file cannot be read, or contains no such
+            encoder.
     """
     with naming(checkpoint):
         state, meta = read_checkpoint(checkpoint)
@@ -121,12 +122,12 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
                   encoder: str = 'online',
                   img_size: Optional[ImageSize] = None,
                   num_heads: Optional[int] = None) -> LoadedEncoder:
-    """Build the module that an encoder's tensors fit into.
+    """Build the module for an encoder's tensors.
 
     Args:
         found (FoundEncoder): The encoder.
         facts (Dict[str, Any]): Its settings, see :class:`LoadedEncoder`.
-        encoder (str): Which one it is. Defaults to 'online'.
+        encoder (str): Name of the encoder. Defaults to 'online'.
         img_size (int | Sequence[int], optional): See :func:`load_encoder`.
         num_heads (int, optional): See :func:`load_encoder`.
 
@@ -154,7 +155,7 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         backbone.out_type = 'raw'
         found = found._replace(state=state, grid=grid)
         fitted = fit(backbone, found, new=None,
-                     advice='it is no vision transformer of this project',
+                     advice='it is not a vision transformer of this project',
                      most_listed=10)
     except CheckpointError:
         raise
@@ -178,8 +179,8 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
     kernel = _shape(state, 'conv_stages.0.blocks.0.depthwise.weight', 4)
     if any('.rel_pos_' in name for name in state):
         raise CheckpointError(
-            'its encoder has windows and relative positions of detection; '
-            'it initialises TransferViTDet alone (init_cfg)')
+            'its encoder has windows and relative positions for detection; it '
+            'can initialise TransferViTDet only (init_cfg)')
     if not (sizes and positions and hidden and (kernel or not hybrid)):
         what = 'hybrid encoder' if hybrid else (
             'plain vision transformer')
@@ -197,7 +198,7 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
         in_channels=state[f'{first}.projection.weight'].shape[1],
         qkv_bias='layers.0.attn.qkv.bias' in state,
         final_norm='ln1.weight' in state,
-        # with the norm of pooled features that a classifier has
+        # with a classifier's norm of pooled features
         out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
     arch: Dict[str, Any]
     if hybrid:
@@ -255,12 +256,12 @@ def _find_sizes(positions: int, num_extra: int, patch: int,
 
 def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
                 facts: Dict[str, Any], given: Optional[int]) -> int:
-    """Find the number of heads, which does not follow from shapes."""
+    """Find the number of heads, which shapes do not determine."""
     noted = facts.get('num_heads')
     if given is not None and noted is not None and given != noted:
         raise CheckpointError(
-            f'it says that it has {noted} heads, but num_heads={given} was '
-            'given; leave num_heads out')
+            f'it records {noted} heads, but num_heads={given} was given; '
+            'remove num_heads')
     named = {a['num_heads'] for a in MODELS.get(kind).arch_zoo.values()
              if all(a[k] == v for k, v in arch.items())}
     heads = noted if given is None else given
@@ -268,9 +269,9 @@ def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
         heads = named.pop()
     if heads is None:
         raise CheckpointError(
-            'it does not say how many attention heads its encoder has, which '
-            f'is {sizes}, and no named architecture has these sizes; give '
-            'num_heads=')
+            'it does not record the number of attention heads of its encoder, '
+            f'which is {sizes}, and no named architecture has these sizes; '
+            'set num_heads=')
     if sizes.widths[-1] % heads:
         raise CheckpointError(f'num_heads={heads} does not divide the width '
                               f'of {sizes.widths[-1]}')
@@ -303,7 +304,7 @@ def fit_encoder(module: nn.Module, checkpoint: str,
 
 
 def _check_heads(module: nn.Module, facts: Dict[str, Any]) -> None:
-    """Check the number of heads, which does not follow from shapes."""
+    """Check the number of heads, which shapes do not determine."""
     arch = getattr(module, 'arch_settings', None)
     heads = arch.get('num_heads') if isinstance(arch, dict) else None
     noted = facts.get('num_heads')
@@ -315,13 +316,13 @@ def _check_heads(module: nn.Module, facts: Dict[str, Any]) -> None:
 
 def _compare_eps(module: nn.Module, facts: Dict[str, Any],
                  lines: List[str]) -> None:
-    """Log another epsilon of the layer norms, which changes features."""
+    """Log a different epsilon of the layer norms, which changes features."""
     theirs, ours = facts.get('norm_eps', NORM_EPS), norm_eps(module)
     if theirs != ours:
         lines.append(
             f'its layer norms have eps={theirs}, those of the model {ours}; '
-            f'norm_cfg=dict(type="LN", eps={theirs}) of the backbone gives '
-            'its features exactly')
+            f'norm_cfg=dict(type="LN", eps={theirs}) of the backbone '
+            'reproduces its features exactly')
 
 
 def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
@@ -332,7 +333,7 @@ def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
         module (nn.Module): The module.
         found (FoundEncoder): The encoder.
         allow_partial (bool): See :func:`check_fit`. Defaults to False.
-        new (Pattern, optional): Names of the module that no encoder has.
+        new (Pattern, optional): Names of the module that encoders do not have.
         **options: Other arguments of :func:`check_fit`.
 
     Returns:
@@ -379,14 +380,14 @@ def from_released(model: nn.Module,
         state (StateDict): The state dict under the released code's names.
 
     Returns:
-        Tuple[StateDict, List[str]]: The state dict under the model's names,
-        and the names that need not be in it.
+        Tuple[StateDict, List[str]]: The state dict with the model's names, and
+        optional names.
     """
     state = layouts.from_cmae(state)
     target = getattr(model, 'target', None)
     if target is None or target.with_cls_token:
         return state, []
-    # A target that has no class token may come with or without its slot.
+    # A target without class token may have a position for it or not.
     name = 'target.encoder.pos_embed'
     positions, length = state.get(name), model.backbone.pos_embed.shape[1]
     if positions is not None and positions.dim() == 3 and (
@@ -396,7 +397,7 @@ def from_released(model: nn.Module,
 
 
 def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
-    """Take the online or the target encoder of a model.
+    """Return the online or the target encoder of a model.
 
     Args:
         model (CMAE): The model.
@@ -422,14 +423,14 @@ def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
 def load_model(model: nn.Module, state: StateDict,
                allow_partial: bool = False,
                facts: Mapping[str, Any] = {}) -> KeyReport:
-    """Load a whole model, under our names or the released code's.
+    """Load a whole model, with our names or the released code's.
 
     Args:
         model (nn.Module): The model, built for the checkpoint's sizes.
         state (StateDict): The checkpoint's tensors.
         allow_partial (bool): See :func:`load_state`.
-        facts (Mapping[str, Any]): What the checkpoint notes of its encoder.
-            Defaults to nothing.
+        facts (Mapping[str, Any]): Recorded settings of the encoder. Defaults
+            to none.
 
     Returns:
         KeyReport: Matched and other keys.
@@ -448,11 +449,10 @@ def load_encoder_into(module: nn.Module, checkpoint: str,
                       encoder: str = 'online') -> KeyReport:
     """Load a pre-trained encoder into a backbone, every key or nothing.
 
-    The log names the kind of checkpoint, unused parts and new parts.
-    Positions of another grid are resampled, and the patch embedding of an
-    encoder of colour images is inflated to the backbone's channels. A final
-    norm and a hybrid encoder's fusion layers are left out where the backbone
-    has none.
+    The log names the kind of checkpoint, unused parts and new parts. Positions
+    of another grid are resampled, and the patch embedding of an encoder of
+    colour images is inflated to the backbone's channels. A final norm and a
+    hybrid encoder's fusion layers are dropped if the backbone has none.
 
     Args:
         module (nn.Module): A backbone with ``VisionTransformer``'s names,
@@ -464,10 +464,10 @@ def load_encoder_into(module: nn.Module, checkpoint: str,
         KeyReport: Matched keys.
 
     Raises:
-        CheckpointError: If the file cannot be read, holds no encoder, or is
-            of another width, depth, patch size, number of heads, or, but for
-            three, of channels, or a plain ViT where a hybrid is needed or
-            the reverse.
+        CheckpointError: If the file cannot be read or contains no encoder; if
+            width, depth, patch size or number of heads differ; if channels
+            differ and the encoder does not have three; or if one encoder is a
+            plain ViT and the other a hybrid.
     """
     fitted = fit_encoder(module, checkpoint, encoder)
     module.load_state_dict(fitted.state, strict=False)
@@ -503,8 +503,8 @@ class PretrainedEncoder:
         """Load the encoder into a backbone.
 
         Returns:
-            bool: Whether there was one to load; otherwise the backbone is
-            still to be initialised.
+            bool: Whether an encoder was loaded. If not, the backbone must be
+            initialised.
         """
         if self.checkpoint == RANDOM:
             print_log(
@@ -524,17 +524,17 @@ def load_pretraining_model(checkpoint: PathLike,
     Args:
         checkpoint (str | PathLike): A pre-training checkpoint of this
             project, or, with a config, a released CMAE.
-        config (str, optional): Its config. Defaults to the one that the
-            checkpoint holds as text, which is read and not run.
+        config (str, optional): Its config. Defaults to the config text in the
+            checkpoint, which is parsed, not executed.
 
     Returns:
         Tuple[nn.Module, Dict[str, Any]]: The CMAE, in evaluation mode, on the
-        CPU, and what else is known of its encoder, see
+        CPU, and the recorded settings of its encoder, see
         :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
 
     Raises:
-        CheckpointError: If the file cannot be read, holds no decoder, or
-            does not say what it is the model of.
+        CheckpointError: If the file cannot be read, or contains no decoder or
+            no config.
     """
     init_default_scope('mmpretrain')
     with naming(checkpoint):
@@ -542,8 +542,8 @@ def load_pretraining_model(checkpoint: PathLike,
         facts = read_encoder_facts(meta)
         if not any('decoder' in name for name in state):
             raise CheckpointError(
-                'it holds an encoder without its pixel decoder, which alone '
-                'reconstructs; name a checkpoint of the pre-training')
+                'it contains an encoder without pixel decoder; use a '
+                'pre-training checkpoint')
         if config is not None:
             from ..config import load_config
             model = MODELS.build(model_of(load_config(config)))
@@ -570,7 +570,7 @@ def model_of(cfg: Any) -> Dict[str, Any]:
     """
     if not isinstance(cfg.get('model'), dict):
         raise CheckpointError(
-            'its config has no model; name another one (--config)')
+            'its config has no model; set another one (--config)')
     model = dict(cfg['model'])
     if model.get('data_preprocessor') is None:
         model['data_preprocessor'] = cfg.get('data_preprocessor')
@@ -578,25 +578,25 @@ def model_of(cfg: Any) -> Dict[str, Any]:
 
 
 def _build_noted(state: StateDict, meta: Dict[str, Any]) -> nn.Module:
-    """Build the model of the config that a checkpoint holds as text."""
+    """Build the model from the config text in a checkpoint."""
     from ..config import walk
     from ..plain_config import check_types, parse_config
     if not isinstance(meta.get('cfg'), str):
         raise CheckpointError(
-            'it does not say which config it is of; name it (--config)')
+            'it does not contain its config; set it (--config)')
     try:
         cfg = check_types(model_of(parse_config(meta['cfg'])))
         for key, value in walk(cfg):
             if re.search(_DEPTHS, key) and not value < len(state):
                 raise CheckpointError(
-                    f'its config says {key}={value!r}, which its weights are '
-                    'too few for')
+                    f'its config says {key}={value!r}, but it has fewer '
+                    'weights')
         with torch.device('meta'):  # sizes are compared before memory is taken
             check_fit(MODELS.build(dict(cfg, data_preprocessor=None)), state)
         return MODELS.build(cfg)
     except CheckpointError:
         raise
-    # Whatever modules make of wrong settings.
+    # Modules raise many kinds of errors for wrong settings.
     except Exception as error:
         raise CheckpointError(
             f'the model of its config cannot be built: {error}; name its '

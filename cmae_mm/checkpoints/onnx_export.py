@@ -1,4 +1,4 @@
-"""Models as ONNX files, for deployment (extra='onnx')."""
+"""Export of models to ONNX (extra='onnx')."""
 import importlib
 import itertools
 import json
@@ -27,12 +27,12 @@ OPSET, IR_VERSION = 18, 8
 # value if that is above 1.
 TOLERANCES = dict(float32=1e-4, float16=2e-2)
 _TORCH = '2.6'
-# Protobuf files have at most 2 GiB; larger weights have a file of their own.
+# Protobuf files are limited to 2 GiB; larger weights go to a separate file.
 _LARGEST = 1_900_000_000
 
 
 class DeployedEncoder(nn.Module):
-    """An encoder with its normalisation, and all features as outputs.
+    """An encoder with normalisation and all features as outputs.
 
     Args:
         encoder (PretrainedEncoder): The encoder.
@@ -71,7 +71,7 @@ def export_onnx(encoder: nn.Module, path: PathLike, dtype: str = 'float32',
     Args:
         encoder (PretrainedEncoder): The encoder, on the CPU.
         path (str | PathLike): The file, ``.onnx``. Weights of more than 1.9 GB
-            go into ``<name>.onnx.data`` beside it.
+            go to ``<name>.onnx.data`` in the same folder.
         dtype (str): See :func:`write_onnx`. Defaults to 'float32'.
         **facts: Further metadata: recipe, epoch...
 
@@ -81,8 +81,8 @@ def export_onnx(encoder: nn.Module, path: PathLike, dtype: str = 'float32',
 
     Raises:
         CheckpointError: If the file cannot be written, or its features differ
-            by more than 1e-4 (float16: 0.02), or that share of the largest if
-            it is above 1.
+            by more than 1e-4 (float16: 0.02), relative to the largest value if
+            that is above 1.
         MissingLibrary: If torch is older than 2.6.
     """
     model = DeployedEncoder(encoder.eval()).eval()
@@ -95,8 +95,8 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
     """Write a model as an ONNX file, and compare its outputs with torch.
 
     Args:
-        model (nn.Module): A model of one input, on the CPU, whose outputs
-            ``names`` lists.
+        model (nn.Module): A model with one input, on the CPU; ``names`` lists
+            its outputs.
         images (Callable): Makes a batch of the given number of images.
         path (str | PathLike): The file, ``.onnx``.
         meta (Mapping[str, Any]): Metadata, values by name.
@@ -136,7 +136,7 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
             # Another batch size than that of the traced batch.
             difference = _compare(model, images(3), temporary,
                                   TOLERANCES[dtype])
-            # Weights first: the file itself marks a complete export.
+            # Weights first: the main file marks a complete export.
             for part in sorted(Path(folder).iterdir(), reverse=True):
                 os.replace(part, file.parent / part.name)
     except OSError as error:
@@ -170,8 +170,8 @@ def _export_program(model: Any, images: Tensor) -> Any:
 def _halve(onnx: Any, file: Path, external: bool) -> None:
     """Convert a file to float16, from the first layer on.
 
-    The normalisation before it reads the input itself, which may be too large
-    for float16.
+    Normalisation stays in float32, because inputs may exceed the range of
+    float16.
     """
     float16, onnx_model = (
         importlib.import_module(f'onnxruntime.transformers.{name}')
@@ -236,7 +236,7 @@ def _compare(model: Any, images: Tensor, file: Path, tolerance: float
         if not difference <= tolerance * max(1., float(np.abs(ours).max())):
             raise CheckpointError(
                 f'{name} of the ONNX file differ from those of torch by '
-                f'{difference:.2g}, so that it was not kept; the versions of '
-                'torch, onnx and onnxruntime may not fit each other')
+                f'{difference:.2g}, so the file was removed; the versions of '
+                'torch, onnx and onnxruntime may be incompatible')
         worst = max(worst, difference)
     return worst

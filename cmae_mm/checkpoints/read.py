@@ -1,9 +1,9 @@
 """Checkpoint files: safe reading and atomic writing.
 
-Three formats are read: torch's zip format, its format before 1.6, and
+Supported formats: torch's zip format, its format before version 1.6, and
 safetensors. :class:`DamagedCheckpoint` is raised only if a file is certainly
-damaged. After an input/output error or a failed allocation, which raise
-:class:`CheckpointError`, the file may still be readable.
+damaged. An input/output error or a failed allocation raises
+:class:`CheckpointError`; the file may still be intact.
 """
 import io
 import json
@@ -44,13 +44,13 @@ from .unpickler import StorageId, from_plain, unpickle
 
 StateDict = Dict[str, Tensor]
 PathLike = Union[str, 'os.PathLike[str]']
-# torch's legacy format begins with these numbers.
+# torch's legacy format starts with these numbers.
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
 _ZIP = b'PK\x03\x04'
-# Keys under which frameworks save a state dict.
+# Keys of a state dict in checkpoints of frameworks.
 _WRAPPERS = ('state_dict', 'model')
 _FOLDER_SETTINGS = ('config.json', 'preprocessor_config.json')
-# Few system calls, and a chunk fits into the processor's cache.
+# Few system calls, and a chunk fits into the CPU cache.
 _CHUNK = 1 << 20
 _NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
 
@@ -63,7 +63,7 @@ class Checkpoint(NamedTuple):
 
 
 class _Source:
-    """A file of known size that stores input/output errors.
+    """A file of known size that records input/output errors.
 
     A read beyond its end allocates no memory.
     """
@@ -100,7 +100,7 @@ def _reading(source: _Source) -> Iterator[None]:
     """Convert errors while a file is read.
 
     Raises:
-        DamagedCheckpoint: Instead of the errors that a damaged file causes.
+        DamagedCheckpoint: Instead of errors caused by a damaged file.
         CheckpointError: Instead of errors of input, output and memory.
     """
     try:
@@ -124,12 +124,12 @@ def _opened(path: PathLike) -> Iterator[_Source]:
     """Open a local file.
 
     Raises:
-        CheckpointError: If there is none, or it cannot be opened.
+        CheckpointError: If it does not exist or cannot be opened.
     """
     file = Path(path).expanduser()
     if file.is_dir():
         raise CheckpointError(
-            f'{file} is a folder, where a checkpoint file is to be named')
+            f'{file} is a folder; use the path of a checkpoint file')
     try:
         with open(file, 'rb') as opened:
             yield _Source(opened, str(file))
@@ -156,13 +156,13 @@ class _Records:
                  if n.count('/') == 1 and n.endswith('/data.pkl')]
         if len(roots) != 1:
             raise DamagedCheckpoint(
-                f'{name} is a zip file, but none that torch.save wrote')
+                f'{name} is a zip file, but not of torch.save')
         self.root = roots[0]
         if f'{self.root}constants.pkl' in self.infos:
             raise CheckpointError(
-                f'{name} is a TorchScript file, which holds a program; save '
-                'its state_dict() instead')
-        # This limits the memory that a small file can ask for, too.
+                f'{name} is a TorchScript file, which contains a program; '
+                'save its state_dict() instead')
+        # This also limits the memory allocated for a small file.
         if len(self.infos) != len(infos) or any(
                 i.compress_type != zipfile.ZIP_STORED
                 or i.compress_size != i.file_size for i in infos) or sum(
@@ -197,25 +197,25 @@ class _Records:
 
 def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
               ) -> Any:
-    """Read what ``torch.save`` wrote, as ``torch.load`` would.
+    """Read a file of ``torch.save`` without executing its content.
 
-    Nothing in the file is executed. It may hold tensors, plain values and
-    containers, numpy arrays of numbers and mmengine's log history. Records of
-    the zip format are verified by their checksums.
+    It may contain tensors, plain values and containers, numpy arrays of
+    numbers and mmengine's log history. Records of the zip format are verified
+    by their checksums.
 
     Args:
         file (str | PathLike | BinaryIO): A file, or one opened for reading
             bytes.
         map_location (str | torch.device | dict | Callable, optional): As in
-            ``torch.load``. Defaults to None, where the tensors were.
+            ``torch.load``. Defaults to None, the saved device.
 
     Returns:
-        Any: What was saved.
+        Any: The content.
 
     Raises:
         DamagedCheckpoint: If the file is damaged.
-        CheckpointError: If it could not be read, is no file of torch, or
-            holds other values.
+        CheckpointError: If it could not be read, is not a file of torch, or
+            contains other values.
     """
     if isinstance(file, (str, os.PathLike)):
         with _opened(file) as source:
@@ -235,11 +235,11 @@ def _load(source: _Source, map_location: Any) -> Any:
         return _load_zip(source, map_location)
     if not start.strip(b'\0'):
         raise DamagedCheckpoint(
-            f'{name} is damaged: it is empty, or starts with zeros')
+            f'{name} is damaged: it is empty or starts with zeros')
     if not start.startswith(b'\x80'):  # PROTO, the first opcode
         raise DamagedCheckpoint(
-            f'{name} is no file that torch.save wrote, or it is damaged: it '
-            f'begins with {start[:4]!r}')
+            f'{name} is not a file of torch.save, or it is damaged: it starts '
+            f'with {start[:4]!r}')
     return _load_legacy(source, map_location)
 
 
@@ -252,8 +252,8 @@ def _place(source: _Source, storage: torch.UntypedStorage,
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(
             f'{source.name}: its tensors belong on '
-            f'{map_location or identity.location}, which is not here; read it '
-            "with map_location='cpu'") from error
+            f'{map_location or identity.location}, which is not available; '
+            "read it with map_location='cpu'") from error
     return getattr(placed, '_untyped_storage', placed)
 
 
@@ -262,8 +262,8 @@ def _load_zip(source: _Source, map_location: Any) -> Any:
     if f'{records.root}byteorder' in records.infos and (
             records.read('byteorder') != b'little'):
         raise CheckpointError(
-            f'{source.name} is of a machine with another byte order; load it '
-            'with torch and save it again')
+            f'{source.name} was saved on a machine with another byte order; '
+            'load it with torch and save it again')
     loaded: Dict[str, torch.UntypedStorage] = {}
 
     def storage(identity: StorageId) -> torch.UntypedStorage:
@@ -272,7 +272,7 @@ def _load_zip(source: _Source, map_location: Any) -> Any:
             loaded[identity.key] = _place(
                 source, data.untyped_storage(), identity, map_location)
         if loaded[identity.key].nbytes() != identity.nbytes:
-            raise ValueError('a storage is not as long as its type and number')
+            raise ValueError('the length of a storage does not match its type')
         return loaded[identity.key]
 
     pickled = records.read('data.pkl')
@@ -292,7 +292,7 @@ def read_pickle(content: bytes, name: str) -> Any:
         Any: Its value.
 
     Raises:
-        CheckpointError: If it holds more than that, or is damaged.
+        CheckpointError: If it contains other values, or is damaged.
     """
     source = _Source(io.BytesIO(content), name)
     with _reading(source):
@@ -300,12 +300,12 @@ def read_pickle(content: bytes, name: str) -> Any:
 
 
 def _load_legacy(source: _Source, map_location: Any) -> Any:
-    """Read pickles, one after the other, then the storages."""
+    """Read all pickles, then the storages."""
     name, size = source.name, source.size
     storages: Dict[str, Tuple[StorageId, torch.UntypedStorage]] = {}
 
     def storage(identity: StorageId) -> torch.UntypedStorage:
-        """Allocate a storage, which follows the pickle in the file."""
+        """Allocate a storage, whose data follow the pickle in the file."""
         if identity.key not in storages:
             total = sum(i.nbytes for i, _ in storages.values())
             if total + identity.nbytes > size:
@@ -318,7 +318,7 @@ def _load_legacy(source: _Source, map_location: Any) -> Any:
     with _reading(source):
         if unpickle(source, name, size) != _MAGIC:
             raise CheckpointError(
-                f'{name} is a pickle, but none that torch.save wrote')
+                f'{name} is a pickle, but not of torch.save')
         version, system = (unpickle(source, name, size) for _ in range(2))
         if version != _VERSION or type(system) is not dict or (
                 system.get('little_endian') is not True):
@@ -355,8 +355,8 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         (``state_dict``, ``model``) and without a ``module.`` prefix.
 
     Raises:
-        CheckpointError: If there is no such file, it cannot be read safely,
-            or it holds no tensors.
+        CheckpointError: If there is no such file, it cannot be read safely, or
+            it contains no tensors.
     """
     file = find_checkpoint(path)
     with naming(file):
@@ -375,7 +375,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
 
 
 def _read_index(file: Path) -> List[Path]:
-    """Read which files of the same folder hold a model."""
+    """Read the names of the files that contain a model."""
     names = _read_json(file).get('weight_map')
     if not isinstance(names, dict) or not names:
         raise DamagedCheckpoint(f'{file} is damaged: it lists no files')
@@ -391,7 +391,7 @@ def _read_file(file: Path) -> Checkpoint:
 
 
 def _read_json(file: Path) -> Dict[str, Any]:
-    """Read a JSON file that holds a dict."""
+    """Read a JSON file that contains a dict."""
     with _opened(file) as source, _reading(source):
         content = json.loads(source.read())
         if not isinstance(content, dict):
@@ -403,15 +403,16 @@ def unwrap(content: Any) -> Checkpoint:
     """Find the state dict in the content of a file.
 
     Args:
-        content (Any): A state dict, in the wrappers of frameworks, or several
-            by name, which becomes their prefix: ``teacher`` and ``student``
-            of DINO and iBOT, ``encoder`` and ``target_encoder`` of I-JEPA.
+        content (Any): A state dict, possibly nested in the dicts of
+            frameworks, or several by name, which becomes their prefix:
+            ``teacher`` and ``student`` of DINO and iBOT, ``encoder`` and
+            ``target_encoder`` of I-JEPA.
 
     Returns:
         Checkpoint: The tensors, without a ``module.`` prefix.
 
     Raises:
-        CheckpointError: If there are none, or their names are no text.
+        CheckpointError: If there are none, or a name is not a string.
     """
     meta: Any = {}
     for wrapper in _WRAPPERS:
@@ -432,7 +433,7 @@ def unwrap(content: Any) -> Checkpoint:
         if isinstance(value, Tensor):
             if not isinstance(name, str):
                 raise CheckpointError(
-                    f'it names a tensor {name!r}, which is no text')
+                    f'it names a tensor {name!r}, which is not a string')
             short = name.removeprefix('module.')
             if short in state:
                 raise CheckpointError(f'it holds {short} under two names')
@@ -447,7 +448,7 @@ def unwrap(content: Any) -> Checkpoint:
 
 
 def _read_safetensors(source: _Source) -> Checkpoint:
-    # Not mapped into memory, where an error of the disk ends the process.
+    # Not memory-mapped, where a disk error would kill the process.
     with _reading(source):
         data = source.read()
         try:
@@ -462,7 +463,7 @@ def _read_safetensors(source: _Source) -> Checkpoint:
 
 
 def check_whole(path: PathLike) -> None:
-    """Check that a checkpoint file is complete, without building its content.
+    """Check that a checkpoint file is complete, without loading it.
 
     Args:
         path (str | PathLike): A local file, ``.pth`` or ``.safetensors``.
@@ -488,7 +489,7 @@ def check_whole(path: PathLike) -> None:
 
 def write_checkpoint(path: PathLike, state: StateDict,
                      meta: Dict[str, Any]) -> None:
-    """Write a checkpoint, in full or not at all.
+    """Write a checkpoint atomically.
 
     Args:
         path (str | PathLike): ``.safetensors``, or ``.pth`` for torch's own
@@ -497,7 +498,7 @@ def write_checkpoint(path: PathLike, state: StateDict,
         meta (Dict[str, Any]): Metadata; in safetensors its values are text.
 
     Raises:
-        CheckpointError: If the file's ending is neither of these, or it cannot
+        CheckpointError: If the suffix is not one of these, or the file cannot
             be written.
     """
     file = Path(path).expanduser()
@@ -543,7 +544,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read local files in mmengine, without executing their content.
 
     Args:
-        filename (str): A file that ``torch.save`` wrote.
+        filename (str): A file of ``torch.save``.
         map_location (optional): See ``torch.load``.
 
     Returns:
@@ -583,13 +584,13 @@ def safe_load(f: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
 
 
 def load_only_safely() -> None:
-    """Make all loaders of this process safe.
+    """Enable safe loading in this process.
 
-    A command calls it at its start. ``torch.load`` is replaced by
-    :func:`safe_load` for all libraries, and mmengine reads ``.pkl`` and
+    Called at the start of commands. Replaces ``torch.load`` by
+    :func:`safe_load` for all libraries; mmengine then reads ``.pkl`` and
     ``.yaml`` files as plain values. Child processes load with
     ``weights_only=True``. Messages between processes and data sets in memory
-    are pickled as before.
+    are still pickled.
     """
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
@@ -605,7 +606,7 @@ class SafePickleHandler(PickleHandler):
         """Read a pickle.
 
         Raises:
-            CheckpointError: If it holds anything else, or is damaged.
+            CheckpointError: If it contains anything else, or is damaged.
         """
         content = file.read()
         name = str(getattr(file, 'name', 'the pickled file'))
@@ -619,7 +620,7 @@ class SafeYamlHandler(YamlHandler):
         """Read YAML.
 
         Raises:
-            CheckpointError: If it is none, or asks for Python objects.
+            CheckpointError: If it is not YAML, or contains Python objects.
         """
         kwargs['Loader'] = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
         try:
@@ -627,5 +628,5 @@ class SafeYamlHandler(YamlHandler):
         except yaml.YAMLError as error:
             reason = ' '.join(str(error).split())
             raise CheckpointError(
-                f'{getattr(file, "name", "the file")} is no plain YAML: '
+                f'{getattr(file, "name", "the file")} is not plain YAML: '
                 f'{reason}') from error

@@ -1,4 +1,4 @@
-"""Comparing a state dict with a model, and fitting it to the model."""
+"""Comparison of a state dict with a model, and adaptation to it."""
 import math
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -10,14 +10,14 @@ from ..image_size import ImageSize, Pair, find_grid, to_pair
 from . import CheckpointError
 from .read import StateDict
 
-# Not in foreign checkpoints; 0 at the start is right.
+# Missing in checkpoints of other projects; 0 is correct at the start.
 STEPS = 'target.steps'
-# The negatives of a ``CMAEQueueHead``, which are no weights.
+# The negatives of a ``CMAEQueueHead``, which are not weights.
 QUEUE = 'head.contrastive.queue'
 
 
 class _Kind(NamedTuple):
-    """A kind of encoder, in words, and the backbones of that kind."""
+    """A kind of encoder: description, and its backbones."""
 
     words: str
     backbones: str
@@ -32,7 +32,7 @@ _COLOURS = 3
 
 
 class KeyReport(NamedTuple):
-    """How a state dict fits a model."""
+    """Result of comparing a state dict with a model."""
 
     matched: List[str]
     missing: List[str]
@@ -50,10 +50,10 @@ class KeyReport(NamedTuple):
         return self.listed()
 
     def listed(self, most: Optional[int] = None) -> str:
-        """List the keys, a line each.
+        """List the keys, one per line.
 
         Args:
-            most (int, optional): Number of keys of each kind that are listed.
+            most (int, optional): Largest number of listed keys of each kind.
                 Defaults to all.
 
         Returns:
@@ -78,7 +78,7 @@ class Fitting(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Sizes of an encoder as its tensors have them, one a stage."""
+    """Sizes of an encoder by its tensors, one per stage."""
 
     widths: List[int]
     depths: List[int]
@@ -101,7 +101,7 @@ def read_sizes(state: StateDict, prefix: str = '') -> Optional[Sizes]:
         prefix (str): Prefix of the encoder's names. Defaults to none.
 
     Returns:
-        Sizes: Of each stage; None where there is no encoder.
+        Sizes: Sizes of each stage; None if there is no encoder.
     """
     stages = ['']
     if f'{prefix}conv_stages.0.patch_embed.projection.weight' in state:
@@ -134,7 +134,7 @@ def _check_encoder(state: StateDict, expected: StateDict) -> None:
     if len(set(kinds)) == 2:
         raise CheckpointError(
             f'it holds {kinds[0].words}, the model has {kinds[1].words}, and '
-            'neither starts from the other: take a config whose backbone is '
+            'neither can initialise the other; use a config with the backbone '
             f'{kinds[0].backbones}, or a checkpoint of the other kind')
     theirs, ours = map(read_sizes, pair)
     if theirs and ours and theirs != ours:
@@ -170,14 +170,14 @@ def compare(model: nn.Module,
             optional: Sequence[str] = (),
             inflate: bool = False,
             grid: Optional[Pair] = None) -> Fitting:
-    """Compare a state dict with a model's, without loading it.
+    """Compare a state dict with a model without loading it.
 
     Args:
         model (nn.Module): The model.
-        state (StateDict): A state dict under the model's names. A queue of
-            negatives need not be there, or may be too much.
-        optional (Sequence[str]): Names that need not be there, beside the
-            target's count of steps. Defaults to none.
+        state (StateDict): A state dict with the model's names. A queue of
+            negatives may be missing or surplus.
+        optional (Sequence[str]): Optional names, in addition to the target's
+            count of steps. Defaults to none.
         inflate (bool): Whether an encoder of colour images may start one of
             other channels. Defaults to False.
         grid (Tuple[int, int], optional): Height and width of the state dict's
@@ -190,8 +190,8 @@ def compare(model: nn.Module,
     Raises:
         CheckpointError: If one encoder is a plain ViT and the other a hybrid,
             encoders differ in width, depth or patch size, weights are not
-            finite or no floating-point numbers, or channels differ and cannot
-            be inflated.
+            finite floating-point numbers, or channels differ and cannot be
+            inflated.
     """
     expected = model.state_dict()
     _check_encoder(state, expected)
@@ -221,7 +221,7 @@ def compare(model: nn.Module,
 def check_fit(model: nn.Module,
               state: StateDict,
               allow_partial: bool = False,
-              advice: str = 'if this is meant, allow it (--allow-partial)',
+              advice: str = 'to load it nevertheless, use --allow-partial',
               most_listed: Optional[int] = None,
               **options: Any) -> Fitting:
     """Check that a state dict fits a model, without loading it.
@@ -229,8 +229,8 @@ def check_fit(model: nn.Module,
     Args:
         model (nn.Module): The model.
         state (StateDict): A state dict under the model's names.
-        allow_partial (bool): Whether some keys may not fit. Defaults to
-            False.
+        allow_partial (bool): Whether to allow keys that do not fit. Defaults
+            to False.
         advice (str): Last line of the error.
         most_listed (int, optional): Number of keys of each kind in the error.
             Defaults to all.
@@ -255,7 +255,7 @@ def check_fit(model: nn.Module,
 
 def load_state(model: nn.Module, state: StateDict,
                allow_partial: bool = False, **options: Any) -> KeyReport:
-    """Load a state dict into a model, all of it or nothing.
+    """Load a state dict into a model, completely or not at all.
 
     Position embeddings of another grid are resampled. Its arguments and
     errors are those of :func:`check_fit`.
@@ -271,9 +271,9 @@ def load_state(model: nn.Module, state: StateDict,
 def inflate(weight: torch.Tensor, channels: int) -> torch.Tensor:
     """Convert a patch embedding to another number of channels.
 
-    Each new channel gets the mean over the old ones, times their number over
-    the new number: an image with the same normalised values in all channels
-    gives the same tokens as before.
+    Each new channel gets the mean over the old channels, times old / new
+    number of channels. An image with equal normalised values in all channels
+    gives the same tokens.
 
     Args:
         weight (torch.Tensor): Weight of a convolution, (D, C, P, P).
@@ -287,7 +287,7 @@ def inflate(weight: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def _inflate_to(state: StateDict, expected: StateDict) -> List[str]:
-    """Inflate the patch embedding that takes the image, in place."""
+    """Inflate the patch embedding of the image, in place."""
     # The first in the alphabet: of a hybrid, conv_stages.0.
     name = min((k for k in expected if k.endswith(
         'patch_embed.projection.weight')), default='')
@@ -299,12 +299,12 @@ def _inflate_to(state: StateDict, expected: StateDict) -> List[str]:
     if theirs[1] != _COLOURS:
         raise CheckpointError(
             f'its encoder is for images of {theirs[1]} channel(s), the model '
-            f'for {ours[1]}: only an encoder of {_COLOURS} channels can start '
-            'one of others')
+            f'for {ours[1]}; only encoders of {_COLOURS} channels can be '
+            'adapted')
     state[name] = inflate(state[name], ours[1])
     return [f'{name}: made for {ours[1]} channel(s) of the mean over '
-            f'{theirs[1]}, times {theirs[1]}/{ours[1]}, so that an image '
-            'alike in all channels gives what it gave']
+            f'{theirs[1]}, times {theirs[1]}/{ours[1]}, which preserves the '
+            'output for images with equal channels']
 
 
 def resample_pos_embed(pos_embed: torch.Tensor,
@@ -335,8 +335,8 @@ def resample_pos_embed(pos_embed: torch.Tensor,
     found = find_grid(pos_embed.shape[1] - num_prefix, old)
     if found is None:
         raise ValueError(
-            f'{pos_embed.shape[1] - num_prefix} positions of patches are no '
-            'square; give their grid')
+            f'{pos_embed.shape[1] - num_prefix} patch positions do not form a '
+            'square; set their grid')
     if found == new:
         return pos_embed
     prefix, patches = pos_embed[:, :num_prefix], pos_embed[:, num_prefix:]
@@ -349,7 +349,7 @@ def resample_pos_embed(pos_embed: torch.Tensor,
 
 def grid_of(state: StateDict, facts: Mapping[str, Any],
             prefix: str = '') -> Optional[Pair]:
-    """Return the grid of an encoder whose images are noted as no squares.
+    """Return the recorded grid of an encoder for rectangular images.
 
     Args:
         state (StateDict): A state dict under our names.
@@ -388,7 +388,7 @@ def _resample_to(state: StateDict, expected: StateDict, old: Optional[Pair],
             found = find_grid(lengths[1] - prefix, grids[1])
             if found is None or grids[1] not in (None, found):
                 continue
-            # Without a note those of a square, or of the model.
+            # Without a record, a square or the model's grid.
             patches = lengths[0] - prefix
             start = find_grid(patches, grids[0]) or find_grid(patches, found)
             if start is None:

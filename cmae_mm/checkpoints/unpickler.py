@@ -1,8 +1,8 @@
-"""A restricted unpickler: tensors, plain values, and no code from the file.
+"""Restricted unpickler for tensors and plain values.
 
-:class:`SafeUnpickler` is Python's own unpickler with a fixed table of names.
-A name in a file is compared with the table and never imported. A call in a
-file is a call of our function in the table, or the file is refused.
+:class:`SafeUnpickler` is Python's unpickler with a fixed table of names. Names
+in a file are looked up in the table and never imported. Calls in a file run
+the function in the table; all other calls raise an error.
 """
 import math
 import pickle
@@ -26,16 +26,16 @@ _MODULES = (('__builtin__', 'builtins'), ('numpy.core.', 'numpy._core.'),
             ('pathlib._local', 'pathlib'))
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 _MAX_DEPTH, _MAX_VALUES = 100, 50_000_000
-# Bytes that a pickle may copy: a multiple of its size, and a constant.
+# Limit of copied bytes: a multiple of the pickle's size, plus a constant.
 _SPARE_BYTES, _GROWTH = 1 << 24, 8
 # Marks a log history that to_plain converted.
 _PLAIN_HISTORY = 'mmengine.HistoryBuffer'
-# The Python implementation: C's does not allow to replace opcodes.
+# The Python implementation, because opcodes cannot be replaced in C's.
 _Base: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 class _Name(str):
-    """A name in a file that is in the table; it is no value by itself."""
+    """A name from the table; not a value by itself."""
 
     __slots__ = ()
 
@@ -45,7 +45,7 @@ class StorageId(NamedTuple):
 
     Attributes:
         key (str): Name of the storage in the file.
-        location (str): Device that it was saved from.
+        location (str): Device from which it was saved.
         numel (int): Number of elements.
         dtype (torch.dtype): Their type.
     """
@@ -64,7 +64,7 @@ class StorageId(NamedTuple):
 def _check_key(key: Any) -> Any:
     """Check that a key is a scalar or a tuple of scalars.
 
-    The hash of nested tuples could take for ever.
+    Hashing nested tuples can take very long.
     """
     for part in key if type(key) is tuple else (key, ):
         if type(part) not in (*_SCALARS, torch.dtype) and not isinstance(
@@ -81,8 +81,8 @@ class SafeUnpickler(_Base):
         name (str): Name of the file, for errors.
         size (int): Size of the pickle in bytes, which limits the memory.
         storage (Callable, optional): Function that returns the
-            ``UntypedStorage`` of a :class:`StorageId`. Defaults to None:
-            storages are refused.
+            ``UntypedStorage`` of a :class:`StorageId`. Defaults to None,
+            storages raise an error.
     """
 
     dispatch = dict(_Base.dispatch)
@@ -90,7 +90,7 @@ class SafeUnpickler(_Base):
 
     def __init__(self, source: Any, name: str, size: int,
                  storage: Optional[Callable[[StorageId], Any]] = None) -> None:
-        # Strings of Python 2 hold bytes, too.
+        # Strings of Python 2 may contain bytes.
         super().__init__(source, fix_imports=False, encoding='latin1')
         self.name, self.storage = name, storage
         self.left = _SPARE_BYTES + _GROWTH * size
@@ -101,11 +101,11 @@ class SafeUnpickler(_Base):
         """Count bytes that are copied.
 
         Raises:
-            ValueError: If they are far more than the file holds.
+            ValueError: If there are far more than in the file.
         """
         self.left -= nbytes
         if self.left < 0:
-            raise ValueError('it asks for far more memory than it holds data')
+            raise ValueError('it requests far more memory than its size')
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a name up in the table; nothing is imported."""
@@ -233,8 +233,8 @@ def unpickle(source: Any, name: str, size: int,
         Any: Its value.
 
     Raises:
-        CheckpointError: If it holds more than tensors and plain values.
-        Exception: All sorts, if it is damaged.
+        CheckpointError: If it contains more than tensors and plain values.
+        Exception: Any kind, if it is damaged.
     """
     value = SafeUnpickler(source, name, size, storage).load()
     _check_nesting(value, name, {}, 0)
@@ -243,7 +243,7 @@ def unpickle(source: Any, name: str, size: int,
 
 def _check_nesting(value: Any, name: str, counts: Dict[int, int],
                    depth: int) -> int:
-    """Count nested values; a few bytes can repeat them without end."""
+    """Count nested values, which a few bytes can repeat endlessly."""
     if type(value) is _Name:
         refuse(name, value)
     children = value.values() if isinstance(value, dict) else (
@@ -488,13 +488,13 @@ _CALLS: Dict[str, Callable[..., Any]] = {
     'numpy._core.numeric._frombuffer': _array,
     _HISTORY: lambda u: HistoryBuffer(),
 }
-# What sets the state that follows a call.
+# Functions that set the state after a call.
 _STATES: Dict[str, Callable[..., None]] = {
     _ORDERED: _set_metadata,
     'argparse.Namespace': lambda u, value, state: value.update(dict(state)),
     'numpy.dtype': _set_byte_order, _NEW_ARRAY: _set_array,
     _HISTORY: _set_history}
-# Tensors of other kinds, in words for people.
+# Descriptions of other kinds of tensors.
 _OTHER_TENSORS = {
     'torch._utils._rebuild_meta_tensor_no_storage':
     'a meta tensor, which has no values',
@@ -505,7 +505,7 @@ _OTHER_TENSORS = {
 
 
 def to_plain(value: Any) -> Any:
-    """Make a message hub readable without mmengine's classes.
+    """Convert a message hub to values without mmengine's classes.
 
     Args:
         value (Any): ``message_hub`` or ``meta`` of a checkpoint.
@@ -537,7 +537,7 @@ def from_plain(value: Any) -> Any:
         value (Any): A value of ``log_scalars`` in a message hub.
 
     Returns:
-        Any: A ``HistoryBuffer``; other values as they are.
+        Any: A ``HistoryBuffer``; other values are unchanged.
 
     Raises:
         ValueError: If the log history is of another form.

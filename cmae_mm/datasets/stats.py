@@ -474,8 +474,8 @@ def _find_fault(stats: Dict[str, Any]) -> str:
             return (f'the mean of channel {number}, {mean}, is not within its '
                     f'range of {low} to {high}')
         if std <= 0:
-            return (f'channel {number} has a standard deviation of '
-                    f'{std}because it is constant; choose other channels with '
+            return (f'channel {number} has a standard deviation of {std} '
+                    'because it is constant; choose other channels with '
                     '`cmae stats --bands`, or set it to 1')
     settings = stats.get('settings', {})
     try:

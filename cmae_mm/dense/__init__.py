@@ -1,6 +1,7 @@
-"""What stands beside mmdetection and mmsegmentation.
+"""Additions to mmdetection and mmsegmentation.
 
-Not part of ``import cmae_mm``: those configs import it, by ``custom_imports =
-dict(imports=['cmae_mm.dense.detection'])``, so that pre-training and
-classification need neither library.
+``import cmae_mm`` does not import this package. Configs of detection and
+segmentation do, with ``custom_imports =
+dict(imports=['cmae_mm.dense.detection'])``, so pre-training and classification
+do not need these libraries.
 """

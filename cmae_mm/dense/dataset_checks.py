@@ -16,11 +16,11 @@ from ..datasets.decode import (
     read_image,
 )
 
-# Images of each data set that are decoded before the first step.
+# Number of images per data set to decode before the first step.
 _MOST_IMAGES = 500
-# By how much decoders of JPEG and CMYK differ, of 255.
+# Largest difference between decoders of JPEG and CMYK, of 255.
 _SLACK = 8
-# All that a file holds.
+# All channels of a file.
 _WHOLE = ImageSettings(channels=None, dtype=None)
 
 
@@ -37,18 +37,18 @@ def datasets_of(runner: Any) -> Dict[str, BaseDataset]:
 
 
 def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
-    """Check that mmcv's loader does not change a data set's images.
+    """Check that mmcv's loader does not change images of a data set.
 
-    It reduces values to 8 bits, multiplies the colours of TIFF files by
-    their alpha, and ignores pages and some orientations. At most 500 images,
-    evenly spaced, are decoded and compared.
+    The loader reduces values to 8 bits, multiplies the colours of TIFF files
+    by alpha, and ignores pages and some orientations. Up to 500 images, evenly
+    spaced, are decoded and compared.
 
     Args:
         name (str): Name of the split, for the error.
         dataset (BaseDataset): The data set.
 
     Raises:
-        ValueError: If it would change an image; names the file.
+        ValueError: If it would change an image; the message has the file name.
     """
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     loaders = [t for t in transforms if isinstance(t, LoadImageFromFile)]
@@ -64,20 +64,20 @@ def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
 
 
 def _find_loss(path: str, loader: LoadImageFromFile) -> str:
-    """Describe what a loader changes in an image; '' if nothing."""
+    """Describe changes of an image by a loader, '' if there are none."""
     data = fileio.get(path)
     if is_jpeg(data) and b'\xff\xe1' not in data:
         return ''  # without EXIF data
     theirs = loader(dict(img_path=path))['img'].astype(float)
     theirs = theirs.reshape(*theirs.shape[:2], -1)
-    reason = 'its alpha, range or orientation would get lost'
+    reason = 'its alpha, range or orientation would be lost'
     try:
         ours = decode_image(data, name=path)
     except UndecodableImage:
-        return ''  # of a format that is not compared
+        return ''  # format without comparison
     except UnfitImage as error:
         reason = str(error).split('; set ')[0]
-        try:  # a loader may keep what it holds
+        try:  # the loader may keep all channels
             ours = read_image(data, path, _WHOLE).pixels
         except UnfitImage:
             return reason
@@ -94,8 +94,8 @@ def check_channels(model: nn.Module, parts: Sequence[str]) -> None:
     Args:
         model (nn.Module): A detector or segmentor. Without ``map_dims`` of
             its backbone nothing is checked.
-        parts (Sequence[str]): Attributes that hold necks or heads, with
-            ``in_channels`` and, of heads, ``in_index``.
+        parts (Sequence[str]): Names of necks or heads with ``in_channels``
+            and, for heads, ``in_index``.
 
     Raises:
         ValueError: If a part has other channels.
@@ -122,9 +122,8 @@ def check_heads(name: str, dataset: BaseDataset, owner: Any,
     Args:
         name (str): Name of the split, for the error.
         dataset (BaseDataset): The data set, whose classes are counted.
-        owner (nn.Module): The module that has the heads.
-        parts (Sequence[str]): Attributes that hold heads: one head each,
-            several, or none.
+        owner (nn.Module): The parent module of the heads.
+        parts (Sequence[str]): Attributes with one head, several, or none.
 
     Raises:
         ValueError: If a head has another number of classes.

@@ -35,8 +35,8 @@ __all__ = ['DetectionCheckHook', 'Float32FPN', 'Float32RPNHead']
 class Float32FPN(FPN):
     """mmdetection's ``FPN`` with levels in float32.
 
-    Boxes are cast to the features' dtype; bfloat16 would round them to whole
-    pixels and more.
+    Boxes are cast to the dtype of the features. bfloat16 would round them to
+    whole pixels or worse.
     """
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
@@ -56,9 +56,8 @@ class Float32FPN(FPN):
 class Float32RPNHead(RPNHead):
     """mmdetection's ``RPNHead`` with float32 scores and offsets.
 
-    In bfloat16 scores of thousands of anchors would be rounded to a few
-    hundred values before they are ranked, and mmcv's NMS does not take them
-    on every device.
+    bfloat16 would round the scores of thousands of anchors to a few hundred
+    values before ranking, and mmcv's NMS does not support it on every device.
     """
 
     def forward_single(self, x: Tensor) -> Tuple[Tensor, Tensor]:
@@ -108,7 +107,7 @@ class DetectionCheckHook(Hook):
         for i in range(len(dataset)):
             path = dataset.get_data_info(i)['img_path']
             if '://' in path:
-                return  # not on a disk
+                return  # not a local file
             folder, file = os.path.split(path)
             folders[folder].append(file)
         missing: List[str] = []
@@ -119,9 +118,9 @@ class DetectionCheckHook(Hook):
             ]
         if missing:
             raise FileNotFoundError(
-                f'{len(missing)} of the {len(dataset)} images that the {name} '
-                f'annotations name are not there, the first one: {missing[0]};'
-                ' check data_prefix and DATA_ROOT')
+                f'{len(missing)} of {len(dataset)} images in the {name} '
+                f'annotations do not exist (first: {missing[0]}); check '
+                'data_prefix and DATA_ROOT')
 
     @staticmethod
     def _check_categories(name: str, dataset: CocoDataset) -> None:

@@ -87,7 +87,7 @@ class CategoryMapDataset(BaseSegDataset):
 
 @DATASETS.register_module()
 class ListedSegDataset(BaseSegDataset):
-    """Images and masks of an annotation file that ``cmae finetune`` wrote.
+    """Images and masks from an annotation file of ``cmae finetune``.
 
     Args:
         ann_file (str): JSON file with ``metainfo.classes``,
@@ -161,8 +161,8 @@ class SegmentationCheckHook(Hook):
     """Check images, maps and classes before a segmentor is trained.
 
     Args:
-        max_maps (int): Number of maps of each data set that are checked,
-            evenly spaced. Defaults to 500.
+        max_maps (int): Number of maps to check in each data set, evenly
+            spaced. Defaults to 500.
 
     Raises:
         FileNotFoundError: If a data set names files that are not there.
@@ -188,7 +188,7 @@ class SegmentationCheckHook(Hook):
             check_images_are_kept(name, dataset)
 
     def _check_maps(self, name: str, dataset: Any) -> None:
-        # The loading transform alone knows the format of the maps.
+        # Only the loading transform knows the format of the maps.
         load = Compose([
             t for t in dataset.pipeline.transforms
             if type(t).__name__ in ('LoadAnnotations', 'LoadCategoryMap')
@@ -201,8 +201,8 @@ class SegmentationCheckHook(Hook):
             for key in ('img_path', 'seg_map_path'):
                 if '://' not in record[key] and not osp.isfile(record[key]):
                     raise FileNotFoundError(
-                        f'the {name} data names {record[key]}, which is not '
-                        'there; check data_prefix and DATA_ROOT')
+                        f'the {name} data names {record[key]}, which does not '
+                        'exist; check data_prefix and DATA_ROOT')
             values = np.unique(load(record)['gt_seg_map'])
             wrong = values[(values >= count)
                            & (values != dataset.ignore_index)]

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def transformer_layers(model: nn.Module) -> Dict[str, nn.Module]:
-    """Find the layers of a model that are in module lists.
+    """Find layers of a model in module lists.
 
     Args:
         model (nn.Module): The model.
@@ -38,10 +38,10 @@ def checkpoint_activations(model: nn.Module,
 
     Args:
         model (nn.Module): The model, modified in place.
-        modules (bool | str | List[str]): True for each trained transformer
-            layer, which needs the least memory for a quarter more time; or
-            names of modules in the model. The name of a module list
-            (``backbone.layers``) selects each of its layers.
+        modules (bool | str | List[str]): True for all trained transformer
+            layers, which saves most memory and takes a quarter more time; or
+            names of modules. The name of a module list (``backbone.layers``)
+            selects each of its layers.
 
     Returns:
         int: Number of checkpointed modules.

@@ -1,4 +1,4 @@
-"""The checkpoints of a work folder: names, order, damage."""
+"""Checkpoints of a work folder: names, order, validity."""
 import logging
 import os
 import re
@@ -24,12 +24,12 @@ from ..checkpoints import CheckpointError, DamagedCheckpoint, check_whole
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
 # The number in a template.
 _NUMBER = re.compile(r'\{(?::(?:0\d+)?d)?\}')
-# Between epoch and iteration in the name of a checkpoint within an epoch.
+# Separator of epoch and iteration in the name of a checkpoint within an epoch.
 _WITHIN = '_iter_'
 
 
 class NameTemplate(str):
-    """``filename_tmpl`` of a checkpoint hook, which also parses names.
+    """``filename_tmpl`` of a checkpoint hook, for formatting and parsing.
 
     Args:
         template (str): A file name with one decimal number in braces, epochs
@@ -78,7 +78,7 @@ class NameTemplate(str):
 
 
 class SavedStep(NamedTuple):
-    """A checkpoint and the position in its name."""
+    """A checkpoint and the position encoded in its name."""
 
     path: Path
     by_epoch: bool
@@ -96,8 +96,8 @@ def list_checkpoints(folder: str,
 
     Args:
         folder (str): The folder, which may be missing.
-        template (str, optional): ``filename_tmpl`` of a checkpoint hook,
-            beside ``epoch_{}.pth`` and ``iter_{}.pth``. Defaults to None.
+        template (str, optional): ``filename_tmpl`` of a checkpoint hook, in
+            addition to ``epoch_{}.pth`` and ``iter_{}.pth``. Defaults to None.
         by_epoch (bool): Whether the template's number counts epochs. Defaults
             to True.
 
@@ -134,7 +134,7 @@ def list_checkpoints(folder: str,
 
 
 def list_saved(cfg: Mapping[str, Any]) -> List[SavedStep]:
-    """List the checkpoints that a config's run has saved, newest first.
+    """List the saved checkpoints of a config's run, newest first.
 
     Args:
         cfg (Config): The config, with ``work_dir``.
@@ -160,7 +160,7 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
         Path: The checkpoint, or None if the list is empty.
 
     Raises:
-        CheckpointError: If all are damaged, or one cannot be read.
+        CheckpointError: If all are damaged, or a file cannot be read.
     """
     damaged: List[Tuple[Path, DamagedCheckpoint]] = []
     for path, *_ in checkpoints:
@@ -171,7 +171,7 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
             continue
         except CheckpointError as error:
             raise CheckpointError(
-                f'{error}; the file may be intact, and nothing was changed: '
+                f'{error}; no file was changed, and this one may be intact; '
                 'run the same command again when it can be read') from error
         for bad, reason in damaged:
             aside = bad.with_name(f'{bad.name}.damaged')
@@ -192,7 +192,7 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
 
 
 def move_aside(paths: Sequence[Path]) -> Path:
-    """Move checkpoints of an earlier run to a folder of their own.
+    """Move checkpoints of an earlier run to a separate folder.
 
     Args:
         paths (Sequence[Path]): The checkpoints, in one folder.

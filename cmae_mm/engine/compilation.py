@@ -9,8 +9,8 @@ from torch import nn
 
 from ..models import CMAE
 
-# Masks, random draws, collectives and checks of values are not compiled, so
-# that draws do not change and graphs have no breaks.
+# Masks, random draws, collectives and checks of values are not compiled: draws
+# must not change, and graphs must not break.
 _PARTS = (
     ('data_preprocessor', 'augment'),
     ('backbone', 'embed'),
@@ -24,9 +24,9 @@ _PARTS = (
 
 
 class _WhileTraining:
-    """A method that is compiled in training mode only.
+    """Method compiled in training mode only.
 
-    Evaluation would compile it for each of its batch sizes.
+    In evaluation it would be compiled for each batch size.
 
     Args:
         method (Callable): A bound method of a module.
@@ -54,11 +54,11 @@ class _WhileTraining:
             reason = ' '.join(str(error).strip().split('\n')[0].split())
             raise RuntimeError(
                 f'torch {torch.__version__} cannot compile '
-                f'{type(module).__name__} ({reason}): leave compile out, or '
+                f'{type(module).__name__} ({reason}); remove compile, or '
                 'update torch') from error
 
     def __deepcopy__(self, memo: dict) -> '_WhileTraining':
-        # The copy of a module computes with its own parameters.
+        # A copied module must use its own parameters.
         return _WhileTraining(copy.deepcopy(self.method, memo), self.options)
 
 
@@ -85,7 +85,7 @@ def compile_parts(model: CMAE, **options: Any) -> None:
 def _parts_of(model: CMAE) -> Iterator[Tuple[nn.Module, str]]:
     on_cpu = next(model.parameters()).device.type == 'cpu'
     for path, name in _PARTS:
-        # On a CPU each view is augmented by itself.
+        # On a CPU views are augmented one by one.
         if on_cpu and path == 'data_preprocessor':
             continue
         module: Any = model
@@ -101,6 +101,5 @@ def _check_compiler(model: nn.Module) -> None:
     names = [os.environ.get('CXX'), 'g++', 'clang++', 'c++']
     if not any(name and shutil.which(name) for name in names):
         raise RuntimeError(
-            'compile=True needs a C++ compiler where a model trains on the '
-            'CPU, and none was found: install g++, name one in the '
-            'environment variable CXX, or leave compile out')
+            'compile=True on a CPU needs a C++ compiler, but none was found; '
+            'install g++, set the environment variable CXX, or remove compile')

@@ -1,4 +1,4 @@
-"""Settings of a run for its device: process groups and wrappers."""
+"""Device settings of a run: process groups and wrappers."""
 import datetime
 import math
 import os
@@ -23,15 +23,15 @@ from ..dependencies import start_method
 
 
 def has_accelerator() -> bool:
-    """Return whether there is a device that mmengine can autocast on."""
+    """Return whether there is a device with autocast in mmengine."""
     return (is_cuda_available() or is_npu_available() or is_mlu_available()
             or is_musa_available())
 
 
 def host_memory_mb() -> float:
-    """Return the highest use of memory of this process so far, in MiB.
+    """Return the peak memory of this process in MiB.
 
-    It is nan where Python has no module ``resource``, as on Windows.
+    Returns nan if Python has no module ``resource``, as on Windows.
     """
     try:
         import resource
@@ -84,8 +84,8 @@ def adapt_to_device(cfg: Config) -> None:
         cfg (Config): The config of a runner.
 
     Raises:
-        ValueError: If a launcher other than pytorch and slurm is to start
-            ranks on CPUs, or the process groups' timeout is not positive.
+        ValueError: If a launcher other than pytorch and slurm starts ranks on
+            CPUs, or the process groups' timeout is not positive.
     """
     if start_method() == 'spawn':
         cfg.merge_from_dict({'env_cfg.mp_cfg.mp_start_method': 'spawn'})

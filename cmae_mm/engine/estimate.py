@@ -19,28 +19,28 @@ from .hooks.evaluation_hooks import keep_generators
 from .optim_wrapper import NonFiniteError, skipping_steps
 from .training_step import TrainingStep
 
-# Steps are measured for so many seconds, and at most for a share of the run.
+# Longest measurement in seconds, and as a share of the run.
 _SECONDS, _SHARE = 3., 0.05
 
 
 def estimate_training(runner: Any) -> str:
     """Estimate time and memory of a training.
 
-    Trains a copy of the model on the first batch. Models, generators and
-    loaders are left as they are. All processes must call it.
+    Trains a copy of the model on the first batch. The model, random generators
+    and loaders do not change. All processes must call it.
 
     Args:
         runner (ResumableRunner): Before training.
 
     Returns:
         str: 'about 60 s at the present speed: 600 steps of 0.08 s; 0.8 GiB of
-        memory', '' if the training does not count epochs, or steps do not
-        fit into the memory of the GPU or are not finite.
+        memory', '' if training is not epoch-based, or steps do not fit into GPU
+        memory or are not finite.
     """
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return ''
     level = runner.logger.level
-    runner.logger.setLevel('ERROR')  # all is logged once more in training
+    runner.logger.setLevel('ERROR')  # training logs it again
     try:
         with keep_generators():
             return _measure(runner)
@@ -54,7 +54,7 @@ def estimate_training(runner: Any) -> str:
 
 def _measure(runner: Any) -> str:
     loader = runner.train_dataloader
-    # Transforms count what they skip; the list of images may be large.
+    # Copy transforms, which count skipped files, but not the list of images.
     dataset = copy.copy(loader.dataset)
     if hasattr(dataset, 'pipeline'):
         dataset.pipeline = copy.deepcopy(dataset.pipeline)
@@ -83,7 +83,7 @@ def _measure(runner: Any) -> str:
         seconds += reading / max(min(workers, cpu_count()), 1)
     total = seconds * steps
     if runner.val_loop is not None:
-        # An image that is validated costs about a third of one in training.
+        # Validation of an image costs about a third of training on it.
         total += seconds / len(numbers) / 3 * len(
             runner.val_dataloader.dataset) * (
                 loop.max_epochs / loop.val_interval)

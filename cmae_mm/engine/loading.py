@@ -16,8 +16,8 @@ from ..checkpoints.state_dict import QUEUE, compare, grid_of, read_sizes
 from ..models import CMAE
 
 RESUME, START, TEST = 'resume', 'load_from', 'test'
-# CMAE modules that an MAE checkpoint or an encoder does not contain; a
-# checkpoint has all keys of each or none.
+# CMAE modules that an MAE checkpoint or an encoder does not contain. A
+# checkpoint has all keys of a module or none.
 _PARTS = ('neck.pixel_decoder.', 'neck.feature_decoder.', 'neck.projector.',
           'head.', 'target.')
 _LISTED = 10
@@ -46,7 +46,7 @@ def check_training_state(checkpoint: Any) -> None:
         checkpoint (Any): Content of a file.
 
     Raises:
-        CheckpointError: If it contains weights alone.
+        CheckpointError: If it contains weights only.
     """
     content = checkpoint if isinstance(checkpoint, dict) else {}
     missing = [k for k in ('meta', 'message_hub', 'optimizer')
@@ -62,7 +62,7 @@ def check_training_state(checkpoint: Any) -> None:
 
 def fit(model: nn.Module, checkpoint: Any, purpose: str,
         allow_partial: bool = False) -> Loadable:
-    """Fit a checkpoint's state dict to a model, before it is loaded.
+    """Adapt a checkpoint's state dict to a model, before loading.
 
     Args:
         model (nn.Module): A model without its distributed wrapper.
@@ -73,7 +73,7 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
             fit. Defaults to False.
 
     Returns:
-        Loadable: With every name of the model in its state.
+        Loadable: State dict with every name of the model.
 
     Raises:
         CheckpointError: If it does not fit.
@@ -119,7 +119,7 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
 
 def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
                lines: List[str]) -> StateDict:
-    """Drop a queue of negatives whose length is not the model's."""
+    """Drop a queue of negatives with another length than the model's."""
     lengths = [s[QUEUE].shape[:1].numel() if QUEUE in s else 0
                for s in (state, expected)]
     if lengths[0] == lengths[1]:
@@ -136,7 +136,7 @@ def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
 
 def _start_of_cmae(model: nn.Module, state: StateDict
                    ) -> Tuple[StateDict, List[str], List[str]]:
-    """Return the state, optional names and log lines of a CMAE's start."""
+    """Return state dict, optional names and log lines to initialise a CMAE."""
     found, kind, lines, *_ = find_encoder(state)
     if kind == RELEASED:
         state, optional = from_released(model, state)

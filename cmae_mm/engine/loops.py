@@ -27,7 +27,7 @@ def at_optimizer_step(runner: Runner) -> bool:
 
 
 def validation_follows(runner: Runner, done: int) -> bool:
-    """Return whether the training loop validates at this point.
+    """Return whether the training loop validates at this step.
 
     Args:
         runner (Runner): The runner, in training.
@@ -51,20 +51,20 @@ def validation_pending(runner: Runner) -> bool:
 
 
 def note_pending_validation(runner: Runner, pending: bool) -> None:
-    """Store in the message hub whether validation is due.
+    """Store in the message hub whether validation is pending.
 
-    Checkpoints contain the message hub. A resumed run first runs the
-    validation that was due, so that the best checkpoint is known.
+    Checkpoints contain the message hub. A resumed run first runs a pending
+    validation to determine the best checkpoint.
 
     Args:
         runner (Runner): The runner, in training.
-        pending (bool): Whether validation is due.
+        pending (bool): Whether validation is pending.
     """
     runner.message_hub.update_info(_PENDING, pending)
 
 
 class _Resumable:
-    """Methods of both loops."""
+    """Mixin with methods of both loops."""
 
     runner: Any
     dataloader: Any
@@ -79,7 +79,7 @@ class _Resumable:
         return per_iter * accumulated, per_iter, get_world_size()
 
     def former_batch_numbers(self) -> Tuple[int, int, int]:
-        """Return the numbers of the resumed run; the current if unknown."""
+        """Return these numbers of the resumed run, or the current ones."""
         info = self.runner.message_hub.runtime_info
         step, iteration, ranks = (
             info.get(name, now)
@@ -104,10 +104,9 @@ class _Resumable:
             sampler.seed = self.runner.seed
 
     def _note_validation(self, done: int, end: int) -> None:
-        """Store in checkpoints whether validation is due after them.
+        """Store in checkpoints whether validation is pending.
 
-        ``PreemptionHook`` runs a validation that was due when the run was
-        stopped, so that the best checkpoint is known.
+        After resuming, ``PreemptionHook`` runs the pending validation.
         """
         note_pending_validation(
             self.runner, done < end and validation_follows(self.runner, done))
@@ -117,16 +116,15 @@ class _Resumable:
 class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     """mmengine's ``EpochBasedTrainLoop`` that resumes within an epoch.
 
-    A run that is resumed from a checkpoint of any iteration trains on the same
-    batches as an uninterrupted run; earlier batches are skipped without
-    loading them. If an epoch has another number of iterations, since the data
-    set, the batch or the number of processes have changed, the run resumes
-    after the same fraction of the epoch.
+    A run resumed from a checkpoint of any iteration trains on the same batches
+    as an uninterrupted run; earlier batches are skipped without loading them.
+    If the number of iterations per epoch has changed (data set, batch size,
+    number of processes), the run resumes after the same fraction of the epoch.
 
     See ``EpochBasedTrainLoop`` for the arguments.
     """
 
-    _done = 0  # batches of the current epoch that are already trained
+    _done = 0  # completed batches of the current epoch
 
     def run(self):
         """Train."""
@@ -138,10 +136,10 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         return super().run()
 
     def move_to_new_length(self) -> bool:
-        """Move to the same fraction of the epoch, at an optimizer step.
+        """Move to the same fraction of an epoch, at an optimizer step.
 
         Returns:
-            bool: Whether epochs have another length than they had.
+            bool: Whether the length of epochs has changed.
         """
         hub, length = self.runner.message_hub, len(self.dataloader)
         info = hub.runtime_info
@@ -164,7 +162,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         return True
 
     def run_epoch(self) -> None:
-        """Iterate over one epoch, or over the rest of it."""
+        """Train for one epoch, or the rest of it."""
         done, self._done = self._done, 0
         runner = self.runner
         self._note_validation(0, 0)
@@ -193,13 +191,13 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 
 
 class _ResumedBatches(_InfiniteDataloaderIterator):
-    """mmengine's infinite iterator, after the batches of a stopped run.
+    """mmengine's infinite iterator without the batches of a stopped run.
 
     Args:
         loader (DataLoader): The data loader.
         trained (int): Number of batches to skip.
-        to_count (int): Number of calls by which mmengine 0.10.7 skips, one
-            for each iteration.
+        to_count (int): Number of calls by mmengine 0.10.7 to skip, one per
+            iteration.
     """
 
     def __init__(self, loader: DataLoader, trained: int,
@@ -244,8 +242,8 @@ class _ResumedBatches(_InfiniteDataloaderIterator):
 class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` that skips data without loading it.
 
-    With another batch or number of processes than before, the same number of
-    samples is skipped.
+    If the batch size or the number of processes has changed, the same number
+    of samples is skipped.
 
     See ``IterBasedTrainLoop`` for the arguments.
     """
@@ -299,7 +297,7 @@ def resumable(loop: Any) -> Any:
 
 
 class _SkipOnce:
-    """A sampler without its first items, in the first iteration over it.
+    """A sampler that skips its first items in the first iteration.
 
     Args:
         batches (Sampler): The sampler of indices or of lists of indices.
@@ -311,7 +309,7 @@ class _SkipOnce:
         self.count = count
 
     def __iter__(self) -> Iterator:
-        # A generator, since DataLoader may drop an iterator that it made.
+        # A generator, since DataLoader may discard an iterator.
         count, self.count = self.count, 0
         yield from islice(self.batches, count, None)
 
@@ -327,8 +325,8 @@ class _SkipOnce:
 def skip_batches(loader: DataLoader, count: int) -> bool:
     """Skip batches in the next iteration over a loader, without loading them.
 
-    Samplers of this project skip in no time. Other samplers draw the skipped
-    indices, so that the following ones do not change.
+    Samplers of this project skip immediately. Other samplers draw the skipped
+    indices, so the following indices do not change.
 
     Args:
         loader (DataLoader): The data loader, modified in place.

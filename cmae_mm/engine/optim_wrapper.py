@@ -37,18 +37,18 @@ except ImportError:
     from torch.cuda.amp import GradScaler
 
 DTYPES = ('bfloat16', 'float16', 'float32')
-# Settings that change results by rounding alone.
+# Settings that change results by rounding only.
 _KERNELS = ('fused', 'foreach')
-# Images that a report of a skipped step names.
+# Largest number of image names in a report of a skipped step.
 _NAMES_SHOWN = 8
 
 
 class NonFiniteError(RuntimeError):
-    """Training that was stopped because its steps are not finite."""
+    """Training was stopped because its steps are not finite."""
 
 
 def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
-    """Compute the norm over all gradients, in few kernels.
+    """Compute the norm over all gradients with few kernels.
 
     Args:
         grads (Sequence[Tensor]): Gradients, on one device.
@@ -112,7 +112,7 @@ class StepGuard:
         self.in_a_row = 0
         self.model: Optional[nn.Module] = None
         self._buffers: List[Tensor] = []
-        # By dtype, each copied by one kernel: buffers, and their copies.
+        # Buffers and their copies by dtype, each copied by one kernel.
         self._kept: Dict[torch.dtype, Tuple[List[Tensor], List[Tensor]]] = {}
         self.samples: List[Any] = []  # of the step, set by SkippedStepHook
 
@@ -122,7 +122,7 @@ class StepGuard:
         """Copy a model's buffers, such as BatchNorm statistics.
 
         Args:
-            model (nn.Module): The model, as it is before a step.
+            model (nn.Module): The model before a step.
         """
         self.model = model
         buffers = list(model.buffers())
@@ -156,8 +156,8 @@ class StepGuard:
             loss (float): Loss of the step.
             norm (float): Norm over all gradients.
             hub (MessageHub): The message hub, which stores the count.
-            scaled (bool): Whether the step is skipped because the loss scale
-                of float16 is being lowered.
+            scaled (bool): Whether the step is skipped to lower the loss scale
+                of float16.
 
         Raises:
             NonFiniteError: After ``max_skipped`` of them in a row.
@@ -211,31 +211,29 @@ class StepGuard:
 class AutoAmpOptimWrapper(AmpOptimWrapper):
     """mmengine's ``AmpOptimWrapper`` for any dtype and machine.
 
-    Training in bfloat16 has no loss scaler, which it does not need. Without
-    an accelerator, where ``AmpOptimWrapper`` raises, training is in float32,
-    which is logged.
+    bfloat16 is used without loss scaler. Without an accelerator, where
+    ``AmpOptimWrapper`` raises, training is in float32, which is logged.
 
-    Adam and AdamW update all parameters in one pass where torch has a fused
-    kernel for the device, unless their settings select another.
+    Adam and AdamW use torch's fused kernel if the device has one, unless their
+    settings select another.
 
-    A step whose loss or gradients are not finite on any process is skipped
-    on all: parameters, the optimizer's state and CMAE's target stay as they
-    are, and buffers such as BatchNorm statistics are restored. It is logged,
-    with its images, and counted as ``skipped_steps``. Steps that float16's
-    loss scaler skips while it searches for its scale are counted separately,
-    as ``scaler_steps``.
+    If loss or gradients are not finite on any process, the step is skipped on
+    all: parameters, optimizer state and CMAE's target do not change, and
+    buffers such as BatchNorm statistics are restored. The step is logged with
+    its images and counted as ``skipped_steps``. Steps skipped by float16's
+    loss scaler to adjust its scale are counted as ``scaler_steps``.
 
-    The check costs one norm over all gradients, which ``clip_grad`` uses too,
-    a copy of the buffers, and one synchronisation with the device in each
-    optimizer step; float16's loss scaler adds its own.
+    Cost per optimizer step: one norm over all gradients, also used by
+    ``clip_grad``, a copy of the buffers, and one synchronisation with the
+    device, plus that of float16's loss scaler.
 
     Args:
         dtype (str): 'bfloat16', 'float16' or 'float32'. Defaults to
             'bfloat16'.
         loss_scale (str | float | dict): Loss scale for float16, see
             ``AmpOptimWrapper``. Defaults to 'dynamic'.
-        max_skipped (int): Number of steps in a row that are not finite after
-            which training stops with a report. Defaults to 10.
+        max_skipped (int): Number of non-finite steps in a row that stops
+            training with a report. Defaults to 10.
         **kwargs: Arguments of ``OptimWrapper``.
 
     Raises:
@@ -268,7 +266,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             self.loss_scaler = GradScaler(enabled=False)
             self.cast_dtype = getattr(torch, dtype)
         if use_fused(self.optimizer):
-            print_log('The optimizer updates all parameters in one pass.',
+            print_log("The optimizer uses torch's fused kernel.",
                       logger='current')
         self.guard = StepGuard(max_skipped)
         self._losses: List[Tensor] = []
@@ -320,7 +318,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             self.optimizer.step(**kwargs)
             scaler.update(self._scale_update_param)
             return
-        # Only gradients overflow if the scale of float16 is too large: the
+        # If only gradients overflow, the scale of float16 is too large and the
         # scaler lowers it.
         scaled = scaler.is_enabled() and not loss_bad
         if scaler.is_enabled():
@@ -332,7 +330,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
                           scaled)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state, also one of a machine with other kernels.
+        """Load a state, also from a machine with other kernels.
 
         Args:
             state_dict (dict): See ``AmpOptimWrapper.load_state_dict``.
@@ -363,7 +361,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         return tuple(torch.cat([numbers, bad]).tolist())
 
     def _clip(self, grads: List[Tensor], norm: float) -> None:
-        """Clip gradients by the norm that is already computed."""
+        """Clip gradients with the computed norm."""
         if not self.clip_grad_kwargs or not grads:
             return
         if self.grad_name != 'grad_norm':
@@ -382,8 +380,8 @@ def skipping_steps(optim_wrapper: Any) -> Any:
         optim_wrapper (dict | OptimWrapper): ``optim_wrapper`` of a config.
 
     Returns:
-        dict | OptimWrapper: In float32, if it was an ``OptimWrapper``'s
-        config; otherwise the same.
+        dict | OptimWrapper: ``AutoAmpOptimWrapper`` in float32 for an
+        ``OptimWrapper``, otherwise unchanged.
     """
     if not isinstance(optim_wrapper, dict) or 'optimizer' not in optim_wrapper:
         return optim_wrapper
@@ -395,10 +393,10 @@ def skipping_steps(optim_wrapper: Any) -> Any:
 
 
 def use_fused(optimizer: Optimizer) -> bool:
-    """Let Adam and AdamW use torch's fused kernel, in place.
+    """Use torch's fused kernel for Adam and AdamW, in place.
 
     On a CPU this is several times as fast as torch's loop over parameters.
-    Optimizers with a setting of their own do not change.
+    Optimizers with an explicit setting do not change.
 
     Args:
         optimizer (Optimizer): The optimizer, before its first step.
@@ -428,9 +426,9 @@ def use_fused(optimizer: Optimizer) -> bool:
 
 
 def keep_kernels(optimizer: Optimizer, state: Dict[str, Any]) -> None:
-    """Set a saved state's kernels to those of this optimizer, in place.
+    """Set the kernels of a saved state to this optimizer's, in place.
 
-    The state may have been saved on a machine with other kernels.
+    The state may come from a machine with other kernels.
 
     Args:
         optimizer (Optimizer): The optimizer that will load it.
@@ -445,10 +443,9 @@ def keep_kernels(optimizer: Optimizer, state: Dict[str, Any]) -> None:
 class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor, with equal parameter groups merged.
 
-    mmengine makes one group per parameter, several hundred for a ViT, each
-    updated by its own kernels, and logs several lines for each. With the same
-    ``paramwise_cfg``, this one makes a group and a log line for each different
-    setting.
+    mmengine creates one group per parameter, several hundred for a ViT, each
+    with its own kernels and several log lines. This class creates one group
+    and one log line per distinct setting, from the same ``paramwise_cfg``.
     """
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs):
@@ -457,8 +454,8 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Args:
             params (List[dict]): The groups, modified in place.
             module (nn.Module): The module.
-            **kwargs: See ``DefaultOptimWrapperConstructor``; present in its
-                recursion alone.
+            **kwargs: See ``DefaultOptimWrapperConstructor``; only in recursive
+                calls.
         """
         if kwargs:  # a recursive call from the base class
             return super().add_params(params, module, **kwargs)
@@ -508,9 +505,9 @@ class BackboneLayerDecayConstructor(LearningRateDecayOptimWrapperConstructor):
         Args:
             params (List[dict]): The groups, modified in place.
             module (nn.Module): The model.
-            prefix (str): Prefix of names, in the recursion alone.
+            prefix (str): Prefix of names, only in recursive calls.
             get_layer_depth (Callable, optional): Depth of a parameter by its
-                name, in the recursion alone.
+                name, only in recursive calls.
             **kwargs: Further arguments of the recursion.
         """
         if get_layer_depth is None:

@@ -53,16 +53,16 @@ from .sharding import (
 )
 from .work_dir import RunConfig, write_config
 
-# Beside mmengine's default hooks. A config replaces one, or removes it by
-# `default_hooks=dict(progress=None)`.
+# In addition to mmengine's default hooks. A config can replace a hook, or
+# remove it with `default_hooks=dict(progress=None)`.
 DEFAULT_HOOKS = dict(
     step_seed=dict(type=StepSeedHook),
     skipped_step=dict(type=SkippedStepHook),
     preemption=dict(type=PreemptionHook),
     progress=dict(type=ProgressHook))
 
-# First words of messages that are written to the log file alone, by mmengine
-# and by this project.
+# First words of messages of mmengine and this project that go to the log file
+# only.
 _FILE_ONLY = (
     'Checkpoints will be saved', 'Config:', 'Distributed training is not used',
     'Exp name:', 'Hooks will be executed', 'Optimizer group of',
@@ -70,7 +70,7 @@ _FILE_ONLY = (
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:
-    """Return whether a message is printed, too, and not only in the file."""
+    """Return whether a message is printed in addition to the log file."""
     message = record.getMessage()
     return not (message.startswith(_FILE_ONLY)
                 or 'System environment:' in message
@@ -84,7 +84,7 @@ def _class_name(hook: Any) -> str:
 
 
 class _AlreadyFinished(Exception):
-    """Raised if the resumed run has no steps left."""
+    """The resumed run has no steps left."""
 
 
 @RUNNERS.register_module()
@@ -93,11 +93,11 @@ class ResumableRunner(Runner):
 
     With ``resume=True`` a run resumes from the newest intact checkpoint in its
     folder; ``last_checkpoint`` is not read. A run without a checkpoint starts
-    from ``load_from``. ``resume_from`` names a certain checkpoint to resume
+    from ``load_from``. ``resume_from`` is a specific checkpoint to resume
     from.
 
-    A checkpoint that does not fit the model is refused before anything is
-    loaded. ``load_partial=True`` loads the fitting part of ``load_from``.
+    A checkpoint that does not fit the model raises an error before anything is
+    loaded. ``load_partial=True`` loads the matching part of ``load_from``.
 
     The default hooks are mmengine's and ``step_seed``, ``skipped_step``,
     ``preemption`` and ``progress``. mmengine's training loops and its plain
@@ -141,8 +141,8 @@ class ResumableRunner(Runner):
     def build_visualizer(self, visualizer: Any = None) -> Any:
         """Build a visualizer for this run only.
 
-        A ``name`` in the config is ignored: two runs of a process would share
-        the visualizer, and the second would log into the first one's folder.
+        A ``name`` in the config is ignored. Otherwise two runs in one process
+        would share the visualizer and log to the same folder.
         """
         if isinstance(visualizer, dict):
             visualizer = copy.copy(visualizer)
@@ -161,9 +161,9 @@ class ResumableRunner(Runner):
 
         Args:
             default_hooks (dict, optional): Hooks by name, which replace those
-                of ``DEFAULT_HOOKS``; None removes one.
+                of ``DEFAULT_HOOKS``; None removes a hook.
             custom_hooks (list, optional): More hooks. A hook of
-                ``DEFAULT_HOOKS`` that is listed here too is built once.
+                ``DEFAULT_HOOKS`` in this list is built only once.
         """
         custom = {_class_name(hook) for hook in custom_hooks or ()}
         merged = {**DEFAULT_HOOKS, **(default_hooks or {})}
@@ -179,8 +179,9 @@ class ResumableRunner(Runner):
         See ``Runner.build_train_loop``.
 
         Raises:
-            ValueError: If the data do not fill a batch, ranks have different
-                numbers of batches, or no hook updates a CMAE's target.
+            ValueError: If there are fewer images than a batch, ranks have
+                different numbers of batches, or no hook updates a CMAE's
+                target.
         """
         loop = super().build_train_loop(resumable(loop))
         check_loader(loop.dataloader)
@@ -199,7 +200,7 @@ class ResumableRunner(Runner):
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build an optimizer wrapper that skips steps that are not finite.
+        """Build an optimizer wrapper that skips non-finite steps.
 
         See ``Runner.build_optim_wrapper``.
         """
@@ -210,7 +211,7 @@ class ResumableRunner(Runner):
                  auto_scale_lr: Optional[dict] = None) -> None:
         """Scale the learning rate to the batch of an optimizer step.
 
-        mmengine's leaves gradient accumulation out.
+        Unlike mmengine's method, includes gradient accumulation.
 
         Args:
             optim_wrapper (OptimWrapper): The optimizer wrapper, whose
@@ -234,7 +235,7 @@ class ResumableRunner(Runner):
 
     def _init_model_weights(self) -> None:
         super()._init_model_weights()
-        # Instead of mmengine's own, which train() would turn on next.
+        # Replaces mmengine's own, which train() would enable next.
         modules = self.cfg.pop('activation_checkpointing', None)
         if modules:
             from .activation_checkpointing import checkpoint_activations
@@ -243,10 +244,10 @@ class ResumableRunner(Runner):
                              'in the backward pass to save memory.')
 
     def _maybe_compile(self, target: str) -> None:
-        """Compile a CMAE's training step by its parts, others as a whole.
+        """Compile the training step of a CMAE in parts, of others as a whole.
 
-        mmengine would compile all of ``train_step``, which a CMAE's checks
-        and collectives break into many graphs.
+        mmengine would compile all of ``train_step``, but checks and
+        collectives of a CMAE would break it into many graphs.
         """
         model = unwrapped_model(self)
         options = self.cfg.get('compile')
@@ -287,7 +288,7 @@ class ResumableRunner(Runner):
             progress.close()
 
     def load_or_resume(self) -> None:
-        """Resume from a checkpoint, or load weights, if there are any.
+        """Resume from a checkpoint or load weights, if configured.
 
         Raises:
             CheckpointError: If the file, or each checkpoint of the folder, is
@@ -331,15 +332,15 @@ class ResumableRunner(Runner):
 
     def load_checkpoint(self, filename: str, map_location: Any = 'cpu',
                         **kwargs: Any) -> Dict[str, Any]:
-        """Load a checkpoint that fits the model, or nothing.
+        """Load a checkpoint, completely or not at all.
 
-        A CMAE that starts a training may start from an encoder, an MAE or a
-        released CMAE as well; its target is then a copy of the online branch,
-        and the log lists the new parts.
+        A new training of a CMAE may also start from an encoder, an MAE or a
+        released CMAE. Its target is then a copy of the online branch, and the
+        log lists the new parts.
 
         Args:
-            filename (str): A file, or anything that mmengine's
-                ``CheckpointLoader`` takes.
+            filename (str): A file, or any input of mmengine's
+                ``CheckpointLoader``.
             map_location (str | Callable): See ``torch.load``. Defaults to
                 'cpu'.
             **kwargs: mmengine's ``strict`` and ``revise_keys``, which have
@@ -386,7 +387,7 @@ class ResumableRunner(Runner):
         return checkpoint
 
     def _trains(self) -> bool:
-        """Return whether the runner trains, not tests."""
+        """Return whether the runner is training, not testing."""
         return not isinstance(self._train_loop, (dict, type(None)))
 
     def _adapt_to_batch(self) -> None:
@@ -483,13 +484,13 @@ class ResumableRunner(Runner):
 
 @RUNNERS.register_module()
 class ShardedRunner(ResumableRunner):
-    """A runner that shards parameters, gradients and optimizer state (FSDP2).
+    """Runner that shards parameters, gradients and optimizer state (FSDP2).
 
     Selected by ``runner_type='mmpretrain.ShardedRunner'``. Each parameter is
-    sharded by its rows, the target's like the online branch's, so that the
-    moving average is exact and needs no communication. Rank 0 writes whole
-    checkpoints, the same as an unsharded run: either kind of run resumes from
-    the other's, on any number of ranks.
+    sharded by rows, in the target as in the online branch, so the moving
+    average is exact and needs no communication. Rank 0 writes whole
+    checkpoints as in an unsharded run. Both kinds of runs can resume from the
+    other's checkpoints, on any number of ranks.
 
     The config's ``strategy`` is ``dict(type='FullyShardStrategy')``. With
     ``reshard_after_forward=False`` the parameters of a layer stay gathered
@@ -545,7 +546,7 @@ class ShardedRunner(ResumableRunner):
         return built
 
     def _init_model_weights(self) -> None:
-        """Do nothing: weights were initialised before sharding."""
+        """Do nothing, since weights were initialised before sharding."""
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume from a whole checkpoint; all ranks must call it."""

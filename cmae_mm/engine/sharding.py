@@ -1,4 +1,4 @@
-"""Sharding a model over ranks with FSDP2, and whole states of it."""
+"""Sharding of a model over ranks with FSDP2, and its whole states."""
 from collections import OrderedDict
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator
@@ -46,9 +46,9 @@ def check_can_shard() -> None:
 def shard(model: nn.Module, reshard_after_forward: bool = True) -> None:
     """Shard each parameter of a model over all ranks, in place.
 
-    Each transformer layer is a unit that is gathered while it computes; the
-    rest of the model is one more. Names and classes do not change. Parameters
-    are sharded by their rows, so that online and target parameters, which have
+    Each transformer layer is a unit that is gathered during its computation;
+    the rest of the model is another unit. Names and classes do not change.
+    Parameters are sharded by rows, so online and target parameters, which have
     the same shapes, are sharded alike.
 
     Args:
@@ -68,11 +68,11 @@ def shard(model: nn.Module, reshard_after_forward: bool = True) -> None:
 
 @contextmanager
 def whole_parameters(model: nn.Module) -> Iterator[None]:
-    """Gather all parameters, for other work than a training step.
+    """Gather all parameters for work outside of training steps.
 
-    All ranks must run the same modules in it, since torch prefetches for the
-    next backward pass in the order of the last forward pass. A model that is
-    not sharded stays as it is.
+    All ranks must run the same modules in this context, since torch prefetches
+    for the next backward pass in the order of the last forward pass. Unsharded
+    models do not change.
 
     Args:
         model (nn.Module): The model, on all ranks.
@@ -128,11 +128,11 @@ def whole_optimizer_state(model: nn.Module, wrapper: Any) -> Dict[str, Any]:
         wrapper (OptimWrapper): The optimizer wrapper.
 
     Returns:
-        Dict[str, Any]: The same as of an unsharded optimizer, on CPUs; without
+        Dict[str, Any]: State of an unsharded optimizer, on the CPU; without
         tensors on other ranks.
     """
     whole = wrapper.state_dict()
-    if whole['state']:  # which torch would otherwise create with a step
+    if whole['state']:  # otherwise torch would create it with a step
         state = get_optimizer_state_dict(
             model, wrapper.optimizer, options=StateDictOptions(
                 full_state_dict=True, cpu_offload=True)).get('state', {})

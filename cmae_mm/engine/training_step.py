@@ -1,4 +1,4 @@
-"""Training steps on random images, to measure speed and memory."""
+"""Training steps on random images to measure speed and memory."""
 import gc
 import time
 from typing import Any, Callable, Dict, Optional, Sequence
@@ -25,7 +25,7 @@ def preprocessor_of(cfg: Config) -> dict:
 
 
 def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
-    """Make a batch of random images of the sizes that a config trains on.
+    """Create a batch of random images with the sizes of a config.
 
     Args:
         cfg (Config): The config of a pre-training.
@@ -41,7 +41,7 @@ def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
     dtype = settings.get('dtype', 'uint8')
 
     def images(size: Sequence[int]) -> Tensor:
-        # Smooth like photographs, which affects the time of colour changes.
+        # Smooth like photographs, which affects the time of augmentations.
         coarse = torch.rand(batch_size, channels, 8, 8)
         fine = nn.functional.interpolate(coarse, size, mode='bicubic')
         scaled = (fine.clamp_(0, 1) * 255).numpy().astype(dtype)
@@ -116,8 +116,8 @@ def largest_batch(fits: Callable[[int], bool], start: int) -> int:
         start (int): The first batch size.
 
     Returns:
-        int: The largest one that was tried and fits; 0 if not even two images
-        fit, which the contrast needs.
+        int: The largest tested size that fits; 0 if two images, the minimum
+        for the contrastive loss, do not fit.
     """
     size = max(start, 2)
     if fits(size):
@@ -132,7 +132,7 @@ def largest_batch(fits: Callable[[int], bool], start: int) -> int:
 
 
 class BatchTrial:
-    """Training steps of random images on the current GPU.
+    """Training steps on random images on the current GPU.
 
     Args:
         cfg (Config): The config of a pre-training.
@@ -168,9 +168,9 @@ class BatchTrial:
 
 
 def build_trial_step(cfg: Config, device: torch.device) -> TrainingStep:
-    """Build a step that needs as much memory as in training."""
+    """Build a step with the memory use of training."""
     wrapper = dict(cfg.optim_wrapper)
-    # Two batches suffice: gradients are held from the first to the second.
+    # Two batches are enough: gradients are kept from the first to the second.
     wrapper['accumulative_counts'] = min(
         wrapper.get('accumulative_counts', 1), 2)
     return build_training_step(

@@ -1,4 +1,4 @@
-"""Work folder of a training: lock, config, and where figures are logged."""
+"""Work folder of a training: lock, config and log back ends."""
 import errno
 import os
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from mmengine.dist import get_rank, is_distributed
 from ..files import PathLike, output_error, output_lock, write_file
 from ..plain_config import format_config
 
-# First words of configs that are written to a work folder.
+# First words of configs written to a work folder.
 MARK = '# Written by cmae_mm'
 
 _BACKENDS = dict(
@@ -20,7 +20,7 @@ _BACKENDS = dict(
     wandb='mmpretrain.WandbBackend',
     mlflow='mmpretrain.MLflowBackend')
 
-# Variables in which launchers store the number of processes and the rank.
+# Variables of launchers with the number of processes and the rank.
 _LAUNCHERS = dict(
     pytorch=('WORLD_SIZE', 'RANK'),
     slurm=('SLURM_NTASKS', 'SLURM_PROCID'),
@@ -28,7 +28,7 @@ _LAUNCHERS = dict(
 
 
 def count_processes(launcher: str) -> int:
-    """Return the number of processes that a launcher has started."""
+    """Return the number of processes started by a launcher."""
     names = _LAUNCHERS.get(launcher)
     return int(os.environ.get(names[0], 1)) if names else 1
 
@@ -54,29 +54,29 @@ def work_dir_lock(folder: PathLike, launcher: str) -> Iterator[None]:
     Raises:
         ValueError: If the name of the folder is not UTF-8.
         OutputInUse: If another training writes to the folder.
-        OSError: If nothing can be written there.
+        OSError: If the folder is not writable.
     """
     if not is_first_process(launcher):
         yield
         return
     try:
         os.fspath(folder).encode()
-    except UnicodeEncodeError as error:  # OpenCV crashes on such a name
+    except UnicodeEncodeError as error:  # OpenCV crashes on such names
         raise ValueError(
             f'the name of the work folder {os.fspath(folder)!r} is not UTF-8; '
-            'name another one') from error
+            'choose another one') from error
     with output_lock(folder, is_folder=True):
         try:
             yield
         except OSError as error:
-            # Of logs, which mmengine writes.
+            # Output of mmengine's logs.
             if error.errno == errno.ENOSPC and error.filename is None:
                 raise output_error(folder, error) from error
             raise
 
 
 class RunConfig(Config):
-    """A config whose text parses to the same, see :func:`format_config`."""
+    """Config with a lossless text, see :func:`format_config`."""
 
     @property
     def pretty_text(self) -> str:
@@ -85,10 +85,10 @@ class RunConfig(Config):
 
 
 def write_config(cfg: Config, folder: PathLike) -> Path:
-    """Write a config to a work folder, under the name of its file.
+    """Write a config to a work folder, with the name of its file.
 
-    A file that the config was read from, or that the user has written, is not
-    replaced: the config is then written to ``<name>_used.py``.
+    If this file is the source of the config or was written by the user, the
+    config is written to ``<name>_used.py`` instead.
 
     Args:
         cfg (Config): The config.
@@ -106,7 +106,7 @@ def write_config(cfg: Config, folder: PathLike) -> Path:
 
 
 def _may_replace(path: Path, source: Any) -> bool:
-    """Return whether a file is missing or a config that we have written."""
+    """Return whether a file is missing or was written by this project."""
     try:
         if source is not None and os.path.samefile(path, source):
             return False
@@ -120,7 +120,7 @@ def _may_replace(path: Path, source: Any) -> bool:
 def log_to(cfg: Config, names: Sequence[str]) -> None:
     """Add visualisation back ends to a config, in place.
 
-    The file in the work folder, which reports read, is always written.
+    The log file in the work folder, used by reports, is always written.
 
     Args:
         cfg (Config): The config of a runner.

@@ -94,13 +94,13 @@ def test_plain_weights_need_known_sizes_or_arguments(model, tmp_path):
     save_file(load_file(tmp_path / 'a.safetensors'),
               tmp_path / 'bare.safetensors')
     with pytest.raises(CheckpointError,
-                       match=r'48 wide and 2 layers.*give num_heads='):
+                       match=r'48 wide and 2 layers.*set num_heads='):
         cmae_mm.load_encoder(tmp_path / 'bare.safetensors')
     assert torch.equal(
         loaded(tmp_path / 'bare.safetensors', num_heads=4), features(model))
     with pytest.raises(CheckpointError, match='num_heads=5 does not divide'):
         cmae_mm.load_encoder(tmp_path / 'bare.safetensors', num_heads=5)
-    with pytest.raises(CheckpointError, match='says that it has 4 heads'):
+    with pytest.raises(CheckpointError, match='it records 4 heads'):
         cmae_mm.load_encoder(tmp_path / 'a.safetensors', num_heads=2)
 
 

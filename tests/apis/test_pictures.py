@@ -266,8 +266,8 @@ def test_a_checkpoint_without_decoder_or_config_is_refused(trained, tmp_path):
     whole = torch.load(trained, weights_only=False)
     for kept, message in (
             ({k: v for k, v in whole['state_dict'].items()
-              if k.startswith('backbone.')}, 'without its pixel decoder'),
-            (whole['state_dict'], 'does not say which config')):
+              if k.startswith('backbone.')}, 'without pixel decoder'),
+            (whole['state_dict'], 'does not contain its config')):
         torch.save(dict(state_dict=kept), tmp_path / 'part.pth')
         with pytest.raises(CheckpointError, match=message):
             load_pretraining_model(tmp_path / 'part.pth')

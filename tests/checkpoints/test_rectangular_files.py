@@ -63,7 +63,7 @@ def test_resampled_positions_are_timms(old, new, prefix):
     found = found.view(*new, 8)
     torch.testing.assert_close(found, found[:, :1].expand_as(found))
     if old[0] != old[1]:
-        with pytest.raises(ValueError, match='no square; give their grid'):
+        with pytest.raises(ValueError, match='not form a square; set'):
             resample_pos_embed(torch.randn(1, 21, 8), new, 0)
 
 
@@ -204,7 +204,7 @@ def test_exports_go_out_and_come_back(model, images, tmp_path):
     assert not load_encoder_into(detector, str(path)).resampled
     torch.testing.assert_close(
         detector.pos_embed.flatten(1, 2), model.backbone.pos_embed[:, 1:])
-    with pytest.raises(CheckpointError, match='takes square images alone'):
+    with pytest.raises(CheckpointError, match='supports square images only'):
         export_encoder(model, str(tmp_path / 'mae'), 'hf_vitmae')
 
 

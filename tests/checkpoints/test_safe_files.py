@@ -118,7 +118,7 @@ def test_data_files_are_read_as_plain_values(safe_process, tmp_path, marker):
     assert mmengine.load(tmp_path / 'a.yaml') == dict(a=[1, 'two'])
     (tmp_path / 'b.yaml').write_text(
         f'a: !!python/object/apply:os.system ["touch {marker}"]\n')
-    with pytest.raises(CheckpointError, match='no plain YAML'):
+    with pytest.raises(CheckpointError, match='not plain YAML'):
         mmengine.load(tmp_path / 'b.yaml')
     assert not has_run(marker)
 

@@ -392,7 +392,7 @@ def test_missing_image_libraries_are_named(monkeypatch):
                         lambda *args: None)
     if not _has_imagecodecs():
         with pytest.raises(MissingLibrary,
-                           match='x.tif is compr.*`pip install imagecodecs`'):
+                           match='x.tif has a com.*`pip install imagecodecs`'):
             decode(file, **wanted)
 
 

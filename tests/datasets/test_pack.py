@@ -403,7 +403,7 @@ def _refusals(root):
         ('images', 'file', 'file'),
         ('images', 'file/out', 'file'),
         ('images', 'full', 'is not empty; choose another'),
-        ('store', 'out2', ''), ('store', 'store', 'lies in the folder'),
+        ('store', 'out2', ''), ('store', 'store', 'is inside the folder'),
         ('images', 'store', 'is already complete; delete it'),
         ('images', 'shards', 'is already complete; delete it'),
     ]

@@ -176,7 +176,7 @@ def test_only_regular_files_are_read(tmp_path):
 
 
 def test_empty_folders_raise(tmp_path):
-    with pytest.raises(FileNotFoundError, match='does not exist; name'):
+    with pytest.raises(FileNotFoundError, match='does not exist; use'):
         open_source(tmp_path / 'none')
     (tmp_path / 'a.tar').touch()
     with pytest.raises(SourceError,
@@ -349,7 +349,7 @@ def test_a_wrong_line_is_named(text, named, listed):
 
 def test_a_table_without_a_header_is_refused(listed):
     (listed / 'list.csv').write_text('cat/0.jpg,0\n')
-    with pytest.raises(SourceError, match='first line must contain the column'):
+    with pytest.raises(SourceError, match='must contain the column names'):
         open_source(listed / 'list.csv')
 
 

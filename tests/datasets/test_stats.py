@@ -333,7 +333,7 @@ def test_written_files_read_back(tmp_path):
     (dict(low=[None, 1]), '"low"'),
     (dict(high=3), '"high"'),
     (dict(mean=[10., 5000.]), 'channel 1, 5000.0, is not within its range'),
-    (dict(std=[0., 1.]), 'channel 0 .*the same everywhere'),
+    (dict(std=[0., 1.]), 'channel 0 .*it is constant'),
     (dict(settings=3), '"settings"'),
     (dict(settings=dict(window='x')), '"settings" cannot be used .window'),
     (dict(settings=dict(new=1)), '"settings" cannot be used .*new'),

@@ -256,7 +256,7 @@ def _reordered(root):
 
 
 @pytest.mark.parametrize('change,overrides,message', [
-    (_missing, {}, '1 of the 4 images that the train annotations name'),
+    (_missing, {}, '1 of 4 images in the train annotations do not exist'),
     (_renamed, {}, r'no class \(wolf\), 1 classes are no category \(dog\)'),
     (_reordered, {}, 'in another order'),
     (None, {'model.roi_head.mask_head.num_classes': 3},

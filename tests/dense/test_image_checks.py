@@ -56,7 +56,7 @@ CHANGED = {
     '12 bits.tif': (tiff(noise((40, 50))), 'has values from .* of uint16'),
     '12 bits.png': (pillow(noise((40, 50)), 'PNG'), 'of uint16, which dtype'),
     '8 of 16 bits.png': (pillow(noise((40, 50), high=200), 'PNG'),
-                         'its alpha, range or orientation would get lost'),
+                         'its alpha, range or orientation would be lost'),
     'colours.png': (opencv(noise((40, 50, 3)), '.png'), 'of uint16'),
     'alpha.tif': (tiff(RGBA, photometric='rgb', extrasamples=['unassalpha']),
                   'alpha, range or orientation'),

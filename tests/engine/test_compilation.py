@@ -184,5 +184,5 @@ def test_compile_errors_are_one_sentence(image_root, tmp_path):
     with pytest.raises(RuntimeError) as error:
         train(runner_cfg(image_root, tmp_path, compile=dict(backend=refuse)))
     text = str(error.value)
-    assert 'cannot compile' in text and 'leave compile out' in text
+    assert 'cannot compile' in text and 'remove compile' in text
     assert text.count('\n') == 0

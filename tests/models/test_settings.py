@@ -245,7 +245,7 @@ def test_scaled_rates_count_accumulation(image_root, tmp_path, caplog):
     ({'train_dataloader.batch_size': 1}, 'a batch of a process has a single'),
     ({'train_dataloader.batch_size': 1,
       'model.head.contrastive.loss_style': 'byol'},
-     'a single image, over which BatchNorm'),
+     'a single image, but BatchNorm'),
     ({'custom_hooks': [dict(type='PretrainCheckHook')]},
      'nothing updates the target'),
     ({'custom_hooks': []}, 'nothing updates the target'),

@@ -85,7 +85,7 @@ def _check_kind(file: Any, kind: str) -> None:
     bits = file.get('BitsStored')
     if bits and file.get('HighBit', bits - 1) != bits - 1:
         raise UndecodableImage(
-            f'its {bits} stored bits end at bit {file.HighBit}instead of '
+            f'its {bits} stored bits end at bit {file.HighBit} instead of '
             f'{bits - 1}')
 
 

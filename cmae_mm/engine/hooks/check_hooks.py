@@ -31,8 +31,8 @@ def check_loader(loader: DataLoader) -> List[int]:
         for an ``IterableDataset``, whose length is not known.
 
     Raises:
-        ValueError: If ranks find different numbers of images, have different
-            numbers of batches in an epoch, or have none.
+        ValueError: If ranks have different numbers of images or batches per
+            epoch, or no batch.
     """
     if isinstance(loader.dataset, IterableDataset):
         return []
@@ -73,7 +73,7 @@ def check_target_moves(runner: Runner) -> None:
     if (not isinstance(model, CMAE) or model.target is None
             or model.target.fixed or model.target.is_following):
         return
-    # The hook may be registered but not started yet.
+    # The hook may be registered but not running yet.
     if not any(isinstance(hook, TargetUpdateHook) for hook in runner.hooks):
         raise ValueError(
             'nothing updates the target: add '
@@ -119,9 +119,9 @@ def check_schedules(runner: Runner) -> None:
 
 
 def batch_sizes(loader: DataLoader) -> List[int]:
-    """Return the numbers of images in batches of this process, if known."""
+    """Return the batch sizes of this process, if known."""
     batch = loader.batch_size
-    if batch is None:  # of a batch sampler
+    if batch is None:  # batch sampler
         return []
     if loader.drop_last or _is_endless(loader):
         return [batch]
@@ -135,7 +135,7 @@ def _is_endless(loader: DataLoader) -> bool:
 
 
 def check_batch_norm(runner: Runner, kinds: Any = _BatchNorm) -> None:
-    """Check that BatchNorm never normalises over a single image.
+    """Check that BatchNorm gets more than one image.
 
     Args:
         runner (Runner): A runner before its training.
@@ -155,18 +155,18 @@ def check_batch_norm(runner: Runner, kinds: Any = _BatchNorm) -> None:
         return
     batch = 'the last batch of an epoch' if len(sizes) > 1 else 'a batch'
     raise ValueError(
-        f'{batch} of a process has a single image, over which BatchNorm '
-        'cannot normalise; set train_dataloader.drop_last=True, another '
+        f'{batch} of a process has a single image, but BatchNorm needs two or '
+        'more; set train_dataloader.drop_last=True, another '
         "train_dataloader.batch_size, or on several GPUs sync_bn='torch'")
 
 
 class BrokenImagesHook(Hook):
-    """Report the broken images of each epoch; stop if there are too many.
+    """Report broken images after each epoch; stop if there are too many.
 
-    A base of the hooks that check a training's data. It counts for the
-    transforms that skip broken images, ``LoadCanvas`` and
-    ``LoadImageOrSkip``, over all data workers and processes. A loop of
-    iterations has an epoch whenever it has drawn as many images as there are.
+    Base class of the hooks that check training data. It sums the counts of the
+    transforms that skip broken images, ``LoadCanvas`` and ``LoadImageOrSkip``,
+    over all data workers and processes. In an iteration-based loop, an epoch
+    ends when as many images are drawn as the data set has.
 
     Raises:
         BrokenImagesError: In training, if more than ``max_broken`` of an
@@ -177,7 +177,7 @@ class BrokenImagesHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:
-        """Report at the end of an epoch of a loop of iterations."""
+        """Report at the end of an epoch in an iteration-based loop."""
         if not isinstance(runner.train_loop, IterBasedTrainLoop) or isinstance(
                 runner.train_dataloader.dataset, IterableDataset):
             return
@@ -200,7 +200,7 @@ class BrokenImagesHook(Hook):
         loaded, broken = counts.tolist()
         if not broken:
             return
-        # With numbers: mmengine drops repeated warnings.
+        # With numbers, since mmengine drops repeated warnings.
         text = (f'{broken:,} of {loaded:,} images {when} '
                 f'({broken / loaded:.1%}) could not be decoded')
         limit = max(t.max_broken for t in loaders)
@@ -233,8 +233,8 @@ class PretrainCheckHook(BrokenImagesHook):
     Raises:
         BrokenImagesError: In training, if more than ``max_broken`` of an
             epoch's images are broken.
-        ValueError: If a batch of a process has a single image; if the data
-            set is smaller than one batch; if nothing moves the target; if all
+        ValueError: If a batch of a process has a single image; if the data set
+            is smaller than one batch; if nothing updates the target; if all
             processes would draw the same masks; if the last batches of
             processes would differ in size; or if a queue of negatives is
             longer than the data set.
@@ -245,7 +245,7 @@ class PretrainCheckHook(BrokenImagesHook):
         check_batch_norm(runner)
         self._check_shares(runner.train_dataloader)
         self._check_queue(runner)
-        # For mmengine's own runner, which does not check this.
+        # For mmengine's Runner, which does not check this.
         check_target_moves(runner)
         self._check_draws(runner)
 
@@ -264,8 +264,8 @@ class PretrainCheckHook(BrokenImagesHook):
         if len(set(samples)) > 1 and not loader.drop_last:
             raise ValueError(
                 'InfoNCE needs batches of one size on all processes, but they '
-                f'would draw {samples} images in an epoch; leave '
-                'train_dataloader.sampler.round_up out, or set '
+                f'would draw {samples} images per epoch; remove '
+                'train_dataloader.sampler.round_up, or set '
                 'train_dataloader.drop_last=True')
 
     @staticmethod
@@ -320,7 +320,7 @@ class TransferCheckHook(BrokenImagesHook):
 
     @staticmethod
     def _check_topk(runner) -> None:
-        """Check here what mmpretrain raises after the first validation."""
+        """Check top-k, an error of mmpretrain after the first validation."""
         classes = unwrapped_model(runner).head.num_classes
         for metric in runner.val_loop.evaluator.metrics:
             topk = getattr(metric, 'topk', None) or (1, )
@@ -336,7 +336,7 @@ class TransferCheckHook(BrokenImagesHook):
             count = count_classes(dataset)
         except ValueError as error:
             raise ValueError(f'the {name} data: {error}') from error
-        # An annotation file may lack the last classes.
+        # An annotation file may not contain the last classes.
         listed = dataset.metainfo.get('classes')
         if count > num_classes or (listed and count != num_classes):
             raise ValueError(

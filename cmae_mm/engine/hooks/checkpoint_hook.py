@@ -32,15 +32,15 @@ from ..loops import (
     validation_pending,
 )
 
-# Entries of the message hub that are paths, besides keep_ckpt_ids.
+# Entries of the message hub with paths, in addition to keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
 
 
 class FileWriter:
-    """Writes files in a thread, one after the other.
+    """Writes files one by one in a thread.
 
-    After a failure nothing else is done until :meth:`take_problem` is called,
-    so that no file is removed whose replacement was not written.
+    After a failure all further actions are skipped until :meth:`take_problem`
+    is called, so files are not removed before their replacement is written.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class FileWriter:
         self._problem: Optional[str] = None
 
     def write(self, path: Path, data: bytes) -> None:
-        """Start to write a file, after the last one is written.
+        """Wait for the previous file, then start to write this one.
 
         Args:
             path (Path): The file.
             data (bytes): Its content.
         """
-        self.wait()  # not two copies in memory either
+        self.wait()  # avoid two copies in memory
         self.then(partial(write_file, path, data), path, len(data))
 
     def then(self, action: Callable[[], None], path: Path,
@@ -64,7 +64,7 @@ class FileWriter:
 
         Args:
             action (Callable): The function.
-            path (Path): The file that it writes or removes, for messages.
+            path (Path): The affected file, for messages.
             size (int): Size of that file in bytes. Defaults to 0.
         """
         self._last = self._executor.submit(self._do, action, path, size)
@@ -102,7 +102,7 @@ def describe_failure(error: OSError, path: Path, size: int) -> str:
         size (int): Size of the file in bytes.
 
     Returns:
-        str: What failed, and what to do.
+        str: The failure and a solution.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         advice = (f'free {max(size / 2**20, 0.1):.1f} MB or more on the disk '
@@ -113,7 +113,7 @@ def describe_failure(error: OSError, path: Path, size: int) -> str:
             'earlier checkpoints are intact')
 
 
-# One per process; a forked process must not wait for the thread of its parent.
+# One per process, since a forked process has no thread of its parent.
 WRITER = FileWriter()
 os.register_at_fork(after_in_child=WRITER.__init__)  # type: ignore[misc]
 
@@ -122,14 +122,13 @@ os.register_at_fork(after_in_child=WRITER.__init__)  # type: ignore[misc]
 class CheckpointBackend(LocalBackend):
     """mmengine's backend of local files with atomic writes in a thread.
 
-    Removed files are deleted after the next file is written, their
-    replacement.
+    Files are removed after the next file, their replacement, is written.
     """
 
     removed: List[str] = []
 
     def put(self, obj: bytes, filepath: Any) -> None:
-        """Start to write a file; delete those that it replaces."""
+        """Start to write a file; then delete replaced files."""
         WRITER.write(Path(filepath), obj)
         for path in map(Path, self.removed):
             if path != Path(filepath):
@@ -145,24 +144,23 @@ class CheckpointBackend(LocalBackend):
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` with atomic writes.
 
-    - A checkpoint is renamed to its final name when it is on disk. The
-      checkpoints that it replaces (``max_keep_ckpts``, ``save_best``) are
-      removed after that.
+    - A checkpoint gets its final name when it is on disk. Replaced checkpoints
+      (``max_keep_ckpts``, ``save_best``) are removed after that.
     - Training continues while a thread writes; the next save waits for it.
-    - Checkpoints are saved between optimizer steps, since no checkpoint
-      contains accumulated gradients.
-    - Parameters that are not finite are not saved.
-    - Checkpoints of an earlier run in the folder, ahead of the first
-      iteration, are moved to its sub-folder ``previous_<N>``.
-    - Paths in a checkpoint are relative to its folder, which may be moved.
+    - Checkpoints are saved between optimizer steps, since they do not contain
+      accumulated gradients.
+    - Checkpoints with non-finite parameters are not saved.
+    - Checkpoints of an earlier run that are ahead of the first iteration are
+      moved to the sub-folder ``previous_<N>``.
+    - Paths in a checkpoint are relative, so the folder may be moved.
 
     Args:
-        async_save (bool): Whether to write in a thread. Rank 0 then holds one
+        async_save (bool): Whether to write in a thread. Rank 0 then keeps one
             serialised checkpoint in memory. Defaults to True.
         **kwargs: Arguments of ``CheckpointHook``.
 
     Raises:
-        ValueError: If the files are not to be written to a local folder.
+        ValueError: If the folder is not local.
         CheckpointError: In training, if a file cannot be written.
     """
 
@@ -201,7 +199,7 @@ class AtomicCheckpointHook(CheckpointHook):
         return str(Path(self._root) / Path(runner.work_dir).name)
 
     def before_train(self, runner) -> None:
-        """Find the kept checkpoints; move those of an earlier run."""
+        """Find saved checkpoints; move those of an earlier run."""
         folder = self.folder(runner)
         self.out_dir, self.backend_args = self._root, None
         hub = runner.message_hub
@@ -247,7 +245,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_train_iter(self, runner, batch_idx: int, *args,
                          **kwargs) -> None:
-        """Save a checkpoint that is due, after an optimizer step."""
+        """Save a pending checkpoint after an optimizer step."""
         if self._deferred is not None and at_optimizer_step(runner):
             step = self._deferred if self.by_epoch else runner.iter + 1
             self._save_checkpoint_with_step(
@@ -256,7 +254,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_train(self, runner) -> None:
         """Wait until all files are on disk."""
-        if self._deferred is not None:  # stopped early, by another hook
+        if self._deferred is not None:  # another hook stopped training
             self.save_now(runner, runner.epoch, runner.iter)
         self._settle(runner)
         super().after_train(runner)
@@ -304,8 +302,8 @@ class AtomicCheckpointHook(CheckpointHook):
             ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
             replaced = ids[:-self.max_keep_ckpts]
             self.keep_ckpt_ids = deque(ids[-self.max_keep_ckpts:])
-            # Including the replaced ones: a run that is killed before they
-            # are removed removes them after it is resumed.
+            # Includes replaced checkpoints: if the run is killed before they
+            # are removed, the resumed run removes them.
             hub.update_info('keep_ckpt_ids', ids)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
@@ -364,8 +362,8 @@ class AtomicCheckpointHook(CheckpointHook):
         finite = all(all_gather_object(finite))
         if self._finite and not finite:
             runner.logger.warning(
-                f'Parameters are not finite at iteration {runner.iter}: they '
-                'are not saved, and the checkpoints before them are kept.')
+                f'Parameters are not finite at iteration {runner.iter}. No '
+                'checkpoint is saved; earlier checkpoints are kept.')
         self._finite = finite
         return finite
 

@@ -1,4 +1,4 @@
-"""k-NN, a linear probe and pictures during pre-training."""
+"""k-NN, linear probe and pictures during pre-training."""
 import random
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Sequence
@@ -21,7 +21,7 @@ from ..sharding import whole_parameters
 
 
 class IntervalHook(Hook):
-    """A hook that acts at an interval and at the end of the training.
+    """Base class of hooks that run at an interval and at the end.
 
     Args:
         interval (int): Number of epochs or iterations.
@@ -40,7 +40,7 @@ class IntervalHook(Hook):
         self.by_epoch = by_epoch
 
     def act(self, runner, step: int, iteration: int) -> None:
-        """Act after an epoch or an iteration.
+        """Run after an epoch or an iteration.
 
         Args:
             runner (Runner): The runner.
@@ -51,14 +51,14 @@ class IntervalHook(Hook):
         raise NotImplementedError
 
     def after_train_epoch(self, runner) -> None:
-        """Act at the end of an epoch."""
+        """Run at the end of an epoch."""
         if self.by_epoch and (self.every_n_epochs(runner, self.interval)
                               or self.is_last_train_epoch(runner)):
             self.act(runner, runner.epoch + 1, runner.iter)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:
-        """Act after an iteration."""
+        """Run after an iteration."""
         if not self.by_epoch and (
                 self.every_n_train_iters(runner, self.interval)
                 or self.is_last_train_iter(runner)):
@@ -67,12 +67,11 @@ class IntervalHook(Hook):
 
 @HOOKS.register_module()
 class KNNHook(IntervalHook):
-    """Evaluate the encoder by k-NN every few epochs.
+    """Evaluate the encoder with k-NN every few epochs.
 
-    Labelled images are those of the config, see
-    :func:`~cmae_mm.evaluation.data.configured_images`; features are in half
-    precision. The hook does not change the training and draws none of its
-    random numbers.
+    Uses the labelled images of the config, see
+    :func:`~cmae_mm.evaluation.data.configured_images`, and features in half
+    precision. The hook does not change the training or its random numbers.
 
     Args:
         interval (int): Number of epochs between evaluations, or of iterations
@@ -134,10 +133,10 @@ class KNNHook(IntervalHook):
 class ReconstructionHook(IntervalHook):
     """Draw reconstructions of a few fixed images.
 
-    The picture goes to the visualisation back ends as ``reconstruction``: the
-    file's one to ``vis_image`` beside the scalars. It has the columns of
-    ``cmae reconstruct``. The hook does not change the training and draws none
-    of its random numbers.
+    The picture has the columns of ``cmae reconstruct`` and goes to the
+    visualisation back ends as ``reconstruction``; the local back end writes it
+    to ``vis_image``. The hook does not change the training or its random
+    numbers.
 
     Args:
         interval (int): Number of epochs between pictures, or of iterations
@@ -146,9 +145,10 @@ class ReconstructionHook(IntervalHook):
         by_epoch (bool): Whether the interval counts epochs. Defaults to True.
         num_images (int): Number of images, evenly spaced over the training
             data. Defaults to 6.
-        channels (Sequence[int], optional): The three channels that are shown
-            as red, green and blue, or the one in grey, numbered from 0.
-            Defaults to None: three as they are, the mean of others in grey.
+        channels (Sequence[int], optional): Three channels to show as red,
+            green and blue, or one to show in grey, numbered from 0. Defaults
+            to None: three channels as RGB, the mean of any other number in
+            grey.
 
     Raises:
         ValueError: If a number is not positive, or, before training, if the
@@ -168,7 +168,7 @@ class ReconstructionHook(IntervalHook):
         self.channels = channels
 
     def before_train(self, runner) -> None:
-        """Check the model; drop the images of another training."""
+        """Check the model; drop images of an earlier training."""
         if not isinstance(unwrapped_model(runner), CMAE):
             raise ValueError('ReconstructionHook needs a CMAE; remove the '
                              'hook')
@@ -216,12 +216,12 @@ class ReconstructionHook(IntervalHook):
 class OnlineProbeHook(Hook):
     """Train a linear classifier on detached features of each batch.
 
-    The features are the target branch's, of the whole augmented image (for
-    MAE, which has no target, the mean of the visible tokens). The classifier,
-    a BatchNorm without affine parameters and a linear layer, has its own
-    optimizer and does not change the pre-training. Its loss and accuracy
-    before each of its steps, on images that are new in this epoch, are logged
-    as ``probe_loss`` and ``probe_top1``. The training data needs labels:
+    Uses the features of the target branch, from the whole augmented image; for
+    MAE, which has no target, the mean of the visible tokens. The classifier, a
+    BatchNorm without affine parameters and a linear layer, has its own
+    optimizer and does not change the pre-training. Loss and accuracy on each
+    new batch, before the step on it, are logged as ``probe_loss`` and
+    ``probe_top1``. Needs labels in the training data:
     ``train_dataloader.dataset.with_label=True``.
 
     Args:
@@ -304,7 +304,7 @@ class OnlineProbeHook(Hook):
         labels = torch.tensor(
             [int(s.gt_label) for s in data_batch['data_samples']],
             device=features.device)
-        # Images that are not finite would make the classifier nan.
+        # Non-finite features would make the classifier nan.
         sound = features.isfinite().all(dim=1, keepdim=True)
         logits = self.probe(features.where(sound, 0.))
         loss = F.cross_entropy(logits, labels)
@@ -336,9 +336,9 @@ class OnlineProbeHook(Hook):
 
 @contextmanager
 def keep_generators() -> Iterator[None]:
-    """Restore the generators of ``random``, numpy and torch afterwards.
+    """Restore the random states of ``random``, numpy and torch on exit.
 
-    Including the generators of all GPUs in use.
+    Includes the generators of all GPUs in use.
     """
     states = random.getstate(), np.random.get_state()
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()

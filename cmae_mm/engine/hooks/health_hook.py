@@ -1,4 +1,4 @@
-"""Health of a pre-training, measured while it runs."""
+"""Health values of a pre-training, measured during training."""
 import math
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -23,10 +23,10 @@ from ..device import host_memory_mb, unwrapped_model
 from ..loops import at_optimizer_step
 from ..optim_wrapper import grad_norm, part_norms
 
-# The features that are measured.
+# Measured features.
 ONLINE, TARGET = 'online', 'target'
 PREDICTION, PROJECTION = 'prediction', 'projection'
-# Scalars of the log line that warnings depend on.
+# Logged scalars used for warnings.
 _LOGGED = ('loss', 'loss_rc', 'loss_ct', 'rho_pos', 'rho_neg', 'acc_ct', 'lr')
 _KEPT = 100
 _MB = 2**20
@@ -34,14 +34,14 @@ _MB = 2**20
 
 @HOOKS.register_module()
 class HealthHook(Hook):
-    """Measure a pre-training's health on its training batches.
+    """Measure the health of a pre-training on its batches.
 
-    It uses the features and gradients of the training step, draws no random
-    number and does not change the training. All figures go to the
-    visualisation back ends under ``health/``, and ``erank``, the effective
-    rank of the target's features (of the online ones without a target), to
-    the log line. Each kind of warning is logged once. docs/health.md explains
-    the values and the warnings.
+    It uses the features and gradients of the training step and does not change
+    the training or its random numbers. All values go to the visualisation back
+    ends as ``health/...``. ``erank``, the effective rank of the target's
+    features (without a target, of the online features), is also in the log
+    line. Each kind of warning is logged once. docs/health.md explains values
+    and warnings.
 
     ===============================  =========================================
     figure                           what it is
@@ -68,10 +68,10 @@ class HealthHook(Hook):
     ===============================  =========================================
 
     Args:
-        interval (int, optional): Number of iterations between measurements;
-            the first iteration of a run is measured, too. While gradients
-            accumulate it waits for the optimizer's step. Defaults to None,
-            the log's.
+        interval (int, optional): Number of iterations between measurements,
+            which also include the first iteration. With gradient accumulation
+            it waits for the optimizer step. Defaults to None, the interval of
+            the log.
 
     Raises:
         ValueError: If the interval is not positive, or, before training, if
@@ -137,7 +137,7 @@ class HealthHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int,
                           data_batch: Any = None) -> None:
-        """Note whether this step is measured."""
+        """Decide whether to measure this step."""
         self._pending |= runner.iter == 0 or self.every_n_train_iters(
             runner, self.every)
 
@@ -171,7 +171,7 @@ class HealthHook(Hook):
         figures: Dict[str, Tensor] = {}
         if targets is not None:
             predictions = self._seen[PREDICTION]
-            # Micro-batches are recomputed in the backward pass.
+            # The backward pass recomputes micro-batches.
             self._seen[ONLINE] = self._seen[ONLINE][:len(predictions)]
             figures['positive_rank'] = positive_ranks(
                 predictions, targets,
@@ -227,7 +227,7 @@ class HealthHook(Hook):
         self._rows.append({
             **{name: float(logged[f'train/{name}'].current())
                for name in _LOGGED if f'train/{name}' in logged}, **row})
-        del self._rows[WINDOW:-_KEPT]  # rules need the first and the last
+        del self._rows[WINDOW:-_KEPT]  # rules use the first and the last value
         holding = warn(self._rows, self._warnings)
         for name, warning in holding.items():
             if name not in self._warnings:

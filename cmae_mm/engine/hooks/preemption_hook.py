@@ -23,15 +23,15 @@ from ..loops import (
 )
 from .checkpoint_hook import AtomicCheckpointHook
 
-# Exit statuses: EX_TEMPFAIL of sysexits.h, on which a scheduler can requeue,
-# and a shell's for Ctrl-C.
+# Exit statuses: EX_TEMPFAIL of sysexits.h, for schedulers to requeue, and the
+# shell's status of Ctrl-C.
 EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
-if hasattr(signal, 'SIGUSR1'):  # some systems lack it
+if hasattr(signal, 'SIGUSR1'):  # missing on some systems
     EXIT_STATUS[signal.SIGUSR1] = 75
 
 
 class TrainingStopped(SystemExit):
-    """Training that was stopped by a signal.
+    """Training was stopped by a signal.
 
     Args:
         status (int): Exit status of the process.
@@ -41,8 +41,8 @@ class TrainingStopped(SystemExit):
 class StopSignals:
     """Records SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C.
 
-    A second Ctrl-C stops at once. SIGHUP stays ignored where it is, as under
-    ``nohup``.
+    A second Ctrl-C stops immediately. If SIGHUP is ignored, as under
+    ``nohup``, it stays ignored.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class StopSignals:
         """
         self.received = 0
         before: Dict[int, Any] = {}
-        # Python handles signals in the main thread.
+        # Python handles signals in the main thread only.
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.getsignal(number)
                       for number in EXIT_STATUS}
@@ -106,7 +106,7 @@ def _init_worker(inner: Optional[Callable], worker_id: int) -> None:
     for number in EXIT_STATUS.keys() - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
-        # Blocked in this thread and all later ones; one waits for it.
+        # Blocked in this and all later threads; one thread waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(
             target=_await_sigterm, args=(os.getppid(), ), daemon=True).start()
@@ -124,12 +124,12 @@ def _await_sigterm(parent: int) -> None:
 class PreemptionHook(Hook):
     """Stop on SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C with a checkpoint.
 
-    A default hook of ``ResumableRunner``. After a signal to any rank all
-    ranks finish the same optimizer step, rank 0 saves, and the process ends:
-    with status 130 after Ctrl-C and 75 after the others, on which
-    ``tools/slurm_train.sh`` requeues. A second Ctrl-C stops at once. A signal
-    during validation takes effect after it; a validation that was due after
-    the last step is run when the run is resumed.
+    A default hook of ``ResumableRunner``. After a signal to any rank, all
+    ranks finish the same optimizer step, rank 0 saves a checkpoint, and the
+    processes exit with status 130 (Ctrl-C) or 75 (other signals), for which
+    ``tools/slurm_train.sh`` requeues. A second Ctrl-C stops immediately. A
+    signal during validation takes effect after it. A validation due after the
+    last step runs after resuming.
 
     Raises:
         TrainingStopped: With that status.
@@ -145,7 +145,7 @@ class PreemptionHook(Hook):
         self._vote = None
 
     def before_train(self, runner) -> None:
-        """Create the group of ranks; run a validation that is pending."""
+        """Create the group of ranks; run a pending validation."""
         self._training, self._agreed, self._vote = True, 0, None
         if get_world_size() > 1 and self._group is None:
             # On CPUs, to avoid a synchronisation with the accelerator.
@@ -163,7 +163,7 @@ class PreemptionHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:
-        """Stop after this iteration, if a rank has received a signal."""
+        """Stop after this iteration if any rank has received a signal."""
         self._agree()
         # After the last iteration of an epoch, after_train_epoch stops.
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
@@ -178,7 +178,7 @@ class PreemptionHook(Hook):
             within_epoch=True)
 
     def after_train_epoch(self, runner) -> None:
-        """Stop after this epoch, if a rank has received a signal."""
+        """Stop after this epoch if any rank has received a signal."""
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._agree(wait=True)
             done = runner.epoch + 1
@@ -186,7 +186,7 @@ class PreemptionHook(Hook):
                                  validation_follows(runner, done))
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        """Stop after validation, if a rank has received a signal."""
+        """Stop after validation if any rank has received a signal."""
         if self._training and at_optimizer_step(runner):
             self._agree(wait=True)
             self._stop_if_agreed(runner, runner.epoch, runner.iter, False)
@@ -249,7 +249,7 @@ class PreemptionHook(Hook):
     def _end_agreement(self) -> None:
         """Await the last vote and end the threads of its process group.
 
-        A thread that frees a tensor while the interpreter ends aborts the
+        A thread that frees a tensor during interpreter shutdown aborts the
         process.
         """
         if self._vote is not None:

@@ -1,4 +1,4 @@
-"""Hooks of each training step: seeds, batches, progress, target."""
+"""Hooks of each training step: seeds, prefetching, progress, target."""
 import math
 from typing import Any, Iterator, Optional
 
@@ -22,12 +22,11 @@ from ..device import unwrapped_model
 class StepSeedHook(Hook):
     """Seed all generators of the process before each iteration.
 
-    Masks, dropout, drop path, mixup and all other draws of an iteration then
-    follow from the run's seed, the rank and the iteration: ranks draw
-    differently, and a resumed run draws the same as an uninterrupted one,
-    whatever validation or other hooks draw in between. Initial weights and
-    samplers, which must be equal on all ranks, are drawn before the first
-    iteration, from ``randomness.seed``.
+    Masks, dropout, drop path, mixup and all other random numbers of an
+    iteration then depend only on the run's seed, the rank and the iteration. A
+    resumed run repeats those of an uninterrupted run, regardless of validation
+    and other hooks. Initial weights and samplers, which must be equal on all
+    ranks, are drawn from ``randomness.seed`` before the first iteration.
     """
 
     priority = 'VERY_HIGH'
@@ -51,7 +50,7 @@ class SkippedStepHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int,
                           data_batch: Any = None) -> None:
-        """Note the batch, one of several if gradients accumulate."""
+        """Record the batch, one of several with gradient accumulation."""
         guard = getattr(runner.optim_wrapper, 'guard', None)
         if guard is None:
             return
@@ -65,7 +64,7 @@ class SkippedStepHook(Hook):
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Show the progress of a training and the time left on a terminal.
+    """Show progress and remaining time of a training on a terminal.
 
     Nothing is shown if standard error is not a terminal.
     """
@@ -76,7 +75,7 @@ class ProgressHook(Hook):
         self._progress: Optional[Progress] = None
 
     def before_train(self, runner) -> None:
-        """Show the bar, starting from the iterations done before."""
+        """Show the bar, starting at the current iteration."""
         self._progress = Progress(
             runner.max_iters, 'training', 'step', runner.iter,
             enabled=is_main_process(), plain=False)
@@ -93,7 +92,7 @@ class ProgressHook(Hook):
         self.close()
 
     def close(self) -> None:
-        """Release the terminal, however training has ended."""
+        """Release the terminal, also after an error."""
         if self._progress is not None:
             self._progress.close()
 
@@ -101,8 +100,8 @@ class ProgressHook(Hook):
 class DevicePrefetcher:
     """A data loader that copies the next batch during a step.
 
-    The copy is queued on its own stream before the step on the previous batch.
-    It takes no time if batches are pinned.
+    The copy is queued on a separate stream before the step on the previous
+    batch. With pinned batches it takes no extra time.
 
     Args:
         loader (DataLoader): The data loader of dicts with tensors.
@@ -149,7 +148,7 @@ class DevicePrefetcher:
             current.wait_stream(self.stream)
             for value in batch.values():
                 if isinstance(value, torch.Tensor):
-                    # Keep its memory until this step has read it.
+                    # Keep the memory until this step has used it.
                     value.record_stream(current)
         return batch
 
@@ -176,13 +175,13 @@ class TargetUpdateHook(Hook):
     .. math::
         \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
 
-    A resumed run continues the cosine schedule; a run that starts from loaded
-    weights restarts it.
+    A resumed run continues the cosine schedule; a new run from loaded weights
+    restarts it.
 
-    The update is a hook of the optimizer, see ``MomentumTarget.follow``: it is
-    skipped while gradients accumulate and when the loss scaler skips a step.
-    An MAE (``head.contrastive=None``) and ``target.fixed=True`` have no
-    updates, which is logged.
+    The update is a hook of the optimizer, see ``MomentumTarget.follow``. It is
+    skipped while gradients accumulate and if the loss scaler skips a step.
+    With ``head.contrastive=None`` (MAE) or ``target.fixed=True`` the hook does
+    nothing and logs it.
 
     Args:
         momentum (float, optional): Momentum mu, the weight of the old target

@@ -135,7 +135,7 @@ def _check_same_training(cfg: Config, config: Path) -> None:
         listed = ', '.join(changed[:4]) + (
             f' and {more} more' if more > 0 else '')
         raise ArgumentError(
-            f'{config.parent} holds a training with other settings '
-            f'({listed}); give its arguments to go on, name another folder '
-            'with out (--out), or start anew with resume=False '
-            '(--no-resume)')
+            f'{config.parent} contains a training with other settings '
+            f'({listed}); use the same arguments to resume, choose another '
+            'folder with out (--out), or start a new training with '
+            'resume=False (--no-resume)')

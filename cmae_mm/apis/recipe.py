@@ -201,7 +201,7 @@ def plan_pretraining(data: PathLike,
     cfg.work_dir = str(
         Path(out).expanduser() if out is not None
         else Path('work_dirs') / f'{model}_{name}')
-    # mmengine distinguishes the logs of two runs in a process by it.
+    # mmengine's loggers need a unique name per run in a process.
     cfg.experiment_name = os.path.abspath(cfg.work_dir)
     if any(key.startswith('optim_wrapper.optimizer') and (
             key.endswith('.lr') or 'lr' in _keys(value))

@@ -34,8 +34,8 @@ def estimate_training(runner: Any) -> str:
 
     Returns:
         str: 'about 60 s at the present speed: 600 steps of 0.08 s; 0.8 GiB of
-        memory', '' if training is not epoch-based, or steps do not fit into GPU
-        memory or are not finite.
+        memory', '' if training is not epoch-based, or steps do not fit into
+        GPU memory or are not finite.
     """
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return ''

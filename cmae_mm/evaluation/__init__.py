@@ -1,6 +1,6 @@
-"""Evaluation of frozen features, without labels, or with few.
+"""Evaluation of frozen features.
 
-Import from the modules: the package itself imports nothing.
+Import from the modules; the package itself imports nothing.
 """
 __all__ = [
     'centre_crop', 'data', 'dense', 'feature_files', 'features', 'health',

@@ -1,4 +1,4 @@
-"""The crop of every evaluation, for a single image."""
+"""Decoding and centre crop of an image, shared by all evaluations."""
 import os
 from typing import Any, Dict, Mapping, Optional, Sequence
 
@@ -27,16 +27,17 @@ from ..image_size import ImageSize, cover, covered_by, to_pair
 class CentreCrop:
     """Resize an image and crop the centre.
 
-    The image keeps its aspect, and is made as small as it still covers the
-    crop and a margin: of a square crop, its short side has a given length.
+    The image keeps its aspect ratio and is resized to the smallest size that
+    covers the crop and a margin; for a square crop, its shorter side has a
+    given length.
 
     Args:
         size (int | Sequence[int]): Side of the crop in pixels, or (H, W).
-        images (Mapping[str, Any], optional): Arguments of ``LoadImage``,
-            which decode images. Defaults to None, colours of 8 bits.
-        short_side (int, optional): Short side in pixels of crop and margin,
-            which have the crop's aspect. Defaults to 256/224 of the crop's.
-        pipeline (Sequence[dict], optional): Transforms in place of these two.
+        images (Mapping[str, Any], optional): Arguments of ``LoadImage`` for
+            decoding. Defaults to None, 8-bit colours.
+        short_side (int, optional): Shorter side of crop and margin in pixels.
+            Defaults to 256/224 of the crop's.
+        pipeline (Sequence[dict], optional): Transforms that replace these two.
 
     Attributes:
         settings (ImageSettings): How images are decoded.
@@ -59,9 +60,9 @@ class CentreCrop:
         Args:
             data (bytes | Path): The file, or the path of a large one.
             name (str): For the error.
-            whole (bool): Whether the size must be that of the file. If not,
-                images of more than ``max_pixels`` are resized for the crop as
-                they are read. Defaults to True.
+            whole (bool): Whether to keep the size of the file. If not, images
+                of more than ``max_pixels`` are resized for the crop while they
+                are decoded. Defaults to True.
 
         Returns:
             np.ndarray: (H, W, C); three channels of uint8 are in BGR.
@@ -78,7 +79,7 @@ class CentreCrop:
             raise ValueError(f'{name} cannot be decoded ({error})') from error
 
     def read(self, image: Any, whole: bool = True) -> np.ndarray:
-        """Decode an image that is given in any form.
+        """Decode an image from a file, bytes, a PIL image or an array.
 
         Args:
             image (Any): See
@@ -103,8 +104,8 @@ class CentreCrop:
             return self.decode(bytes(image), 'the image', whole)
         if not isinstance(image, (str, os.PathLike)):
             raise TypeError(
-                'one image is needed: a file, its bytes, a PIL image or an '
-                f'array (H, W, C), but got {type(image).__name__}; stack the '
+                'expected one image (a file, its bytes, a PIL image or an '
+                f'array (H, W, C)), but got {type(image).__name__}; stack the '
                 'results of several images')
         name = os.fspath(image)
         try:

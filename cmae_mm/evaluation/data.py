@@ -1,4 +1,4 @@
-"""Labelled images to evaluate on, and shares of them."""
+"""Labelled images for evaluation, and random subsets of them."""
 import os
 from pathlib import Path
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence
@@ -16,7 +16,7 @@ from ..datasets.source import (
 from ..files import write_file
 from ..image_size import ImageSize, covered_by, to_pair, to_size
 
-# Names of the parts, of which the first that exists is used.
+# Names of the parts in order of preference.
 PART_NAMES = dict(
     train=('train', 'training'),
     val=('val', 'valid', 'validation', 'dev'),
@@ -24,11 +24,11 @@ PART_NAMES = dict(
 
 
 class EvaluationDataError(ValueError):
-    """Labelled images that cannot be used; the message says why."""
+    """Labelled images cannot be used; the message has the reason."""
 
 
 class LabelledImages(NamedTuple):
-    """Images to fit a classifier to, and images to score it on."""
+    """Images to fit a classifier, and images for its scores."""
 
     train: ImageSource
     val: ImageSource
@@ -37,14 +37,14 @@ class LabelledImages(NamedTuple):
 def open_labelled(data: Any, val: Any = None) -> LabelledImages:
     """Open the labelled images of a data folder, list, store or shards.
 
-    The test part is used where there is no validation part, and noted in the
-    description of the images.
+    Without a validation part, the test part is used, which the description of
+    the images notes.
 
     Args:
         data (str | PathLike): Class folders in ``train`` and ``val`` (or
             ``valid``, ``validation``, ``dev``; ``test``), or a CSV file with
             a column ``split``.
-        val (str | PathLike, optional): Images to score on, with labels.
+        val (str | PathLike, optional): Labelled images for the scores.
             Defaults to None, those in ``data``.
 
     Returns:
@@ -64,9 +64,9 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             scored = _open(val, None, several)
     except (FileNotFoundError, SourceError) as error:
         raise EvaluationDataError(
-            f'no labelled images to evaluate on: {error}; needed are class '
-            'folders in train and val, or a CSV file with the columns label '
-            'and split') from error
+            f'no labelled images to evaluate on: {error}; use class folders '
+            'in train and val, or a CSV file with the columns label and '
+            'split') from error
     known = train.classes or []
     if several and {*(scored.classes or ())} <= {*known}:
         _number_as(scored, known)
@@ -75,7 +75,7 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
 
 
 def _open(data: Any, split: Any, several: bool = False) -> ImageSource:
-    """Open labelled images, in a list maybe of several labels each."""
+    """Open labelled images, with several labels each if a list has them."""
     error = None
     if not several:
         try:
@@ -98,7 +98,7 @@ def _open(data: Any, split: Any, several: bool = False) -> ImageSource:
 
 
 def _number_as(source: ImageSource, classes: List[str]) -> None:
-    """Number several labels as in another part, whose classes are more."""
+    """Number several labels by the classes of another part."""
     labels = np.zeros((len(source), len(classes)), bool)
     places = [classes.index(name) for name in source.classes or ()]
     labels[:, places] = source.labels
@@ -111,8 +111,8 @@ def _open_scored(data: Any, several: bool) -> ImageSource:
     scored = _open(data, spellings(names), several)
     _check_part(scored, data, 'val (or valid, validation, dev, test)')
     if scored.split.lower() in PART_NAMES['test']:
-        scored.notes.append('scores are of the test part, since there is no '
-                            'validation part')
+        scored.notes.append('using the test part for scores, since there is '
+                            'no validation part')
     return scored
 
 
@@ -129,7 +129,7 @@ def _check_part(source: ImageSource, data: Any, part: str) -> None:
 def eval_pipeline(img_size: ImageSize,
                   short_side: Optional[int] = None,
                   images: Optional[Mapping[str, Any]] = None) -> list:
-    """Give the usual transforms of evaluation: resizing and a centre crop.
+    """Return the transforms of evaluation: resize and centre crop.
 
     Args:
         img_size (int | Sequence[int]): Side of the centre crop in pixels, or
@@ -137,8 +137,8 @@ def eval_pipeline(img_size: ImageSize,
         short_side (int, optional): See
             :func:`~cmae_mm.image_size.covered_by`. Defaults to 256/224 of the
             crop.
-        images (Mapping[str, Any], optional): How images are decoded,
-            arguments of ``LoadImage``. Defaults to None, colours of 8 bits.
+        images (Mapping[str, Any], optional): Arguments of ``LoadImage`` for
+            decoding. Defaults to None, 8-bit colours.
 
     Returns:
         list: Configs of transforms.
@@ -198,14 +198,14 @@ def configured_images(cfg: Any) -> LabelledImages:
 
 def check_same_classes(train: Optional[Sequence[str]],
                        val: Optional[Sequence[str]]) -> None:
-    """Check that labels mean the same in both parts.
+    """Check that both parts have the same classes.
 
-    Each part numbers its own class folders, so that one more or less would
-    shift all others.
+    Each part numbers its own class folders, so a missing class would shift the
+    numbers of others.
 
     Args:
-        train (Sequence[str], optional): Class names of the training images;
-            None where they are not known.
+        train (Sequence[str], optional): Class names of the training images,
+            None if unknown.
         val (Sequence[str], optional): Those of the validation images.
 
     Raises:
@@ -226,16 +226,16 @@ def check_same_classes(train: Optional[Sequence[str]],
         'same ones (folders may be empty), since labels are numbered by them')
 
 
-# Split files: a share of the training images, for few-label training
+# Split files: subsets of the training images
 
 
 def draw_share(labels: Sequence[int], percent: float, seed: int) -> List[int]:
-    """Draw a share of a data set with the balance of its classes.
+    """Draw a stratified subset of a data set.
 
     Args:
         labels (Sequence[int]): Class of each image.
-        percent (float): Share of each class that is kept, in (0, 100], rounded
-            to whole images, at least one.
+        percent (float): Percentage of each class to keep, in (0, 100], at
+            least one image.
         seed (int): Seed of the draw: the same one draws the same images.
 
     Returns:
@@ -270,7 +270,7 @@ def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
     smallest = np.unique(labels, return_counts=True)[1].min()
     if smallest < shots:
         raise ValueError(
-            f'{shots} images a class were asked for, but the smallest class '
+            f'{shots} images per class were requested, but the smallest class '
             f'has {smallest}')
     return _draw(labels, seed, lambda size: shots)
 
@@ -289,15 +289,15 @@ def _draw(labels: Sequence[int], seed: int,
 
 def write_split(source: ImageSource, percent: float, seed: int,
                 path: str) -> int:
-    """Draw a share of a data set and write which images it has.
+    """Draw a stratified subset and write it to a list file.
 
     The file is a list for ``LabelledDataset``: lines of ``<path below the
     folder> <label>``.
 
     Args:
         source (ImageSource): All labelled images.
-        percent (float): Share of each class in percent, in (0, 100]; at least
-            one image of each is taken.
+        percent (float): Percentage of each class, in (0, 100], at least one
+            image.
         seed (int): Seed of the draw: the same one draws the same images.
         path (str): The file to write.
 
@@ -320,11 +320,11 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
         img_paths (Sequence[str]): Paths of all images.
 
     Returns:
-        List[int]: Indices of the images that the file names.
+        List[int]: Indices of the images in the file.
 
     Raises:
-        EvaluationDataError: If the file is missing or empty, or names images
-            that are not there.
+        EvaluationDataError: If the file is missing or empty, or contains
+            unknown images.
     """
     file = Path(path)
     if not file.is_file():
@@ -335,7 +335,7 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
              for line in map(str.strip, lines) if line]
     if not names:
         raise EvaluationDataError(f'the split file {path} is empty')
-    # Paths may be below another folder: as many last parts count as it has.
+    # Paths may be in another folder: compare the last parts.
     depth = names[0].count('/') + 1
     index = {
         '/'.join(p.replace(os.sep, '/').split('/')[-depth:]): i
@@ -345,5 +345,5 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
     if missing:
         raise EvaluationDataError(
             f'{len(missing)} images of {path} are not in the training data, '
-            f'the first one: {missing[0]}')
+            f'the first: {missing[0]}')
     return [index[n] for n in names]

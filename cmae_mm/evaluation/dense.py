@@ -1,4 +1,4 @@
-"""Semantic segmentation by frozen patch features."""
+"""Semantic segmentation with frozen patch features."""
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,12 @@ from ..progress import Progress
 from .data import EvaluationDataError
 from .probes import print_table
 
-# Labels of pixels that belong to no class.
+# Label of ignored pixels.
 IGNORED = -1
 
 
 class Pair(NamedTuple):
-    """An image with a map of classes: its path, its reader, the map."""
+    """Path and reader of an image, and its label map."""
 
     path: str
     read: Callable[[], bytes]
@@ -51,7 +51,7 @@ class DenseSet(NamedTuple):
     maps: Tensor
 
     def labelled(self, patch_size: int) -> Tuple[Tensor, Tensor]:
-        """Give the patches with a class, (M, D), and the classes, (M, )."""
+        """Return patches with a class, (M, D), and the classes, (M, )."""
         labels = patch_labels(self.maps, patch_size)
         known = labels != IGNORED
         return self.features[known], labels[known]
@@ -87,23 +87,23 @@ def pair_files(images: Any, maps: Path) -> List[Pair]:
 
 
 def read_map(path: Path, size: ImageSize) -> Tensor:
-    """Read a map's values, without mixing them, at a size.
+    """Read the values of a map, resized with nearest neighbours.
 
     Args:
-        path (Path): A PNG file with one value a pixel.
+        path (Path): A PNG file with one value per pixel.
         size (int | Sequence[int]): Its side in pixels, or (height, width).
 
     Returns:
         torch.Tensor: (H, W), int64.
 
     Raises:
-        EvaluationDataError: If it has several values a pixel.
+        EvaluationDataError: If it has several values per pixel.
     """
     with Image.open(path) as image:
         if image.mode not in ('L', 'P', 'I', 'I;16'):
             raise EvaluationDataError(
-                f'{path} has pixels of mode {image.mode}, but a map of '
-                'classes has one whole number a pixel')
+                f'{path} has pixels of mode {image.mode}, but a label map '
+                'must have one integer per pixel')
         values = np.asarray(
             image.resize(to_pair(size)[::-1], Image.Resampling.NEAREST))
     return torch.from_numpy(values.astype(np.int64))
@@ -149,10 +149,10 @@ def classes_of(pairs: Sequence[Pair], size: ImageSize, ignore: Sequence[int],
 
     Args:
         pairs (Sequence[Pair]): See :func:`pair_files`.
-        size (int | Sequence[int]): Size that maps are read at.
-        ignore (Sequence[int]): Values that are no class.
-        most (int, optional): Number of classes; those of the most pixels are
-            taken, and others are no class. Defaults to None, all.
+        size (int | Sequence[int]): Size of resized maps.
+        ignore (Sequence[int]): Values to ignore.
+        most (int, optional): Number of classes; those with the most pixels are
+            used, others are ignored. Defaults to None, all.
 
     Returns:
         Dict[int, int]: Class of each value, from 0, in the values' order.
@@ -169,9 +169,9 @@ def classes_of(pairs: Sequence[Pair], size: ImageSize, ignore: Sequence[int],
     values = [value for value, _ in pixels.most_common(most)]
     if len(values) < 2:
         raise EvaluationDataError(
-            f'the maps have {len(values)} class(es) beside what is ignored '
-            f'({", ".join(map(str, ignore)) or "nothing"}), but a probe needs '
-            'two or more')
+            f'the maps have {len(values)} class(es) in addition to ignored '
+            f'values ({", ".join(map(str, ignore)) or "nothing"}); at least '
+            'two are required')
     return {value: number for number, value in enumerate(sorted(values))}
 
 
@@ -194,7 +194,7 @@ class DenseScore(NamedTuple):
 
     Args:
         miou (float): Mean over classes of intersection over union.
-        pixel_accuracy (float): Share of the labelled pixels that are right.
+        pixel_accuracy (float): Percentage of correct labelled pixels.
         interval (Tuple[float, float]): 95 % interval of ``miou``, by a
             bootstrap over images.
     """
@@ -205,7 +205,7 @@ class DenseScore(NamedTuple):
 
 
 def patch_labels(maps: Tensor, patch_size: int) -> Tensor:
-    """Give each patch the class that most of its labelled pixels have.
+    """Return the most frequent class of the labelled pixels of each patch.
 
     Args:
         maps (torch.Tensor): Classes of pixels, numbered from 0, or
@@ -213,8 +213,8 @@ def patch_labels(maps: Tensor, patch_size: int) -> Tensor:
         patch_size (int): Side of a patch in pixels.
 
     Returns:
-        torch.Tensor: (N, L), row by row; the smaller number of two classes
-        that are equally frequent, :data:`IGNORED` without a labelled pixel.
+        torch.Tensor: (N, L), row by row; for equally frequent classes the
+        smaller number, :data:`IGNORED` without labelled pixels.
     """
     count, height, width = maps.shape
     pixels = maps.view(count, height // patch_size, patch_size,
@@ -224,7 +224,7 @@ def patch_labels(maps: Tensor, patch_size: int) -> Tensor:
     classes = int(maps.max()) + 1
     if classes < 1:
         return pixels.new_full(pixels.shape[:2], IGNORED)
-    # One more class takes what is ignored, and is left out again.
+    # Ignored pixels are counted as an additional class, then dropped.
     votes = torch.zeros(*pixels.shape[:2], classes + 1, dtype=torch.int64)
     own = torch.where(pixels == IGNORED, classes, pixels)
     votes.scatter_add_(2, own, torch.ones_like(own))
@@ -233,7 +233,7 @@ def patch_labels(maps: Tensor, patch_size: int) -> Tensor:
 
 
 def confusions(predicted: Tensor, maps: Tensor, classes: int) -> np.ndarray:
-    """Count, for each image, which class is taken for which.
+    """Compute the confusion matrix of each image.
 
     Args:
         predicted (torch.Tensor): Predicted classes of patches, (N, L), row by
@@ -259,7 +259,7 @@ def confusions(predicted: Tensor, maps: Tensor, classes: int) -> np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
-    """Average intersection over union over the classes that there are.
+    """Compute the mean intersection over union of occurring classes.
 
     Args:
         confusion (np.ndarray): Pixels by true and predicted class,
@@ -278,7 +278,7 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
 
 def dense_score(counted: np.ndarray, resamples: int = 1000, seed: int = 0
                 ) -> DenseScore:
-    """Score predictions from their confusions.
+    """Compute scores from confusion matrices.
 
     Args:
         counted (np.ndarray): See :func:`confusions`, (N, C, C).

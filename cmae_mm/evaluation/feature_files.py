@@ -1,4 +1,4 @@
-"""Files of features: written part by part, and joined when all are there."""
+"""Feature files, written in parts and joined at the end."""
 import json
 import shutil
 import zipfile
@@ -21,24 +21,24 @@ from .features import Part, storable
 
 
 class FeatureFileError(ValueError):
-    """A file of features that cannot be written; the message says why."""
+    """A feature file cannot be written; the message has the reason."""
 
 
 class FeatureFile:
-    """A file that is written in parts, and goes on where it was interrupted.
+    """A feature file written in parts, which continues after an interruption.
 
-    Parts lie in the folder ``<file>.parts`` until the file is whole. Each is
-    an ``.npz`` file, whose checksums are compared when it is read, and has
-    the settings.
+    Parts are stored in the folder ``<file>.parts`` until the file is complete.
+    Each part is an ``.npz`` file with the settings; its checksums are verified
+    when it is read.
 
     Args:
         path (Path): The file, ``.npz`` or ``.parquet``.
-        settings (Dict[str, Any]): What the features depend on, as plain
-            values; a file that was begun or written with others is refused.
+        settings (Dict[str, Any]): Settings of the features, as plain values. A
+            file with other settings raises an error.
         names (Sequence[str]): Names of all images, in order.
 
     Raises:
-        FeatureFileError: If the file, or its parts, are of other settings.
+        FeatureFileError: If the file or its parts have other settings.
     """
 
     def __init__(self, path: Path, settings: Dict[str, Any],
@@ -55,8 +55,8 @@ class FeatureFile:
                  obstacle: Path) -> None:
         if found is None:
             raise FeatureFileError(
-                f'{self.path} exists and is not a file of features, or is '
-                'damaged; name another file')
+                f'{self.path} exists and is not a feature file, or is '
+                'damaged; choose another file')
         changed = [
             'other image files' if key == 'files' else
             f'{key} {found.get(key)!r} instead of {value!r}'
@@ -64,17 +64,17 @@ class FeatureFile:
         ]
         if changed:
             raise FeatureFileError(
-                f'{self.path} {what} with {", ".join(changed)}; name another '
-                f'file, or delete {obstacle} to begin anew')
+                f'{self.path} {what} with {", ".join(changed)}; choose '
+                f'another file, or delete {obstacle} to start again')
 
     def missing(self) -> List[Tuple[int, int]]:
-        """Find the images that are still to do; remove damaged parts.
+        """Find images without features; remove damaged parts.
 
         Returns:
             List[Tuple[int, int]]: Ranges of images.
 
         Raises:
-            FeatureFileError: If the parts are of other settings.
+            FeatureFileError: If the parts have other settings.
         """
         ranges, done = [], 0
         for path in self._paths():
@@ -95,7 +95,7 @@ class FeatureFile:
         return sorted(self.folder.glob('part_*.npz'))
 
     def _read(self, path: Path) -> Optional[Part]:
-        """Read a part; None if it is damaged or is not what its name says."""
+        """Read a part; None if it is damaged or does not match its name."""
         try:
             _, start, stop = path.stem.split('_')
             with np.load(path) as file:
@@ -104,7 +104,7 @@ class FeatureFile:
                     int(start), int(stop), file['paths'].tolist(),
                     file['features'], dict(zip(file['skipped'].tolist(),
                                                file['reasons'].tolist())))
-        # What is damaged gives errors of zip, numpy, JSON and zlib.
+        # Damaged files raise errors of zip, numpy, JSON and zlib.
         except Exception:
             return None
         self._compare(settings, 'was begun', self.folder)
@@ -118,7 +118,7 @@ class FeatureFile:
         return [storable(name) for name in self.names[start:stop]]
 
     def add(self, part: Part) -> None:
-        """Write a part, in full or not at all."""
+        """Write a part atomically."""
         path = self.folder / f'part_{part.start:010d}_{part.stop:010d}.npz'
         with atomic_file(path) as file:
             np.savez(file, features=part.features, **self._texts(part))
@@ -144,15 +144,14 @@ class FeatureFile:
             done = part.stop
             yield part
         if done != len(self.names):
-            raise FeatureFileError(f'a part in {self.folder} is damaged; give '
+            raise FeatureFileError(f'a part in {self.folder} is damaged; run '
                                    'the same command again')
 
     def finish(self) -> Tuple[List[str], Tuple[int, ...], Dict[str, str]]:
         """Join the parts to the file, and remove them.
 
         Returns:
-            tuple: The images, the shape of all features, and what was
-            skipped.
+            tuple: Paths, the shape of all features, and skipped images.
 
         Raises:
             FeatureFileError: If no image could be read, or a part is damaged.
@@ -185,7 +184,7 @@ class FeatureFile:
 
     def _write_npz(self, target: Path, whole: Part,
                    shape: Tuple[int, ...]) -> None:
-        """Write what ``np.load`` reads, a part in memory at a time."""
+        """Write an ``.npz`` file with one part in memory at a time."""
         header = dict(
             descr=np.lib.format.dtype_to_descr(
                 np.dtype(self.settings['dtype'])),
@@ -204,12 +203,12 @@ class FeatureFile:
 
     def _write_parquet(self, target: Path, skipped: Dict[str, str],
                        shape: Tuple[int, ...]) -> None:
-        """Write columns ``path`` and ``feature``, a row group a part.
+        """Write columns ``path`` and ``feature``, one row group per part.
 
-        Names are encoded. Patch tokens are flattened, row by row; the file's
-        metadata have the shape.
+        Names are encoded. Patch tokens are flattened row by row; the metadata
+        of the file contain the shape.
         """
-        import pyarrow  # of setup.cfg's extra='embed'
+        import pyarrow  # extra='embed'
         import pyarrow.parquet as parquet
         width = int(np.prod(shape[1:]))
         kind = dict(float32=pyarrow.float32(),
@@ -232,7 +231,7 @@ class FeatureFile:
 
 
 def describe_none(skipped: Dict[str, str]) -> str:
-    """Say that no image could be read."""
+    """Raise an error because no image could be read."""
     name, reason = next(iter(skipped.items()))
     return (f'none of the {len(skipped)} images could be read; the first, '
             f'{name}: {reason}')
@@ -240,7 +239,7 @@ def describe_none(skipped: Dict[str, str]) -> str:
 
 def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
                                     Dict[str, str]]:
-    """Read what a whole file holds beside the features themselves."""
+    """Read paths, shape and skipped images of a complete file."""
     if path.suffix.lower() == '.npz':
         with np.load(path) as whole:
             paths = whole['paths'].tolist()
@@ -258,7 +257,7 @@ def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
 
 
 def _read_settings(path: Path) -> Optional[Dict[str, Any]]:
-    """Read with which settings a whole file was written."""
+    """Read the settings of a complete file."""
     try:
         if path.suffix.lower() == '.npz':
             with np.load(path) as whole:

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder: the one extractor of all evaluations."""
+"""Feature extraction with a frozen encoder, shared by all evaluations."""
 import time
 from typing import (
     Any,
@@ -25,10 +25,10 @@ from ..progress import Progress
 from .centre_crop import CentreCrop
 from .data import EvaluationDataError, configured_images
 
-# A part is written at the latest after so many bytes, or seconds.
+# A part is written after this number of bytes or seconds.
 _PART_BYTES = 64 * 2**20
 _PART_SECONDS = 30.
-# Name of an image, its crop (C, H, W) or None, and why it cannot be read.
+# Name of an image, its crop (C, H, W) or None, and the read error or ''.
 _Item = Tuple[str, Optional[Tensor], str]
 
 
@@ -45,9 +45,9 @@ class Part(NamedTuple):
     Args:
         start (int): Number of the first image.
         stop (int): Number after the last one.
-        paths (List[str]): Images whose features are there.
+        paths (List[str]): Images with features in this part.
         features (Any): (n, D), or (n, L, D) of patch tokens.
-        skipped (Dict[str, str]): Images that could not be read, and why.
+        skipped (Dict[str, str]): Unreadable images, and the reason.
     """
 
     start: int
@@ -58,9 +58,9 @@ class Part(NamedTuple):
 
 
 def storable(name: str) -> str:
-    """Give a name as numpy's arrays of strings can hold it.
+    """Return a name that numpy's arrays of strings can store.
 
-    They drop zeros at the end, which names in shards may have.
+    They drop zeros at the end, which may occur in shards.
     """
     return encode_name(name) if '\0' in name else name
 
@@ -82,7 +82,7 @@ class _Crops(Dataset):
             image = self.crop.decode(
                 self.source.open(number), encode_name(name), whole=False)
             return name, self.crop(image), ''
-        # Decoders raise all sorts of errors on broken files.
+        # Decoders raise many kinds of errors for broken files.
         except Exception as error:
             text = ' '.join(str(error).replace('\0', '').split())
             return name, None, text or type(error).__name__
@@ -90,7 +90,7 @@ class _Crops(Dataset):
 
 def _load(source: ImageSource, crop: CentreCrop, numbers: Sequence[int],
           batch_size: int, num_workers: int) -> DataLoader:
-    """Load crops in batches. No random number of a training is used."""
+    """Load crops in batches, without changing random states."""
     return DataLoader(
         _Crops(source, crop, numbers),
         batch_size,
@@ -117,7 +117,7 @@ def extract_features(encode: Callable[[Tensor], Tensor],
         source (ImageSource): Labelled images.
         batch_size (int): Images in a batch of each process. Defaults to 256.
         num_workers (int): Data workers of each process. Defaults to 2.
-        dtype (torch.dtype): Type of the features. Defaults to float32.
+        dtype (torch.dtype): Dtype of the features. Defaults to float32.
         progress (bool): Whether to show progress. Defaults to False.
 
     Returns:
@@ -129,7 +129,7 @@ def extract_features(encode: Callable[[Tensor], Tensor],
     """
     rank, world = get_dist_info()
     count = len(source)
-    # Every process takes each n-th image; the last round is filled up.
+    # Each process gets every n-th image; the last round is padded.
     numbers = [n % count for n in range(rank, count + -count % world, world)]
     loader = _load(source, crop, numbers, batch_size, num_workers)
     features = []
@@ -151,7 +151,7 @@ def extract_features(encode: Callable[[Tensor], Tensor],
 
 
 class FrozenFeatures:
-    """Features of a model that is in training, without labels of its own.
+    """Features of a model during its training.
 
     Args:
         model (CMAE): The model, without distributed wrapper; its weights
@@ -211,12 +211,11 @@ def compute_features(model: Any, source: ImageSource,
     Args:
         model (PretrainedEncoder): The encoder.
         source (ImageSource): The images.
-        ranges (List[Tuple[int, int]]): First image and the one after the
-            last of each range.
+        ranges (List[Tuple[int, int]]): Start and stop of each range.
         batch_size (int): Images in a batch.
-        num_workers (int, optional): Data workers. Defaults to one for each
-            processor core, at most 8.
-        dtype (str): Type of the features.
+        num_workers (int, optional): Data workers. Defaults to one for each CPU
+            core, at most 8.
+        dtype (str): Dtype of the features.
         in_parts (bool): Whether to yield several parts of a range.
 
     Yields:
@@ -246,7 +245,7 @@ def compute_features(model: Any, source: ImageSource,
 
 
 class _Collected:
-    """A part that grows by batches."""
+    """A part to which batches are added."""
 
     def __init__(self, start: int, dtype: str) -> None:
         self.start = self.stop = start
@@ -257,7 +256,7 @@ class _Collected:
 
     def add(self, batch: List[_Item],
             features: Optional[np.ndarray]) -> None:
-        """Add a batch, and the features of the images that were read."""
+        """Add a batch, and the features of its readable images."""
         self.stop += len(batch)
         for name, image, reason in batch:
             if image is None:
@@ -269,7 +268,7 @@ class _Collected:
             self._features.append(features)
 
     def take(self) -> Part:
-        """Give the part."""
+        """Return the part."""
         features = self._features[1:] or self._features
         return Part(self.start, self.stop, self._names,
                     np.concatenate(features), self._skipped)

@@ -1,7 +1,7 @@
-"""Figures of a pre-training's health, and the rules that they are judged by.
+"""Health values of a pre-training, and rules for warnings.
 
-Thresholds lie between healthy and broken runs that were measured,
-docs/health.md; that of a collapse follows from its definition.
+Thresholds separate measured healthy and broken runs, see docs/health.md. The
+threshold of a collapse follows from its definition.
 """
 import math
 from typing import (
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Row = Mapping[str, float]
-# Measurements over which a figure is averaged: single batches scatter.
+# Number of measurements to average, because single batches scatter.
 WINDOW = 5
 _MOST = 400
 
@@ -58,7 +58,7 @@ def effective_rank(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def spread(features: Tensor) -> Tensor:
-    r"""Compute how far the directions of features are spread.
+    r"""Compute the spread of the directions of features.
 
     The standard deviation over the images of each coordinate of
     :math:`z / \lVert z \rVert`, averaged over the coordinates and multiplied
@@ -83,19 +83,17 @@ def spread(features: Tensor) -> Tensor:
 @torch.no_grad()
 def positive_ranks(predictions: Tensor, targets: Tensor,
                    first: int = 0) -> Tensor:
-    """Give the place of each image's own target among all targets.
+    """Compute the rank of each image's own target among all targets.
 
-    Targets are in the order of their cosine to the prediction.
+    Targets are sorted by their cosine to the prediction.
 
     Args:
         predictions (Tensor): Predictions y_s^p of N images, (N, E).
         targets (Tensor): Target projections z_t^p, (M, E), M >= N.
-        first (int): Which of the targets is the first prediction's own.
-            Defaults to 0.
+        first (int): Index of the first prediction's own target. Defaults to 0.
 
     Returns:
-        Tensor: Whole numbers from 1 (its own target is the nearest) to M,
-        (N, ).
+        Tensor: Integers from 1 (its own target is the nearest) to M, (N, ).
     """
     rho = F.normalize(predictions.float(), dim=1) @ F.normalize(
         targets.float(), dim=1).t()
@@ -107,12 +105,12 @@ def positive_ranks(predictions: Tensor, targets: Tensor,
 
 
 class HealthWarning(NamedTuple):
-    """Something about a run that a person should look at.
+    """A warning about a run.
 
     Args:
-        name (str): What it is, in a word.
-        since (int): The iteration at which it was found.
-        text (str): What was measured, what it means, and what to do.
+        name (str): Short name.
+        since (int): First iteration of the warning.
+        text (str): Measurement, meaning and solution.
     """
 
     name: str
@@ -131,10 +129,10 @@ class Recent:
         self.rows = rows
 
     def mean(self, name: str, first: bool = False) -> float:
-        """Average a figure over the last measurements, or the first ones.
+        """Average a value over the last or the first measurements.
 
         Returns:
-            float: nan where there are fewer than :data:`WINDOW` of them.
+            float: nan if there are fewer than :data:`WINDOW`.
         """
         values = [row[name] for row in self.rows
                   if math.isfinite(row.get(name, math.nan))]
@@ -145,7 +143,7 @@ class Recent:
 
 
 def merge_rows(rows: Sequence[Row]) -> List[Dict[str, float]]:
-    """Put what was logged of one iteration into one row, in their order."""
+    """Merge log rows of the same iteration, in order."""
     merged: Dict[float, Dict[str, float]] = {}
     for row in rows:
         if 'loss' in row or 'health/erank_online' in row:
@@ -155,12 +153,13 @@ def merge_rows(rows: Sequence[Row]) -> List[Dict[str, float]]:
 
 # Chance is 0, a collapse 1.
 COLLAPSED_COSINE = 0.9
-# Of what it was in the first measurements: healthy runs fell to 0.63 at the
-# least, one with too high a rate to 0.2.
+# Relative to the first measurements. Healthy runs stayed above 0.63; a run
+# with a too high learning rate fell to 0.2.
 FALLEN_RANK = 0.4
-# Healthy runs had 64 and 128 targets; 4 were solved without learning.
+# Healthy runs had 64 and 128 targets; 4 need no learning.
 FEW_TARGETS = 16
-# Healthy runs had 25 and more, one whose target followed at once 0.3.
+# Healthy runs had 25 or more; a run whose target equals the online branch had
+# 0.3.
 DISTANCE_PER_RATE = 1.
 
 
@@ -168,9 +167,9 @@ def _collapse(recent: Recent) -> Optional[str]:
     near = recent.mean('rho_neg')
     if not near > COLLAPSED_COSINE:
         return None
-    return (f'predictions are as near to the targets of other images as to '
+    return ('predictions are as close to the targets of other images as to '
             f'their own (rho_neg {near:.2f}): the features have collapsed; '
-            'lower the learning rate, and look at the target\'s momentum')
+            "lower the learning rate and check the target's momentum")
 
 
 def _fallen_rank(recent: Recent) -> Optional[str]:
@@ -179,8 +178,9 @@ def _fallen_rank(recent: Recent) -> Optional[str]:
         now = recent.mean(f'health/erank_{name}')
         if now < FALLEN_RANK * first:
             return (f'the effective rank of the {name} features has fallen '
-                    f'from {first:.1f} to {now:.1f}: images become alike, as '
-                    'with too high a learning rate; lower it and start anew')
+                    f'from {first:.1f} to {now:.1f}; features of different '
+                    'images become similar, often because of a too high '
+                    'learning rate: lower it and start again')
     return None
 
 
@@ -188,10 +188,10 @@ def _few_targets(recent: Recent) -> Optional[str]:
     count = recent.mean('health/targets')
     if not count < FEW_TARGETS:
         return None
-    return (f'an image is told apart from {count - 1:.0f} others alone, which '
-            'takes no good features (acc_ct is high from the start), and '
-            'BatchNorm sees as few; take larger batches, or, where memory is '
-            'short, model.micro_batch, not accumulative_counts')
+    return (f'the contrastive loss and BatchNorm see only {count:.0f} images, '
+            'which is too easy (acc_ct is high from the start); use a larger '
+            'batch or, if memory is short, model.micro_batch instead of '
+            'accumulative_counts')
 
 
 def _near_target(recent: Recent) -> Optional[str]:
@@ -199,9 +199,9 @@ def _near_target(recent: Recent) -> Optional[str]:
     distance = recent.mean('health/target_distance')
     if not (rate > 0 and distance < DISTANCE_PER_RATE * rate):
         return None
-    return (f'the target is hardly behind the online branch (target_distance '
-            f'{distance:.1e}): its momentum is too low to average anything; '
-            'raise model.target.momentum')
+    return ('the target is almost equal to the online branch (target_distance '
+            f'{distance:.1e}); its momentum is too low for an average: raise '
+            'model.target.momentum')
 
 
 RULES: Dict[str, Callable[[Recent], Optional[str]]] = {
@@ -213,17 +213,17 @@ RULES: Dict[str, Callable[[Recent], Optional[str]]] = {
 
 
 def find_warnings(rows: Sequence[Row]) -> List[HealthWarning]:
-    """Look through all measurements of a run.
+    """Find the warnings of a run.
 
     Args:
-        rows (Sequence[Row]): What was logged, each with ``iter``.
+        rows (Sequence[Row]): Logged rows, each with ``iter``.
 
     Returns:
-        List[HealthWarning]: Those that hold at the end of the run, with the
-        iteration since when.
+        List[HealthWarning]: Warnings at the end of the run, each with its
+        first iteration.
     """
     merged = merge_rows(rows)
-    # A long run is looked at here and there.
+    # Long runs are sampled.
     merged = merged[:WINDOW] + merged[WINDOW::1 + len(merged) // _MOST]
     found: Dict[str, HealthWarning] = {}
     for end in range(1, len(merged) + 1):
@@ -237,10 +237,11 @@ def warn(rows: Sequence[Row], before: Mapping[str, HealthWarning]
 
     Args:
         rows (Sequence[Row]): Merged measurements so far.
-        before (Mapping[str, HealthWarning]): What held at the one before.
+        before (Mapping[str, HealthWarning]): Warnings of the previous
+            measurement.
 
     Returns:
-        Dict[str, HealthWarning]: What holds now, by name.
+        Dict[str, HealthWarning]: Current warnings by name.
     """
     recent = Recent(rows)
     holding: Dict[str, HealthWarning] = {}

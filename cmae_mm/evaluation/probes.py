@@ -15,7 +15,7 @@ from .features import FeatureSet
 
 # Accuracies
 
-# On larger test sets the interval is too narrow to matter.
+# Largest test set with an interval.
 LARGE_TEST_SET = 10_000
 
 
@@ -23,8 +23,8 @@ class Score(NamedTuple):
     """Accuracies in percent.
 
     Args:
-        top1 (float): Share of the images that are classified correctly.
-        balanced (float): Mean of this share over the classes.
+        top1 (float): Percentage of correctly classified images.
+        balanced (float): Mean recall of the classes.
         interval (Tuple[float, float], optional): 95% interval of ``top1`` on
             small test sets.
     """
@@ -59,14 +59,14 @@ def score(predicted: Tensor, labels: Tensor) -> Score:
 
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Average the recall over the classes that have an image, in percent.
+    """Compute the mean recall of classes with images, in percent.
 
     Args:
         predicted (Tensor): Predicted classes, (N, ).
         labels (Tensor): True classes, (N, ).
 
     Returns:
-        float: The balanced accuracy, as scikit-learn's.
+        float: The balanced accuracy, as in scikit-learn.
     """
     images = labels.bincount()
     hits = labels[predicted == labels].bincount(minlength=len(images))
@@ -78,7 +78,7 @@ def bootstrap_interval(correct: np.ndarray,
                        confidence: float = 0.95,
                        resamples: int = 10_000,
                        seed: int = 0) -> Tuple[float, float]:
-    """Give the percentile bootstrap interval of an accuracy.
+    """Compute the percentile bootstrap interval of an accuracy.
 
     Args:
         correct (np.ndarray): Whether each image is classified correctly, bool,
@@ -127,7 +127,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def report_sweep(name: str, predicted: Dict[float, Tensor],
                  labels: Tensor) -> Dict[str, Any]:
-    """Print the accuracy for each value of a setting; give all of them.
+    """Print and return the accuracy for each value of a setting.
 
     Args:
         name (str): Name of the setting.
@@ -179,18 +179,18 @@ def knn_predict(train_features: Tensor,
                 ks: Sequence[int] = KS,
                 temperature: float = 0.07,
                 chunk_size: int = 1024) -> Dict[int, Tensor]:
-    """Classify by the votes of the k most similar training features.
+    """Classify by votes of the k most similar training features.
 
-    Similarity is the cosine, and a neighbour's vote weighs ``exp(cosine /
-    temperature)``. Similarities are computed in float32, chunk by chunk:
-    features may be kept in half precision.
+    Similarity is the cosine; votes have the weight ``exp(cosine /
+    temperature)``. Similarities are computed in float32 in chunks, so features
+    may have half precision.
 
     Args:
         train_features (Tensor): Training features, (M, D).
         train_labels (Tensor): Their classes, numbered from 0, (M, ), or
             whether they have each of several labels, bool, (M, K).
         test_features (Tensor): Features to classify, (N, D).
-        ks (Sequence[int]): Numbers of neighbours; those above M are left out.
+        ks (Sequence[int]): Numbers of neighbours; those above M are skipped.
             Defaults to (5, 10, 20, 50, 100).
         temperature (float): Temperature of the votes. Defaults to 0.07.
         chunk_size (int): Number of test features that are compared at once,
@@ -306,7 +306,7 @@ def linear_sweep(train_features: Tensor,
                  momentum: float = 0.9,
                  weight_decay: float = 0.,
                  seed: int = 0) -> Dict[float, Tensor]:
-    """Train one linear classifier per learning rate, all side by side.
+    """Train one linear classifier per learning rate, in parallel.
 
     SGD with momentum and a cosine schedule on standardised features; the
     classifiers see the same batches and do not influence each other.
@@ -347,7 +347,7 @@ def linear_sweep(train_features: Tensor,
         int(train_labels.max()) + 1)
     batch_size = min(batch_size, count)
     steps = epochs * math.ceil(count / batch_size)
-    # One classifier per learning rate; at zero each class is as likely.
+    # One classifier per learning rate, initialised with zeros.
     weights = [
         nn.Parameter(torch.zeros(num_classes, dims, device=device))
         for _ in lrs
@@ -418,8 +418,8 @@ def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
-        raise ImportError('low-shot evaluation needs scikit-learn: '
-                          'pip install scikit-learn') from error
+        raise ImportError('low-shot evaluation needs scikit-learn; install it '
+                          'with `pip install scikit-learn`') from error
     classifier = make_pipeline(
         StandardScaler(),
         LogisticRegression(C=inverse_penalty, max_iter=5000))
@@ -437,7 +437,7 @@ def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
     """Classify by logistic regression on a few images per class.
 
     Args:
-        train (FeatureSet): Features that the few images are drawn from.
+        train (FeatureSet): Training features.
         test (FeatureSet): Features to classify.
         shots (Sequence[int]): Numbers of images per class.
         trials (int): Number of draws, with seeds from 0. Defaults to 5.

@@ -19,8 +19,8 @@ def read_boxes(data: PathLike, val: Optional[str] = None,
     """Find COCO files and their images, and check them.
 
     Args:
-        data (str | PathLike): Folder with ``annotations/*train*.json``, or
-            the files beside it, and the images.
+        data (str | PathLike): Folder of the images, with
+            ``annotations/*train*.json`` or the files in the folder itself.
         val (str, optional): Name of the validation part.
         labels_per_class (int, optional): Number of training images of each
             class, counted by the rarest class of an image.
@@ -64,16 +64,16 @@ def read_boxes(data: PathLike, val: Optional[str] = None,
 
 
 def _check_size(record: Mapping[str, Any], image: np.ndarray) -> None:
-    """Check that boxes are of an image of this size."""
+    """Check that annotations have the size of the image."""
     if image.shape[:2] != (record['height'], record['width']):
         raise ArgumentError(
             f'{record["img_path"]} has {image.shape[1]} x {image.shape[0]} '
-            f'pixels, but its annotations say {record["width"]} x '
+            f'pixels, but its annotations have {record["width"]} x '
             f'{record["height"]}')
 
 
 def _read_coco(root: Path, file: Path) -> Any:
-    """Read a COCO file; give a part and the names of its categories."""
+    """Read a COCO file; return a part and the names of its categories."""
     try:
         content = json.loads(file.read_text('utf-8'))
         names = {c['id']: str(c['name']) for c in content['categories']}
@@ -94,7 +94,7 @@ def _read_coco(root: Path, file: Path) -> Any:
     except (ValueError, KeyError, TypeError, IndexError,
             AttributeError) as error:
         raise ArgumentError(
-            f'{file} is no COCO file of boxes ({error!r})') from error
+            f'{file} is not a COCO file of boxes ({error!r})') from error
     if not any(boxes.values()):
         raise ArgumentError(f'{file} has no boxes')
     if len({*names.values()}) < len(names):
@@ -103,8 +103,8 @@ def _read_coco(root: Path, file: Path) -> Any:
         p for p in [*root.glob('*'), *root.glob('images/*')] if p.is_dir())])
     place = next((p for p in places if (p / first).is_file()), None)
     if place is None:
-        raise ArgumentError(f'{file} names {first}, which no folder of {root} '
-                            'has')
+        raise ArgumentError(f'{file} names {first}, which does not exist in '
+                            f'{root}')
     lacking = [i['file_name'] for i in content['images']
                if not (place / i['file_name']).is_file()]
     if lacking:
@@ -120,7 +120,7 @@ def _read_coco(root: Path, file: Path) -> Any:
                               if not b['iscrowd']}))
     blank = sum(not one for one in labels)
     notes = [f'{count:,} {what}' for count, what in (
-        (left_out, 'boxes without width or height are left out'),
+        (left_out, 'boxes without width or height are skipped'),
         (blank, 'images without boxes')) if count]
     return Part(str(file), records, labels, notes=notes), classes
 

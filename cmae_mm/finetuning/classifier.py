@@ -1,4 +1,4 @@
-"""Classifiers: config, predictions and measures."""
+"""Classifiers: config, predictions and metrics."""
 import copy
 from pathlib import Path
 from typing import (
@@ -28,15 +28,15 @@ from .pictures import draw_confusion, draw_sheet, to_picture
 from .recipe import Run, apply_recipe
 
 _BASE = 'finetune/vit-b_pt300e_100e_in1k'
-# A label of a multi-label model has at least this score.
+# Smallest score of a label in multi-label models.
 THRESHOLD = 0.5
-# Mistakes in a sheet.
+# Number of mistakes in a sheet.
 _MOST_SHOWN = 30
 
 
 def make_config(encoder: Mapping[str, Any], data: LabelledData,
                 run: Run) -> Config:
-    """Make the config of a classifier.
+    """Build the config of a classifier.
 
     Args:
         encoder (Mapping[str, Any]): See :func:`~cmae_mm.finetune`.
@@ -82,7 +82,7 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData,
     cfg.custom_hooks = [] if multilabel else [dict(type='TransferCheckHook')]
     apply_recipe(cfg, run, data,
                  'multi-label/mAP' if multilabel else 'accuracy/top1', 50)
-    if run.frozen:  # no layers, whose rates decay
+    if run.frozen:  # layer decay needs layers
         cfg.optim_wrapper.pop('constructor')
         cfg.optim_wrapper.pop('paramwise_cfg')
     return cfg
@@ -192,8 +192,7 @@ class FinishedClassifier(FinishedModel):
               window: Optional[int]) -> Iterator[np.ndarray]:
         """Yield the scores of images, (K, ).
 
-        Those of windows are averaged; of a multi-label model the highest
-        counts.
+        Scores of windows are averaged; multi-label models use the highest.
         """
         scores = self.score([x for crops in images for x in crops], batch_size)
         for crops in images:
@@ -201,7 +200,7 @@ class FinishedClassifier(FinishedModel):
             yield own.max(0) if self.task == 'multilabel' else own.mean(0)
 
     def name_result(self, found: Found) -> Prediction:
-        """Name the classes of scores."""
+        """Convert scores to class names."""
         if found.error:
             return Prediction(found.name, None, 0., {}, found.error)
         ranked = {self.classes[i]: float(found.result[i])
@@ -214,7 +213,7 @@ class FinishedClassifier(FinishedModel):
 
     def measure(self, data: LabelledData, name: str, folder: Path
                 ) -> Tuple[Dict[str, Any], str]:
-        """Measure a classifier; draw its confusion and mistakes."""
+        """Measure a classifier; draw confusion matrix and mistakes."""
         part = data.parts[name]
         scores = np.stack([found.result for found in self.run_part(part)])
         truth = np.array([[c in names for c in self.classes]
@@ -239,7 +238,7 @@ class FinishedClassifier(FinishedModel):
 
 def measure_classes(scores: np.ndarray, truth: np.ndarray,
                     classes: Sequence[str]) -> Dict[str, Any]:
-    """Measure a classifier, by scikit-learn.
+    """Measure a classifier with scikit-learn.
 
     Args:
         scores (np.ndarray): Probabilities, (N, K).
@@ -277,7 +276,7 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
 
 def measure_multilabel(scores: np.ndarray, truth: np.ndarray,
                        classes: Sequence[str]) -> Dict[str, Any]:
-    """Measure a multi-label classifier, by scikit-learn.
+    """Measure a multi-label classifier with scikit-learn.
 
     Args:
         scores (np.ndarray): Probabilities, (N, K).

@@ -1,4 +1,4 @@
-"""Labelled images in a training, a validation and a test part."""
+"""Labelled images in training, validation and test parts."""
 import hashlib
 import json
 import os
@@ -40,7 +40,7 @@ VAL_PERCENT = 20
 # Folders of other tasks.
 _NO_CLASSES = {'images', 'image', 'imgs', 'img', 'masks', 'mask', 'labels',
                'annotations', 'semantic'}
-# Images that are decoded before training, evenly spaced.
+# Number of images to decode before training, evenly spaced.
 _MOST_DECODED = 20_000
 # Largest share of unreadable images.
 _MAX_BROKEN = 0.1
@@ -50,7 +50,7 @@ class Part(NamedTuple):
     """Images and their labels.
 
     Args:
-        place (str): Folder, list or split that they come from.
+        place (str): Folder, list or split of the images.
         records (List[Dict[str, Any]]): Records with ``img_path``.
         labels (List[List[str]]): Names of the classes of each image.
         empty (List[str]): Classes without images.
@@ -64,7 +64,7 @@ class Part(NamedTuple):
     notes: Sequence[str] = ()
 
     def select(self, indices: Sequence[int], place: str) -> 'Part':
-        """Take some of the images."""
+        """Select some of the images."""
         return self._replace(
             place=place, records=[self.records[i] for i in indices],
             labels=[self.labels[i] for i in indices])
@@ -159,12 +159,12 @@ def read_labelled(data: PathLike,
                   seed: int = 0,
                   images: Optional[Mapping[str, Any]] = None
                   ) -> LabelledData:
-    """Find the parts of a labelled data set, and check them.
+    """Read and check the parts of a labelled data set.
 
     Args:
         data (str | PathLike): Class folders, also under ``train``, ``val``
             and ``test``; a list with labels; a store or shards.
-        multilabel (bool): Whether a list gives several labels to an image,
+        multilabel (bool): Whether images in a list have several labels,
             separated by ``|`` or ``;``. Defaults to False.
         val (str, optional): Name of the validation part, or a path. Defaults
             to the first of ``val``, ``valid``, ``validation`` and ``dev``,
@@ -191,13 +191,12 @@ def read_labelled(data: PathLike,
     several = [c for c in classes if '|' in c]
     if several and not multilabel and kind_of(data) == 'list':
         raise ArgumentError(
-            f'{data} has images of several labels, {several[0]!r}, which need '
-            'the task multilabel (--task multilabel)')
+            f'{data} has images of several labels, {several[0]!r}; use the '
+            'task multilabel (--task multilabel)')
     if {c.lower() for c in classes} <= _NO_CLASSES:
         raise ArgumentError(
-            f'{data} has the folders {", ".join(classes)} in place of '
-            'classes; masks need the task segment, boxes the task detect '
-            '(--task)')
+            f'{data} has the folders {", ".join(classes)} instead of classes; '
+            'use --task segment for masks, --task detect for boxes')
     if len(classes) < 2:
         raise ArgumentError(
             f'{found["train"].place} has one class, {classes}; a classifier '
@@ -212,7 +211,7 @@ def complete(data: LabelledData, labels_per_class: Optional[int],
     """Draw the validation part and few labels, and check all parts.
 
     Args:
-        data (LabelledData): Parts and classes as they were read.
+        data (LabelledData): Parts and classes.
         labels_per_class (int, optional): See :func:`read_labelled`.
         seed (int): Seed of both draws.
 
@@ -234,13 +233,13 @@ def complete(data: LabelledData, labels_per_class: Optional[int],
     notes = []
     if data.unreadable:
         path, why = next(iter(data.unreadable.items()))
-        notes.append(f'{len(data.unreadable):,} unreadable images are left '
-                     f'out, the first: {encode_name(path)} ({why})')
+        notes.append(f'{len(data.unreadable):,} unreadable images are '
+                     f'skipped, the first: {encode_name(path)} ({why})')
     notes += [f'{part.place}: {note}' for part in parts.values()
               for note in part.notes]
     blank = sum(not names for part in parts.values() for names in part.labels)
     if blank and data.task == 'multilabel':
-        notes.append(f'{blank:,} images without labels are in no class')
+        notes.append(f'{blank:,} images have no label and count as negatives')
     notes += _check_classes(parts, data)
     return data._replace(
         parts={k: parts[k] for k in PART_NAMES if k in parts},
@@ -249,7 +248,7 @@ def complete(data: LabelledData, labels_per_class: Optional[int],
 
 def _find_parts(data: PathLike, multilabel: bool,
                 val: Optional[str]) -> Dict[str, Part]:
-    """Read the parts by their names; everything is for training otherwise."""
+    """Read the parts by name, or all images as the training part."""
     read = partial(_read_part, data, multilabel)
     if kind_of(data) == 'list':
         read(())  # raises for wrong lines
@@ -272,11 +271,11 @@ def _find_parts(data: PathLike, multilabel: bool,
 
 def _read_part(data: PathLike, multilabel: bool,
                names: Sequence[str]) -> Optional[Part]:
-    """Read the first of these parts, or everything; None if there is none."""
+    """Read the first existing part, or all images; None if there is none."""
     is_list = kind_of(data) == 'list'
     if multilabel and not is_list:
         raise ArgumentError(
-            f'{data} gives one label to an image: multi-label data are a list '
+            f'{data} has one label per image; multi-label data must be a list '
             'or a CSV file, with labels separated by | or ;, or a column of 0 '
             'and 1 for each class')
     try:
@@ -300,14 +299,14 @@ def _read_other(val: str, multilabel: bool) -> Optional[Part]:
 
 
 def _to_part(source: ImageSource, multilabel: bool) -> Part:
-    """Take records and names of classes out of a source."""
+    """Return records and class names of a source."""
     records = source[:]
     numbers = [record.pop('gt_label') for record in records]
     names = source.classes
     labels = [[names[n] if names else str(n)
                for n in (one if multilabel else [one])] for one in numbers]
     notes = [note for note in (*source.notes, str(source.left_out))
-             if note and not note.startswith('without a part')]
+             if note and not note.startswith('there is no part')]
     records, labels = _drop_repeated(records, labels, notes)
     used = {name for one in labels for name in one}
     place = source.place
@@ -318,7 +317,7 @@ def _to_part(source: ImageSource, multilabel: bool) -> Part:
 
 def _drop_repeated(records: List[Any], labels: List[List[str]],
                    notes: List[str]) -> Tuple[List[Any], List[List[str]]]:
-    """Leave out rows of a list that name an image once more."""
+    """Skip repeated rows of a list."""
     first: Dict[str, int] = {}
     for index, record in enumerate(records):
         other = first.setdefault(_key_of(record), index)
@@ -329,18 +328,17 @@ def _drop_repeated(records: List[Any], labels: List[List[str]],
                 f'{"|".join(labels[index])!r}')
     kept = sorted(first.values())
     if len(kept) < len(records):
-        notes.append(f'{len(records) - len(kept):,} rows are repeated and '
-                     'left out')
+        notes.append(f'{len(records) - len(kept):,} repeated rows are skipped')
     return [records[i] for i in kept], [labels[i] for i in kept]
 
 
 def _key_of(record: Mapping[str, Any]) -> str:
-    """Return what tells an image from others."""
+    """Return the identity of an image."""
     return str((os.path.normpath(record['img_path']), record.get('img_key')))
 
 
 def _strata(part: Part, classes: Sequence[str]) -> List[int]:
-    """Give each image the number of its rarest class."""
+    """Return the number of the rarest class of each image."""
     counts = part.counts(classes)
     number = {c: i for i, c in enumerate(classes)}
     return [number[min(names, key=lambda n: counts[n])] if names else -1
@@ -348,7 +346,7 @@ def _strata(part: Part, classes: Sequence[str]) -> List[int]:
 
 
 def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
-    """Draw a validation part out of the training part.
+    """Split a validation part from the training part.
 
     Args:
         part (Part): The training part.
@@ -364,7 +362,7 @@ def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
     if single:
         raise ArgumentError(
             f'{part.place} has 1 image of the class {single[0]!r}, too few '
-            'for training and validation; add images, or name a validation '
+            'for training and validation; add images, or set a validation '
             'part with val (--val)')
     count = len(part.records)
     strata = _strata(part, classes) if classes else [0] * count
@@ -379,10 +377,10 @@ def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
 
 def _draw_few(part: Part, classes: Sequence[str], count: int, seed: int,
               is_dense: bool) -> Part:
-    """Draw so many images of each class, the rarest class first.
+    """Draw a number of images of each class, the rarest class first.
 
-    An image counts for each of its classes. Images in no class are drawn like
-    a class of their own.
+    An image counts for each of its classes. Images without a class are drawn
+    as one more class.
     """
     counts = part.counts(classes)
     for name, found in counts.items():
@@ -404,7 +402,7 @@ def _draw_few(part: Part, classes: Sequence[str], count: int, seed: int,
 
 def _check_classes(parts: Dict[str, Part], data: LabelledData
                    ) -> List[str]:
-    """Check that all parts have the same classes, and no image twice."""
+    """Check that all parts have the same classes and no common image."""
     notes, classes = [], data.classes
     needing = dict(classify=('train', 'val'), multilabel=('train', ))
     seen: Dict[str, str] = {}
@@ -437,7 +435,7 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
                      images: Optional[Mapping[str, Any]],
                      check: Optional[Callable] = None
                      ) -> Tuple[Dict[int, str], Dict[bytes, int]]:
-    """Decode images, at most 20,000, and give those that cannot be read.
+    """Decode up to 20,000 images and return unreadable ones.
 
     Args:
         records (Sequence[Dict[str, Any]]): Records with ``img_path``.
@@ -445,8 +443,8 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
         check (Callable, optional): Called with the record and the image.
 
     Returns:
-        tuple: The reason by the image's number, and the number by the digest
-        of the image's file.
+        tuple: Reasons by image number, and image numbers by digest of the
+        file.
 
     Raises:
         ArgumentError: If an image has other channels or another type than the
@@ -458,7 +456,7 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
         record, digest = records[index], b''
         try:
             content = open_record(record)
-            # A path of large files, which are not read whole.
+            # Large files are given by their path.
             digest = hashlib.blake2b(
                 content if isinstance(content, bytes) else
                 str(content).encode(), digest_size=16).digest()
@@ -467,9 +465,9 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
         except UnfitImage as error:
             raise ArgumentError(
                 f'{error}; the encoder takes {settings.channels} channel(s) '
-                f'of {settings.dtype}: give the images\' own stats (--stats), '
-                'or a checkpoint for such images') from error
-        except Exception as error:  # decoders raise all sorts of errors
+                f'of {settings.dtype}; set --stats to statistics of these '
+                'images, or use a checkpoint for such images') from error
+        except Exception as error:  # decoders raise many kinds of errors
             reason = ' '.join(str(error).split()) or type(error).__name__
             return reason, digest
         if check:
@@ -487,7 +485,7 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
 def drop_unreadable(parts: Mapping[str, Part],
                     images: Optional[Mapping[str, Any]],
                     check: Optional[Callable] = None) -> Any:
-    """Leave unreadable images out, unless there are too many.
+    """Skip unreadable images, unless there are too many.
 
     Args:
         parts (Mapping[str, Part]): The parts.
@@ -498,7 +496,7 @@ def drop_unreadable(parts: Mapping[str, Part],
         tuple: The parts, and the reason of each unreadable image.
 
     Raises:
-        ArgumentError: If there are more than a tenth of a part.
+        ArgumentError: If they are more than a tenth of a part.
     """
     kept, unreadable = {}, {}
     seen: Set[bytes] = set()

@@ -1,4 +1,4 @@
-"""Detectors: config, predictions and measures."""
+"""Detectors: config, predictions and metrics."""
 import math
 from pathlib import Path
 from typing import (
@@ -29,16 +29,16 @@ from .recipe import Run, apply_recipe
 
 _BASE = 'detection/vitdet-mini_mask-rcnn_coco'
 _LARGE = 'detection/vitdet-b_mask-rcnn_100e_coco'
-# Boxes below this score are not written.
+# Smallest score of written boxes.
 _MIN_SCORE = 0.05
 
 
 def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
                 img_size: Optional[int] = None) -> Config:
-    """Make the config of a detector: ViTDet with a Faster R-CNN.
+    """Build the config of a detector: ViTDet with Faster R-CNN.
 
     The large decoder has the pyramid and the heads of the paper's Mask R-CNN,
-    without its head of masks.
+    without its mask head.
 
     Args:
         encoder (Mapping[str, Any]): See :func:`~cmae_mm.finetune`.
@@ -51,7 +51,7 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
         Config: For mmengine's runner.
 
     Raises:
-        ArgumentError: If the encoder is no ViT for 8-bit colours.
+        ArgumentError: If the encoder is not a ViT for 8-bit colours.
     """
     backbone, depth = encoder['backbone'], encoder['depth']
     if encoder['images'] is not None or backbone['type'] != 'TransferViT':
@@ -142,9 +142,9 @@ class FinishedDetector(FinishedModel):
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
-        """Build a detector by its own config, read as plain data."""
+        """Build a detector from its config, parsed as plain data."""
         require_dense('mmdet', extra='det')
-        # In float32 the same.
+        # Equivalent in float32.
         head = dict(cfg['model']['rpn_head'], type='RPNHead')
         return super().from_config(
             dict(cfg, model=dict(cfg['model'], rpn_head=head)))
@@ -167,13 +167,13 @@ class FinishedDetector(FinishedModel):
                            one.bboxes.tolist()))
 
     def name_result(self, found: Found) -> Detected:
-        """Name the classes of boxes within the image."""
+        """Convert class numbers of boxes to names; clip boxes to the image."""
         if found.error:
             return Detected(found.name, [], found.error)
         height, width = found.image.shape[:2]
         boxes = []
         for label, score, box in found.result:
-            # Images are padded to squares, which boxes may lie in.
+            # Images are padded to squares; boxes may extend into the padding.
             x1, y1, x2, y2 = np.clip(
                 box, 0, (width, height, width, height)).tolist()
             if score >= _MIN_SCORE and x1 < x2 and y1 < y2:

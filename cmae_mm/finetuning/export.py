@@ -1,4 +1,4 @@
-"""Export of finished models to ONNX, timm and transformers."""
+"""Export of fine-tuned models to ONNX, timm and transformers."""
 from typing import Any
 
 import torch
@@ -16,12 +16,12 @@ _OUTPUTS = dict(classify='softmax', multilabel='sigmoid of each class',
 
 def export_model(folder: PathLike, out: PathLike,
                  dtype: str = 'float32') -> float:
-    """Write a finished model as an ONNX file, see ``cmae_mm.export_model``."""
+    """Export a fine-tuned model to ONNX, see ``cmae_mm.export_model``."""
     model = load_model(folder).cpu()
     if model.task not in _OUTPUTS:
         raise CheckpointError(
-            f'{folder} is a detector, which is not written as ONNX; mmdeploy '
-            'converts it')
+            f'{folder} is a detector, which cannot be exported to ONNX here; '
+            'use mmdeploy')
     model.names = ('scores', )
 
     def images(count: int) -> Tensor:
@@ -46,7 +46,7 @@ def export_model(folder: PathLike, out: PathLike,
 
 
 def export_folder(folder: PathLike, out: PathLike, to: str) -> None:
-    """Write a finished classifier for timm or transformers.
+    """Export a fine-tuned classifier to timm or transformers.
 
     Args:
         folder (str | PathLike): Folder of ``cmae finetune``.
@@ -59,8 +59,8 @@ def export_folder(folder: PathLike, out: PathLike, to: str) -> None:
     model = load_model(folder).cpu()
     if model.task in ('segment', 'detect'):
         raise CheckpointError(
-            f'{folder} is for the task {model.task}; classifiers are exported '
-            f'to {to}')
+            f'{folder} is for the task {model.task}, but only classifiers can '
+            f'be exported to {to}')
     export_classifier(model.model, str(out), to, model.classes, model.images,
                       _short_side(model), recipe=str(folder))
 

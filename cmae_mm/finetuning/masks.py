@@ -1,4 +1,4 @@
-"""Images and masks of the same names."""
+"""Images and masks with the same names."""
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence
@@ -24,11 +24,11 @@ def read_masks(data: PathLike,
                labels_per_class: Optional[int] = None,
                seed: int = 0,
                images: Optional[Mapping[str, Any]] = None) -> LabelledData:
-    """Find images and masks of the same names, and check them.
+    """Find and check images and masks with the same names.
 
-    Masks are images of one channel. ``classes.txt`` beside the folders has the
-    name of value i in line i; otherwise each value is a class. 255 is ignored,
-    unless masks have the values 0 and 255 alone.
+    Masks are images with one channel. ``classes.txt`` in the same folder has
+    the name of value i in line i; without it, each value is a class. 255 is
+    ignored, unless masks have the values 0 and 255 only.
 
     Args:
         data (str | PathLike): Folder with ``images`` and ``masks``, each with
@@ -105,13 +105,14 @@ def _pair(images: Path, masks: Path) -> Part:
         mask = by_name.get(str(Path(name).with_suffix('')))
         if mask is None:
             raise ArgumentError(
-                f'{found.path(index)} has no mask of its name in {masks}')
+                f'{found.path(index)} has no mask with the same name in '
+                f'{masks}')
         records.append(dict(img_path=found.path(index), seg_map_path=mask))
     return Part(str(images), records, [[]] * len(records))
 
 
 def read_mask(path: str) -> np.ndarray:
-    """Read a mask: uint8, (H, W); a palette's numbers are its values."""
+    """Read a mask: uint8, (H, W); palette indices are its values."""
     with Image.open(path) as image:
         mask = np.asarray(image)
     if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
@@ -123,7 +124,7 @@ def read_mask(path: str) -> np.ndarray:
 
 
 def _read_values(root: Path, parts: Mapping[str, Part]) -> Any:
-    """Read the values of all masks, and name the classes."""
+    """Read the values of all masks and the names of classes."""
     records = [r for part in parts.values() for r in part.records]
     with ThreadPoolExecutor(cpu_count()) as pool:
         values = list(pool.map(
@@ -141,7 +142,7 @@ def _read_values(root: Path, parts: Mapping[str, Part]) -> Any:
         if unknown:
             raise ArgumentError(
                 f'masks have the value {unknown[0]}, but {file} has '
-                f'{len(names)} names, the first one for 0')
+                f'{len(names)} names, starting with value 0')
     else:
         names = {v: f'value {v}' for v in sorted(used)}
     if len(names) < 2:

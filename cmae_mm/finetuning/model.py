@@ -1,4 +1,4 @@
-"""Finished models: what loads, reads and predicts images for all tasks."""
+"""Fine-tuned models: loading and prediction for all tasks."""
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +51,7 @@ _OURS = ('TransferViT', 'TransferConvViT', 'TransferViTDet', 'SimpleFPN',
 
 
 class Found(NamedTuple):
-    """What a model found in an image.
+    """Output of a model for an image.
 
     Args:
         name (str): Path of the image, or 'image N' for an array.
@@ -70,7 +70,7 @@ class Found(NamedTuple):
 class FinishedModel(nn.Module):
     """A trained model with its classes and the preprocessing of images.
 
-    :func:`load_model` makes it.
+    Returned by :func:`load_model`.
 
     Args:
         model (nn.Module): The model of mmpretrain, mmseg or mmdet.
@@ -84,22 +84,21 @@ class FinishedModel(nn.Module):
         img_size (int | Tuple[int, int]): Side of the encoder's images in
             pixels, or (height, width).
         in_channels (int): Number of channels.
-        images (Dict[str, Any]): How images are decoded, arguments of
-            ``LoadImage``.
+        images (Dict[str, Any]): Arguments of ``LoadImage`` for decoding.
     """
 
     task: str
     scope = 'mmpretrain'
-    # Classes and transforms that the model's own config may name.
+    # Classes and transforms allowed in the model's config.
     types: FrozenSet[str] = frozenset()
     transforms: Tuple[str, ...] = ()
-    # Images that are decoded at a time; None for a batch.
+    # Number of images to decode at a time; None for a batch.
     read_at_once: Optional[int] = None
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
-        """Build a model by its own config, read as plain data."""
-        # init_cfg, which names a file, is left out by the check.
+        """Build a model from its config, parsed as plain data."""
+        # The check removes init_cfg, which has a file name.
         settings = dict(cfg['model'], train_cfg=None)
         settings.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         settings = check_types(settings, MODEL_TYPES | cls.types)
@@ -158,16 +157,16 @@ class FinishedModel(nn.Module):
         return self.reader.read(image)
 
     def prepare(self, array: np.ndarray, window: Optional[int]) -> Any:
-        """Prepare a decoded image in a thread; as it is by default."""
+        """Prepare a decoded image in a thread; unchanged by default."""
         return array
 
     def infer(self, images: Sequence[Any], batch_size: int,
               window: Optional[int]) -> Iterator[Any]:
-        """Yield what is found in each of some prepared images."""
+        """Yield the outputs for prepared images."""
         raise NotImplementedError
 
     def name_result(self, found: Found) -> Any:
-        """Make the prediction that people get."""
+        """Convert an output to a prediction for users."""
         raise NotImplementedError
 
     def measure(self, data: LabelledData, name: str, folder: Path
@@ -180,13 +179,13 @@ class FinishedModel(nn.Module):
             folder (Path): Folder of the pictures and the annotation files.
 
         Returns:
-            tuple: Entries of ``metrics.json``, and a text of the main ones.
+            tuple: Entries of ``metrics.json``, and a summary.
         """
         raise NotImplementedError
 
     def run(self, images: Any, batch_size: int = 32,
             window: Optional[int] = None) -> Iterator[Found]:
-        """Read images in threads, and yield what is found in each."""
+        """Read images in threads, and yield the outputs."""
         named = iter(name_images(images))
         count = self.read_at_once or batch_size
         with ThreadPoolExecutor(cpu_count()) as pool:
@@ -204,19 +203,19 @@ class FinishedModel(nn.Module):
                         Found(name, next(results), image))
 
     def _try_read(self, image: Any, window: Optional[int]) -> Tuple[Any, str]:
-        """Read an image; give the reason if it is unreadable."""
+        """Read an image; return the reason if it is unreadable."""
         try:
             return self.prepare(self.read(image), window), ''
-        except Exception as error:  # decoders raise all sorts of errors
+        except Exception as error:  # decoders raise many kinds of errors
             reason = (error.strerror if isinstance(error, OSError) else None
                       ) or str(error)
             return None, ' '.join(reason.split()) or type(error).__name__
 
     def run_part(self, part: Part) -> Iterator[Found]:
-        """Yield what is found in labelled images, which are readable.
+        """Yield the outputs for labelled images.
 
         Raises:
-            ValueError: If one is unreadable by now.
+            ValueError: If an image is unreadable.
         """
         for record, found in zip(part.records, self.run(part.records)):
             if found.error:
@@ -241,8 +240,8 @@ class FinishedModel(nn.Module):
 
         Raises:
             FileNotFoundError: If a single path does not exist.
-            SourceError: If a folder has no images, or a list names none that
-                exist.
+            SourceError: If a folder has no images, or no file of a list
+                exists.
         """
         return [self.name_result(found)
                 for found in self.run(images, batch_size, window)]
@@ -281,7 +280,7 @@ class FinishedModel(nn.Module):
 
 def place_windows(shape: Sequence[int], window: int
                   ) -> Tuple[int, List[int], List[int]]:
-    """Place windows that overlap by a third or more.
+    """Compute positions of windows that overlap by a third or more.
 
     Args:
         shape (Sequence[int]): Height and width of the image, in pixels.
@@ -298,7 +297,7 @@ def place_windows(shape: Sequence[int], window: int
 
 
 def _add_scope(node: Any) -> None:
-    """Name mmpretrain's registry where other libraries look in their own."""
+    """Add mmpretrain's registry to types in configs of other libraries."""
     for value in node.values() if isinstance(node, dict) else node:
         if isinstance(value, (dict, list, tuple)):
             _add_scope(value)
@@ -307,7 +306,7 @@ def _add_scope(node: Any) -> None:
 
 
 def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
-    """Give each image a name, and what to read it from."""
+    """Return the name and the source of each image."""
     if isinstance(images, (str, Path)):
         path = Path(images).expanduser()
         if path.is_file() and path.suffix.lower() not in (
@@ -325,7 +324,7 @@ def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
 
 
 def _class_of(kind: str) -> Any:
-    """Return the class of finished models of a registered model."""
+    """Return the ``FinishedModel`` class of a registered model."""
     if kind == 'EncoderDecoder':
         from .segmenter import FinishedSegmenter
         return FinishedSegmenter
@@ -337,10 +336,10 @@ def _class_of(kind: str) -> Any:
 
 
 def load_model(folder: PathLike) -> Any:
-    """Load a model that :func:`~cmae_mm.finetune` has made.
+    """Load a model of :func:`~cmae_mm.finetune`.
 
-    Nothing in the folder is executed: the config is read as plain data, its
-    classes are looked up in a list, and the weights are read safely.
+    Nothing in the folder is executed: the config is parsed as plain data, its
+    classes must be on a list, and weights are loaded safely.
 
     Example::
 
@@ -363,8 +362,8 @@ def load_model(folder: PathLike) -> Any:
     for name in (CONFIG_NAME, BEST_NAME):
         if not (path / name).is_file():
             raise CheckpointError(
-                f'{folder} has no {name}: name a folder that `cmae finetune` '
-                'has finished')
+                f'{folder} has no {name}; use a folder of a finished `cmae '
+                'finetune`')
     config = path / CONFIG_NAME
     try:
         cfg = parse_config(config.read_text('utf-8'))
@@ -372,7 +371,7 @@ def load_model(folder: PathLike) -> Any:
     except (PlainConfigError, OSError, KeyError, TypeError, ValueError,
             AssertionError) as error:
         raise CheckpointError(
-            f'{config} is no config of `cmae finetune`: {error}') from error
+            f'{config} is not a config of `cmae finetune`: {error}') from error
     file = path / BEST_NAME
     with naming(file):
         state, meta = read_checkpoint(file)
@@ -380,7 +379,7 @@ def load_model(folder: PathLike) -> Any:
         classes = (meta.get('dataset_meta') or {}).get('classes')
         if classes is None or len(classes) != model.count:
             raise CheckpointError(
-                f'it names {len(classes or ())} classes, but its head has '
+                f'it has {len(classes or ())} class names, but its head has '
                 f'{model.count}')
     model.classes = list(classes)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'

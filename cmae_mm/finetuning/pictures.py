@@ -1,4 +1,4 @@
-"""Pictures of predictions and of measures."""
+"""Pictures of predictions and metrics."""
 from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple, Union
 
@@ -12,9 +12,9 @@ from ..visualization.image_grid import font_for, save_picture
 
 # Longest side of an overlay in pixels.
 _OVERLAY_SIDE = 1024
-# Boxes below this score are not drawn.
+# Smallest score of drawn boxes.
 _MIN_DRAWN = 0.3
-# Up to so many classes the confusion matrix has numbers.
+# Largest number of classes with numbers in the confusion matrix.
 _MOST_NUMBERED = 25
 
 
@@ -64,7 +64,7 @@ def draw_sheet(file: Path, title: str,
 
 def draw_masks(file: Path, shown: Sequence[Tuple[np.ndarray, ...]],
                count: int) -> None:
-    """Draw images beside true and predicted masks of so many classes."""
+    """Draw images next to true and predicted masks."""
     palette, side = colours(count), (200, 150)
     rows = [(image, palette[true], palette[mask])
             for image, true, mask in shown]
@@ -117,7 +117,7 @@ def draw_confusion(file: Path, matrix: np.ndarray,
     side = min(max(4., 2 + 0.45 * count), 20.)
     figure = Figure(figsize=(side, side), dpi=120, layout='constrained')
     canvas = FigureCanvasAgg(figure)
-    # Names in $...$ are not formulas.
+    # Escape $, so names are not parsed as formulas.
     names = [encode_name(c).replace('$', r'\$') for c in classes]
     shown = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     display = ConfusionMatrixDisplay(shown, display_labels=names)
@@ -147,7 +147,7 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray,
         shares (Mapping[str, float]): Share of each class, in their order.
 
     Returns:
-        Image.Image: At most 1024 pixels beside the legend.
+        Image.Image: At most 1024 pixels, plus the legend.
     """
     palette = colours(len(shares))
     picture = Image.blend(
@@ -170,7 +170,7 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray,
 
 
 def colours(count: int) -> np.ndarray:
-    """Give a colour for each class, and black for ignored pixels."""
+    """Return a colour for each class, and black for ignored pixels."""
     palette = np.zeros((256, 3), np.uint8)
     palette[:count] = np.random.default_rng(1).integers(40, 256, (count, 3))
     return palette

@@ -18,7 +18,7 @@ from .classifier import Prediction
 from .model import name_images
 from .pictures import colours, draw_sheet, to_picture
 
-# Images of each class in a sheet.
+# Number of images per class in a sheet.
 _MOST_SHOWN = 30
 # Tags of GeoTIFF: pixel scale, transformation, keys.
 _GEO_TAGS = (33550, 34264, 34735)
@@ -26,11 +26,11 @@ _BOX = ('class', 'score', 'x1', 'y1', 'x2', 'y2')
 
 
 class Wanted(NamedTuple):
-    """What :func:`predict_to_files` writes.
+    """Outputs of :func:`predict_to_files`.
 
     Args:
         out (Path, optional): Table, ``.csv`` or ``.parquet``. Defaults to
-            None: predictions are returned.
+            None, predictions are returned.
         pictures (Path, optional): Folder of pictures. Defaults to none.
         top_k (int): Number of classes in a row. Defaults to 1.
         all_scores (bool): Whether to add a column for each class. Defaults to
@@ -108,8 +108,8 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         text.append(f'masks in {masks.folder}')
     print('; '.join([text[0], ', '.join(text[1:])] if text[1:] else text))
     if masks and masks.lost:
-        print(f'{masks.lost:,} masks of GeoTIFF files are without '
-              'coordinates; rasterio writes them: '
+        print(f'{masks.lost:,} masks of GeoTIFF files have no coordinates; '
+              'install rasterio to write them: '
               f'`{install_command("geotiff")}`')
     if wanted.out is None:
         return dict(result, predictions=found)
@@ -185,7 +185,7 @@ def _draw_sheets(model: Any, found: List[Prediction], images: Path,
 
 
 def _file_name(text: str) -> str:
-    """Replace characters that a file name cannot have."""
+    """Replace characters that are invalid in file names."""
     return ''.join(c if c.isalnum() or c in ' ._-' else '_'
                    for c in text).strip('. ')[:60] or 'class'
 
@@ -193,8 +193,8 @@ def _file_name(text: str) -> str:
 class _Masks:
     """Files of masks, in the folder ``<name of the table>_masks``.
 
-    PNG files of class numbers with a palette, and GeoTIFF files of images
-    that are GeoTIFF files.
+    PNG files of class numbers with a palette; GeoTIFF files if the images are
+    GeoTIFF files.
     """
 
     def __init__(self, table: Path, count: int) -> None:
@@ -228,7 +228,7 @@ class _Masks:
         with rasterio.open(one.path) as origin:
             place = dict(crs=origin.crs, transform=origin.transform)
             points, points_crs = origin.gcps
-        if points:  # ground control points in place of a transform
+        if points:  # ground control points instead of a transform
             place = dict(crs=points_crs, gcps=points)
         height, width = one.mask.shape
         with atomic_path(file) as temporary, rasterio.open(

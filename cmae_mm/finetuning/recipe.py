@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning, by the number of labelled images."""
+"""Settings of a fine-tuning for the number of labelled images."""
 import math
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -8,13 +8,13 @@ from .data import LabelledData
 
 # Encoders below this width have no drop path, RandAugment or mixup.
 _SMALL_WIDTH = 192
-# Variables of packaged configs that nothing reads.
+# Unused variables of packaged configs.
 _VARIABLES = ('data_root', 'train_pipeline', 'test_pipeline', 'bgr_mean',
               'bgr_std', 'crop_size', 'image_size', 'norm_cfg', 'vit_mini_96')
 
 
 class Run(NamedTuple):
-    """What a config of any task needs beside encoder and images.
+    """Settings of a run, in addition to encoder and images.
 
     Args:
         recipe (Recipe): Epochs, rate and augmentation.
@@ -23,8 +23,8 @@ class Run(NamedTuple):
         decoder (str): 'small' or 'large', of masks and boxes. Defaults to
             'small'.
         seed (int): Seed of the training. Defaults to 0.
-        num_workers (int, optional): Processes that read images. Defaults to
-            one for each core, at most 8.
+        num_workers (int, optional): Number of data workers. Defaults to one
+            for each CPU core, at most 8.
         processes (int): Processes that share a batch. Defaults to 1.
     """
 
@@ -38,15 +38,15 @@ class Run(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """Settings that follow from the number of labelled images.
+    """Settings that depend on the number of labelled images.
 
     Args:
         epochs (int): Number of epochs.
         batch_size (int): Images of a step.
         lr (float): Learning rate of AdamW at the head.
-        layer_decay (float): Factor of the rate from a layer to that below.
+        layer_decay (float): Ratio of the learning rates of consecutive layers.
         drop_path (float): Drop path rate of the last layer.
-        min_crop (float): Least share of the image in a random crop.
+        min_crop (float): Smallest ratio of the image area in a random crop.
         augment (bool): Whether to use RandAugment and random erasing.
         mixup (bool): Whether to use mixup and CutMix.
         reason (str): The rule in a few words.
@@ -80,7 +80,7 @@ def choose_recipe(images: int,
     - Layer decay: 0.65 for 12 layers or more, 0.8 below 8, else 0.75.
     - Augmentation: crops and flips below 1,000 images; RandAugment and erasing
       from 1,000, mixup and CutMix from 10,000, with drop path 0.1. A small or
-      frozen encoder has crops and flips alone.
+      frozen encoder uses crops and flips only.
 
     Args:
         images (int): Number of labelled training images.
@@ -124,14 +124,14 @@ def choose_recipe(images: int,
 
 def apply_recipe(cfg: Any, run: Run, data: LabelledData,
                  save_best: str, validations: int = 10) -> None:
-    """Set what configs of all tasks have in common.
+    """Set the common settings of all tasks.
 
     Args:
         cfg (Config): The config, changed in place.
         run (Run): The settings.
         data (LabelledData): The images.
-        save_best (str): Metric that chooses the checkpoint, higher is better.
-        validations (int): Number of validations, at most. Defaults to 10.
+        save_best (str): Metric for the best checkpoint; higher is better.
+        validations (int): Largest number of validations. Defaults to 10.
     """
     recipe, epochs = run.recipe, run.recipe.epochs
     workers = run.num_workers

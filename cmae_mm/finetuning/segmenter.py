@@ -1,4 +1,4 @@
-"""Segmenters: config, predictions and measures."""
+"""Segmenters: config, predictions and metrics."""
 from pathlib import Path
 from typing import (
     Any,
@@ -34,7 +34,7 @@ _MOST_SHOWN = 8
 
 def make_config(encoder: Mapping[str, Any], data: LabelledData,
                 run: Run) -> Config:
-    """Make the config of a segmenter: two layers, or UPerNet.
+    """Build the config of a segmenter: two layers, or UPerNet.
 
     Args:
         encoder (Mapping[str, Any]): See :func:`~cmae_mm.finetune`.
@@ -151,8 +151,8 @@ class FinishedSegmenter(FinishedModel):
               window: Optional[int]) -> Iterator[np.ndarray]:
         """Yield the class numbers of images, uint8, (H, W).
 
-        Logits of windows are averaged; each is resized to the encoder's
-        images. Without windows these are squares of the short side.
+        Logits of windows are averaged. Each window is resized to the encoder's
+        image size. The default windows are squares of the shorter side.
         """
         for array in images:
             if window is not None:
@@ -185,7 +185,7 @@ class FinishedSegmenter(FinishedModel):
 
     def _score_crops(self, crops: Sequence[np.ndarray],
                      batch_size: int) -> Iterator[Tensor]:
-        """Give the logits of square crops, (K, S, S) each."""
+        """Compute the logits of square crops, (K, S, S) each."""
         size, side = (self.img_size, self.img_size), crops[0].shape[0]
         for start in range(0, len(crops), batch_size):
             images = np.stack([mmcv.imresize(crop, size) for crop in
@@ -217,7 +217,7 @@ class FinishedSegmenter(FinishedModel):
 
     def measure(self, data: LabelledData, name: str, folder: Path
                 ) -> Tuple[Dict[str, Any], str]:
-        """Measure the IoU of each class and the accuracy of pixels."""
+        """Measure the IoU of each class and the pixel accuracy."""
         part, count = data.parts[name], self.count
         shown: List[Any] = []
         numbers = np.full(256, IGNORED, np.uint8)

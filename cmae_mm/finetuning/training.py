@@ -1,4 +1,4 @@
-"""Training of a config, and its best checkpoint."""
+"""Training of a config, and saving of the best checkpoint."""
 import copy
 import os
 import time
@@ -46,9 +46,9 @@ def describe(encoder: Mapping[str, Any], data: LabelledData,
 
 def train_model(cfg: Config, data: LabelledData, lines: List[str],
                 resume: bool = True, launcher: str = 'none') -> Path:
-    """Train by the framework's runner, and keep the best checkpoint.
+    """Train a config and save the best checkpoint.
 
-    Of several processes the first one writes files.
+    Only the first process writes files.
 
     Args:
         cfg (Config): The config.
@@ -62,7 +62,7 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
         Path: The best checkpoint.
 
     Raises:
-        ArgumentError: If the folder holds another training.
+        ArgumentError: If the folder contains another training.
     """
     folder = Path(cfg.work_dir)
     files = {f'{name}.json': data.annotations(name) for name in data.parts}
@@ -78,7 +78,7 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
             print('\n'.join(lines), flush=True)
         cfg = Config(dict(copy.deepcopy(cfg.to_dict()), resume=resume,
                           launcher=launcher))
-        # mmengine distinguishes the logs of two runs in a process by it.
+        # mmengine's loggers need a unique name per run in a process.
         cfg.experiment_name = (
             f'{folder.name}_{os.getpid()}_{time.monotonic_ns()}')
         adapt_to_device(cfg)
@@ -102,9 +102,9 @@ def _check_same(folder: Path, files: Mapping[str, str]) -> None:
         file = folder / name
         if file.is_file() and file.read_text('utf-8') != text:
             raise ArgumentError(
-                f'{folder} holds a training with other settings or images '
-                f'({name} differs); name another folder (--out), or start '
-                'anew with resume=False (--no-resume)')
+                f'{folder} contains a training with other settings or images '
+                f'({name} differs); choose another folder (--out), or start a '
+                'new training with resume=False (--no-resume)')
 
 
 def _keep_best(cfg: Config, classes: List[str]) -> None:
@@ -113,7 +113,7 @@ def _keep_best(cfg: Config, classes: List[str]) -> None:
     best = folder / BEST_NAME
     found = sorted(folder.glob('best_*.pth'), key=lambda f: f.stat().st_mtime)
     if not found:
-        if best.is_file():  # of a training that had ended before
+        if best.is_file():  # training had already ended
             return
         raise CheckpointError(
             f'no checkpoint was saved in {folder}; the log there has the '

@@ -13,12 +13,12 @@ from ..datasets.decode import MAX_CHANNELS
 from ..image_size import ImageSize, Pair, divide, words_of
 
 Config = Dict[str, Any]
-# MAE's initialisation, of encoder and decoders.
+# MAE's initialisation of encoder and decoders.
 MAE_INIT: List[Config] = [
     dict(type='Xavier', distribution='uniform', layer='Linear'),
     dict(type='Constant', val=1, bias=0, layer='LayerNorm')
 ]
-# Small enough to be trained on a few CPU cores.
+# Small enough for a few CPU cores.
 _MINI = dict(
     embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512)
 _AMBIGUOUS = ('s', 'small')
@@ -42,8 +42,8 @@ _PATCHED_OPTIMIZERS: Set[type] = set()
 def with_mini(zoo: Dict[str, Config], **more: Any) -> Dict[str, Config]:
     """Add 'mini' to mmpretrain's named architectures.
 
-    mmpretrain's 'small', 768 wide with 8 layers, is removed, since in the
-    literature the word means 384 wide with 12 layers, which is 'deit-small'.
+    mmpretrain's 'small', 768 wide with 8 layers, is removed. In the literature
+    ViT-S is 384 wide with 12 layers, mmpretrain's 'deit-small'.
 
     Args:
         zoo (Dict[str, dict]): mmpretrain's architectures.
@@ -65,10 +65,10 @@ def check_arch(arch: Union[str, Config], zoo: Dict[str, Config]) -> None:
     if isinstance(arch, str):
         if arch.lower() in _AMBIGUOUS and 'deit-small' in zoo:
             raise ValueError(
-                f"backbone.arch={arch!r} has two meanings: say 'deit-small' "
-                'for the ViT-S of the literature, 384 wide with 12 layers; '
-                "for mmpretrain's own, 768 wide with 8 layers, give the sizes "
-                'as a dict')
+                f"backbone.arch={arch!r} is ambiguous; use 'deit-small' for "
+                'the ViT-S of the literature, 384 wide with 12 layers, or a '
+                "dict of sizes for mmpretrain's 'small', 768 wide with 8 "
+                'layers')
         if arch.lower() not in zoo:
             raise ValueError(
                 f'backbone.arch must be one of {", ".join(sorted(zoo))}, or a '
@@ -152,21 +152,21 @@ def check_width(width: int, num_heads: int, name: str) -> None:
         name (str): Prefix of the setting's name, for the error.
 
     Raises:
-        ValueError: If the heads do not divide the width, or it is no multiple
-            of 4, as 2-D sine-cosine positions need it.
+        ValueError: If the width is not a multiple of the number of heads and
+            of 4, which 2-D sine-cosine positions need.
     """
     if width % 4 or num_heads < 1 or width % num_heads:
         raise ValueError(
-            f'{name}num_heads={num_heads} must divide the width, {width}, '
-            'which must be a multiple of 4 besides, for sine-cosine '
-            'positions; change one of the two')
+            f'{name}num_heads={num_heads} does not divide the width {width}, '
+            'or the width is not a multiple of 4, which sine-cosine positions '
+            'need; change one of the two')
 
 
 def check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
     """Check that an argument is one of its choices.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If it is invalid.
     """
     if value not in choices:
         raise ValueError(
@@ -181,15 +181,15 @@ def check_momentum(momentum: float) -> None:
     """
     if not 0 < momentum < 1:
         raise ValueError(
-            'momentum is the share of the old target that an update keeps'
-            f' and must be between 0 and 1, but got {momentum}')
+            'momentum, the weight of the old target in an update, must be '
+            f'between 0 and 1, but got {momentum}')
 
 
 def use_plain_drop_rates(module: nn.Module) -> None:
     """Convert a transformer's drop rates to Python numbers, in place.
 
-    mmpretrain takes them from numpy. torch.compile treats those as tensors,
-    and each layer would break the graph.
+    mmpretrain uses numpy's. torch.compile treats these as tensors, so each
+    layer would break the graph.
     """
     for layer in module.modules():
         if hasattr(layer, 'drop_prob'):
@@ -198,7 +198,7 @@ def use_plain_drop_rates(module: nn.Module) -> None:
 
 def cut_patches(images: Tensor, patch_size: int,
                 ids: Optional[Tensor] = None) -> Tensor:
-    """Cut images into patches, all or some of them.
+    """Cut images into patches.
 
     Args:
         images (Tensor): Images, (N, C, H, W), whose sides the patch divides.
@@ -231,14 +231,14 @@ def is_pretrained(init_cfg: Any) -> bool:
 
 
 def start_from_encoder(module: nn.Module) -> bool:
-    """Load the encoder that a backbone's ``init_cfg`` names.
+    """Load the encoder of a backbone's ``init_cfg``.
 
     Args:
-        module (nn.Module): The backbone. An ``init_cfg`` that names no file is
-            set to None.
+        module (nn.Module): The backbone. An ``init_cfg`` without file is set
+            to None.
 
     Returns:
-        bool: Whether there was one; otherwise the backbone is still to be
+        bool: Whether an encoder was loaded. If not, the backbone must be
         initialised.
 
     Raises:
@@ -247,7 +247,7 @@ def start_from_encoder(module: nn.Module) -> bool:
     if not is_pretrained(module.init_cfg):
         return False
     settings = {k: v for k, v in module.init_cfg.items() if k != 'type'}
-    # By its name: this package does not import that of checkpoints.
+    # By name, since this package does not import `checkpoints`.
     initializer = WEIGHT_INITIALIZERS.get('PretrainedEncoder')
     if initializer(**settings)(module):
         module._is_init = True
@@ -275,7 +275,7 @@ def set_sincos_positions(positions: Tensor, grid: Pair) -> None:
 
 
 class PretrainedMixin(nn.Module):
-    """Mixin of backbones that start from an encoder and may freeze stages."""
+    """Mixin of backbones initialised from an encoder, with frozen stages."""
 
     def init_weights(self) -> None:
         """Load the encoder of ``init_cfg``, or initialise as the base class.
@@ -295,12 +295,12 @@ class PretrainedMixin(nn.Module):
 
 
 class MAEInitMixin(PretrainedMixin):
-    """Mixin of encoders that MAE's initialisation is for."""
+    """Mixin of encoders with MAE's initialisation."""
 
     init_cfg: Any
 
     def init_weights(self) -> None:
-        """Initialise as MAE does, or load an encoder, every key or none.
+        """Initialise like MAE, or load an encoder completely.
 
         Xavier-uniform for linear layers and the patch embedding of the
         transformer, LayerNorm at one, sine-cosine positions.
@@ -326,12 +326,12 @@ class MAEInitMixin(PretrainedMixin):
 
 
 def fill_in(cfg: Config, name: str, **sizes: Any) -> Config:
-    """Add settings to a config that follow from other parts.
+    """Add settings derived from other parts to a config.
 
     Args:
         cfg (dict): The given settings.
         name (str): Name of the config, for errors.
-        **sizes: The settings that follow.
+        **sizes: The derived settings.
 
     Returns:
         dict: A new config with both.
@@ -343,8 +343,8 @@ def fill_in(cfg: Config, name: str, **sizes: Any) -> Config:
     for key, value in sizes.items():
         if cfg.setdefault(key, value) != value:
             raise ValueError(
-                f'{name}.{key}={cfg[key]!r} contradicts the rest of the model,'
-                f' from which {key}={value!r} follows; leave it out')
+                f'{name}.{key}={cfg[key]!r} contradicts the rest of the '
+                f'model, which needs {key}={value!r}; remove the setting')
     return cfg
 
 
@@ -372,8 +372,7 @@ def mlp_cfg(cfg: Config, name: str, **sizes: Any) -> Config:
         return _MLP | cfg
     if 'out_channels' not in cfg:
         raise ValueError(
-            f'{name} is a {kind}, whose width is not known: set '
-            f'{name}.out_channels')
+            f'{name} is a {kind}with unknown width; set {name}.out_channels')
     return cfg
 
 
@@ -382,7 +381,7 @@ def complete_parts(encoder: nn.Module, neck: Config,
     """Complete neck and head with sizes of the encoder and the projector.
 
     With ``head.contrastive=None``, for MAE, the neck has neither feature
-    decoder nor projector, whatever their settings.
+    decoder nor projector, regardless of their settings.
 
     Args:
         encoder (nn.Module): The online encoder.
@@ -398,7 +397,8 @@ def complete_parts(encoder: nn.Module, neck: Config,
     if getattr(encoder, 'out_type', 'raw') != 'raw':
         raise ValueError(
             f'backbone.out_type={encoder.out_type!r} is for classifiers and '
-            'dense tasks; pre-training decodes all tokens: leave out_type out')
+            'dense tasks, but pre-training decodes all tokens; remove '
+            'out_type')
     patches = dict(
         patch_size=encoder.patch_size, in_channels=encoder.in_channels)
     neck = fill_in(
@@ -415,9 +415,9 @@ def complete_parts(encoder: nn.Module, neck: Config,
         return neck | dict(projector=None), head
     if neck.setdefault('projector', {}) is None:
         raise ValueError(
-            'neck.projector=None leaves the contrastive branch without a '
-            'projector; set head.contrastive=None as well, for MAE, or leave '
-            'neck.projector out')
+            'neck.projector=None removes the projector of the contrastive '
+            'branch; set head.contrastive=None as well, for MAE, or remove '
+            'neck.projector')
     neck['projector'] = mlp_cfg(
         neck['projector'], 'neck.projector', in_channels=encoder.embed_dims)
     width = neck['projector']['out_channels']
@@ -456,7 +456,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Compute GELU, with right gradients in any memory layout.
+    """Compute GELU, with correct gradients for any memory layout.
 
     On CPUs torch 2.1 reads a transposed gradient beyond its memory.
     """
@@ -469,13 +469,13 @@ def gelu(x: Tensor) -> Tensor:
 def keep_step_hooks(optimizer: Optimizer) -> None:
     """Keep the step hooks of an optimizer when something is compiled.
 
-    At the first ``torch.compile`` of a process torch 2.1 and 2.2 remove the
-    code that runs them from all optimizers.
+    At the first ``torch.compile`` of a process, torch 2.1 and 2.2 remove the
+    code that runs these hooks from all optimizers.
     """
     if _TORCH >= (2, 3):
         return
     from torch._dynamo.eval_frame import TorchPatcher
-    TorchPatcher.patch()  # what the first compilation does, once a process
+    TorchPatcher.patch()  # done by the first compilation, once per process
     kind: Any = next(
         c for c in type(optimizer).__mro__ if 'step' in vars(c))
     if kind.__module__.startswith('torch.optim.') and (

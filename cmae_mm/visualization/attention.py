@@ -58,7 +58,7 @@ def attention_weights(attention: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
-    """Lay attention maps over pictures, high values bright.
+    """Overlay attention maps on pictures, with bright high values.
 
     Args:
         pictures (np.ndarray): uint8, (N, H, W, 3).
@@ -82,10 +82,10 @@ def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
 
 def colour_features(features: Tensor,
                     grid: Optional[Pair] = None) -> np.ndarray:
-    """Turn patch features into colours by their first principal components.
+    """Convert patch features to colours by principal components.
 
-    The components are computed over all patches of all images, so that a
-    colour has the same meaning in each picture.
+    The components are computed over all patches of all images, so a colour has
+    the same meaning in all pictures.
 
     Args:
         features (Tensor): (N, L, D), over the patches, row-major.

@@ -1,7 +1,7 @@
-"""One HTML page about one or several training runs.
+"""HTML report of one or several training runs.
 
-The page is made from ``report.html``, a jinja2 template, and is one file that
-needs no network. Curves are drawn by plotly (extra='report').
+The page is rendered from ``report.html``, a jinja2 template, to a single file
+that needs no network connection. plotly draws the curves (extra='report').
 """
 import base64
 import difflib
@@ -17,13 +17,13 @@ from ..version import __version__
 from .image_grid import label_files
 from .runs import Run, read_run, series
 
-# Readable on white and on black.
+# Readable on white and black.
 COLOURS = ('#3b82f6', '#d97400', '#17a06b', '#d6409f', '#8b5cf6', '#0899ab',
            '#e5484d', '#a8830f', '#7a7f87')
 DASHES = ('solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot')
-# Points of a curve, beyond which every n-th is drawn.
+# Largest number of points of a curve; longer curves are thinned out.
 MAX_POINTS = 2000
-# Number of pictures of each run, the newest.
+# Number of newest pictures of each run.
 MAX_PICTURES = 4
 # Height of a chart and of its title in pixels.
 CHART_HEIGHT, TITLE_HEIGHT = 190, 85
@@ -34,7 +34,7 @@ class Chart(NamedTuple):
 
     Args:
         title (str): Title of the chart.
-        about (str): How to read it.
+        about (str): Description of the values.
         names (Sequence[str]): Logged names, with ``*`` as a wildcard.
         log (bool): Whether the axis is logarithmic. Defaults to False.
     """
@@ -94,17 +94,16 @@ class Table(NamedTuple):
 
 
 def build_report(folders: Sequence[Path]) -> Tuple[str, Dict[str, List[str]]]:
-    """Build the page about some runs.
+    """Build the report of some runs.
 
-    A run that cannot be read is named in the warnings, and the others are
-    shown, unless no run can be read.
+    Runs that cannot be read are skipped and listed in the warnings.
 
     Args:
         folders (Sequence[Path]): Work folders.
 
     Returns:
-        Tuple[str, Dict[str, List[str]]]: The page, and sentences by run: those
-        of the health rules and those about damaged files.
+        Tuple[str, Dict[str, List[str]]]: The page, and sentences by run:
+        health warnings and damaged files.
 
     Raises:
         OSError: If no run can be read.
@@ -197,7 +196,7 @@ def _summarise(runs: Sequence[Run]) -> Table:
 
 def collect_charts(runs: Sequence[Run], charts: Sequence[Chart] = CHARTS
                    ) -> Dict[Chart, List[Curve]]:
-    """Collect the curves of all charts that have any.
+    """Collect the curves of all charts; drop empty charts.
 
     Args:
         runs (Sequence[Run]): The runs.

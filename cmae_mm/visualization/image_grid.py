@@ -20,11 +20,12 @@ def to_rgb(images: torch.Tensor,
     Args:
         images (torch.Tensor): Normalised images, (N, C, H, W), colours as RGB.
         preprocessor (BaseDataPreprocessor): The model's, with ``mean`` and
-            ``std``, and for values not in 0 to 255 ``low``, shown as black,
+            ``std``, and, for values outside 0 to 255, ``low``, shown as black,
             and ``width``, the range up to white.
         channels (Sequence[int], optional): Three channels to show as red,
             green and blue, or one to show in grey, numbered from 0. Defaults
-            to None: three channels as they are, the mean of others in grey.
+            to None: three channels as RGB, the mean of any other number in
+            grey.
 
     Returns:
         np.ndarray: uint8 images, (N, H, W, 3).
@@ -51,7 +52,7 @@ def to_rgb(images: torch.Tensor,
 
 
 def font_for(texts: Iterable[str], size: int) -> Any:
-    """Choose a font with the letters of some texts.
+    """Choose a font that contains all letters of some texts.
 
     Args:
         texts (Iterable[str]): The texts.
@@ -70,7 +71,7 @@ def font_for(texts: Iterable[str], size: int) -> Any:
 
 
 def label_files(files: Sequence[Path]) -> List[str]:
-    """Name files by the last parts of their paths, as few as are unique.
+    """Return the shortest unique suffixes of paths.
 
     Args:
         files (Sequence[Path]): The files.
@@ -87,7 +88,7 @@ def label_files(files: Sequence[Path]) -> List[str]:
 
 
 def _shorten(text: str, width: int, font: Any) -> str:
-    """Cut the beginning of a text that is wider than ``width`` pixels."""
+    """Truncate the start of a text to at most ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f'...{text}') > width:
@@ -194,7 +195,7 @@ def save_picture(path: PathLike, picture: Image.Image) -> None:
 
 
 def fitting_scale(side: int, wanted: int = 160) -> int:
-    """Choose the factor that enlarges small pictures.
+    """Choose an integer factor to enlarge small pictures.
 
     Args:
         side (int): Side of a picture in pixels.

@@ -1,6 +1,6 @@
-"""A map of images by their features, and nearest neighbours by cosine.
+"""Two-dimensional maps of features, and nearest neighbours.
 
-UMAP is used where umap-learn is installed (extra='map').
+UMAP needs umap-learn (extra='map').
 """
 import importlib.util
 from collections import Counter
@@ -26,10 +26,10 @@ def choose_method(method: str = 'auto') -> str:
 
 
 def project(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
-    """Place features in the plane, similar ones near each other.
+    """Project features to the plane.
 
-    Distances are cosine distances. The result is half way to an even spacing
-    along both axes, so that thumbnails overlap less.
+    Distances are cosine distances. Positions are averaged with evenly spaced
+    ones along both axes, so thumbnails overlap less.
 
     Args:
         features (np.ndarray): (N, D), N of 2 or more.
@@ -37,10 +37,10 @@ def project(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
         seed (int): Seed of the layout. Defaults to 0.
 
     Returns:
-        np.ndarray: Places in [0, 1], (N, 2).
+        np.ndarray: Positions in [0, 1], (N, 2).
     """
     count = len(features)
-    if count < 5:  # too few for either
+    if count < 5:  # too few for UMAP and t-SNE
         return np.linspace(0, 1, count)[:, None].repeat(2, axis=1)
     model: Any
     if method == 'umap':
@@ -63,7 +63,7 @@ def draw_map(places: np.ndarray,
              thumbnails: Sequence[np.ndarray],
              groups: Sequence[str],
              size: int = 1600) -> Image.Image:
-    """Draw thumbnails at their places, framed by the colour of their group.
+    """Draw thumbnails at positions, with frames in group colours.
 
     Args:
         places (np.ndarray): In [0, 1], (N, 2).

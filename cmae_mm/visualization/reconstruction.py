@@ -43,7 +43,7 @@ def reconstruct(model: nn.Module,
     head = model.head.reconstruction
     patches = head.patchify(images)
     grid = model.backbone.patch_resolution
-    # Other heads than this project's join squares alone.
+    # Heads of other projects support squares only.
     unpatchify = partial(
         head.unpatchify, **({} if grid[0] == grid[1] else dict(grid=grid)))
     prediction = unpatchify(pred)

@@ -16,9 +16,9 @@ from typing import (
 from ..files import PathLike
 
 Row = Dict[str, float]
-# Names of the position of a row; all others are measurements.
+# Names of a row's position; all other names are measurements.
 PLACES = ('step', 'iter', 'epoch')
-# Results of the evaluation commands, one JSON object in a line.
+# Results of the evaluation commands, one JSON object per line.
 EVALUATIONS = 'evaluations.jsonl'
 # Errors of reading a damaged JSON line.
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
@@ -26,14 +26,14 @@ _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
 
 
 class Accuracy(NamedTuple):
-    """One accuracy of an evaluation, as text.
+    """A result of an evaluation, as text.
 
     Args:
         checkpoint (str): Name of the checkpoint file.
         kind (str): The evaluation, for example 'knn'.
         encoder (str): 'online' or 'target'.
         setting (str): For example 'k = 20'.
-        top1 (str): Top-1 accuracy, or what the setting names, in percent.
+        top1 (str): Top-1 accuracy, or the metric of the setting, in percent.
         interval (str): The 95 % interval or the standard deviation.
     """
 
@@ -51,12 +51,11 @@ class Run(NamedTuple):
     Args:
         name (str): The name, unique among the runs of a report.
         folder (Path): The work folder.
-        rows (List[Row]): Logged values in the order of iterations, each with
-            ``iter``. Steps that were repeated after a restart replace the
-            earlier ones.
+        rows (List[Row]): Logged values sorted by iteration, each with
+            ``iter``. Steps repeated after a restart replace earlier ones.
         config (str): The config as text, '' if missing.
         environment (Dict[str, str]): Versions and devices.
-        pictures (List[Path]): Pictures that were drawn during training.
+        pictures (List[Path]): Pictures drawn during training.
         evaluations (List[Accuracy]): Results of the run's checkpoints.
         seconds (float): Time of all iterations.
         damage (List[str]): A sentence for each damaged file.
@@ -87,7 +86,7 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         Run: The run.
 
     Raises:
-        FileNotFoundError: If the folder holds no log.
+        FileNotFoundError: If the folder contains no log.
         OSError: If a file cannot be read.
     """
     folder = Path(folder)
@@ -121,8 +120,8 @@ def _find_logs(folder: Path) -> List[Path]:
     logs = sorted(folder.glob('*/vis_data/scalars.json'))
     if not logs:
         raise FileNotFoundError(
-            f'{folder} has no */vis_data/scalars.json; name the work folder '
-            'of a training')
+            f'{folder} has no */vis_data/scalars.json; use the work folder of '
+            'a training')
     return logs
 
 
@@ -143,10 +142,9 @@ def series(run: Run, name: str) -> List[List[float]]:
 
 def _read_lines(path: Path, parse: Callable[[str], Any], damage: List[str]
                 ) -> List[Any]:
-    """Parse the lines of a file and report those that are damaged.
+    """Parse the lines of a file and report damaged ones.
 
-    A last line without a line break is ignored: it is being written, or its
-    process was killed.
+    A last line without a line break is ignored, since it may be incomplete.
     """
     found, bad = [], []
     lines = path.read_text('utf-8', 'replace').split('\n')[:-1]
@@ -171,7 +169,7 @@ def _parse_row(line: str) -> Row:
 
 
 def _merge_starts(starts: List[List[Row]]) -> List[Row]:
-    """Join the rows of all starts of a run in the order of iterations."""
+    """Join the rows of all starts of a run, sorted by iteration."""
     merged: List[Row] = []
     for rows in starts:
         # The last iteration of each epoch.
@@ -197,7 +195,7 @@ def _count_seconds(rows: List[Row]) -> float:
 
 
 def _read_environment(text: str) -> Dict[str, str]:
-    """Read the system environment at the beginning of mmengine's log."""
+    """Read the system environment at the start of mmengine's log."""
     block = re.search(r'System environment:\n(.*?)\n-{10,}', text, re.S)
     lines = re.findall(r'^ {4}([A-Za-z][\w. ]*): (\S.*)$',
                        block[1] if block else '', re.M)
@@ -205,7 +203,7 @@ def _read_environment(text: str) -> Dict[str, str]:
 
 
 def _read_evaluations(folder: Path, damage: List[str]) -> List[Accuracy]:
-    """Find the evaluations of a run's checkpoints in it and beside it."""
+    """Find the evaluations of a run's checkpoints."""
     root = folder.resolve()
     paths = [root / EVALUATIONS, *sorted(root.parent.glob(f'*/{EVALUATIONS}'))]
     found: Dict[Accuracy, None] = {}

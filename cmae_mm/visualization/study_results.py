@@ -1,4 +1,4 @@
-"""The results of a study: a table, a CSV file and a plot."""
+"""Results of a study: a table, a CSV file and a plot."""
 import csv
 import io
 import math
@@ -11,7 +11,7 @@ from ..progress import describe_seconds
 from .runs import PLACES, Run, read_run, series
 
 SECONDS = 'seconds of training'
-# When, by which commit and where the last step of a run was made.
+# Time, commit and machine of the last step of a run.
 ORIGIN = ('date', 'commit', 'machine')
 # Mean, standard deviation and number of seeds of each measure of each row.
 Summary = Dict[str, Dict[str, Tuple[float, float, int]]]
@@ -94,7 +94,7 @@ def measure(run: Any) -> Dict[str, float]:
 
 
 def _transfer(name: str, log: Run) -> Dict[str, float]:
-    """Take the mean of the last tenth of losses and the last validation."""
+    """Return the mean of the last tenth of losses, and the last validation."""
     losses = series(log, 'loss')[1]
     found = {}
     if losses:
@@ -109,7 +109,7 @@ def _transfer(name: str, log: Run) -> Dict[str, float]:
 
 
 def _evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
-    """Take the main measure, or the one of each number of labels."""
+    """Return the main metric, or that of each number of labels."""
     if 'metrics' in result:  # of `cmae finetune`
         scores = result['metrics'].get('test') or result['metrics']['val']
         return {name: next(
@@ -118,7 +118,7 @@ def _evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
               if isinstance(value, float) and not key.endswith('_std')}
     if 'top1' in values:
         return {name: values['top1']}
-    if name == 'frozen':  # columns as of the separate commands
+    if name == 'frozen':  # columns of the separate commands
         return values
     return {f'{name} {key}': value for key, value in values.items()}
 

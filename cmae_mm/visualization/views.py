@@ -1,4 +1,4 @@
-"""Pictures of the views that a network gets."""
+"""Pictures of the views of a batch."""
 from itertools import islice
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -26,7 +26,7 @@ def draw_views(cfg: Config,
                ) -> Tuple[Dict[str, Any], List[Tuple[int, int]]]:
     """Draw canvas, online view, masked online view and target view.
 
-    The images are the first ones of a training, with its seed.
+    Uses the first images of a training, with its seed.
 
     Args:
         cfg (Config): A pre-training config.
@@ -39,7 +39,7 @@ def draw_views(cfg: Config,
         window in pixels, if there are windows of a canvas.
 
     Raises:
-        ValueError: If the model is not a CMAE, or the images do not have such
+        ValueError: If the model is not a CMAE, or the images have other
             channels.
     """
     if cfg.model.get('type') != 'CMAE':
@@ -109,7 +109,7 @@ def _watch_pipeline(dataset: Any) -> _Seen:
 
 
 def _watch_preprocessor(preprocessor: Any) -> List[Any]:
-    """Record the parameters that ``TwoViewDataPreprocessor`` draws."""
+    """Record the random parameters of ``TwoViewDataPreprocessor``."""
     drawn: List[Any] = []
     draw: Any = getattr(preprocessor, 'draw_params', None)
 

@@ -1,6 +1,6 @@
 """Visualisation back ends for Weights & Biases and MLflow (extra='logging').
 
-Their libraries are imported when a run begins.
+The libraries are imported at the start of a run.
 """
 import os
 from pathlib import Path
@@ -25,8 +25,8 @@ def _work_dir(save_dir: str) -> Path:
 class WandbBackend(WandbVisBackend):
     """Back end for Weights & Biases that does not upload code.
 
-    ``WandbVisBackend`` uploads each Python file below the current folder.
-    Curves are drawn over the iteration.
+    ``WandbVisBackend`` uploads all Python files in the current folder. Here
+    curves are plotted over the iteration.
 
     Args:
         save_dir (str): Folder of the files of W&B.
@@ -56,8 +56,8 @@ class MLflowBackend(MLflowVisBackend):
 
     Without ``tracking_uri`` and the environment variable
     ``MLFLOW_TRACKING_URI``, a run is saved to ``mlflow.db`` in its work
-    folder: recent versions of MLflow do not support the plain files that
-    ``MLflowVisBackend`` writes. No file of the work folder is uploaded.
+    folder: recent versions of MLflow do not support the plain files of
+    ``MLflowVisBackend``. No file of the work folder is uploaded.
 
     Args:
         save_dir (str): Folder of the run's files.

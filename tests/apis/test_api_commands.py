@@ -73,7 +73,7 @@ def test_a_mistake_is_found_before_the_libraries_are_loaded(
 @pytest.mark.parametrize('pair, said', [
     ('model.backbone.mask_rato=0.5', "did you mean 'mask_ratio'"),
     ('trian_cfg.val_interval=1', "did you mean 'train_cfg'"),
-    ('train_cfg.max_epochs=3', 'is set by the argument epochs'),
+    ('train_cfg.max_epochs=3', 'use the argument epochs'),
 ])
 def test_invalid_override_ends_in_one_sentence(
         pair, said, photos, tmp_path, monkeypatch, capsys):
@@ -148,5 +148,5 @@ def test_doctor_works_without_libraries():
     lines = done.stdout.splitlines()
     assert lines[-2] == 'pre-training cannot run here'
     problem, = json.loads(lines[-1])['problems']
-    assert problem.startswith('packaging is not installed; install what cmae')
+    assert problem.startswith('packaging is not installed; install the requ')
     assert '`pip install -e ' in problem

@@ -224,8 +224,8 @@ def test_no_command_runs_the_config_of_a_folder(
         words = ['pretrain', photos, '--model', 'mini', '--epochs', '2',
                  '--batch-size', '4', '--num-workers', '0', '--out', work]
         code, said = run_here(words, capsys)
-        assert code == 1 and 'holds a training' in said or (
-            'is no config' in said), said
+        assert code == 1 and 'contains a training' in said or (
+            'is not a config' in said), said
         assert 'Traceback' not in said and not marker.exists(), text[:200]
     code, said = run_here(['report', work], capsys)
     assert code == 0 and not marker.exists()

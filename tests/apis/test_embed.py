@@ -107,7 +107,7 @@ def test_interrupted_embedding_resumes(
         cmae_mm.embed(folder, pretrained.checkpoint, out, **options)
     assert not out.exists()
     with pytest.raises(FeatureFileError, match="begun with pool 'mean' instead"
-                       " of 'cls'; name another file, or delete .*f.npz.part"):
+                       " of 'cls'; choose another .*or delete .*f.npz.part"):
         cmae_mm.embed(folder, pretrained.checkpoint, out, pool='cls',
                       **options)
     counted = []
@@ -133,12 +133,12 @@ def test_complete_file_is_kept(pretrained, photos, tmp_path, monkeypatch):
     assert cmae_mm.embed(
         photos, pretrained.checkpoint, out, **options) == first
     with pytest.raises(FeatureFileError, match="written with encoder 'online'"
-                       " instead of 'target'; name another file"):
+                       " instead of 'target'; choose another file"):
         cmae_mm.embed(photos, pretrained.checkpoint, out, encoder='target',
                       **options)
     assert out.read_bytes() == before
     (tmp_path / 'other.npz').write_text('notes')
-    with pytest.raises(FeatureFileError, match='not a file of features'):
+    with pytest.raises(FeatureFileError, match='not a feature file'):
         cmae_mm.embed(photos, pretrained.checkpoint, tmp_path / 'other.npz')
 
 

@@ -394,7 +394,7 @@ def test_multilabel_forms(photos, tmp_path):
                  for record, names in zip(part.records, part.labels)}
         assert found == {str(f): str(sorted(filter(None, t.split('|'))))
                          for f, t in zip(files, texts)}
-        assert '1 images without labels are in no class' in data.notes
+        assert '1 images have no label and count as negatives' in data.notes
     assert any('not 0 and 1: width, nothing' in n for n in second.notes)
     few = read_labelled(tmp_path / 'a.csv', True, labels_per_class=1)
     assert [] in few.parts['train'].labels or [] in few.parts['val'].labels
@@ -517,7 +517,7 @@ def _grey_16_bit(folder):
     (_grey_16_bit, {}, 'takes 3 channel.s. of uint8'),
     (None, dict(labels_per_class=5), "4 images of the class 'bucket', fewer"),
     (None, dict(val='dev'), "no part 'dev'"),
-    (None, dict(task='multilabel'), 'multi-label data are a list'),
+    (None, dict(task='multilabel'), 'multi-label data must be a list'),
     (None, dict(task='classfy'), 'did you mean'),
 ])
 def test_mistakes_are_found_before_the_first_step(
@@ -539,7 +539,7 @@ def test_mistakes_of_lists_and_copies(photos, tmp_path):
         (tmp_path / 'list.csv').write_text('\n'.join([header, *lines]))
         return read_labelled(tmp_path / 'list.csv')
 
-    assert any('2 rows are repeated' in n for n in read(rows + rows[:2]).notes)
+    assert any('2 repeated rows are' in n for n in read(rows + rows[:2]).notes)
     for lines, header, match in (
             ([*rows, f'{files[0]},other'], 'path,label', 'two labels'),
             ([*rows, f'{tmp_path}/x.jpg,a|b'], 'path,label', 'not exist'),

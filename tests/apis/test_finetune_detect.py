@@ -95,7 +95,7 @@ def test_large_decoder_and_boxes_of_polygons(boxes, finished, tmp_path):
     content['annotations'].append(dict(flat, id=10**9))
     file.write_text(json.dumps(content))
     whole, found = (read_boxes(root).parts['train'] for root in (boxes, copy))
-    assert found.notes[0] == '1 boxes without width or height are left out'
+    assert found.notes[0] == '1 boxes without width or height are skipped'
     for record, wanted in zip(found.records, whole.records):
         for one, box in zip(record['boxes'], wanted['boxes']):
             assert one['bbox'] == pytest.approx(box['bbox'], abs=0.02)
@@ -113,7 +113,7 @@ def test_large_decoder_and_boxes_of_polygons(boxes, finished, tmp_path):
 
 
 def test_mistakes(finished, boxes, tmp_path):
-    with pytest.raises(CheckpointError, match='not written as ONNX'):
+    with pytest.raises(CheckpointError, match='cannot be exported to ONNX'):
         cmae_mm.export_model(finished.out, tmp_path / 'm.onnx')
     with pytest.raises(ArgumentError, match='no COCO file of the part train'):
         read_boxes(tmp_path)
@@ -133,8 +133,8 @@ def test_mistakes(finished, boxes, tmp_path):
         dict(c, name='x') for c in content['categories']])
     fails('other categories than', categories=[
         dict(c, name=c['name'] * 2) for c in content['categories']])
-    fails('no COCO file of boxes', annotations=[dict(image_id=1)])
-    fails('its annotations say 7 x', images=[
+    fails('not a COCO file of boxes', annotations=[dict(image_id=1)])
+    fails('its annotations have 7 x', images=[
         dict(i, width=7) for i in content['images']])
     train = json.loads(
         (copy / 'annotations/instances_train2017.json').read_text())['images']

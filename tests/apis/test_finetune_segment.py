@@ -152,7 +152,7 @@ def test_masks_without_parts_or_names(masks, tmp_path):
     with pytest.raises(ArgumentError, match='the value 1, but'):
         read_masks(tmp_path)
     next((tmp_path / 'masks').iterdir()).unlink()
-    with pytest.raises(ArgumentError, match='has no mask of its name'):
+    with pytest.raises(ArgumentError, match='has no mask with the same name'):
         read_masks(tmp_path)
     with pytest.raises(ArgumentError, match='no folders images and masks'):
         read_masks(tmp_path / 'images')

@@ -199,9 +199,9 @@ MISTAKES = {
         'batch size of 8 or less'),
     'epochs as an override': (
         dict(cfg_options={'train_cfg.max_epochs': 3}),
-        'max_epochs is set by the argument epochs'),
+        'max_epochs cannot be set in cfg_options; use the argument epochs'),
     'more processes than pairs of images': (
-        dict(launcher='pytorch'), '8 image.*each of 5 process.*two or more'),
+        dict(launcher='pytorch'), '8 image.*two for each of 5 process'),
     'a folder without images': (
         {}, 'no images below'),
 }

@@ -161,8 +161,8 @@ MISTAKES = {
         ['export', QUICK, '{tmp}/broken.py', '{tmp}/out.pth', '--to', 'timm',
          '--dtype', 'float16'], '--dtype float16 needs --to onnx'),
     'no such folder for shares': (
-        ['splits', '{tmp}/empty'], 'no labelled images below .*empty; without '
-        'a part train; use class folders'),
+        ['splits', '{tmp}/empty'], 'no labelled images below .*empty; there '
+        'is no part train; class folders'),
     'a text as a checkpoint': (
         ['export', QUICK, '{tmp}/broken.py', '{tmp}/out.pth', '--to',
          'timm'], r'broken\.py'),

@@ -398,7 +398,7 @@ def test_invalid_images_raise_one_sentence(tmp_path):
             (tmp_path / 'none.jpg', FileNotFoundError, 'none.jpg. cannot be'),
             (tmp_path, FileNotFoundError, 'cannot be read: is a folder'),
             ('a\0b', FileNotFoundError, 'cannot be read'),
-            ([WIDE, WIDE], TypeError, 'one image is needed.* but got list'),
+            ([WIDE, WIDE], TypeError, 'expected one image.* but got list'),
             (None, TypeError, 'but got NoneType'),
             (torch.zeros(3, 8, 8), TypeError, 'but got Tensor'),
             (b'nothing', ValueError, 'the image cannot be decoded .it is not'),

@@ -247,7 +247,7 @@ def test_frozen_stages():
     (dict(arch={k: v for k, v in ARCH.items() if 'global' not in k}),
      'lacks global_attn_indexes'),
     (dict(out_indices=[1, 4]), r'out_indices are .* 0 to 3.* got \[1, 4\]'),
-    (dict(window_size=-1), 'window_size is the side .* got -1'),
+    (dict(window_size=-1), 'window_size must be the side .* got -1'),
     (dict(img_size=36), 'product of patch_sizes=8 does not divide .*=36'),
 ])
 def test_bad_arguments_are_named(kwargs, named):

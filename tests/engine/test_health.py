@@ -139,7 +139,7 @@ def test_each_warning_is_logged_once(image_root, tmp_path):
     said = [line for line in log.read_text().splitlines()
             if 'Health: ' in line]
     assert len(said) == 1
-    assert 'an image is told apart from 3 others alone' in said[0]
+    assert 'see only 4 images' in said[0]
 
 
 def test_target_distance_covers_averaged_parameters():

@@ -127,5 +127,5 @@ def test_files_that_do_not_fit_are_named(data, tmp_path):
         pair_files(data / 'images/train', tmp_path)
     with pytest.raises(SourceError, match='no images below'):
         pair_files(tmp_path, tmp_path)
-    with pytest.raises(EvaluationDataError, match='one whole number a pixel'):
+    with pytest.raises(EvaluationDataError, match='one integer per pixel'):
         read_map(data / 'images/train/0.jpg', 8)

@@ -145,7 +145,7 @@ def test_the_test_part_is_scored_only_without_a_validation_part(tmp_path):
         write_images(tmp_path / part / 'a', 2)
     scored = open_labelled(tmp_path).val
     assert scored.split == 'test'
-    assert 'scores are of the test part' in scored.describe()
+    assert 'using the test part' in scored.describe()
     write_images(tmp_path / 'Valid/a', 3)
     scored = open_labelled(tmp_path).val
     assert scored.split == 'Valid' and not scored.notes

@@ -148,7 +148,7 @@ def test_target_without_class_token_attends_to_patches_alone():
     with torch.no_grad():
         model.target.encoder.cls_token += 1
     assert torch.equal(model.extract_feat(image, encoder='target'), before)
-    with pytest.raises(ValueError, match='no part in the target'):
+    with pytest.raises(ValueError, match='target encoder does not use'):
         model.extract_feat(image, pool='cls', encoder='target')
 
 

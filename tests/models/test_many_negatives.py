@@ -145,7 +145,7 @@ def test_queue_of_another_run_is_dropped_by_load_from(saved, wanted):
         if wanted:
             assert second.head.contrastive.queue.abs().sum() == 0
             assert purpose == 'test' or 'starts empty' in lines[0]
-    with pytest.raises(CheckpointError, match='queue of negatives holds'):
+    with pytest.raises(CheckpointError, match='queue of negatives has length'):
         fit(second, first.state_dict(), 'resume')
 
 

@@ -77,7 +77,7 @@ def test_the_reconstruction_can_be_weighted_down_to_nothing():
     ({'backbone.out_type': 'avg_featmap'}, "backbone.out_type='avg_featmap'"),
     ({'backbone.arch.num_heads': 5}, 'backbone.arch.num_heads=5 .* 48'),
     ({'backbone.arch.embed_dims': 46, 'backbone.arch.num_heads': 2},
-     '46, which must be a multiple of 4'),
+     'width 46, or the width is not a multiple of 4'),
     ({'neck.feature_decoder.decoder_num_heads': 3},
      'neck.feature_decoder.decoder_num_heads=3 .* 32'),
 ])
@@ -120,8 +120,8 @@ def test_views_of_another_size_than_the_models():
 
 
 @pytest.mark.parametrize('kwargs, named', [
-    (dict(mean=MEAN), 'std must have a number for each .* but got None'),
-    (dict(std=STD), 'mean must have a number for each .* but got None'),
+    (dict(mean=MEAN), 'std must be a list of .* per channel .* but got None'),
+    (dict(std=STD), 'mean must be a list of .* per channel .* but got None'),
     (dict(mean=[127.], std=STD), 'mean has 1 numbers and std 3'),
     (dict(mean=[1.] * 65, std=[1.] * 65), 'from 1 to 64'),
     (dict(mean=[1.] * 4, std=[1., 1., 0., 1.]), 'std must be above 0'),
@@ -146,7 +146,7 @@ def test_the_preprocessor_needs_the_channels(kwargs, named):
     (torch.zeros(2, 1, 64, 64, dtype=torch.uint8), 'got images of 1'),
     (torch.zeros(2, 4, 64, 64, dtype=torch.uint8), 'got images of 4'),
     (torch.zeros(2, 3, 64, 64), "dtype='uint8', but .* torch.float32"),
-    ([torch.zeros(2, 3, 32, 32)] * 2, 'gives a list of 2; leave PixelShift'),
+    ([torch.zeros(2, 3, 32, 32)] * 2, 'a list of 2; remove PixelShift'),
 ])
 def test_canvases_that_cannot_be_cut_are_named(inputs, named):
     module = TwoViewDataPreprocessor(32, mean=MEAN, std=STD)
@@ -281,7 +281,7 @@ def test_fixed_target(hooks, image_root, tmp_path):
     runner.train()
     model = runner.model
     assert runner.iter == 2 and model.target.steps == 0
-    with pytest.raises(ValueError, match='fixed=True follows no optimizer'):
+    with pytest.raises(ValueError, match='fixed=True cannot follow'):
         model.target.follow(runner.optim_wrapper.optimizer, model.backbone,
                             model.neck.projector)
 

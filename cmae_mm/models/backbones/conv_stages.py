@@ -1,9 +1,9 @@
 """Convolution stages on whole images or on visible patches only.
 
-All maps are channels-last, and consist of *cells*: maps of whole images are
-(N, H, W, C), the cells of visible patches (N, V, s, s, C), where a patch
-covers s x s cells. Only the depthwise convolution reads beyond a patch; for
-it, visible cells are written to a map of zeros and read back.
+All maps are channels-last and consist of *cells*. Maps of whole images are (N,
+H, W, C), cells of visible patches (N, V, s, s, C), where a patch covers s x s
+cells. Only the depthwise convolution reads beyond a patch; visible cells are
+scattered to a map of zeros for it and gathered again.
 """
 from typing import NamedTuple, Optional, Sequence, Tuple
 
@@ -16,7 +16,7 @@ from ..utils import gelu
 
 
 class PatchConv(nn.Conv2d):
-    """A convolution whose stride is its kernel, on channels-last maps.
+    """Convolution with equal kernel and stride, on channels-last maps.
 
     Each output depends on one patch only, so any leading dimensions are
     allowed: (*, H, W, C) to (*, H / P, W / P, D). It is computed as a linear
@@ -120,7 +120,7 @@ class ConvBlock(nn.Module):
 
     Args:
         channels (int): Width C.
-        mlp_ratio (float): Width of the MLP in C. Defaults to 4.
+        mlp_ratio (float): Width of the MLP relative to C. Defaults to 4.
         kernel_size (int): Side of the depthwise kernel, odd. Defaults to 5.
         drop_path (float): Drop path rate. Defaults to 0.
     """
@@ -152,9 +152,9 @@ class ConvBlock(nn.Module):
         Args:
             x (Tensor): Maps, (N, H, W, C), or visible cells, (N, V, s, s, C).
             visible (VisibleCells, optional): Positions of visible cells.
-                Defaults to None: whole maps.
+                Defaults to None, whole maps.
             mask (Tensor, optional): Bool, (N, H, W, 1), True = masked, for
-                whole maps. Defaults to None: nothing is masked.
+                whole maps. Defaults to None, no masking.
 
         Returns:
             Tensor: Of the input's shape.
@@ -193,8 +193,7 @@ class ConvStage(nn.Module):
         side (int): Side of a patch in cells of the input.
         mlp_ratio (float): See :class:`ConvBlock`.
         kernel_size (int): See :class:`ConvBlock`.
-        drop_paths (Sequence[float]): Drop rate of each block, as many as
-            there are blocks.
+        drop_paths (Sequence[float]): Drop path rate of each block.
     """
 
     def __init__(self, in_channels: int, channels: int, side: int,

@@ -41,8 +41,7 @@ def _check_stages(embed_dims: Sequence[int], depths: Sequence[int],
                 f'{tuple(values)}')
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(
-            'backbone.kernel_size must be odd, so that a depthwise kernel has '
-            f'a centre, but got {kernel_size}')
+            f'backbone.kernel_size must be odd, but got {kernel_size}')
 
 
 class ConvViT(MAEInitMixin, VisionTransformer):
@@ -62,18 +61,20 @@ class ConvViT(MAEInitMixin, VisionTransformer):
             cells of the stage before; their product, the total stride, is the
             side P of a patch in pixels. Defaults to (4, 2, 2).
         in_channels (int): Number C of image channels. Defaults to 3.
-        mlp_ratio (float): Width of MLPs in that of their stage. Defaults to 4.
+        mlp_ratio (float): Width of MLPs relative to their stage. Defaults to
+            4.
         kernel_size (int): Side of depthwise kernels, odd. Defaults to 5.
-        drop_path_rate (float): Rate of dropped paths of the last block; those
-            before it rise to it evenly from 0, over all stages. Defaults to 0.
+        drop_path_rate (float): Drop path rate of the last block; the rates
+            increase linearly from 0 over all stages. Defaults to 0.
         with_fusion (bool): Whether both convolution stages' outputs are added
             to the last one's, as in pre-training. Defaults to False.
-        final_norm (bool): Whether a LayerNorm ends it. Defaults to False.
+        final_norm (bool): Whether there is a final LayerNorm. Defaults to
+            False.
         out_type (str): 'raw', all tokens, (N, L, D); 'featmap', (N, D, H, W);
-            'avg_featmap', their mean, then a norm of its own, (N, D). Defaults
-            to 'raw'.
-        frozen_stages (int): Stages that are frozen, from the first; 3 freeze
-            the norms too. Defaults to -1, none.
+            'avg_featmap', their mean followed by a separate norm, (N, D).
+            Defaults to 'raw'.
+        frozen_stages (int): Number of frozen stages; 3 also freezes the norms.
+            Defaults to -1, none.
         init_cfg (dict | list, optional): Defaults to the published one, see
             :meth:`init_weights`, with torch's own for the convolutions;
             ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
@@ -300,7 +301,7 @@ class TransferConvViT(ConvViT):
     Args:
         arch (str | dict): As ``CMAEConvViT``'s. Defaults to 'base'.
         out_type (str): See :class:`ConvViT`. Defaults to 'avg_featmap', the
-            mean over the tokens, then a norm of its own.
+            mean over the tokens followed by a separate norm.
         **kwargs: Other arguments of :class:`ConvViT`.
 
     Raises:

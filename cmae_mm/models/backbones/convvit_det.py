@@ -20,9 +20,9 @@ class WindowBlock(TransformerEncoderLayer):
     """``ViTSAM``'s block with drop path on the attention, too.
 
     Attention is within windows, or global if ``window_size`` is 0, with
-    decomposed relative positions, which are learnt from zero and resampled to
-    other map sizes. mmpretrain drops the path of the MLP only; ViTDet (arXiv
-    2203.16527) drops both, each for a whole image.
+    decomposed relative positions, which are initialised to zero and resampled
+    to other map sizes. mmpretrain applies drop path to the MLP only; ViTDet
+    (arXiv 2203.16527) to both, per image.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ class WindowBlock(TransformerEncoderLayer):
 
 @MODELS.register_module()
 class TransferConvViTDet(ConvViT):
-    """The hybrid encoder with a pyramid of maps, for detection, segmentation.
+    """Hybrid encoder with a feature pyramid for detection and segmentation.
 
     Its three stages and a max-pooled third one are four maps, at strides 4, 8,
     16 and 32 for the default patches, for mmdetection's ``FPN`` or
-    mmsegmentation's ``UPerHead``. In the last stage attention is within
-    windows but for a few global blocks, with relative positions, which start
-    at zero. There are no fusion layers and no final norm. ``init_cfg`` is as
+    mmsegmentation's ``UPerHead``. In the last stage, attention is within
+    windows except in a few global blocks, with relative positions initialised
+    to zero. There are no fusion layers and no final norm. ``init_cfg`` is as
     in ``TransferViT``.
 
     Images may have any size. They are padded with zeros at the bottom and the
@@ -122,7 +122,7 @@ class TransferConvViTDet(ConvViT):
         dims = (*self.stage_dims, self.embed_dims)
         # Channels of each map, the input channels of necks and heads.
         self.map_dims = tuple(dims[i] for i in self.out_indices)
-        # Replaces VisionTransformer's blocks under the same names.
+        # Replaces VisionTransformer's blocks, with the same names.
         self.layers = ModuleList(
             WindowBlock(
                 embed_dims=self.embed_dims,
@@ -153,14 +153,13 @@ class TransferConvViTDet(ConvViT):
                 f'{self.num_layers - 1}')
         if window_size < 0:
             raise ValueError(
-                'backbone.window_size is the side of a window in tokens, or 0 '
-                'for global attention in all blocks, but got '
+                'backbone.window_size must be the side of a window in tokens, '
+                'or 0 for global attention in all blocks, but got '
                 f'{window_size}')
         if not out_indices or any(i not in range(4) for i in out_indices):
             raise ValueError(
-                'backbone.out_indices are some of the four maps, 0 to 3: the '
-                'three stages and the pooled third one; but got '
-                f'{list(out_indices)}')
+                'backbone.out_indices must be from 0 to 3 (the three stages '
+                f'and the pooled third one), but got {list(out_indices)}')
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Compute the maps of whole images.

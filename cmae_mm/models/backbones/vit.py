@@ -1,4 +1,4 @@
-"""Vision transformers that start from a CMAE encoder, and SimMIM's."""
+"""Vision transformers initialised from a CMAE encoder, and SimMIM's."""
 from typing import Any, Optional, Tuple, Union
 
 from mmpretrain.models import VisionTransformer, ViTSAM
@@ -26,8 +26,8 @@ class TransferViT(PretrainedMixin, VisionTransformer):
         init_cfg=dict(type='Pretrained', checkpoint=..., encoder='online')
 
     loads a pre-training checkpoint, an exported backbone, a fine-tuned model,
-    a released CMAE checkpoint or an MAE encoder, every key or none, and logs
-    its kind, see :func:`cmae_mm.checkpoints.load_encoder_into`. With
+    a released CMAE checkpoint or an MAE encoder, completely or not at all, and
+    logs its kind, see :func:`cmae_mm.checkpoints.load_encoder_into`. With
     ``checkpoint='random'`` or ``init_cfg=None`` the weights are random.
 
     Args:
@@ -66,7 +66,7 @@ class TransferViTDet(PretrainedMixin, ViTSAM):
     """mmpretrain's ``ViTSAM``, initialised from a CMAE encoder.
 
     Attention is within windows except in a few global blocks, with relative
-    positions, which start at zero. There is no class token and no final norm,
+    positions initialised to zero. There is no class token and no final norm,
     and positions are resampled to the image size. ``init_cfg`` is as in
     ``TransferViT``. As in ``ViTSAM``, drop path applies to the MLPs only.
 
@@ -92,7 +92,7 @@ class TransferViTDet(PretrainedMixin, ViTSAM):
 
 @MODELS.register_module()
 class SimMIMViT(MaskFeatViT):
-    """The encoder of ``CMAEViT`` as mmpretrain's ``SimMIM`` needs it.
+    """The encoder of ``CMAEViT`` for mmpretrain's ``SimMIM``.
 
     SimMIM (arXiv 2111.09886) replaces masked patches by a learnt token and
     encodes all patches. mmpretrain's ``MaskFeatViT`` does so, but returns
@@ -108,7 +108,7 @@ class SimMIMViT(MaskFeatViT):
         self.pos_embed.requires_grad = False
 
     def init_weights(self) -> None:
-        """Initialise as ``MaskFeatViT`` does, but for the positions."""
+        """Initialise like ``MaskFeatViT``, except for the positions."""
         super().init_weights()
         set_sincos_positions(self.pos_embed, self.patch_resolution)
 

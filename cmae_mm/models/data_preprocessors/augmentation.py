@@ -1,8 +1,8 @@
-"""Batched augmentation of the target's views.
+"""Batched colour augmentation of views.
 
 Brightness, contrast and saturation interpolate between the image and a
-reference: black, its mean, its grey. A batch whose images have different
-orders of these operations so needs few passes, of fixed shapes.
+reference: black, its mean, its grey. Thus a batch with different orders of
+these operations needs only a few passes of fixed shapes.
 """
 from typing import NamedTuple, Optional, Tuple
 
@@ -146,7 +146,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def gaussian_kernel(sigma: Tensor, size: int) -> Tensor:
-    """Sample Gaussians at whole pixels around 0; each sums to 1.
+    """Sample Gaussians at integer positions around 0; each sums to 1.
 
     Args:
         sigma (Tensor): Standard deviations in pixels, (N, 1).
@@ -181,7 +181,7 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
         images = F.conv2d(images.flatten(0, 1)[None], weights, groups=groups)
         images = F.conv2d(images, weights.transpose(2, 3), groups=groups)
         return images.view(count, channels, height, width)
-    # Sums of shifted images stay in the processor's cache.
+    # Sums of shifted images stay in the CPU cache.
     for dim in (3, 2):
         length = images.shape[dim] - 2 * half
         places = [images.narrow(dim, i, length) for i in range(size)]
@@ -193,5 +193,5 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
 
 
 def steps_of(plan: Tensor) -> Tuple[bool, ...]:
-    """Return which steps any image of a plan needs; it is on the CPU."""
+    """Return which steps are needed by any image of a plan on the CPU."""
     return tuple(plan[..., 0].bool().any(dim=0).tolist())

@@ -1,4 +1,4 @@
-"""Normalise images of any number of channels, in 8 or 16 bits or float."""
+"""Data preprocessors for any number of channels and any dtype."""
 from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
@@ -21,9 +21,8 @@ def _count_channels(mean: Any, std: Any) -> int:
     for name, value in (('mean', mean), ('std', std)):
         if value is None or not 1 <= len(value) <= MAX_CHANNELS:
             raise ValueError(
-                f'{name} must have a number for each channel, from 1 to '
-                f'{MAX_CHANNELS}, as `cmae stats` measures them, but got '
-                f'{value}')
+                f'{name} must be a list of 1 to {MAX_CHANNELS} numbers, one '
+                f'per channel, but got {value}')
     if len(mean) != len(std):
         raise ValueError(
             f'mean has {len(mean)} numbers and std {len(std)}; each must have '
@@ -62,14 +61,13 @@ class ChannelChecks:
                 f'{dtype!r}')
         if not hasattr(torch, dtype):
             raise ValueError(
-                f'dtype={dtype!r} needs torch 2.3 or newer, which this is not;'
-                " take dtype='float32', here and in LoadCanvas")
+                f'dtype={dtype!r} needs torch 2.3 or newer; use '
+                "dtype='float32', here and in LoadCanvas")
         if to_rgb and (channels != 3 or dtype != 'uint8'):
             raise ValueError(
-                'to_rgb=True is for colour images of 3 channels in 8 bits, '
-                f'which are loaded as BGR, but these have {channels} '
-                f'channel(s) in {dtype}, in the order of the file; set '
-                'to_rgb=False')
+                'to_rgb=True needs 8-bit colour images of 3 channels, which '
+                f'are loaded as BGR, but these have {channels} channel(s) in '
+                f'{dtype}, in the order of the file; set to_rgb=False')
         self.channels = channels
         self.dtype = dtype
 
@@ -77,7 +75,7 @@ class ChannelChecks:
         """Check a batch before it is normalised.
 
         Args:
-            images (Any): Images, (N, C, H, W), or a list of such.
+            images (Any): Images, (N, C, H, W), or a list of images.
             or_float (bool): Whether float32 is allowed for integers too.
                 Defaults to False.
 
@@ -92,16 +90,16 @@ class ChannelChecks:
         if found != self.channels:
             raise ValueError(
                 f'{type(self).__name__} normalises images of {self.channels} '
-                f'channel(s) (its mean has {self.channels} number(s)), but got'
-                f' images of {found}; set mean and std, backbone.in_channels '
-                'and the channels that the pipeline loads to the same number, '
-                'as image_stats does')
+                f'channel(s) (its mean has {self.channels} number(s)), but '
+                f'got images of {found}; set mean and std, '
+                'backbone.in_channels and the channels of the pipeline to the '
+                'same number, or use image_stats')
         kinds = [self.dtype, 'float32'] if or_float else [self.dtype]
         if str(images.dtype).removeprefix('torch.') not in kinds:
             raise ValueError(
                 f'{type(self).__name__} has dtype={self.dtype!r}, but got '
-                f'images of {images.dtype}; load images with the dtype that '
-                'mean and std are for, as image_stats does')
+                f'images of {images.dtype}; load images with the dtype of '
+                'mean and std, or use image_stats')
 
 
 @MODELS.register_module()
@@ -147,7 +145,7 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
         channels = _count_channels(mean, std)
         super().__init__(to_rgb=to_rgb, **kwargs)
         self.set_channels(channels, dtype, self._channel_conversion)
-        # mmengine's own takes no more than three channels.
+        # mmengine's normalisation supports at most three channels.
         self._enable_normalize = True
         for name, value in (('mean', mean), ('std', std)):
             self.register_buffer(
@@ -199,8 +197,9 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
 class ChannelClsDataPreprocessor(ChannelChecks, ClsDataPreprocessor):
     """mmpretrain's ``ClsDataPreprocessor`` that checks channels and type.
 
-    For classifiers of images of any number of channels, in 8 or 16 bits or
-    float. A mean of one number would otherwise silently do for all channels.
+    For classifiers of images with any number of channels, in 8 or 16 bits or
+    float. Without the check, a mean of one number would silently apply to all
+    channels.
 
     Args:
         mean (Sequence[float]): Mean of each of the C channels, from 1 to 64,

@@ -36,15 +36,14 @@ def _describe(inputs: Any) -> str:
 
 @MODELS.register_module()
 class TwoViewDataPreprocessor(ChannelDataPreprocessor):
-    """Cut the two views of each canvas, augment the target's, normalise.
+    """Crop two views from each canvas, augment the target view, normalise.
 
-    The same recipe as ``PixelShift`` with mmpretrain's ``ColorJitter``,
-    ``RandomGrayscale`` and ``GaussianBlur``, for a batch of canvases at once,
-    in float32 also under autocast. Each image has its own random parameters.
-    In training it returns ``[online, target]`` for a batch of canvases;
-    otherwise it only normalises.
+    The batched equivalent of ``PixelShift`` with mmpretrain's ``ColorJitter``,
+    ``RandomGrayscale`` and ``GaussianBlur``, in float32 also under autocast.
+    Each image has its own random parameters. In training it returns ``[online,
+    target]`` for a batch of canvases; otherwise it only normalises.
 
-    Images may have any number of channels. If they are no colour images, each
+    Images may have any number of channels. If they are not colour images, each
     channel has its own brightness and contrast (``x = low + (x - low) * b``
     and ``x = mean + (x - mean) * c``, where low is the channel's black and
     mean that of the view) instead of the colour jitter. There is no
@@ -68,16 +67,16 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         blur_prob (float): Probability of a blur. Defaults to 0.5.
         target_view (bool): Whether there is a target view; MAE needs none.
             Defaults to True.
-        online_colour (bool): Whether the online view has a colour jitter,
-            grey and blur of its own. Defaults to False, as in the released
-            code.
+        online_colour (bool): Whether to apply colour jitter, grey and blur to
+            the online view, too, with its own random parameters. Defaults to
+            False, as in the released code.
         colour (bool, optional): Whether the channels are red, green and blue.
             Defaults to whether there are three.
         mean (Sequence[float]): Mean of each channel, in the units of the
             images, 0 to 255 for uint8. Must be given.
         std (Sequence[float]): Standard deviation of each channel, in the same
             units. Must be given.
-        **kwargs: Other arguments of ``ChannelDataPreprocessor``, as
+        **kwargs: Other arguments of ``ChannelDataPreprocessor``, such as
             ``to_rgb``, ``dtype`` and ``value_range``, and of
             ``SelfSupDataPreprocessor``.
 
@@ -105,8 +104,8 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             mean=mean, std=std, **dict(dict(non_blocking=True), **kwargs))
         if colour and self.channels != 3:
             raise ValueError(
-                'colour=True is for images of red, green and blue, but mean '
-                f'has {self.channels} number(s); leave colour out')
+                'colour=True needs red, green and blue channels, but mean has '
+                f'{self.channels} number(s); remove colour')
         self.size = check_canvas(canvas_size, size, max_shift)
         self.max_shift = max_shift
         self.jitter = check_numbers('jitter', jitter, 4)
@@ -124,12 +123,12 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         self._kernel = 2 * round(4 * self.blur_sigma[1]) + 1
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Make both views, or normalise.
+        """Create both views, or only normalise.
 
         Args:
             data (dict): ``inputs``, canvases, (N, C, H, W), and
                 ``data_samples``.
-            training (bool): Whether to make views. Defaults to False.
+            training (bool): Whether to create views. Defaults to False.
 
         Returns:
             dict: ``inputs``, ``[online, target]``, float (N, C, H, W) each
@@ -158,10 +157,10 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
     def _check_canvas(self, canvas: Tensor) -> None:
         if not isinstance(canvas, Tensor) or canvas.dim() != 4:
             raise ValueError(
-                'TwoViewDataPreprocessor makes both views of one canvas an '
-                'image, (N, C, H, W), but the data pipeline gives '
-                f'{_describe(canvas)}; leave PixelShift and MultiView out, or '
-                'use SelfSupDataPreprocessor')
+                'TwoViewDataPreprocessor expects one canvas per image, (N, C, '
+                f'H, W), but the data pipeline returns {_describe(canvas)}; '
+                'remove PixelShift and MultiView, or use '
+                'SelfSupDataPreprocessor')
         self.check_images(canvas)
 
     def _scale(self, images: Tensor) -> Tensor:
@@ -230,7 +229,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             sigma=uniform(*self.blur_sigma))
 
     def make_views(self, canvas: Tensor, params: ViewParams) -> List[Tensor]:
-        """Cut both windows and augment the target's, or both.
+        """Crop both windows and augment the target view, or both views.
 
         Args:
             canvas (Tensor): Canvases, (N, C, H, W), colours as RGB.
@@ -250,8 +249,8 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             if online_plan is not None:
                 view = self.augment(view, self._send(online_plan, canvas))
             return [view, self.augment(target, self._send(plan, canvas))]
-        # Image by image: each stays in the processor's cache, and steps that
-        # it does not need are skipped.
+        # One by one: an image stays in the CPU cache, and unneeded steps are
+        # skipped.
         online, target = torch.empty(
             2, *canvas.shape[:2], *self.size)
         for n, shift in enumerate(params.shift.tolist()):
@@ -266,7 +265,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         return [online, target]
 
     def _online_view(self, canvas: Tensor) -> Tensor:
-        """Cut the online window, at the top left corner."""
+        """Crop the online window at the top left corner."""
         self._check_size(canvas)
         return self._scale(self._window(canvas))
 
@@ -278,7 +277,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         return canvas[:, :, y:y + height, x:x + width]
 
     def _cut(self, canvas: Tensor, shift: Tensor) -> Tensor:
-        """Cut the target window of each image."""
+        """Crop the target window of each image."""
         height, width = self.size
         windows = canvas.unfold(2, height, 1).unfold(3, width, 1)
         y, x = self._send(shift, canvas).unbind(1)
@@ -320,7 +319,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
 
     @staticmethod
     def _send(values: Tensor, like: Tensor) -> Tensor:
-        """Copy random parameters to the device without waiting."""
+        """Copy random parameters to the device asynchronously."""
         if like.device.type == 'cuda':
             values = values.pin_memory()
         return values.to(like.device, non_blocking=True)

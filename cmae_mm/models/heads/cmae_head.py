@@ -1,4 +1,4 @@
-"""Reconstruction and contrastive losses."""
+"""Reconstruction loss L_r and contrastive loss L_c."""
 import math
 from typing import Any, Dict, Optional
 
@@ -104,7 +104,7 @@ class CMAEHead(BaseModule):
     @staticmethod
     def _at_their_places(pred_pixel: torch.Tensor,
                          mask: torch.Tensor) -> torch.Tensor:
-        """Put predictions of masked patches among zeros, (N, L, P*P*C)."""
+        """Scatter predictions of masked patches to zeros, (N, L, P*P*C)."""
         zeros = pred_pixel.new_zeros(*mask.shape, pred_pixel.shape[-1])
         return zeros.masked_scatter(mask[..., None], pred_pixel)
 
@@ -160,7 +160,7 @@ class CMAEReconstructionHead(MAEPretrainHead):
             ids (torch.Tensor): Indices of the patches, (N, M).
 
         Returns:
-            torch.Tensor: Targets as of ``construct_target``, (N, M, P*P*C).
+            torch.Tensor: Targets as in ``construct_target``, (N, M, P*P*C).
         """
         x = cut_patches(images, self.patch_size, ids)
         if self.norm_pix:
@@ -218,15 +218,15 @@ class CMAEContrastiveHead(BaseModule):
             {e^{\rho^+/\tau} + \sum_j e^{\rho_j^-/\tau}}
 
     where the negatives are the target projections of all other images on all
-    GPUs (of one micro-batch: gradient accumulation adds none, for which see
-    ``CMAEQueueHead`` and ``CMAE.micro_batch``). The BYOL style only pulls
-    positives, :math:`2 - 2\rho^+`. The loss is computed in one direction, in
-    float32 also under autocast.
+    GPUs. Gradient accumulation adds no negatives; use ``CMAEQueueHead`` or
+    ``CMAE.micro_batch``. The BYOL style only pulls positives, :math:`2 -
+    2\rho^+`. The loss is computed in one direction, in float32 also under
+    autocast.
 
     Args:
-        predictor (dict): Config of a registered neck that takes the
-            projection. ``CMAE`` fills it in: E-1536-E for projections of
-            width E, with BatchNorm in the middle.
+        predictor (dict): Config of a registered neck with the projection as
+            input. ``CMAE`` fills it in: E-1536-E for projections of width E,
+            with BatchNorm in the middle.
         loss_style (str): 'infonce' or 'byol'. Defaults to 'infonce'.
         temperature (float): Temperature tau, above 0. Defaults to 0.07.
         loss_weight (float): Weight lambda_c, at least 0. Defaults to 1.
@@ -275,7 +275,7 @@ class CMAEContrastiveHead(BaseModule):
             is their nearest target.
 
         Raises:
-            ValueError: If InfoNCE is left without negatives.
+            ValueError: If InfoNCE has no negatives.
         """
         with torch.autocast(proj_s.device.type, enabled=False):
             # y_s^p, (N, E)
@@ -296,7 +296,7 @@ class CMAEContrastiveHead(BaseModule):
 
     def compare(self, pred_s: torch.Tensor,
                 proj_t: torch.Tensor) -> torch.Tensor:
-        """Compute cosines; override to contrast with more than the batch.
+        """Compute cosines; override to add negatives.
 
         Args:
             pred_s (torch.Tensor): Predictions y_s^p, (N, E), normalised.
@@ -313,7 +313,7 @@ class CMAEContrastiveHead(BaseModule):
                  labels: torch.Tensor) -> torch.Tensor:
         if rho.shape[1] < 2:
             raise ValueError(
-                'InfoNCE needs negatives, but the batch over all GPUs is one '
+                'InfoNCE needs negatives, but the batch over all GPUs has one '
                 'image; use a batch of 2 or more')
         loss = F.cross_entropy(rho / self.temperature, labels)
         if self.scale_by_temperature:
@@ -370,18 +370,18 @@ class CMAEQueueHead(CMAEContrastiveHead):
                              f'{queue_length}')
         if self.loss_style == 'byol':
             raise ValueError(
-                "loss_style='byol' has no negatives, of which CMAEQueueHead "
-                "keeps a queue; use type='CMAEContrastiveHead'")
+                "loss_style='byol' has no negatives for the queue of "
+                "CMAEQueueHead; use type='CMAEContrastiveHead'")
         self.queue_length = queue_length
         self.register_buffer(
             'queue', torch.zeros(queue_length, predictor['out_channels']))
-        # Position of the next one, and their number.
+        # Next position, and number of filled positions.
         self.register_buffer('queue_place', torch.tensor(0))
         self.register_buffer('queue_filled', torch.tensor(0))
 
     def compare(self, pred_s: torch.Tensor,
                 proj_t: torch.Tensor) -> torch.Tensor:
-        """Compute cosines with the batch's targets and with the queue's.
+        """Compute cosines with the targets of the batch and of the queue.
 
         Args:
             pred_s (torch.Tensor): Predictions y_s^p, (N, E), normalised.

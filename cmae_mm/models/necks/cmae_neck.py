@@ -1,4 +1,4 @@
-"""The two decoders and the projector of the online branch."""
+"""Pixel decoder, feature decoder and projector of the online branch."""
 import math
 from typing import Any, Optional, Tuple
 
@@ -50,7 +50,7 @@ class CMAEDecoder(MAEPretrainDecoder):
             x (torch.Tensor): Visible tokens z_v, (N, K + V, D).
             ids_restore (torch.Tensor): Positions of the patches, (N, L), see
                 ``split_by_mask``.
-            of (str): 'all' patches, row-major; the 'masked' ones only,
+            of (str): Patches to predict: 'all', row-major; 'masked' only,
                 row-major; or the 'mean' over all. Defaults to 'all'.
 
         Returns:
@@ -89,7 +89,7 @@ class CMAEDecoder(MAEPretrainDecoder):
             row-major, (N, K + L, d).
         """
         x = self.decoder_embed(x)
-        # The first position is the class token's: (K, d) and (N, L, d).
+        # The first position belongs to the class token: (K, d) and (N, L, d).
         own, positions = self.decoder_pos_embed[0].tensor_split([1])
         positions = positions[ids_restore.argsort(dim=1)]
         extra, visible = x.tensor_split([self.num_extra_tokens], dim=1)
@@ -128,16 +128,16 @@ class CMAENeck(BaseModule):
             to 2 layers of width 512.
         projector (dict, optional): Config of a registered neck with input
             width D. Defaults to 2 layers, D-1536-256, with BatchNorm between
-            them. With None, for MAE, there is neither feature decoder nor
-            projector. If ``out_dims`` differs from D, a linear layer of the
-            online branch maps it to D.
+            them. None, for MAE, removes feature decoder and projector. If
+            ``out_dims`` differs from D, a linear layer of the online branch
+            maps it to D.
         grid (Tuple[int, int], optional): Height and width of an image in
             patches. ``CMAE`` fills it in. Defaults to a square.
         init_cfg (dict | list, optional): Defaults to None.
 
     Raises:
-        ValueError: If a decoder's width is no multiple of 4 or of its number
-            of heads, or a part's setting contradicts these sizes.
+        ValueError: If a decoder's width is not a multiple of 4 and of its
+            number of heads, or a setting contradicts these sizes.
     """
 
     def __init__(self,
@@ -214,11 +214,11 @@ class CMAENeck(BaseModule):
 
     def pool_feature(self, tokens: torch.Tensor,
                      ids_restore: torch.Tensor) -> torch.Tensor:
-        """Make the whole image's feature y_s from the visible tokens.
+        """Compute the feature y_s of the whole image from visible tokens.
 
         Args:
             tokens (torch.Tensor): Visible tokens z_v, (N, K + V, D).
-            ids_restore (torch.Tensor): Places of the patches, (N, L).
+            ids_restore (torch.Tensor): Positions of the patches, (N, L).
 
         Returns:
             torch.Tensor: The feature y_s, (N, D).

@@ -1,4 +1,4 @@
-"""A feature pyramid from the one feature map of a plain transformer."""
+"""Feature pyramid from the feature map of a plain transformer."""
 from typing import Optional, Sequence, Tuple
 
 from mmengine.model import BaseModule
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class SimpleFPN(BaseModule):
     """Simple feature pyramid (ViTDet, arXiv 2203.16527).
 
-    The last feature map, of stride P, is brought to strides P/4, P/2, P and
-    2P, each by its own layers; further levels are subsampled from the last.
+    The last feature map, of stride P, is resized to strides P/4, P/2, P and 2P
+    by separate layers; further levels are subsampled from the last.
 
     Args:
         in_channels (int): Width D of the encoder, a multiple of 4.
@@ -56,18 +56,18 @@ class SimpleFPN(BaseModule):
         self.num_outs = num_outs
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        """Make the levels.
+        """Compute the levels.
 
         Args:
-            inputs (Sequence[Tensor]): Feature maps, (N, D, H, W), of which the
-                last one is used.
+            inputs (Sequence[Tensor]): Feature maps, (N, D, H, W); the last one
+                is used.
 
         Returns:
             Tuple[Tensor, ...]: The levels, (N, C, 4H, 4W), (N, C, 2H, 2W),
             (N, C, H, W), (N, C, H/2, W/2)..., in float32.
         """
-        # Boxes are cast to the features' type, and would be rounded to whole
-        # pixels and more in bfloat16.
+        # Boxes are cast to the dtype of the features; bfloat16 would round
+        # them to whole pixels or worse.
         outs = [level(inputs[-1]).float() for level in self.levels]
         while len(outs) < self.num_outs:
             outs.append(self.subsample(outs[-1]))

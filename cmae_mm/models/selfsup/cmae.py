@@ -1,6 +1,7 @@
 """Contrastive Masked Autoencoders, in the paper's order.
 
-1. Views: ``TwoViewDataPreprocessor`` cuts both from one canvas.
+1. Views: ``TwoViewDataPreprocessor`` crops both from one canvas, the crop of
+an image that a data worker returns.
 2. Masking and online encoder F_s: ``CMAEViT`` or ``CMAEConvViT``, in
    ``masked_encoders.py``.
 3. Pixel decoder G_p, feature decoder G_f and projector: ``CMAENeck``, in
@@ -9,7 +10,8 @@
 5. Losses L_r and L_c, with the predictor: ``CMAEHead``, in
    ``heads/cmae_head.py``.
 
-:meth:`CMAE.loss` connects them.
+:meth:`CMAE.loss` connects them. In names, ``s`` is the online branch (the
+paper's student) and ``t`` the target branch.
 
 Shapes: N images of C channels, L patches of P x P pixels, V of them visible;
 D is the encoder's width, E that of projections, K the number of extra tokens:
@@ -49,9 +51,9 @@ class MomentumTarget(nn.Module):
     .. math::
         \theta_t \leftarrow \mu\,\theta_t + (1 - \mu)\,\theta_s
 
-    after each optimizer step, see :meth:`follow`. BatchNorm statistics are
-    not averaged: the target runs in training mode and has its own, since it
-    sees other images than the online branch.
+    after each optimizer step, see :meth:`follow`. BatchNorm statistics are not
+    averaged: the target runs in training mode and has its own statistics,
+    since its inputs differ from those of the online branch.
 
     Args:
         encoder (nn.Module): The online encoder; it is copied.
@@ -98,16 +100,16 @@ class MomentumTarget(nn.Module):
         if not with_fusion:
             if getattr(encoder, 'fusions', None) is None:
                 raise ValueError(
-                    "target.with_fusion=False leaves a hybrid encoder's fusion"
-                    f' layers out, but this {type(encoder).__name__} has none;'
-                    ' leave it out')
+                    'target.with_fusion=False removes the fusion layers of a '
+                    f'hybrid encoder, but this {type(encoder).__name__} has '
+                    'none; remove the setting')
             self.encoder.remove_fusion()
         self.mask_ratio = mask_ratio
         if mask_ratio:
             self.encoder.set_mask_ratio(mask_ratio)
         self.fixed = fixed
         self._handle: Optional[RemovableHandle] = None
-        # Plain values: torch.compile guards on them.
+        # Plain Python values, since torch.compile guards on them.
         self._warns_at_rest = not fixed
         self._batches_at_rest = 0
 
@@ -223,8 +225,8 @@ class MomentumTarget(nn.Module):
             ValueError: If the target is fixed.
         """
         if self.fixed:
-            raise ValueError('a target with fixed=True follows no optimizer; '
-                             'leave fixed out')
+            raise ValueError('a target with fixed=True cannot follow an '
+                             'optimizer; remove fixed')
         if self._handle is not None:
             self._handle.remove()
         done = int(self.steps)
@@ -253,7 +255,7 @@ class MomentumTarget(nn.Module):
         return self._handle.id in (self._handle.hooks_dict_ref() or {})
 
     def __getstate__(self) -> dict:
-        # A copy follows no optimizer.
+        # A copy does not follow the optimizer.
         return dict(self.__dict__, _handle=None)
 
     def _warn_if_at_rest(self) -> None:
@@ -261,7 +263,7 @@ class MomentumTarget(nn.Module):
         self._warns_at_rest = self._batches_at_rest < 2
         if not self._warns_at_rest:
             print_log(
-                'CMAE trains, but nothing moves its target: add '
+                'CMAE is training, but nothing updates its target: add '
                 "custom_hooks=[dict(type='TargetUpdateHook')] to the config, "
                 'or call model.target.follow(optimizer, model.backbone, '
                 'model.neck.projector) once.',
@@ -280,8 +282,8 @@ class CMAE(BaseSelfSupervisor):
     to right. ``TargetUpdateHook`` or :meth:`MomentumTarget.follow` updates the
     target after each optimizer step.
 
-    ``head.contrastive=None`` makes this an MAE: there is no target, feature
-    decoder or projector, whatever their settings.
+    With ``head.contrastive=None`` this is an MAE without target, feature
+    decoder and projector, regardless of their settings.
 
     Args:
         backbone (dict | nn.Module): The online encoder, ``CMAEViT`` or
@@ -303,8 +305,8 @@ class CMAE(BaseSelfSupervisor):
 
     Raises:
         ValueError: If neck or head contradict the encoder or each other, the
-            encoder is set up for something else than pre-training, or
-            ``micro_batch`` cannot be used.
+            encoder is not configured for pre-training, or ``micro_batch``
+            cannot be used.
     """
 
     def __init__(self,
@@ -319,7 +321,7 @@ class CMAE(BaseSelfSupervisor):
             backbone = MODELS.build(backbone)
         neck, head = complete_parts(backbone, neck, head)
         if not isinstance(data_preprocessor, nn.Module):
-            # Other projects have another default scope.
+            # With scope, since other projects have another default scope.
             data_preprocessor = dict(
                 type='mmpretrain.SelfSupDataPreprocessor') | dict(
                     data_preprocessor or {})
@@ -365,9 +367,8 @@ class CMAE(BaseSelfSupervisor):
             data_samples (List[DataSample], optional): Not used.
 
         Returns:
-            Dict[str, Tensor]: ``loss_rc`` and ``loss_ct`` (the total
-            loss is their sum), and the figures of
-            :meth:`CMAEContrastiveHead.loss`.
+            Dict[str, Tensor]: ``loss_rc`` and ``loss_ct`` (the total loss is
+            their sum), and the statistics of :meth:`CMAEContrastiveHead.loss`.
 
         Raises:
             ValueError: If there are not two views, or they are not of the
@@ -411,8 +412,8 @@ class CMAE(BaseSelfSupervisor):
         """Extract features of whole images, for evaluation.
 
         Args:
-            inputs (Tensor | Sequence[Tensor]): Images,
-                (N, C, H, W), normalised; of several views the first is taken.
+            inputs (Tensor | Sequence[Tensor]): Images, (N, C, H, W),
+                normalised; the first of several views is used.
             pool (str): 'mean' (of the patch tokens), 'cls' (the class token,
                 or the mean of several), or 'none' (all tokens, class tokens
                 first). Defaults to 'mean'.
@@ -423,8 +424,8 @@ class CMAE(BaseSelfSupervisor):
             ``pool='none'``.
 
         Raises:
-            ValueError: If ``pool`` or ``encoder`` is none of these, or the
-                model has no such part.
+            ValueError: If ``pool`` or ``encoder`` is invalid, or the model has
+                no such part.
         """
         check_choice('pool', pool, ('mean', 'cls', 'none'))
         check_choice('encoder', encoder, ('online', 'target'))
@@ -446,6 +447,6 @@ class CMAE(BaseSelfSupervisor):
         classes = self.backbone.num_class_tokens
         if not num_extra or not classes:
             raise ValueError(
-                f'the class token takes no part in the {encoder} encoder; use '
+                f'the {encoder} encoder does not use the class token; use '
                 "pool='mean'")
         return tokens[:, :classes].mean(dim=1)

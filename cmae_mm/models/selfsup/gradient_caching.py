@@ -1,4 +1,4 @@
-"""Gradient caching: losses of a whole batch, memory of a micro-batch."""
+"""Gradient caching: losses of a whole batch in micro-batches."""
 from typing import Callable, Dict, Optional, Tuple
 
 import torch
@@ -21,9 +21,9 @@ def check_gradient(tokens: torch.Tensor, encoder: nn.Module) -> None:
         return
     if any(p.requires_grad for p in encoder.parameters()):
         raise RuntimeError(
-            'no gradient reaches the encoder, as with the reentrant '
-            "activation checkpointing of mmengine's own Runner: train "
-            'with ResumableRunner, or leave activation_checkpointing out')
+            'no gradient reaches the encoder, for example with the reentrant '
+            "activation checkpointing of mmengine's Runner; train with "
+            'ResumableRunner, or remove activation_checkpointing')
 
 
 def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
@@ -35,8 +35,8 @@ def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
         model (CMAE): The model.
 
     Raises:
-        ValueError: If the number is below 1, there is no contrast to keep, or
-            a part that sees micro-batches has BatchNorm.
+        ValueError: If the number is below 1, there is no contrastive loss, or
+            a part that runs in micro-batches has BatchNorm.
     """
     if micro_batch is None:
         return
@@ -45,9 +45,9 @@ def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
             f'micro_batch must be 1 image or more, but got {micro_batch}')
     if model.head.contrastive is None:
         raise ValueError(
-            f'micro_batch={micro_batch} keeps the contrast of the whole batch,'
-            ' which an MAE has not; use optim_wrapper.accumulative_counts, '
-            'which is exact for it and cheaper')
+            f'micro_batch={micro_batch} is for the contrastive loss, but this '
+            'is an MAE; use optim_wrapper.accumulative_counts, which is exact '
+            'for it and cheaper')
     parts = dict(backbone=model.backbone)
     parts |= {f'neck.{name}': part for name, part in
               model.neck.named_children() if name != 'projector'}
@@ -55,8 +55,8 @@ def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
         if any(isinstance(m, _BatchNorm) for m in part.modules()):
             raise ValueError(
                 f'micro_batch={micro_batch} cannot be used: {name} has '
-                'BatchNorm, whose statistics would be those of micro-batches; '
-                'leave micro_batch out')
+                'BatchNorm, which would use statistics of micro-batches; '
+                'remove micro_batch')
 
 
 def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
@@ -72,9 +72,9 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
     the whole batch; dropout and drop path are drawn for each micro-batch, the
     same both times.
 
-    It is torch's activation checkpointing with one segment for a micro-batch.
-    The second forward pass of the online branch takes about a quarter more
-    time.
+    Implemented as torch's activation checkpointing with one segment per
+    micro-batch. The second forward pass of the online branch takes about a
+    quarter more time.
 
     Args:
         model (CMAE): The model.
@@ -113,6 +113,6 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
 
 def _by_parts(function: Callable, size: int,
               *tensors: torch.Tensor) -> Tuple:
-    """Call a function for one part of tensors after the other."""
+    """Call a function for each part of some tensors."""
     parts = zip(*(tensor.split(size) for tensor in tensors))
     return tuple(zip(*(function(*part) for part in parts)))

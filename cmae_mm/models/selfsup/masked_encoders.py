@@ -1,7 +1,7 @@
-"""Online encoders F_s, which encode the visible patches only.
+"""Online encoders F_s, which encode visible patches only.
 
-:class:`CMAEViT` is the plain one, :class:`CMAEConvViT` has a convolutional
-stem. Both draw their masks with :class:`BlockMasking`.
+:class:`CMAEViT` is a plain ViT, :class:`CMAEConvViT` has a convolutional stem.
+:class:`BlockMasking` draws the masks of both.
 """
 import math
 from typing import Any, Callable, List, Optional, Tuple, Union
@@ -57,8 +57,8 @@ class BlockMasking(nn.Module):
             mask_block (int): Side of a masking block in patches.
 
         Raises:
-            ValueError: If blocks do not divide the grid, or the ratio leaves
-                nothing visible or nothing masked.
+            ValueError: If blocks do not divide the grid, or no patch would be
+                visible or masked.
         """
         check_blocks(self.img_size, self.patch_size, mask_block)
         self.mask_block = mask_block
@@ -71,17 +71,16 @@ class BlockMasking(nn.Module):
             mask_ratio (float): In (0, 1).
 
         Raises:
-            ValueError: If it leaves nothing visible or nothing masked.
+            ValueError: If no patch would be visible or masked.
         """
         num_blocks = math.prod(self._block_grid)
-        # 1e-6 so that a ratio of 0.9 keeps 10 of 100 and not 9.
+        # With 1e-6, a ratio of 0.9 keeps 10 of 100, not 9.
         num_keep = int(num_blocks * (1 - mask_ratio) + 1e-6)
         if not 0 < mask_ratio < 1 or not 0 < num_keep < num_blocks:
             raise ValueError(
                 f'mask_ratio={mask_ratio} keeps {num_keep} of {num_blocks} '
                 f'masking units ({self.mask_block}x{self.mask_block} patches '
-                'each); at least one must stay visible and at least one be '
-                'removed')
+                'each); at least one must be visible and at least one masked')
         self.mask_ratio = mask_ratio
         self._num_blocks_kept = num_keep
 
@@ -100,7 +99,7 @@ class BlockMasking(nn.Module):
 
         Args:
             num_images (int): Number N of images.
-            device (str | torch.device): Where the mask is needed.
+            device (str | torch.device): Device of the mask.
 
         Returns:
             Tensor: Bool, (N, L), row-major over the patch grid,
@@ -111,7 +110,7 @@ class BlockMasking(nn.Module):
         keep = noise.argsort(dim=1)[:, :self._num_blocks_kept]
         mask = torch.ones_like(noise, dtype=torch.bool)
         mask.scatter_(1, keep, False)
-        # each block to its patches, (N, L)
+        # from blocks to patches, (N, L)
         block = self.mask_block
         mask = mask.view(num_images, rows, 1, columns, 1).expand(
             -1, -1, block, -1, block).reshape(num_images, -1)
@@ -129,8 +128,8 @@ class BlockMasking(nn.Module):
                 :meth:`generate_mask`. Defaults to None, the whole image.
 
         Returns:
-            tuple: Without a mask, the outputs of ``VisionTransformer`` for
-            its ``out_type``, of a hybrid encoder one. With a mask,
+            tuple: Without a mask, the outputs of ``VisionTransformer`` for its
+            ``out_type`` (one for a hybrid encoder). With a mask,
 
             - ``z_v`` (N, K + V, D): extra tokens and visible patches, after
               the final norm (where there is one).
@@ -145,10 +144,10 @@ class BlockMasking(nn.Module):
 def note_visible(mask: Tensor, num_visible: int) -> Tensor:
     """Store the number V of visible patches of each row with a mask.
 
-    :func:`count_visible` then reads no values, for which the host would wait
-    for a GPU. The note is valid until the mask is changed.
+    :func:`count_visible` then avoids a synchronisation with the GPU. The note
+    is valid until the mask is changed.
     """
-    if not mask.is_inference():  # these do not count their changes
+    if not mask.is_inference():  # inference tensors have no version
         mask.noted_visible = (num_visible, mask._version)
     return mask
 
@@ -168,7 +167,7 @@ def count_visible(mask: Tensor) -> int:
     """
     if mask.dtype != torch.bool or mask.dim() != 2:
         raise TypeError(
-            'the mask must be a bool tensor of shape (N, L), True = removed, '
+            'the mask must be a bool tensor of shape (N, L), True = masked, '
             f'but got {mask.dtype} of shape {tuple(mask.shape)}')
     noted, version = getattr(mask, 'noted_visible', (0, None))
     if version is not None and version == mask._version:
@@ -181,12 +180,12 @@ def count_visible(mask: Tensor) -> int:
     if not 0 < least < mask.shape[1]:
         raise ValueError(
             f'the mask keeps {least} of {mask.shape[1]} patches; at least one '
-            'must be visible and at least one removed')
+            'must be visible and at least one masked')
     return least
 
 
 def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
-    """Turn a mask into the token orders that encoder and decoders use.
+    """Convert a mask to the token orders of encoder and decoders.
 
     Args:
         mask (Tensor): Bool, (N, L), True = masked. Every row must keep
@@ -201,8 +200,8 @@ def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
 
     Raises:
         TypeError: If the mask is not a bool tensor.
-        ValueError: If rows differ in their number of visible tokens, or if
-            nothing is visible or nothing is masked.
+        ValueError: If rows differ in their number of visible tokens, or no
+            patch is visible or masked.
     """
     num_visible = count_visible(mask)
     ids_shuffle = mask.to(torch.uint8).argsort(dim=1, stable=True)
@@ -221,13 +220,13 @@ def check_images(images: Tensor, channels: int,
         raise ValueError(
             f'the encoder is built for images of {channels} channels and '
             f'{size[0]}x{size[1]} pixels, but got {tuple(images.shape)}; set '
-            'backbone.in_channels and backbone.img_size to what the views '
-            'are, or the size of the views to the other')
+            'backbone.in_channels and backbone.img_size to those of the '
+            'views, or change the views')
 
 
 @MODELS.register_module()
 class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
-    """Vision transformer that encodes the visible patches only.
+    """Vision transformer that encodes visible patches only.
 
     This is the online encoder F_s: patch embedding, fixed 2-D sine-cosine
     positions, then the transformer over a class token and the visible
@@ -257,15 +256,15 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
         init_cfg (dict | list, optional): Defaults to MAE's initialisation:
             Xavier-uniform linear layers, LayerNorm at one. A
             ``dict(type='Pretrained', ...)`` is loaded as by ``TransferViT``.
-        **kwargs: Other arguments of ``VisionTransformer``, but for
-            ``with_cls_token``, for which there is ``num_class_tokens``.
+        **kwargs: Other arguments of ``VisionTransformer`` except
+            ``with_cls_token``, which ``num_class_tokens`` replaces.
 
     Raises:
-        ValueError: If ``arch`` is not known, there are no channels or more
-            than 64, the patch does not divide the image, the block does not
-            divide the grid, the ratio leaves nothing visible or nothing
-            masked, the width is no multiple of 4 and of the number of heads,
-            or the number of extra tokens is out of range.
+        ValueError: If ``arch`` is not known, the number of channels is not
+            from 1 to 64, the patch does not divide the image, the block does
+            not divide the grid, no patch would be visible or masked, the width
+            is not a multiple of 4 and of the number of heads, or the number of
+            extra tokens is out of range.
     """
 
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
@@ -358,7 +357,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
 
 @MODELS.register_module()
 class CMAEConvViT(BlockMasking, ConvViT):
-    """Hybrid encoder that encodes the visible patches only.
+    """Hybrid encoder that encodes visible patches only.
 
     The online encoder F_s with a convolutional stem, the paper's best: two
     stages of masked convolution blocks at 1/4 and 1/8 of the image, then
@@ -383,7 +382,7 @@ class CMAEConvViT(BlockMasking, ConvViT):
             Defaults to 0.65, as ``CMAEViT``'s; ConvMAE's own is 0.75.
         mask_block (int): See ``CMAEViT``. Defaults to 2.
         with_fusion (bool): Whether s1 and s2 are added. Defaults to True.
-        final_norm (bool): Whether the norm follows. Defaults to True.
+        final_norm (bool): Whether there is a final norm. Defaults to True.
         init_cfg (dict | list, optional): Defaults to ConvMAE's
             initialisation. A ``dict(type='Pretrained', ...)`` is loaded as by
             ``TransferConvViT``.
@@ -391,8 +390,8 @@ class CMAEConvViT(BlockMasking, ConvViT):
 
     Raises:
         ValueError: If ``arch`` is not known, sizes do not fit each other, the
-            total stride does not divide the image or the block the grid, or
-            the ratio leaves nothing visible or nothing masked.
+            total stride does not divide the image or the block the grid, or no
+            patch would be visible or masked.
     """
 
     def __init__(self,

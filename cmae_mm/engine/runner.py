@@ -66,7 +66,7 @@ DEFAULT_HOOKS = dict(
 _FILE_ONLY = (
     'Checkpoints will be saved', 'Config:', 'Distributed training is not used',
     'Exp name:', 'Hooks will be executed', 'Optimizer group of',
-    'The optimizer updates')
+    'The optimizer uses')
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:

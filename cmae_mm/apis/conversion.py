@@ -58,9 +58,8 @@ def _check_export(config: PathLike, checkpoint: PathLike,
         lack = ('has no best.pth' if folder.is_dir() else 'is no folder'
                 if folder.exists() else 'does not exist')
         raise ConfigError(
-            f'{config} {lack}; use `cmae export FOLDER OUT` with a folder of '
-            '`cmae finetune`, or `cmae export CONFIG CHECKPOINT OUT --to '
-            'LIBRARY` for an encoder')
+            f'{config} {lack}; use `cmae export FOLDER OUT` for a folder of '
+            '`cmae finetune`, or CONFIG CHECKPOINT OUT --to LIBRARY')
     hints = dict(config=ConfigName, checkpoint=Checkpoint)
     check_paths(hints, dict(config=config, checkpoint=checkpoint))
     if to is None:
@@ -118,15 +117,16 @@ def export(config: PathLike,
             code. convmae: hybrid encoder and pixel decoder with the names of
             ConvMAE. onnx: file that computes features of images that are not
             normalised.
-        encoder: The trained encoder, or its moving average. Defaults to
-            online.
+        encoder: online, the trained encoder, or target, its moving average.
+            Defaults to online.
         img_size: Resample position embeddings to this image size in pixels:
             the side of a square, or height and width. Defaults to the model's.
         dtype: Data type of the weights in an ONNX file; inputs and outputs are
             float32. Defaults to float32.
         allow_partial: Export although keys are missing, unexpected or of
             another shape.
-        cfg_options: Override settings of the config; nested keys with dots.
+        cfg_options: Settings of the config to override. Nested keys are
+            written with dots.
 
     Returns:
         Dict[str, Any]: ``checkpoint``, ``to`` and ``out``; of ONNX the largest
@@ -221,7 +221,8 @@ init.safetensors
         out: File to write, .safetensors or .pth.
         allow_partial: Import although keys are missing, unexpected or of
             another shape.
-        cfg_options: Override settings of the config; nested keys with dots.
+        cfg_options: Settings of the config to override. Nested keys are
+            written with dots.
 
     Returns:
         Dict[str, Any]: ``checkpoint``, its ``kind``, and ``out``.

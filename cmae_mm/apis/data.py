@@ -77,8 +77,8 @@ def stats(data: Data,
             0 for all. Defaults to 2000.
         side: Count images with a shorter side below this number of pixels,
             which training enlarges. Defaults to 256.
-        num_workers: Processes that read images. Defaults to one for each
-            processor core, at most 8.
+        num_workers: Number of data workers. Defaults to one for each CPU core,
+            at most 8.
         channels: Number of channels. Defaults to the most frequent one; 3 for
             a mixture of grey and colour.
         dtype: Type of the values. Defaults to the narrowest one for all

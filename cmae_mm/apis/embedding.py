@@ -124,8 +124,8 @@ def embed(data: Data,
         pool: Mean of the patch tokens, class token, or all patch tokens.
             Defaults to mean.
         batch_size: Images in a batch. Defaults to 64.
-        num_workers: Processes that read images. Defaults to one for each
-            processor core, at most 8.
+        num_workers: Number of data workers. Defaults to one for each CPU core,
+            at most 8.
         dtype: Data type of the features. Defaults to float32.
         num_heads: Number of attention heads. Only for checkpoints of other
             projects that do not record it.

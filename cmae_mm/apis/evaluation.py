@@ -59,8 +59,7 @@ Workers = Annotated[Count, Text(
 Dtype = Annotated[Literal['float32', 'float16'], Text(
     'Data type of the features.')]
 Config = Optional[Annotated[ConfigName, Text(
-    'Pre-training config, for random weights or for settings missing in the '
-    'checkpoint.')]]
+    'Pre-training config, for random weights or missing settings.')]]
 WorkDir = Optional[Annotated[OutputFolder, Text(
     'Folder of evaluations.jsonl, which `cmae report` reads. Defaults to '
     'work_dirs/<data>_eval.')]]

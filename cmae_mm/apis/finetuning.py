@@ -109,8 +109,8 @@ def finetune(data: Data,
         epochs: Number of epochs. Defaults to the recipe's.
         batch_size: Images in a batch of all processes. Defaults to the
             recipe's.
-        num_workers: Processes that read images. Defaults to one for each
-            processor core, at most 8.
+        num_workers: Number of data workers. Defaults to one for each CPU core,
+            at most 8.
         model: Architecture of random weights: a model of `cmae pretrain
             --model`, or a checkpoint or config (.py) with the same sizes.
             Defaults to vit-s.

@@ -361,8 +361,7 @@ def batch_size(config: ConfigName,
         raise ConfigError(
             'batch-size needs a pre-training config with a model of type '
             f"'CMAE' and an optim_wrapper, but {config} has a model of type "
-            f'{kind!r}; for other models, halve the batch size until training '
-            'fits')
+            f'{kind!r}; for others, halve the batch until it fits')
     if not torch.cuda.is_available():
         raise ConfigError(
             'batch-size needs a CUDA GPU, but torch finds none; on a CPU, '
@@ -388,7 +387,6 @@ def batch_size(config: ConfigName,
 
     size = largest_batch(fits, cfg.train_dataloader.batch_size)
     print(f'--cfg-options train_dataloader.batch_size={size}' if size else
-          'even a batch of two images, the smallest for a contrastive loss, '
-          'does not fit')
+          'not even a batch of two images fits')
     return dict(config=str(config), device=found.name, limit_gib=limit,
                 largest=size, exit_status=int(not size))

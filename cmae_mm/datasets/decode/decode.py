@@ -93,9 +93,8 @@ def finish(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
     if raw.alpha and settings.bands is None and (
             image.shape[2] < raw.pixels.shape[2]):
         log_once(
-            'alpha', f'{name} has an alpha channel, which is dropped in this '
-            'and all other images; set one more channel (channels=4 for '
-            'colour) to keep it.')
+            'alpha', f'{name} has an alpha channel, which is dropped, as in '
+            'other images; one more channel (channels=4 for colour) keeps it.')
     if raw.is_animated:
         log_once(
             'frames', f'{name} is an animation; only the first frame of this '
@@ -307,8 +306,8 @@ def _resize_parts(parts: Parts,
     if level == 0 and parts.is_large and height > 8 * size[0]:
         log_once(
             'overviews', f'{name}, {full[1]}x{full[0]} pixels, has no '
-            'overviews, so all pixels of a part are decoded, also in other '
-            'files; `gdaladdo -r average FILE 2 4 8 16` adds overviews.')
+            'overviews, so all pixels of a part are decoded; `gdaladdo -r '
+            'average FILE 2 4 8 16` adds them.')
     rows, columns = (np.array(parts.levels[level]) / full).tolist()
     top, left = round(y * rows), round(x * columns)
     window = (top, left, max(round((y + height) * rows) - top, 1),

@@ -98,8 +98,8 @@ def _decode(file: Any, index: Optional[int]) -> np.ndarray:
         if 'missing' not in text and 'required' not in text:
             raise
         raise MissingLibrary(
-            'has a compression for which pydicom needs another library; '
-            f"install it with `pip install 'pylibjpeg[all]'` ({text})"
+            'has a compression that needs another library; install it with '
+            f"`pip install 'pylibjpeg[all]'` ({text})"
         ) from error
 
 

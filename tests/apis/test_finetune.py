@@ -555,7 +555,7 @@ def test_mistakes_of_lists_and_copies(photos, tmp_path):
     (folder / 'dense').mkdir()
     (folder / 'train/teapot').rename(folder / 'dense/images')
     (folder / 'train/bucket').rename(folder / 'dense/Masks')
-    with pytest.raises(ArgumentError, match='the task segment'):
+    with pytest.raises(ArgumentError, match='--task segment'):
         read_labelled(folder / 'dense')
 
 

@@ -250,7 +250,7 @@ def test_commands_write_their_pictures(trained, image_root, tmp_path):
         picture = np.asarray(Image.open(tmp_path / one['out']).convert('RGB'))
         assert len(one['columns']) == columns and picture.std() > 10
     assert len(said[1]['images']) == 3
-    assert 'standard deviation of the true patch' in results[1][1]
+    assert 'standard deviation of the input patch' in results[1][1]
     assert said[4]['images'] == 8 and (tmp_path / 'map.png').is_file()
     found = said[5]['found'][str(photo)]
     assert len(found) == 2 and 'class0/001.jpg' not in dict(found)

@@ -128,7 +128,7 @@ def test_missing_compiler_raises(image_root, tmp_path, monkeypatch):
     monkeypatch.delenv('CXX', raising=False)
     cfg = runner_cfg(image_root, tmp_path, compile=True)
     with pytest.raises(RuntimeError, match=re.escape(
-            'compile=True needs a C++ compiler')):
+            'compile=True on a CPU needs a C++ compiler')):
         ResumableRunner.from_cfg(cfg).train()
 
 

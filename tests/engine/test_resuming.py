@@ -391,7 +391,7 @@ def test_disk_error_is_not_taken_for_damage(
             tiny_runner(tmp_path, iters=4, width=2000).train()
     said = str(raised.value)
     assert 'iter_3.pth could not be read' in said and error.strerror in said
-    assert 'nothing was changed' in said and '\n' not in said
+    assert 'no file was changed' in said and '\n' not in said
     assert names(tmp_path) == [f'iter_{i}.pth' for i in range(1, 4)]
     runner = tiny_runner(tmp_path, iters=4, width=2000)
     runner.train()

@@ -122,7 +122,7 @@ def test_bad_masks_are_refused(mask, named):
 
 @pytest.mark.parametrize('arch, named', [
     ('s', "backbone.arch='s' is ambiguous; use 'deit-small'"),
-    ('Small', "backbone.arch='Small' has two meanings"),
+    ('Small', "backbone.arch='Small' is ambiguous"),
     ('vit-b', "must be one of b, base, .* but got 'vit-b'"),
     (dict(embed_dims=48, num_layers=2), 'lacks num_heads, feedforward'),
 ])

@@ -12,6 +12,7 @@ from typing import (
     Literal,
     NamedTuple,
     Optional,
+    Sequence,
     Tuple,
 )
 
@@ -25,6 +26,7 @@ from .arguments import (
     Data,
     Encoder,
     ImgSize,
+    Layers,
     Output,
     PathLike,
     Size,
@@ -88,6 +90,7 @@ def embed(data: Data,
           *,
           encoder: Encoder = 'online',
           pool: Literal['mean', 'cls', 'patch'] = 'mean',
+          layer: Layers = (),
           batch_size: Size = 64,
           num_workers: Optional[Count] = None,
           img_size: ImgSize = None,
@@ -160,6 +163,7 @@ def embed(data: Data,
         model = load_encoder(
             checkpoint, encoder, pool=pool, img_size=img_size,
             num_heads=num_heads, stats=stats).to(get_device())
+        model.use_layers(layer)
         return compute_features(model, source, ranges, batch_size,
                                 num_workers, dtype, in_parts)
 
@@ -175,7 +179,7 @@ def embed(data: Data,
             'continues'):
         file = FeatureFile(
             path, _settings(source, Path(checkpoint).expanduser(), encoder,
-                            pool, img_size, num_heads, dtype, stats),
+                            pool, layer, img_size, num_heads, dtype, stats),
             source.names)
         if file.is_whole:
             found, shape, skipped = read_whole(path)
@@ -201,14 +205,16 @@ def _print(done: Embeddings) -> None:
 
 
 def _settings(source: 'ImageSource', checkpoint: Path, encoder: str,
-              pool: str, img_size: Optional[ImageSize],
-              num_heads: Optional[int], dtype: str,
-              stats: Optional[PathLike]) -> Dict[str, Any]:
+              pool: str, layer: Sequence[int],
+              img_size: Optional[ImageSize], num_heads: Optional[int],
+              dtype: str, stats: Optional[PathLike]) -> Dict[str, Any]:
     """Return the settings that features depend on, as plain values."""
     stat = find_checkpoint(checkpoint).stat()
     # Detects replaced images, whose features differ.
     files = _fingerprint(source)
     more: Dict[str, Any] = {}
+    if layer:  # files of earlier versions have none
+        more['layer'] = list(layer)
     if stats is not None:
         content = Path(stats).expanduser().read_bytes()
         more['stats'] = hashlib.sha256(content).hexdigest()[:16]

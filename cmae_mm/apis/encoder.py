@@ -1,4 +1,6 @@
 """Pre-trained encoders as modules, from a checkpoint alone."""
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, Dict, Literal, Mapping, Optional, Sequence
 
 import numpy as np
@@ -23,6 +25,7 @@ from ..image_size import ImageSize, Pair, to_pair, to_size
 from ..models.backbones import convvit, vit  # noqa: F401  # registers them
 from ..models.utils import check_choice
 from .arguments import (
+    ArgumentError,
     Checkpoint,
     Encoder,
     ImgSize,
@@ -92,6 +95,7 @@ class PretrainedEncoder(nn.Module):
                 "encoders and some target encoders; use pool='mean'")
         self.backbone = backbone
         self.pool = pool
+        self.layers: Sequence[int] = ()
         self.embed_dims: int = backbone.embed_dims
         self.img_size: ImageSize = to_size(backbone.img_size)
         self.grid: Pair = tuple(backbone.patch_resolution)
@@ -150,7 +154,8 @@ class PretrainedEncoder(nn.Module):
             return patches
         norm = getattr(self.backbone, 'ln2', None)
         mean = patches.mean(dim=1)
-        return mean if norm is None else norm(mean)
+        return mean if norm is None else norm(
+            mean.unflatten(1, (-1, self.embed_dims))).flatten(1)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Compute all tokens, class tokens and registers first.
@@ -161,14 +166,49 @@ class PretrainedEncoder(nn.Module):
         Returns:
             torch.Tensor: (N, K + L, D), after the final norm if there is one
             (target encoders of the released recipe have none). K is 1 if there
-            is only a class token.
+            is only a class token. Of n layers (N, K + L, n D), see
+            :meth:`use_layers`.
 
         Raises:
             ValueError: If images are of another size or number of channels,
                 no floats, or none.
         """
         self._check(images)
-        return self.backbone(images)[-1]
+        if not self.layers:
+            return self.backbone(images)[-1]
+        found: Dict[int, Tensor] = {}
+        with ExitStack() as hooks:
+            for number in set(self.layers):
+                hooks.enter_context(
+                    self.backbone.layers[number - 1].register_forward_hook(
+                        partial(_keep_output, found, number)))
+            self.backbone(images)
+        if self.backbone.final_norm:
+            found = {n: self.backbone.ln1(x) for n, x in found.items()}
+        return torch.cat([found[n] for n in self.layers], dim=-1)
+
+    def use_layers(self, layers: Sequence[int]) -> None:
+        """Compute features of some layers in place of the output.
+
+        The features of several layers are concatenated. The final norm, if
+        there is one, is applied to each, as by timm's
+        ``get_intermediate_layers(norm=True)``. The fusion layers of a hybrid
+        encoder are not used.
+
+        Args:
+            layers (Sequence[int]): Numbers of layers, from 1. An empty one
+                selects the output.
+
+        Raises:
+            ArgumentError: If there is no such layer.
+        """
+        count = len(self.backbone.layers)
+        for number in layers:
+            if not 1 <= number <= count:
+                raise ArgumentError(
+                    f'layer must be from 1 to {count}, the number of layers '
+                    f'of this encoder, but got {number}')
+        self.layers = tuple(layers)
 
     def _check(self, images: Tensor) -> None:
         wanted = (self.in_channels, *to_pair(self.img_size))
@@ -254,6 +294,12 @@ class PretrainedEncoder(nn.Module):
             size.
         """
         return self.centre_crop(image)
+
+
+def _keep_output(found: Dict[int, Tensor], number: int, layer: nn.Module,
+                 inputs: Any, output: Tensor) -> None:
+    """Keep the output of a layer, as a forward hook."""
+    found[number] = output
 
 
 @command()

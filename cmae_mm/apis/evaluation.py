@@ -18,6 +18,7 @@ from typing import (
 )
 
 from ..config import Overrides
+from ..evaluation import KS, LRS, TEMPERATURE
 from .arguments import (
     RANDOM,
     ArgumentError,
@@ -30,6 +31,7 @@ from .arguments import (
     Encoder,
     ImgSize,
     Launcher,
+    Layers,
     Metavar,
     OutputFolder,
     PathLike,
@@ -42,7 +44,6 @@ from .arguments import (
     load_libraries,
 )
 
-LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
 Folders = Annotated[Tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
 LabelledData = Annotated[Data, Text(
     'Labelled images: class folders in DATA/train and DATA/val (or valid, '
@@ -97,10 +98,11 @@ def knn(data: LabelledData,
         checkpoint: Frozen,
         *,
         val: Val = None,
-        ks: Sequence[Size] = (5, 10, 20, 50, 100),
-        temperature: Positive = 0.07,
+        ks: Sequence[Size] = KS,
+        temperature: Positive = TEMPERATURE,
         encoder: Encoder = 'online',
         pool: Pool = 'mean',
+        layer: Layers = (),
         batch_size: BatchSize = 256,
         num_workers: Workers = 2,
         img_size: ImgSize = None,
@@ -133,16 +135,9 @@ def knn(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.probes import knn_predict, report_sweep
-
-    def evaluate(found: _Extracted) -> Dict[str, Any]:
-        predicted = knn_predict(*found.train, found.val.features, ks,
-                                temperature)
-        print(f'k-NN, {found}')
-        return report_sweep('k', predicted, found.val.labels)
-
     return _evaluate(
-        'knn', evaluate, data, checkpoint, val=val, encoder=encoder, pool=pool,
+        'knn', lambda found: found.knn(ks, temperature), data, checkpoint,
+        val=val, encoder=encoder, pool=pool, layer=layer,
         batch_size=batch_size, num_workers=num_workers, img_size=img_size,
         dtype=dtype, config=config, cfg_options=cfg_options,
         work_dir=work_dir, launcher=launcher)
@@ -157,6 +152,7 @@ def linear(data: LabelledData,
            epochs: Size = 100,
            encoder: Encoder = 'online',
            pool: Pool = 'mean',
+           layer: Layers = (),
            batch_size: BatchSize = 256,
            num_workers: Workers = 2,
            img_size: ImgSize = None,
@@ -187,18 +183,12 @@ def linear(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.probes import linear_sweep, report_sweep
-
-    def evaluate(found: _Extracted) -> Dict[str, Any]:
-        predicted = linear_sweep(*found.train, found.val.features, lrs, epochs)
-        print(f'linear probe, {found}')
-        return report_sweep('lr', predicted, found.val.labels)
-
     return _evaluate(
-        'linear', evaluate, data, checkpoint, val=val, encoder=encoder,
-        pool=pool, batch_size=batch_size, num_workers=num_workers,
-        img_size=img_size, dtype=dtype, config=config,
-        cfg_options=cfg_options, work_dir=work_dir, launcher=launcher)
+        'linear', lambda found: found.linear(lrs, epochs), data, checkpoint,
+        val=val, encoder=encoder, pool=pool, layer=layer,
+        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
+        dtype=dtype, config=config, cfg_options=cfg_options,
+        work_dir=work_dir, launcher=launcher)
 
 
 @command(check=_check, libraries='framework')
@@ -212,6 +202,7 @@ def low_shot(data: LabelledData,
              inverse_penalty: Positive = 1.,
              encoder: Encoder = 'online',
              pool: Pool = 'mean',
+             layer: Layers = (),
              batch_size: BatchSize = 256,
              num_workers: Workers = 2,
              img_size: ImgSize = None,
@@ -242,17 +233,16 @@ def low_shot(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.probes import report_low_shot
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:
-        return report_low_shot(found.train, found.val, found.names, shots,
-                               trials, splits, inverse_penalty)
+        return found.low_shot(shots, trials, splits, inverse_penalty)
 
     return _evaluate(
-        'low-shot', evaluate, data, checkpoint, val=val, encoder=encoder,
-        pool=pool, batch_size=batch_size, num_workers=num_workers,
-        img_size=img_size, dtype=dtype, config=config,
-        cfg_options=cfg_options, work_dir=work_dir, launcher=launcher)
+        'low-shot', evaluate, data, checkpoint,
+        val=val, encoder=encoder, pool=pool, layer=layer,
+        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
+        dtype=dtype, config=config, cfg_options=cfg_options,
+        work_dir=work_dir, launcher=launcher)
 
 
 @command(check=_check, libraries='framework')
@@ -260,13 +250,14 @@ def frozen(data: LabelledData,
            checkpoint: Frozen,
            *,
            val: Val = None,
-           ks: Sequence[Size] = (5, 10, 20, 50, 100),
+           ks: Sequence[Size] = KS,
            lrs: Sequence[Positive] = LRS,
            epochs: Size = 100,
            shots: Sequence[Size] = (10, ),
            trials: Size = 5,
            encoder: Encoder = 'online',
            pool: Pool = 'mean',
+           layer: Layers = (),
            batch_size: BatchSize = 256,
            num_workers: Workers = 2,
            img_size: ImgSize = None,
@@ -302,35 +293,21 @@ def frozen(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no such labelled images.
     """
-    from ..evaluation.probes import (
-        knn_predict,
-        linear_sweep,
-        report_low_shot,
-        report_sweep,
-    )
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:
-        scored = found.val
-        print(f'k-NN, {found}')
-        by_knn = report_sweep(
-            'k', knn_predict(*found.train, scored.features, ks, 0.07),
-            scored.labels)
-        print(f'linear probe, {found}')
-        by_line = report_sweep(
-            'lr', linear_sweep(*found.train, scored.features, lrs, epochs),
-            scored.labels)
-        few = report_low_shot(found.train, scored, found.names, shots, trials,
-                              (), 1.)
+        by_knn, by_line = found.knn(ks), found.linear(lrs, epochs)
+        few = found.low_shot(shots, trials)
         return dict(
             knn=by_knn['top1'], linear=by_line['top1'],
             **{f'low-shot {count}': few[str(count)] for count in shots},
             details={'knn': by_knn, 'linear': by_line, 'low-shot': few})
 
     return _evaluate(
-        'frozen', evaluate, data, checkpoint, val=val, encoder=encoder,
-        pool=pool, batch_size=batch_size, num_workers=num_workers,
-        img_size=img_size, dtype=dtype, config=config,
-        cfg_options=cfg_options, work_dir=work_dir, launcher=launcher)
+        'frozen', evaluate, data, checkpoint,
+        val=val, encoder=encoder, pool=pool, layer=layer,
+        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
+        dtype=dtype, config=config, cfg_options=cfg_options,
+        work_dir=work_dir, launcher=launcher)
 
 
 class _Extracted(NamedTuple):
@@ -344,12 +321,36 @@ class _Extracted(NamedTuple):
         return (f'{len(self.train.labels)} training and '
                 f'{len(self.val.labels)} validation images')
 
+    def knn(self, ks: Sequence[int],
+            temperature: float = TEMPERATURE) -> Dict[str, Any]:
+        """Print a table of :func:`knn`, and return it."""
+        from ..evaluation.probes import knn_predict, report_sweep
+        predicted = knn_predict(*self.train, self.val.features, ks,
+                                temperature)
+        print(f'k-NN, {self}')
+        return report_sweep('k', predicted, self.val.labels)
+
+    def linear(self, lrs: Sequence[float], epochs: int) -> Dict[str, Any]:
+        """Print a table of :func:`linear`, and return it."""
+        from ..evaluation.probes import linear_sweep, report_sweep
+        predicted = linear_sweep(*self.train, self.val.features, lrs, epochs)
+        print(f'linear probe, {self}')
+        return report_sweep('lr', predicted, self.val.labels)
+
+    def low_shot(self, shots: Sequence[int], trials: int,
+                 splits: Sequence[PathLike] = (),
+                 inverse_penalty: float = 1.) -> Dict[str, Any]:
+        """Print a table of :func:`low_shot`, and return it."""
+        from ..evaluation.probes import report_low_shot
+        return report_low_shot(self.train, self.val, self.names, shots,
+                               trials, splits, inverse_penalty)
+
 
 def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
               data: PathLike, checkpoint: PathLike, *, val: Any,
               batch_size: int, num_workers: int, dtype: str, launcher: str,
               work_dir: Optional[PathLike], encoder: str, pool: str,
-              **options: Any) -> Dict[str, Any]:
+              layer: Sequence[int], **options: Any) -> Dict[str, Any]:
     """Extract features, evaluate them, and log the result."""
     import numpy as np
     import torch
@@ -371,7 +372,7 @@ def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
     if is_main_process():
         # The note of a test part is in the first line.
         print('\n'.join(part.describe() for part in images[::-1]), flush=True)
-    model = _load(checkpoint, encoder, pool=pool, **options)
+    model = _load(checkpoint, encoder, layer, pool=pool, **options)
     train, scored = (
         extract_features(model.encode, model.centre_crop, part, batch_size,
                          num_workers, getattr(torch, dtype), progress=True)
@@ -380,10 +381,8 @@ def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
     # The tables of several ranks would mix in one output.
     with nullcontext() if is_main_process() else redirect_stdout(None):
         result = evaluate(found)
-    result = dict(checkpoint=str(checkpoint), data=str(data), encoder=encoder,
-                  pool=pool, **result)
-    _log(work_dir, kind, result)
-    return result
+    return _log(work_dir, kind, checkpoint, data, encoder, layer,
+                dict(pool=pool, **result))
 
 
 def _join_processes(launcher: str) -> None:
@@ -400,7 +399,7 @@ def _join_processes(launcher: str) -> None:
         init_dist(launcher)
 
 
-def _load(checkpoint: PathLike, encoder: Any, *,
+def _load(checkpoint: PathLike, encoder: Any, layer: Sequence[int], *,
           config: Optional[PathLike] = None, cfg_options: Overrides = (),
           pool: Any = 'mean', img_size: ImgSize = None) -> Any:
     """Load an encoder onto the device, from a config if there is one."""
@@ -415,24 +414,31 @@ def _load(checkpoint: PathLike, encoder: Any, *,
         model = load_encoder_by_config(
             config, checkpoint, encoder, pool=pool, img_size=img_size,
             cfg_options=cfg_options)
+    model.use_layers(layer)
     return model.to(get_device())
 
 
-def _log(work_dir: Optional[PathLike], kind: str,
-         result: Mapping[str, Any]) -> None:
-    """Add a result to ``evaluations.jsonl`` in a folder."""
+def _log(work_dir: Optional[PathLike], kind: str, checkpoint: PathLike,
+         data: PathLike, encoder: str, layer: Sequence[int],
+         result: Mapping[str, Any]) -> Dict[str, Any]:
+    """Add a result to ``evaluations.jsonl`` in a folder, and complete it."""
     from mmengine.dist import is_main_process
 
     from ..files import append_line
-    if not is_main_process():
-        return
-    checkpoint = str(result['checkpoint'])
-    if checkpoint != RANDOM and '://' not in checkpoint:
-        checkpoint = os.path.abspath(checkpoint)
-    data = Path(str(result['data'])).expanduser().resolve()
-    folder = Path(work_dir or Path('work_dirs') / f'{data.stem}_eval')
-    append_line(folder.expanduser() / 'evaluations.jsonl', json.dumps(
-        dict(result, kind=kind, checkpoint=checkpoint)))
+    whole: Dict[str, Any] = dict(
+        checkpoint=str(checkpoint), data=str(data), encoder=encoder)
+    if layer:
+        whole['layer'] = list(layer)
+    whole.update(result)
+    if is_main_process():
+        path = whole['checkpoint']
+        if path != RANDOM and '://' not in path:
+            path = os.path.abspath(path)
+        stem = Path(data).expanduser().resolve().stem
+        folder = Path(work_dir or Path('work_dirs') / f'{stem}_eval')
+        append_line(folder.expanduser() / 'evaluations.jsonl', json.dumps(
+            dict(whole, kind=kind, checkpoint=path)))
+    return whole
 
 
 @command(check=_check, libraries='framework')
@@ -445,6 +451,7 @@ def dense_knn(data: DenseData,
               most: Most = None,
               ks: Sequence[Size] = (1, 5, 20, 50),
               encoder: Encoder = 'online',
+              layer: Layers = (),
               img_size: ImgSize = None,
               batch_size: BatchSize = 32,
               config: Config = None,
@@ -482,7 +489,7 @@ def dense_knn(data: DenseData,
     return _segment(
         'dense-knn', probe, data, checkpoint, images=images, maps=maps,
         ignore=ignore, most=most, batch_size=batch_size, work_dir=work_dir,
-        encoder=encoder, img_size=img_size, config=config,
+        encoder=encoder, layer=layer, img_size=img_size, config=config,
         cfg_options=cfg_options)
 
 
@@ -497,6 +504,7 @@ def dense_linear(data: DenseData,
                  lrs: Sequence[Positive] = LRS,
                  epochs: Size = 50,
                  encoder: Encoder = 'online',
+                 layer: Layers = (),
                  img_size: ImgSize = None,
                  batch_size: BatchSize = 32,
                  config: Config = None,
@@ -533,7 +541,7 @@ def dense_linear(data: DenseData,
     return _segment(
         'dense-linear', probe, data, checkpoint, images=images, maps=maps,
         ignore=ignore, most=most, batch_size=batch_size, work_dir=work_dir,
-        encoder=encoder, img_size=img_size, config=config,
+        encoder=encoder, layer=layer, img_size=img_size, config=config,
         cfg_options=cfg_options)
 
 
@@ -541,7 +549,7 @@ def _segment(kind: str, probe: Callable[[Any, Any, Any], Dict[str, Any]],
              data: PathLike, checkpoint: PathLike, *, images: Folders,
              maps: Folders, ignore: Sequence[int], most: Optional[int],
              batch_size: int, work_dir: Optional[PathLike], encoder: str,
-             **options: Any) -> Dict[str, Any]:
+             layer: Sequence[int], **options: Any) -> Dict[str, Any]:
     """Extract patch features, classify patches, and log the result."""
     from ..evaluation.dense import (
         classes_of,
@@ -552,7 +560,7 @@ def _segment(kind: str, probe: Callable[[Any, Any, Any], Dict[str, Any]],
     root = Path(data).expanduser()
     train, val = (pair_files(root / image, root / map_)
                   for image, map_ in zip(images, maps))
-    model = _load(checkpoint, encoder, **options)
+    model = _load(checkpoint, encoder, layer, **options)
     classes = classes_of(train, model.img_size, ignore, most)
     fit, scored = (extract_dense(model, pairs, classes, batch_size)
                    for pairs in (train, val))
@@ -562,8 +570,5 @@ def _segment(kind: str, probe: Callable[[Any, Any, Any], Dict[str, Any]],
                       scored.features.flatten(0, 1).to(device))
     print(f'{kind}, {len(train)} training and {len(val)} validation images, '
           f'{len(classes)} classes')
-    result = dict(
-        checkpoint=str(checkpoint), data=str(data), encoder=encoder,
-        **report_dense(predicted, scored.maps, len(classes)))
-    _log(work_dir, kind, result)
-    return result
+    return _log(work_dir, kind, checkpoint, data, encoder, layer,
+                report_dense(predicted, scored.maps, len(classes)))

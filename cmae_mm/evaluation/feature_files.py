@@ -59,9 +59,9 @@ class FeatureFile:
                 'damaged; choose another file')
         changed = [
             'other image files' if key == 'files' else
-            f'{key} {found.get(key)!r} instead of {value!r}'
-            for key, value in self.settings.items() if found.get(key) != value
-        ]
+            f'{key} {found.get(key)!r} instead of {self.settings.get(key)!r}'
+            for key in {**self.settings, **found}
+            if found.get(key) != self.settings.get(key)]
         if changed:
             raise FeatureFileError(
                 f'{self.path} {what} with {", ".join(changed)}; choose '

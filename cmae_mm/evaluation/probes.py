@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import KS, LRS, TEMPERATURE
 from .data import draw_shots, read_split
 from .features import FeatureSet
 
@@ -169,15 +170,13 @@ def report_sweep(name: str, predicted: Dict[float, Tensor],
 
 # k-nearest neighbours
 
-KS = (5, 10, 20, 50, 100)
-
 
 @torch.no_grad()
 def knn_predict(train_features: Tensor,
                 train_labels: Tensor,
                 test_features: Tensor,
                 ks: Sequence[int] = KS,
-                temperature: float = 0.07,
+                temperature: float = TEMPERATURE,
                 chunk_size: int = 1024) -> Dict[int, Tensor]:
     """Classify by votes of the k most similar training features.
 
@@ -274,9 +273,6 @@ def knn_accuracy(train_features: Tensor, train_labels: Tensor,
 
 
 # Linear classifiers, one for each learning rate
-
-# Learning rates for a batch of 256.
-LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1., 3.)
 
 
 def standardise(train: Tensor, test: Tensor) -> Tuple[Tensor, Tensor]:

@@ -248,8 +248,8 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
     Returns:
         Dict[str, Any]: ``accuracy``, ``balanced_accuracy`` and ``majority``,
         the accuracy of always predicting the most frequent class, in percent;
-        ``per_class``, precision, recall and number of images; ``confusion``,
-        a row for each true class.
+        ``per_class``, precision, recall, F1 and number of images;
+        ``confusion``, a row for each true class.
     """
     from sklearn.metrics import (
         accuracy_score,
@@ -259,7 +259,7 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
     )
     true, predicted = truth.argmax(1), scores.argmax(1)
     numbers = np.arange(len(classes))
-    precision, recall, _, support = precision_recall_fscore_support(
+    precision, recall, f1, support = precision_recall_fscore_support(
         true, predicted, labels=numbers, zero_division=0)
     balanced = recall_score(true, predicted, labels=np.unique(true),
                             average='macro', zero_division=0)
@@ -269,8 +269,9 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
         majority=100 * float(support.max() / support.sum()),
         per_class={
             name: dict(precision=100 * float(p), recall=100 * float(r),
-                       images=int(n))
-            for name, p, r, n in zip(classes, precision, recall, support)},
+                       f1=100 * float(f), images=int(n))
+            for name, p, r, f, n in zip(
+                classes, precision, recall, f1, support)},
         confusion=confusion_matrix(true, predicted, labels=numbers).tolist())
 
 

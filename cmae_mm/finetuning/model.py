@@ -20,7 +20,7 @@ from typing import (
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor, nn
 
@@ -107,11 +107,8 @@ class FinishedModel(nn.Module):
         pipeline = check_types(
             cfg['test_dataloader']['dataset']['pipeline'],
             ('LoadImage', *cls.transforms), 'pipeline')
-        init_default_scope(cls.scope)
-        try:
+        with DefaultScope.overwrite_default_scope(cls.scope):
             return cls(MODELS.build(ConfigDict(settings)), pipeline)
-        finally:
-            init_default_scope('mmpretrain')
 
     def __init__(self, model: nn.Module, pipeline: Sequence[dict]) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Training of a config, and saving of the best checkpoint."""
 import copy
+import logging
 import os
 import time
 from pathlib import Path
@@ -83,6 +84,9 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
             f'{folder.name}_{os.getpid()}_{time.monotonic_ns()}')
         adapt_to_device(cfg)
         runner = ResumableRunner.from_cfg(cfg)
+        for handler in runner.logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_new)
         time_needed = '' if resumes else estimate_training(runner)
         if is_main_process():
             # The runner has written its own, adapted to the machine.
@@ -94,6 +98,13 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
             _keep_best(cfg, data.classes)
         barrier()
         return folder / BEST_NAME
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    """Return whether the summary lacks a message, which is printed then."""
+    text = record.getMessage()
+    return 'encoder was loaded' not in text and (
+        'starting a new run' not in text)
 
 
 def _check_same(folder: Path, files: Mapping[str, str]) -> None:

@@ -57,6 +57,8 @@ class Run(NamedTuple):
         environment (Dict[str, str]): Versions and devices.
         pictures (List[Path]): Pictures drawn during training.
         evaluations (List[Accuracy]): Results of the run's checkpoints.
+        classes (Dict[str, Dict]): Table of the classes of a fine-tuned model
+            by part.
         seconds (float): Time of all iterations.
         damage (List[str]): A sentence for each damaged file.
     """
@@ -68,6 +70,7 @@ class Run(NamedTuple):
     environment: Dict[str, str]
     pictures: List[Path]
     evaluations: List[Accuracy]
+    classes: Dict[str, Dict[str, Any]]
     seconds: float
     damage: List[str]
 
@@ -96,6 +99,7 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
     texts = [path.read_text('utf-8', 'replace')
              for path in sorted(folder.glob('*/*.log'))]
     configs = sorted(folder.glob('*/vis_data/config.py'))
+    scores, classes = _read_metrics(folder, damage)
     return Run(
         name=name or folder.name,
         folder=folder,
@@ -105,8 +109,8 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         pictures=sorted(folder.glob('*/vis_data/vis_image/*.png'),
                         key=lambda p: (p.parts[-4], len(p.name), p.name)
                         ) or sorted(folder.glob('*_*.png')),
-        evaluations=[*_read_metrics(folder, damage),
-                     *_read_evaluations(folder, damage)],
+        evaluations=[*scores, *_read_evaluations(folder, damage)],
+        classes=classes,
         seconds=_count_seconds(rows),
         damage=damage)
 
@@ -215,29 +219,51 @@ def _read_evaluations(folder: Path, damage: List[str]) -> List[Accuracy]:
     return list(found)
 
 
-def _read_metrics(folder: Path, damage: List[str]) -> List[Accuracy]:
-    """Read the scores of a fine-tuned model, from ``metrics.json``."""
+def _read_metrics(folder: Path, damage: List[str]
+                  ) -> Tuple[List[Accuracy], Dict[str, Dict[str, Any]]]:
+    """Read the scores of a fine-tuned model, from ``metrics.json``.
+
+    Returns:
+        tuple: The scores, and a table of the classes by part.
+    """
     file = folder / 'metrics.json'
     if not file.is_file():
-        return []
+        return [], {}
     try:
         metrics = json.loads(file.read_text('utf-8'))
-        return [Accuracy('best.pth', str(metrics['task']), '',
-                         f'{name}, {part}', f'{value:.2f}', '')
-                for part in ('val', 'test')
-                for name, value in metrics.get(part, {}).items()
-                if isinstance(value, float)]
+        parts = {part: metrics[part] for part in ('val', 'test')
+                 if part in metrics}
+        scores = [Accuracy('best.pth', str(metrics['task']), '',
+                           f'{name}, {part}', f'{value:.2f}', '')
+                  for part, found in parts.items()
+                  for name, value in found.items() if isinstance(value, float)]
+        measure = 'AP' if metrics['task'] == 'detect' else 'IoU'
+        return scores, {part: _class_table(found['per_class'], measure)
+                        for part, found in parts.items()
+                        if found.get('per_class')}
     except _DAMAGE:
         damage.append(f'{file} cannot be read and is skipped')
-        return []
+        return [], {}
+
+
+def _class_table(classes: Dict[str, Any], measure: str) -> Dict[str, Any]:
+    """Make a table of the measures of each class, or of one measure."""
+    rows = [(name, found if isinstance(found, dict) else {measure: found})
+            for name, found in classes.items()]
+    return dict(
+        header=['class', *rows[0][1]], text_columns=1,
+        rows=[[name, *(f'{v:.1f}' if isinstance(v, float) else v
+                       for v in found.values())] for name, found in rows])
 
 
 def _parse_evaluation(line: str) -> Tuple[Path, List[Accuracy]]:
     """Parse a line of ``evaluations.jsonl``."""
     result = json.loads(line)
     checkpoint = Path(result['checkpoint']).resolve()
+    layers = ' '.join(map(str, result.get('layer', ())))
     fixed = (checkpoint.name, str(result['kind']),
-             str(result.get('encoder', '')))
+             str(result.get('encoder', '')) + f', layer {layers}' * bool(
+                 layers))
     return checkpoint, [Accuracy(*fixed, *row) for row in accuracies(result)]
 
 

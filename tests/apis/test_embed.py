@@ -332,6 +332,13 @@ def test_other_heads_or_other_photographs_are_other_settings(
     cmae_mm.embed(folder, exported, out, num_heads=2, num_workers=0)
     with pytest.raises(FeatureFileError, match='num_heads 2 instead of 4'):
         cmae_mm.embed(folder, exported, out, num_heads=4, num_workers=0)
+    cmae_mm.embed(folder, exported, tmp_path / 'layer.npz', num_heads=2,
+                  layer=[1], num_workers=0)
+    for path, layer in ((out, [1]), (tmp_path / 'layer.npz', [])):
+        with pytest.raises(FeatureFileError, match='with layer .* instead'):
+            cmae_mm.embed(folder, exported, path, num_heads=2, layer=layer)
+    with pytest.raises(ArgumentError, match='from 1 to 2, .* but got 3'):
+        cmae_mm.embed(folder, exported, num_heads=2, layer=[3])
     first = sorted((folder / 'a').glob('*.jpg'))[0]
     write_images(folder / 'b', 1, size=80, seed=9)
     shutil.copy(folder / 'b/000.jpg', first)

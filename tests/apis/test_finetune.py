@@ -336,6 +336,13 @@ def test_report_page(finished, tmp_path):
     accuracy = finished.metrics['test']['accuracy']
     assert 'accuracy, test' in page and f'{accuracy:.2f}' in page
     assert 'val confusion' in page and 'top1' in page
+    found = finished.metrics['test']['per_class']['goldfish']
+    assert found['f1'] == pytest.approx(
+        2 * found['precision'] * found['recall'] / max(
+            found['precision'] + found['recall'], 1e-9))
+    cells = [f'{found[k]:.1f}' for k in ('precision', 'recall', 'f1')]
+    assert '<td>goldfish</td><td class="number">' + (
+        '</td><td class="number">'.join(cells)) in page
 
 
 def test_multilabel(encoder, photos, tmp_path):

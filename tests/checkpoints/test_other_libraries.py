@@ -110,6 +110,10 @@ def test_registers_of_timm(registers, no_embed_class, images, tmp_path):
     encoder = assert_same(path, images, expected, num_heads=4)
     torch.testing.assert_close(
         encoder(images), expected[:, 1 + registers:].mean(1))
+    encoder.use_layers([2, 1])
+    first, last = vit.get_intermediate_layers(images, [0, 1], norm=True)
+    torch.testing.assert_close(
+        encoder(images), torch.cat([last, first], dim=2).mean(1))
     ours = CMAEViT(ARCH, img_size=32, patch_size=4, num_registers=registers)
     load_encoder_into(ours, str(path))
     ours.eval()

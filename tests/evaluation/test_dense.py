@@ -97,7 +97,8 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize('command, more', [
     ('dense-knn', ['--ks', '3', '10']), ('dense-linear', ['--lrs', '0.1']),
-    ('dense-knn', ['--img-size', '48', '--ks', '5'])])
+    ('dense-knn', ['--img-size', '48', '--ks', '5']),
+    ('dense-knn', ['--layer', '1', '2'])])
 def test_colours_are_found_even_by_random_weights(command, more, data):
     result = perform(parse([
         command, str(data), 'random', '--config', str(data / 'cfg.py'),
@@ -107,6 +108,7 @@ def test_colours_are_found_even_by_random_weights(command, more, data):
     assert result['interval'][0] <= result['miou'] <= result['interval'][1]
     lines = (data / 'out/evaluations.jsonl').read_text().splitlines()
     assert f'"kind": "{command}"' in lines[-1]
+    assert ('"layer": [1, 2]' in lines[-1]) == ('--layer' in more)
 
 
 def test_classes_are_those_of_the_most_pixels(data, tmp_path):

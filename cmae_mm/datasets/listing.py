@@ -90,6 +90,9 @@ _COLUMNS = dict(
     label=('label', 'gtlabel', 'class', 'target', 'category', 'classname',
            'labelname', 'categoryname', 'classid', 'labelid', 'categoryid'),
     split=('split', 'subset', 'partition'))
+# Cells of a column of 0 and 1, in lower case.
+_ZERO, _ONE = ('0', '0.0', 'false'), ('1', '1.0', 'true')
+_MISSING = ('', 'nan', 'na', 'n/a', 'none', 'null')
 # Number of files of a long list to check, evenly spaced.
 _MOST_CHECKED = 100_000
 Rows = Iterator[Tuple[int, List[str]]]
@@ -426,7 +429,7 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
     found: List[Tuple[int, str, str, str]] = []
     note = ''
     if several and places[1] is None:
-        rows, note = _join_columns(header, places, rows)
+        rows, note = _join_columns(path, header, places, rows)
         columns.append('label')
         places[1] = len(columns) - 1
     for line, row in rows:
@@ -445,7 +448,8 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
         found = [row for row in found if row[3].lower() == split.lower()]
     if not found:
         raise SourceError(f'{path} has no rows' + (
-            f' of the split {" or ".join(splits)}, but of '
+            f' of the split '
+            f'{" or ".join(dict.fromkeys(map(str.lower, splits)))}, but of '
             f'{", ".join(sorted(has))}' if has else ''))
     return ImageList(
         FileNames.of([[row[1] for row in found]]),
@@ -453,7 +457,8 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
         None if places[1] is None else [row[2] for row in found], split, note)
 
 
-def _join_columns(header: Sequence[str], places: Sequence[Optional[int]],
+def _join_columns(path: str, header: Sequence[str],
+                  places: Sequence[Optional[int]],
                   rows: Rows) -> Tuple[Rows, str]:
     """Append the names of the columns with a 1 to each row."""
     table = list(rows)
@@ -461,17 +466,27 @@ def _join_columns(header: Sequence[str], places: Sequence[Optional[int]],
     for place, name in enumerate(header):
         if place in places:
             continue
-        cells = {_strip(row[place]) for _, row in table if len(row) > place}
-        if cells <= {'0', '1', '0.0', '1.0'} and cells & {'1', '1.0'}:
+        cells = {_strip(row[place]).lower(): line
+                 for line, row in table[::-1] if len(row) > place}
+        wrong = {*cells} - {*_ONE, *_ZERO}
+        if wrong <= {*_MISSING} and {*cells} & {*_ONE}:
+            for cell in wrong:
+                raise SourceError(
+                    f'{path}, line {cells[cell]}: the column {_strip(name)!r} '
+                    f'has {cell!r}; expected 0 or 1')
             chosen[place] = _strip(name)
         else:
-            others.append(_strip(name))
+            others.append(encode_name(_strip(name)))
+    if not chosen:
+        raise SourceError(
+            f'{path} has neither a column label nor columns of 0 and 1, but '
+            f'{", ".join(others) or "paths only"}')
     joined = ((line, [*row, '|'.join(
         name for place, name in chosen.items()
-        if len(row) > place and _strip(row[place]) in ('1', '1.0'))])
+        if len(row) > place and _strip(row[place]).lower() in _ONE)])
         for line, row in table)
     return joined, '' if not others else (
-        f'columns that are not 0 and 1: {", ".join(map(encode_name, others))}')
+        f'columns that are not 0 and 1: {", ".join(others)}')
 
 
 def split_labels(text: str) -> List[str]:

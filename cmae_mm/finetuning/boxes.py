@@ -1,8 +1,10 @@
 """Images and boxes of COCO files."""
 import json
+import math
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Container, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -79,9 +81,12 @@ def _read_coco(root: Path, file: Path) -> Any:
         names = {c['id']: str(c['name']) for c in content['categories']}
         boxes: Dict[Any, List[dict]] = {i['id']: [] for i in content['images']}
         numbers = {key: i for i, key in enumerate(names)}
+        if not boxes:
+            raise ValueError('it has no images')
         left_out = 0
         for one in content['annotations']:
             box = one.get('bbox') or _box_of(one)
+            _check_annotation(one, box, boxes, numbers)
             if min(box[2:]) <= 0:
                 left_out += 1
                 continue
@@ -91,10 +96,16 @@ def _read_coco(root: Path, file: Path) -> Any:
                 category_id=numbers[one['category_id']]))
         first = content['images'][0]['file_name']
         sizes = [(i['width'], i['height']) for i in content['images']]
-    except (ValueError, KeyError, TypeError, IndexError,
-            AttributeError) as error:
+        for key in ('id', 'file_name'):
+            value, count = Counter(
+                i[key] for i in content['images']).most_common(1)[0]
+            if count > 1:
+                raise ValueError(f'{count} images have the {key} {value!r}')
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f'{error} is missing' if isinstance(error, KeyError) else (
+            error)
         raise ArgumentError(
-            f'{file} is not a COCO file of boxes ({error!r})') from error
+            f'{file} is not a COCO file of boxes: {reason}') from error
     if not any(boxes.values()):
         raise ArgumentError(f'{file} has no boxes')
     if len({*names.values()}) < len(names):
@@ -123,6 +134,18 @@ def _read_coco(root: Path, file: Path) -> Any:
         (left_out, 'boxes without width or height are skipped'),
         (blank, 'images without boxes')) if count]
     return Part(str(file), records, labels, notes=notes), classes
+
+
+def _check_annotation(annotation: Mapping[str, Any], box: Sequence[float],
+                      images: Container, categories: Container) -> None:
+    """Check that an annotation has a box, an image and a category."""
+    for key, known in (('image_id', images), ('category_id', categories)):
+        if annotation[key] not in known:
+            raise ValueError(f'the {key} {annotation[key]!r} of an annotation '
+                             'does not exist')
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise ValueError(f'the box {box} of an annotation does not have 4 '
+                         'finite numbers')
 
 
 def _box_of(annotation: Mapping[str, Any]) -> List[float]:

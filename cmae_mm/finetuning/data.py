@@ -193,14 +193,15 @@ def read_labelled(data: PathLike,
         raise ArgumentError(
             f'{data} has images of several labels, {several[0]!r}; use the '
             'task multilabel (--task multilabel)')
-    if {c.lower() for c in classes} <= _NO_CLASSES:
+    if classes and {c.lower() for c in classes} <= _NO_CLASSES:
         raise ArgumentError(
             f'{data} has the folders {", ".join(classes)} instead of classes; '
             'use --task segment for masks, --task detect for boxes')
     if len(classes) < 2:
+        notes = '; '.join(['', *found['train'].notes])
         raise ArgumentError(
             f'{found["train"].place} has one class, {classes}; a classifier '
-            'needs two or more')
+            f'needs two or more{notes}')
     task = 'multilabel' if multilabel else 'classify'
     return complete(LabelledData(classes, found, [], unreadable, task),
                     labels_per_class, seed)
@@ -250,8 +251,8 @@ def _find_parts(data: PathLike, multilabel: bool,
                 val: Optional[str]) -> Dict[str, Part]:
     """Read the parts by name, or all images as the training part."""
     read = partial(_read_part, data, multilabel)
-    if kind_of(data) == 'list':
-        read(())  # raises for wrong lines
+    # Raises for wrong lines.
+    whole = read(()) if kind_of(data) == 'list' else None
     parts = {name: read(spellings(names))
              for name, names in PART_NAMES.items()}
     if val is not None:
@@ -266,7 +267,21 @@ def _find_parts(data: PathLike, multilabel: bool,
             raise ArgumentError(
                 f'{data} has a validation or test part, but no part train')
         parts['train'] = read(())
-    return {k: p for k, p in parts.items() if p is not None}
+    found = {k: p for k, p in parts.items() if p is not None}
+    if whole is not None:
+        _note_other_splits(found, whole)
+    return found
+
+
+def _note_other_splits(parts: Dict[str, Part], whole: Part) -> None:
+    """Note rows of a list that are in no part."""
+    known = {_key_of(r) for part in parts.values() for r in part.records}
+    others = [r['img_path'] for r in whole.records if _key_of(r) not in known]
+    if others:
+        parts['train'] = parts['train']._replace(notes=[
+            *parts['train'].notes,
+            f'{len(others):,} rows have another split and are left out, the '
+            f'first: {encode_name(others[0])}'])
 
 
 def _read_part(data: PathLike, multilabel: bool,

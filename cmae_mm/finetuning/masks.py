@@ -71,11 +71,11 @@ def read_masks(data: PathLike,
 
 def _check_size(record: Mapping[str, Any], image: np.ndarray) -> None:
     """Check that a mask has the size of its image."""
-    with Image.open(record['seg_map_path']) as mask:
-        if mask.size != image.shape[1::-1]:
-            raise ArgumentError(
-                f'{record["seg_map_path"]} has {mask.width} x {mask.height} '
-                f'pixels, but its image {image.shape[1]} x {image.shape[0]}')
+    height, width = read_mask(record['seg_map_path']).shape
+    if (height, width) != image.shape[:2]:
+        raise ArgumentError(
+            f'{record["seg_map_path"]} has {width} x {height} pixels, but its '
+            f'image {image.shape[1]} x {image.shape[0]}')
 
 
 def _find_folders(root: Path, words: Sequence[str]) -> Optional[List[Path]]:
@@ -100,6 +100,8 @@ def _pair(images: Path, masks: Path) -> Part:
         raise ArgumentError(str(error)) from error
     by_name = {str(Path(name).with_suffix('')): labels.path(i)
                for i, name in enumerate(labels.names)}
+    if len(by_name) < len(labels):
+        raise ArgumentError(f'{masks} has several masks with the same name')
     records = []
     for index, name in enumerate(found.names):
         mask = by_name.get(str(Path(name).with_suffix('')))
@@ -108,13 +110,18 @@ def _pair(images: Path, masks: Path) -> Part:
                 f'{found.path(index)} has no mask with the same name in '
                 f'{masks}')
         records.append(dict(img_path=found.path(index), seg_map_path=mask))
-    return Part(str(images), records, [[]] * len(records))
+    spare = len(by_name) - len({r['seg_map_path'] for r in records})
+    notes = [f'{spare:,} masks without an image are left out'] * bool(spare)
+    return Part(str(images), records, [[]] * len(records), notes=notes)
 
 
 def read_mask(path: str) -> np.ndarray:
     """Read a mask: uint8, (H, W); palette indices are its values."""
-    with Image.open(path) as image:
-        mask = np.asarray(image)
+    try:
+        with Image.open(path) as image:
+            mask = np.asarray(image)
+    except (OSError, SyntaxError) as error:  # as Pillow raises for PNG files
+        raise ArgumentError(f'{path} cannot be read: {error}') from error
     if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
         raise ArgumentError(
             f'{path} must have one channel of values from 0 to 255, but has '

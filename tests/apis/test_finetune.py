@@ -555,6 +555,24 @@ def test_mistakes_of_lists_and_copies(photos, tmp_path):
         with pytest.raises(ArgumentError, match=match) as caught:
             read(lines, header)
         assert '\n' not in str(caught.value)
+    splits = ['train', 'val', 'train', 'fold 3']
+    found = read([f'{r},{splits[i % 4]}' for i, r in enumerate(rows)],
+                 'path,label,split')
+    assert any(f'6 rows have another split and are left out, the first: '
+               f'{files[3]}' in n for n in found.notes)
+    (tmp_path / 'list.csv').write_text('\n'.join(
+        [f'path,{",".join(CLASSES)}', *(
+            f'{f},{",".join(str(int(c == f.parent.name)) for c in CLASSES)}'
+            for f in files)]))
+    assert read_labelled(tmp_path / 'list.csv', True).classes == CLASSES
+    text = (tmp_path / 'list.csv').read_text()
+    for wrong, match in ((text.replace(',0', ',nan', 1), 'line 2: the column '
+                          "'.*' has 'nan'; expected 0 or 1"),
+                         (text.replace(',1', ',3').replace(',0', ',4'),
+                          'neither a column label nor columns of 0 and 1')):
+        (tmp_path / 'list.csv').write_text(wrong)
+        with pytest.raises(ArgumentError, match=match):
+            read_labelled(tmp_path / 'list.csv', True)
     folder = make_photos(tmp_path / 'copied', dict(train=3, val=2))
     (folder / 'val/teapot/copy.JPEG').write_bytes(
         next((folder / 'train/teapot').iterdir()).read_bytes())

@@ -128,12 +128,28 @@ def test_mistakes(finished, boxes, tmp_path):
             read_boxes(copy)
         assert '\n' not in str(caught.value)
 
-    fails('has no boxes', annotations=[])
-    fails('two categories of one name', categories=[
-        dict(c, name='x') for c in content['categories']])
-    fails('other categories than', categories=[
-        dict(c, name=c['name'] * 2) for c in content['categories']])
-    fails('not a COCO file of boxes', annotations=[dict(image_id=1)])
+    images, found = content['images'], content['annotations']
+    for match, key, value in (
+            ('has no boxes', 'annotations', []),
+            ('two categories of one name', 'categories', [
+                dict(c, name='x') for c in content['categories']]),
+            ('other categories than', 'categories', [
+                dict(c, name=c['name'] * 2) for c in content['categories']]),
+            ('COCO file of boxes: .segmentation. is missing', 'annotations',
+             [dict(image_id=1)]),
+            ('the image_id -1 of an annotation', 'annotations',
+             [dict(found[0], image_id=-1)]),
+            ('the category_id 7 of an annotation', 'annotations',
+             [dict(found[0], category_id=7)]),
+            ('does not have 4 finite', 'annotations',
+             [dict(found[0], bbox=[1, 2, float('nan'), 3])]),
+            ('does not have 4 finite', 'annotations',
+             [dict(found[0], bbox=[1, 2, 3])]),
+            ('has no images', 'images', []),
+            ('2 images have the id', 'images', [*images, images[0]]),
+            ('2 images have the file_name', 'images',
+             [*images, dict(images[0], id=-1)])):
+        fails(match, **{key: value})
     fails('its annotations have 7 x', images=[
         dict(i, width=7) for i in content['images']])
     train = json.loads(
@@ -141,6 +157,13 @@ def test_mistakes(finished, boxes, tmp_path):
     fails('is in two parts', images=[dict(
         other, id=i['id'], file_name=f"../train2017/{other['file_name']}")
         for i, other in zip(content['images'], train)])
+    # Left out: boxes without width. Ids of categories may have holes.
+    file.write_text(json.dumps(dict(content, annotations=[
+        dict(found[0], bbox=[1, 1, 0, 5]), *found[1:],
+        dict(found[0], iscrowd=1)])))
+    part = read_boxes(copy).parts['val']
+    assert any('1 boxes without width' in note for note in part.notes)
+    assert sum(b['iscrowd'] for r in part.records for b in r['boxes']) >= 1
     file.write_text(json.dumps(content))
     next((copy / 'images/val2017').iterdir()).unlink()
     with pytest.raises(ArgumentError, match='which|does not have'):

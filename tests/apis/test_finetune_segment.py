@@ -151,7 +151,23 @@ def test_masks_without_parts_or_names(masks, tmp_path):
     (tmp_path / 'classes.txt').write_text('only\n')
     with pytest.raises(ArgumentError, match='the value 1, but'):
         read_masks(tmp_path)
-    next((tmp_path / 'masks').iterdir()).unlink()
+    (tmp_path / 'classes.txt').unlink()
+    first = next((tmp_path / 'masks').iterdir())
+    shutil.copy(first, tmp_path / 'masks/spare.png')
+    assert any('1 masks without an image are left out' in note
+               for note in read_masks(tmp_path).notes)
+    whole = first.read_bytes()
+    for content, match in ((whole[:-20], 'cannot be read'),
+                           (b'no mask', 'cannot be read')):
+        first.write_bytes(content)
+        with pytest.raises(ArgumentError, match=match):
+            read_masks(tmp_path)
+    for size, mode, match in (((9, 9), 'L', 'has 9 x 9 pixels'),
+                              ((32, 32), 'RGB', 'must have one channel')):
+        Image.new(mode, size).save(first)
+        with pytest.raises(ArgumentError, match=match):
+            read_masks(tmp_path)
+    first.unlink()
     with pytest.raises(ArgumentError, match='has no mask with the same name'):
         read_masks(tmp_path)
     with pytest.raises(ArgumentError, match='no folders images and masks'):

@@ -3,10 +3,10 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..datasets.listing import evenly
 from ..datasets.source import open_source
 from ..evaluation.centre_crop import CentreCrop
 from .arguments import ArgumentError, PathLike
@@ -57,12 +57,6 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
         raise ArgumentError('no image was given; name images or a folder of '
                             'images')
     return picked
-
-
-def evenly(count: int, most: int) -> List[int]:
-    """Return at most ``most`` of ``range(count)``, evenly spaced."""
-    return sorted({round(i) for i in np.linspace(0, count - 1,
-                                                 min(count, most))})
 
 
 def load_crops(picked: Sequence[PickedImage], crop: CentreCrop) -> Tensor:

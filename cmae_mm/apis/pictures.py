@@ -380,10 +380,10 @@ def map_images(data: Data,
             images.
         MissingLibrary: If UMAP is chosen and not installed.
     """
+    from ..datasets.listing import evenly
     from ..datasets.source import open_source
     from ..visualization.image_grid import save_picture
     from ..visualization.projection import choose_method, draw_map, project
-    from .images import evenly
     paths, values = _embed(data, checkpoint, features, encoder, pool,
                            batch_size, num_workers, img_size, num_heads)
     if len(paths) < 2:

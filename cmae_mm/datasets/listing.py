@@ -306,6 +306,12 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.join(path, '').startswith(os.path.join(folder, ''))
 
 
+def evenly(count: int, most: int) -> List[int]:
+    """Return at most ``most`` of ``range(count)``, evenly spaced."""
+    spaced = np.linspace(0, count - 1, min(count, most))
+    return np.unique(spaced.round().astype(int)).tolist()
+
+
 class ImageList(NamedTuple):
     """Content of a list file.
 
@@ -536,8 +542,7 @@ def check_files(path: str, root: str, found: ImageList,
             message has its line number.
     """
     count = len(found.names)
-    chosen = np.unique(np.linspace(
-        0, count - 1, min(count, _MOST_CHECKED)).astype(int)).tolist()
+    chosen = evenly(count, _MOST_CHECKED)
     faults = [index for index in chosen
               if _find_fault(os.path.join(root, found.names[index]))]
     if not faults or allow_missing and len(faults) < len(chosen):

@@ -15,6 +15,7 @@ from ..datasets.decode import (
     is_jpeg,
     read_image,
 )
+from ..datasets.listing import evenly
 
 # Number of images per data set to decode before the first step.
 _MOST_IMAGES = 500
@@ -52,9 +53,8 @@ def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
     """
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     loaders = [t for t in transforms if isinstance(t, LoadImageFromFile)]
-    count = min(len(dataset), _MOST_IMAGES) if loaders else 0
-    for number in np.linspace(0, len(dataset) - 1, count).astype(int):
-        path = dataset.get_data_info(int(number))['img_path']
+    for number in evenly(len(dataset), _MOST_IMAGES if loaders else 0):
+        path = dataset.get_data_info(number)['img_path']
         reason = '' if '://' in path else _find_loss(path, loaders[0])
         if reason:
             raise ValueError(

@@ -20,6 +20,7 @@ from mmengine.hooks import Hook
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
 
+from ..datasets.listing import evenly
 from ..engine.device import unwrapped_model
 from .dataset_checks import (
     check_channels,
@@ -194,10 +195,8 @@ class SegmentationCheckHook(Hook):
             if type(t).__name__ in ('LoadAnnotations', 'LoadCategoryMap')
         ])
         count = len(dataset.metainfo['classes'])
-        places = np.linspace(
-            0, len(dataset) - 1, min(len(dataset), self.max_maps))
-        for i in places.astype(int):
-            record = dataset.get_data_info(int(i))
+        for i in evenly(len(dataset), self.max_maps):
+            record = dataset.get_data_info(i)
             for key in ('img_path', 'seg_map_path'):
                 if '://' not in record[key] and not osp.isfile(record[key]):
                     raise FileNotFoundError(

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..config import ArgumentError
 from ..datasets.decode import UnfitImage, decode_short, make_settings
-from ..datasets.listing import sort_classes
+from ..datasets.listing import evenly, sort_classes
 from ..datasets.names import encode_name
 from ..datasets.source import (
     ImageSource,
@@ -489,12 +489,11 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
             check(record, image)
         return '', digest
 
-    numbers = np.unique(np.linspace(
-        0, len(records) - 1, min(len(records), _MOST_DECODED)).astype(int))
+    numbers = evenly(len(records), _MOST_DECODED)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        found = list(pool.map(decode, numbers.tolist()))
-    return ({i: why for i, (why, _) in zip(numbers.tolist(), found) if why},
-            {digest: i for i, (_, digest) in zip(numbers.tolist(), found)})
+        found = list(pool.map(decode, numbers))
+    return ({i: why for i, (why, _) in zip(numbers, found) if why},
+            {digest: i for i, (_, digest) in zip(numbers, found)})
 
 
 def drop_unreadable(parts: Mapping[str, Part],

@@ -13,6 +13,7 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
 from ...datasets.datasets import count_classes
+from ...datasets.listing import evenly
 from ...datasets.samplers import SeededIndex, mix, seed_generators
 from ...models import CMAE
 from ...models.utils import is_sharded
@@ -200,12 +201,10 @@ class ReconstructionHook(IntervalHook):
     def _load(self, runner, model: CMAE) -> Tensor:
         """Load the online views of some images, with constant seeds."""
         dataset = runner.train_dataloader.dataset
-        count = min(self.num_images, len(dataset))
-        chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int)
         samples = []
-        for index in chosen:
-            seed_generators(mix(0, int(index)))
-            samples.append(dataset[SeededIndex(index, mix(0, int(index)))])
+        for index in evenly(len(dataset), self.num_images):
+            seed_generators(mix(0, index))
+            samples.append(dataset[SeededIndex(index, mix(0, index))])
         collate = runner.train_dataloader.collate_fn or pseudo_collate
         views = model.data_preprocessor(collate(samples), True)['inputs']
         online = views if isinstance(views, Tensor) else views[0]

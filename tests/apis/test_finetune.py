@@ -266,7 +266,7 @@ def test_same_command_resumes_and_another_is_refused(finished, photos,
 @pytest.mark.parametrize(('line', 'message'), [
     ('import os', 'not a plain value'),
     ("model = dict(type='os.system')", 'not one of the classes'),
-    ('model = dict(head=1)', 'no config'),
+    ('model = dict(head=1)', 'not a config'),
 ])
 def test_nothing_in_the_folder_is_run(finished, tmp_path, line, message):
     (tmp_path / 'best.pth').write_bytes(finished.checkpoint.read_bytes())

@@ -7,7 +7,8 @@ from typing import Iterable, Union
 
 # Weights in folders of transformers and timm.
 WEIGHT_FILES = ('model.safetensors', 'model.safetensors.index.json',
-                'pytorch_model.bin')
+                'pytorch_model.bin', 'pytorch_model.bin.index.json',
+                'adapter_model.safetensors')
 _PACKAGE = Path(__file__).resolve().parent
 # Detection and segmentation of the original distribution.
 _ORIGINAL_DENSE = dict(

@@ -243,15 +243,13 @@ init.safetensors
     )
     from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
     from ..checkpoints.load import fit
-    from ..checkpoints.state_dict import grid_of
     model: Any = _build_model(config, cfg_options)
     _require_cmae(model, config)
     with naming(str(checkpoint)):
         state, meta = read_checkpoint(str(checkpoint))
         facts = read_encoder_facts(meta)
         found = find_encoder(
-            state, img_size=facts.get('img_size', model.backbone.img_size))
-        found = found._replace(grid=grid_of(found.state, facts))
+            state, facts=facts, img_size=model.backbone.img_size)
         lines = list(found.lines)
         if found.kind == RELEASED:
             report = load_model(model, state, allow_partial, facts)

@@ -52,8 +52,7 @@ def encoder_facts(model: nn.Module,
         - ``norm_eps``, epsilon of the layer norms, unless it is 1e-6,
         - ``target_with_cls_token``, where there is a target,
         - ``num_class_tokens``, unless it is 1,
-        - ``img_size``, height and width of images in pixels, unless they are
-          square.
+        - ``img_size``, height and width of images in pixels.
     """
     settings = getattr(getattr(model, 'backbone', None), 'arch_settings', None)
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
@@ -65,8 +64,7 @@ def encoder_facts(model: nn.Module,
         getattr(model.backbone, 'num_class_tokens', 1))
     if classes != 1:
         facts['num_class_tokens'] = classes
-    facts |= _rectangle(
-        img_size or getattr(model.backbone, 'img_size', None))
+    facts |= _size(img_size or getattr(model.backbone, 'img_size', None))
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
     for name in ('mean', 'std'):
         value = getattr(preprocessor, name, None)
@@ -98,9 +96,9 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
             folder, used if the record lacks them.
 
     Returns:
-        Dict[str, Any]: See :func:`encoder_facts`, and ``crop_pct``, the side
-        of the centre crop relative to the resized short side of the image;
-        empty without settings.
+        Dict[str, Any]: See :func:`encoder_facts`, ``crop_pct``, the side of
+        the centre crop relative to the resized short side of the image, and
+        ``num_layers``; empty without settings.
 
     Raises:
         CheckpointError: If a value is not allowed.
@@ -150,7 +148,8 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
     config = meta.get('config.json', {})
     images = meta.get('preprocessor_config.json', {})
     facts: Dict[str, Any] = dict(num_heads=config.get('num_attention_heads'),
-                                 **_rectangle(config.get('image_size')))
+                                 num_layers=config.get('num_hidden_layers'),
+                                 **_size(config.get('image_size')))
     if 'num_attention_heads' in config:
         facts['norm_eps'] = config.get('layer_norm_eps', _HF_NORM_EPS)
     try:
@@ -158,7 +157,7 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
             images, given = config['pretrained_cfg'], config.get(
                 'model_args', {})
             facts['num_heads'] = given.get('num_heads')
-            facts.update(_rectangle(given.get('img_size') or images.get(
+            facts.update(_size(given.get('img_size') or images.get(
                 'input_size', [])[1:]))
             facts.update(_scale(images['mean'], images['std']),
                          crop_pct=images.get('crop_pct'))
@@ -171,10 +170,11 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
     return facts
 
 
-def _rectangle(size: Any) -> Dict[str, Any]:
-    """Return ``img_size`` of rectangular images."""
-    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
-    return dict(img_size=list(size)) if is_pair and size[0] != size[1] else {}
+def _size(size: Any) -> Dict[str, Any]:
+    """Return ``img_size`` as height and width; nothing if it is none."""
+    pair = [size, size] if isinstance(size, int) else size
+    is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
+    return dict(img_size=list(pair)) if is_pair else {}
 
 
 def _read_processor(images: Mapping[str, Any]) -> Dict[str, Any]:
@@ -220,6 +220,7 @@ def _is_list(value: Any) -> bool:
 # Check and description of each setting.
 _ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
     num_heads=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
+    num_layers=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
     norm_eps=(lambda v: isinstance(v, float) and 0 <= v < 1,
               'a number from 0 to 1'),
     crop_pct=(lambda v: isinstance(v, (int, float)) and 0.1 <= v <= 1,

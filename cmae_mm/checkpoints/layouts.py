@@ -21,6 +21,7 @@ import torch
 from ..image_size import ImageSize, Pair, find_grid, to_pair
 from . import CheckpointError
 from .read import StateDict
+from .state_dict import grid_of
 
 
 class Row(NamedTuple):
@@ -184,7 +185,7 @@ FOREIGN = tuple(
 _NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
                'pooler.', 'classifier.', 'embeddings.mask_token',
                'masked_embed', 'head_dist.', 'cls_classifier.',
-               'distillation_classifier.')
+               'distillation_classifier.', 'n_averaged')
 # Prefixes of wrappers: compiled modules, parallel ones, and other frameworks.
 _WRAPPERS = ('module.', 'teacher.', 'student.', 'base_encoder.', 'model.',
              'encoder.', 'backbone.', 'vit.', 'net.', 'network.')
@@ -209,7 +210,7 @@ class FoundEncoder(NamedTuple):
         left_out (Tuple[str, ...]): Other parts of the checkpoint.
         num_class_tokens (int): Number of class tokens of a foreign encoder.
         grid (Tuple[int, int], optional): Height and width in patches; None
-            for a square.
+            where the checkpoint does not say the size of its images.
     """
 
     state: StateDict
@@ -492,6 +493,7 @@ def _unwrap(state: StateDict, encoder: str
 
 def find_encoder(state: StateDict,
                  encoder: str = 'online',
+                 facts: Mapping[str, Any] = {},
                  img_size: Optional[ImageSize] = None) -> FoundEncoder:
     """Find the encoder in a checkpoint by the names of its parameters.
 
@@ -499,8 +501,10 @@ def find_encoder(state: StateDict,
         state (StateDict): The checkpoint's tensors.
         encoder (str): 'online' or 'target'; for DINO and iBOT also 'teacher',
             the same as 'online', or 'student'. Defaults to 'online'.
-        img_size (int | Sequence[int], optional): Size of its images in pixels,
-            if known. Defaults to squares.
+        facts (Mapping[str, Any]): What the checkpoint notes of its encoder.
+            Defaults to nothing.
+        img_size (int | Sequence[int], optional): Size of its images in
+            pixels, if it notes none. Defaults to squares.
 
     Returns:
         FoundEncoder: The encoder under our names, without prefix.
@@ -512,6 +516,11 @@ def find_encoder(state: StateDict,
     if encoder not in choices:
         raise CheckpointError(
             f"the encoder must be 'online' or 'target', but got {encoder!r}")
+    if any('.lora_' in name for name in state):
+        raise CheckpointError(
+            'it holds adapters (LoRA) of an encoder; merge them into its '
+            'weights with `model.merge_and_unload()` of peft, and save it '
+            'again')
     if encoder in choices[2:] and not _starts(state, (f'{encoder}.', )):
         raise CheckpointError(f'it has no {encoder}; use the online encoder')
     branch = _branch_of(state, encoder)
@@ -528,7 +537,7 @@ def find_encoder(state: StateDict,
         state = rename(state, layout.rows, back=True)
         if layout.kind in FOREIGN:
             classes = count_extra(state)
-            lines += _make_plain(state, img_size)
+            lines += _make_plain(state, facts.get('img_size', img_size))
     except (IndexError, RuntimeError) as error:  # of shapes
         raise CheckpointError(
             f'it is {kind} by its names, but not by its shapes: {error}'
@@ -548,7 +557,8 @@ def find_encoder(state: StateDict,
     if kind == _OTHER_METHOD and found.pop('mask_token', None) is not None:
         lines.append('not loaded: its mask token')
     return FoundEncoder(found, kind, tuple(lines), branch,
-                        tuple(sorted(left_out)), classes)
+                        tuple(sorted(left_out)), classes,
+                        grid_of(found, facts))
 
 
 def _branch_of(state: StateDict, encoder: str) -> str:

@@ -53,6 +53,9 @@ PathLike = Union[str, 'os.PathLike[str]']
 RANDOM = 'random'
 # Settings that are numbers of layers.
 _DEPTHS = r'(depth|num_layers|depths\.\d+)$'
+# Tensors that the sizes of a plain encoder follow from.
+_NEEDED = ('patch_embed.projection.weight', 'pos_embed',
+           'layers.0.ffn.layers.0.0.weight')
 # Parts of an encoder that a backbone may not have.
 _SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
 # Parts of a backbone that no encoder has: the norm of pooled features,
@@ -111,8 +114,7 @@ def load_encoder(checkpoint: str,
     with naming(checkpoint):
         state, meta = read_checkpoint(checkpoint)
         facts = read_encoder_facts(meta)
-        found = find_encoder(
-            state, encoder, facts.get('img_size', img_size))
+        found = find_encoder(state, encoder, facts, img_size)
         loaded = build_encoder(found, facts, encoder, img_size, num_heads)
     loaded.lines[0] = f'{checkpoint} is {loaded.lines[0]}'
     return loaded
@@ -139,7 +141,7 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
     """
     state = dict(found.state)
     kind, settings, grid = _settings_of(
-        state, dict(dict(num_class_tokens=found.num_class_tokens), **facts),
+        found, {'num_class_tokens': found.num_class_tokens, **facts},
         img_size, num_heads)
     if kind == 'TransferViT' and encoder == 'target' and not facts.get(
             'target_with_cls_token', True):
@@ -153,10 +155,9 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         with torch.device('meta'):  # sizes are compared before memory is taken
             backbone = MODELS.get(kind)(**settings)
         backbone.out_type = 'raw'
-        found = found._replace(state=state, grid=grid)
-        fitted = fit(backbone, found, new=None,
-                     advice='it is not a vision transformer of this project',
-                     most_listed=10)
+        fitted = fit(backbone, found._replace(state=state, grid=grid),
+                     new=None, most_listed=10,
+                     advice='it is not a vision transformer of this project')
     except CheckpointError:
         raise
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
@@ -164,15 +165,18 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         raise CheckpointError(
             'its encoder cannot be built for images of '
             f'{words_of(settings["img_size"])} pixels: {reason}') from error
+    if found.grid is None and found.kind in layouts.FOREIGN:
+        fitted.lines.append(_assumed(grid))
     backbone.to_empty(device='cpu').load_state_dict(fitted.state)
     return LoadedEncoder(backbone.eval(), facts, fitted.lines,
                          dict(settings, type=kind))
 
 
-def _settings_of(state: StateDict, facts: Dict[str, Any],
+def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
                  img_size: Optional[ImageSize], num_heads: Optional[int]
                  ) -> Tuple[str, Dict[str, Any], Pair]:
     """Derive the name, the arguments and the grid of an encoder."""
+    state = found.state
     hybrid = is_hybrid(state)
     sizes, positions = read_sizes(state), _shape(state, 'pos_embed', 3)
     hidden = _shape(state, 'layers.0.ffn.layers.0.0.weight', 2)
@@ -184,15 +188,22 @@ def _settings_of(state: StateDict, facts: Dict[str, Any],
     if not (sizes and positions and hidden and (kernel or not hybrid)):
         what = 'hybrid encoder' if hybrid else (
             'plain vision transformer')
+        lacking = ', '.join(k for k in _NEEDED if k not in state)
+        raise CheckpointError(f'its encoder is no {what}' + (
+            f', or it is incomplete: it has no {lacking}' if lacking and
+            not hybrid else '; build it by its config'))
+    depth = sizes.depths[-1]
+    if facts.get('num_layers', depth) != depth:
         raise CheckpointError(
-            f'its encoder is no {what}; build it by its config')
+            f'its config.json says {facts["num_layers"]} layers, but its '
+            f'weights are of {depth}: they are incomplete')
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
     # class tokens and registers
     has_token = 'cls_token' in state
     num_extra = layouts.count_extra(state)
     grid, size = _find_sizes(
         positions[1], num_extra, math.prod(sizes.patches), img_size,
-        grid_of(state, facts))
+        found.grid)
     settings: Dict[str, Any] = dict(
         img_size=size,
         in_channels=state[f'{first}.projection.weight'].shape[1],
@@ -243,7 +254,7 @@ def _find_sizes(positions: int, num_extra: int, patch: int,
             given = divide(img_size, patch)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
-    grid = find_grid(count, noted) or find_grid(count, given)
+    grid = find_grid(count, noted, given)
     if grid is None:
         raise CheckpointError(
             f'its {positions} positions are not those of '
@@ -291,9 +302,8 @@ def fit_encoder(module: nn.Module, checkpoint: str,
     with naming(checkpoint):
         state, meta = read_checkpoint(checkpoint)
         facts = read_encoder_facts(meta)
-        found = find_encoder(state, encoder, facts.get(
-            'img_size', getattr(module, 'img_size', None)))
-        found = found._replace(grid=grid_of(found.state, facts))
+        found = find_encoder(
+            state, encoder, facts, getattr(module, 'img_size', None))
         _check_heads(module, facts)
         fitted = fit(
             module, found, most_listed=10, advice="the model must have the "
@@ -325,6 +335,12 @@ def _compare_eps(module: nn.Module, facts: Dict[str, Any],
             'reproduces its features exactly')
 
 
+def _assumed(grid: Pair) -> str:
+    """Report a grid that the checkpoint does not say."""
+    return 'it does not say the size of its images, which are taken as ' + (
+        'squares' if grid[0] == grid[1] else f'{grid[0]}x{grid[1]} patches')
+
+
 def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
         new: Optional[Pattern] = _NEW, **options: Any) -> FittedEncoder:
     """Fit an encoder to a module.
@@ -344,6 +360,8 @@ def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
     if positions is not None and positions.dim() == 4:
         state = layouts.to_vit_sam(state, found.grid)
     lines = list(found.lines)
+    if found.grid is None and found.kind in layouts.FOREIGN:
+        lines.append(_assumed((1, 1)))
     state, changes = layouts.match_registers(state, expected)
     lines += changes
     spared = [k for k in state
@@ -483,20 +501,20 @@ class PretrainedEncoder:
         checkpoint (str): See :func:`load_encoder_into`; or 'random', for
             random weights.
         encoder (str): 'online' or 'target'. Defaults to 'online'.
-        **settings: ``prefix`` and ``map_location`` of mmengine's
-            ``Pretrained``, which are not used.
+        prefix (str, optional): Of mmengine's ``Pretrained``; not used.
+        map_location (str, optional): Likewise.
 
     Raises:
         CheckpointError: If there are other settings.
     """
 
     def __init__(self, checkpoint: str = '', encoder: str = 'online',
-                 **settings: Any) -> None:
-        unknown = sorted(settings.keys() - {'prefix', 'map_location'})
+                 prefix: Any = None, map_location: Any = None,
+                 **unknown: Any) -> None:
         if unknown:
             raise CheckpointError(
                 'init_cfg takes type, checkpoint, encoder, prefix and '
-                f'map_location, but got {unknown}')
+                f'map_location, but got {sorted(unknown)}')
         self.checkpoint, self.encoder = checkpoint, encoder
 
     def __call__(self, module: nn.Module) -> bool:

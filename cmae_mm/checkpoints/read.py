@@ -52,6 +52,14 @@ _WRAPPERS = ('state_dict', 'model')
 _FOLDER_SETTINGS = ('config.json', 'preprocessor_config.json')
 # Few system calls, and a chunk fits into the CPU cache.
 _CHUNK = 1 << 20
+# Beginnings of files that are no checkpoints, in words for people.
+_OTHER_FILES = {
+    b'version https://git-lfs': 'is a pointer of Git LFS in place of the '
+                                'file, which `git lfs pull` fetches',
+    b'GGUF': 'is a GGUF file, whose quantised weights are not read',
+    b'\x89HDF': 'is an HDF5 file, as Keras writes it, which is not read',
+    b'<': 'is a web page or XML in place of a checkpoint; download it again',
+    b'\x1f\x8b': 'is an archive; unpack it'}
 _NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
 
 
@@ -129,7 +137,8 @@ def _opened(path: PathLike) -> Iterator[_Source]:
     file = Path(path).expanduser()
     if file.is_dir():
         raise CheckpointError(
-            f'{file} is a folder; use the path of a checkpoint file')
+            f'{file} is a folder without weights; name a file, or a folder '
+            f'with one of {", ".join(WEIGHT_FILES[:4])}')
     try:
         with open(file, 'rb') as opened:
             yield _Source(opened, str(file))
@@ -237,10 +246,16 @@ def _load(source: _Source, map_location: Any) -> Any:
         raise DamagedCheckpoint(
             f'{name} is damaged: it is empty or starts with zeros')
     if not start.startswith(b'\x80'):  # PROTO, the first opcode
-        raise DamagedCheckpoint(
+        raise DamagedCheckpoint(_describe_kind(name, start) or (
             f'{name} is not a file of torch.save, or it is damaged: it starts '
-            f'with {start[:4]!r}')
+            f'with {start[:4]!r}'))
     return _load_legacy(source, map_location)
+
+
+def _describe_kind(name: str, start: bytes) -> str:
+    """Describe a file that is no checkpoint; '' for one not known."""
+    return next((f'{name} {what}' for mark, what in _OTHER_FILES.items()
+                 if start.startswith(mark)), '')
 
 
 def _place(source: _Source, storage: torch.UntypedStorage,
@@ -367,7 +382,11 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         meta: Dict[str, Any] = {}
         for one in files:
             part, meta = _read_file(one)
-            state = part if len(files) == 1 else OrderedDict(state, **part)
+            twice = sorted(state.keys() & part.keys())
+            if twice:
+                raise CheckpointError(
+                    f'it holds {twice[0]} in two of its files')
+            state.update(part)
         for name in _FOLDER_SETTINGS if file.name in WEIGHT_FILES else ():
             if file.with_name(name).is_file():
                 meta[name] = _read_json(file.with_name(name))
@@ -379,15 +398,33 @@ def _read_index(file: Path) -> List[Path]:
     names = _read_json(file).get('weight_map')
     if not isinstance(names, dict) or not names:
         raise DamagedCheckpoint(f'{file} is damaged: it lists no files')
-    files = {Path(str(name)).name for name in names.values()}
-    return [file.with_name(name) for name in sorted(files)]
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise DamagedCheckpoint(
+                f'{file} is damaged: it names {name!r}, which is no file of '
+                'its folder')
+    return [file.with_name(name) for name in sorted({*names.values()})]
 
 
 def _read_file(file: Path) -> Checkpoint:
     with _opened(file) as source:
         if file.suffix.lower() == '.safetensors':
             return _read_safetensors(source)
-        return unwrap(_load(source, 'cpu'))
+        content = _load(source, 'cpu')
+    found = unwrap(content)
+    # Averages beside the weights.
+    others = [k for k, v in content.items() if k not in _WRAPPERS
+              and _holds(v)] if content.keys() & {*_WRAPPERS} else ()
+    if others:
+        print_log(f'left out: {", ".join(map(str, others))}',
+                  logger='current')
+    return found
+
+
+def _holds(value: Any) -> bool:
+    """Whether a value is a dict with tensors."""
+    return isinstance(value, dict) and any(
+        isinstance(v, Tensor) for v in value.values())
 
 
 def _read_json(file: Path) -> Dict[str, Any]:
@@ -423,7 +460,7 @@ def unwrap(content: Any) -> Checkpoint:
     if not isinstance(content, dict):
         raise CheckpointError(
             f'it holds a {type(content).__name__}, not a state dict')
-    if not any(isinstance(value, Tensor) for value in content.values()):
+    if not _holds(content):
         content = {f'{part}.{name}': value for part, tensors in content.items()
                    if isinstance(tensors, dict)
                    for name, value in tensors.items()
@@ -454,9 +491,9 @@ def _read_safetensors(source: _Source) -> Checkpoint:
         try:
             state = safetensors.torch.load(data)
         except SafetensorError as error:
-            raise DamagedCheckpoint(
-                f'{source.name} is not a safetensors file, or damaged: {error}'
-            ) from error
+            raise DamagedCheckpoint(_describe_kind(source.name, data) or (
+                f'{source.name} is not a safetensors file, or damaged: '
+                f'{error}')) from error
         length, = struct.unpack('<Q', data[:8])
         meta = json.loads(data[8:8 + length]).get('__metadata__') or {}
     return unwrap(dict(state_dict=state, meta=meta))

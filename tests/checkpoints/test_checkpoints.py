@@ -552,9 +552,40 @@ def test_damaged_index_raises_one_sentence(tmp_path):
     index = tmp_path / 'model.safetensors.index.json'
     for content, words in (('{', 'is damaged'), ('[]', 'is damaged'),
                            ('{}', 'lists no files'),
-                           ('{"weight_map": {"a": "../../x"}}', 'no checkpo'),
+                           ('{"weight_map": {"a": "../../x"}}', 'no file of'),
                            ('{"weight_map": 3}', 'is damaged')):
         index.write_text(content)
         with pytest.raises(CheckpointError, match=words) as error:
             read_checkpoint(tmp_path)
         assert str(tmp_path) in str(error.value)
+
+
+def test_parts_of_a_model_and_other_files_are_named(tmp_path, capsys):
+    vit = timm_vit().state_dict()
+    torch.save(dict(model=vit, model_ema=vit), tmp_path / 'pytorch_model.bin')
+    config = dict(architecture='vit', model_args=dict(num_heads=4),
+                  num_hidden_layers=3)
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match='3 layers, but .* of 2'):
+        load_encoder(tmp_path)
+    assert 'left out: model_ema' in capsys.readouterr().err
+    names = {k: f'{k.split(".")[0]}.bin' for k in vit}
+    for name in {*names.values()}:
+        torch.save({k: v for k, v in vit.items() if names[k] == name},
+                   tmp_path / name)
+    (tmp_path / 'pytorch_model.bin').rename(tmp_path / 'all.bin')
+    index = tmp_path / 'pytorch_model.bin.index.json'
+    index.write_text(json.dumps(dict(weight_map=names)))
+    assert read_checkpoint(tmp_path).state.keys() == vit.keys()
+    index.write_text(json.dumps(dict(weight_map=dict(names, x='all.bin'))))
+    with pytest.raises(CheckpointError, match='in two of its files'):
+        read_checkpoint(tmp_path)
+    index.unlink()
+    adapters = {'base.layers.0.query.lora_A.weight': torch.ones(2, 2)}
+    torch.save(adapters, tmp_path / 'lora.pth')
+    with pytest.raises(CheckpointError, match='merge_and_unload'):
+        load_encoder(tmp_path / 'lora.pth')
+    for name in ('a.pth', 'a.safetensors'):
+        (tmp_path / name).write_text('version https://git-lfs.github.com/x')
+        with pytest.raises(CheckpointError, match='git lfs pull'):
+            load_encoder(tmp_path / name)

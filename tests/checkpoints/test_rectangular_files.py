@@ -119,7 +119,8 @@ def test_a_square_of_as_many_patches_is_resampled(tmp_path):
 @pytest.mark.parametrize('options', [
     dict(), dict(reg_tokens=3), dict(reg_tokens=3, no_embed_class=True),
     dict(no_embed_class=True)])
-@pytest.mark.parametrize('size', [(24, 12), (20, 52)])  # 65 patches: 64 + 1
+# 18 patches; 65, which are 64 + 1; 16, which could be a square's
+@pytest.mark.parametrize('size', [(24, 12), (20, 52), (8, 32)])
 def test_files_of_timm(options, size, tmp_path):
     vit = timm.models.VisionTransformer(
         img_size=size, patch_size=4, embed_dim=48, depth=2, num_heads=4,

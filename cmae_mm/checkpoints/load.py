@@ -39,6 +39,7 @@ from .encoder_config import (
 from .layouts import FoundEncoder, find_encoder
 from .read import StateDict, read_checkpoint
 from .state_dict import (
+    KINDS,
     KeyReport,
     Sizes,
     check_fit,
@@ -53,9 +54,10 @@ PathLike = Union[str, 'os.PathLike[str]']
 RANDOM = 'random'
 # Settings that are numbers of layers.
 _DEPTHS = r'(depth|num_layers|depths\.\d+)$'
-# Tensors that the sizes of a plain encoder follow from.
-_NEEDED = ('patch_embed.projection.weight', 'pos_embed',
-           'layers.0.ffn.layers.0.0.weight')
+# Tensors that sizes follow from, and their dimensions.
+_NEEDED = {'patch_embed.projection.weight': 4, 'pos_embed': 3,
+           'layers.0.ffn.layers.0.0.weight': 2,
+           'conv_stages.0.blocks.0.depthwise.weight': 4}
 # Parts of an encoder that a backbone may not have.
 _SPARE = {'ln1.': 'final norm', 'fusions.': 'fusion layers'}
 # Parts of a backbone that no encoder has: the norm of pooled features,
@@ -140,17 +142,15 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         CheckpointError: If there is no such module.
     """
     state = dict(found.state)
-    kind, settings, grid = _settings_of(
-        found, {'num_class_tokens': found.num_class_tokens, **facts},
-        img_size, num_heads)
-    if kind == 'TransferViT' and encoder == 'target' and not facts.get(
-            'target_with_cls_token', True):
-        settings['with_cls_token'] = False
-        num_extra = layouts.count_extra(state)
-        state['pos_embed'] = state['pos_embed'][:, num_extra:]
+    if encoder == 'target' and not is_hybrid(state) and not facts.get(
+            'target_with_cls_token', True) and 'pos_embed' in state:
+        state['pos_embed'] = state['pos_embed'][
+            :, layouts.count_extra(state):]
         state.pop('cls_token', None)
-        for name in ('num_class_tokens', 'num_registers'):
-            settings.pop(name, None)
+    kind, settings, grid = _settings_of(
+        found._replace(state=state),
+        {'num_class_tokens': found.num_class_tokens, **facts},
+        img_size, num_heads)
     try:
         with torch.device('meta'):  # sizes are compared before memory is taken
             backbone = MODELS.get(kind)(**settings)
@@ -176,34 +176,30 @@ def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
                  img_size: Optional[ImageSize], num_heads: Optional[int]
                  ) -> Tuple[str, Dict[str, Any], Pair]:
     """Derive the name, the arguments and the grid of an encoder."""
-    state = found.state
+    state, sizes = found.state, read_sizes(found.state)
     hybrid = is_hybrid(state)
-    sizes, positions = read_sizes(state), _shape(state, 'pos_embed', 3)
-    hidden = _shape(state, 'layers.0.ffn.layers.0.0.weight', 2)
-    kernel = _shape(state, 'conv_stages.0.blocks.0.depthwise.weight', 4)
     if any('.rel_pos_' in name for name in state):
         raise CheckpointError(
             'its encoder has windows and relative positions for detection; it '
             'can initialise TransferViTDet only (init_cfg)')
-    if not (sizes and positions and hidden and (kernel or not hybrid)):
-        what = 'hybrid encoder' if hybrid else (
-            'plain vision transformer')
-        lacking = ', '.join(k for k in _NEEDED if k not in state)
-        raise CheckpointError(f'its encoder is no {what}' + (
-            f', or it is incomplete: it has no {lacking}' if lacking and
-            not hybrid else '; build it by its config'))
+    wrong = [name for name, dims in _NEEDED.items() if (
+        state[name].dim() if name in state else 0) != dims and (
+            hybrid or not name.startswith('conv_stages.'))]
+    if wrong or sizes is None:
+        raise CheckpointError(
+            f'its encoder is not {KINDS[hybrid].words}, or it is incomplete: '
+            f'{", ".join(wrong or ["the layers"])} are missing or of another '
+            'shape')
     depth = sizes.depths[-1]
     if facts.get('num_layers', depth) != depth:
         raise CheckpointError(
             f'its config.json says {facts["num_layers"]} layers, but its '
             f'weights are of {depth}: they are incomplete')
+    tokens, width = layouts.count_extra(state), sizes.widths[-1]
+    grid, size = _find_sizes(state['pos_embed'].shape[1], tokens,
+                             math.prod(sizes.patches), img_size, found.grid)
+    hidden = len(state['layers.0.ffn.layers.0.0.weight'])
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
-    # class tokens and registers
-    has_token = 'cls_token' in state
-    num_extra = layouts.count_extra(state)
-    grid, size = _find_sizes(
-        positions[1], num_extra, math.prod(sizes.patches), img_size,
-        found.grid)
     settings: Dict[str, Any] = dict(
         img_size=size,
         in_channels=state[f'{first}.projection.weight'].shape[1],
@@ -211,37 +207,29 @@ def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
         final_norm='ln1.weight' in state,
         # with a classifier's norm of pooled features
         out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
-    arch: Dict[str, Any]
-    if hybrid:
-        kind = 'TransferConvViT'
-        arch = dict(embed_dims=sizes.widths, depths=sizes.depths)
-        settings.update(
-            patch_sizes=sizes.patches,
-            mlp_ratio=hidden[0] / sizes.widths[-1],
-            kernel_size=kernel[-1],
-            with_fusion='fusions.0.weight' in state)
-    else:
-        kind = 'TransferViT'
-        arch = dict(embed_dims=sizes.widths[0], num_layers=sizes.depths[0],
-                    feedforward_channels=hidden[0])
-        settings.update(patch_size=sizes.patches[0])
-        if not has_token:
-            settings.update(with_cls_token=False)
-        if num_extra > 1 or has_token and not facts['num_class_tokens']:
-            classes = min(facts['num_class_tokens'], num_extra)
-            settings.update(num_class_tokens=classes,
-                            num_registers=num_extra - classes)
     if facts.get('norm_eps', NORM_EPS) != NORM_EPS:
         settings['norm_cfg'] = dict(type='LN', eps=facts['norm_eps'])
+    if hybrid:
+        kind = 'TransferConvViT'
+        arch: Dict[str, Any] = dict(
+            embed_dims=sizes.widths, depths=sizes.depths)
+        kernel = state['conv_stages.0.blocks.0.depthwise.weight'].shape[-1]
+        settings.update(
+            patch_sizes=sizes.patches, mlp_ratio=hidden / width,
+            kernel_size=kernel, with_fusion='fusions.0.weight' in state)
+    else:
+        kind = 'TransferViT'
+        arch = dict(embed_dims=width, num_layers=depth,
+                    feedforward_channels=hidden)
+        settings.update(patch_size=sizes.patches[0])
+        classes = min(facts['num_class_tokens'], tokens)
+        if 'cls_token' not in state:
+            settings.update(with_cls_token=False)
+        elif (tokens, classes) != (1, 1):
+            settings.update(num_class_tokens=classes,
+                            num_registers=tokens - classes)
     arch['num_heads'] = _find_heads(kind, sizes, arch, facts, num_heads)
     return kind, dict(settings, arch=arch), grid
-
-
-def _shape(state: StateDict, name: str, dims: int) -> Tuple[int, ...]:
-    """Return the shape of a tensor, () if it is missing or has other dims."""
-    value = state.get(name)
-    return tuple(value.shape) if value is not None and (
-        value.dim() == dims) else ()
 
 
 def _find_sizes(positions: int, num_extra: int, patch: int,

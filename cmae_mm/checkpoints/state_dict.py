@@ -23,7 +23,7 @@ class _Kind(NamedTuple):
     backbones: str
 
 
-_KINDS = (
+KINDS = (
     _Kind('a plain vision transformer',
           'CMAEViT, TransferViT or TransferViTDet'),
     _Kind('a hybrid encoder with convolution stages',
@@ -129,7 +129,7 @@ def is_hybrid(state: StateDict) -> bool:
 def _check_encoder(state: StateDict, expected: StateDict) -> None:
     """Check that two encoders are of one kind and size."""
     pair = (state, expected)
-    kinds = [_KINDS[is_hybrid(s)] for s in pair
+    kinds = [KINDS[is_hybrid(s)] for s in pair
              if any('layers.' in k and '.attn.' in k for k in s)]
     if len(set(kinds)) == 2:
         raise CheckpointError(

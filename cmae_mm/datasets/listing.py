@@ -549,16 +549,17 @@ def check_files(path: str, root: str, found: ImageList,
         return '' if len(chosen) == count else (
             f'{len(chosen):,} of the files were checked')
     name = found.names[faults[0]]
-    hint = f'; paths are relative to {root}'
+    hint = f'paths are relative to {root}'
     if len(faults) == len(chosen):
         hint += ', and each line has a path, or a path and a label'
-    if found.labels is None and _has_label(name, root):
-        hint = '; it has a label, but the first line has none'
-    more = f' ({len(faults):,} of {len(chosen):,} lines are wrong)'
+    if '\\' in name:
+        hint = 'write / in place of \\ in paths, and no drive'
+    elif found.labels is None and _has_label(name, root):
+        hint = 'it has a label, but the first line has none'
     raise SourceError(
         f'{path}, line {found.lines[faults[0]]}: {encode_name(name)} '
-        f'{_find_fault(os.path.join(root, name))}'
-        f'{more if len(faults) > 1 else ""}{hint}')
+        f'{_find_fault(os.path.join(root, name))} ({len(faults):,} of '
+        f'{len(chosen):,} lines are wrong); {hint}')
 
 
 def _find_fault(path: str) -> str:

@@ -194,21 +194,20 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
                    pixels: int, number: int) -> ImageFacts:
     """Decode an image, measure it, and sample its pixels."""
     path = source.names[number]
+    name = encode_name(path)
     settings = settings._replace(channels=None)
     try:
         data = source.open(number)
-        raw, size, needed = _read(data, path, settings)
-        raw = decode.choose_channels(raw, path, settings)
+        raw, size, needed = _read(data, name, settings)
+        raw = decode.choose_channels(raw, name, settings)
         kind, missing = raw.pixels.dtype.name, decode.find_missing(raw)
         if missing is not None:
             fill = 'mean' if settings.fill is None else settings.fill
             raw = raw._replace(
                 pixels=decode.fill_missing(raw.pixels, missing, fill))
-        values = decode.change_type(raw, path, settings)
+        values = decode.change_type(raw, name, settings)
     except decode.UnfitImage as error:
-        # In one line for any name.
-        reason = str(error).replace(path, encode_name(path))
-        return ImageFacts(path, 'unfit', reason)
+        return ImageFacts(path, 'unfit', str(error))
     except (OSError, ValueError) as error:
         return ImageFacts(path, 'broken', ' '.join(str(error).split()))
     valid = None if missing is None else ~missing
@@ -237,8 +236,7 @@ def _read(data: Any, path: str, settings: decode.ImageSettings
     centre = decode.read_centre(data, path, settings)
     if centre is not None:
         return (*centre, 0)
-    if isinstance(data, Path):
-        data = data.read_bytes()
+    data = decode.read_whole(data)
     try:
         raw = decode.read_image(data, path, settings)
         return raw, raw.pixels.shape[:2], 0

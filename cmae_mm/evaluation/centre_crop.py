@@ -20,6 +20,7 @@ from ..datasets.decode import (
     resize_image,
 )
 from ..datasets.decode.image import Encoded
+from ..datasets.names import encode_name
 from ..datasets.source import open_record
 from ..image_size import ImageSize, cover, covered_by, to_pair
 
@@ -70,6 +71,7 @@ class CentreCrop:
         Raises:
             ValueError: If it cannot be decoded, or would lose something.
         """
+        name = encode_name(name)
         try:
             return decode_short(
                 data, None if whole or self._transforms else max(

@@ -219,7 +219,7 @@ class FinishedClassifier(FinishedModel):
         truth = np.array([[c in names for c in self.classes]
                           for names in part.labels])
         draw_sheet(folder / f'{name}_mistakes.png', 'true as predicted', [
-            (to_picture(self.crop(self.read(part.records[index]))),
+            (to_picture(self.crop(self.read(part.records[index], False))),
              _describe_mistake(truth[index], number, scores[index, number],
                                self.classes))
             for index, number in find_mistakes(

@@ -31,7 +31,7 @@ from ..checkpoints import (
     read_checkpoint,
 )
 from ..datasets.decode import ImageSettings
-from ..datasets.source import open_source, read_record
+from ..datasets.source import open_record, open_source
 from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
 from ..files import PathLike, write_file
@@ -142,16 +142,20 @@ class FinishedModel(nn.Module):
             results = transform(results)
         return results
 
-    def read(self, image: Any) -> np.ndarray:
+    def read(self, image: Any, whole: bool = True) -> np.ndarray:
         """Decode a path, record, array or PIL image.
+
+        Args:
+            image (Any): The image.
+            whole (bool): See :meth:`CentreCrop.decode`. Defaults to True.
 
         Returns:
             np.ndarray: (H, W, C); colours of 8 bits in BGR.
         """
         if isinstance(image, Mapping):
             return self.reader.decode(
-                read_record(dict(image)), image['img_path'])
-        return self.reader.read(image)
+                open_record(dict(image)), image['img_path'], whole)
+        return self.reader.read(image, whole)
 
     def prepare(self, array: np.ndarray, window: Optional[int]) -> Any:
         """Prepare a decoded image in a thread; unchanged by default."""
@@ -202,7 +206,9 @@ class FinishedModel(nn.Module):
     def _try_read(self, image: Any, window: Optional[int]) -> Tuple[Any, str]:
         """Read an image; return the reason if it is unreadable."""
         try:
-            return self.prepare(self.read(image), window), ''
+            # Masks and boxes are of the size of the file.
+            whole = window is not None or self.task in ('segment', 'detect')
+            return self.prepare(self.read(image, whole), window), ''
         except Exception as error:  # decoders raise many kinds of errors
             reason = (error.strerror if isinstance(error, OSError) else None
                       ) or str(error)

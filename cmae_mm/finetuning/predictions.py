@@ -179,7 +179,7 @@ def _draw_sheets(model: Any, found: List[Prediction], images: Path,
         draw_sheet(
             folder / f'{number:02d}_{_file_name(name)}.png',
             encode_name(name), [
-                (to_picture(model.crop(model.read(sources[one.path]))),
+                (to_picture(model.crop(model.read(sources[one.path], False))),
                  f'{one.scores[name]:.2f} {Path(one.path).name}')
                 for one in shown[:_MOST_SHOWN]])
 

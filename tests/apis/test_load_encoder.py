@@ -235,7 +235,7 @@ def test_errors_name_the_allowed_values(model, tmp_path):
     with pytest.raises(CheckpointError, match='a.pth: .*no target encoder'):
         cmae_mm.load_encoder(tmp_path / 'a.pth', 'target')
     export_encoder(model, str(tmp_path / 'det.pth'), to='mmdet')
-    with pytest.raises(CheckpointError, match='no plain vision transformer'):
+    with pytest.raises(CheckpointError, match='not a plain vision'):
         cmae_mm.load_encoder(tmp_path / 'det.pth')
 
 

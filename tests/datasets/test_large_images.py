@@ -146,6 +146,25 @@ def test_what_depends_on_all_pixels(name, make, wanted):
                 whole[y:y + height, x:x + width], (40, 44))).all(), limit
 
 
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('make', [
+    lambda tag: pillow_tiff(
+        SMOOTH, compression='tiff_lzw', tiffinfo={274: tag}),
+    lambda tag: tiff(SMOOTH, photometric='rgb', tile=(64, 48), extratags=[
+        (274, 'H', 1, tag, True)])])
+def test_parts_of_turned_images(make, orientation):
+    data = make(orientation)
+    whole = decode_image(data)
+    settings = make_settings(max_pixels=70 * WIDTH)
+    for y, x, height, width in WINDOWS[:2]:
+        height, width = min(height, whole.shape[0]), min(width, whole.shape[1])
+        made = part(data, (y, x, height, width), (40, 44), settings)
+        expected = resize_image(
+            whole[y:y + height, x:x + width], (40, 44))
+        # Rows and columns are resized, and rounded, in another order.
+        assert np.abs(made.astype(int) - expected).max() <= 1
+
+
 def test_a_band_of_a_large_map_is_never_taken_for_alpha():
     data = geotiff(np.dstack([RGB, RGB[..., :1]]), photometric='RGB',
                    alpha='YES')

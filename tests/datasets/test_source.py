@@ -316,10 +316,11 @@ def test_a_split_column(listed):
 
 
 @pytest.mark.parametrize('text, named', [
-    ('cat/0.jpg\nnone.jpg\n', 'line 2: none.jpg does not exist; paths are'),
+    ('cat/0.jpg\nnone.jpg\n', 'line 2: none.jpg does not exist .*; paths are'),
     ('cat/0.jpg\n\n\ncat\n', 'line 4: cat is a folder'),
-    ('cat/0.jpg\ndog/0.jpg 1\n', 'line 2: dog/0.jpg 1 does not exist; it has '
-     'a label, but the first line has none'),
+    ('cat\\0.jpg\n', 'line 1: .* .1 of 1 lines .*; write / in place'),
+    ('cat/0.jpg\ndog/0.jpg 1\n', 'line 2: dog/0.jpg 1 does not exist .*; it '
+     'has a label, but the first line has none'),
     ('cat/0.jpg 0\n\ndog/0.jpg\n', 'line 3: expected 2 columns with a path '
      'and a label, but the line is'),
     ('cat/0.jpg 0\ndog/0.jpg cat\n', "line 2: the label 'cat' is not a whole"),

@@ -32,6 +32,7 @@ from .image import (
     is_jpeg,
     is_plain,
     make_settings,
+    read_whole,
 )
 from .raster import from_pillow
 
@@ -42,5 +43,5 @@ __all__ = [
     'decode_resized', 'decode_short', 'fill_missing', 'find_missing',
     'finish', 'first_bytes', 'from_pillow', 'is_colour', 'is_dicom',
     'is_grey', 'is_jpeg', 'is_plain', 'make_settings', 'natural_dtype',
-    'read_centre', 'read_image', 'resize_image'
+    'read_centre', 'read_image', 'read_whole', 'resize_image'
 ]

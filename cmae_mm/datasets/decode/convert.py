@@ -45,9 +45,9 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
     if missing is not None:
         if settings.fill is None:
             raise UnfitImage(
-                f'{name} has missing pixels ({missing.mean():.0%}; NaN, or '
-                "what the file declares as nodata); set fill='mean', or a "
-                'number that replaces them')
+                f'{name} has missing pixels ({100 * missing.mean():.2g}%; '
+                "NaN, or what the file declares as nodata); set fill='mean', "
+                'or a number that replaces them')
         raw = raw._replace(
             pixels=fill_missing(raw.pixels, missing, settings.fill))
     return change_type(raw, name, settings)

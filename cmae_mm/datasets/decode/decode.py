@@ -3,7 +3,6 @@ import logging
 import math
 import warnings
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
@@ -36,6 +35,9 @@ from .image import (
     is_numpy,
     is_tiff,
     log_once,
+    read_whole,
+    stand_upright,
+    stored_window,
 )
 from .raster import read_raster
 
@@ -185,13 +187,10 @@ def decode_resized(data: Encoded,
         ValueError: See :func:`decode_image`.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    with ExitStack() as stack:
-        parts = _open_parts(stack, data, settings, name)
+    with _opened_parts(data, settings, name) as parts:
         if parts is not None:
             return _resize_parts(parts, choose, settings, name)
-    if isinstance(data, Path):
-        data = data.read_bytes()
-    image = decode_image(data, shrink_to, settings, name)
+    image = decode_image(read_whole(data), shrink_to, settings, name)
     (y, x, height, width), size = choose(*image.shape[:2])
     return resize_image(image[y:y + height, x:x + width], size)
 
@@ -220,14 +219,11 @@ def decode_short(data: Encoded, short_side: Optional[int],
             side * height // short, side * width // short)
 
     if short_side is not None:
-        with ExitStack() as stack:
-            parts = _open_parts(stack, data, settings, name)
+        with _opened_parts(data, settings, name) as parts:
             if parts is not None and parts.is_large:
                 return _resize_parts(parts, choose, settings, name)
-    if isinstance(data, Path):
-        data = data.read_bytes()
     try:
-        return decode_image(data, None, settings, name)
+        return decode_image(read_whole(data), None, settings, name)
     except TooLargeImage:
         if short_side is None:
             raise
@@ -251,8 +247,7 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
         ValueError: See :func:`decode_image`.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    with ExitStack() as stack:
-        parts = _open_parts(stack, data, settings, name)
+    with _opened_parts(data, settings, name) as parts:
         if parts is None or not parts.is_large:
             return None
         height, width = parts.levels[0]
@@ -262,26 +257,34 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
                 (height - rows) // 2, (width - columns) // 2, rows, columns))
         if parts.is_map and len(np.unique(raw.pixels[..., -1])) > 2:
             raw = raw._replace(alpha=False)
-        return raw, (height, width)
+        return raw, _upright((height, width), parts)
 
 
-def _open_parts(stack: ExitStack, data: Encoded, settings: ImageSettings,
-                name: str) -> Optional[Parts]:
+@contextmanager
+def _opened_parts(data: Encoded, settings: ImageSettings,
+                  name: str) -> Iterator[Optional[Parts]]:
     """Open a file for reading parts; None if it must be decoded whole."""
     head, parts = first_bytes(data), None
-    with _reading(name):
-        if is_tiff(head):
-            from .tiff import open_tiff
-            parts = open_tiff(stack, data, settings)
-        elif is_jp2(head):
-            from .maps import open_jp2
-            parts = open_jp2(stack, data, settings)
-    if parts is None:
-        return None
-    parts = parts._replace(
-        is_large=math.prod(parts.levels[0]) > settings.max_pixels)
-    return parts if parts.is_large or not _depends_on_all(
-        parts, settings) else None
+    with ExitStack() as stack:
+        with _reading(name):
+            if is_tiff(head):
+                from .tiff import open_tiff
+                parts = open_tiff(stack, data, settings)
+            elif is_jp2(head):
+                from .maps import open_jp2
+                parts = open_jp2(stack, data, settings)
+        if parts is not None:
+            parts = parts._replace(
+                is_large=math.prod(parts.levels[0]) > settings.max_pixels)
+            if not parts.is_large and (
+                    _depends_on_all(parts, settings) or parts.orientation > 1):
+                parts = None
+        yield parts
+
+
+def _upright(size: Size, parts: Parts) -> Size:
+    """Return height and width of the upright image, or back."""
+    return size[::-1] if parts.orientation > 4 else size
 
 
 def _depends_on_all(parts: Parts, settings: ImageSettings) -> bool:
@@ -294,7 +297,10 @@ def _resize_parts(parts: Parts,
                   choose: Callable[[int, int], Tuple[Window, Size]],
                   settings: ImageSettings, name: str) -> np.ndarray:
     full = parts.levels[0]
-    (y, x, height, width), size = choose(*full)
+    window, size = choose(*_upright(full, parts))
+    y, x, height, width = stored_window(
+        window, _upright(full, parts), parts.orientation)
+    size = _upright(size, parts)
     level = 0
     if parts.is_large:
         if _depends_on_all(parts, settings):
@@ -310,11 +316,12 @@ def _resize_parts(parts: Parts,
             'average FILE 2 4 8 16` adds them.')
     rows, columns = (np.array(parts.levels[level]) / full).tolist()
     top, left = round(y * rows), round(x * columns)
-    window = (top, left, max(round((y + height) * rows) - top, 1),
-              max(round((x + width) * columns) - left, 1))
-    return resize_rows(
+    part = (top, left, max(round((y + height) * rows) - top, 1),
+            max(round((x + width) * columns) - left, 1))
+    resized = resize_rows(
         (finish(raw, name, settings) for raw in _blocks(
-            parts, level, window, settings, name)), size)
+            parts, level, part, settings, name)), size)
+    return stand_upright(resized, parts.orientation)
 
 
 def _blocks(parts: Parts, level: int, window: Window,

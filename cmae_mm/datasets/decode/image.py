@@ -104,6 +104,8 @@ class Parts(NamedTuple):
         is_map (bool): Whether the last channel is alpha or data depending on
             its values, and the settings depend on that.
         is_large (bool): Whether it has more than ``max_pixels``.
+        orientation (int): How the stored image is turned, see
+            :func:`stand_upright`.
     """
 
     levels: List[Tuple[int, int]]
@@ -112,6 +114,7 @@ class Parts(NamedTuple):
     has_missing: bool = False
     is_map: bool = False
     is_large: bool = False
+    orientation: int = 1
 
 
 def check_size(settings: 'ImageSettings', height: int, width: int,
@@ -152,6 +155,29 @@ def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image
 
 
+def stored_window(window: Window, size: Tuple[int, int],
+                  orientation: int) -> Window:
+    """Return where a window of an upright image is in the stored one.
+
+    Args:
+        window (Tuple[int, int, int, int]): The window, in the upright image.
+        size (Tuple[int, int]): Height and width of the upright image.
+        orientation (int): See :func:`stand_upright`.
+    """
+    y, x, height, width = window
+    if orientation in (3, 4, 7, 8):
+        y = size[0] - y - height
+    if orientation in (2, 3, 6, 7):
+        x = size[1] - x - width
+    return (x, y, width, height) if orientation in (5, 6, 7, 8) else (
+        y, x, height, width)
+
+
+def read_whole(data: Encoded) -> bytes:
+    """Return the content of a file."""
+    return data.read_bytes() if isinstance(data, Path) else data
+
+
 def first_bytes(data: Encoded, count: int = 1000) -> bytes:
     """Return the first bytes of a file."""
     if isinstance(data, Path):
@@ -183,7 +209,7 @@ def is_numpy(data: bytes) -> bool:
 
 def is_dicom(data: bytes, name: str = '') -> bool:
     """Return whether a file is DICOM, by its mark or its name."""
-    return data[128:132] == b'DICM' or name.lower().endswith(
+    return data[128:132] == b'DICM' or name.lower().rstrip('"').endswith(
         ('.dcm', '.dicom'))
 
 

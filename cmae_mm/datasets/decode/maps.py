@@ -167,11 +167,12 @@ def open_jp2(stack: ExitStack, data: Encoded,
         Parts | None: None if it must be decoded whole.
     """
     head = _read_head(first_bytes(data, 2**16))
-    if (head.height * head.width <= settings.max_pixels
-            or head.orientation != 1 or not find_rasterio()):
+    if head.height * head.width <= settings.max_pixels or (
+            not find_rasterio()):
         return None
-    return open_parts(stack, data, lambda pixels, missing, file: RawImage(
+    parts = open_parts(stack, data, lambda pixels, missing, file: RawImage(
         pixels, _has_alpha(file)))
+    return parts._replace(orientation=head.orientation)
 
 
 def _has_alpha(file: Any) -> bool:

@@ -30,8 +30,9 @@ from .image import (
 )
 
 _ORIENTATION = 0x0112
-# Markers of JPEG: segments of EXIF or XMP data, the start of a scan, the end.
-_APP1, _SCAN, _END = 0xe1, 0xda, b'\xff\xd9'
+# Markers of JPEG: the start of a scan, the end.
+_SCAN, _END = 0xda, b'\xff\xd9'
+# Beginnings of segments that may hold an orientation.
 _EXIF, _XMP = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'
 # Chunks of PNG that may contain an orientation.
 _PNG_TEXTS = {b'eXIf', b'tEXt', b'zTXt', b'iTXt'}
@@ -105,12 +106,7 @@ def open_image(data: bytes, settings: ImageSettings) -> Image.Image:
     if kind == 'JXL':  # before its plugin decodes it
         check_size(settings, *_read_jxl_head(data)[:2])
     try:
-        with _pillow_lock:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                file = Image.open(io.BytesIO(data))
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
+        file = _open(data)
     except UnidentifiedImageError:
         raise UndecodableImage(
             f'it is a damaged {kind} file' if kind else
@@ -121,6 +117,16 @@ def open_image(data: bytes, settings: ImageSettings) -> Image.Image:
             'TIFF')
     check_size(settings, file.height, file.width)
     return file
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read a file's header through Pillow, of images of any size."""
+    with _pillow_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _modern_kind(data: bytes) -> str:
@@ -330,29 +336,19 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    """Read the orientation in the segments before a JPEG file's scan."""
-    exif, xmp, place = b'', b'', 2
-    while place + 4 < len(data) and data[place] == 0xff and (
-            data[place + 1] != _SCAN):
-        if data[place + 1] == 0xff:  # fills
-            place += 1
-            continue
-        end = place + 2 + int.from_bytes(data[place + 2:place + 4], 'big')
-        body = data[place + 4:end] if data[place + 1] == _APP1 else b''
-        if body.startswith(_EXIF):
-            exif += body[len(_EXIF) if exif else 0:]
-        elif body.startswith(_XMP):
-            xmp = body
-        place = end
-    return orientation_of(exif, xmp) if exif or xmp else 1
+    """Read the orientation of a JPEG file, of which many have none."""
+    if _EXIF not in data and _XMP not in data:
+        return 1
+    try:
+        return _orientation(_open(data))
+    except Exception:  # of damaged segments, which decoding skips
+        return 1
 
 
-def orientation_of(exif: bytes, xmp: bytes = b'') -> int:
-    """Read the orientation from EXIF or XMP data."""
+def orientation_of(exif: bytes) -> int:
+    """Read the orientation from EXIF data."""
     image = Image.Image()
-    image.info = {'XML:com.adobe.xmp': xmp.decode('utf-8', 'replace')}
-    if exif:
-        image.info['exif'] = exif
+    image.info = dict(exif=exif)
     return _orientation(image)
 
 

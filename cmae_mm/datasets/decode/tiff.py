@@ -50,9 +50,10 @@ _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 _OLD_JPEG, _JPEG = 6, 7
 _MASK = 4  # a bit of NewSubfileType
-# Tags that a part of an image lacks: its kind, descriptions, offsets and other
-# directories. Others are copied, of the types that every TIFF file may have.
-_LEFT_OUT = (254, 270, 305, 330, 34665, 34853, 273, 279, 324, 325)
+# Tags that a part of an image lacks: its kind, descriptions, orientation,
+# offsets and other directories. Others are copied, of the types that every
+# TIFF file may have.
+_LEFT_OUT = (254, 270, 274, 305, 330, 34665, 34853, 273, 279, 324, 325)
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
                11: 4, 12: 8}
 # Types that OpenCV decodes without changing values.
@@ -125,8 +126,7 @@ def open_tiff(stack: ExitStack, data: Encoded,
     is_large = page.imagelength * page.imagewidth > settings.max_pixels
     if not (is_large or page.is_tiled) or (
             len(series.pages) > 1 or page.imagedepth > 1
-            or int(page.compression) == _OLD_JPEG
-            or getattr(page.tags.get(_ORIENTATION), 'value', 1) != 1):
+            or int(page.compression) == _OLD_JPEG):
         return None
     if _check_pages(file, series, settings, is_part=True):
         if not is_large:
@@ -146,7 +146,7 @@ def open_tiff(stack: ExitStack, data: Encoded,
                 file, levels[level], window, settings),
             _segment_size(page)[0],
             page.dtype.kind == 'f' or _NODATA in page.tags)
-    return parts._replace(is_map=(
+    return parts._replace(orientation=_orientation_of(page), is_map=(
         _is_map(page) and settings.bands is None
         and settings.channels not in (None, page.samplesperpixel)
         and page.extrasamples[-1:] not in ((), (0, ))))
@@ -269,12 +269,20 @@ def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
     else:
         require_rasterio('has a mask of missing pixels')
         pixels, missing = read_bands(data)
-    return _finish(page, pixels, missing)
+    raw, orientation = _finish(page, pixels, missing), _orientation_of(page)
+    return raw._replace(
+        pixels=stand_upright(raw.pixels, orientation),
+        missing=None if raw.missing is None else stand_upright(
+            raw.missing, orientation))
+
+
+def _orientation_of(page: Any) -> int:
+    return getattr(page.tags.get(_ORIENTATION), 'value', 1)
 
 
 def _finish(page: Any, pixels: np.ndarray,
             missing: Optional[np.ndarray]) -> RawImage:
-    """Convert stored values of a page to colours, and rotate it."""
+    """Convert stored values of a page to colours."""
     kind = int(page.photometric)
     extra = int(page.extrasamples[-1]) if len(page.extrasamples) else 0
     if kind == _MINISWHITE and pixels.dtype.kind == 'u':
@@ -285,11 +293,7 @@ def _finish(page: Any, pixels: np.ndarray,
     found = nodata and _find_nodata(pixels, str(nodata.value))
     if found is not None:
         missing = found if missing is None else found | missing
-    orientation = getattr(page.tags.get(_ORIENTATION), 'value', 1)
-    if missing is not None:
-        missing = stand_upright(missing, orientation)
-    return RawImage(stand_upright(pixels, orientation),
-                    extra in (_ASSOCIATED, _UNASSOCIATED), missing)
+    return RawImage(pixels, extra in (_ASSOCIATED, _UNASSOCIATED), missing)
 
 
 def _check_pages(file: Any, series: Any, settings: ImageSettings,

@@ -20,6 +20,7 @@ from ..decode import (
     decode_short,
     make_settings,
 )
+from ..names import encode_name
 from ..source import open_record
 from .views import check_range, check_share
 
@@ -127,14 +128,16 @@ class LoadImage(BaseTransform):
         try:
             return self.load(results)
         except UndecodableImage as error:
-            raise UndecodableImage(f'{results["img_path"]} cannot be decoded '
-                                   f'({error})') from error
+            name = encode_name(results['img_path'])
+            raise UndecodableImage(
+                f'{name} cannot be decoded ({error})') from error
 
     def load(self, results: dict) -> dict:
         """Load the image at ``img_path``, or raise any error."""
         data = open_record(results, self.backend_args)
         image = np.ascontiguousarray(decode_short(
-            data, self.short_side, self.settings, results['img_path']))
+            data, self.short_side, self.settings,
+            encode_name(results['img_path'])))
         return dict(results, img=image, img_shape=image.shape[:2],
                     ori_shape=image.shape[:2])
 
@@ -212,7 +215,7 @@ class LoadImageOrSkip(LoadImage):
         if is_first:
             self._broken.add()
         self._in_a_row += 1
-        path = results['img_path']
+        path = encode_name(results['img_path'])
         if self._in_a_row >= self.max_failures:
             raise BrokenImagesError(
                 f'{self._in_a_row} images in a row could not be decoded, the '
@@ -314,7 +317,7 @@ class LoadCanvas(LoadImageOrSkip):
             shape[:] = height, width
             return self.draw_crop(height, width, rng), self.size
 
-        path = results['img_path']
+        path = encode_name(results['img_path'])
         canvas = decode_resized(
             open_record(results, self.backend_args), choose, self.settings,
             path, self._shrink_to)

@@ -16,6 +16,7 @@ from typing import (
     Tuple,
 )
 
+from ..datasets.names import add_reason
 from ..dependencies import require
 from ..files import output_lock
 from ..image_size import ImageSize, to_pair, to_size
@@ -198,7 +199,7 @@ def _print(done: Embeddings) -> None:
     shape = 'x'.join(str(n) for n in done.shape[1:])
     print(f'{done.shape[0]:,} images, {shape} features each, in {done.out}')
     for path, reason in list(done.skipped.items())[:5]:
-        print(f'skipped {path}: {reason}')
+        print(f'skipped: {add_reason(path, reason)}')
     if done.skipped:
         print(f'{len(done.skipped):,} images could not be read; '
               f'{done.out}.skipped.txt lists them')

@@ -52,9 +52,9 @@ LabelledData = Annotated[Data, Text(
 Frozen = Annotated[CheckpointOrRandom, Text(
     'Pre-training checkpoint, exported backbone, or weights of another '
     'library; or "random" with --config.')]
-Val = Optional[Annotated[Data, Text(
-    'Labelled images for the scores. Defaults to the validation images in '
-    'DATA.')]]
+Val = Optional[Annotated[PathLike, Text(
+    'Labelled images for the scores: a part of DATA, or other data. Defaults '
+    'to the validation part.')]]
 Workers = Annotated[Count, Text(
     'Number of data workers of each process.')]
 Dtype = Annotated[Literal['float32', 'float16'], Text(

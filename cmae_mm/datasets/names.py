@@ -54,6 +54,21 @@ def decode_name(text: str) -> str:
     return text
 
 
+def add_reason(name: str, reason: str) -> str:
+    """Return the name of a file with the reason of a fault.
+
+    Messages of the decoder contain the name, those of the system do not.
+
+    Args:
+        name (str): A name.
+        reason (str): Reason why the file cannot be used.
+
+    Returns:
+        str: Both, the name once.
+    """
+    return reason if name in reason else f'{encode_name(name)}: {reason}'
+
+
 class FileNames(Sequence):
     """A sequence of names in one array of bytes.
 

@@ -44,8 +44,8 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
         data (str | PathLike): Class folders in ``train`` and ``val`` (or
             ``valid``, ``validation``, ``dev``; ``test``), or a CSV file with
             a column ``split``.
-        val (str | PathLike, optional): Labelled images for the scores.
-            Defaults to None, those in ``data``.
+        val (str | PathLike, optional): Labelled images for the scores: a part
+            of ``data``, or other data. Defaults to None, the validation part.
 
     Returns:
         LabelledImages: Both sources.
@@ -61,7 +61,7 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             _check_part(train, data, 'train')
             scored = _open_scored(data, several)
         else:
-            scored = _open(val, None, several)
+            scored = _open_named(data, os.fspath(val), several)
     except (FileNotFoundError, SourceError) as error:
         raise EvaluationDataError(
             f'no labelled images to evaluate on: {error}; use class folders '
@@ -77,7 +77,29 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
     if several and {*(scored.classes or ())} <= {*known}:
         _number_as(scored, known)
     check_same_classes(train.classes, scored.classes)
+    _note_shared(train, scored)
     return LabelledImages(train, scored)
+
+
+def _open_named(data: Any, val: str, several: bool) -> ImageSource:
+    """Open a part by its name, or other labelled images."""
+    try:
+        scored = _open(data, [val], several)
+        if scored.split:
+            return scored
+    except SourceError:  # a list without this part
+        pass
+    return _open(val, None, several)
+
+
+def _note_shared(train: ImageSource, scored: ImageSource) -> None:
+    """Note the number of scored images that are training images."""
+    if train.kind == scored.kind == 'folder' and train.root != scored.root:
+        return
+    known = {train.path(i) for i in range(len(train))}
+    shared = sum(scored.path(i) in known for i in range(len(scored)))
+    if shared:
+        scored.notes.append(f'{shared:,} of them are training images')
 
 
 def _open(data: Any, split: Any, several: bool = False) -> ImageSource:

@@ -15,7 +15,7 @@ from typing import (
 
 import numpy as np
 
-from ..datasets.names import decode_name, encode_name
+from ..datasets.names import add_reason, decode_name, encode_name
 from ..files import atomic_file, atomic_path, write_file
 from .features import Part, storable
 
@@ -232,9 +232,9 @@ class FeatureFile:
 
 def describe_none(skipped: Dict[str, str]) -> str:
     """Raise an error because no image could be read."""
-    name, reason = next(iter(skipped.items()))
-    return (f'none of the {len(skipped)} images could be read; the first, '
-            f'{name}: {reason}')
+    first = add_reason(*next(iter(skipped.items())))
+    return f'none of the {len(skipped)} images could be read, the first: ' + (
+        first)
 
 
 def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],

@@ -23,7 +23,7 @@ import numpy as np
 from ..config import ArgumentError
 from ..datasets.decode import UnfitImage, decode_short, make_settings
 from ..datasets.listing import evenly, sort_classes
-from ..datasets.names import encode_name
+from ..datasets.names import add_reason, encode_name
 from ..datasets.source import (
     ImageSource,
     SourceError,
@@ -235,7 +235,7 @@ def complete(data: LabelledData, labels_per_class: Optional[int],
     if data.unreadable:
         path, why = next(iter(data.unreadable.items()))
         notes.append(f'{len(data.unreadable):,} unreadable images are '
-                     f'skipped, the first: {encode_name(path)} ({why})')
+                     f'skipped, the first: {add_reason(path, why)}')
     notes += [f'{part.place}: {note}' for part in parts.values()
               for note in part.notes]
     blank = sum(not names for part in parts.values() for names in part.labels)
@@ -525,7 +525,7 @@ def drop_unreadable(parts: Mapping[str, Part],
             raise ArgumentError(
                 f'{len(faults):,} of {len(part.records):,} images of '
                 f'{part.place} cannot be read, the first: '
-                f'{encode_name(path)} ({why})')
+                f'{add_reason(path, why)}')
         rest = [i for i in range(len(part.records)) if i not in faults]
         kept[name] = part.select(rest, part.place)
         if copies:

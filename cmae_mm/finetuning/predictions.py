@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..config import ArgumentError
 from ..datasets.decode.maps import find_rasterio
-from ..datasets.names import encode_name
+from ..datasets.names import add_reason, encode_name
 from ..files import atomic_path, write_file
 from ..packaged import install_command
 from ..visualization.image_grid import save_picture
@@ -107,6 +107,9 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         result['masks'] = str(masks.folder)
         text.append(f'masks in {masks.folder}')
     print('; '.join([text[0], ', '.join(text[1:])] if text[1:] else text))
+    if result['unreadable']:
+        one = next(one for one in found if one.error)
+        print(f'unreadable, the first: {add_reason(one.path, one.error)}')
     if masks and masks.lost:
         print(f'{masks.lost:,} masks of GeoTIFF files have no coordinates; '
               'install rasterio to write them: '

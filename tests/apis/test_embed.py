@@ -65,9 +65,11 @@ def test_features_are_those_of_the_evaluation(
 
 
 def test_unreadable_images_are_skipped_and_listed(
-        pretrained, folder, photos, tmp_path):
+        pretrained, folder, photos, tmp_path, capsys):
     found = cmae_mm.embed(folder, pretrained.checkpoint, tmp_path / 'f.npz',
                           num_workers=1, batch_size=3)
+    assert '\nskipped: a/broken.jpg cannot be decoded' in (
+        capsys.readouterr().out)
     assert set(found.skipped) == {'a/broken.jpg', 'empty.png'}
     assert 'a/broken.jpg cannot be decoded' in found.skipped['a/broken.jpg']
     listed = (tmp_path / 'f.npz.skipped.txt').read_text().splitlines()

@@ -137,7 +137,7 @@ def test_scores_agree(finished, photos, tmp_path):
             one.scores, abs=1e-6)
 
 
-def test_predict_writes_tables(finished, photos, tmp_path):
+def test_predict_writes_tables(finished, photos, tmp_path, capsys):
     import csv
     folder = tmp_path / 'new'
     folder.mkdir()
@@ -147,6 +147,8 @@ def test_predict_writes_tables(finished, photos, tmp_path):
     done = predict(finished.out, folder, tmp_path / 'p.csv', top_k=2,
                    all_scores=True, pictures=tmp_path / 'pictures')
     assert (done['images'], done['unreadable']) == (2, 1)
+    assert f'unreadable, the first: {folder}/broken.jpg' in (
+        capsys.readouterr().out)
     rows = list(csv.DictReader((tmp_path / 'p.csv').open(newline='')))
     assert list(rows[0]) == ['path', 'class', 'score', 'class_2', 'score_2',
                              'error', *CLASSES]

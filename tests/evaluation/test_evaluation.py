@@ -149,6 +149,22 @@ def test_the_test_part_is_scored_only_without_a_validation_part(tmp_path):
     write_images(tmp_path / 'Valid/a', 3)
     scored = open_labelled(tmp_path).val
     assert scored.split == 'Valid' and not scored.notes
+    assert open_labelled(tmp_path, 'test').val.split == 'test'
+    assert open_labelled(tmp_path, tmp_path / 'test').val.root == str(
+        tmp_path / 'test')
+
+
+def test_training_images_among_the_scored_ones_are_counted(tmp_path):
+    write_images(tmp_path / 'a', 3)
+    names = [f'a/{p.name}' for p in sorted((tmp_path / 'a').iterdir())]
+    rows = [f'{names[0]},a,train', f'{names[1]},b,train']
+    rows += [f'{names[1]},b,val', f'{names[2]},a,val']
+    file = tmp_path / 'list.csv'
+    file.write_text('\n'.join(['path,label,split', *rows]))
+    images = open_labelled(file)
+    assert '; 1 of them are training images' in images.val.describe()
+    assert 'training images' not in images.train.describe()
+    assert open_labelled(file, 'val').val.notes == images.val.notes
 
 
 def _remove_val(root):

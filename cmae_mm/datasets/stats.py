@@ -199,12 +199,10 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
     try:
         data = source.open(number)
         raw, size, needed = _read(data, name, settings)
-        raw = decode.choose_channels(raw, name, settings)
-        kind, missing = raw.pixels.dtype.name, decode.find_missing(raw)
-        if missing is not None:
-            fill = 'mean' if settings.fill is None else settings.fill
-            raw = raw._replace(
-                pixels=decode.fill_missing(raw.pixels, missing, fill))
+        kind = raw.pixels.dtype.name
+        fill = 'mean' if settings.fill is None else settings.fill
+        raw, missing = decode.prepare(
+            raw, name, settings._replace(fill=fill))
         values = decode.change_type(raw, name, settings)
     except decode.UnfitImage as error:
         return ImageFacts(path, 'unfit', str(error))

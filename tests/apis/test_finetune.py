@@ -31,6 +31,7 @@ from cmae_mm.checkpoints import (
     export_encoder,
     read_checkpoint,
 )
+from cmae_mm.datasets.decode import make_settings
 from cmae_mm.datasets.source import SourceError
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.finetuning.data import read_labelled
@@ -301,6 +302,15 @@ def test_windows(finished, photos, tmp_path):
     done = predict(finished.out, tmp_path / 'large.png', window=48)
     assert done['predictions'][0].scores == pytest.approx(
         found.scores, abs=1e-6)
+    # An image above the limit is resized as it is read, but not its windows.
+    large.resize((96, 96)).save(
+        tmp_path / 'a.tif', compression='tiff_lzw', tiffinfo={278: 8})
+    expected, = model.predict(tmp_path / 'a.tif')
+    model.reader.settings = make_settings(max_pixels=96 * 32)
+    made, = model.predict(tmp_path / 'a.tif')
+    assert made.scores == pytest.approx(expected.scores, abs=0.05)
+    found, = model.predict(tmp_path / 'a.tif', window=48)
+    assert 'max_pixels' in found.error
 
 
 def test_ranks_write_once(photos, encoder, tmp_path, finished):

@@ -1,11 +1,10 @@
 from .convert import (
     arrange,
     change_type,
-    choose_channels,
-    fill_missing,
     find_missing,
     is_grey,
     natural_dtype,
+    prepare,
     resize_image,
 )
 from .decode import (
@@ -39,9 +38,9 @@ from .raster import from_pillow
 __all__ = [
     'IMAGE_DTYPES', 'ImageSettings', 'MAX_CHANNELS', 'MAX_PIXELS', 'RGB',
     'RawImage', 'TooLargeImage', 'UndecodableImage', 'UnfitImage',
-    'arrange', 'change_type', 'choose_channels', 'decode_image',
-    'decode_resized', 'decode_short', 'fill_missing', 'find_missing',
-    'finish', 'first_bytes', 'from_pillow', 'is_colour', 'is_dicom',
-    'is_grey', 'is_jpeg', 'is_plain', 'make_settings', 'natural_dtype',
-    'read_centre', 'read_image', 'read_whole', 'resize_image'
+    'arrange', 'change_type', 'decode_image', 'decode_resized',
+    'decode_short', 'find_missing', 'finish', 'first_bytes', 'from_pillow',
+    'is_colour', 'is_dicom', 'is_grey', 'is_jpeg', 'is_plain',
+    'make_settings', 'natural_dtype', 'prepare', 'read_centre',
+    'read_image', 'read_whole', 'resize_image'
 ]

@@ -40,6 +40,12 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
         UnfitImage: If the conversion would lose something.
         UndecodableImage: If all pixels are missing.
     """
+    return change_type(prepare(raw, name, settings)[0], name, settings)
+
+
+def prepare(raw: RawImage, name: str, settings: ImageSettings
+            ) -> Tuple[RawImage, Optional[np.ndarray]]:
+    """Choose the channels and fill missing pixels; return their mask, too."""
     raw = choose_channels(raw, name, settings)
     missing = find_missing(raw)
     if missing is not None:
@@ -50,7 +56,7 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
                 'or a number that replaces them')
         raw = raw._replace(
             pixels=fill_missing(raw.pixels, missing, settings.fill))
-    return change_type(raw, name, settings)
+    return raw, missing
 
 
 def natural_dtype(dtype: Any) -> str:

@@ -124,7 +124,7 @@ def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
                for s in (state, expected)]
     if lengths[0] == lengths[1]:
         return state
-    what = (f'its queue of negatives holds {lengths[0]}, the model\'s '
+    what = (f'its queue of negatives has length {lengths[0]}, the model\'s '
             f'{lengths[1]} (head.contrastive.queue_length)')
     if purpose == RESUME:
         raise CheckpointError(f'{what}; {_ADVICE[RESUME]}')

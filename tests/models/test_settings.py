@@ -120,10 +120,10 @@ def test_views_of_another_size_than_the_models():
 
 
 @pytest.mark.parametrize('kwargs, named', [
-    (dict(mean=MEAN), 'std must be a list of .* per channel .* but got None'),
-    (dict(std=STD), 'mean must be a list of .* per channel .* but got None'),
+    (dict(mean=MEAN), 'std must be a list of .* per channel, but got None'),
+    (dict(std=STD), 'mean must be a list of .* per channel, but got None'),
     (dict(mean=[127.], std=STD), 'mean has 1 numbers and std 3'),
-    (dict(mean=[1.] * 65, std=[1.] * 65), 'from 1 to 64'),
+    (dict(mean=[1.] * 65, std=[1.] * 65), 'list of 1 to 64'),
     (dict(mean=[1.] * 4, std=[1., 1., 0., 1.]), 'std must be above 0'),
     (dict(mean=[1.], std=[1.], to_rgb=True), '1 channel.*set to_rgb=False'),
     pytest.param(

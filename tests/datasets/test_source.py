@@ -180,7 +180,7 @@ def test_empty_folders_raise(tmp_path):
         open_source(tmp_path / 'none')
     (tmp_path / 'a.tar').touch()
     with pytest.raises(SourceError,
-                       match='no images below .*`cmae shards`.*skipped: 1 .tar'):
+                       match='no images .*`cmae shards`.*skipped: 1 .tar'):
         open_source(tmp_path)
 
 

@@ -144,11 +144,11 @@ def _describe(found: Dict[str, Any]) -> List[str]:
             first = found[name][0]
             why = first['reason'] if name == 'unfit' else (
                 f'{encode_name(first["path"])} ({first["reason"]})')
-            lines.append(f'{name:<11}{count:,}, the first one: {why}')
+            lines.append(f'{name:<11}{count:,}, the first: {why}')
     if found['duplicates']:
         one, other = map(encode_name, found['duplicates'][0])
-        lines.append(f'duplicates {found["duplicate_count"]:,}, the first '
-                     f'one: {other} is {one}')
+        lines.append(f'duplicates {found["duplicate_count"]:,}, the first: '
+                     f'{other} equals {one}')
     lines += [f'note       {note}' for note in found['notes']]
     return [*lines, f'settings   {settings}']
 

@@ -80,7 +80,7 @@ class CategoryMapDataset(BaseSegDataset):
         if missing:
             raise ValueError(
                 f'{len(missing)} of {len(data_list)} images have no '
-                f'segmentation map, the first one: {missing[0]}')
+                f'segmentation map, the first: {missing[0]}')
         for record in data_list:
             record['category_ids'] = self.ids
         return data_list

@@ -79,7 +79,7 @@ class ArgumentError(ValueError):
 
 
 class ConfigError(ValueError):
-    """An invalid config; the message says what to change."""
+    """An invalid config; the message has the setting to change."""
 
 
 def check_pairs(pairs: Sequence[str]) -> None:

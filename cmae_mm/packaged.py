@@ -29,8 +29,8 @@ def packaged_root() -> Path:
         if (root / 'configs').is_dir() and (root / 'tools').is_dir():
             return root
     raise FileNotFoundError(
-        f'the configs of cmae_mm are neither in {_PACKAGE / ".mim"} nor beside'
-        ' the package; install it again')
+        f'the configs of cmae_mm are neither in {_PACKAGE / ".mim"} nor next '
+        'to the package; install it again')
 
 
 def in_clone() -> bool:

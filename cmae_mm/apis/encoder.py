@@ -1,4 +1,4 @@
-"""Pre-trained encoders as modules, from a checkpoint alone."""
+"""Pre-trained encoders as modules, loaded without a config."""
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Dict, Literal, Mapping, Optional, Sequence

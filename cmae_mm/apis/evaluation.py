@@ -133,7 +133,7 @@ def knn(data: LabelledData,
     Raises:
         ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
-        EvaluationDataError: If there are no such labelled images.
+        EvaluationDataError: If there are no labelled images.
     """
     return _evaluate(
         'knn', lambda found: found.knn(ks, temperature), data, checkpoint,
@@ -181,7 +181,7 @@ def linear(data: LabelledData,
     Raises:
         ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
-        EvaluationDataError: If there are no such labelled images.
+        EvaluationDataError: If there are no labelled images.
     """
     return _evaluate(
         'linear', lambda found: found.linear(lrs, epochs), data, checkpoint,
@@ -231,7 +231,7 @@ def low_shot(data: LabelledData,
     Raises:
         ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
-        EvaluationDataError: If there are no such labelled images.
+        EvaluationDataError: If there are no labelled images.
     """
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:
@@ -291,7 +291,7 @@ def frozen(data: LabelledData,
     Raises:
         ArgumentError: If an argument is invalid.
         CheckpointError: If the checkpoint cannot be used.
-        EvaluationDataError: If there are no such labelled images.
+        EvaluationDataError: If there are no labelled images.
     """
 
     def evaluate(found: _Extracted) -> Dict[str, Any]:

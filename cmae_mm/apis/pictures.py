@@ -395,7 +395,7 @@ def map_images(data: Data,
     places = project(values[chosen], chosen_method, seed)
     groups = [Path(p).parts[0] if len(Path(p).parts) > 1 else ''
               for p in paths]
-    if len(set(groups)) == 1 and groups[0]:  # the part `train` alone
+    if len(set(groups)) == 1 and groups[0]:  # only the part `train`
         groups = [Path(p).parent.name for p in paths]
     model = _load(checkpoint, encoder, pool, img_size, num_heads)
     path = Path(out).expanduser()

@@ -109,8 +109,8 @@ def _read_before(config: Path) -> Mapping[str, Any]:
     except (PlainConfigError, OSError, UnicodeDecodeError) as error:
         raise ArgumentError(
             f'{config} is not a config written by `cmae pretrain` ({error}); '
-            'name another folder with out (--out), or start anew with '
-            'resume=False (--no-resume)') from error
+            'choose another folder with out (--out), or start a new training '
+            'with resume=False (--no-resume)') from error
 
 
 def _check_same_training(cfg: Config, config: Path) -> None:

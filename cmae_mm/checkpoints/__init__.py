@@ -91,8 +91,7 @@ def refuse(name: str, what: Any) -> NoReturn:
     text = str(what)[:200]
     text = text if text.isprintable() else ascii(text)
     raise CheckpointError(
-        f'{name} holds {text}, which is more than tensors and plain '
-        'values, and reading it could run code that is in the file, so it '
-        'is refused; if you trust its origin, load it once in a script of '
-        "your own with torch.load(..., weights_only=False) and save its "
-        "'state_dict' alone")
+        f'{name} holds {text}, not only tensors and plain values, and was '
+        'not loaded because it could run code; if you trust its origin, load '
+        'it once with torch.load(..., weights_only=False) and save its '
+        "'state_dict' only")

@@ -127,7 +127,7 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
             settings = make_settings(**facts['images'])
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f'its record says images={_short(facts["images"])}, but these '
+                f'its record has images={_short(facts["images"])}, but these '
                 f'settings cannot be used: {error}') from None
         facts['images'] = dict(facts['images'], channels=settings.channels)
     return facts
@@ -206,7 +206,7 @@ def _short(value: Any) -> str:
 
 
 def _wrong(name: str, value: Any, words: str) -> CheckpointError:
-    return CheckpointError(f'its record says {name}={_short(value)}, but '
+    return CheckpointError(f'its record has {name}={_short(value)}, but '
                            f'{words} is needed')
 
 

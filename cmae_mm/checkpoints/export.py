@@ -80,10 +80,9 @@ def _check_kind(hybrid: bool, to: str) -> None:
     """Check that a library supports this kind of encoder."""
     if hybrid and to not in _HYBRID:
         raise CheckpointError(
-            f'a hybrid encoder is exported to {" or ".join(_HYBRID)} alone, '
-            f'since there is no such network for {to}; detection and '
-            'segmentation take the checkpoint as it is, with the backbones of '
-            'this project')
+            f'a hybrid encoder is exported to {" or ".join(_HYBRID)} only, '
+            f'since {to} has no such network; detection and segmentation load '
+            'the checkpoint directly, with the backbones of this project')
     if not hybrid and to == 'convmae':
         raise CheckpointError(
             'a plain vision transformer is not exported to convmae, whose '

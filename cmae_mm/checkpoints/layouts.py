@@ -208,9 +208,10 @@ class FoundEncoder(NamedTuple):
         branch (str): 'online', 'target', 'teacher', 'student', or '' for a
             single encoder.
         left_out (Tuple[str, ...]): Other parts of the checkpoint.
-        num_class_tokens (int): Number of class tokens of a foreign encoder.
-        grid (Tuple[int, int], optional): Height and width in patches; None
-            where the checkpoint does not say the size of its images.
+        num_class_tokens (int): Number of class tokens of an encoder of another
+            project.
+        grid (Tuple[int, int], optional): Height and width in patches; None if
+            the checkpoint does not record the size of its images.
     """
 
     state: StateDict
@@ -241,7 +242,7 @@ def rename(state: StateDict, rows: Rows, back: bool = False) -> StateDict:
     for name, value in state.items():
         new = _rename(name, rows, back)
         if new in renamed:
-            raise CheckpointError(f'it holds {new} under two names')
+            raise CheckpointError(f'it contains {new} under two names')
         renamed[new] = value
     return renamed
 
@@ -501,8 +502,8 @@ def find_encoder(state: StateDict,
         state (StateDict): The checkpoint's tensors.
         encoder (str): 'online' or 'target'; for DINO and iBOT also 'teacher',
             the same as 'online', or 'student'. Defaults to 'online'.
-        facts (Mapping[str, Any]): What the checkpoint notes of its encoder.
-            Defaults to nothing.
+        facts (Mapping[str, Any]): Recorded settings of the encoder. Defaults
+            to nothing.
         img_size (int | Sequence[int], optional): Size of its images in
             pixels, if it notes none. Defaults to squares.
 
@@ -518,7 +519,7 @@ def find_encoder(state: StateDict,
             f"the encoder must be 'online' or 'target', but got {encoder!r}")
     if any('.lora_' in name for name in state):
         raise CheckpointError(
-            'it holds adapters (LoRA) of an encoder; merge them into its '
+            'it contains adapters (LoRA) of an encoder; merge them into its '
             'weights with `model.merge_and_unload()` of peft, and save it '
             'again')
     if encoder in choices[2:] and not _starts(state, (f'{encoder}.', )):

@@ -324,9 +324,9 @@ def _compare_eps(module: nn.Module, facts: Dict[str, Any],
 
 
 def _assumed(grid: Pair) -> str:
-    """Report a grid that the checkpoint does not say."""
-    return 'it does not say the size of its images, which are taken as ' + (
-        'squares' if grid[0] == grid[1] else f'{grid[0]}x{grid[1]} patches')
+    """Report a grid that the checkpoint does not record."""
+    return 'it does not record the image size; positions are taken as ' + (
+        'a square' if grid[0] == grid[1] else f'{grid[0]}x{grid[1]} patches')
 
 
 def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,

@@ -52,13 +52,14 @@ _WRAPPERS = ('state_dict', 'model')
 _FOLDER_SETTINGS = ('config.json', 'preprocessor_config.json')
 # Few system calls, and a chunk fits into the CPU cache.
 _CHUNK = 1 << 20
-# Beginnings of files that are no checkpoints, in words for people.
+# First bytes and descriptions of files that are not checkpoints.
 _OTHER_FILES = {
     b'version https://git-lfs': 'is a pointer of Git LFS in place of the '
                                 'file, which `git lfs pull` fetches',
     b'GGUF': 'is a GGUF file, whose quantised weights are not read',
-    b'\x89HDF': 'is an HDF5 file, as Keras writes it, which is not read',
-    b'<': 'is a web page or XML in place of a checkpoint; download it again',
+    b'\x89HDF': 'is an HDF5 file, for example of Keras, which is not '
+                'supported',
+    b'<': 'is a web page or XML file, not a checkpoint; download it again',
     b'\x1f\x8b': 'is an archive; unpack it'}
 _NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
 
@@ -385,7 +386,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
             twice = sorted(state.keys() & part.keys())
             if twice:
                 raise CheckpointError(
-                    f'it holds {twice[0]} in two of its files')
+                    f'it contains {twice[0]} in two of its files')
             state.update(part)
         for name in _FOLDER_SETTINGS if file.name in WEIGHT_FILES else ():
             if file.with_name(name).is_file():
@@ -412,11 +413,11 @@ def _read_file(file: Path) -> Checkpoint:
             return _read_safetensors(source)
         content = _load(source, 'cpu')
     found = unwrap(content)
-    # Averages beside the weights.
+    # Averages of the weights.
     others = [k for k, v in content.items() if k not in _WRAPPERS
               and _holds(v)] if content.keys() & {*_WRAPPERS} else ()
     if others:
-        print_log(f'left out: {", ".join(map(str, others))}',
+        print_log(f'not loaded: {", ".join(map(str, others))}',
                   logger='current')
     return found
 
@@ -459,7 +460,7 @@ def unwrap(content: Any) -> Checkpoint:
             content = content[wrapper]
     if not isinstance(content, dict):
         raise CheckpointError(
-            f'it holds a {type(content).__name__}, not a state dict')
+            f'it contains a {type(content).__name__}, not a state dict')
     if not _holds(content):
         content = {f'{part}.{name}': value for part, tensors in content.items()
                    if isinstance(tensors, dict)
@@ -473,10 +474,10 @@ def unwrap(content: Any) -> Checkpoint:
                     f'it names a tensor {name!r}, which is not a string')
             short = name.removeprefix('module.')
             if short in state:
-                raise CheckpointError(f'it holds {short} under two names')
+                raise CheckpointError(f'it contains {short} under two names')
             state[short] = value
     if not state:
-        raise CheckpointError('it holds no tensors')
+        raise CheckpointError('it contains no tensors')
     if state.keys() - content.keys():
         print_log("removed from its names: 'module.'", logger='current')
     if hasattr(content, '_metadata'):

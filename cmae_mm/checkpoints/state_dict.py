@@ -133,9 +133,10 @@ def _check_encoder(state: StateDict, expected: StateDict) -> None:
              if any('layers.' in k and '.attn.' in k for k in s)]
     if len(set(kinds)) == 2:
         raise CheckpointError(
-            f'it holds {kinds[0].words}, the model has {kinds[1].words}, and '
-            'neither can initialise the other; use a config with the backbone '
-            f'{kinds[0].backbones}, or a checkpoint of the other kind')
+            f'it contains {kinds[0].words}, the model has {kinds[1].words}, '
+            'and neither can initialise the other; use a config with the '
+            f'backbone {kinds[0].backbones}, or a checkpoint of the other '
+            'kind')
     theirs, ours = map(read_sizes, pair)
     if theirs and ours and theirs != ours:
         raise CheckpointError(

@@ -422,7 +422,7 @@ def _fill_history(buffer: HistoryBuffer, log: Any, count: Any,
     for array in (log, count):
         if type(array) is not np.ndarray or array.ndim != 1 or (
                 array.dtype.kind not in 'fiub'):
-            raise ValueError('a log history is no series of numbers')
+            raise ValueError('a log history is not a series of numbers')
     if len(log) != len(count) or type(max_length) is not int:
         raise ValueError('a log history has no length')
     buffer._log_history, buffer._count_history = log, count

@@ -87,8 +87,8 @@ def leave_ranks() -> None:
     """Destroy the process group of distributed training, if there is one.
 
     A process that exits while a communication thread runs may be aborted, with
-    the exit status of a failed training. The threads end when the last
-    reference to their group is gone, which a model in a cycle holds.
+    the exit status of a failed training. The threads end with the last
+    reference to their group, which a model in a reference cycle keeps.
     """
     if 'torch' not in sys.modules:
         return

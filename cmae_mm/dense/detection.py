@@ -133,11 +133,11 @@ class DetectionCheckHook(Hook):
         if unknown or absent:
             raise ValueError(
                 f'the categories of {dataset.ann_file} are not the {name} '
-                f"data's classes: {len(unknown)} of them are no class "
+                f"data's classes: {len(unknown)} of them are not a class "
                 f'({", ".join(unknown[:5])}), {len(absent)} classes are no '
-                f'category ({", ".join(absent[:5])}); set dataset.metainfo='
-                "dict(classes=...) and the heads' num_classes to the file's "
-                'categories')
+                f'category ({", ".join(absent[:5])}); set '
+                "dataset.metainfo=dict(classes=...) and the heads' "
+                "num_classes to the file's categories")
         # Labels are numbered by the file's order, names by the classes'.
         if categories != classes:
             raise ValueError(

@@ -52,7 +52,7 @@ class NameTemplate(str):
             + rf'(?:{_WITHIN}(\d+))?' + re.escape(suffix))
 
     def format(self, step: Union[int, str]) -> str:  # type: ignore[override]
-        """Make the name of a checkpoint.
+        """Format the name of a checkpoint.
 
         Args:
             step (int | str): Epochs or iterations; ``<epochs>_iter_<n>``

@@ -37,7 +37,7 @@ def effective_rank(features: Tensor) -> Tensor:
 
     Args:
         features (Tensor): Features of N images, (N, D), of any float type.
-            Images whose features are not finite are left out.
+            Images with non-finite features are skipped.
 
     Returns:
         Tensor: A float64 scalar, from 1 (all features are multiples of one)
@@ -66,7 +66,7 @@ def spread(features: Tensor) -> Tensor:
 
     Args:
         features (Tensor): Features of N images, (N, D), of any float type.
-            Images whose features are not finite are left out.
+            Images with non-finite features are skipped.
 
     Returns:
         Tensor: A float64 scalar: 0 if all features have one direction, about

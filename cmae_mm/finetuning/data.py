@@ -54,7 +54,7 @@ class Part(NamedTuple):
         records (List[Dict[str, Any]]): Records with ``img_path``.
         labels (List[List[str]]): Names of the classes of each image.
         empty (List[str]): Classes without images.
-        notes (List[str]): What was left out.
+        notes (List[str]): Notes on skipped rows and images.
     """
 
     place: str
@@ -84,7 +84,7 @@ class LabelledData(NamedTuple):
     Args:
         classes (List[str]): Names of the classes, sorted.
         parts (Dict[str, Part]): ``train``, ``val`` and maybe ``test``.
-        notes (List[str]): What was left out.
+        notes (List[str]): Notes on skipped rows and images.
         unreadable (Dict[str, str]): Unreadable images and the reason.
         task (str): 'classify', 'multilabel', 'segment' or 'detect'.
         label_map (Dict[int, int]): Class of each value of the masks.
@@ -280,8 +280,8 @@ def _note_other_splits(parts: Dict[str, Part], whole: Part) -> None:
     if others:
         parts['train'] = parts['train']._replace(notes=[
             *parts['train'].notes,
-            f'{len(others):,} rows have another split and are left out, the '
-            f'first: {encode_name(others[0])}'])
+            f'{len(others):,} rows with another split are skipped, the first: '
+            f'{encode_name(others[0])}'])
 
 
 def _read_part(data: PathLike, multilabel: bool,

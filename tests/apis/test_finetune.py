@@ -570,7 +570,7 @@ def test_mistakes_of_lists_and_copies(photos, tmp_path):
     splits = ['train', 'val', 'train', 'fold 3']
     found = read([f'{r},{splits[i % 4]}' for i, r in enumerate(rows)],
                  'path,label,split')
-    assert any(f'6 rows have another split and are left out, the first: '
+    assert any(f'6 rows with another split are skipped, the first: '
                f'{files[3]}' in n for n in found.notes)
     (tmp_path / 'list.csv').write_text('\n'.join(
         [f'path,{",".join(CLASSES)}', *(

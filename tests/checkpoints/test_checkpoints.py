@@ -571,7 +571,7 @@ def test_parts_of_a_model_and_other_files_are_named(tmp_path, monkeypatch):
     (tmp_path / 'config.json').write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match='3 layers, but .* of 2'):
         load_encoder(tmp_path)
-    assert said == ['left out: model_ema']
+    assert said == ['not loaded: model_ema']
     names = {k: f'{k.split(".")[0]}.bin' for k in vit}
     for name in {*names.values()}:
         torch.save({k: v for k, v in vit.items() if names[k] == name},

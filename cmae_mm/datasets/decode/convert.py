@@ -286,7 +286,7 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """
     image = np.ascontiguousarray(
         image[..., ::-1] if image.strides[2] < 0 else image)
-    if not image.flags.writeable:  # as those of Pillow, which torch refuses
+    if not image.flags.writeable:  # like those of Pillow
         image = image.copy()
     if image.dtype != np.uint8:
         image = image.astype(np.float32, copy=False)

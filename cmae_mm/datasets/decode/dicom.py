@@ -144,7 +144,7 @@ def _rescale(stored: np.ndarray, file: Any, number: int,
         from pydicom.pixels import apply_modality_lut
         return apply_modality_lut(stored, source)
     maps = _groups(file, number, 'RealWorldValueMappingSequence')
-    # A window is in the units of the rescaling alone.
+    # A window is in the units of the rescaling only.
     if (maps and 'RescaleSlope' not in source and settings.window is None):
         if len(maps) > 1 or 'RealWorldValueSlope' not in maps[0]:
             raise UnfitImage(
@@ -207,6 +207,6 @@ def _find_padding(stored: np.ndarray, file: Any) -> Optional[np.ndarray]:
     if value is None:
         return None
     limit = file.get('PixelPaddingRangeLimit', value)
-    # Some files have them as unsigned beside signed pixels.
+    # In some files they are unsigned although pixels are signed.
     low, high = np.sort(np.array([value, limit]).astype(stored.dtype))
     return (stored >= low) & (stored <= high)

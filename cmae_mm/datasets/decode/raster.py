@@ -267,7 +267,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    # Damaged EXIF data: the image is shown as it is, as viewers do.
+    # Damaged EXIF data: the image is not rotated, as in viewers.
     except Exception:
         return 1
     return value if isinstance(value, int) else 1
@@ -384,7 +384,7 @@ def _read_deep_png(data: bytes, settings: ImageSettings) -> RawImage:
     if pixels is None or pixels.dtype != np.uint16:
         raise UndecodableImage('OpenCV cannot decode it')
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    # OpenCV gives BGR, and repeats grey beside alpha.
+    # OpenCV returns BGR, and repeats grey if there is alpha.
     colours = pixels[..., :1] if data[25] in (0, 4) else pixels[..., 2::-1]
     alpha = pixels[..., -1:] if pixels.shape[2] == 4 else None
     key = file.info.get('transparency')

@@ -284,7 +284,7 @@ class OnlineProbeHook(Hook):
             raise ValueError(
                 'OnlineProbeHook needs a labelled training data set: set '
                 'train_dataloader.dataset.with_label=True, with class folders '
-                f'in the data folder, or leave the hook out ({error})'
+                f'in the data folder, or remove the hook ({error})'
             ) from error
         if count > self.num_classes:
             raise ValueError(

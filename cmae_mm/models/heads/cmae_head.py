@@ -87,7 +87,7 @@ class CMAEHead(BaseModule):
 
     def reconstruct(self, pred_pixel: torch.Tensor, images: torch.Tensor,
                     mask: torch.Tensor) -> torch.Tensor:
-        """Compute the reconstruction loss L_r alone.
+        """Compute the reconstruction loss L_r.
 
         Args:
             pred_pixel (torch.Tensor): See :meth:`loss`.

@@ -323,7 +323,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
             ValueError: If the images are not of the model's size or channels.
         """
         check_images(x, self.in_channels, self.img_size)
-        # x_v, (N, V, D): the convolution, of the visible patches alone
+        # x_v, (N, V, D): the convolution of visible patches only
         x = cut_patches(x, self.patch_size, ids_keep)
         convolution = self.patch_embed.projection
         x = F.linear(x, convolution.weight.flatten(1), convolution.bias)

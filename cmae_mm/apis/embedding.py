@@ -16,7 +16,6 @@ from typing import (
     Tuple,
 )
 
-from ..datasets.names import add_reason
 from ..dependencies import require
 from ..files import output_lock
 from ..image_size import ImageSize, to_pair, to_size
@@ -196,6 +195,7 @@ def embed(data: Data,
 
 def _print(done: Embeddings) -> None:
     """Print the number of features and the skipped images."""
+    from ..datasets.names import add_reason
     shape = 'x'.join(str(n) for n in done.shape[1:])
     print(f'{done.shape[0]:,} images, {shape} features each, in {done.out}')
     for path, reason in list(done.skipped.items())[:5]:

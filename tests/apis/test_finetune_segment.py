@@ -12,10 +12,10 @@ from PIL import Image
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
+from cmae_mm.apis.data import stats
 from cmae_mm.checkpoints import export_encoder
 
 require_dense('mmseg')
-from cmae_mm.finetuning.masks import read_masks  # noqa: E402
 
 pytestmark = needs_coco
 
@@ -141,34 +141,27 @@ def test_onnx(finished, tmp_path):
     assert np.allclose(scores.sum(1), 1, atol=1e-4)
 
 
-def test_masks_without_parts_or_names(masks, tmp_path):
-    shutil.copytree(masks / 'Images/train', tmp_path / 'images')
-    shutil.copytree(masks / 'masks/train', tmp_path / 'masks')
-    found = read_masks(tmp_path)
-    assert found.classes == ['value 0', 'value 1']
-    assert {k: len(p.records) for k, p in found.parts.items()} == dict(
-        train=5, val=1)
-    (tmp_path / 'classes.txt').write_text('only\n')
-    with pytest.raises(ArgumentError, match='the value 1, but'):
-        read_masks(tmp_path)
-    (tmp_path / 'classes.txt').unlink()
-    first = next((tmp_path / 'masks').iterdir())
-    shutil.copy(first, tmp_path / 'masks/spare.png')
-    assert any('1 masks without an image are left out' in note
-               for note in read_masks(tmp_path).notes)
-    whole = first.read_bytes()
-    for content, match in ((whole[:-20], 'cannot be read'),
-                           (b'no mask', 'cannot be read')):
-        first.write_bytes(content)
-        with pytest.raises(ArgumentError, match=match):
-            read_masks(tmp_path)
-    for size, mode, match in (((9, 9), 'L', 'has 9 x 9 pixels'),
-                              ((32, 32), 'RGB', 'must have one channel')):
-        Image.new(mode, size).save(first)
-        with pytest.raises(ArgumentError, match=match):
-            read_masks(tmp_path)
-    first.unlink()
-    with pytest.raises(ArgumentError, match='has no mask with the same name'):
-        read_masks(tmp_path)
-    with pytest.raises(ArgumentError, match='no folders images and masks'):
-        read_masks(tmp_path / 'images')
+def test_images_of_16_bits(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (('train', 4), ('val', 2)):
+        for number in range(count):
+            image = rng.integers(0, 60_000, (32, 32)).astype(np.uint16)
+            for kind, array in (
+                    ('images', image), ('masks', np.uint8(image > 30_000))):
+                folder = tmp_path / kind / part
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(folder / f'{number}.png')
+    stats(tmp_path / 'images/train', out=tmp_path / 'stats.json',
+          num_workers=0)
+    done = cmae_mm.finetune(
+        tmp_path, 'random', tmp_path / 'out', task='segment', model='mini',
+        img_size=32, stats=tmp_path / 'stats.json', epochs=1, num_workers=0,
+        batch_size=2)
+    assert done.metrics['val']['images'] == 2
+    model = cmae_mm.load_model(done.out)
+    assert model.in_channels == 1
+    path = tmp_path / 'images/val/0.png'
+    array = np.asarray(Image.open(path)).astype(np.uint16)
+    assert (model.read(path)[..., 0] == array).all()
+    for found in model.predict([path, array]):
+        assert found.error == '' and found.mask.shape == (32, 32)

@@ -69,10 +69,11 @@ def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
     Returns:
         float: The balanced accuracy, as in scikit-learn.
     """
-    images = labels.bincount()
-    hits = labels[predicted == labels].bincount(minlength=len(images))
-    recall = hits[images > 0].double() / images[images > 0]
-    return 100 * recall.mean().item()
+    from sklearn.metrics import recall_score
+    true = labels.cpu().numpy()
+    return 100 * float(recall_score(
+        true, predicted.cpu().numpy(), labels=np.unique(true),
+        average='macro', zero_division=0))
 
 
 def bootstrap_interval(correct: np.ndarray,
@@ -405,17 +406,10 @@ def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
 
     Returns:
         torch.Tensor: Predicted classes, (N, ).
-
-    Raises:
-        ImportError: If scikit-learn is missing.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise ImportError('low-shot evaluation needs scikit-learn; install it '
-                          'with `pip install scikit-learn`') from error
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
     classifier = make_pipeline(
         StandardScaler(),
         LogisticRegression(C=inverse_penalty, max_iter=5000))

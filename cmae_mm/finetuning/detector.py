@@ -157,12 +157,7 @@ class FinishedDetector(FinishedModel):
               window: Optional[int]) -> Iterator[List[Any]]:
         """Yield the class number, score and box of each object."""
         for array in images:
-            results = self.transform(array)
-            with torch.inference_mode():
-                found, = self.model.test_step(dict(
-                    inputs=[results['inputs']],
-                    data_samples=[results['data_samples']]))
-            one = found.pred_instances.cpu()
+            one = self.test_step(array).pred_instances.cpu()
             yield list(zip(one.labels.tolist(), one.scores.tolist(),
                            one.bboxes.tolist()))
 

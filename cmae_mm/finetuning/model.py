@@ -142,6 +142,15 @@ class FinishedModel(nn.Module):
             results = transform(results)
         return results
 
+    def test_step(self, array: np.ndarray) -> Any:
+        """Run the model's own test step on a decoded image."""
+        results = self.transform(array)
+        with torch.inference_mode():
+            found, = self.model.test_step(dict(
+                inputs=[results['inputs']],
+                data_samples=[results['data_samples']]))
+        return found
+
     def read(self, image: Any, whole: bool = True) -> np.ndarray:
         """Decode a path, record, array or PIL image.
 

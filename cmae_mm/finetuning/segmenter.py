@@ -158,12 +158,7 @@ class FinishedSegmenter(FinishedModel):
             if window is not None:
                 yield self._segment_windows(array, batch_size, window)
                 continue
-            results = self.transform(array)
-            with torch.inference_mode():
-                found, = self.model.test_step(dict(
-                    inputs=[results['inputs']],
-                    data_samples=[results['data_samples']]))
-            mask: Tensor = found.pred_sem_seg.data[0]
+            mask: Tensor = self.test_step(array).pred_sem_seg.data[0]
             yield mask.cpu().numpy().astype(np.uint8)
 
     def _segment_windows(self, array: np.ndarray, batch_size: int,

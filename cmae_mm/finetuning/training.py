@@ -12,7 +12,7 @@ from mmengine.dist import barrier, is_main_process
 from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ..config import ArgumentError
 from ..engine import ResumableRunner
-from ..engine.checkpoint_folder import list_saved
+from ..engine.checkpoint_folder import list_saved, move_aside
 from ..engine.device import adapt_to_device
 from ..engine.estimate import estimate_training
 from ..engine.work_dir import MARK, is_first_process, work_dir_lock
@@ -70,10 +70,13 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
     files[CONFIG_NAME] = (f'{MARK}: made by `cmae finetune`\n'
                           f'{format_config(cfg.to_dict())}')
     with work_dir_lock(folder, launcher):
+        best = folder / BEST_NAME
         resumes = resume and bool(list_saved(cfg))
-        if resumes:
+        if resumes or resume and best.is_file():
             _check_same(folder, files)
         if is_first_process(launcher):
+            if best.is_file() and not resumes:  # it has other settings
+                move_aside([best])
             for name, text in files.items():
                 write_file(folder / name, text)
             print('\n'.join(lines), flush=True)
@@ -97,7 +100,7 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
         if is_main_process():
             _keep_best(cfg, data.classes)
         barrier()
-        return folder / BEST_NAME
+        return best
 
 
 def _is_new(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -255,15 +256,26 @@ def test_commands(photos, encoder, tmp_path):
 
 
 def test_same_command_resumes_and_another_is_refused(finished, photos,
-                                                     encoder):
+                                                     encoder, tmp_path,
+                                                     monkeypatch):
     before = (finished.out / 'best.pth').read_bytes()
     again = cmae_mm.finetune(photos, encoder, finished.out, epochs=3,
                              num_workers=0)
     assert again.metrics['val'] == finished.metrics['val']
     assert (finished.out / 'best.pth').read_bytes() == before
-    with pytest.raises(ArgumentError, match='other settings'):
-        cmae_mm.finetune(photos, encoder, finished.out, epochs=4,
-                         num_workers=0)
+    # Also without the checkpoints of the epochs.
+    out = shutil.copytree(finished.out, tmp_path / 'out',
+                          ignore=shutil.ignore_patterns('epoch_*.pth'))
+    for folder in (finished.out, out):
+        with pytest.raises(ArgumentError, match='other settings'):
+            cmae_mm.finetune(photos, encoder, folder, epochs=4, num_workers=0)
+    # A new training that is interrupted leaves no other model in its folder.
+    monkeypatch.setattr(ResumableRunner, 'from_cfg', None)
+    with pytest.raises(TypeError):
+        cmae_mm.finetune(photos, encoder, out, epochs=4, num_workers=0,
+                         resume=False)
+    assert not (out / 'best.pth').exists()
+    assert (out / 'previous_1/best.pth').read_bytes() == before
 
 
 @pytest.mark.parametrize(('line', 'message'), [

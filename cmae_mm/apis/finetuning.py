@@ -301,8 +301,8 @@ def predict(folder: PathLike,
         batch_size: Images or windows in a batch. Defaults to 32.
         window: Side in pixels of overlapping windows for large images; use the
             size of the training images. Masks and class scores are averaged
-            over windows; multi-label models use the highest score. Defaults to
-            the whole image.
+            over windows; multi-label models use the highest score; boxes are
+            merged by non-maximum suppression. Defaults to the whole image.
         pictures: Folder for a contact sheet of each predicted class, or for
             each image with its mask or boxes.
 

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import METRICS
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
 from ..config import ArgumentError, load_config
 from ..dependencies import cpu_count, require_dense
 from ..models import TransferViT
 from .data import LabelledData
-from .model import FinishedModel, Found
+from .model import FinishedModel, Found, place_windows
 from .pictures import draw_boxes, to_picture
 from .recipe import Run, apply_recipe
 
@@ -155,11 +156,30 @@ class FinishedDetector(FinishedModel):
 
     def infer(self, images: Sequence[np.ndarray], batch_size: int,
               window: Optional[int]) -> Iterator[List[Any]]:
-        """Yield the class number, score and box of each object."""
+        """Yield the class number, score and box of each object.
+
+        Boxes of windows are merged by non-maximum suppression.
+        """
         for array in images:
-            one = self.test_step(array).pred_instances.cpu()
-            yield list(zip(one.labels.tolist(), one.scores.tolist(),
-                           one.bboxes.tolist()))
+            if window is None:
+                labels, scores, boxes = self._detect(array)
+            else:
+                side, tops, lefts = place_windows(array.shape, window)
+                labels, scores, boxes = map(torch.cat, zip(*(
+                    self._detect(array[y:y + side, x:x + side], x, y)
+                    for y in tops for x in lefts)))
+                kept = batched_nms(
+                    boxes, scores, labels,
+                    self.model.roi_head.test_cfg.nms.iou_threshold)
+                labels, scores, boxes = labels[kept], scores[kept], boxes[kept]
+            yield list(zip(labels.tolist(), scores.tolist(), boxes.tolist()))
+
+    def _detect(self, array: np.ndarray, left: int = 0,
+                top: int = 0) -> Tuple[Tensor, Tensor, Tensor]:
+        """Return class numbers, scores and boxes of an image or window."""
+        found = self.test_step(array).pred_instances.cpu()
+        shift = torch.tensor([left, top, left, top])
+        return found.labels, found.scores, found.bboxes + shift
 
     def name_result(self, found: Found) -> Detected:
         """Convert class numbers of boxes to names; clip boxes to the image."""

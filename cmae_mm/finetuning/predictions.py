@@ -67,9 +67,6 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
     if is_dense and (wanted.top_k > 1 or wanted.all_scores):
         raise ArgumentError(f'top_k and all_scores are for classifiers; this '
                             f'model is for the task {model.task}')
-    if model.task == 'detect' and window is not None:
-        raise ArgumentError('window is for classifiers and segmenters; this '
-                            'model is a detector')
     masks = _Masks(wanted.out, len(model.classes)) if wanted.out and (
         model.task == 'segment') else None
     found, rows = [], []

@@ -3,6 +3,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 from helpers import COCO, build, model_cfg, needs_coco, require_dense
 from PIL import Image
@@ -79,6 +80,26 @@ def test_predict_writes_boxes(finished, boxes, tmp_path):
     wanted, = model.predict(path)
     assert [b[0] for b in wanted.boxes] == [
         row['class'] for row in rows if row['path'] == path]
+
+
+def test_windows(finished, boxes):
+    model = cmae_mm.load_model(finished.out)
+    path = next((boxes / 'images/val2017').iterdir())
+    square = np.asarray(Image.open(path).convert('RGB'))[:200, :200]
+    whole, = model.predict(square)
+    same, = model.predict(square, window=999)
+    assert whole.boxes and same.boxes == whole.boxes
+    wide = np.concatenate([square, square[:, 50:150]], axis=1)
+    merged, = model.predict(wide, window=200)
+    parts = [(name, score, x1 + left, y1, x2 + left, y2)
+             for left in (0, 100)
+             for name, score, x1, y1, x2, y2 in model.predict(
+                 wide[:, left:left + 200])[0].boxes]
+    assert len(whole.boxes) <= len(merged.boxes) <= len(parts)
+    assert max(box[4] for box in merged.boxes) > 200
+    for box in merged.boxes:
+        assert any(box[0] == one[0] and box[1:] == pytest.approx(
+            one[1:], abs=1e-3) for one in parts)
 
 
 def test_large_decoder_and_boxes_of_polygons(boxes, finished, tmp_path):

@@ -123,7 +123,8 @@ def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     Returns:
         str: "; did you mean 'a' or 'b'?", or '' if no word is near.
     """
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
+    near = difflib.get_close_matches(
+        word, list(dict.fromkeys(known)), n=3, cutoff=cutoff)
     return f'; did you mean {" or ".join(map(repr, near))}?' if near else ''
 
 

@@ -137,7 +137,10 @@ def test_float16(checkpoint, tmp_path):
 
 def run_the_pages_example(file, encoder, monkeypatch):
     monkeypatch.chdir(file.parent)
-    Image.effect_noise((50, 40), 90).convert('RGB').save('photo.jpg')
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn
+    Image.effect_noise((63, 41), 90).convert('RGB').save(
+        'photo.jpg', exif=exif)
     page = (ROOT / 'docs/deploy.md').read_text()
     example, = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
     names: dict = {}

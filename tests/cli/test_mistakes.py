@@ -52,6 +52,9 @@ MISTAKES = {
     'a misspelt argument of a class': (
         options('model.backbone.mask_rato=0.5'),
         'CMAEViT has no argument .mask_rato.; did you mean .mask_ratio.'),
+    'a misspelt argument that two classes have': (
+        options('model.bakbone.depth=3'),
+        'CMAE has no argument .bakbone.; did you mean .backbone.[?]'),
     'a misspelt argument in a file': (
         ['train', '{tmp}/argument.py'],
         'MomentumTarget has no argument .momentun.; did you mean .momentum.'),

@@ -36,7 +36,8 @@ _CLASSES = dict(
 
 
 def _state_for(model: nn.Module, to: str, encoder: str,
-               img_size: Optional[ImageSize]) -> StateDict:
+               img_size: Optional[ImageSize],
+               decoder: StateDict) -> StateDict:
     """Convert an encoder to a library's names."""
     vit = select_encoder(model, encoder)
     if encoder == 'target' and (
@@ -62,18 +63,9 @@ def _state_for(model: nn.Module, to: str, encoder: str,
             'encoder to hf')
     if to == 'mmdet':
         return layouts.to_mmdet(state, grid)
-    decoder = dict(model.neck.pixel_decoder.state_dict()) if (
-        _has_decoder(to, encoder, img_size)) else {}
     if to == 'hf_vitmae' and decoder:
         return layouts.to_hf_pretraining(state, decoder)
     return EXPORTS[to](state) | layouts.decoder_to_convmae(decoder)
-
-
-def _has_decoder(to: str, encoder: str,
-                 img_size: Optional[ImageSize]) -> bool:
-    """Whether an export contains the pixel decoder."""
-    return to in ('convmae', 'hf_vitmae') and encoder == 'online' and (
-        img_size is None)
 
 
 def _check_kind(hybrid: bool, to: str) -> None:
@@ -122,8 +114,12 @@ def export_encoder(model: nn.Module,
         raise CheckpointError(
             f'the encoder is exported to one of {", ".join(EXPORTS)}, but got '
             f'{to!r}')
-    state = _state_for(model, to, encoder, img_size)
     vit = select_encoder(model, encoder)
+    decoder = model.neck.pixel_decoder if (
+        to in ('convmae', 'hf_vitmae') and encoder == 'online'
+        and img_size is None) else nn.Module()
+    state = _state_for(
+        model, to, encoder, img_size, dict(decoder.state_dict()))
     size = to_size(to_pair(img_size or vit.img_size))
     facts = encoder_facts(model, images, size)
     meta = _describe(to, **facts, encoder=encoder, final_norm=vit.final_norm,
@@ -135,11 +131,16 @@ def export_encoder(model: nn.Module,
         config = hf_config(vit, *_CLASSES[to], size)
         if to == 'hf':
             config.update(pooler_act='linear', pooler_output_size=None)
-        elif _has_decoder(to, encoder, img_size):
+        elif hasattr(decoder, 'decoder_blocks'):
+            block = decoder.decoder_blocks[0]
             config.update(
-                hf_decoder(model.neck.pixel_decoder, vit.mask_ratio,
-                           model.head.reconstruction.norm_pix),
-                architectures=['ViTMAEForPreTraining'])
+                architectures=['ViTMAEForPreTraining'],
+                decoder_hidden_size=decoder.decoder_embed.out_features,
+                decoder_num_hidden_layers=len(decoder.decoder_blocks),
+                decoder_num_attention_heads=block.attn.num_heads,
+                decoder_intermediate_size=block.ffn.layers[0][0].out_features,
+                mask_ratio=vit.mask_ratio,
+                norm_pix_loss=model.head.reconstruction.norm_pix)
         _write_hf(path, state, facts[KEY], meta, config)
     else:
         write_checkpoint(path, state, meta)
@@ -242,7 +243,10 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
         vit, 'beit', 'BeitForImageClassification', size,
         use_absolute_position_embeddings=True, use_mean_pooling=True,
         layer_scale_init_value=0, use_mask_token=False,
-        **hf_labels(classes, 'MultiLabel' in type(model.head).__name__))
+        id2label=dict(enumerate(classes)),
+        label2id={name: number for number, name in enumerate(classes)},
+        problem_type='multi_label_classification' if 'MultiLabel' in type(
+            model.head).__name__ else 'single_label_classification')
     _write_hf(path, layouts.to_hf_classifier(state), facts[KEY], meta, config,
               short_side)
 
@@ -391,27 +395,6 @@ def hf_config(vit: nn.Module, model_type: str, architecture: str,
         hidden_dropout_prob=0.,
         attention_probs_dropout_prob=0.,
         **more)
-
-
-def hf_decoder(decoder: nn.Module, mask_ratio: float,
-               norm_pix: bool) -> Dict[str, Any]:
-    """Return the settings of a pixel decoder in ``ViTMAEConfig``."""
-    block = decoder.decoder_blocks[0]
-    return dict(
-        decoder_hidden_size=decoder.decoder_embed.out_features,
-        decoder_num_hidden_layers=len(decoder.decoder_blocks),
-        decoder_num_attention_heads=block.attn.num_heads,
-        decoder_intermediate_size=block.ffn.layers[0][0].out_features,
-        mask_ratio=mask_ratio, norm_pix_loss=norm_pix)
-
-
-def hf_labels(classes: Sequence[str], multilabel: bool) -> Dict[str, Any]:
-    """Return the settings of a classifier in a config of transformers."""
-    return dict(
-        id2label=dict(enumerate(classes)),
-        label2id={name: number for number, name in enumerate(classes)},
-        problem_type='multi_label_classification' if multilabel else
-        'single_label_classification')
 
 
 def hf_processor(facts: Mapping[str, Any], img_size: ImageSize,

@@ -214,7 +214,7 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
                 IndexError) as error:
             raise ConfigError(
                 f'--cfg-options {key} does not fit into {cfg.filename}: '
-                f'{error}') from error
+                f'{" ".join(map(str, error.args))}') from error
     check_keys(cfg, options)
     check_numbers(cfg)
     if cfg.get('image_stats') is not None:

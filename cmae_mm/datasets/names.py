@@ -7,6 +7,7 @@ forked workers share. Names in a text file are memory-mapped.
 import json
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Callable, Iterable, List, Optional
 
@@ -101,6 +102,10 @@ class FileNames(Sequence):
         start = int(self.ends[index - 1]) + self._gap if index else 0
         text = os.fsdecode(self._data[start:end].tobytes())
         return self._decode(text) if self._decode else text
+
+    def checksum(self) -> int:
+        """Return a checksum of all names and their order."""
+        return zlib.crc32(self._data, zlib.crc32(self.ends))
 
     def select(self, indices: Sequence, skip: int = 0) -> 'FileNames':
         """Select some of the names.

@@ -21,6 +21,12 @@ from torch import nn
 
 from ..dependencies import start_method
 
+# Variables of launchers with the number of processes and the rank.
+LAUNCHERS = dict(
+    pytorch=('WORLD_SIZE', 'RANK'),
+    slurm=('SLURM_NTASKS', 'SLURM_PROCID'),
+    mpi=('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'))
+
 
 def has_accelerator() -> bool:
     """Return whether there is a device with autocast in mmengine."""
@@ -84,9 +90,18 @@ def adapt_to_device(cfg: Config) -> None:
         cfg (Config): The config of a runner.
 
     Raises:
-        ValueError: If a launcher other than pytorch and slurm starts ranks on
-            CPUs, or the process groups' timeout is not positive.
+        ValueError: If the launcher has not started this process, a launcher
+            other than pytorch and slurm is to start ranks on CPUs, or the
+            process groups' timeout is not positive.
     """
+    launcher = cfg.get('launcher', 'none')
+    missing = [name for name in LAUNCHERS.get(launcher, ())
+               if name not in os.environ]
+    if missing and not dist.is_initialized():
+        raise ValueError(
+            f'--launcher {launcher} is set, but its variable {missing[0]} is '
+            'not; start the processes with tools/dist_train.sh, torchrun, '
+            'srun or mpirun, or leave --launcher out for one process')
     if start_method() == 'spawn':
         cfg.merge_from_dict({'env_cfg.mp_cfg.mp_start_method': 'spawn'})
     if has_accelerator():
@@ -95,7 +110,6 @@ def adapt_to_device(cfg: Config) -> None:
         loader = cfg.get(f'{part}_dataloader') or {}
         if loader.get('pin_memory'):
             loader['pin_memory'] = False  # torch warns of it on CPUs
-    launcher = cfg.get('launcher', 'none')
     if launcher not in ('none', 'pytorch', 'slurm'):
         raise ValueError(
             f'--launcher {launcher} needs an accelerator on each rank, and '

@@ -18,6 +18,7 @@ from torch.utils.data import (
 from ..datasets import SeededInfiniteSampler, SeededSampler
 
 _PENDING = 'due_validation'
+_IMAGES, _NAMES = 'training_images', 'training_names'
 _BATCH = ('samples_per_step', 'samples_per_iter', 'world_size')
 
 
@@ -98,10 +99,29 @@ class _Resumable:
         """
         for name, value in zip(_BATCH, self.batch_numbers()):
             self.runner.message_hub.update_info(name, value)
+        self._note_images()
         sampler = index_sampler(self.dataloader)
         if (self._iter and getattr(sampler, 'seed', None) is not None
                 and not self.runner._randomness_cfg.get('diff_rank_seed')):
             sampler.seed = self.runner.seed
+
+    def _note_images(self) -> None:
+        """Store the images in checkpoints; warn if they have changed."""
+        dataset, hub = self.dataloader.dataset, self.runner.message_hub
+        if isinstance(dataset, IterableDataset):
+            return
+        source = getattr(dataset, 'source', None)
+        now = len(dataset), source.names.checksum() if source else 0
+        former = hub.get_info(_IMAGES, now[0]), hub.get_info(_NAMES, now[1])
+        hub.update_info(_IMAGES, now[0])
+        hub.update_info(_NAMES, now[1])
+        if self._iter and now != former:
+            count = (f'{now[0]:,} images, but had {former[0]:,}'
+                     if now[0] != former[0] else 'images of other names')
+            self.runner.logger.warning(
+                f'Resumed with other training data: it has {count}. Batches '
+                'contain other images, so losses differ from an uninterrupted '
+                'run.')
 
     def _note_validation(self, done: int, end: int) -> None:
         """Store in checkpoints whether validation is pending.

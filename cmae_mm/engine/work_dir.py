@@ -10,6 +10,7 @@ from mmengine.dist import get_rank, is_distributed
 
 from ..files import PathLike, output_error, output_lock, write_file
 from ..plain_config import format_config
+from .device import LAUNCHERS
 
 # First words of configs written to a work folder.
 MARK = '# Written by cmae_mm'
@@ -20,16 +21,10 @@ _BACKENDS = dict(
     wandb='mmpretrain.WandbBackend',
     mlflow='mmpretrain.MLflowBackend')
 
-# Variables of launchers with the number of processes and the rank.
-_LAUNCHERS = dict(
-    pytorch=('WORLD_SIZE', 'RANK'),
-    slurm=('SLURM_NTASKS', 'SLURM_PROCID'),
-    mpi=('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'))
-
 
 def count_processes(launcher: str) -> int:
     """Return the number of processes started by a launcher."""
-    names = _LAUNCHERS.get(launcher)
+    names = LAUNCHERS.get(launcher)
     return int(os.environ.get(names[0], 1)) if names else 1
 
 
@@ -37,7 +32,7 @@ def is_first_process(launcher: str) -> bool:
     """Return whether this is rank 0, also without a process group."""
     if is_distributed():
         return get_rank() == 0
-    names = _LAUNCHERS.get(launcher)
+    names = LAUNCHERS.get(launcher)
     return int(os.environ.get(names[1], 0)) == 0 if names else True
 
 

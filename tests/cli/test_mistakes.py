@@ -87,7 +87,13 @@ MISTAKES = {
     'an override through a number': (
         options('train_cfg.max_iters.x=1'), 'max_iters.x does not fit into'),
     'an index beyond the list': (
-        options('custom_hooks.9.type=X'), 'custom_hooks.9.type does not fit'),
+        options('custom_hooks.9.type=X'),
+        'custom_hooks.9.type does not fit into .*: Index 9 exceeds'),
+    'a launcher that has not started the process': (
+        ['train', QUICK, '--launcher', 'slurm'],
+        'SLURM_NTASKS is not; start the processes with tools/dist_train.sh'),
+    'too many epochs': (
+        ['pretrain', '.', '--epochs', '9' * 15], 'at most 1e.06'),
     'a data folder that is not there': (
         options('train_dataloader.dataset.data_root={tmp}/none'),
         'none. does not exist; use a folder .*DATA_ROOT'),

@@ -2,10 +2,13 @@
 import errno
 import json
 import os
+import re
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import tiny_training
 import torch
 from tiny_training import (
     AtIteration,
@@ -20,6 +23,7 @@ from tiny_training import (
 )
 
 from cmae_mm.checkpoints import CheckpointError
+from cmae_mm.datasets.names import FileNames
 from cmae_mm.engine import AtomicCheckpointHook
 from cmae_mm.engine.checkpoint_folder import (
     find_newest_whole,
@@ -289,6 +293,20 @@ def test_other_batch_size_is_logged(tmp_path):
     tiny_runner(tmp_path, iters=4, batch_size=2).train()
     assert ('a step has 2 images on 1 process(es), but had 4 images on 1'
             in log(tmp_path))
+
+
+def test_other_images_are_logged(tmp_path, monkeypatch):
+    for step, names in enumerate([['a.png', 'b.png'], ['a.png', 'b.png'],
+                                  ['a.png', 'c.png'], ['a.png']], 1):
+        data = tiny_training.Numbers(8 * len(names))
+        data.source = SimpleNamespace(names=FileNames.of([names]))
+        with monkeypatch.context() as patch:
+            patch.setattr(tiny_training, 'Numbers', lambda data=data: data)
+            tiny_runner(tmp_path, iters=step).train()
+        found = re.findall('other training data: it has (.*?)[.]',
+                           log(tmp_path))
+        assert found == ['images of other names', '8 images, but had 16'][
+            :max(step - 2, 0)]
 
 
 @pytest.mark.parametrize('template, length, saved', [

@@ -296,10 +296,10 @@ def test_other_batch_size_is_logged(tmp_path):
 
 
 def test_other_images_are_logged(tmp_path, monkeypatch):
-    for step, names in enumerate([['a.png', 'b.png'], ['a.png', 'b.png'],
+    for step, files in enumerate([['a.png', 'b.png'], ['a.png', 'b.png'],
                                   ['a.png', 'c.png'], ['a.png']], 1):
-        data = tiny_training.Numbers(8 * len(names))
-        data.source = SimpleNamespace(names=FileNames.of([names]))
+        data = tiny_training.Numbers(8 * len(files))
+        data.source = SimpleNamespace(names=FileNames.of([files]))
         with monkeypatch.context() as patch:
             patch.setattr(tiny_training, 'Numbers', lambda data=data: data)
             tiny_runner(tmp_path, iters=step).train()

@@ -68,6 +68,7 @@ _NUMBERS: List[Tuple[str, bool, float, bool]] = [
     (r'randomness\.seed', True, 0, True),
     (r'model\.backbone\.mask_ratio', False, 0, False),
     (r'optim_wrapper\.accumulative_counts', True, 1, True),
+    (r'optim_wrapper\.clip_grad\.(max_norm|clip_value)', False, 0, False),
     (r'optim_wrapper\.optimizer\.lr', False, 0, False),
     (r'optim_wrapper\.optimizer\.(weight_decay|momentum)', False, 0, True),
     (r'auto_scale_lr\.base_batch_size', True, 1, True),

@@ -136,6 +136,7 @@ def _check_same_training(cfg: Config, config: Path) -> None:
             f' and {more} more' if more > 0 else '')
         raise ArgumentError(
             f'{config.parent} contains a training with other settings '
-            f'({listed}); use the same arguments to resume, choose another '
+            f'({listed}); use the same arguments to resume, or `cmae train '
+            f'{config}` if the number of images has changed, choose another '
             'folder with out (--out), or start a new training with '
             'resume=False (--no-resume)')

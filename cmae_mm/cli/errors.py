@@ -106,10 +106,15 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
     if not name:
         return None
     registry, known = values.get('registry'), []
+    scoped: List[str] = []
     while registry is not None:
         known += registry.module_dict
+        scoped += [f'{scope}.{name}'
+                   for scope, children in registry.children.items()
+                   if any(name in child.module_dict for child in children)]
         registry = registry.parent
-    hint = suggest(name.split('.')[-1], known) or (
+    hint = (f'; did you mean {scoped[0]!r}?' if scoped else suggest(
+        name.split('.')[-1], known)) or (
         '; if the class is your own, add its module to custom_imports')
     return f'type={name!r} is not registered{hint}'
 

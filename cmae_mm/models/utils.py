@@ -372,7 +372,7 @@ def mlp_cfg(cfg: Config, name: str, **sizes: Any) -> Config:
         return _MLP | cfg
     if 'out_channels' not in cfg:
         raise ValueError(
-            f'{name} is a {kind}with unknown width; set {name}.out_channels')
+            f'{name} is a {kind} with unknown width; set {name}.out_channels')
     return cfg
 
 

@@ -135,6 +135,12 @@ MISTAKES = {
         'no setting .*nrom_decay_mult.; did you mean .norm_decay_mult.'),
     'a misspelt bound of gradients': (
         options('optim_wrapper.clip_grad.max_nrm=3'), 'mean .max_norm.'),
+    'a scope without the classes': (
+        options('default_scope=mmengine'),
+        'is not registered; did you mean .mmpretrain[.]'),
+    'a negative bound of gradients': (
+        options('optim_wrapper.clip_grad.max_norm=-1'),
+        'clip_grad.max_norm must be a number above 0, but got -1'),
     'an infinite learning rate': (
         options('optim_wrapper.optimizer.lr=inf'), 'must be a number above 0'),
     'to resume and not': (

@@ -209,6 +209,13 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
         ImageStatsConflict: If a setting contradicts it.
     """
     for key, value in options.items():
+        former = dict(walk(cfg)).get(key)
+        part = former[0] if former and isinstance(former, list) else former
+        if isinstance(part, dict) and type(value) in (int, float):
+            raise ConfigError(
+                f'--cfg-options {key}={value} would replace a '
+                f'{type(former).__name__.replace("Config", "").lower()}; '
+                f'override its values: {key}.KEY=VALUE')
         try:
             cfg.merge_from_dict({key: value})
         except (TypeError, KeyError, ValueError, AttributeError,

@@ -105,16 +105,16 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
         name = getattr(values.get('self'), 'optimizer_cfg', {}).get('type')
     if not name:
         return None
-    registry, known = values.get('registry'), []
-    scoped: List[str] = []
+    registry, known, scoped = values.get('registry'), [], False
     while registry is not None:
         known += registry.module_dict
-        scoped += [f'{scope}.{name}'
-                   for scope, children in registry.children.items()
-                   if any(name in child.module_dict for child in children)]
+        child = registry.children.get('mmpretrain')
+        if child is not None:  # the default scope may be another library's
+            child.import_from_location()
+            scoped = scoped or name in child.module_dict
         registry = registry.parent
-    hint = (f'; did you mean {scoped[0]!r}?' if scoped else suggest(
-        name.split('.')[-1], known)) or (
+    hint = f"; did you mean 'mmpretrain.{name}'?" if scoped else suggest(
+        name.split('.')[-1], known) or (
         '; if the class is your own, add its module to custom_imports')
     return f'type={name!r} is not registered{hint}'
 

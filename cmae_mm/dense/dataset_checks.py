@@ -18,7 +18,7 @@ from ..datasets.decode import (
 from ..datasets.listing import evenly
 
 # Number of images per data set to decode before the first step.
-_MOST_IMAGES = 500
+MOST_IMAGES = 500
 # Largest difference between decoders of JPEG and CMYK, of 255.
 _SLACK = 8
 # All channels of a file.
@@ -53,7 +53,7 @@ def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
     """
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     loaders = [t for t in transforms if isinstance(t, LoadImageFromFile)]
-    for number in evenly(len(dataset), _MOST_IMAGES if loaders else 0):
+    for number in evenly(len(dataset), MOST_IMAGES if loaders else 0):
         path = dataset.get_data_info(number)['img_path']
         reason = '' if '://' in path else _find_loss(path, loaders[0])
         if reason:

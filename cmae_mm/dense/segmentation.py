@@ -23,6 +23,7 @@ from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
 from ..datasets.listing import evenly
 from ..engine.device import unwrapped_model
 from .dataset_checks import (
+    MOST_IMAGES,
     check_channels,
     check_heads,
     check_images_are_kept,
@@ -121,16 +122,9 @@ class LoadCategoryMap(BaseTransform):
 
     **Added Keys:** gt_seg_map (np.uint8, (H, W); 255 is unlabelled)
 
-    Args:
-        backend_args (dict, optional): Arguments of mmengine's file backend.
-            Defaults to None.
-
     Raises:
         ValueError: If a map is not of one channel, or has other values.
     """
-
-    def __init__(self, backend_args: Optional[dict] = None) -> None:
-        self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
         """Load the map at ``seg_map_path``."""
@@ -138,9 +132,7 @@ class LoadCategoryMap(BaseTransform):
             return results
         path, ids = results['seg_map_path'], results['category_ids']
         ids_map = mmcv.imfrombytes(
-            fileio.get(path, backend_args=self.backend_args),
-            flag='unchanged',
-            backend='pillow').squeeze()
+            fileio.get(path), flag='unchanged', backend='pillow').squeeze()
         if ids_map.ndim != 2:
             raise ValueError(
                 f'{path} must have one channel, category ids, but has the '
@@ -161,20 +153,15 @@ class LoadCategoryMap(BaseTransform):
 class SegmentationCheckHook(Hook):
     """Check images, maps and classes before a segmentor is trained.
 
-    Args:
-        max_maps (int): Number of maps to check in each data set, evenly
-            spaced. Defaults to 500.
+    Up to 500 images and maps of each data set are read, evenly spaced.
 
     Raises:
         FileNotFoundError: If a data set names files that are not there.
         ValueError: If a data set is empty, the image loader would change an
-            image (of up to 500 that are compared), a map has values that are
-            no class, or a head has another number of classes or takes other
-            channels than a pyramid of maps has.
+            image, a map has values that are no class, or a head has another
+            number of classes or takes other channels than a pyramid of maps
+            has.
     """
-
-    def __init__(self, max_maps: int = 500) -> None:
-        self.max_maps = max_maps
 
     def before_train(self, runner: Any) -> None:
         """Check the heads, and training and validation data with them."""
@@ -195,7 +182,7 @@ class SegmentationCheckHook(Hook):
             if type(t).__name__ in ('LoadAnnotations', 'LoadCategoryMap')
         ])
         count = len(dataset.metainfo['classes'])
-        for i in evenly(len(dataset), self.max_maps):
+        for i in evenly(len(dataset), MOST_IMAGES):
             record = dataset.get_data_info(i)
             for key in ('img_path', 'seg_map_path'):
                 if '://' not in record[key] and not osp.isfile(record[key]):

@@ -1,17 +1,18 @@
-from .hooks import (
-    AtomicCheckpointHook,
-    HealthHook,
+from .hooks.check_hooks import PretrainCheckHook, TransferCheckHook
+from .hooks.checkpoint_hook import AtomicCheckpointHook
+from .hooks.evaluation_hooks import (
     KNNHook,
     OnlineProbeHook,
-    PreemptionHook,
-    PrefetchHook,
-    PretrainCheckHook,
-    ProgressHook,
     ReconstructionHook,
+)
+from .hooks.health_hook import HealthHook
+from .hooks.preemption_hook import PreemptionHook
+from .hooks.step_hooks import (
+    PrefetchHook,
+    ProgressHook,
     SkippedStepHook,
     StepSeedHook,
     TargetUpdateHook,
-    TransferCheckHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optim_wrapper import (

@@ -26,20 +26,14 @@ from .checkpoint_folder import (
     on_main_process,
 )
 from .device import unwrapped_model
-from .hooks import (
-    AtomicCheckpointHook,
-    PreemptionHook,
-    ProgressHook,
-    SkippedStepHook,
-    StepSeedHook,
-)
 from .hooks.check_hooks import (
     check_loader,
     check_schedules,
     check_target_moves,
 )
-from .hooks.checkpoint_hook import WRITER
-from .hooks.preemption_hook import shield_workers
+from .hooks.checkpoint_hook import WRITER, AtomicCheckpointHook
+from .hooks.preemption_hook import PreemptionHook, shield_workers
+from .hooks.step_hooks import ProgressHook, SkippedStepHook, StepSeedHook
 from .loading import RESUME, START, TEST, check_training_state, fit
 from .loops import resumable, validation_pending
 from .optim_wrapper import skipping_steps

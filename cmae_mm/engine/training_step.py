@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..image_size import to_pair
 from .activation_checkpointing import checkpoint_activations
-from .hooks import TargetUpdateHook
+from .hooks.step_hooks import TargetUpdateHook
 
 _NO_END = 1 << 30
 MOST = 1 << 16

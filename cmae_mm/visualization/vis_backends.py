@@ -61,20 +61,14 @@ class MLflowBackend(MLflowVisBackend):
 
     Args:
         save_dir (str): Folder of the run's files.
-        exp_name (str): Name of the experiment. Defaults to 'cmae_mm'.
-        run_name (str, optional): Name of the run. Defaults to the work
-            folder's.
-        **kwargs: Other arguments of ``MLflowVisBackend``.
+        **kwargs: Other arguments of ``MLflowVisBackend``. ``exp_name``
+            defaults to 'cmae_mm', ``run_name`` to the work folder's name.
     """
 
-    def __init__(self,
-                 save_dir: str,
-                 exp_name: str = PROJECT,
-                 run_name: Optional[str] = None,
-                 **kwargs: Any) -> None:
-        folder = _work_dir(save_dir)
-        super().__init__(save_dir, exp_name, run_name or folder.name, **kwargs)
-        self._folder = folder
+    def __init__(self, save_dir: str, **kwargs: Any) -> None:
+        self._folder = _work_dir(save_dir)
+        names = dict(exp_name=PROJECT, run_name=self._folder.name)
+        super().__init__(save_dir, **(names | kwargs))
 
     def _init_env(self) -> None:
         import mlflow

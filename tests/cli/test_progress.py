@@ -14,8 +14,7 @@ from helpers import runner_cfg, write_images
 
 from cmae_mm import progress
 from cmae_mm.cli import command, main
-from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.hooks import ProgressHook
+from cmae_mm.engine import ProgressHook, ResumableRunner
 
 
 class Terminal(io.StringIO):

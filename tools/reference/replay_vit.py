@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cmae_mm.checkpoints import CheckpointError, load_model
 from cmae_mm.checkpoints.layouts import from_cmae
-from cmae_mm.engine.hooks import TargetUpdateHook
+from cmae_mm.engine import TargetUpdateHook
 
 from .trace import (
     Row,

@@ -73,14 +73,11 @@ class TransferConvViTDet(ConvViT):
             Defaults to all.
         use_rel_pos (bool): Whether attention has learnt relative positions.
             Defaults to True.
-        drop_rate (float): Rate of dropped features of the last stage. Defaults
-            to 0.
-        qkv_bias (bool): Whether queries, keys and values have biases. Defaults
-            to True.
         norm_cfg (dict): The last stage's norms. Defaults to LayerNorm with eps
             1e-6.
         **kwargs: Other arguments of :class:`ConvViT`, but ``out_type``,
-            ``final_norm``, ``with_fusion`` and ``layer_scale_init_value``.
+            ``final_norm``, ``with_fusion``, ``layer_scale_init_value``,
+            ``drop_rate`` and ``qkv_bias``.
 
     Raises:
         ValueError: If ``arch`` is not known, or sizes do not fit each other.
@@ -100,15 +97,11 @@ class TransferConvViTDet(ConvViT):
                  window_size: int = 16,
                  use_rel_pos: bool = True,
                  out_indices: Sequence[int] = (0, 1, 2, 3),
-                 drop_rate: float = 0.,
-                 qkv_bias: bool = True,
                  norm_cfg: Optional[dict] = None,
                  **kwargs: Any) -> None:
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         super().__init__(
             arch=arch,
-            drop_rate=drop_rate,
-            qkv_bias=qkv_bias,
             norm_cfg=norm_cfg,
             out_type='featmap',
             final_norm=False,
@@ -129,9 +122,7 @@ class TransferConvViTDet(ConvViT):
                 num_heads=sizes['num_heads'],
                 feedforward_channels=self.arch_settings[
                     'feedforward_channels'],
-                drop_rate=drop_rate,
                 drop_path_rate=layer.ffn.dropout_layer.drop_prob,
-                qkv_bias=qkv_bias,
                 norm_cfg=norm_cfg,
                 use_rel_pos=use_rel_pos,
                 window_size=(

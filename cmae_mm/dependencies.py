@@ -8,7 +8,6 @@ import.
 import importlib
 import importlib.metadata
 import importlib.util
-import multiprocessing
 import os
 from typing import Callable, NamedTuple
 
@@ -43,18 +42,9 @@ REQUIREMENTS = {
 
 def cpu_count() -> int:
     """Return the number of CPU cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def start_method() -> str:
-    """Return the start method of workers: 'fork', or 'spawn' on Windows."""
-    try:
-        multiprocessing.get_context('fork')
-    except ValueError:  # not on Windows
-        return 'spawn'
-    return 'fork'
 
 
 def check_transformers(

@@ -55,10 +55,9 @@ def start(context: PContext, original=PContext.start) -> None:
 def listen() -> None:
     """Handle the signals that stop training, see preemption_hook.py."""
     for name in ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP'):
-        if hasattr(signal, name):  # Windows has two of them
-            signal.signal(
-                getattr(signal, name), signal.SIG_IGN
-                if name == 'SIGHUP' and under_nohup else tell_ranks)
+        signal.signal(
+            getattr(signal, name), signal.SIG_IGN
+            if name == 'SIGHUP' and under_nohup else tell_ranks)
 
 
 def count_kills() -> int:

@@ -1,7 +1,7 @@
 """Device settings of a run: process groups and wrappers."""
 import datetime
-import math
 import os
+import resource
 import subprocess
 import sys
 from typing import Any, Dict
@@ -19,8 +19,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..dependencies import start_method
-
 # Variables of launchers with the number of processes and the rank.
 LAUNCHERS = dict(
     pytorch=('WORLD_SIZE', 'RANK'),
@@ -35,14 +33,7 @@ def has_accelerator() -> bool:
 
 
 def host_memory_mb() -> float:
-    """Return the peak memory of this process in MiB.
-
-    Returns nan if Python has no module ``resource``, as on Windows.
-    """
-    try:
-        import resource
-    except ImportError:
-        return math.nan
+    """Return the peak memory of this process in MiB."""
     # in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         2**20 if sys.platform == 'darwin' else 1024)
@@ -81,10 +72,9 @@ def group_timeout(cfg: Config) -> Dict[str, Any]:
 def adapt_to_device(cfg: Config) -> None:
     """Adapt a config to this machine, in place.
 
-    Workers are spawned where the system cannot fork them. Without an
-    accelerator, batches are not pinned, and distributed ranks use gloo.
-    BatchNorm is not synchronised between them: each rank normalises over its
-    own batch.
+    Without an accelerator, batches are not pinned, and distributed ranks use
+    gloo. BatchNorm is not synchronised between them: each rank normalises over
+    its own batch.
 
     Args:
         cfg (Config): The config of a runner.
@@ -102,8 +92,6 @@ def adapt_to_device(cfg: Config) -> None:
             f'--launcher {launcher} is set, but its variable {missing[0]} is '
             'not; start the processes with tools/dist_train.sh, torchrun, '
             'srun or mpirun, or leave --launcher out for one process')
-    if start_method() == 'spawn':
-        cfg.merge_from_dict({'env_cfg.mp_cfg.mp_start_method': 'spawn'})
     if has_accelerator():
         return
     for part in ('train', 'val', 'test'):

@@ -1,7 +1,6 @@
 """Time and memory of a training, from a few measured steps."""
 import copy
 import itertools
-import math
 import statistics
 import time
 from typing import Any
@@ -92,9 +91,8 @@ def _measure(runner: Any) -> str:
         copied = sum(p.numel() * p.element_size() for p in source.parameters())
         memory = (torch.cuda.max_memory_allocated() - copied) / 2**20
         kind = 'GPU memory'
-    used = '' if math.isnan(memory) else f'; {memory / 1024:.1f} GiB of {kind}'
     return (f'about {round_duration(total)} at the present speed: {steps:,} '
-            f'steps of {seconds:.2g} s{used}')
+            f'steps of {seconds:.2g} s; {memory / 1024:.1f} GiB of {kind}')
 
 
 def _time_steps(step: TrainingStep, most: int, on_gpu: bool) -> float:

@@ -36,7 +36,7 @@ def test_both_distributions_are_supported():
 
 
 def test_cores_are_counted_on_every_system(monkeypatch):
-    """macOS and Windows have no ``os.sched_getaffinity``."""
+    """macOS has no ``os.sched_getaffinity``."""
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 3, 5},
                         raising=False)
     assert cpu_count() == 3

@@ -9,7 +9,7 @@ from helpers import ROOT, run_commands, write_images
 
 @pytest.fixture(scope='module')
 def said(tmp_path_factory):
-    """Run commands where workers are spawned and /proc is missing."""
+    """Run commands where /proc is missing."""
     folder = tmp_path_factory.mktemp('system')
     (folder / 'sitecustomize.py').write_text(
         (ROOT / 'tests/other_system.py').read_text())

@@ -225,9 +225,8 @@ class OnlineProbeHook(Hook):
 
     Args:
         num_classes (int): Number of classes.
-        lr (float): Learning rate of SGD, for a batch of 256 over all
-            processes. Defaults to 0.1.
-        momentum (float): Momentum of SGD. Defaults to 0.9.
+        lr (float): Learning rate of SGD with momentum, for a batch of 256
+            over all processes. Defaults to 0.1.
 
     Raises:
         ValueError: Before the first step, if the data has no labels, or
@@ -236,14 +235,12 @@ class OnlineProbeHook(Hook):
 
     def __init__(self,
                  num_classes: int,
-                 lr: float = 0.1,
-                 momentum: float = 0.9) -> None:
+                 lr: float = 0.1) -> None:
         if num_classes < 2:
             raise ValueError(
                 f'num_classes must be 2 or more, but got {num_classes}')
         self.num_classes = num_classes
         self.lr = lr
-        self.momentum = momentum
         self._features: Optional[Tensor] = None
         self._resumed: Optional[Dict[str, Any]] = None
 
@@ -264,7 +261,7 @@ class OnlineProbeHook(Hook):
         self.optimizer = torch.optim.SGD(
             self.probe.parameters(),
             self.lr * total / 256,
-            momentum=self.momentum)
+            momentum=0.9)
         if self._resumed is not None:
             self.probe.load_state_dict(self._resumed['probe'])
             self.optimizer.load_state_dict(self._resumed['optimizer'])

@@ -1,5 +1,4 @@
 """Health values of a pre-training, measured during training."""
-import math
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -204,10 +203,7 @@ class HealthHook(Hook):
         steps = 1 if self._last is None else max(done - self._last, 1)
         self._last = done
         logged = runner.message_hub.log_scalars
-        found: Dict[str, float] = dict(images_seen=done * batch)
-        memory = host_memory_mb()
-        if not math.isnan(memory):
-            found['host_memory_mb'] = memory
+        found = dict(images_seen=done * batch, host_memory_mb=host_memory_mb())
         if 'train/time' in logged and 'train/data_time' in logged:
             time = float(logged['train/time'].mean(steps))
             wait = float(logged['train/data_time'].mean(steps))

@@ -25,9 +25,8 @@ from .checkpoint_hook import AtomicCheckpointHook
 
 # Exit statuses: EX_TEMPFAIL of sysexits.h, for schedulers to requeue, and the
 # shell's status of Ctrl-C.
-EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
-if hasattr(signal, 'SIGUSR1'):  # missing on some systems
-    EXIT_STATUS[signal.SIGUSR1] = 75
+EXIT_STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGUSR1: 75,
+               signal.SIGINT: 130}
 
 
 class TrainingStopped(SystemExit):

@@ -9,6 +9,7 @@ from helpers import ROOT, run_commands, write_images
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.registry import VISUALIZERS, DefaultScope
 
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.cli.errors import explain
@@ -137,9 +138,6 @@ MISTAKES = {
         'no setting .*nrom_decay_mult.; did you mean .norm_decay_mult.'),
     'a misspelt bound of gradients': (
         options('optim_wrapper.clip_grad.max_nrm=3'), 'mean .max_norm.'),
-    'a scope without the classes': (
-        options('default_scope=mmengine'),
-        'is not registered; did you mean .mmpretrain[.]'),
     'a negative bound of gradients': (
         options('optim_wrapper.clip_grad.max_norm=-1'),
         'clip_grad.max_norm must be a number above 0, but got -1'),
@@ -338,3 +336,11 @@ def test_keys_of_mmpretrains_configs_pass_the_checks():
     }
     assert len(names) > 30
     check_keys(Config(dict.fromkeys(names, 1)), {})
+
+
+def test_a_type_of_mmpretrain_is_suggested_in_another_scope():
+    with DefaultScope.overwrite_default_scope('mmengine'), (
+            pytest.raises(KeyError)) as error:
+        VISUALIZERS.build(dict(type='UniversalVisualizer'))
+    assert "did you mean 'mmpretrain.UniversalVisualizer'?" in explain(
+        error.value)

@@ -67,12 +67,6 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             f'no labelled images to evaluate on: {error}; use class folders '
             'in train and val, or a CSV file with the columns label and '
             'split') from error
-    if train.kind == 'list' and train.place == scored.place:
-        both = {*train.names} & {*scored.names}
-        if both:
-            raise EvaluationDataError(
-                f'{len(both):,} images of {train.place} are in two parts, the '
-                f'first: {encode_name(min(both))}')
     known = train.classes or []
     if several and {*(scored.classes or ())} <= {*known}:
         _number_as(scored, known)

@@ -225,10 +225,10 @@ Encoder = Annotated[Literal['online', 'target', 'teacher', 'student'], Text(
     'student. Defaults to online.')]
 Pool = Annotated[Literal['mean', 'cls'], Text(
     'Feature of an image: mean of the patch tokens, or class token.')]
-Layers = Annotated[Sequence[Size], Text(
-    'Transformer layers, from 1, whose features are concatenated. The final '
-    "norm, if there is one, is applied to each. Defaults to the encoder's "
-    'output.')]
+Layers = Annotated[Sequence[int], Text(
+    'Transformer layers whose features are concatenated, counted from 1, or '
+    'from the end by negative numbers. The final norm, if there is one, is '
+    "applied to each. Defaults to the encoder's output.")]
 ImgSize = Optional[Annotated[Union[Size, Tuple[Size, Size]], Text(
     'Side of square images in pixels, or height and width. Defaults to the '
     "checkpoint's.")]]

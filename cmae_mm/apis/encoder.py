@@ -196,19 +196,13 @@ class PretrainedEncoder(nn.Module):
         encoder are not used.
 
         Args:
-            layers (Sequence[int]): Numbers of layers, from 1. An empty one
+            layers (Sequence[int]): See :func:`find_layer`. An empty one
                 selects the output.
 
         Raises:
             ArgumentError: If there is no such layer.
         """
-        count = len(self.backbone.layers)
-        for number in layers:
-            if not 1 <= number <= count:
-                raise ArgumentError(
-                    f'layer must be from 1 to {count}, the number of layers '
-                    f'of this encoder, but got {number}')
-        self.layers = tuple(layers)
+        self.layers = [find_layer(self.backbone, n) for n in layers]
 
     def _check(self, images: Tensor) -> None:
         wanted = (self.in_channels, *to_pair(self.img_size))
@@ -294,6 +288,24 @@ class PretrainedEncoder(nn.Module):
             size.
         """
         return self.centre_crop(image)
+
+
+def find_layer(backbone: Any, layer: int) -> int:
+    """Return the number of a layer, from 1.
+
+    Args:
+        backbone (nn.Module): A vision transformer.
+        layer (int): Number from 1, or from -1, the last one, backwards.
+
+    Raises:
+        ArgumentError: If there is no such layer.
+    """
+    depth = len(backbone.layers)
+    if layer == 0 or not -depth <= layer <= depth:
+        raise ArgumentError(
+            f'layer must be from 1 to {depth}, or from -1, the last, to '
+            f'{-depth}, but got {layer}')
+    return layer if layer > 0 else depth + 1 + layer
 
 
 def _keep_output(found: Dict[int, Tensor], number: int, layer: nn.Module,

@@ -274,17 +274,13 @@ def attention(checkpoint: AnyEncoder,
         CheckpointError: If the checkpoint cannot be used.
     """
     from ..visualization import attention_maps, overlay
+    from .encoder import find_layer
     from .images import pick_images
     picked = pick_images(images, most)
     model = _load(checkpoint, encoder, 'mean', img_size, num_heads)
-    depth = len(model.backbone.layers)
-    if layer == 0 or not -depth <= layer <= depth:
-        raise ArgumentError(
-            f'layer must be from 1 to {depth}, or from -1, the last, to '
-            f'{-depth}, but got {layer}')
+    number = find_layer(model.backbone, layer)
     crops, normal = _prepare(model, picked, show)
-    maps = attention_maps(model.backbone, normal,
-                          layer - 1 if layer > 0 else layer)
+    maps = attention_maps(model.backbone, normal, number - 1)
     columns = {'image': crops, 'attention': overlay(crops, maps.mean(dim=1))}
     for head in range(maps.shape[1] if heads else 0):
         columns[f'head {head + 1}'] = overlay(crops, maps[:, head])

@@ -110,7 +110,7 @@ def test_registers_of_timm(registers, no_embed_class, images, tmp_path):
     encoder = assert_same(path, images, expected, num_heads=4)
     torch.testing.assert_close(
         encoder(images), expected[:, 1 + registers:].mean(1))
-    encoder.use_layers([2, 1])
+    encoder.use_layers([-1, 1])
     first, last = vit.get_intermediate_layers(images, [0, 1], norm=True)
     torch.testing.assert_close(
         encoder(images), torch.cat([last, first], dim=2).mean(1))

@@ -124,7 +124,7 @@ def _describe(found: Dict[str, Any]) -> List[str]:
     settings = ', '.join(f'{k}={v!r}' for k, v in found['settings'].items())
     lines = [
         f'images     {found["source"]}',
-        f'decoded    {found["sampled"]:,} of them',
+        f'sampled    {found["sampled"]:,} of them',
         'types      ' + ', '.join(
             f'{count:,} of {kind}' for kind, count in found['types'].items()),
         f'sizes      {height[0]} to {height[2]} pixels high, {width[0]} to '

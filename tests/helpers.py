@@ -62,7 +62,7 @@ CLASSIFIER = dict(
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int, options: str = ''):
-    """Mount a disk of so many bytes; skip the test where that is refused."""
+    """Mount a disk of this size; skip the test if mounting is not allowed."""
     disk = folder / 'disk'
     disk.mkdir()
     mounted = subprocess.run(

@@ -19,7 +19,7 @@ _open = io.open
 
 
 def open_without_proc(file, *args, **kwargs):
-    """Open a file, but none of Linux's own."""
+    """Open a file unless it belongs to Linux."""
     if str(file).startswith(('/proc/', '/sys/')):
         raise FileNotFoundError(2, 'No such file or directory', str(file))
     return _open(file, *args, **kwargs)

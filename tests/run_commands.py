@@ -11,7 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 
 def run_one(command):
-    """Run a command as a shell would; give its status and what it said."""
+    """Run a command like a shell; return its status and output."""
     from cmae_mm.cli.main import main
     output = io.StringIO()
     sys.argv = ['cmae', *command]

@@ -29,7 +29,7 @@ def smaller():
 
 @pytest.fixture(scope='session')
 def pretrained(photos, tmp_path_factory):
-    """What two epochs of two steps have left."""
+    """Files of two epochs of two steps."""
     return cmae_mm.pretrain(
         photos, 'mini', epochs=2, batch_size=4, num_workers=0,
         out=tmp_path_factory.mktemp('api') / 'trained', cfg_options=SMALLER)

@@ -60,7 +60,7 @@ def test_more_than_a_tenth_stop_the_training(tmp_path, smaller, workers):
 
 
 def test_nearly_all_broken(tmp_path, smaller):
-    """What trained to the end on the other 7 of 120."""
+    """Results of complete training on the other 7 of 120."""
     data = folder_of(tmp_path / 'data', 7, 113)
     with pytest.raises((BrokenImagesError, RuntimeError),
                        match='113 of 120 images|100 images in a row'):

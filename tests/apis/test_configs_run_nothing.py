@@ -18,7 +18,7 @@ from cmae_mm.plain_config import parse_config
 
 @pytest.fixture
 def marker(tmp_path, monkeypatch):
-    """What payloads make: files, and a module that does so when imported."""
+    """Effects of payloads: files, and a module that writes one at import."""
     path = tmp_path / 'marker'
     touch = f'import pathlib\npathlib.Path({str(path)!r}).touch()\n'
     (tmp_path / 'evil').mkdir()
@@ -146,7 +146,7 @@ def all_at_once(values: dict, marker: Path) -> str:
 
 
 def run_here(words, capsys) -> tuple:
-    """Run a command in this process; give its status and what it said."""
+    """Run a command in this process; return its status and output."""
     MMLogger._instance_dict.clear()
     with pytest.raises(SystemExit) as stopped:
         main([str(word) for word in words])
@@ -233,7 +233,7 @@ def test_no_command_runs_the_config_of_a_folder(
 
 def test_same_folder_resumes_and_other_settings_raise(
         pretrained, photos, smaller, tmp_path):
-    """What is read as data is enough."""
+    """Values parsed as plain data are enough."""
     shutil.copytree(pretrained.out, tmp_path / 'work')
     done = cmae_mm.pretrain(
         photos, 'mini', epochs=2, batch_size=4, num_workers=0,

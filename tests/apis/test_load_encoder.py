@@ -1,4 +1,4 @@
-"""Encoders from a checkpoint alone."""
+"""Encoders from a checkpoint without a config."""
 import inspect
 import re
 import textwrap

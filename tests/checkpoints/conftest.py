@@ -7,7 +7,7 @@ from payloads import HAS_SAFE_GLOBALS
 
 @pytest.fixture
 def marker(tmp_path):
-    """What a payload makes when it is run; taken back with all it changes."""
+    """Effects of an executed payload, reverted afterwards."""
     if HAS_SAFE_GLOBALS:
         allowed = torch_unpickler._marked_safe_globals_set.copy()
     yield tmp_path / 'marker'

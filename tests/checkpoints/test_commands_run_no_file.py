@@ -84,7 +84,7 @@ def fill(words, file, configs, work):
 
 
 def run_here(words, monkeypatch, capsys) -> str:
-    """Run a command in this process; give what it said in the end."""
+    """Run a command in this process; return its last output."""
     monkeypatch.chdir(ROOT)
     # sets the environment of distributed training for those after it
     monkeypatch.setenv('LOCAL_RANK', '0')

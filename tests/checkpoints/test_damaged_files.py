@@ -16,7 +16,7 @@ from cmae_mm.checkpoints.read import load_file
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    """A checkpoint, as bytes, and what it holds."""
+    """A checkpoint as bytes, and its content."""
     model = build(model_cfg(width=16, depth=1))
     path = tmp_path_factory.mktemp('whole') / 'a.pth'
     torch.save(dict(state_dict=model.state_dict(), meta=dict(iter=1)), path)

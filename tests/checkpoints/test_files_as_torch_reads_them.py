@@ -81,7 +81,7 @@ def test_pickles_of_all_protocols(protocol):
 
 
 def test_other_forms_are_read_as_plain_values(tmp_path):
-    """What is known, but no plain value, becomes one."""
+    """Known values that are not plain become plain."""
     from argparse import Namespace
     torch.save(
         dict(
@@ -225,7 +225,7 @@ def test_optimizers_resume(name, tmp_path):
 
 
 def test_plain_checkpoints_need_no_class(image_root, tmp_path):
-    """What to_plain has made is read by torch alone, and resumed by all."""
+    """torch reads the output of to_plain without mmengine; all can resume."""
     cfg = runner_cfg(image_root, tmp_path)
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -34,7 +34,7 @@ def write_tiffs(root, channels, dtype, high):
 
 
 def lines_for(channels):
-    """Command lines on images of so many channels; two steps are made."""
+    """Command lines on images with several channels; trains two steps."""
     data, out = f'data{channels}', f'out{channels}'
     config, checkpoint = f'{out}/config.py', f'{out}/epoch_1.pth'
     lines = [

@@ -197,7 +197,7 @@ MISTAKES = {
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
-    """Run all of them as a user would, in one process."""
+    """Run all commands in one process."""
     tmp = tmp_path_factory.mktemp('mistakes')
     base = f"_base_ = '{ROOT / QUICK}'\n"
     (tmp / 'misspelt.py').write_text(f'{base}trian_cfg = dict(max_iters=3)\n')

@@ -1,4 +1,4 @@
-"""Images of more pixels than are decoded at once, and parts of images."""
+"""Images above ``max_pixels``, and parts of images."""
 import io
 import subprocess
 import sys

@@ -38,7 +38,7 @@ def rank(number, port, folder, hooks):
 
 
 def on_two_ranks(folder, hooks, ends=2):
-    """Start two ranks; give their statuses, None for one that was killed."""
+    """Start two ranks; return their statuses, None for a killed one."""
     port = free_port()
     ranks = [start_fork(partial(rank, n, port, folder, hooks))
              for n in (0, 1)]

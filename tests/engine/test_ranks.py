@@ -31,7 +31,7 @@ def _has_dense(name: str) -> bool:
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
-    """What both processes saw, by kind; all kinds in one start of them."""
+    """Results of both processes by kind, from a single start."""
     folder = tmp_path_factory.mktemp('ranks')
     for kind, name in KINDS.items():
         if kind in DENSE and not _has_dense(kind):

@@ -63,7 +63,7 @@ def train(cfg, hook=None):
 
 
 def scalars(work):
-    """All that a run has logged, by iteration."""
+    """All logged values of a run by iteration."""
     rows = {}
     for path in Path(work).glob('*/vis_data/scalars.json'):
         for line in path.read_text().splitlines():

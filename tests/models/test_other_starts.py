@@ -15,7 +15,7 @@ EMBEDDING = 'patch_embed.projection.weight'
 
 @pytest.fixture
 def said(monkeypatch):
-    """What is logged while weights are initialised."""
+    """Log messages during initialisation of weights."""
     lines = []
     for module in ('checkpoints.load', 'models.selfsup.cmae'):
         monkeypatch.setattr(f'cmae_mm.{module}.print_log',
@@ -88,7 +88,7 @@ def test_load_from_takes_an_encoder_of_colours(pretrained):
 
 @pytest.mark.parametrize('registers', [0, 4])
 def test_a_dinov2_of_timm_gives_its_features(said, tmp_path, registers):
-    """LayerScale is folded; register tokens are left out, and said."""
+    """LayerScale is folded; register tokens are skipped and logged."""
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     vit = timm.models.VisionTransformer(

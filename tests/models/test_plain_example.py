@@ -33,7 +33,7 @@ NAMES = (
 
 
 def renamed(tensors):
-    """Tensors under the names of the page."""
+    """Tensors with the names of the page."""
     made = {}
     for name, value in tensors.items():
         for ours, theirs in NAMES:

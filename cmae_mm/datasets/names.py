@@ -105,7 +105,9 @@ class FileNames(Sequence):
 
     def checksum(self) -> int:
         """Return a checksum of all names and their order."""
-        return zlib.crc32(self._data.data, zlib.crc32(self.ends.data))
+        return zlib.crc32(
+            np.ascontiguousarray(self._data).data,
+            zlib.crc32(np.ascontiguousarray(self.ends).data))
 
     def select(self, indices: Sequence, skip: int = 0) -> 'FileNames':
         """Select some of the names.

@@ -97,9 +97,9 @@ def finetune(data: Data,
         checkpoint: Checkpoint of the encoder; a folder of `cmae pretrain`, for
             its last checkpoint; or random, for random weights.
         out: Folder of the model. Defaults to work_dirs/DATA_TASK.
-        task: classify: one label per image. multilabel: several, separated by
-            | or ; in a list. segment: a mask of the same name in another
-            folder. detect: boxes in COCO files. Defaults to classify.
+        task: classify: one label per image. multilabel: several in a list, as
+            a|b or a;b. segment: a mask of the same name in another folder.
+            detect: boxes in COCO files. Defaults to classify.
         val: Name of the validation part, or a path. Defaults to val, valid,
             validation or dev; 20 % of each class if there is none.
         frozen: Train the head only.

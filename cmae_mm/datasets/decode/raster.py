@@ -337,7 +337,13 @@ def _has_all_scans(data: bytes) -> bool:
 
 def _jpeg_orientation(data: bytes) -> int:
     """Read the orientation of a JPEG file, of which many have none."""
-    if _EXIF not in data and _XMP not in data:
+    end = 2  # of the segments before the scan
+    while data[end:end + 1] == b'\xff' and end + 1 < len(data) and (
+            data[end + 1] != _SCAN):
+        end += 1 if data[end + 1] == 0xff else 2 + int.from_bytes(
+            data[end + 2:end + 4], 'big')
+    head = data[:end]
+    if _EXIF not in head and _XMP not in head:
         return 1
     try:
         return _orientation(_open(data))

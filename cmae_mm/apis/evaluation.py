@@ -328,6 +328,10 @@ class _Extracted(NamedTuple):
         predicted = knn_predict(*self.train, self.val.features, ks,
                                 temperature)
         print(f'k-NN, {self}')
+        skipped = [str(k) for k in ks if k not in predicted]
+        if skipped:
+            print(f'k = {", ".join(skipped)}: skipped, above the number of '
+                  'training images')
         return report_sweep('k', predicted, self.val.labels)
 
     def linear(self, lrs: Sequence[float], epochs: int) -> Dict[str, Any]:

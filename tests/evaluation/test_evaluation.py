@@ -109,9 +109,10 @@ def test_the_commands(pretraining, image_root, tmp_path):
 
 
 def test_one_command_gives_what_the_three_give(
-        pretraining, image_root, tmp_path):
+        pretraining, image_root, tmp_path, capsys):
     checkpoint, own = pretraining[1], dict(num_workers=0, work_dir=tmp_path)
-    by_knn = cmae_mm.knn(image_root, checkpoint, ks=(1, 5), **own)
+    by_knn = cmae_mm.knn(image_root, checkpoint, ks=(1, 5, 7000), **own)
+    assert 'k = 7000: skipped, above' in capsys.readouterr().out
     by_line = cmae_mm.linear(image_root, checkpoint, lrs=(0.1, 1.), epochs=5,
                              **own)
     few = cmae_mm.low_shot(image_root, checkpoint, shots=(2, ), trials=2,

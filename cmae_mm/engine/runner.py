@@ -71,6 +71,12 @@ def _is_for_console(record: logging.LogRecord) -> bool:
                 or 'will be deprecated' in message)
 
 
+def _class_name(hook: Any) -> str:
+    """Return the name of a hook's class, without its scope."""
+    kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
+    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+
+
 class _AlreadyFinished(Exception):
     """The resumed run has no steps left."""
 
@@ -150,12 +156,16 @@ class ResumableRunner(Runner):
         Args:
             default_hooks (dict, optional): Hooks by name, which replace those
                 of ``DEFAULT_HOOKS``; None removes a hook.
-            custom_hooks (list, optional): More hooks.
+            custom_hooks (list, optional): More hooks. A hook of
+                ``DEFAULT_HOOKS`` in this list is built only once.
         """
+        custom = {_class_name(hook) for hook in custom_hooks or ()}
         merged = {**DEFAULT_HOOKS, **(default_hooks or {})}
         super().register_hooks({
             name: hook for name, hook in merged.items()
-            if name not in DEFAULT_HOOKS or hook is not None}, custom_hooks)
+            if name not in DEFAULT_HOOKS or (
+                hook is not None and _class_name(hook) not in custom)
+        }, custom_hooks)
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build a loop that can resume within an epoch.

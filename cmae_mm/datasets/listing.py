@@ -318,7 +318,7 @@ class ImageList(NamedTuple):
     Args:
         names (FileNames): Paths as written in the list.
         lines (Sequence[int]): Line number of each path, from 1.
-        labels (List[str] | None): Text of each label.
+        labels (List[str] | None): Text of each label, '' for none.
         split (str): Split of these rows, '' for all.
         note (str): Skipped rows.
     """
@@ -441,8 +441,7 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
     for line, row in rows:
         cells = ['' if place is None else _strip(row[place])
                  for place in places] if len(row) == len(columns) else []
-        if not cells or not cells[0] or (
-                places[1] is not None and not several and not cells[1]):
+        if not cells or not cells[0]:
             raise SourceError(
                 f'{path}, line {line}: expected {len(columns)} columns with a '
                 f'path{" and a label" if places[1] is not None else ""}, but '

@@ -158,15 +158,22 @@ def pack_images(data: Any,
 
 
 def _open(data: Any) -> sources.ImageSource:
-    """Open the images, with labels if a list or an index has them."""
+    """Open the images, with labels if a list or an index has all of them."""
+    source = sources.open_source(data)
     labels = os.path.join(os.path.expanduser(data), sources.LABELS_FILE)
-    if sources.kind_of(data) == 'list' or os.path.isfile(labels):
-        try:
-            return sources.open_source(data, labels=True)
-        except sources.SourceError as error:
-            if 'has no labels' not in str(error):
-                raise
-    return sources.open_source(data)
+    if source.kind != 'list' and not os.path.isfile(labels):
+        return source
+    try:
+        labelled = sources.open_source(data, labels=True)
+    except sources.SourceError as error:
+        if 'has no labels' not in str(error):
+            raise
+        return source
+    if len(labelled) == len(source):
+        return labelled
+    source.notes.append('labels are not packed, since '
+                        f'{len(source) - len(labelled):,} rows have none')
+    return source
 
 
 def _check_readable(source: sources.ImageSource) -> None:

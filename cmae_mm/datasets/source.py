@@ -45,6 +45,7 @@ from ..files import PathLike
 from .listing import (
     IMG_EXTENSIONS,
     FolderListing,
+    ImageList,
     LeftOut,
     SourceError,
     check_files,
@@ -306,6 +307,20 @@ def open_record(record: Dict[str, Any],
     return read_record(record, backend_args)
 
 
+def _labelled_rows(path: str, found: ImageList) -> ImageList:
+    """Select the rows of a list that have a label."""
+    labels = found.labels or []
+    kept = [i for i, label in enumerate(labels) if label]
+    if len(kept) == len(labels):
+        return found
+    if not kept:
+        raise SourceError(f'{path} has no labels; the column label is empty')
+    return ImageList(
+        found.names.select(kept), [found.lines[i] for i in kept],
+        [labels[i] for i in kept], found.split,
+        f'{len(labels) - len(kept):,} rows without a label')
+
+
 def _open_list(path: str, splits: Sequence, labels: Union[bool, str],
                root: Optional[str], allow_missing: bool) -> ImageSource:
     """Open a list file."""
@@ -313,6 +328,8 @@ def _open_list(path: str, splits: Sequence, labels: Union[bool, str],
         os.path.expanduser(root or os.path.dirname(path)))
     several = labels == 'several'
     found = read_list(path, root, splits, several)
+    if labels is True and found.labels:
+        found = _labelled_rows(path, found)
     source = ImageSource('list', root, found.names, split=found.split,
                          place=path, notes=[
                              check_files(path, root, found, allow_missing),

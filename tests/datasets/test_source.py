@@ -12,6 +12,7 @@ from PIL import Image
 
 from cmae_mm.datasets import LabelledDataset, PretrainingDataset
 from cmae_mm.datasets.names import decode_name, encode_name
+from cmae_mm.datasets.pack import pack_images
 from cmae_mm.datasets.source import (
     IMG_EXTENSIONS,
     SourceError,
@@ -303,6 +304,25 @@ def test_lists_of_all_kinds(kind, listed):
             for i in range(len(dataset))] == source.labels.tolist()
 
 
+def test_rows_without_a_label(listed, tmp_path_factory):
+    """Pre-training takes all rows, evaluations the labelled ones."""
+    path = listed / 'list.csv'
+    path.write_text('path,label\ncat/0.jpg,a\ndog/0.jpg,\nIM1,b\n')
+    assert list(open_source(path).names) == ['cat/0.jpg', 'dog/0.jpg', 'IM1']
+    source = open_source(path, labels=True)
+    assert list(source.names) == ['cat/0.jpg', 'IM1']
+    assert source.classes == ['a', 'b'] and source.labels.tolist() == [0, 1]
+    assert 'skipped: 1 rows without a label' in source.describe()
+    out = tmp_path_factory.mktemp('packed') / 'store.lmdb'
+    index = pack_images(path, out)
+    assert len(open_source(out)) == 3
+    assert 'labels are not packed, since 1 rows have none' in index['source']
+    path.write_text('path,label\ncat/0.jpg,\nIM1,\n')
+    assert len(open_source(path)) == 2
+    with pytest.raises(SourceError, match='has no labels'):
+        open_source(path, labels=True)
+
+
 def test_a_split_column(listed):
     path = listed / 'list.csv'
     path.write_text('path,split\ncat/0.jpg,Train\ndog/0.jpg,val\n')
@@ -330,7 +350,6 @@ def test_a_split_column(listed):
     ('# a comment\ncat/0.jpg\n', 'line 1: # a does not exist|line 1: # a co'),
     ('path,label\ncat/0.jpg,0\ndog/0.jpg\n', 'line 3: expected 2 columns'),
     ('path,label\ncat/0.jpg,0,1\n', 'line 2: expected 2 columns'),
-    ('path,label\ncat/0.jpg,\n', 'line 2: expected .* and a label'),
     ('path,label\n,1\n', 'line 2: expected .* a path'),
     ('path,label\n"a\nb.jpg",1\ncat/0.jpg,1\n', 'line 2: "a.nb.jpg" does not'),
     ('path,label\n"cat/0.jpg,1\n', 'line 2: unexpected end of data'),

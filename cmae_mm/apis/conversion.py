@@ -202,7 +202,7 @@ def import_(config: ConfigName,
             *,
             allow_partial: bool = False,
             cfg_options: Overrides = ()) -> Dict[str, Any]:
-    """Convert a released CMAE, MAE or ConvMAE checkpoint for this project.
+    """Convert a released CMAE, MAE or ConvMAE checkpoint.
 
     The kind of checkpoint is detected from its parameter names. Every key is
     checked against the config's model.

@@ -266,7 +266,7 @@ def frozen(data: LabelledData,
            cfg_options: CfgOptions = (),
            work_dir: WorkDir = None,
            launcher: Launcher = 'none') -> Dict[str, Any]:
-    """Evaluate frozen features with k-NN, linear and low-shot in one run.
+    """Evaluate frozen features with k-NN, linear and low-shot.
 
     The results are those of the three commands, but features are extracted
     only once.

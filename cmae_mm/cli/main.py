@@ -24,7 +24,7 @@ GROUPS: Dict[str, Dict[str, str]] = {
         'dense-knn': 'evaluation:dense_knn',
         'dense-linear': 'evaluation:dense_linear',
         'embed': 'embedding:embed', 'study': 'study:study'},
-    'look': {
+    'visualize': {
         'views': 'pictures:views', 'reconstruct': 'pictures:reconstruct',
         'attention': 'pictures:attention', 'features': 'pictures:features',
         'map': 'pictures:map_images', 'nearest': 'pictures:nearest',

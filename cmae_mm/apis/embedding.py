@@ -64,7 +64,7 @@ class Embeddings(NamedTuple):
 
 
 def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
-    """Check that pyarrow is installed if the output is a parquet file.
+    """Check that pyarrow (extra='embed') is installed for a parquet file.
 
     Raises:
         MissingLibrary: If it is not installed.

@@ -18,6 +18,7 @@ from ..checkpoints.load import (
     model_of,
     select_encoder,
 )
+from ..checkpoints.state_dict import grid_of
 from ..config import ConfigError
 from ..datasets.decode import is_colour, is_plain
 from ..evaluation.centre_crop import CentreCrop
@@ -466,7 +467,8 @@ def encoder_of(model: nn.Module,
     state = select_encoder(model, encoder).state_dict()
     state.pop('mask_token', None)
     facts = read_encoder_facts(encoder_facts(model, images))
-    found = FoundEncoder(state, f'a {type(model).__name__}')
+    found = FoundEncoder(
+        state, f'a {type(model).__name__}', grid=grid_of(state, facts))
     return with_preprocessing(
         build_encoder(found, facts, encoder, img_size), pool)
 

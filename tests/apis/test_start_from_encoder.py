@@ -92,7 +92,7 @@ def test_mismatch_raises_before_writing(
                              **call)
     with pytest.raises(ArgumentError, match='there is no checkpoint none.pth'):
         cmae_mm.pretrain(init='none.pth', **call)
-    with pytest.raises(ArgumentError, match='set by the argument init here'):
+    with pytest.raises(ArgumentError, match='use the argument init, on which'):
         cmae_mm.pretrain(cfg_options={
             'model.backbone.init_cfg.checkpoint': 'x.pth'}, **call)
     with pytest.raises(ArgumentError, match='statistics .* does not exist'):

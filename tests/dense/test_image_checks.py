@@ -90,7 +90,7 @@ def test_loader_of_16_bits_passes(tmp_path):
 
 
 def test_sample_of_many_images_is_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr('cmae_mm.dense.dataset_checks._MOST_IMAGES', 3)
+    monkeypatch.setattr('cmae_mm.dense.dataset_checks.MOST_IMAGES', 3)
     deep = CHANGED['12 bits.png'][0]
     for place, found in ((0, True), (10, True), (20, True), (4, False)):
         files = {f'{n:02d}.png': KEPT['b.png'] for n in range(21)}

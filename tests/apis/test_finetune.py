@@ -429,7 +429,7 @@ def test_multilabel_forms(photos, tmp_path):
     assert any('not 0 and 1: width, nothing' in n for n in second.notes)
     few = read_labelled(tmp_path / 'a.csv', True, labels_per_class=1)
     assert [] in few.parts['train'].labels or [] in few.parts['val'].labels
-    with pytest.raises(ArgumentError, match='a.csv, line 2: expected'):
+    with pytest.raises(ArgumentError, match='a.csv has images of several'):
         read_labelled(tmp_path / 'a.csv')
 
 

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping
 
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
+from mmengine.registry import DefaultScope
 
 from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ..config import ArgumentError
@@ -69,7 +70,9 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
     files = {f'{name}.json': data.annotations(name) for name in data.parts}
     files[CONFIG_NAME] = (f'{MARK}: made by `cmae finetune`\n'
                           f'{format_config(cfg.to_dict())}')
-    with work_dir_lock(folder, launcher):
+    # The runner changes the default scope.
+    scope = DefaultScope.overwrite_default_scope('mmpretrain')
+    with work_dir_lock(folder, launcher), scope:
         best = folder / BEST_NAME
         resumes = resume and bool(list_saved(cfg))
         if resumes or resume and best.is_file():

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers import COCO, build, model_cfg, needs_coco, require_dense
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 import cmae_mm
@@ -43,9 +44,11 @@ def boxes(tmp_path_factory):
 def finished(boxes, tmp_path_factory):
     folder = tmp_path_factory.mktemp('detector')
     export_encoder(build(model_cfg()), str(folder / 'encoder.safetensors'))
-    return cmae_mm.finetune(
+    done = cmae_mm.finetune(
         boxes, folder / 'encoder.safetensors', folder / 'out', task='detect',
         epochs=1, num_workers=0, batch_size=3)
+    assert DefaultScope.get_current_instance().scope_name == 'mmpretrain'
+    return done
 
 
 def test_scores_are_those_of_the_runner(finished):

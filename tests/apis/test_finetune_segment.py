@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import COCO, build, model_cfg, needs_coco, require_dense
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 import cmae_mm
@@ -42,9 +43,11 @@ def masks(tmp_path_factory):
 def finished(masks, tmp_path_factory):
     folder = tmp_path_factory.mktemp('segmenter')
     export_encoder(build(model_cfg()), str(folder / 'encoder.safetensors'))
-    return cmae_mm.finetune(
+    done = cmae_mm.finetune(
         masks, folder / 'encoder.safetensors', folder / 'out',
         task='segment', epochs=2, num_workers=0, batch_size=3)
+    assert DefaultScope.get_current_instance().scope_name == 'mmpretrain'
+    return done
 
 
 def test_scores_are_those_of_the_runner(finished):

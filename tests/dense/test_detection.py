@@ -257,7 +257,7 @@ def _reordered(root):
 
 @pytest.mark.parametrize('change,overrides,message', [
     (_missing, {}, '1 of 4 images in the train annotations do not exist'),
-    (_renamed, {}, r'no class \(wolf\), 1 classes are no category \(dog\)'),
+    (_renamed, {}, r'not a class \(wolf\), 1 classes are no category \(dog\)'),
     (_reordered, {}, 'in another order'),
     (None, {'model.roi_head.mask_head.num_classes': 3},
      'has 2 classes, but mask_head has num_classes=3'),

@@ -346,8 +346,9 @@ def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
         assert run.config is not None
         cfg = load_config(run.config, run.options)
         values[DATA] = cfg.train_dataloader.dataset.data_root
-        values[MODEL] = str(run.folder / 'model.py')
-        write_file(run.folder / 'model.py', format_config(cfg.to_dict()))
+        if MODEL in command:
+            values[MODEL] = str(run.folder / 'model.py')
+            write_file(values[MODEL], format_config(cfg.to_dict()))
     if any(CHECKPOINT in word for word in command):
         folder = run.folder / 'train'
         last = find_newest_whole(list_checkpoints(str(folder)))

@@ -162,9 +162,8 @@ def store(data: Data,
           num_workers: Readers = 0) -> Dict[str, Any]:
     """Pack images into one LMDB file, for network disks.
 
-    If interrupted, the same command continues after it has verified the
-    written files. Training and all other commands accept OUT instead of the
-    folder.
+    If interrupted, the same command continues. Training and all other
+    commands accept OUT instead of the folder.
 
     Example::
 
@@ -194,9 +193,9 @@ def shards(data: Data,
            images_per_shard: Size = 2000) -> Dict[str, Any]:
     """Pack images into webdataset shards, for many machines.
 
-    If interrupted, the same command continues after it has verified the
-    written files. Training and all other commands accept OUT instead of the
-    folder. Shards (.tar) without an index are indexed where they are.
+    If interrupted, the same command continues. Training and all other
+    commands accept OUT instead of the folder. Shards (.tar) without an index
+    are indexed where they are.
 
     Example::
 

@@ -32,9 +32,15 @@ from .names import FileNames, decode_name, encode_name
 
 _DICOM = ('.dcm', '.dicom')
 IMG_EXTENSIONS = (
-    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.ppm', '.pgm', '.pbm', '.pnm',
-    '.bmp', '.webp', '.gif', '.tif', '.tiff', '.jp2', '.j2k', '.j2c', '.jpc',
-    '.jpx', '.avif', '.heic', '.heif', '.hif', '.jxl', '.npy', '.npz', *_DICOM)
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.ppm', '.pgm',
+    '.pbm', '.pnm', '.bmp', '.dib', '.webp', '.gif', '.tif', '.tiff', '.jp2',
+    '.j2k', '.j2c', '.jpc', '.jpx', '.avif', '.heic', '.heif', '.hif', '.jxl',
+    '.npy', '.npz', *_DICOM)
+# Names of the parts of a data set, in order of preference.
+PART_NAMES = dict(
+    train=('train', 'training'),
+    val=('val', 'valid', 'validation', 'dev'),
+    test=('test', 'testing'))
 # Formats that need a plugin of Pillow, by suffix.
 _PLUGIN_OF = {'.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF',
               '.avif': 'AVIF', '.jxl': 'JXL'}
@@ -54,6 +60,8 @@ _WAYS_OUT = {ending: way for way, endings in {
     'arrays: save each image with numpy.save':
         '.h5 .hdf5 .nc .mat .fits',
     'archives: unpack them': '.zip .tgz .tar.gz .7z .rar',
+    'tables: write a CSV file with the columns path and label':
+        '.xlsx .xls .ods .parquet .feather .pkl .pickle',
     'images that need `pip install pillow-heif`':
         '.heic .heif .hif',
     'images that need `pip install pillow-jxl-plugin`': '.jxl',
@@ -93,6 +101,15 @@ _COLUMNS = dict(
 # Cells of a column of 0 and 1, in lower case.
 _ZERO, _ONE = ('0', '0.0', 'false'), ('1', '1.0', 'true')
 _MISSING = ('', 'nan', 'na', 'n/a', 'none', 'null')
+# Advice for lines of a list that are no path of an image.
+_HINTS = {
+    r'~': '~ is not replaced; write the whole path',
+    r'\w+://': 'addresses are not read; copy the images to a disk',
+    r'[\[{]': 'JSON is not read; write a CSV file with the columns path and '
+               'label',
+    r'.*\.\w+[,;]': 'a table needs a first line with the column names, such '
+                    'as path,label; otherwise a tab or a space separates path '
+                    'and label'}
 # Number of files of a long list to check, evenly spaced.
 _MOST_CHECKED = 100_000
 Rows = Iterator[Tuple[int, List[str]]]
@@ -100,6 +117,12 @@ Rows = Iterator[Tuple[int, List[str]]]
 
 class SourceError(ValueError):
     """Images that cannot be listed or read."""
+
+
+def spellings(names: Iterable[str]) -> List[str]:
+    """Return names as they are, in lower case, capitalised, in capitals."""
+    return list(dict.fromkeys(f(n) for n in names for f in (
+        str, str.lower, str.title, str.upper)))
 
 
 def is_hidden(name: str) -> bool:
@@ -362,6 +385,8 @@ def read_list(path: str, root: str, splits: Sequence[str] = (),
         text = data.tobytes().decode('utf-16', 'replace')
         data = np.frombuffer(text.encode(), np.uint8)
     data = data[3:] if bytes(data[:3]) == b'\xef\xbb\xbf' else data
+    if b'\0' in bytes(data[:1000]):
+        raise SourceError(f'{path} is not a list: it is not a text file')
     lines = FileNames.of_lines(data, _strip)
     header = next(filter(None, lines), '')
     delimiter = next((d for d in ',;\t' if {*map(_normal, header.split(d))}
@@ -551,6 +576,9 @@ def check_files(path: str, root: str, found: ImageList,
     hint = f'paths are relative to {root}'
     if len(faults) == len(chosen):
         hint += ', and each line has a path, or a path and a label'
+    for mark, advice in _HINTS.items():
+        if re.match(mark, name):
+            hint = advice
     if '\\' in name:
         hint = 'write / in place of \\ in paths, and no drive'
     elif found.labels is None and _has_label(name, root):
@@ -609,6 +637,12 @@ def parse_labels(labels: Sequence[str], place: Callable[[int], str],
         return matrix, classes
     numeric = [bool(re.fullmatch(r'\d{1,18}(\.0+)?', text))
                for text in labels]
+    for index, text in enumerate(labels):
+        if not text.isdigit() and not numeric[index] and re.fullmatch(
+                r'[-+]?\d*\.?\d+', text):
+            raise SourceError(
+                f'{place(index)}: the label {text!r} is neither a whole '
+                'number from 0 nor a name')
     if len(set(numeric)) > 1:
         index = numeric.index(not numeric[0])
         raise SourceError(

@@ -37,7 +37,13 @@ from ..dependencies import MissingLibrary
 from ..progress import Progress
 from . import decode
 from . import source as sources
-from .listing import IMG_EXTENSIONS, FolderListing, parse_labels
+from .listing import (
+    IMG_EXTENSIONS,
+    FolderListing,
+    LeftOut,
+    is_hidden,
+    parse_labels,
+)
 from .names import FileNames, encode_name
 from .source import map_numbers
 
@@ -86,7 +92,7 @@ def pack_images(data: Any,
                 images_per_shard: int = 2000,
                 num_workers: int = 0,
                 max_pixels: Optional[int] = None) -> Dict[str, Any]:
-    """Pack the images of a data set, in its order, and verify the copies.
+    """Pack the images of a data set, in its order.
 
     After an interruption, a call with the same arguments continues. Files are
     copied unchanged unless ``short_side`` is set. For a folder of ``.tar``
@@ -115,7 +121,7 @@ def pack_images(data: Any,
     """
     out = Path(os.path.abspath(Path(out).expanduser()))
     try:
-        source = _open(data)
+        source = sources.open_source(data, labels='all')
     except sources.SourceError:
         root = os.path.abspath(os.path.expanduser(data))
         groups = FolderListing(root, ('.tar', )).groups() if (
@@ -135,45 +141,28 @@ def pack_images(data: Any,
                 size=writer.size)
     if max_pixels is not None:
         plan['max_pixels'] = max_pixels
+    copies: Counter = Counter()
+    reasons: Dict[str, str] = {}
     with closing(writer), _output(out, plan, writer):
+        if writer.count():
+            copies['written before'] = writer.count()
         missing = [part for part in writer.parts if not writer.has(part)]
         numbers = [np.arange(part.start, part.stop) for part in missing]
-        images = map_numbers(read, np.concatenate([np.arange(0), *numbers]),
-                             num_workers)
-        with Progress(2 * total, 'write, then verify',
-                      initial=writer.count()) as progress:
+        images = _counted(map_numbers(
+            read, np.concatenate([np.arange(0), *numbers]), num_workers),
+            copies, reasons)
+        with Progress(total, 'write', initial=writer.count()) as progress:
             for part in missing:
                 writer.write(part, islice(images, len(part)))
                 progress.update(len(part))
-            images = map_numbers(read, range(total), num_workers)
-            index = _verify(writer, images, progress)
         names = source.names
-        index.update(
-            source=source.describe(), classes=source.classes,
+        index: Dict[str, Any] = dict(
+            images=total, source=source.describe(), classes=source.classes,
             empty=list(source.empty),
             sorted=all(names[i - 1] <= names[i] for i in range(1, total)))
         _write_labels(out, source.labels)
         writer.finish(index)
-    return index
-
-
-def _open(data: Any) -> sources.ImageSource:
-    """Open the images, with labels if a list or an index has all of them."""
-    source = sources.open_source(data)
-    labels = os.path.join(os.path.expanduser(data), sources.LABELS_FILE)
-    if source.kind != 'list' and not os.path.isfile(labels):
-        return source
-    try:
-        labelled = sources.open_source(data, labels=True)
-    except sources.SourceError as error:
-        if 'has no labels' not in str(error):
-            raise
-        return source
-    if len(labelled) == len(source):
-        return labelled
-    source.notes.append('labels are not packed, since '
-                        f'{len(source) - len(labelled):,} rows have none')
-    return source
+    return dict(index, copies=dict(copies.most_common()), reasons=reasons)
 
 
 def _check_readable(source: sources.ImageSource) -> None:
@@ -344,29 +333,19 @@ def _write_tiff(file: io.BytesIO, pixels: np.ndarray, alpha: bool) -> None:
         extrasamples=extra or None, metadata=None, compression='zlib')
 
 
-def _verify(writer: Any, images: Iterator[Packed],
-            progress: Progress) -> Dict[str, Any]:
-    """Compare all parts with their images, and count the copies."""
-    copies: Counter = Counter()
-    reasons: Dict[str, str] = {}
-    for part in writer.parts:
-        stored = writer.read(part)
-        for image in islice(images, len(part)):
-            if next(stored, None) != image.data:
-                raise PackError(
-                    f'{writer.path(part)} differs from its images; delete it')
-            copies[image.how] += 1
-            if image.reason:
-                reasons.setdefault(
-                    image.how, f'{encode_name(image.name)}: '
-                    f'{" ".join(image.reason.split())}')
-        progress.update(len(part))
-    return dict(images=sum(copies.values()), copies=dict(copies.most_common()),
-                reasons=reasons)
+def _counted(images: Iterable[Packed], copies: Counter,
+             reasons: Dict[str, str]) -> Iterator[Packed]:
+    """Count the copies by kind, and keep the first reason of each."""
+    for image in images:
+        copies[image.how] += 1
+        if image.reason:
+            reasons.setdefault(image.how, f'{encode_name(image.name)}: '
+                               f'{" ".join(image.reason.split())}')
+        yield image
 
 
 class _Writer:
-    """Writes images in parts, and reads them back."""
+    """Writes images in parts."""
 
     def __init__(self, out: Path, source: sources.ImageSource,
                  size: int) -> None:
@@ -416,11 +395,6 @@ class _Store(_Writer):
                 raise PackError(
                     f'{path} cannot be written: {error}') from error
 
-    def read(self, part: range) -> Iterator[Optional[bytes]]:
-        with self.env.begin() as transaction:
-            for number in part:
-                yield transaction.get(sources.store_key(number).encode())
-
     def finish(self, index: Dict[str, Any]) -> None:
         self.close()
         files.write_file(self.out / sources.STORE_INDEX_FILE,
@@ -457,22 +431,28 @@ class _Shards(_Writer):
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
 
-    def read(self, part: range) -> Iterator[bytes]:
-        with open(self.path(part), 'rb') as file:
-            for member, _ in _find_images(self.path(part)):
-                yield os.pread(file.fileno(), member.size, member.offset_data)
-
     def finish(self, index: Dict[str, Any]) -> None:
         _write_shard_index(
             self.out, self.out, [self.path(part).name for part in self.parts],
             index, self.source.names)
 
 
-def _find_images(path: Path) -> Iterator[Tuple[TarInfo, str]]:
+def _find_images(path: Path, left_out: LeftOut
+                 ) -> Iterator[Tuple[TarInfo, str]]:
     """Find the images in a shard, each with the text of its label or ''."""
+    def is_read(member: TarInfo) -> bool:
+        kind = ''
+        if any(map(is_hidden, PurePosixPath(member.name).parts)):
+            kind = 'hidden or system file'
+        elif member.issym() or member.islnk():
+            kind = 'link'
+        if kind:
+            left_out.add(kind, f'{path.name}/{member.name}')
+        return member.isreg() and not kind
+
     try:
         with tarfile.open(path, 'r:') as shard:
-            for _, found in groupby(filter(TarInfo.isreg, shard), _sample_key):
+            for _, found in groupby(filter(is_read, shard), _sample_key):
                 members, label = list(found), ''
                 for member in members:
                     if member.name.lower().endswith('.cls'):
@@ -482,6 +462,13 @@ def _find_images(path: Path) -> Iterator[Tuple[TarInfo, str]]:
                     if member.name.lower().endswith((*IMG_EXTENSIONS, _OTHER)):
                         yield member, label
                 vars(shard)['members'] = []  # members would accumulate
+            # tarfile ends without an error at a damaged header.
+            file: Any = shard.fileobj
+            file.seek(shard.offset)
+            end = file.read(tarfile.BLOCKSIZE)
+            if end.strip(b'\0') or 0 < len(end) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError(
+                    f'it is cut off or damaged after {shard.offset:,} bytes')
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise PackError(f'{path} cannot be read ({error})') from error
 
@@ -506,10 +493,13 @@ def _write_shard_index(out: Path, root: Any, shards: List[str],
     """Write the files of an index, by default with the members' names."""
     places: List[np.ndarray] = []
     labels: List[str] = []
+    left_out, samples = LeftOut(), 0
 
     def scan() -> Iterator[List[str]]:
+        nonlocal samples
         for number, shard in enumerate(shards):
-            found = list(_find_images(Path(root, shard)))
+            found = list(_find_images(Path(root, shard), left_out))
+            samples += len({_sample_key(m) for m, _ in found})
             places.append(np.array([(m.offset_data, number, m.size)
                                     for m, _ in found], sources.PLACE))
             labels.extend(label for _, label in found)
@@ -525,12 +515,21 @@ def _write_shard_index(out: Path, root: Any, shards: List[str],
                 for shard, part in zip(shards, places)])
     if names is None:
         index['unlabelled'] = labels.count('')
-        index['source'] += (f'; {labels.count(""):,} of {len(labels):,} '
-                            'images have no label (.cls)')
-        if all(labels):
-            numbers, index['classes'] = parse_labels(
-                labels, found.__getitem__)
-            _write_labels(out, numbers)
+        notes = [f'{labels.count(""):,} of {len(labels):,} images have no '
+                 'label (.cls)']
+        if samples < len(found):
+            notes.append(f'they are of {samples:,} samples, some with several '
+                         'images')
+        try:
+            if all(labels):
+                numbers, index['classes'] = parse_labels(
+                    labels, found.__getitem__)
+                _write_labels(out, numbers)
+        except sources.SourceError as error:
+            index['unlabelled'] = len(labels)
+            notes.append(f'labels are not read, since {error}')
+        index['source'] = '; '.join(filter(None, [
+            index['source'], *notes, str(left_out)]))
     with files.atomic_file(out / sources.PLACES_FILE) as file:
         np.save(file, np.concatenate(places))
     _write_names(out, found if names is None else names)

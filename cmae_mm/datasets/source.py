@@ -17,6 +17,7 @@ there are any, and the JSON file the class names.
 import errno
 import json
 import os
+import re
 import signal
 from bisect import bisect_left
 from collections import OrderedDict
@@ -32,6 +33,7 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Tuple,
     Union,
 )
 
@@ -44,6 +46,7 @@ from ..dependencies import cpu_count
 from ..files import PathLike
 from .listing import (
     IMG_EXTENSIONS,
+    PART_NAMES,
     FolderListing,
     ImageList,
     LeftOut,
@@ -53,6 +56,7 @@ from .listing import (
     is_hidden,
     parse_labels,
     read_list,
+    spellings,
     way_out,
 )
 from .names import FileNames, encode_name
@@ -67,6 +71,8 @@ INDEX_VERSION = 1
 _MOST_OPEN = 64
 # Size in bytes of files to read in parts if possible.
 _LARGE = 2**26
+# Labels of rows without one.
+_NO_LABEL = ('', 'nan')
 # Smallest number of images worth starting processes for.
 _FEW = 64
 
@@ -122,11 +128,14 @@ def open_source(data: PathLike,
         data (str | PathLike): The folder or file.
         split (str | Sequence[str], optional): Splits in order of preference, a
             sub-folder or rows of a CSV file; the first existing one is used,
-            otherwise all images. Defaults to None, all images.
+            otherwise all images. Names may be capitalised, and 'train', 'val'
+            and 'test' have the synonyms of ``PART_NAMES``. Defaults to None,
+            all images.
         labels (bool | str): Whether to read labels from a list or shards,
             otherwise from the top folders in sorted order; images outside of
             these folders are skipped. 'several' allows any number of labels
-            per image in a list. Defaults to False.
+            per image in a list; 'all' reads labels of a list only if all rows
+            have one. Defaults to False.
         root (str, optional): Folder of relative paths in a list. Defaults to
             the list's folder.
         extensions (Iterable[str]): Endings of image files in folders.
@@ -143,21 +152,24 @@ def open_source(data: PathLike,
     """
     kind = kind_of(data)
     path = os.path.abspath(os.path.expanduser(os.fspath(data)))
-    splits = [split] if isinstance(split, str) and split else split or []
+    words = [split] if isinstance(split, str) and split else split or []
+    splits = spellings(
+        name for word in words for name in PART_NAMES.get(word, (word, )))
     if kind == 'list':
         source = _open_list(path, splits, labels, root, allow_missing)
     elif kind == 'folder':
         source = _open_folder(path, splits, [e.lower() for e in extensions])
     else:
-        source = _open_packed(kind, path, splits, bool(labels))
+        source = _open_packed(kind, path, splits,
+                              labels not in (False, 'all'))
     if splits and not source.split:
-        source.notes.append(f'there is no part {" or ".join(splits)}')
+        source.notes.append(f'there is no part {" or ".join(words)}')
     if not labels:
         source.labels = source.classes = None
-    elif source.labels is None:
+    elif source.labels is None and labels != 'all':
         _label_by_folder(source)
     if not len(source):
-        if labels:
+        if labels not in (False, 'all'):
             source.notes.append('class folders with images are required')
         raise SourceError(source.describe())
     return source
@@ -275,13 +287,15 @@ def read_record(record: Dict[str, Any],
         OSError: If it cannot be read, or is no regular file.
         SourceError: If the store or the shard is damaged.
     """
-    backend_args = record.get('backend_args', backend_args)
-    path = record.get('img_key', record['img_path'])
-    if backend_args is None:
-        fault = describe_kind(os.stat(path).st_mode)
-        if fault:  # reading a FIFO would block
-            raise OSError(errno.EINVAL, fault, path)
-    data = fileio.get(path, backend_args=backend_args)
+    path, packed = record['img_path'], record.get('backend_args')
+    if packed is None:
+        if backend_args is None:
+            fault = describe_kind(os.stat(path).st_mode)
+            if fault:  # reading a FIFO would block
+                raise OSError(errno.EINVAL, fault, path)
+        return fileio.get(path, backend_args=backend_args)
+    with _naming(packed.get('db_path') or packed['root']):
+        data = fileio.get(record['img_key'], backend_args=packed)
     if data is None:  # of mmengine's LMDB backend
         raise SourceError(f'{encode_name(record["img_path"])} is missing in '
                           'the store, which is damaged')
@@ -310,7 +324,7 @@ def open_record(record: Dict[str, Any],
 def _labelled_rows(path: str, found: ImageList) -> ImageList:
     """Select the rows of a list that have a label."""
     labels = found.labels or []
-    kept = [i for i, label in enumerate(labels) if label]
+    kept = [i for i, label in enumerate(labels) if label not in _NO_LABEL]
     if len(kept) == len(labels):
         return found
     if not kept:
@@ -334,6 +348,12 @@ def _open_list(path: str, splits: Sequence, labels: Union[bool, str],
                          place=path, notes=[
                              check_files(path, root, found, allow_missing),
                              found.note and f'skipped: {found.note}'])
+    if labels == 'all':
+        missing = sum(label in _NO_LABEL for label in found.labels or ())
+        labels = bool(found.labels) and not missing
+        if missing:
+            source.notes.append(
+                f'labels are not read, since {missing:,} rows have none')
     if labels and found.labels is None:
         raise SourceError(
             f'{path} has no labels; use lines "<path> <label>", or a CSV file '
@@ -348,6 +368,13 @@ def _open_list(path: str, splits: Sequence, labels: Union[bool, str],
 def _open_folder(folder: str, splits: Sequence,
                  extensions: Sequence[str]) -> ImageSource:
     """List a folder, or its sub-folder of a split."""
+    for name, other in ((STORE_FILE, STORE_INDEX_FILE),
+                        (PLACES_FILE, NAMES_FILE)):
+        if all(os.path.isfile(os.path.join(folder, n))
+               for n in (name, other)):
+            raise SourceError(
+                f'{folder} has {name}, but is no complete store and no '
+                'complete shards; write it again, with the same command')
     split = next((s for s in splits
                   if os.path.isdir(os.path.join(folder, s))), '')
     root = os.path.join(folder, split) if split else folder
@@ -390,14 +417,7 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
         if source.classes and source.labels.max() >= len(source.classes):
             raise SourceError(f'{path} has more classes than the index: '
                               f'{folder} is damaged')
-    found: np.ndarray
-    for split in splits:
-        if index.get('sorted'):
-            found = np.arange(*(bisect_left(names, split + end)
-                                for end in '/0'))
-        else:
-            found = np.array([i for i, name in enumerate(names)
-                              if name.startswith(f'{split}/')], int)
+    for split, found in _find_splits(names, splits, index.get('sorted')):
         if len(found):
             source.split, source.root = split, os.path.join(folder, split)
             source.empty = [name[len(split) + 1:] for name in source.empty
@@ -405,6 +425,22 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
             _select(source, found, len(split) + 1)
             break
     return source
+
+
+def _find_splits(names: FileNames, splits: Sequence, is_sorted: Any
+                 ) -> Iterator[Tuple[str, np.ndarray]]:
+    """Yield each split with the numbers of its images."""
+    found: Dict[str, List[int]] = {split: [] for split in splits}
+    if not is_sorted and splits:
+        start = re.compile(f'({"|".join(map(re.escape, splits))})/')
+        for index, name in enumerate(names):
+            match = start.match(name)
+            if match:
+                found[match[1]].append(index)
+    for split in splits:
+        yield split, np.arange(*(
+            bisect_left(names, split + end) for end in '/0'
+        )) if is_sorted else np.array(found[split], int)
 
 
 def _select(source: ImageSource, kept: np.ndarray, skip: int = 0) -> None:

@@ -14,6 +14,7 @@ from ..datasets.decode import (
     UndecodableImage,
     arrange,
     decode_short,
+    decode_windows,
     finish,
     from_pillow,
     make_settings,
@@ -54,8 +55,8 @@ class CentreCrop:
         self.short_side = min(covered_by(size, short_side))
         self._transforms = [TRANSFORMS.build(t) for t in pipeline or ()]
 
-    def decode(self, data: Encoded, name: str,
-               whole: bool = True) -> np.ndarray:
+    def decode(self, data: Encoded, name: str, whole: bool = True,
+               windows: bool = False) -> Any:
         """Decode an image file as in training.
 
         Args:
@@ -64,15 +65,20 @@ class CentreCrop:
             whole (bool): Whether to keep the size of the file. If not, images
                 of more than ``max_pixels`` are resized for the crop while they
                 are decoded. Defaults to True.
+            windows (bool): Whether images of more than ``max_pixels`` are
+                opened to read windows of them. Defaults to False.
 
         Returns:
-            np.ndarray: (H, W, C); three channels of uint8 are in BGR.
+            np.ndarray | LargeImage: (H, W, C); three channels of uint8 are in
+            BGR.
 
         Raises:
             ValueError: If it cannot be decoded, or would lose something.
         """
         name = encode_name(name)
         try:
+            if windows:
+                return decode_windows(data, self.settings, name)
             return decode_short(
                 data, None if whole or self._transforms else max(
                     covered_by(self.size, self.short_side)),
@@ -80,16 +86,18 @@ class CentreCrop:
         except UndecodableImage as error:
             raise ValueError(f'{name} cannot be decoded ({error})') from error
 
-    def read(self, image: Any, whole: bool = True) -> np.ndarray:
+    def read(self, image: Any, whole: bool = True,
+             windows: bool = False) -> Any:
         """Decode an image from a file, bytes, a PIL image or an array.
 
         Args:
             image (Any): See
                 :meth:`~cmae_mm.apis.PretrainedEncoder.preprocess`.
             whole (bool): See :meth:`decode`.
+            windows (bool): Likewise.
 
         Returns:
-            np.ndarray: See :meth:`decode`.
+            np.ndarray | LargeImage: See :meth:`decode`.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -103,7 +111,7 @@ class CentreCrop:
         if hasattr(image, 'read'):
             image = image.read()
         if isinstance(image, (bytes, bytearray, memoryview)):
-            return self.decode(bytes(image), 'the image', whole)
+            return self.decode(bytes(image), 'the image', whole, windows)
         if not isinstance(image, (str, os.PathLike)):
             raise TypeError(
                 'expected one image (a file, its bytes, a PIL image or an '
@@ -117,7 +125,7 @@ class CentreCrop:
             raise FileNotFoundError(
                 f'the image file {name[:200]!r} cannot be read: {reason}'
             ) from error
-        return self.decode(data, name, whole)
+        return self.decode(data, name, whole, windows)
 
     def _convert(self, reader: Any, image: Any) -> np.ndarray:
         try:

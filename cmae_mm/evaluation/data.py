@@ -5,7 +5,7 @@ from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..datasets.listing import split_line
+from ..datasets.listing import PART_NAMES, split_line
 from ..datasets.names import decode_name, encode_name
 from ..datasets.source import (
     ImageSource,
@@ -15,12 +15,6 @@ from ..datasets.source import (
 )
 from ..files import write_file
 from ..image_size import ImageSize, covered_by, to_pair, to_size
-
-# Names of the parts in order of preference.
-PART_NAMES = dict(
-    train=('train', 'training'),
-    val=('val', 'valid', 'validation', 'dev'),
-    test=('test', 'testing'))
 
 
 class EvaluationDataError(ValueError):
@@ -55,7 +49,7 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             classes differ.
     """
     try:
-        train = _open(data, spellings(PART_NAMES['train']))
+        train = _open(data, 'train')
         several = np.asarray(train.labels).ndim == 2
         if val is None:
             _check_part(train, data, 'train')
@@ -129,18 +123,12 @@ def _number_as(source: ImageSource, classes: List[str]) -> None:
 
 def _open_scored(data: Any, several: bool) -> ImageSource:
     """Open the validation part, or the test part."""
-    names = [*PART_NAMES['val'], *PART_NAMES['test']]
-    scored = _open(data, spellings(names), several)
+    scored = _open(data, ('val', 'test'), several)
     _check_part(scored, data, 'val (or valid, validation, dev, test)')
     if scored.split.lower() in PART_NAMES['test']:
         scored.notes.append('using the test part for scores, since there is '
                             'no validation part')
     return scored
-
-
-def spellings(names: Sequence[str]) -> List[str]:
-    """Return names in lower case, with a capital, and in capitals."""
-    return [f(n) for n in names for f in (str.lower, str.title, str.upper)]
 
 
 def _check_part(source: ImageSource, data: Any, part: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Container, Dict, List, Mapping, Optional, Sequence
 import numpy as np
 
 from ..config import ArgumentError
-from ..evaluation.data import PART_NAMES
+from ..datasets.listing import PART_NAMES
 from ..files import PathLike
 from .data import LabelledData, Part, complete, drop_unreadable
 

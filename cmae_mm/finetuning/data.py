@@ -22,7 +22,7 @@ import numpy as np
 
 from ..config import ArgumentError
 from ..datasets.decode import UnfitImage, decode_short, make_settings
-from ..datasets.listing import evenly, sort_classes
+from ..datasets.listing import PART_NAMES, evenly, sort_classes
 from ..datasets.names import add_reason, encode_name
 from ..datasets.source import (
     ImageSource,
@@ -32,7 +32,7 @@ from ..datasets.source import (
     open_source,
 )
 from ..dependencies import cpu_count
-from ..evaluation.data import PART_NAMES, draw_share, spellings
+from ..evaluation.data import draw_share
 from ..files import PathLike
 
 # Percentage of each class that is drawn for validation.
@@ -253,8 +253,7 @@ def _find_parts(data: PathLike, multilabel: bool,
     read = partial(_read_part, data, multilabel)
     # Raises for wrong lines.
     whole = read(()) if kind_of(data) == 'list' else None
-    parts = {name: read(spellings(names))
-             for name, names in PART_NAMES.items()}
+    parts = {name: read((name, )) for name in PART_NAMES}
     if val is not None:
         parts['val'] = read((val, )) or _read_other(val, multilabel)
         if parts['val'] is None:

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from ..config import ArgumentError
+from ..datasets.listing import PART_NAMES, spellings
 from ..datasets.source import SourceError, open_source
 from ..dependencies import cpu_count
-from ..evaluation.data import PART_NAMES, spellings
 from ..files import PathLike
 from .data import LabelledData, Part, complete, drop_unreadable
 

@@ -20,6 +20,7 @@ from typing import (
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor, nn
@@ -151,20 +152,22 @@ class FinishedModel(nn.Module):
                 data_samples=[results['data_samples']]))
         return found
 
-    def read(self, image: Any, whole: bool = True) -> np.ndarray:
+    def read(self, image: Any, whole: bool = True,
+             windows: bool = False) -> Any:
         """Decode a path, record, array or PIL image.
 
         Args:
             image (Any): The image.
             whole (bool): See :meth:`CentreCrop.decode`. Defaults to True.
+            windows (bool): Likewise. Defaults to False.
 
         Returns:
-            np.ndarray: (H, W, C); colours of 8 bits in BGR.
+            np.ndarray | LargeImage: (H, W, C); colours of 8 bits in BGR.
         """
         if isinstance(image, Mapping):
             return self.reader.decode(
-                open_record(dict(image)), image['img_path'], whole)
-        return self.reader.read(image, whole)
+                open_record(dict(image)), image['img_path'], whole, windows)
+        return self.reader.read(image, whole, windows)
 
     def prepare(self, array: np.ndarray, window: Optional[int]) -> Any:
         """Prepare a decoded image in a thread; unchanged by default."""
@@ -216,8 +219,9 @@ class FinishedModel(nn.Module):
         """Read an image; return the reason if it is unreadable."""
         try:
             # Masks and boxes are of the size of the file.
-            whole = window is not None or self.task in ('segment', 'detect')
-            return self.prepare(self.read(image, whole), window), ''
+            whole = self.task in ('segment', 'detect')
+            array = self.read(image, whole, window is not None)
+            return self.prepare(array, window), ''
         except Exception as error:  # decoders raise many kinds of errors
             reason = (error.strerror if isinstance(error, OSError) else None
                       ) or str(error)
@@ -325,6 +329,7 @@ def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
                 '.txt', '.csv', '.tsv'):
             return [(str(path), path)]
         source = open_source(path, allow_missing=True)
+        print_log(f'{source.describe()}.', logger='current')
         return ((source.record(i)['img_path'], source.record(i))
                 for i in range(len(source)))
     if isinstance(images, np.ndarray) and images.ndim in (2, 3) or (

@@ -32,7 +32,7 @@ def to_picture(image: Union[Tensor, np.ndarray]) -> np.ndarray:
     if isinstance(image, Tensor):
         array = image.permute(1, 2, 0).numpy()
     else:
-        array = image.reshape(*image.shape[:2], -1)
+        array = image[:, :].reshape(*image.shape[:2], -1)
         if array.dtype == np.uint8 and array.shape[2] == 3:
             array = array[..., ::-1]
     is_byte = array.dtype == np.uint8

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from image_files import noise, tiff
+from image_files import noise, pillow, tiff
 from images import photo
 from PIL import Image
 
 from cmae_mm.datasets import LoadCanvas, LoadImage, ResizeImage
 from cmae_mm.datasets.decode import (
+    LargeImage,
     TooLargeImage,
     UnfitImage,
     decode_image,
     decode_resized,
+    decode_windows,
     make_settings,
     resize_image,
 )
@@ -207,6 +209,41 @@ def pillow_png(array):
     file = io.BytesIO()
     Image.fromarray(array).save(file, 'PNG')
     return file.getvalue()
+
+
+@pytest.mark.parametrize('orientation', [1, 6])
+def test_windows_of_a_large_image(orientation, tmp_path):
+    """`cmae predict --window`: the windows of the image decoded whole."""
+    path = tmp_path / 'a.tif'
+    path.write_bytes(tiff(SMOOTH, tile=(64, 64), photometric='rgb',
+                          extratags=[(274, 'H', 1, orientation, True)]))
+    whole = CentreCrop(32).read(path)
+    reader = CentreCrop(32, dict(max_pixels=20_000))
+    with pytest.raises(ValueError, match=r'max_pixels=126000 .*--window\)'):
+        reader.read(path)
+    large = reader.read(path, windows=True)
+    assert isinstance(large, LargeImage)
+    assert large.shape == whole.shape[:2]
+    for y, x in ((0, 0), (130, 201), (268, 250)):
+        assert (large[y:y + 48, x:x + 32] == whole[y:y + 48, x:x + 32]).all()
+    assert (CentreCrop(32).read(path, windows=True) == whole).all()
+    path.write_bytes(pillow(SMOOTH, 'JPEG'))
+    with pytest.raises(ValueError, match='tiled TIFF file'):
+        reader.read(path, windows=True)
+
+
+@pytest.mark.parametrize('options', [
+    dict(fill='mean'), dict(value_range='per_image', fill='mean')])
+def test_windows_of_an_image_with_missing_pixels(options):
+    array = SMOOTH.astype(np.float32)
+    array[100:200, 100:200] = np.nan
+    data, given = tiff(array, tile=(64, 64), photometric='rgb'), dict(
+        channels=3, dtype='float32', **options)
+    whole = decode_image(data, None, make_settings(**given))
+    large = decode_windows(
+        data, make_settings(max_pixels=60_000, **given), 'x.tif')
+    assert np.allclose(large[90:150, 80:160], whole[90:150, 80:160],
+                       rtol=1e-5)
 
 
 def test_overviews_of_large_images(tmp_path):

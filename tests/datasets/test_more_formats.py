@@ -13,6 +13,7 @@ from images import photo
 from PIL import Image, ImageOps
 
 from cmae_mm.datasets.decode import (
+    RGB,
     UndecodableImage,
     UnfitImage,
     decode_image,
@@ -307,6 +308,37 @@ def test_dicom_without_an_ending_or_an_image(tmp_path):
     assert found['images'] == 10 and not found['broken_count']
     for index in range(len(source)):
         assert (whole(source.read(index)).pixels[..., 0] == image).all()
+
+
+def test_files_with_the_ending_of_dicom(tmp_path):
+    """Decoded as what they are."""
+    colours = photo(20)
+    for kind in ('PNG', 'JPEG'):
+        data = pillow(colours, kind)
+        assert (read_image(data, 'a.dcm', RGB).pixels
+                == read_image(data, 'a', RGB).pixels).all()
+    image = noise((20, 30))
+    assert (read_image(dicom(image)[132:], 'a.dcm', RGB).pixels[..., 0]
+            == image).all()
+    with pytest.raises(UndecodableImage, match='not an image of a known'):
+        read_image(b'text' * 100, 'a.dcm', RGB)
+    with pytest.raises(UndecodableImage, match='git lfs pull'):
+        read_image(b'version https://git-lfs.github.com/spec/v1\noid', 'a.jpg',
+                   RGB)
+
+
+def test_jpeg_files_of_several_pictures(tmp_path):
+    first, second = photo(20, 1), photo(20, 2)
+    for name in ('a.jpg', 'a.mpo'):
+        Image.fromarray(first).save(
+            tmp_path / name, 'MPO', save_all=True, quality=95,
+            append_images=[Image.fromarray(second)])
+    source = open_source(tmp_path)
+    assert list(source.names) == ['a.jpg', 'a.mpo']
+    for index in range(2):
+        found = read_image(source.read(index), 'a', RGB).pixels
+        assert np.abs(found.astype(int) - first).mean() < 10
+        assert np.abs(found.astype(int) - second).mean() > 20
 
 
 REFUSED = {'.nii.gz': 'script in docs/image-formats.md', '.svs': 'tiled TIFF',

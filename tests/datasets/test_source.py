@@ -307,7 +307,7 @@ def test_lists_of_all_kinds(kind, listed):
 def test_rows_without_a_label(listed, tmp_path_factory):
     """Pre-training takes all rows, evaluations the labelled ones."""
     path = listed / 'list.csv'
-    path.write_text('path,label\ncat/0.jpg,a\ndog/0.jpg,\nIM1,b\n')
+    path.write_text('path,label\ncat/0.jpg,a\ndog/0.jpg,nan\nIM1,b\n')
     assert list(open_source(path).names) == ['cat/0.jpg', 'dog/0.jpg', 'IM1']
     source = open_source(path, labels=True)
     assert list(source.names) == ['cat/0.jpg', 'IM1']
@@ -316,7 +316,7 @@ def test_rows_without_a_label(listed, tmp_path_factory):
     out = tmp_path_factory.mktemp('packed') / 'store.lmdb'
     index = pack_images(path, out)
     assert len(open_source(out)) == 3
-    assert 'labels are not packed, since 1 rows have none' in index['source']
+    assert 'labels are not read, since 1 rows have none' in index['source']
     path.write_text('path,label\ncat/0.jpg,\nIM1,\n')
     assert len(open_source(path)) == 2
     with pytest.raises(SourceError, match='has no labels'):
@@ -330,9 +330,28 @@ def test_a_split_column(listed):
     assert list(PretrainingDataset(data_root=str(path)).source.names) == [
         'cat/0.jpg']
     assert list(open_source(path, split='val').names) == ['dog/0.jpg']
-    with pytest.raises(SourceError, match="no rows of the split test, but of "
-                       'train, val'):
+    with pytest.raises(SourceError, match="no rows of the split test or "
+                       'testing, but of train, val'):
         open_source(path, split='test')
+
+
+def test_parts_have_the_same_names_in_all_sources(listed, tmp_path):
+    """`training`, `Valid`: in a table, a folder and a store."""
+    listed = listed.rename(tmp_path.parent / f'{tmp_path.name}_images')
+    (listed / 'cat').rename(listed / 'Training')
+    (listed / 'dog').rename(listed / 'valid')
+    pack_images(listed, tmp_path / 'store')
+    pack_images(listed, tmp_path / 'shards', 'shards')
+    table = listed / 'list.csv'
+    table.write_text('path,split\nTraining/0.jpg,Training\n'
+                     'valid/0.jpg,valid\n')
+    for data in (listed, table, tmp_path / 'store', tmp_path / 'shards'):
+        for split, found in (('train', 'training'), ('val', 'valid')):
+            source = open_source(data, split=split)
+            assert len(source) == 1 and source.split.lower() == found
+            assert source.read(0) == (
+                listed / found.title() / '0.jpg' if split == 'train' else
+                listed / found / '0.jpg').read_bytes()
 
 
 @pytest.mark.parametrize('text, named', [
@@ -345,7 +364,13 @@ def test_a_split_column(listed):
      'and a label, but the line is'),
     ('cat/0.jpg 0\ndog/0.jpg cat\n', "line 2: the label 'cat' is not a whole"),
     ('cat/0.jpg cat\ndog/0.jpg 1\n', "line 2: the label '1' is a whole"),
-    ('cat/0.jpg 0\ndog/0.jpg -1\n', "line 2: the label '-1' is not a whole"),
+    ('cat/0.jpg 0\ndog/0.jpg -1\n', "line 2: the label '-1' is neither a"),
+    ('path,label\ncat/0.jpg,1.5\n', "line 2: the label '1.5' is neither a"),
+    ('~/cat.jpg\n', 'line 1: ~/cat.jpg does not exist .* ~ is not replaced'),
+    ('https://a.b/c.jpg\n', 'line 1: .*addresses are not read'),
+    ('{"path": "cat/0.jpg"}\n', 'line 1: .*JSON is not read; write a CSV'),
+    ('cat/0.jpg,0\n', 'line 1: .*a table needs a first line'),
+    ('PK\0\1\n', 'is not a text file'),
     ('cat/0.jpg 0\ndog/0.jpg 0 1\n', 'line 2: dog/0.jpg 0 does not exist'),
     ('# a comment\ncat/0.jpg\n', 'line 1: # a does not exist|line 1: # a co'),
     ('path,label\ncat/0.jpg,0\ndog/0.jpg\n', 'line 3: expected 2 columns'),
@@ -357,14 +382,13 @@ def test_a_split_column(listed):
     ('\n \n', 'lists no images'),
     ('', 'lists no images'),
     ('what,ever\ncat/0.jpg,1\n', 'line 1: what,ever does not exist'),
-    ('cat/0.jpg\n\0.jpg\n', 'line 2: ".u0000.jpg" cannot be reached'),
 ])
 def test_a_wrong_line_is_named(text, named, listed):
     path = listed / 'list.txt'
     path.write_text(text)
     with pytest.raises(SourceError, match=named):
         open_source(path, labels='0' in text and ' ' in text.split('\n')[0]
-                    and text[0] != '#')
+                    and text[0] not in '#{' or 'path,label' in text)
 
 
 def test_a_table_without_a_header_is_refused(listed):

@@ -8,9 +8,11 @@ from .convert import (
     resize_image,
 )
 from .decode import (
+    LargeImage,
     decode_image,
     decode_resized,
     decode_short,
+    decode_windows,
     finish,
     read_centre,
     read_image,
@@ -36,11 +38,11 @@ from .image import (
 from .raster import from_pillow
 
 __all__ = [
-    'IMAGE_DTYPES', 'ImageSettings', 'MAX_CHANNELS', 'MAX_PIXELS', 'RGB',
-    'RawImage', 'TooLargeImage', 'UndecodableImage', 'UnfitImage',
-    'arrange', 'change_type', 'decode_image', 'decode_resized',
-    'decode_short', 'find_missing', 'finish', 'first_bytes', 'from_pillow',
-    'is_colour', 'is_dicom', 'is_grey', 'is_jpeg', 'is_plain',
-    'make_settings', 'natural_dtype', 'prepare', 'read_centre',
-    'read_image', 'read_whole', 'resize_image'
+    'IMAGE_DTYPES', 'ImageSettings', 'LargeImage', 'MAX_CHANNELS',
+    'MAX_PIXELS', 'RGB', 'RawImage', 'TooLargeImage', 'UndecodableImage',
+    'UnfitImage', 'arrange', 'change_type', 'decode_image', 'decode_resized',
+    'decode_short', 'decode_windows', 'find_missing', 'finish', 'first_bytes',
+    'from_pillow', 'is_colour', 'is_dicom', 'is_grey', 'is_jpeg', 'is_plain',
+    'make_settings', 'natural_dtype', 'prepare', 'read_centre', 'read_image',
+    'read_whole', 'resize_image'
 ]

@@ -3,7 +3,16 @@ import logging
 import math
 import warnings
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Iterator,
+    List,
+    Optional,
+    Set,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -155,7 +164,10 @@ def _reading(name: str) -> Iterator[None]:
         raise type(error)(f'{name} {error}') from error
     # Decoders raise many kinds of errors for broken files.
     except Exception as error:
-        raise UndecodableImage(f'{type(error).__name__}: {error}') from error
+        text = f'{type(error).__name__}: {error}'
+        if isinstance(error, (LookupError, AttributeError)):
+            text = f'it is damaged ({text})'
+        raise UndecodableImage(text) from error
 
 
 def decode_resized(data: Encoded,
@@ -258,6 +270,63 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
         if parts.is_map and len(np.unique(raw.pixels[..., -1])) > 2:
             raw = raw._replace(alpha=False)
         return raw, _upright((height, width), parts)
+
+
+class LargeImage:
+    """An image of more than ``max_pixels``, of which windows are read.
+
+    ``image[y:y + h, x:x + w]`` reads a window, as :func:`decode_image` returns
+    it.
+
+    Args:
+        parts (Parts): The open file.
+        stack (ExitStack): Closes the file.
+        settings (ImageSettings): The settings.
+        name (str): The file's name, for errors.
+
+    Attributes:
+        shape (Tuple[int, int]): Height and width in pixels.
+    """
+
+    def __init__(self, parts: Parts, stack: ExitStack,
+                 settings: ImageSettings, name: str) -> None:
+        if _depends_on_all(parts, settings):
+            settings = _settle(parts, settings, name)
+        self._parts = parts._replace(is_map=False, has_missing=False)
+        self._stack, self._settings, self._name = stack, settings, name
+        self.shape = _upright(parts.levels[0], parts)
+
+    def __getitem__(self, window: Tuple[slice, slice]) -> np.ndarray:
+        (top, bottom, _), (left, right, _) = (
+            part.indices(side) for part, side in zip(window, self.shape))
+        size = bottom - top, right - left
+        return _resize_parts(
+            self._parts, lambda *_: ((top, left, *size), size),
+            self._settings, self._name)
+
+
+def decode_windows(data: Encoded, settings: ImageSettings,
+                   name: str) -> Union[np.ndarray, LargeImage]:
+    """Decode an image, or open it if it has more than ``max_pixels``.
+
+    Args:
+        data (bytes | Path): The file, or the path of a large one.
+        settings (ImageSettings): The settings.
+        name (str): The file's name, for errors.
+
+    Returns:
+        np.ndarray | LargeImage: An image from which windows can be cut.
+
+    Raises:
+        ValueError: See :func:`decode_image`.
+        MissingLibrary: If an optional library is needed; names the file.
+    """
+    stack = ExitStack()
+    parts = stack.enter_context(_opened_parts(data, settings, name))
+    if parts is not None and parts.is_large:
+        return LargeImage(parts, stack, settings, name)
+    stack.close()
+    return decode_image(read_whole(data), None, settings, name)
 
 
 @contextmanager

@@ -133,8 +133,9 @@ def check_size(settings: 'ImageSettings', height: int, width: int,
     error = TooLargeImage(
         f'{width}x{height} pixels{size} are more than '
         f'max_pixels={settings.max_pixels:,}; set max_pixels={pixels} '
-        '(--max-pixels of `cmae stats`, `store` and `shards`), or cut the '
-        'image into tiles')
+        '(--max-pixels of `cmae stats`, `store` and `shards`), or write it as '
+        'a tiled TIFF file of one page, of which parts are read (by `cmae '
+        'predict` with --window)')
     error.pixels, error.size = pixels, (height, width)
     raise error
 
@@ -208,9 +209,10 @@ def is_numpy(data: bytes) -> bool:
 
 
 def is_dicom(data: bytes, name: str = '') -> bool:
-    """Return whether a file is DICOM, by its mark or its name."""
-    return data[128:132] == b'DICM' or name.lower().rstrip('"').endswith(
-        ('.dcm', '.dicom'))
+    """Return whether a file is DICOM, by its mark, or its name and start."""
+    return data[128:132] == b'DICM' or data[:2] in (
+        b'\2\0', b'\x08\0') and name.lower().rstrip('"').endswith(
+            ('.dcm', '.dicom'))
 
 
 def is_deep_png(data: bytes) -> bool:

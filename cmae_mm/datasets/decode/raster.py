@@ -110,6 +110,8 @@ def open_image(data: bytes, settings: ImageSettings) -> Image.Image:
     except UnidentifiedImageError:
         raise UndecodableImage(
             f'it is a damaged {kind} file' if kind else
+            'it is a pointer of Git LFS; `git lfs pull` fetches the image'
+            if data.startswith(b'version https://git-lfs') else
             'it is not an image of a known format') from None
     if file.format not in _FORMATS:
         raise UndecodableImage(

@@ -240,7 +240,7 @@ def _is_plain(file: Any) -> bool:
     colours = _CHANNELS.get(int(page.photometric))
     extra = tuple(map(int, page.extrasamples))
     return (
-        len(file.pages) == 1 and page.bitspersample <= 8
+        len(file.pages) == 1 and page.bitspersample in (1, 2, 4, 8)
         and int(page.sampleformat) == 1 and page.imagedepth == 1
         and int(page.compression) in _COMPRESSIONS
         and page.samplesperpixel == (colours or 0) + len(extra)

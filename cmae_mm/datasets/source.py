@@ -382,6 +382,13 @@ def _open_folder(folder: str, splits: Sequence,
     source = ImageSource(
         'folder', root, FileNames.of(listing.groups()), split=split,
         place=root, left_out=listing.left_out, empty=listing.empty)
+    if split and split != splits[0]:  # such as a class called Train
+        known = spellings(sum(PART_NAMES.values(), ()))
+        others = [entry.name for entry in os.scandir(folder) if entry.is_dir()
+                  and entry.name not in known and not is_hidden(entry.name)]
+        if others:
+            source.notes.append(f'{len(others):,} other folders beside it are '
+                                f'not read (first: {min(others)})')
     if not len(source) and listing.left_out.counts['.tar']:
         source.notes.append('create an index of the .tar files with `cmae '
                             'shards`')

@@ -111,6 +111,7 @@ class StepGuard:
         self.max_skipped = max_skipped
         self.in_a_row = 0
         self.model: Optional[nn.Module] = None
+        self._owned: List[dict] = []  # buffers of each module by name
         self._buffers: List[Tensor] = []
         # Buffers and their copies by dtype, each copied by one kernel.
         self._kept: Dict[torch.dtype, Tuple[List[Tensor], List[Tensor]]] = {}
@@ -124,11 +125,15 @@ class StepGuard:
         Args:
             model (nn.Module): The model before a step.
         """
-        self.model = model
-        buffers = list(model.buffers())
+        if model is not self.model:
+            # Modules are walked once: that takes longer than the copies.
+            self.model = model
+            self._owned = [m._buffers for m in model.modules()]
+        buffers = [b for owned in self._owned if owned
+                   for b in owned.values() if b is not None]
         if [id(b) for b in buffers] != [id(b) for b in self._buffers]:
             self._buffers, self._kept = buffers, {}
-            for buffer in buffers:
+            for buffer in dict.fromkeys(buffers):
                 now, kept = self._kept.setdefault(buffer.dtype, ([], []))
                 now.append(buffer)
                 kept.append(buffer.clone())
@@ -265,6 +270,9 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             self._scale_update_param = None
             self.loss_scaler = GradScaler(enabled=False)
             self.cast_dtype = getattr(torch, dtype)
+        # The optimizer reads them for each parameter; a ConfigDict is slow.
+        self.optimizer.param_groups[:] = [
+            dict(group.items()) for group in self.optimizer.param_groups]
         if use_fused(self.optimizer):
             print_log("The optimizer uses torch's fused kernel.",
                       logger='current')

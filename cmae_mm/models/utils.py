@@ -3,7 +3,11 @@ from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from mmpretrain.models.utils import build_2d_sincos_position_embedding
+from mmcv.cnn.bricks.transformer import FFN
+from mmpretrain.models.utils import (
+    MultiheadAttention,
+    build_2d_sincos_position_embedding,
+)
 from mmpretrain.registry import WEIGHT_INITIALIZERS
 from packaging.version import Version
 from torch import Tensor, nn
@@ -185,15 +189,62 @@ def check_momentum(momentum: float) -> None:
             f'between 0 and 1, but got {momentum}')
 
 
-def use_plain_drop_rates(module: nn.Module) -> None:
-    """Convert a transformer's drop rates to Python numbers, in place.
+class PlainAttention(MultiheadAttention):
+    """mmpretrain's attention without dropout and layer scale."""
 
-    mmpretrain uses numpy's. torch.compile treats these as tensors, so each
-    layer would break the graph.
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, (N, T, D) to (N, T, D)."""
+        count, length, width = x.shape
+        qkv = self.qkv(x.flatten(0, 1)).view(
+            count, length, 3, self.num_heads, self.head_dims)
+        # unbind has one kernel in the backward pass, indexing has eight.
+        x = self.scaled_dot_product_attention(
+            *qkv.permute(2, 0, 3, 1, 4).unbind())
+        x = x.transpose(1, 2).reshape(-1, width)
+        return self.proj(x).view(count, length, width)
+
+
+class PlainFFN(FFN):
+    """mmcv's FFN of two layers without dropout and layer scale."""
+
+    def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
+        """Add the output to the identity, x by default, (N, T, D)."""
+        (fc1, act, _), fc2, _ = self.layers
+        out = fc2(act(fc1(x.flatten(0, 1)))).view(x.shape)
+        return (x if identity is None else identity) + out
+
+
+def simplify_layers(module: nn.Module) -> None:
+    """Let a transformer's layers call nothing that does nothing, in place.
+
+    Results do not change. mmpretrain calls dropout of rate 0, identities and
+    checks of argument names in each layer, which costs the host more time
+    than the kernels. Drop rates become Python numbers: they are numpy's, which
+    torch.compile treats as tensors, so each layer would break the graph.
+
+    Args:
+        module (nn.Module): An encoder or a decoder.
     """
     for layer in module.modules():
         if hasattr(layer, 'drop_prob'):
             layer.drop_prob = float(layer.drop_prob)
+    for layer in module.modules():
+        if type(layer) is MultiheadAttention and not (
+                layer.attn_drop or layer.v_shortcut) and _do_nothing(
+                    layer.proj_drop, layer.gamma1, layer.out_drop):
+            layer.__class__ = PlainAttention
+        elif type(layer) is FFN and layer.add_identity and (
+                layer.num_fcs == 2) and _do_nothing(
+                    layer.layers[0][2], layer.layers[2], layer.gamma2,
+                    layer.dropout_layer):
+            layer.__class__ = PlainFFN
+
+
+def _do_nothing(*modules: nn.Module) -> bool:
+    """Whether modules are identities, or dropout of rate 0."""
+    return all(
+        isinstance(m, nn.Identity)
+        or getattr(m, 'p', getattr(m, 'drop_prob', 1)) == 0 for m in modules)
 
 
 def cut_patches(images: Tensor, patch_size: int,

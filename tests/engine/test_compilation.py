@@ -22,6 +22,7 @@ from torch._dynamo.utils import counters
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.compilation import _PARTS, compile_parts
 from cmae_mm.engine.device import adapt_to_device
+from cmae_mm.models.data_preprocessors import augmentation
 
 EAGER = dict(backend='aot_eager')
 # On a CPU the views are not compiled.
@@ -139,6 +140,8 @@ def test_benchmark_times_the_compiled_step(monkeypatch):
     benchmark = importlib.import_module('benchmark_step')
     contenders = importlib.import_module('step_contenders')
     timing = importlib.import_module('step_timing')
+    # --host replaces it.
+    monkeypatch.setattr(augmentation, 'at_once', augmentation.at_once)
     monkeypatch.setattr(logging, 'disable', lambda level: None)
     runs, seen = [], []
 
@@ -170,9 +173,16 @@ def test_benchmark_times_the_compiled_step(monkeypatch):
     monkeypatch.setattr(timing, 'memory_bandwidth', lambda *args: 1.)
     result = benchmark.measure(benchmark.read_arguments([
         str(ROOT / 'configs/quickstart/cmae_vit-mini_tiles.py'),
-        '--batch-size', '4', '--rounds', '2', '--device', 'cpu', '--compile']))
+        '--batch-size', '4', '--rounds', '2', '--device', 'cpu', '--compile',
+        '--host']))
     assert seen == [GRAPHS] * len(seen) and len(seen) >= 6
     assert result['compiled'] and result['gflop_per_image'] > 0
+    # The check for finite steps; nothing else may wait for a device.
+    assert result['waits'] == ['tolist']
+    launches = result['launches_of_parts']
+    assert sum(launches.values()) == result['launches'] < 700
+    # In all parts, also in the backward pass, which runs below Python.
+    assert min(launches.values()) > 0 and launches['backward'] > 100
 
 
 def test_compile_errors_are_one_sentence(image_root, tmp_path):

@@ -22,6 +22,7 @@ from cmae_mm.engine import (
     NonFiniteError,
     ResumableRunner,
 )
+from cmae_mm.engine.optim_wrapper import StepGuard
 
 
 @TRANSFORMS.register_module(force=True)
@@ -49,6 +50,19 @@ def scalars(folder, name):
     path = next(folder.glob('*/vis_data/scalars.json'))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row.get(name) for row in rows if 'loss' in row]
+
+
+def test_replaced_buffers_are_restored():
+    """Buffers may be replaced, for instance by assign=True."""
+    model, guard = torch.nn.Sequential(torch.nn.BatchNorm1d(2)), StepGuard(1)
+    guard.keep_buffers(model)
+    model[0].running_mean = torch.ones(2)
+    model[0].register_buffer('late', torch.ones(2))
+    guard.keep_buffers(model)
+    model(torch.randn(4, 2) + 9)
+    model[0].late.zero_()
+    guard.restore_buffers()
+    assert model[0].running_mean.eq(1).all() and model[0].late.eq(1).all()
 
 
 class LeaveOut(Hook):

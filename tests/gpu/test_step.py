@@ -52,24 +52,24 @@ def test_host_synchronises_once_per_step(name, tmp_path, monkeypatch):
     step = step_of(config(name, tmp_path))
     step()
     torch.cuda.synchronize()
-    look, waits = step.wrapper._look_at, []
+    look, waits = step.wrapper._check_finite, []
 
     def look_and_wait(grads):
-        waits.append('_look_at')
+        waits.append('_check_finite')
         torch.cuda.set_sync_debug_mode('default')
         try:
             return look(grads)
         finally:
             torch.cuda.set_sync_debug_mode('error')
 
-    monkeypatch.setattr(step.wrapper, '_look_at', look_and_wait)
+    monkeypatch.setattr(step.wrapper, '_check_finite', look_and_wait)
     # The figures that mmengine hands on to logs stay on the device.
     torch.cuda.set_sync_debug_mode('error')
     try:
         step()
     finally:
         torch.cuda.set_sync_debug_mode('default')
-    assert waits == ['_look_at']
+    assert waits == ['_check_finite']
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -88,13 +88,14 @@ def test_attention_runs_fused_kernels(name, tmp_path, record_property):
                 and k not in fused and not LOG_SOFTMAX.search(k)]
 
 
+@pytest.mark.parametrize('options', [{}, dict(mode='reduce-overhead')])
 @pytest.mark.parametrize('name', NAMES)
-def test_a_compiled_step_has_its_graphs_and_no_more(name, tmp_path):
+def test_a_compiled_step_has_its_graphs_and_no_more(name, options, tmp_path):
     torch._dynamo.reset()
     counters.clear()
     step = step_of(config(name, tmp_path))
-    compile_parts(step.model)
-    for _ in range(2):
+    compile_parts(step.model, **options)
+    for _ in range(3 if options else 2):
         step()
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(3):

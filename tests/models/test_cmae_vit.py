@@ -1,10 +1,16 @@
 """The encoder: its masks, its masked forward pass, its sizes."""
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmpretrain.models.backbones.vision_transformer import (
+    TransformerEncoderLayer,
+)
 
 from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet, split_by_mask
+from cmae_mm.models.utils import PlainAttention, PlainFFN, simplify_layers
 
 ARCH = dict(
     embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -153,3 +159,27 @@ def test_pretrained_weights_survive_init_weights(tmp_path):
     model.init_weights()
     for name, value in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize('options', [
+    {}, dict(qkv_bias=False), dict(drop_path_rate=0.5), dict(drop_rate=0.5),
+    dict(attn_drop_rate=0.5), dict(layer_scale_init_value=0.1)])
+def test_simplified_layers_compute_mmpretrains(options):
+    torch.manual_seed(0)
+    plain = TransformerEncoderLayer(32, 4, 64, **options)
+    ours = copy.deepcopy(plain)
+    simplify_layers(ours)
+    simple = not options or 'qkv_bias' in options
+    assert (type(ours.attn) is PlainAttention) == simple
+    assert (type(ours.ffn) is PlainFFN) == (
+        simple or 'attn_drop_rate' in options)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    images = torch.randn(3, 5, 32)
+    made = []
+    for layer in (plain, ours):
+        torch.manual_seed(1)
+        x = images.clone().requires_grad_()
+        out = layer(x)
+        out.square().sum().backward()
+        made.append([out, x.grad, *(p.grad for p in layer.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*made))

@@ -59,6 +59,32 @@ def test_ema_against_a_float64_loop(mu):
     assert target.steps == 5
 
 
+def test_ema_follows_replaced_parameters_and_frozen_ones():
+    """Updates keep no parameters, which may be replaced between them."""
+    model = build(model_cfg(**{'target.momentum': 0.5}))
+    target, others = model.target, parts(build(model_cfg()))
+    target.update(*parts(model))
+    perturb(model)
+    state = {k: v + 1 for k, v in model.backbone.state_dict().items()}
+    model.backbone.load_state_dict(state, assign=True)
+    target.encoder.load_state_dict(
+        {k: v.clone() for k, v in target.encoder.state_dict().items()},
+        assign=True)
+    model.backbone.layers[0].ln1.requires_grad_(False)
+    for online in (parts(model), others):
+        before = snapshot(target.encoder, target.projector)
+        expected = reference_update(before, snapshot(*online), 0.5)
+        target.update(*online)
+        made = snapshot(target.encoder, target.projector)
+        for name, value in made.items():
+            fixed = name == 'encoder.pos_embed' or (
+                online is not others and name.startswith(
+                    'encoder.layers.0.ln1'))
+            torch.testing.assert_close(
+                value, (before if fixed else expected)[name], msg=name)
+    assert copy.deepcopy(target)._owned == []
+
+
 def test_batch_statistics_stay_the_targets_own():
     model = build(model_cfg())
     model.loss([torch.randn(4, 3, 32, 32), 5 + torch.randn(4, 3, 32, 32)])

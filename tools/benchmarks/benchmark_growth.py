@@ -47,6 +47,9 @@ def read_arguments(arguments: Any = None) -> argparse.Namespace:
                         default=[64, 128, 256, 512], metavar='N')
     parser.add_argument('--ranks', nargs='+', type=int, default=[1],
                         metavar='N', help='more than 1 on a CPU only')
+    parser.add_argument(
+        '--compile', nargs='+', default=['eager'], metavar='MODE',
+        help='eager, default, reduce-overhead (CUDA graphs), ...')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--device', choices=['cpu', 'cuda'])
     parser.add_argument('--dtype')
@@ -74,7 +77,7 @@ def write_config(args: argparse.Namespace, model: str, size: int,
 
 
 def measure(args: argparse.Namespace, model: str, size: int, batch: int,
-            ranks: int) -> Dict[str, Any]:
+            ranks: int, mode: str) -> Dict[str, Any]:
     """Run the benchmark of a step, on each rank; give rank 0's results."""
     with tempfile.TemporaryDirectory() as folder:
         config, out = Path(folder) / 'config.py', Path(folder) / 'out.json'
@@ -85,6 +88,8 @@ def measure(args: argparse.Namespace, model: str, size: int, batch: int,
         for option in ('device', 'dtype'):
             if getattr(args, option):
                 command += [f'--{option}', getattr(args, option)]
+        if mode != 'eager':
+            command += ['--compile', mode]
         if ranks > 1:
             command[1:1] = ['-m', 'torch.distributed.run', '--standalone',
                             '--nproc_per_node', str(ranks)]
@@ -106,12 +111,14 @@ def measure_all(args: argparse.Namespace) -> Results:
     if args.results.exists():
         results = json.loads(args.results.read_text())
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    for model, size, batch, ranks in product(
-            args.models, args.sizes, args.batch_sizes, args.ranks):
-        key = f'{model} {size} px, batch {batch}, {ranks} rank(s)'
+    for model, size, batch, ranks, mode in product(
+            args.models, args.sizes, args.batch_sizes, args.ranks,
+            args.compile):
+        key = f'{model} {size} px, batch {batch}, {ranks} rank(s), {mode}'
         if key in results:
             continue
-        results[key] = measure(args, model, size, batch, ranks)
+        results[key] = measure(
+            args, model, size, batch, ranks, mode)
         aside = args.results.with_suffix('.part')
         aside.write_text(json.dumps(results, indent=2) + '\n')
         aside.replace(args.results)
@@ -146,6 +153,7 @@ def draw(results: Results, path: Path) -> None:
             name = f"{result['model']}, {result['size']} px"
             if result['ranks'] > 1:
                 name += f", {result['ranks']} ranks"
+            name += f", {result['compiled']}" if result['compiled'] else ''
             groups.setdefault(name, []).append(result)
     if not groups:
         raise SystemExit('nothing could be measured, so that there is '

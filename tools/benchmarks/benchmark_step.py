@@ -8,6 +8,9 @@ batch on the device to the moved target: views, both branches, backward pass,
 optimizer, EMA. Images are random.
 
     python tools/benchmarks/benchmark_step.py --batch-size 8 --baseline
+
+With --host, the time that the host takes, on a CPU too: as many layers, but 4
+channels a head and 16 patches an image, so that kernels take little.
 """
 import argparse
 import json
@@ -46,11 +49,13 @@ def read_arguments(arguments: Any = None) -> argparse.Namespace:
         help='of our step (default: bfloat16 on a GPU, float32 on a CPU). The '
         'baseline keeps its own: float16 on a GPU, float32 on a CPU')
     parser.add_argument(
-        '--compile', action='store_true', help='compile our step')
+        '--compile', nargs='?', const='default', metavar='MODE',
+        help="compile our step; torch.compile's mode, for instance "
+        'reduce-overhead for CUDA graphs (default: %(const)s)')
     parser.add_argument(
-        '--activation-checkpointing', action='store_true',
-        help='compute the activations of our layers again in the backward '
-        'pass')
+        '--host', action='store_true',
+        help='narrow the model and its images; count the operators that '
+        'launch kernels, and those that wait for the device')
     parser.add_argument(
         '--profile', nargs='?', const='step_trace.json', metavar='FILE',
         help='write a trace of our step, for chrome://tracing (default: '
@@ -71,20 +76,18 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     import torch
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
-    from step_contenders import build_baseline, build_ours
+    from step_contenders import build_baseline, build_ours, narrow
     from step_timing import (
         Breakdown,
         Clock,
         PeakMemory,
         count_flop,
+        count_launches,
         matmul_peak,
         memory_bandwidth,
     )
 
     import cmae_mm
-    from cmae_mm.engine.activation_checkpointing import (
-        checkpoint_activations,
-    )
     # The libraries tell of every parameter that they initialise.
     logging.disable(logging.WARNING)
     cmae_mm.register()
@@ -97,13 +100,13 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     on_gpu = device.type == 'cuda'
     dtype = args.dtype or ('bfloat16' if on_gpu else 'float32')
     cfg = Config.fromfile(args.config)
+    if args.host:
+        narrow(cfg)
     batch_size = args.batch_size or cfg.train_dataloader.batch_size
     clock = Clock(device, args.clock == 'cpu')
 
     with PeakMemory(device) as memory:
         ours = build_ours(cfg, batch_size, device, dtype, args.compile)
-        if args.activation_checkpointing:
-            checkpoint_activations(ours.model, True)
         ours()
         clock.time(ours, 2)
     steps = dict(ours=ours)
@@ -129,7 +132,8 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
             for part in found[0]}
     if args.profile:
         write_trace(ours, args.profile, on_gpu)
-    # At last: what is compiled runs eagerly under the counter, and after it.
+    # At last: what is compiled runs eagerly under the counters, and after it.
+    launches, waits = count_launches(ours, ours.sites)
     flop = count_flop(ours)
     rate = {n: batch_size / seconds for n, seconds in median.items()}
     speed = flop / median['ours']
@@ -154,7 +158,9 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
         batch_size=batch_size,
         dtype=dtype,
         compiled=args.compile,
-        activation_checkpointing=args.activation_checkpointing,
+        launches=sum(launches.values()),
+        launches_of_parts=launches,
+        waits=waits,
         device=torch.cuda.get_device_name(device) if on_gpu else 'cpu',
         threads=torch.get_num_threads(),
         clock='device' if on_gpu else args.clock)
@@ -183,8 +189,7 @@ def show(result: Dict[str, Any]) -> None:
         where = (f"CPU, {result['threads']} threads, {result['clock']} "
                  'clock')
     print(f"{result['config']}, batch {result['batch_size']}, "
-          f"{result['dtype']}{', compiled' if result['compiled'] else ''}, "
-          f'{where}')
+          f"{result['dtype']}, compile: {result['compiled']}, {where}")
     print(f"ours       {result['ours']:10.2f} images/s, "
           f"{result['step_ms']:.1f} ms a step")
     if result['baseline']:
@@ -195,11 +200,14 @@ def show(result: Dict[str, Any]) -> None:
           f"{result['tflop_per_s']:.3f} TFLOP/s, {share:.0%} of the "
           f"{result['matmul_tflop_per_s']:.3f} of matrix products")
     print(f"memory     {result['peak_memory_mib']:10.0f} MiB at most")
-    print(f"\n{'part':<18}{'ours':>10}{'baseline':>10}  ms")
+    print(f"host       {result['launches']:10} operators of an eager step "
+          f"launch kernels; waits: {', '.join(result['waits']) or 'none'}")
+    print(f"\n{'part':<18}{'ours':>10}{'baseline':>10}{'launches':>10}  ms")
     theirs = result['baseline_parts'] or {}
     for part, ms in result['parts'].items():
         other = f'{theirs[part]:10.1f}' if part in theirs else ' ' * 10
-        print(f'{part:<18}{ms:10.1f}{other}')
+        count = result['launches_of_parts'][part]
+        print(f'{part:<18}{ms:10.1f}{other}{count:10}')
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from cmae_mm.engine.training_step import (
     build_training_step,
     fake_batch,
 )
+from cmae_mm.models import CMAEViT
+from cmae_mm.models.data_preprocessors import augmentation
 
 
 class Step(TrainingStep):
@@ -37,8 +39,32 @@ class Step(TrainingStep):
             (wrapper, 'step', 'optimizer')]
 
 
+def narrow(cfg: Config) -> None:
+    """Make widths and images small, and keep the layers, in place.
+
+    Views are made as on a GPU, all at once.
+    """
+    encoder, neck = cfg.model.backbone, cfg.model.neck
+    if encoder.type != 'CMAEViT':
+        raise SystemExit(f'--host is for CMAEViT, not for {encoder.type}')
+    arch = encoder.arch if isinstance(encoder.arch, dict) else (
+        CMAEViT.arch_zoo[encoder.arch])
+    width = 4 * arch['num_heads']
+    encoder.arch = dict(
+        arch, embed_dims=width, feedforward_channels=4 * width)
+    encoder.img_size = 4 * encoder.get('patch_size', 16)
+    for name in ('pixel_decoder', 'feature_decoder'):
+        decoder = neck.setdefault(name, dict(
+            decoder_depth=2, decoder_num_heads=16))
+        decoder['decoder_embed_dim'] = 4 * decoder['decoder_num_heads']
+    cfg.data_preprocessor.update(
+        size=encoder.img_size, canvas_size=encoder.img_size +
+        cfg.data_preprocessor.get('max_shift', 32))
+    augmentation.at_once = lambda images: True
+
+
 def build_ours(cfg: Config, batch_size: int, device: torch.device,
-               dtype: str, compiled: bool) -> Step:
+               dtype: str, compiled: Optional[str]) -> Step:
     """Build this project's model and optimizer, as a training does."""
     settings = dict(cfg.optim_wrapper, dtype=dtype)
     if dtype == 'float16' and device.type == 'cpu':
@@ -48,7 +74,8 @@ def build_ours(cfg: Config, batch_size: int, device: torch.device,
         step.wrapper.autocasts, step.wrapper.cast_dtype = True, torch.bfloat16
     model = step.model
     if compiled:
-        compile_parts(model)
+        compile_parts(
+            model, **({} if compiled == 'default' else dict(mode=compiled)))
     neck, head = model.neck, model.head
     sites: List[Optional[Site]] = [
         (model.data_preprocessor, 'forward', 'preprocessor'),

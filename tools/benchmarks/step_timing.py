@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+# Operators that allocate or note, and launch nothing; views are known.
+_NO_KERNEL = ('empty', 'new_empty', '_unsafe_view', 'detach', '_record')
+# What lets the host wait for a device: in Python, and below it.
+_WAITS = ('tolist', 'cpu', 'numpy')
+_WAITING_KERNELS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'equal')
 # An object, the name of one of its methods, and the part that it is.
 Site = Tuple[Any, str, str]
 
@@ -144,6 +151,58 @@ class Breakdown:
             inside[depth] = inside.get(depth, 0.) + spent
         seconds['other'] = whole - sum(seconds.values())
         return seconds
+
+
+class _Launches(TorchDispatchMode):
+    """A clock that counts operators instead of seconds."""
+
+    def __init__(self, waits: List[str]) -> None:
+        super().__init__()
+        self.count, self.waits = 0, waits
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.count += not func.is_view and not name.startswith(_NO_KERNEL)
+        if name in _WAITING_KERNELS:
+            self.waits.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def now(self) -> int:
+        return self.count
+
+    def between(self, start: int, end: int) -> int:
+        return end - start
+
+
+class _Waits(TorchFunctionMode):
+    """Notes calls that copy a tensor to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: List[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
+        if getattr(func, '__name__', '') in _WAITS:
+            self.found.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def count_launches(step: Callable[[], Any], sites: Sequence[Site]
+                   ) -> Tuple[Dict[str, int], List[str]]:
+    """Count the operators of a step that launch kernels on a GPU.
+
+    All but views and allocations, in both passes, each once, whether it works
+    on one tensor or on a list, and random draws, which stay on the CPU.
+
+    Returns:
+        Tuple[Dict[str, int], List[str]]: Number of operators of each part,
+        and the calls at which the host waits for a device.
+    """
+    with _Waits() as waits, _Launches(waits.found) as launches:
+        parts = Breakdown(launches, sites).of(step)
+    return {part: int(n) for part, n in parts.items()}, waits.found
 
 
 def count_flop(step: Callable[[], Any]) -> int:

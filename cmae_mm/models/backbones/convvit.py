@@ -15,7 +15,7 @@ from ..utils import (
     check_in_channels,
     check_width,
     cut_patches,
-    use_plain_drop_rates,
+    simplify_layers,
 )
 from .conv_stages import (
     ConvStage,
@@ -137,7 +137,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
             layer_cfgs=[dict(drop_path_rate=r) for r in rates[-depths[-1]:]],
             init_cfg=init_cfg,
             **kwargs)
-        use_plain_drop_rates(self)
+        simplify_layers(self)
         self.img_size = to_pair(img_size)
         self.patch_sizes = tuple(patch_sizes)
         self.patch_size = stride

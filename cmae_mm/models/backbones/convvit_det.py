@@ -12,7 +12,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..utils import use_plain_drop_rates
+from ..utils import simplify_layers
 from .convvit import ConvViT
 
 
@@ -129,7 +129,7 @@ class TransferConvViTDet(ConvViT):
                     0 if i in self.global_attn_indexes else window_size),
                 input_size=self.patch_resolution)
             for i, layer in enumerate(self.layers))
-        use_plain_drop_rates(self)
+        simplify_layers(self)
         if self.frozen_stages > 0:
             self._freeze_stages()
 

@@ -12,7 +12,7 @@ from ..utils import (
     check_arch,
     set_extra_tokens,
     set_sincos_positions,
-    use_plain_drop_rates,
+    simplify_layers,
     with_mini,
 )
 
@@ -57,7 +57,7 @@ class TransferViT(PretrainedMixin, VisionTransformer):
         kwargs.setdefault('with_cls_token', self.num_extra_tokens > 0)
         super().__init__(arch=arch, **kwargs)
         add_extra_tokens(self)
-        use_plain_drop_rates(self)
+        simplify_layers(self)
 
 
 
@@ -86,7 +86,7 @@ class TransferViTDet(PretrainedMixin, ViTSAM):
     def __init__(self, arch: Union[str, dict] = 'base', **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
         super().__init__(arch=arch, out_channels=0, **kwargs)
-        use_plain_drop_rates(self)
+        simplify_layers(self)
 
 
 

@@ -48,6 +48,15 @@ class ViewParams(NamedTuple):
     online: Optional['ViewParams'] = None
 
 
+def at_once(images: Tensor) -> bool:
+    """Whether to change all views in operations of fixed shapes.
+
+    On a CPU they are changed one by one: an image stays in the cache, and
+    steps that it does not need are skipped.
+    """
+    return images.device.type != 'cpu'
+
+
 def plan_changes(params: ViewParams, colour: bool) -> Tensor:
     """Sort the random parameters of a batch by augmentation steps.
 
@@ -60,31 +69,31 @@ def plan_changes(params: ViewParams, colour: bool) -> Tensor:
         Tensor: (N, T, 3 + K) on the CPU, K = 1, or C without colour. In the
         last dimension: whether the step is applied, 0 or 1; weights of mean
         and grey in the reference; K factors (turns for the hue, pixels for
-        the blur).
+        the blur), 1 for a blend that is not applied.
     """
     count, factors = len(params.jitter), params.factors
     if colour:
         factors = factors[..., None]
     steps = COLOUR_STEPS if colour else CHANNEL_STEPS
+    # A blend by 1 does not change the image.
     plan = torch.zeros(count, len(steps), 3 + factors.shape[2])
-    image = torch.arange(count)
+    plan[..., 3:] = 1
     # place[n, k]: position of operation k in the order
     place = params.order.argsort(dim=1)
-    for number in range(factors.shape[1]):
-        if not colour:
-            step = (place[:, number] > place[:, 1 - number]).long()
-        elif number == 3:
-            step = torch.full_like(image, COLOUR_STEPS.index(HUE))
-        else:
-            is_later = place[:, number] > place[:, 3]
-            step = place[:, number] + 3 * is_later
-        plan[image, step, 0] = params.jitter.float()
-        plan[image, step, 1] = float(number == 1)
-        plan[image, step, 2] = float(number == 2)
-        plan[image, step, 3:] = factors[:, number]
+    if colour:
+        step = place + 3 * (place > place[:, 3:])
+        step[:, 3] = COLOUR_STEPS.index(HUE)
+    else:
+        step = (place[:, :2] > place[:, :2].flip(1)).long()
+    jitter = params.jitter[:, None, None].expand(-1, factors.shape[1], 1)
+    shares = torch.eye(4)[:factors.shape[1], 1:3].expand(count, -1, -1)
+    values = torch.cat([
+        jitter.float(), shares, torch.where(jitter, factors, 1.)], dim=2)
+    plan.scatter_(1, step[..., None].expand_as(values), values)
     if colour:
         plan[:, -2, 0] = params.grey.float()
         plan[:, -2, 2] = 1
+        plan[:, -2, 3] = 1 - params.grey.float()
     plan[:, -1, 0] = params.blur.float()
     plan[:, -1, 3:] = params.sigma[:, None]
     return plan
@@ -175,7 +184,7 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
     kernel = gaussian_kernel(sigma, size)
     half = size // 2
     images = F.pad(images, [half] * 4, mode='replicate')
-    if images.device.type != 'cpu':
+    if at_once(images):
         groups = count * channels
         weights = kernel.repeat_interleave(channels, dim=0)[:, None, None]
         images = F.conv2d(images.flatten(0, 1)[None], weights, groups=groups)

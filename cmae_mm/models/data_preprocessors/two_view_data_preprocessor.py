@@ -13,6 +13,7 @@ from ...datasets.transforms.views import (
     check_share,
 )
 from ...image_size import ImageSize
+from . import augmentation
 from .augmentation import (
     BLEND,
     CHANNEL_STEPS,
@@ -243,14 +244,12 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         plan = plan_changes(params, self.colour)
         online_plan = None if params.online is None else plan_changes(
             params.online, self.colour)
-        if canvas.device.type != 'cpu':
+        if augmentation.at_once(canvas):
             target = self._scale(self._cut(canvas, params.shift))
             view = self._online_view(canvas)
             if online_plan is not None:
                 view = self.augment(view, self._send(online_plan, canvas))
             return [view, self.augment(target, self._send(plan, canvas))]
-        # One by one: an image stays in the CPU cache, and unneeded steps are
-        # skipped.
         online, target = torch.empty(
             2, *canvas.shape[:2], *self.size)
         for n, shift in enumerate(params.shift.tolist()):
@@ -313,7 +312,9 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                 made = blur(images, factors[:, :1], self._kernel)
             if self.colour:
                 made = made.clamp_(0, 1)
-            images = made if needed is not None else torch.where(
+            # A blend by 1 is exact, and so is the clip of 8-bit images.
+            exact = kind == BLEND and self.is_byte_range
+            images = made if needed is not None or exact else torch.where(
                 chosen[..., None, None] > 0, made, images)
         return images
 

@@ -15,6 +15,7 @@ from ..utils import (
     fill_in,
     mlp_cfg,
     set_sincos_positions,
+    simplify_layers,
 )
 
 
@@ -35,6 +36,7 @@ class CMAEDecoder(MAEPretrainDecoder):
         self.num_extra_tokens = num_extra_tokens
         side = math.isqrt(self.num_patches)
         self.grid = grid or (side, side)
+        simplify_layers(self)
 
     def init_weights(self) -> None:
         """Initialise as MAE does, with sine-cosine positions."""

@@ -109,6 +109,9 @@ class MomentumTarget(nn.Module):
             self.encoder.set_mask_ratio(mask_ratio)
         self.fixed = fixed
         self._handle: Optional[RemovableHandle] = None
+        self._online: Tuple[nn.Module, ...] = ()
+        # Parameters of each module of the target and of the online branch.
+        self._owned: List[Tuple[dict, dict]] = []
         # Plain Python values, since torch.compile guards on them.
         self._warns_at_rest = not fixed
         self._batches_at_rest = 0
@@ -187,15 +190,23 @@ class MomentumTarget(nn.Module):
             encoder (nn.Module): The online encoder.
             projector (nn.Module): The online projector.
         """
-        averages, sources = [], []
-        for own, online in ((self.encoder, encoder),
-                            (self.projector, projector)):
-            source = dict(online.named_parameters())
-            for name, average in own.named_parameters():
-                # Fixed positions are equal in both branches.
-                if source[name].requires_grad:
-                    averages.append(local_part(average))
-                    sources.append(local_part(source[name]))
+        if self._online != (encoder, projector):
+            # Modules are walked once: that takes longer than the update.
+            self._online = encoder, projector
+            self._owned = [
+                (own._parameters, online.get_submodule(name)._parameters)
+                for half, online in zip((self.encoder, self.projector),
+                                        self._online)
+                for name, own in half.named_modules() if own._parameters]
+        # Fixed positions are equal in both branches.
+        pairs = {
+            average: source[name] for average_of, source in self._owned
+            for name, average in average_of.items()
+            if average is not None and source[name].requires_grad}
+        averages, sources = list(pairs), list(pairs.values())
+        if averages and hasattr(averages[0], 'to_local'):  # all are sharded
+            averages = [local_part(p) for p in averages]
+            sources = [local_part(p) for p in sources]
         torch._foreach_lerp_(averages, sources, 1 - self.momentum)
         self.steps += 1
         self._warns_at_rest = False
@@ -255,8 +266,8 @@ class MomentumTarget(nn.Module):
         return self._handle.id in (self._handle.hooks_dict_ref() or {})
 
     def __getstate__(self) -> dict:
-        # A copy does not follow the optimizer.
-        return dict(self.__dict__, _handle=None)
+        # A copy does not follow the optimizer, nor this online branch.
+        return dict(self.__dict__, _handle=None, _online=(), _owned=[])
 
     def _warn_if_at_rest(self) -> None:
         self._batches_at_rest += 1

@@ -25,7 +25,7 @@ from ..utils import (
     check_width,
     cut_patches,
     set_extra_tokens,
-    use_plain_drop_rates,
+    simplify_layers,
     with_mini,
 )
 
@@ -297,7 +297,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
         add_extra_tokens(self)
         check_width(self.embed_dims, self.arch_settings['num_heads'],
                     'backbone.arch.')
-        use_plain_drop_rates(self)
+        simplify_layers(self)
         self.patch_size = patch_size
         self.in_channels = self.patch_embed.projection.in_channels
         self.num_patches = math.prod(self.patch_resolution)

@@ -210,7 +210,7 @@ class PlainFFN(FFN):
     def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
         """Add the output to the identity, x by default, (N, T, D)."""
         (fc1, act, _), fc2, _ = self.layers
-        out = fc2(act(fc1(x.flatten(0, 1)))).view(x.shape)
+        out = fc2(act(fc1(x.flatten(0, -2)))).view(x.shape)
         return (x if identity is None else identity) + out
 
 
@@ -229,22 +229,16 @@ def simplify_layers(module: nn.Module) -> None:
         if hasattr(layer, 'drop_prob'):
             layer.drop_prob = float(layer.drop_prob)
     for layer in module.modules():
-        if type(layer) is MultiheadAttention and not (
-                layer.attn_drop or layer.v_shortcut) and _do_nothing(
-                    layer.proj_drop, layer.gamma1, layer.out_drop):
-            layer.__class__ = PlainAttention
-        elif type(layer) is FFN and layer.add_identity and (
-                layer.num_fcs == 2) and _do_nothing(
-                    layer.layers[0][2], layer.layers[2], layer.gamma2,
-                    layer.dropout_layer):
-            layer.__class__ = PlainFFN
-
-
-def _do_nothing(*modules: nn.Module) -> bool:
-    """Whether modules are identities, or dropout of rate 0."""
-    return all(
-        isinstance(m, nn.Identity)
-        or getattr(m, 'p', getattr(m, 'drop_prob', 1)) == 0 for m in modules)
+        plain = {MultiheadAttention: PlainAttention, FFN: PlainFFN}.get(
+            type(layer))
+        if plain is None or getattr(layer, 'attn_drop', 0) or (
+                getattr(layer, 'num_fcs', 2) != 2):
+            continue
+        # Not with dropout, drop path or layer scale.
+        if all((isinstance(m, nn.Linear) or not m._parameters)
+               and not getattr(m, 'p', 0) and not getattr(m, 'drop_prob', 0)
+               for m in layer.modules()):
+            layer.__class__ = plain
 
 
 def cut_patches(images: Tensor, patch_size: int,

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -174,32 +173,6 @@ def test_memory_is_steady_and_freed(tmp_path, record_property):
     del runner, watch
     gc.collect()
     assert torch.cuda.memory_allocated() - before < 1 << 20
-
-
-@needs_gpu
-def test_a_step_waits_for_the_device_seldom(tmp_path, record_property):
-    """Views, forward, backward, optimizer and target of a step."""
-    cfg = config(PRETRAINING, tmp_path)
-    runner = ResumableRunner.from_cfg(cfg)
-    runner._init_model_weights()
-    model = runner.model.train()
-    wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
-    wrapper.initialize_count_status(model, 0, 10)
-    loader = runner.build_dataloader(cfg.train_dataloader)
-    batches = list(DevicePrefetcher(loader, torch.device(DEVICE)))
-    model.train_step(batches[0], wrapper)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode('warn')
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            model.train_step(batches[1], wrapper)
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-    count = sum('synchronizing' in str(w.message) for w in caught)
-    record_property('synchronisations', count)
-    # The mask's count of visible patches, and whether the step is finite.
-    assert count <= 4
 
 
 @pytest.mark.parametrize('processes', [1, 2])

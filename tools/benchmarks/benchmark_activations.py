@@ -4,10 +4,7 @@
 Counts the bytes of all tensors that autograd saves in the loss of one batch,
 each piece of memory once and parameters left out, without and with activation
 checkpointing. Optimizer state and gradients are no part of it, nor the one
-layer whose activations are there while it is computed again. With --flop also
-what a training step computes, in GFLOP an image.
-
-Example: python tools/benchmarks/benchmark_activations.py --flop
+layer whose activations are there while it is computed again.
 """
 import argparse
 import json
@@ -21,7 +18,6 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import cmae_mm
 from cmae_mm.engine.activation_checkpointing import checkpoint_activations
@@ -63,7 +59,6 @@ def main() -> None:
     parser.add_argument('config', nargs='?', type=Path,
                         default=ROOT / 'configs/cmae_vit-b_300e.py')
     parser.add_argument('--batch-size', type=int, default=2)
-    parser.add_argument('--flop', action='store_true')
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     cmae_mm.register()
@@ -81,13 +76,6 @@ def main() -> None:
                 ('trained', [p for p in model.parameters()
                              if p.requires_grad]),
                 ('target', list(model.target.parameters())))})
-    if args.flop:
-        counter = FlopCounterMode(display=False)
-        with counter:
-            sum(v for k, v in model.loss(views).items() if 'loss' in k
-                ).backward()
-        out['gflop_per_image'] = round(
-            counter.get_total_flops() / args.batch_size / 1e9, 1)
     for name in ('kept', 'kept_with_checkpointing'):
         if name != 'kept':
             checkpoint_activations(model, True)

@@ -114,7 +114,8 @@ def measure_all(args: argparse.Namespace) -> Results:
     for model, size, batch, ranks, mode in product(
             args.models, args.sizes, args.batch_sizes, args.ranks,
             args.compile):
-        key = f'{model} {size} px, batch {batch}, {ranks} rank(s), {mode}'
+        key = f'{model} {size} px, batch {batch}, {ranks} rank(s)'
+        key += '' if mode == 'eager' else f', {mode}'
         if key in results:
             continue
         results[key] = measure(

@@ -54,9 +54,8 @@ def narrow(cfg: Config) -> None:
         arch, embed_dims=width, feedforward_channels=4 * width)
     encoder.img_size = 4 * encoder.get('patch_size', 16)
     for name in ('pixel_decoder', 'feature_decoder'):
-        decoder = neck.setdefault(name, dict(
-            decoder_depth=2, decoder_num_heads=16))
-        decoder['decoder_embed_dim'] = 4 * decoder['decoder_num_heads']
+        if name in neck:
+            neck[name].update(decoder_embed_dim=64, decoder_num_heads=16)
     cfg.data_preprocessor.update(
         size=encoder.img_size, canvas_size=encoder.img_size +
         cfg.data_preprocessor.get('max_shift', 32))
@@ -69,7 +68,8 @@ def build_ours(cfg: Config, batch_size: int, device: torch.device,
     settings = dict(cfg.optim_wrapper, dtype=dtype)
     if dtype == 'float16' and device.type == 'cpu':
         raise SystemExit('float16 is for GPUs; take bfloat16 on a CPU')
-    step = build_training_step(cfg, device, settings)
+    step = build_training_step(
+        cfg, device, settings, cfg.get('activation_checkpointing'))
     if device.type == 'cpu' and dtype == 'bfloat16':  # trains in float32
         step.wrapper.autocasts, step.wrapper.cast_dtype = True, torch.bfloat16
     model = step.model

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 # Operators that allocate or note, and launch nothing; views are known.
 _NO_KERNEL = ('empty', 'new_empty', '_unsafe_view', 'detach', '_record')
-# What lets the host wait for a device: in Python, and below it.
-_WAITS = ('tolist', 'cpu', 'numpy')
-_WAITING_KERNELS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'equal')
+# Calls at which the host waits for a device.
+_WAITS = ('tolist', 'cpu', 'numpy', 'item', '__bool__', '__float__', '__int__',
+          'nonzero', 'masked_select', 'equal')
 # An object, the name of one of its methods, and the part that it is.
 Site = Tuple[Any, str, str]
 
@@ -156,16 +156,12 @@ class Breakdown:
 class _Launches(TorchDispatchMode):
     """A clock that counts operators instead of seconds."""
 
-    def __init__(self, waits: List[str]) -> None:
-        super().__init__()
-        self.count, self.waits = 0, waits
+    count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.count += not func.is_view and not name.startswith(_NO_KERNEL)
-        if name in _WAITING_KERNELS:
-            self.waits.append(name)
         return func(*args, **(kwargs or {}))
 
     def now(self) -> int:
@@ -176,7 +172,7 @@ class _Launches(TorchDispatchMode):
 
 
 class _Waits(TorchFunctionMode):
-    """Notes calls that copy a tensor to the host."""
+    """Notes calls that wait for a device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +196,7 @@ def count_launches(step: Callable[[], Any], sites: Sequence[Site]
         Tuple[Dict[str, int], List[str]]: Number of operators of each part,
         and the calls at which the host waits for a device.
     """
-    with _Waits() as waits, _Launches(waits.found) as launches:
+    with _Waits() as waits, _Launches() as launches:
         parts = Breakdown(launches, sites).of(step)
     return {part: int(n) for part, n in parts.items()}, waits.found
 

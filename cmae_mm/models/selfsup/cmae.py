@@ -110,8 +110,8 @@ class MomentumTarget(nn.Module):
         self.fixed = fixed
         self._handle: Optional[RemovableHandle] = None
         self._online: Tuple[nn.Module, ...] = ()
-        # Parameters of each module of the target and of the online branch.
-        self._owned: List[Tuple[dict, dict]] = []
+        # Parameters of a module and of the online one, and a name.
+        self._owned: List[Tuple[dict, dict, str]] = []
         # Plain Python values, since torch.compile guards on them.
         self._warns_at_rest = not fixed
         self._batches_at_rest = 0
@@ -193,20 +193,19 @@ class MomentumTarget(nn.Module):
         if self._online != (encoder, projector):
             # Modules are walked once: that takes longer than the update.
             self._online = encoder, projector
-            self._owned = [
-                (own._parameters, online.get_submodule(name)._parameters)
-                for half, online in zip((self.encoder, self.projector),
-                                        self._online)
-                for name, own in half.named_modules() if own._parameters]
+            self._owned = []
+            for own, online in ((self.encoder, encoder),
+                                (self.projector, projector)):
+                for path, _ in own.named_parameters():
+                    place, _, name = path.rpartition('.')
+                    self._owned.append((
+                        own.get_submodule(place)._parameters,
+                        online.get_submodule(place)._parameters, name))
         # Fixed positions are equal in both branches.
-        pairs = {
-            average: source[name] for average_of, source in self._owned
-            for name, average in average_of.items()
-            if average is not None and source[name].requires_grad}
-        averages, sources = list(pairs), list(pairs.values())
-        if averages and hasattr(averages[0], 'to_local'):  # all are sharded
-            averages = [local_part(p) for p in averages]
-            sources = [local_part(p) for p in sources]
+        pairs = [(own[name], online[name]) for own, online, name in self._owned
+                 if online[name].requires_grad]
+        averages, sources = ([local_part(p) for p in half]
+                             for half in zip(*pairs))
         torch._foreach_lerp_(averages, sources, 1 - self.momentum)
         self.steps += 1
         self._warns_at_rest = False

@@ -621,7 +621,7 @@ def parse_labels(labels: Sequence[str], place: Callable[[int], str],
 
     Returns:
         tuple: Labels, int64, (N, ), and the sorted names of the K classes, or
-        None if labels are integers. With several labels, a matrix of images
+        None if labels are integers; numbers such as 01 are names. With several labels, a matrix of images
         and classes, bool, (N, K).
 
     Raises:
@@ -635,7 +635,8 @@ def parse_labels(labels: Sequence[str], place: Callable[[int], str],
         for row, one in enumerate(sets):
             matrix[row, [number[name] for name in one]] = True
         return matrix, classes
-    numeric = [bool(re.fullmatch(r'\d{1,18}(\.0+)?', text))
+    is_padded = any(re.fullmatch(r'0\d+', text) for text in labels)
+    numeric = [bool(re.fullmatch(r'\d{1,18}(\.0+)?', text)) and not is_padded
                for text in labels]
     for index, text in enumerate(labels):
         if not text.isdigit() and not numeric[index] and re.fullmatch(

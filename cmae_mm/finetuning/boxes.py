@@ -43,7 +43,8 @@ def read_boxes(data: PathLike, val: Optional[str] = None,
     classes: List[str] = []
     for part, words in names.items():
         pattern = f'(^|[^a-z])({"|".join(map(re.escape, words))})([^a-z]|$)'
-        files = [f for f in found if re.search(pattern, f.stem, re.I)]
+        files = [f for f in found if re.search(pattern, f.stem, re.I)
+                 and not f.stem.startswith('image_info')]  # without boxes
         files = [f for f in files if 'instances' in f.stem] or files
         if len(files) > 1:
             raise ArgumentError(
@@ -77,17 +78,21 @@ def _check_size(record: Mapping[str, Any], image: np.ndarray) -> None:
 def _read_coco(root: Path, file: Path) -> Any:
     """Read a COCO file; return a part and the names of its categories."""
     try:
-        content = json.loads(file.read_text('utf-8'))
+        content = json.loads(file.read_text('utf-8-sig'))
         names = {c['id']: str(c['name']) for c in content['categories']}
         boxes: Dict[Any, List[dict]] = {i['id']: [] for i in content['images']}
         numbers = {key: i for i, key in enumerate(names)}
         if not boxes:
             raise ValueError('it has no images')
-        left_out = 0
+        left_out, size_of = 0, {
+            i['id']: (int(i['width']), int(i['height']))
+            for i in content['images']}
         for one in content['annotations']:
             box = one.get('bbox') or _box_of(one)
             _check_annotation(one, box, boxes, numbers)
-            if min(box[2:]) <= 0:
+            if any(side <= 0 or start >= end or start + side <= 0
+                   for start, side, end in zip(
+                       box, box[2:], size_of[one['image_id']])):
                 left_out += 1
                 continue
             boxes[one['image_id']].append(dict(
@@ -95,7 +100,6 @@ def _read_coco(root: Path, file: Path) -> Any:
                 iscrowd=one.get('iscrowd', 0),
                 category_id=numbers[one['category_id']]))
         first = content['images'][0]['file_name']
-        sizes = [(i['width'], i['height']) for i in content['images']]
         for key in ('id', 'file_name'):
             value, count = Counter(
                 i[key] for i in content['images']).most_common(1)[0]
@@ -106,8 +110,8 @@ def _read_coco(root: Path, file: Path) -> Any:
             error)
         raise ArgumentError(
             f'{file} is not a COCO file of boxes: {reason}') from error
-    if not any(boxes.values()):
-        raise ArgumentError(f'{file} has no boxes')
+    if all(b['iscrowd'] for its in boxes.values() for b in its):
+        raise ArgumentError(f'{file} has no boxes of single objects')
     if len({*names.values()}) < len(names):
         raise ArgumentError(f'{file} has two categories of one name')
     places = sorted([root / 'images', root, file.parent, *(
@@ -123,7 +127,7 @@ def _read_coco(root: Path, file: Path) -> Any:
             f'{file} names {len(lacking):,} images that {place} does not '
             f'have, the first: {lacking[0]}')
     classes, records, labels = [*names.values()], [], []
-    for image, (width, height) in zip(content['images'], sizes):
+    for image, (width, height) in zip(content['images'], size_of.values()):
         its = boxes[image['id']]
         records.append(dict(img_path=str(place / image['file_name']),
                             width=width, height=height, boxes=its))
@@ -131,7 +135,8 @@ def _read_coco(root: Path, file: Path) -> Any:
                               if not b['iscrowd']}))
     blank = sum(not one for one in labels)
     notes = [f'{count:,} {what}' for count, what in (
-        (left_out, 'boxes without width or height are skipped'),
+        (left_out, 'boxes without width or height, or outside of their image, '
+         'are skipped'),
         (blank, 'images without boxes')) if count]
     return Part(str(file), records, labels, notes=notes), classes
 
@@ -143,7 +148,8 @@ def _check_annotation(annotation: Mapping[str, Any], box: Sequence[float],
         if annotation[key] not in known:
             raise ValueError(f'the {key} {annotation[key]!r} of an annotation '
                              'does not exist')
-    if len(box) != 4 or not all(map(math.isfinite, box)):
+    if len(box) != 4 or not all(
+            isinstance(v, (int, float)) and math.isfinite(v) for v in box):
         raise ValueError(f'the box {box} of an annotation does not have 4 '
                          'finite numbers')
 
@@ -151,5 +157,7 @@ def _check_annotation(annotation: Mapping[str, Any], box: Sequence[float],
 def _box_of(annotation: Mapping[str, Any]) -> List[float]:
     """Return the box around the polygons of an annotation."""
     points = [p for polygon in annotation['segmentation'] for p in polygon]
+    if not points or isinstance(annotation['segmentation'], dict):
+        raise ValueError('an annotation has neither a box nor polygons')
     xs, ys = points[::2], points[1::2]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]

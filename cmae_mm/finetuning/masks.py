@@ -1,7 +1,8 @@
 """Images and masks with the same names."""
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 from PIL import Image
@@ -119,14 +120,18 @@ def read_mask(path: str) -> np.ndarray:
     """Read a mask: uint8, (H, W); palette indices are its values."""
     try:
         with Image.open(path) as image:
-            mask = np.asarray(image)
+            kind, mask = image.format, np.asarray(image)
     except (OSError, SyntaxError) as error:  # as Pillow raises for PNG files
         raise ArgumentError(f'{path} cannot be read: {error}') from error
-    if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
+    if kind == 'JPEG':
+        raise ArgumentError(f'{path} is a JPEG file, whose compression changes'
+                            ' the values of a mask; use PNG files')
+    if mask.ndim != 2 or mask.dtype != np.uint8 and not (
+            (mask >= 0) & (mask <= 255) & (mask == np.floor(mask))).all():
         raise ArgumentError(
-            f'{path} must have one channel of values from 0 to 255, but has '
-            f'{mask.shape[2] if mask.ndim == 3 else 1} channel(s) of '
-            f'{mask.dtype}')
+            f'{path} must have one channel of whole values from 0 to 255, but '
+            f'has {mask.shape[2] if mask.ndim == 3 else 1} channel(s) of '
+            f'{mask.dtype} from {mask.min()} to {mask.max()}')
     return mask.astype(np.uint8)
 
 
@@ -142,9 +147,7 @@ def _read_values(root: Path, parts: Mapping[str, Part]) -> Any:
         used -= {IGNORED}
     file = root / 'classes.txt'
     if file.is_file():
-        lines = file.read_text('utf-8').splitlines()
-        names = {i: line.strip() for i, line in enumerate(lines)
-                 if line.strip()}
+        names = _read_names(file)
         unknown = sorted(used - {*names})
         if unknown:
             raise ArgumentError(
@@ -154,14 +157,35 @@ def _read_values(root: Path, parts: Mapping[str, Part]) -> Any:
         names = {v: f'value {v}' for v in sorted(used)}
     if len(names) < 2:
         raise ArgumentError(
-            f'the masks below {root} have one value, {sorted(used)}; a '
-            'segmenter needs two classes or more')
+            f'the masks below {root} have the values {sorted(used)} beside '
+            f'{IGNORED}, which is ignored; a segmenter needs two classes or '
+            'more')
     found, start = {}, 0
     for part, old in parts.items():
         stop = start + len(old.records)
         found[part] = old._replace(labels=[
             [names[v] for v in one if v in names]
             for one in values[start:stop]])
+        if not any(found[part].labels):
+            raise ArgumentError(
+                f'the masks of {old.place} have ignored pixels only, of the '
+                f'value {IGNORED}')
         start = stop
     return found, list(names.values()), {
         value: number for number, value in enumerate(names)}
+
+
+def _read_names(file: Path) -> Dict[int, str]:
+    """Read the names of values from the lines of a file."""
+    try:
+        lines = file.read_text('utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f'{file} is not UTF-8 text: {error}') from error
+    names = {i: line.strip() for i, line in enumerate(lines) if line.strip()}
+    name, count = Counter(names.values()).most_common(1)[0] if names else (
+        '', 0)
+    if count > 1 or max(names, default=0) >= IGNORED:
+        what = (f'the name {name!r} {count} times' if count > 1 else
+                f'{len(lines)} lines, more than {IGNORED}')
+        raise ArgumentError(f'{file} has {what}')
+    return names

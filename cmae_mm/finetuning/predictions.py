@@ -1,5 +1,6 @@
 """Tables, masks and pictures of predictions."""
 import csv
+import importlib
 import io
 from collections import Counter
 from pathlib import Path
@@ -67,6 +68,8 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
     if is_dense and (wanted.top_k > 1 or wanted.all_scores):
         raise ArgumentError(f'top_k and all_scores are for classifiers; this '
                             f'model is for the task {model.task}')
+    if wanted.out and wanted.out.suffix.lower() == '.parquet':
+        importlib.import_module('pyarrow.parquet')  # before predicting
     masks = _Masks(wanted.out, len(model.classes)) if wanted.out and (
         model.task == 'segment') else None
     found, rows = [], []
@@ -86,6 +89,9 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         found.append(prediction)
         if is_dense and wanted.pictures and not one.error:
             save_picture(wanted.pictures / f'{name}.png', model.draw(one))
+    if wanted.out:
+        names = model.classes if wanted.all_scores or masks else ()
+        write_columns(wanted.out, make_columns(rows, names))
     if wanted.pictures and not is_dense:
         _draw_sheets(model, found, images, wanted.pictures)
     result: Dict[str, Any] = dict(
@@ -113,8 +119,6 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
               f'`{install_command("geotiff")}`')
     if wanted.out is None:
         return dict(result, predictions=found)
-    names = model.classes if wanted.all_scores or masks else ()
-    write_columns(wanted.out, make_columns(rows, names))
     return dict(result, out=str(wanted.out))
 
 
@@ -171,17 +175,24 @@ def write_columns(file: Path, columns: Mapping[str, List[Any]]) -> None:
 def _draw_sheets(model: Any, found: List[Prediction], images: Path,
                  folder: Path) -> None:
     """Draw a sheet of images of each predicted class."""
-    sources = dict(name_images(images))
+    sources, gone = dict(name_images(images)), 0
     for number, name in enumerate(model.classes):
-        shown = [one for one in found
-                 if not one.error and name in one.labels()]
-        shown.sort(key=lambda one: -one.scores[name])
-        draw_sheet(
-            folder / f'{number:02d}_{_file_name(name)}.png',
-            encode_name(name), [
-                (to_picture(model.crop(model.read(sources[one.path], False))),
-                 f'{one.scores[name]:.2f} {Path(one.path).name}')
-                for one in shown[:_MOST_SHOWN]])
+        chosen = [one for one in found
+                  if not one.error and name in one.labels()]
+        chosen.sort(key=lambda one: -one.scores[name])
+        shown = []
+        for one in chosen[:_MOST_SHOWN]:
+            try:
+                image = model.crop(model.read(sources[one.path], False))
+            except (KeyError, OSError):  # removed since the prediction
+                gone += 1
+                continue
+            shown.append((to_picture(image),
+                          f'{one.scores[name]:.2f} {Path(one.path).name}'))
+        draw_sheet(folder / f'{number:02d}_{_file_name(name)}.png',
+                   encode_name(name), shown)
+    if gone:
+        print(f'{gone:,} images cannot be drawn, because they were removed')
 
 
 def _file_name(text: str) -> str:

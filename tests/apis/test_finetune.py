@@ -489,6 +489,9 @@ def test_forms_of_data(photos, tmp_path):
     numbers = write_list(tmp_path / 'numbers.csv', photos / 'Train',
                          lambda f: (2, 10, 1)[CLASSES.index(f.parent.name)])
     assert read_labelled(numbers).classes == ['1', '2', '10']
+    padded = write_list(tmp_path / 'padded.csv', photos / 'Train', lambda f: (
+        '01', '1', '10')[CLASSES.index(f.parent.name)])
+    assert read_labelled(padded).classes == ['01', '1', '10']
 
 
 def test_store_gives_the_same_records(photos, tmp_path):

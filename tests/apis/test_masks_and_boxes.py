@@ -44,19 +44,25 @@ def test_crowds_and_boxes_without_width(copy):
     content = json.loads(file.read_text())
     first, *others = content['annotations']
     content['annotations'] = [
-        dict(first, bbox=[1, 1, 0, 5]), *others, dict(first, iscrowd=1)]
-    file.write_text(json.dumps(content))
+        dict(first, bbox=[1, 1, 0, 5]), dict(first, bbox=[40, 1, 5, 5]),
+        dict(first, bbox=[1, -9, 5, 5]), *others, dict(first, iscrowd=1)]
+    file.write_text(json.dumps(content), 'utf-8-sig')
+    (copy / 'image_info_test.json').write_text('{"images": []}')
     found = read_boxes(copy)
     part = found.parts['val']
     assert found.classes == ['cat', 'dog']
     assert [[b['category_id'] for b in r['boxes']] for r in part.records
             ] == [[0], [1], [0], [1]]
     assert part.labels == [[], ['dog'], ['cat'], ['dog']]
-    assert any('1 boxes without width' in note for note in found.notes)
+    assert any('3 boxes without width' in note for note in found.notes)
 
 
 @pytest.mark.parametrize(('key', 'change', 'match'), [
-    ('annotations', lambda found: [], 'has no boxes'),
+    ('annotations', lambda found: [], 'has no boxes of'),
+    ('annotations', lambda found: [dict(a, iscrowd=1) for a in found],
+     'has no boxes of single objects'),
+    ('annotations', lambda found: [dict(found[0], bbox=['1', 2, 3, 4])],
+     'does not have 4 finite numbers'),
     ('annotations', lambda found: [dict(image_id=1)],
      'not a COCO file of boxes: .segmentation. is missing'),
     ('annotations', lambda found: [dict(found[0], image_id=-1)],
@@ -67,6 +73,8 @@ def test_crowds_and_boxes_without_width(copy):
      'does not have 4 finite numbers'),
     ('annotations', lambda found: [dict(found[0], bbox=[1, 2, np.nan, 3])],
      'does not have 4 finite numbers'),
+    ('annotations', lambda found: [dict(found[0], bbox=[], segmentation=[])],
+     'an annotation has neither a box nor polygons'),
     ('categories', lambda found: [dict(c, name='x') for c in found],
      'two categories'),
     ('categories', lambda found: [dict(c, name=c['name'] * 2) for c in found],
@@ -112,20 +120,47 @@ def test_masks_without_parts_or_names(pictures, tmp_path):
     (lambda image: Image.new('L', (9, 9)), 'has 9 x 9 pixels'),
     (lambda image: Image.new('RGB', (32, 32)), 'must have one channel'),
     (lambda image: Image.new('L', (32, 32), 7), 'the value 7, but'),
+    (lambda image: Image.new('F', (32, 32), 0.5), 'from 0.5 to 0.5'),
+    (lambda image: Image.new('I;16', (32, 32), 256), 'from 256 to 256'),
+    ('JPEG', 'is a JPEG file, whose compression changes'),
     (lambda image: None, 'has no mask with the same name'),
 ])
 def test_mistakes_of_masks(copy, content, match):
     (copy / 'classes.txt').write_text('ground\nsky\n')
     mask = sorted((copy / 'masks/val').iterdir())[0]
-    made = content(mask.read_bytes())
+    is_jpeg = content == 'JPEG'
+    made = Image.open(mask).copy() if is_jpeg else content(mask.read_bytes())
     mask.unlink()
     if isinstance(made, bytes):
         mask.write_bytes(made)
     elif made:
-        made.save(mask)
+        made.save(mask, 'JPEG' if is_jpeg else 'TIFF' if made.mode == 'F' else
+                  'PNG')
     with pytest.raises(ArgumentError, match=match) as caught:
         read_masks(copy)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(('names', 'match'), [
+    (b'ground\nsky\nground', "the name 'ground' 2 times"),
+    (b'ground\nsk\xff', 'is not UTF-8 text'),
+    (b'\n'.join(b'%d' % i for i in range(256)), '256 lines'),
+    (b'\n\nroad', 'masks have the value 0, but'),
+    (b'', 'masks have the value 0, but .* has 0 names'),
+])
+def test_mistakes_of_names(copy, names, match):
+    (copy / 'classes.txt').write_bytes(names)
+    with pytest.raises(ArgumentError, match=match):
+        read_masks(copy)
+
+
+def test_masks_that_are_ignored(copy):
+    (copy / 'classes.txt').write_text('ground\nsky\n', 'utf-8-sig')
+    assert read_masks(copy).classes == ['ground', 'sky']
+    for file in (copy / 'masks/val').iterdir():
+        Image.new('L', (32, 32), 255).save(file)
+    with pytest.raises(ArgumentError, match='val have ignored pixels only'):
+        read_masks(copy)
 
 
 def test_folders_without_masks(tmp_path):

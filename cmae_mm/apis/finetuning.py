@@ -141,7 +141,8 @@ def finetune(data: Data,
     from ..finetuning.model import CONFIG_NAME, METRICS_NAME, load_model
     from ..finetuning.recipe import Run, choose_recipe
     from ..finetuning.training import describe, train_model
-    folder = Path(out or Path('work_dirs') / f'{Path(data).stem}_{task}')
+    name = Path(os.path.abspath(Path(data).expanduser())).stem
+    folder = Path(out or Path('work_dirs') / f'{name}_{task}')
     folder = folder.expanduser().absolute()
     is_dense = task in ('segment', 'detect')
     encoder = find_encoder(
@@ -331,9 +332,11 @@ def export_model(folder: PathLike, out: PathLike,
     The input ``images`` is (N, C, S, S), float32, in the units of the images:
     colours as RGB in 0 to 255. The output ``scores`` is (N, K), probabilities
     of the softmax, or of a sigmoid for each class of a multi-label model; of a
-    segmenter (N, K, S, S), for one window. The metadata contain, as JSON,
-    ``classes``, ``task``, ``img_size``, ``short_side`` (the size before the
-    centre crop) and ``preprocessing``.
+    segmenter (N, K, S, S), for one window. A detector takes one image,
+    (1, 3, H, W), whose longer side is S, and returns ``boxes`` (M, 4) in
+    pixels, ``scores`` (M, ) and ``labels`` (M, ). The metadata contain, as
+    JSON, ``classes``, ``task``, ``img_size``, ``short_side`` (the size before
+    the centre crop) and ``preprocessing``.
 
     Args:
         folder (str | PathLike): Folder of ``cmae finetune``.
@@ -342,13 +345,14 @@ def export_model(folder: PathLike, out: PathLike,
             'float32'.
 
     Returns:
-        float: The largest difference between scores of ONNX Runtime and
+        float: The largest difference between outputs of ONNX Runtime and
         torch.
 
     Raises:
         ArgumentError: If the suffix is not ``.onnx``.
         CheckpointError: If the model cannot be loaded or written, or its
-            scores differ by more than 1e-4 (float16: 0.02).
+            outputs differ by more than 1e-4 (float16: 0.02), relative to the
+            largest value if that is above 1; or of a detector in float16.
         MissingLibrary: If a library for it is not installed.
     """
     check_onnx_file(out)

@@ -96,7 +96,9 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
 
     Args:
         model (nn.Module): A model with one input, on the CPU; ``names`` lists
-            its outputs.
+            its outputs. A detector has ``dynamic_shapes``, the dimensions of
+            its input that vary, by default the first, and ``match``, which
+            pairs outputs for the comparison.
         images (Callable): Makes a batch of the given number of images.
         path (str | PathLike): The file, ``.onnx``.
         meta (Mapping[str, Any]): Metadata, values by name.
@@ -154,7 +156,7 @@ def _random_images(encoder: Any, count: int) -> Tensor:
 
 
 def _export_program(model: Any, images: Tensor) -> Any:
-    """Trace a model with a dynamic batch size."""
+    """Trace a model with dynamic shapes."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return torch.onnx.export(
@@ -164,7 +166,8 @@ def _export_program(model: Any, images: Tensor) -> Any:
             verbose=False,
             input_names=['images'],
             output_names=list(model.names),
-            dynamic_shapes=dict(images={0: torch.export.Dim('batch')}))
+            dynamic_shapes=dict(images=getattr(
+                model, 'dynamic_shapes', {0: torch.export.Dim('batch')})))
 
 
 def _halve(onnx: Any, file: Path, external: bool) -> None:
@@ -229,11 +232,13 @@ def _compare(model: Any, images: Tensor, file: Path, tolerance: float
     if isinstance(outputs, Tensor):
         outputs = (outputs, )
     found = session.run(list(model.names), {'images': images.numpy()})
+    wanted = [output.numpy() for output in outputs]
+    if hasattr(model, 'match'):
+        found, wanted = model.match(found, wanted)
     worst = 0.
-    for name, theirs, output in zip(model.names, found, outputs):
-        ours = output.numpy()
-        difference = float(np.abs(theirs - ours).max())
-        if not difference <= tolerance * max(1., float(np.abs(ours).max())):
+    for name, theirs, ours in zip(model.names, found, wanted):
+        difference = float(np.abs(theirs - ours).max(initial=0))
+        if not difference <= tolerance * np.abs(ours).max(initial=1):
             raise CheckpointError(
                 f'{name} of the ONNX file differ from those of torch by '
                 f'{difference:.2g}, so the file was removed; the versions of '

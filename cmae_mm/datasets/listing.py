@@ -621,8 +621,8 @@ def parse_labels(labels: Sequence[str], place: Callable[[int], str],
 
     Returns:
         tuple: Labels, int64, (N, ), and the sorted names of the K classes, or
-        None if labels are integers; numbers such as 01 are names. With several labels, a matrix of images
-        and classes, bool, (N, K).
+        None if labels are integers; numbers such as 01 are names. With
+        several labels, a matrix of images and classes, bool, (N, K).
 
     Raises:
         SourceError: If numbers and names are mixed.

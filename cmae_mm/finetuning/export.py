@@ -8,30 +8,38 @@ from ..checkpoints import CheckpointError, export_classifier
 from ..checkpoints.onnx_export import write_onnx
 from ..files import PathLike
 from ..image_size import to_pair
+from .detector_onnx import DeployedDetector
 from .model import FinishedModel, load_model
 
-_OUTPUTS = dict(classify='softmax', multilabel='sigmoid of each class',
-                segment='softmax of each pixel')
+_OUTPUTS = dict(classify=['softmax'], multilabel=['sigmoid of each class'],
+                segment=['softmax of each pixel'],
+                detect=['x1, y1, x2, y2 in pixels of the input',
+                        'descending', 'numbers of the classes'])
 
 
 def export_model(folder: PathLike, out: PathLike,
                  dtype: str = 'float32') -> float:
     """Export a fine-tuned model to ONNX, see ``cmae_mm.export_model``."""
     model = load_model(folder).cpu()
-    if model.task not in _OUTPUTS:
-        raise CheckpointError(
-            f'{folder} is a detector, which cannot be exported to ONNX here; '
-            'use mmdeploy')
+    deployed: Any = model
     model.names = ('scores', )
+    if model.task == 'detect':
+        if dtype != 'float32':
+            raise CheckpointError(
+                f'{folder} is a detector, whose boxes need float32, not '
+                f'{dtype}')
+        deployed = DeployedDetector(model).eval()
 
     def images(count: int) -> Tensor:
         preprocessor = model.model.data_preprocessor
         generator = torch.Generator().manual_seed(count)
-        noise = torch.randn(count, model.in_channels,
-                            *to_pair(model.img_size), generator=generator)
+        shape = (count, model.in_channels, *to_pair(model.img_size))
+        if model.task == 'detect':  # one image; another shape each time
+            shape = (1, 3, model.img_size, model.img_size // count)
+        noise = torch.randn(shape, generator=generator)
         return noise * preprocessor.std + preprocessor.mean
 
-    difference = write_onnx(model, images, out, dict(
+    difference = write_onnx(deployed, images, out, dict(
         classes=model.classes,
         task=model.task,
         img_size=model.img_size,
@@ -39,8 +47,8 @@ def export_model(folder: PathLike, out: PathLike,
         short_side=_short_side(model),
         preprocessing=model.pipeline,
         images=model.images or 'RGB, 0 to 255',
-        outputs=dict(scores=_OUTPUTS[model.task])), dtype)
-    print(f'{out}: {len(model.classes)} classes; scores of ONNX Runtime and '
+        outputs=dict(zip(deployed.names, _OUTPUTS[model.task]))), dtype)
+    print(f'{out}: {len(model.classes)} classes; outputs of ONNX Runtime and '
           f'torch differ by {difference:.1e} at most')
     return difference
 

@@ -31,7 +31,9 @@ from ..checkpoints import (
     naming,
     read_checkpoint,
 )
+from ..config import ArgumentError
 from ..datasets.decode import ImageSettings
+from ..datasets.listing import IMG_EXTENSIONS
 from ..datasets.source import open_record, open_source
 from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
@@ -199,6 +201,10 @@ class FinishedModel(nn.Module):
     def run(self, images: Any, batch_size: int = 32,
             window: Optional[int] = None) -> Iterator[Found]:
         """Read images in threads, and yield the outputs."""
+        for name, value in (('batch_size', batch_size), ('window', window)):
+            if value is not None and value < 1:
+                raise ArgumentError(f'{name} must be 1 or more, but got '
+                                    f'{value}')
         named = iter(name_images(images))
         count = self.read_at_once or batch_size
         with ThreadPoolExecutor(cpu_count()) as pool:
@@ -325,8 +331,7 @@ def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
     """Return the name and the source of each image."""
     if isinstance(images, (str, Path)):
         path = Path(images).expanduser()
-        if path.is_file() and path.suffix.lower() not in (
-                '.txt', '.csv', '.tsv'):
+        if path.is_file() and not _is_list(path):
             return [(str(path), path)]
         source = open_source(path, allow_missing=True)
         print_log(f'{source.describe()}.', logger='current')
@@ -338,6 +343,16 @@ def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
     return ((str(image) if isinstance(image, (str, Path)) else
              f'image {number}', image)
             for number, image in enumerate(images))
+
+
+def _is_list(file: Path) -> bool:
+    """Return whether a file is a list of images, not an image."""
+    suffix = file.suffix.lower()
+    if suffix in IMG_EXTENSIONS:
+        return False
+    with file.open('rb') as content:
+        return suffix in ('.txt', '.csv', '.tsv') or (
+            b'\0' not in content.read(4096))
 
 
 def _class_of(kind: str) -> Any:
@@ -385,7 +400,7 @@ def load_model(folder: PathLike) -> Any:
     try:
         cfg = parse_config(config.read_text('utf-8'))
         model: FinishedModel = _class_of(cfg['model']['type']).from_config(cfg)
-    except (PlainConfigError, OSError, KeyError, TypeError, ValueError,
+    except (PlainConfigError, OSError, LookupError, TypeError, ValueError,
             AssertionError) as error:
         raise CheckpointError(
             f'{config} is not a config of `cmae finetune`: {error}') from error

@@ -176,6 +176,11 @@ def test_missing_files_of_a_list_are_rows(finished, photos, tmp_path):
     assert (done['images'], done['unreadable']) == (3, 1)
     gone = done['predictions'][1]
     assert gone.label is None and 'No such file' in gone.error
+    for option in ('batch_size', 'window'):
+        with pytest.raises(ArgumentError, match=f'{option} must be 1 or more'):
+            load_model(finished.out).predict(files, **{option: 0})
+    other = listed.rename(tmp_path / 'new.lst')
+    assert predict(finished.out, other)['images'] == 3
     listed.write_text(f'{tmp_path}/gone.jpg\n')
     with pytest.raises(SourceError, match='does not exist'):
         predict(finished.out, listed)
@@ -282,6 +287,7 @@ def test_same_command_resumes_and_another_is_refused(finished, photos,
     ('import os', 'not a plain value'),
     ("model = dict(type='os.system')", 'not one of the classes'),
     ('model = dict(head=1)', 'not a config'),
+    ('test_dataloader = dict(dataset=dict(pipeline=[]))', 'not a config'),
 ])
 def test_nothing_in_the_folder_is_run(finished, tmp_path, line, message):
     (tmp_path / 'best.pth').write_bytes(finished.checkpoint.read_bytes())

@@ -1,11 +1,20 @@
 """From COCO files to a finished detector."""
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
-from helpers import COCO, build, model_cfg, needs_coco, require_dense
+from helpers import (
+    COCO,
+    ROOT,
+    build,
+    model_cfg,
+    needs_coco,
+    needs_torch,
+    require_dense,
+)
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -14,6 +23,7 @@ from cmae_mm.checkpoints import CheckpointError, export_encoder
 
 require_dense('mmdet')
 from cmae_mm.finetuning.boxes import read_boxes  # noqa: E402
+from cmae_mm.finetuning.detector_onnx import DeployedDetector  # noqa: E402
 
 pytestmark = needs_coco
 
@@ -118,7 +128,9 @@ def test_large_decoder_and_boxes_of_polygons(boxes, finished, tmp_path):
     content['annotations'].append(dict(flat, id=10**9))
     file.write_text(json.dumps(content))
     whole, found = (read_boxes(root).parts['train'] for root in (boxes, copy))
-    assert found.notes[0] == '1 boxes without width or height are skipped'
+    assert found.notes[0] == (
+        '1 boxes without width or height, or outside of their image, are '
+        'skipped')
     for record, wanted in zip(found.records, whole.records):
         for one, box in zip(record['boxes'], wanted['boxes']):
             assert one['bbox'] == pytest.approx(box['bbox'], abs=0.02)
@@ -135,6 +147,40 @@ def test_large_decoder_and_boxes_of_polygons(boxes, finished, tmp_path):
     assert not model.predict(copy / 'images/val2017')[0].error
 
 
-def test_mistakes(finished, tmp_path):
-    with pytest.raises(CheckpointError, match='cannot be exported to ONNX'):
-        cmae_mm.export_model(finished.out, tmp_path / 'm.onnx')
+@needs_torch(2, 6, 'export to ONNX')
+def test_onnx(finished, boxes, tmp_path, monkeypatch, capsys):
+    """The file and the snippet of the docs find the boxes of predict."""
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    with pytest.raises(CheckpointError, match='need float32, not float16'):
+        cmae_mm.export_model(finished.out, tmp_path / 'm.onnx', 'float16')
+    assert cmae_mm.export_model(finished.out, tmp_path / 'detector.onnx') < 0.1
+    page = (ROOT / 'docs/few-labels.md').read_text()
+    snippet = next(block for block in re.findall(
+        r'```python\n(.*?)```', page, re.S) if 'detector.onnx' in block)
+    assert 'torch' not in snippet
+    model = cmae_mm.load_model(finished.out)
+    session = runtime.InferenceSession(str(tmp_path / 'detector.onnx'))
+    monkeypatch.chdir(tmp_path)
+    for path in (boxes / 'images/val2017').iterdir():
+        array = model.read(path)
+        inputs = model.transform(array)['inputs'][[2, 1, 0]].float()
+        found = session.run(None, {'images': inputs[None].numpy()})
+        found[0] *= array.shape[1] / inputs.shape[2]
+        wanted = [x.numpy() for x in model._detect(array)[::-1]]
+        (corners, scores, _), (true_corners, true_scores, _) = (
+            DeployedDetector.match(found, wanted))
+        assert len(scores) > 5
+        assert np.abs(scores - true_scores).max() < 1e-4
+        assert np.abs(corners - true_corners).max() < 0.5  # of whole sides
+        shutil.copy(path, 'new.jpg')
+        capsys.readouterr()
+        exec(snippet, {})
+        rows = re.findall(r'(.+?) (\S+) \[(.*)\]', capsys.readouterr().out)
+        near = [any(name == row[0] and abs(score - float(row[1])) < 0.02
+                    and np.abs(np.subtract(box, [
+                        float(v) for v in row[2].split()])).max() < 3
+                    for row in rows)
+                for name, score, *box in model.predict(path)[0].boxes
+                if score > 0.07]
+        assert sum(near) >= 0.9 * len(near)

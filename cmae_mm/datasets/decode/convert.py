@@ -51,7 +51,7 @@ def prepare(raw: RawImage, name: str, settings: ImageSettings
     if missing is not None:
         if settings.fill is None:
             raise UnfitImage(
-                f'{name} has missing pixels ({100 * missing.mean():.2g}%; '
+                f'{name} has missing pixels ({100 * missing.mean():.3g}%; '
                 "NaN, or what the file declares as nodata); set fill='mean', "
                 'or a number that replaces them')
         raw = raw._replace(

@@ -5,9 +5,8 @@ import json
 import os
 import tempfile
 import warnings
-from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -86,8 +85,10 @@ def export_onnx(encoder: nn.Module, path: PathLike, dtype: str = 'float32',
         MissingLibrary: If torch is older than 2.6.
     """
     model = DeployedEncoder(encoder.eval()).eval()
-    return write_onnx(model, partial(_random_images, encoder), path,
-                      dict(facts, **_describe(model)), dtype)
+    shape = (encoder.in_channels, *to_pair(encoder.img_size))
+    return write_onnx(
+        model, lambda count: random_images((count, *shape), encoder), path,
+        dict(facts, **_describe(model)), dtype)
 
 
 def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
@@ -147,12 +148,11 @@ def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,
     return difference
 
 
-def _random_images(encoder: Any, count: int) -> Tensor:
-    """Draw random images in the encoder's units."""
-    generator = torch.Generator().manual_seed(count)
-    noise = torch.randn(count, encoder.in_channels,
-                        *to_pair(encoder.img_size), generator=generator)
-    return noise * encoder.std + encoder.mean
+def random_images(shape: Sequence[int], preprocessor: Any) -> Tensor:
+    """Draw random images, in units of which ``mean`` and ``std`` are."""
+    generator = torch.Generator().manual_seed(shape[0])
+    noise = torch.randn(*shape, generator=generator)
+    return noise * preprocessor.std + preprocessor.mean
 
 
 def _export_program(model: Any, images: Tensor) -> Any:

@@ -1,11 +1,10 @@
 """Export of fine-tuned models to ONNX, timm and transformers."""
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..checkpoints import CheckpointError, export_classifier
-from ..checkpoints.onnx_export import write_onnx
+from ..checkpoints.onnx_export import random_images, write_onnx
 from ..files import PathLike
 from ..image_size import to_pair
 from .detector_onnx import DeployedDetector
@@ -31,13 +30,10 @@ def export_model(folder: PathLike, out: PathLike,
         deployed = DeployedDetector(model).eval()
 
     def images(count: int) -> Tensor:
-        preprocessor = model.model.data_preprocessor
-        generator = torch.Generator().manual_seed(count)
         shape = (count, model.in_channels, *to_pair(model.img_size))
         if model.task == 'detect':  # one image; another shape each time
             shape = (1, 3, model.img_size, model.img_size // count)
-        noise = torch.randn(shape, generator=generator)
-        return noise * preprocessor.std + preprocessor.mean
+        return random_images(shape, model.model.data_preprocessor)
 
     difference = write_onnx(deployed, images, out, dict(
         classes=model.classes,

@@ -17,6 +17,7 @@ from typing import (
     Tuple,
 )
 
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
@@ -172,7 +173,18 @@ class FinishedModel(nn.Module):
         return self.reader.read(image, whole, windows)
 
     def prepare(self, array: np.ndarray, window: Optional[int]) -> Any:
-        """Prepare a decoded image in a thread; unchanged by default."""
+        """Prepare a decoded image in a thread; unchanged by default.
+
+        Raises:
+            ValueError: If the image is too narrow to be resized.
+        """
+        scale = next((tuple(t['scale']) for t in self.pipeline
+                      if t['type'] == 'Resize'), None)
+        height, width = array.shape[:2]
+        if scale and window is None and not min(
+                mmcv.rescale_size((width, height), scale)):
+            raise ValueError(f'its {width} x {height} pixels are too narrow '
+                             'for the model; use windows (--window)')
         return array
 
     def infer(self, images: Sequence[Any], batch_size: int,

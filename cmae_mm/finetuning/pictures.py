@@ -110,7 +110,6 @@ def draw_confusion(file: Path, matrix: np.ndarray,
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
     from sklearn.metrics import ConfusionMatrixDisplay
     count = len(classes)
     numbered = count <= _MOST_NUMBERED
@@ -122,16 +121,12 @@ def draw_confusion(file: Path, matrix: np.ndarray,
     shown = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     display = ConfusionMatrixDisplay(shown, display_labels=names)
     display.plot(ax=figure.add_subplot(), cmap='Blues', colorbar=not numbered,
-                 include_values=False, xticks_rotation='vertical')
-    display.im_.set_clim(0, 1)
+                 include_values=numbered, xticks_rotation='vertical',
+                 im_kw=dict(vmin=0, vmax=1))
     display.ax_.set(xlabel='predicted', ylabel='true')
     if numbered:
-        for (row, column), number in np.ndenumerate(matrix):
-            if number:
-                dark = shown[row, column] > 0.5
-                display.ax_.text(column, row, number, ha='center',
-                                 va='center',
-                                 color='white' if dark else 'black')
+        for text, number in zip(display.text_.flat, matrix.flat):
+            text.set_text(number or '')
     canvas.draw()
     save_picture(file, Image.fromarray(
         np.asarray(canvas.buffer_rgba())[..., :3].copy()))

@@ -151,7 +151,11 @@ def apply_recipe(cfg: Any, run: Run, data: LabelledData,
         max_epochs=epochs, val_interval=math.ceil(epochs / validations))
     linear, cosine = cfg.param_scheduler
     warm_up = min(epochs // 10, 5) if linear.by_epoch else 0
-    if linear.by_epoch:
+    if not linear.by_epoch:  # the base config's iterations, or fewer
+        images = len(data.parts['train'].records)
+        steps = epochs * math.ceil(images / recipe.batch_size)
+        linear.end = min(linear.end, max(steps // 10, 1))
+    else:
         linear.end = warm_up
         cfg.param_scheduler = [linear, cosine] if warm_up else [cosine]
     cosine.update(T_max=epochs - warm_up, begin=warm_up, end=epochs)

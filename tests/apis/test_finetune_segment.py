@@ -104,6 +104,12 @@ def test_windows_average_logits(finished, masks):
             sums[:, top:top + 100, left:left + 100] += logits
     assert np.array_equal(found.mask, sums.argmax(0).numpy())
     assert found.mask.shape == (160, 160)
+    # The short side of this image would be resized to nothing.
+    line = np.zeros((2, 6000, 3), np.uint8)
+    narrow, good = model.predict([line, image])
+    assert narrow.mask is None and 'too narrow' in narrow.error
+    assert not good.error
+    assert model.predict(line, window=9)[0].mask.shape == (2, 6000)
 
 
 def test_masks_of_geotiff_files_keep_coordinates(finished, masks, tmp_path):

@@ -19,6 +19,8 @@ from Python are checked in the same way::
   numbers and checks of paths, which run before all imports. Those with a
   :class:`Text` (``BatchSize``, ``Encoder``, ...) also document the argument,
   which is then omitted from docstrings.
+- Options of several commands are the fields of a dataclass, which
+  ``command(options=...)`` puts in the place of ``**options``.
 - Modules of commands do not import torch or mmpretrain at the top; functions
   do. ``libraries='framework'`` is for commands that need mmpretrain but not
   all registered classes of this project, False for commands that need neither.
@@ -26,6 +28,7 @@ from Python are checked in the same way::
   dict, a NamedTuple, or an object with ``as_json()``.
 """
 import collections.abc
+import dataclasses
 import functools
 import inspect
 import math
@@ -55,7 +58,6 @@ from typing import (
     Union,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 from ..config import ArgumentError as ArgumentError  # for all commands
@@ -263,43 +265,64 @@ class Declaration(NamedTuple):
 
 def command(check: Optional[Callable[..., None]] = None,
             libraries: Union[bool, str] = True,
-            required: Sequence[str] = ()) -> Callable[[_Function], _Function]:
+            required: Sequence[str] = (),
+            options: Optional[type] = None
+            ) -> Callable[[_Function], _Function]:
     """Make a function a command, and check its arguments in each call.
 
     Args:
         check (Callable, optional): See :class:`Declaration`.
         libraries (bool | str): See there. Defaults to True.
         required (Sequence[str]): See there. Defaults to none.
+        options (type, optional): A dataclass whose fields are more options.
+            The function receives them as ``**options``. Defaults to none.
 
     Returns:
         Callable: A decorator.
     """
 
     def decorate(function: Any) -> Any:
+        signature = _signature(function, options)
 
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            bound = inspect.signature(function).bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             check_arguments(checked, bound.arguments)
             return function(*args, **kwargs)
 
         checked.declaration = Declaration(  # type: ignore[attr-defined]
             check, libraries, required)
-        checked.__doc__ = _complete_docstring(function)
+        checked.__signature__ = signature  # type: ignore[attr-defined]
+        checked.__doc__ = _complete_docstring(function, signature)
         return checked
 
     return decorate
 
 
-def _complete_docstring(function: Callable[..., Any]) -> str:
+def _signature(function: Callable[..., Any],
+               options: Optional[type]) -> inspect.Signature:
+    """Return a signature with the fields of a dataclass as options."""
+    signature = inspect.signature(function)
+    if options is None:
+        return signature
+    own = [p for p in signature.parameters.values()
+           if p.kind is not p.VAR_KEYWORD]
+    shared = [inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+        annotation=field.type) for field in dataclasses.fields(options)]
+    return signature.replace(parameters=[*own, *shared])
+
+
+def _complete_docstring(function: Callable[..., Any],
+                        signature: inspect.Signature) -> str:
     """Add the arguments that a :class:`Text` documents to a docstring."""
     head, title, rest = (inspect.getdoc(function) or '').partition('Args:\n')
     own, gap, tail = rest.partition('\n\n')
     written = {entry.split(':')[0].strip(): entry
                for entry in re.findall(r'^    \w.*(?:\n     .*)*', own, re.M)}
     entries = []
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in signature.parameters.items():
         texts = [mark.text for mark in marks_of(parameter.annotation)
                  if isinstance(mark, Text)]
         if name not in written and texts:
@@ -351,8 +374,9 @@ def interruptible(message: str) -> Iterator[None]:
 
 
 def types_of(function: Callable[..., Any]) -> Dict[str, Any]:
-    """Return the annotations of a function's arguments."""
-    return get_type_hints(function, include_extras=True)
+    """Return the annotations of a command's arguments."""
+    return {name: parameter.annotation for name, parameter
+            in inspect.signature(function).parameters.items()}
 
 
 def check_arguments(function: Callable[..., Any],
@@ -504,11 +528,6 @@ def check_onnx_file(out: PathLike) -> None:
         OSError: If it cannot be written.
         MissingLibrary: If a library for it is not installed.
     """
-    file = Path(out).expanduser()
-    if file.suffix.lower() != '.onnx':
-        raise ArgumentError(
-            'the output of an ONNX export must end in .onnx, but got '
-            f'{str(out)!r}')
-    check_output(file)
+    Output('.onnx').check(out)
     for library in ('onnx', 'onnxscript', 'onnxruntime'):
         require(library, 'exporting to ONNX', 'onnx')

@@ -1,42 +1,51 @@
 """Features of any folder of images."""
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    Callable,
     Dict,
     Iterator,
     List,
     Literal,
     NamedTuple,
     Optional,
-    Sequence,
     Tuple,
 )
 
 from ..dependencies import require
 from ..files import output_lock
-from ..image_size import ImageSize, to_pair, to_size
+from ..image_size import to_pair, to_size
 from ..packaged import find_checkpoint
 from .arguments import (
+    BatchSize,
     Checkpoint,
-    Count,
     Data,
     Encoder,
     ImgSize,
     Layers,
+    NumHeads,
+    NumWorkers,
     Output,
     PathLike,
-    Size,
     Stats,
+    Text,
     command,
     interruptible,
 )
 
 if TYPE_CHECKING:
     from ..datasets.source import ImageSource
+    from .encoder import PretrainedEncoder
+
+
+AnyEncoder = Annotated[Checkpoint, Text(
+    'Pre-training checkpoint, exported backbone, fine-tuned classifier, or a '
+    'released CMAE or MAE checkpoint.')]
 
 
 class Embeddings(NamedTuple):
@@ -82,21 +91,81 @@ def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
             'ends in .npz') from error
 
 
-@command(check=_check_parquet, libraries='framework', required=('out', ))
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Options of all commands that load an encoder without a config."""
+
+    encoder: Encoder = 'online'
+    img_size: ImgSize = None
+    num_heads: NumHeads = None
+
+    def load(self, checkpoint: PathLike, pool: Any,
+             **others: Any) -> 'PretrainedEncoder':
+        """Load the encoder onto the device."""
+        from mmengine.device import get_device
+
+        from .encoder import load_encoder
+        return load_encoder(
+            checkpoint, self.encoder, pool=pool, img_size=self.img_size,
+            num_heads=self.num_heads, **others).to(get_device())
+
+
+@dataclass(frozen=True)
+class FeatureOptions(EncoderOptions):
+    """Options of the commands that compute the features of a folder."""
+
+    batch_size: BatchSize = 64
+    num_workers: NumWorkers = None
+
+
+@dataclass(frozen=True)
+class EmbedOptions(FeatureOptions):
+    """Options of :func:`embed`."""
+
+    pool: Annotated[Literal['mean', 'cls', 'patch'], Text(
+        'Mean of the patch tokens, class token, or all patch tokens.')
+    ] = 'mean'
+    layer: Layers = ()
+    dtype: Annotated[Literal['float32', 'float16'], Text(
+        'Data type of the features.')] = 'float32'
+    stats: Optional[Annotated[Stats, Text(
+        'File of `cmae stats`, for checkpoints of other projects that do not '
+        'record the normalisation.')]] = None
+
+    def settings(self, source: 'ImageSource', checkpoint: PathLike
+                 ) -> Dict[str, Any]:
+        """Return the settings that features depend on, as plain values."""
+        path = Path(checkpoint).expanduser()
+        stat = find_checkpoint(path).stat()
+        more: Dict[str, Any] = {}
+        if self.layer:  # files of earlier versions have none
+            more['layer'] = list(self.layer)
+        if self.stats is not None:
+            content = Path(self.stats).expanduser().read_bytes()
+            more['stats'] = hashlib.sha256(content).hexdigest()[:16]
+        return dict(
+            more,
+            data=source.place,
+            images=len(source),
+            # Detects replaced images, whose features differ.
+            files=_fingerprint(source),
+            checkpoint=os.path.abspath(path),
+            checkpoint_bytes=stat.st_size,
+            checkpoint_written=stat.st_mtime_ns,
+            encoder=self.encoder,
+            pool=self.pool,
+            img_size=self.img_size and to_size(to_pair(self.img_size)),
+            num_heads=self.num_heads,
+            dtype=self.dtype)
+
+
+@command(check=_check_parquet, libraries='framework', required=('out', ),
+         options=EmbedOptions)
 def embed(data: Data,
-          checkpoint: Checkpoint,
+          checkpoint: AnyEncoder,
           out: Optional[Annotated[
               PathLike, Output('.npz', '.parquet')]] = None,
-          *,
-          encoder: Encoder = 'online',
-          pool: Literal['mean', 'cls', 'patch'] = 'mean',
-          layer: Layers = (),
-          batch_size: Size = 64,
-          num_workers: Optional[Count] = None,
-          img_size: ImgSize = None,
-          dtype: Literal['float32', 'float16'] = 'float32',
-          num_heads: Optional[Size] = None,
-          stats: Optional[Stats] = None) -> Embeddings:
+          **options: Any) -> Embeddings:
     """Compute features of any folder of images.
 
     No labels and no config are needed. Images are resized, cropped and
@@ -117,23 +186,8 @@ def embed(data: Data,
 
     Args:
         data: Folder of images, list, store or shards.
-        checkpoint: Pre-training checkpoint, exported backbone, fine-tuned
-            classifier, or released CMAE or MAE checkpoint.
         out: File to write, .npz or .parquet. Optional in Python, where the
             features are returned.
-        encoder: Encoder of the checkpoint: online is the trained one, target
-            its moving average. For DINO and iBOT, online is the teacher and
-            target the student. Defaults to online.
-        pool: Mean of the patch tokens, class token, or all patch tokens.
-            Defaults to mean.
-        batch_size: Images in a batch. Defaults to 64.
-        num_workers: Number of data workers. Defaults to one for each CPU core,
-            at most 8.
-        dtype: Data type of the features. Defaults to float32.
-        num_heads: Number of attention heads. Only for checkpoints of other
-            projects that do not record it.
-        stats: File of `cmae stats`, for checkpoints of other projects that do
-            not record the normalisation.
 
     Returns:
         Embeddings: Names and features.
@@ -145,42 +199,61 @@ def embed(data: Data,
             arguments.
         ValueError: If there are no images, or none that can be read.
     """
-    from mmengine.device import get_device
-
     from ..datasets.source import open_source
-    from ..evaluation.feature_files import (
-        FeatureFile,
+    given = EmbedOptions(**options)
+
+    def load() -> 'PretrainedEncoder':
+        model = given.load(checkpoint, given.pool, stats=given.stats)
+        model.use_layers(given.layer)
+        return model
+
+    return embed_source(open_source(data), checkpoint, load, out, given)
+
+
+def embed_source(source: 'ImageSource', checkpoint: PathLike,
+                 load: Callable[[], 'PretrainedEncoder'],
+                 out: Optional[PathLike], options: EmbedOptions
+                 ) -> Embeddings:
+    """Compute the features of a source, or read a complete file of them.
+
+    Args:
+        source (ImageSource): The images.
+        checkpoint (str | PathLike): File of the encoder.
+        load (Callable): Loads the encoder, if features are missing.
+        out (str | PathLike, optional): See :func:`embed`.
+        options (EmbedOptions): Other arguments.
+
+    Returns:
+        Embeddings: See :func:`embed`.
+    """
+    from ..evaluation.feature_files import FeatureFile, read_whole
+    from ..evaluation.features import (
+        compute_features,
         describe_none,
-        read_whole,
+        print_skipped,
+        warn_if_equal,
     )
-    from ..evaluation.features import compute_features
-    from .encoder import load_encoder
-    source = open_source(data)
     print(source.describe(), flush=True)
 
     def compute(ranges: List[Tuple[int, int]], in_parts: bool
                 ) -> Iterator[Any]:
-        model = load_encoder(
-            checkpoint, encoder, pool=pool, img_size=img_size,
-            num_heads=num_heads, stats=stats).to(get_device())
-        model.use_layers(layer)
-        return compute_features(model, source, ranges, batch_size,
-                                num_workers, dtype, in_parts)
+        return compute_features(load(), source, ranges, options.batch_size,
+                                options.num_workers, options.dtype, in_parts)
 
     if out is None:
         whole = next(compute([(0, len(source))], False))
         if not whole.paths:
             raise ValueError(describe_none(whole.skipped))
+        print_skipped(whole.skipped)
+        warn_if_equal(whole.features)
         return Embeddings(whole.paths, whole.features, whole.features.shape,
                           whole.skipped)
     path = Path(out).expanduser()
     with output_lock(path), interruptible(
             f'the features so far are in {out}.parts; the same command '
             'continues'):
-        file = FeatureFile(
-            path, _settings(source, Path(checkpoint).expanduser(), encoder,
-                            pool, layer, img_size, num_heads, dtype, stats),
-            source.names)
+        file = FeatureFile(path, options.settings(source, checkpoint),
+                           source.names)
         if file.is_whole:
             found, shape, skipped = read_whole(path)
         else:
@@ -188,50 +261,10 @@ def embed(data: Data,
             for part in compute(ranges, True) if ranges else ():
                 file.add(part)
             found, shape, skipped = file.finish()
-    done = Embeddings(found, None, shape, skipped, path)
-    _print(done)
-    return done
-
-
-def _print(done: Embeddings) -> None:
-    """Print the number of features and the skipped images."""
-    from ..datasets.names import add_reason
-    shape = 'x'.join(str(n) for n in done.shape[1:])
-    print(f'{done.shape[0]:,} images, {shape} features each, in {done.out}')
-    for path, reason in list(done.skipped.items())[:5]:
-        print(f'skipped: {add_reason(path, reason)}')
-    if done.skipped:
-        print(f'{len(done.skipped):,} images could not be read; '
-              f'{done.out}.skipped.txt lists them')
-
-
-def _settings(source: 'ImageSource', checkpoint: Path, encoder: str,
-              pool: str, layer: Sequence[int],
-              img_size: Optional[ImageSize], num_heads: Optional[int],
-              dtype: str, stats: Optional[PathLike]) -> Dict[str, Any]:
-    """Return the settings that features depend on, as plain values."""
-    stat = find_checkpoint(checkpoint).stat()
-    # Detects replaced images, whose features differ.
-    files = _fingerprint(source)
-    more: Dict[str, Any] = {}
-    if layer:  # files of earlier versions have none
-        more['layer'] = list(layer)
-    if stats is not None:
-        content = Path(stats).expanduser().read_bytes()
-        more['stats'] = hashlib.sha256(content).hexdigest()[:16]
-    return dict(
-        more,
-        data=source.place,
-        images=len(source),
-        files=files,
-        checkpoint=os.path.abspath(checkpoint),
-        checkpoint_bytes=stat.st_size,
-        checkpoint_written=stat.st_mtime_ns,
-        encoder=encoder,
-        pool=pool,
-        img_size=img_size if img_size is None else to_size(to_pair(img_size)),
-        num_heads=num_heads,
-        dtype=dtype)
+    size = 'x'.join(map(str, shape[1:]))
+    print(f'{shape[0]:,} images, {size} features each, in {path}')
+    print_skipped(skipped, f'; {path}.skipped.txt lists them')
+    return Embeddings(found, None, shape, skipped, path)
 
 
 def _fingerprint(source: 'ImageSource') -> str:

@@ -3,7 +3,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Dict, Literal, Mapping, Optional, Sequence
 
-import numpy as np
 import torch
 from mmengine.logging import MMLogger, print_log
 from torch import Tensor, nn
@@ -266,29 +265,8 @@ class PretrainedEncoder(nn.Module):
             ValueError: If it cannot be decoded, or does not fit the encoder's
                 channels and type.
         """
-        crop = self.crop(self.centre_crop.read(image, whole=False))
+        crop = self.centre_crop(self.centre_crop.read(image, whole=False))
         return self.normalize(crop.to(self.mean.device))
-
-    @property
-    def is_bgr(self) -> bool:
-        """Whether :meth:`decode` gives colours as BGR."""
-        return self.centre_crop.settings.is_bgr
-
-    def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Decode an image file, see :meth:`CentreCrop.decode`."""
-        return self.centre_crop.decode(data, name)
-
-    def crop(self, image: np.ndarray) -> Tensor:
-        """Resize and crop an image as in all evaluations.
-
-        Args:
-            image (np.ndarray): (H, W, C), as :meth:`decode` gives it.
-
-        Returns:
-            torch.Tensor: (C, H, W), of its type, colours as RGB, of the image
-            size.
-        """
-        return self.centre_crop(image)
 
 
 def find_layer(backbone: Any, layer: int) -> int:

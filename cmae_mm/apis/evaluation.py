@@ -2,16 +2,14 @@
 import json
 import os
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     Annotated,
     Any,
-    Callable,
     Dict,
-    List,
     Literal,
     Mapping,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -44,7 +42,6 @@ from .arguments import (
     load_libraries,
 )
 
-Folders = Annotated[Tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
 LabelledData = Annotated[Data, Text(
     'Labelled images: class folders in DATA/train and DATA/val (or valid, '
     'validation, dev; test), a CSV file with the columns label and split, a '
@@ -52,31 +49,96 @@ LabelledData = Annotated[Data, Text(
 Frozen = Annotated[CheckpointOrRandom, Text(
     'Pre-training checkpoint, exported backbone, or weights of another '
     'library; or "random" with --config.')]
-Val = Optional[Annotated[PathLike, Text(
-    'Labelled images for the scores: a part of DATA, or other data. Defaults '
-    'to the validation part.')]]
-Workers = Annotated[Count, Text(
-    'Number of data workers of each process.')]
-Dtype = Annotated[Literal['float32', 'float16'], Text(
-    'Data type of the features.')]
-Config = Optional[Annotated[ConfigName, Text(
-    'Pre-training config, for random weights or missing settings.')]]
-WorkDir = Optional[Annotated[OutputFolder, Text(
-    'Folder of evaluations.jsonl, which `cmae report` reads. Defaults to '
-    'work_dirs/<data>_eval.')]]
 DenseData = Annotated[Data, Text('Folder of images and label maps.')]
-Images = Annotated[Folders, Text(
-    'Folders of images, lists, stores or shards, in DATA or absolute. '
-    'Defaults to images/train and images/val.')]
-Maps = Annotated[Folders, Text(
-    'Folders of label maps, in DATA or absolute: PNG files with the names of '
-    'the images and one integer per pixel. Defaults to maps/train and '
-    'maps/val.')]
-Ignored = Annotated[Sequence[int], Text(
-    'Values of the maps to ignore. Defaults to 0.')]
-Most = Optional[Annotated[int, Range(2), Text(
-    'The N classes with the most training pixels; others are ignored. '
-    'Defaults to all.')]]
+Folders = Annotated[Tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of all evaluations."""
+
+    encoder: Encoder = 'online'
+    layer: Layers = ()
+    img_size: ImgSize = None
+    config: Optional[Annotated[ConfigName, Text(
+        'Pre-training config, for random weights or missing settings.')]
+    ] = None
+    cfg_options: CfgOptions = ()
+    work_dir: Optional[Annotated[OutputFolder, Text(
+        'Folder of evaluations.jsonl, which `cmae report` reads. Defaults to '
+        'work_dirs/<data>_eval.')]] = None
+
+    def load(self, checkpoint: PathLike, pool: Any = 'mean') -> Any:
+        """Load the encoder onto the device, by the config if there is one."""
+        from mmengine.device import get_device
+
+        from .encoder import load_encoder, load_encoder_by_config
+        if self.config is None:
+            model = load_encoder(checkpoint, self.encoder, pool=pool,
+                                 img_size=self.img_size)
+        else:
+            load_libraries()
+            model = load_encoder_by_config(
+                self.config, checkpoint, self.encoder, pool=pool,
+                img_size=self.img_size, cfg_options=self.cfg_options)
+        model.use_layers(self.layer)
+        return model.to(get_device())
+
+    def log(self, kind: str, data: PathLike, checkpoint: PathLike,
+            result: Mapping[str, Any]) -> Dict[str, Any]:
+        """Complete a result, and add it to ``evaluations.jsonl``."""
+        from mmengine.dist import is_main_process
+
+        from ..files import append_line
+        layer = dict(layer=list(self.layer)) if self.layer else {}
+        whole = dict(checkpoint=str(checkpoint), data=str(data),
+                     encoder=self.encoder, **layer, **result)
+        if is_main_process():
+            path = whole['checkpoint']
+            if path != RANDOM and '://' not in path:
+                path = os.path.abspath(path)
+            stem = Path(data).expanduser().resolve().stem
+            folder = Path(self.work_dir or f'work_dirs/{stem}_eval')
+            append_line(
+                folder.expanduser() / 'evaluations.jsonl',
+                json.dumps(dict(whole, kind=kind, checkpoint=path)))
+        return whole
+
+
+@dataclass(frozen=True)
+class FeatureOptions(EvaluationOptions):
+    """Options of the evaluations of one feature per image."""
+
+    val: Optional[Annotated[PathLike, Text(
+        'Labelled images for the scores: a part of DATA, or other data. '
+        'Defaults to the validation part.')]] = None
+    pool: Pool = 'mean'
+    batch_size: BatchSize = 256
+    num_workers: Annotated[Count, Text(
+        'Number of data workers of each process.')] = 2
+    dtype: Annotated[Literal['float32', 'float16'], Text(
+        'Data type of the features.')] = 'float32'
+    launcher: Launcher = 'none'
+
+
+@dataclass(frozen=True)
+class DenseOptions(EvaluationOptions):
+    """Options of the evaluations of patch features."""
+
+    images: Annotated[Folders, Text(
+        'Folders of images, lists, stores or shards, in DATA or absolute. '
+        'Defaults to images/train and images/val.')
+    ] = ('images/train', 'images/val')
+    maps: Annotated[Folders, Text(
+        'Folders of label maps, in DATA or absolute: PNG files with the names '
+        'of the images and one integer per pixel. Defaults to maps/train and '
+        'maps/val.')] = ('maps/train', 'maps/val')
+    ignore: Annotated[Sequence[int], Text(
+        'Values of the maps to ignore. Defaults to 0.')] = (0, )
+    most: Optional[Annotated[int, Range(2), Text(
+        'The N classes with the most training pixels; others are ignored. '
+        'Defaults to all.')]] = None
+    batch_size: BatchSize = 32
 
 
 def _check(data: PathLike, checkpoint: PathLike, config: Optional[PathLike],
@@ -91,26 +153,18 @@ def _check(data: PathLike, checkpoint: PathLike, config: Optional[PathLike],
             'random weights need --config, which defines the architecture')
     if config is None and cfg_options:
         raise ArgumentError('--cfg-options needs --config')
+    for name in ('ks', 'lrs'):
+        if not others.get(name, True):
+            raise ArgumentError(f'{name} is empty; name one value or more')
 
 
-@command(check=_check, libraries='framework')
+@command(check=_check, libraries='framework', options=FeatureOptions)
 def knn(data: LabelledData,
         checkpoint: Frozen,
         *,
-        val: Val = None,
         ks: Sequence[Size] = KS,
         temperature: Positive = TEMPERATURE,
-        encoder: Encoder = 'online',
-        pool: Pool = 'mean',
-        layer: Layers = (),
-        batch_size: BatchSize = 256,
-        num_workers: Workers = 2,
-        img_size: ImgSize = None,
-        dtype: Dtype = 'float32',
-        config: Config = None,
-        cfg_options: CfgOptions = (),
-        work_dir: WorkDir = None,
-        launcher: Launcher = 'none') -> Dict[str, Any]:
+        **options: Any) -> Dict[str, Any]:
     """Evaluate frozen features with a k-NN classifier.
 
     Prints the accuracy for each number of neighbours. Nothing is trained.
@@ -135,32 +189,17 @@ def knn(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no labelled images.
     """
-    return _evaluate(
-        'knn', lambda found: found.knn(ks, temperature), data, checkpoint,
-        val=val, encoder=encoder, pool=pool, layer=layer,
-        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
-        dtype=dtype, config=config, cfg_options=cfg_options,
-        work_dir=work_dir, launcher=launcher)
+    return _evaluate('knn', data, checkpoint, options,
+                     knn=dict(ks=ks, temperature=temperature))
 
 
-@command(check=_check, libraries='framework')
+@command(check=_check, libraries='framework', options=FeatureOptions)
 def linear(data: LabelledData,
            checkpoint: Frozen,
            *,
-           val: Val = None,
            lrs: Sequence[Positive] = LRS,
            epochs: Size = 100,
-           encoder: Encoder = 'online',
-           pool: Pool = 'mean',
-           layer: Layers = (),
-           batch_size: BatchSize = 256,
-           num_workers: Workers = 2,
-           img_size: ImgSize = None,
-           dtype: Dtype = 'float32',
-           config: Config = None,
-           cfg_options: CfgOptions = (),
-           work_dir: WorkDir = None,
-           launcher: Launcher = 'none') -> Dict[str, Any]:
+           **options: Any) -> Dict[str, Any]:
     """Evaluate frozen features with a linear classifier.
 
     Trains one classifier for each learning rate, on features that are
@@ -183,34 +222,19 @@ def linear(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no labelled images.
     """
-    return _evaluate(
-        'linear', lambda found: found.linear(lrs, epochs), data, checkpoint,
-        val=val, encoder=encoder, pool=pool, layer=layer,
-        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
-        dtype=dtype, config=config, cfg_options=cfg_options,
-        work_dir=work_dir, launcher=launcher)
+    return _evaluate('linear', data, checkpoint, options,
+                     linear=dict(lrs=lrs, epochs=epochs))
 
 
-@command(check=_check, libraries='framework')
+@command(check=_check, libraries='framework', options=FeatureOptions)
 def low_shot(data: LabelledData,
              checkpoint: Frozen,
              *,
-             val: Val = None,
              shots: Sequence[Size] = (1, 5, 10),
              trials: Size = 5,
              splits: Sequence[PathLike] = (),
              inverse_penalty: Positive = 1.,
-             encoder: Encoder = 'online',
-             pool: Pool = 'mean',
-             layer: Layers = (),
-             batch_size: BatchSize = 256,
-             num_workers: Workers = 2,
-             img_size: ImgSize = None,
-             dtype: Dtype = 'float32',
-             config: Config = None,
-             cfg_options: CfgOptions = (),
-             work_dir: WorkDir = None,
-             launcher: Launcher = 'none') -> Dict[str, Any]:
+             **options: Any) -> Dict[str, Any]:
     """Evaluate frozen features with few labels per class.
 
     Example::
@@ -233,39 +257,21 @@ def low_shot(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no labelled images.
     """
-
-    def evaluate(found: _Extracted) -> Dict[str, Any]:
-        return found.low_shot(shots, trials, splits, inverse_penalty)
-
-    return _evaluate(
-        'low-shot', evaluate, data, checkpoint,
-        val=val, encoder=encoder, pool=pool, layer=layer,
-        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
-        dtype=dtype, config=config, cfg_options=cfg_options,
-        work_dir=work_dir, launcher=launcher)
+    return _evaluate('low-shot', data, checkpoint, options, low_shot=dict(
+        shots=shots, trials=trials, splits=splits,
+        inverse_penalty=inverse_penalty))
 
 
-@command(check=_check, libraries='framework')
+@command(check=_check, libraries='framework', options=FeatureOptions)
 def frozen(data: LabelledData,
            checkpoint: Frozen,
            *,
-           val: Val = None,
            ks: Sequence[Size] = KS,
            lrs: Sequence[Positive] = LRS,
            epochs: Size = 100,
            shots: Sequence[Size] = (10, ),
            trials: Size = 5,
-           encoder: Encoder = 'online',
-           pool: Pool = 'mean',
-           layer: Layers = (),
-           batch_size: BatchSize = 256,
-           num_workers: Workers = 2,
-           img_size: ImgSize = None,
-           dtype: Dtype = 'float32',
-           config: Config = None,
-           cfg_options: CfgOptions = (),
-           work_dir: WorkDir = None,
-           launcher: Launcher = 'none') -> Dict[str, Any]:
+           **options: Any) -> Dict[str, Any]:
     """Evaluate frozen features with k-NN, linear and low-shot.
 
     The results are those of the three commands, but features are extracted
@@ -293,100 +299,45 @@ def frozen(data: LabelledData,
         CheckpointError: If the checkpoint cannot be used.
         EvaluationDataError: If there are no labelled images.
     """
-
-    def evaluate(found: _Extracted) -> Dict[str, Any]:
-        by_knn, by_line = found.knn(ks), found.linear(lrs, epochs)
-        few = found.low_shot(shots, trials)
-        return dict(
-            knn=by_knn['top1'], linear=by_line['top1'],
-            **{f'low-shot {count}': few[str(count)] for count in shots},
-            details={'knn': by_knn, 'linear': by_line, 'low-shot': few})
-
-    return _evaluate(
-        'frozen', evaluate, data, checkpoint,
-        val=val, encoder=encoder, pool=pool, layer=layer,
-        batch_size=batch_size, num_workers=num_workers, img_size=img_size,
-        dtype=dtype, config=config, cfg_options=cfg_options,
-        work_dir=work_dir, launcher=launcher)
+    return _evaluate('frozen', data, checkpoint, options, knn=dict(ks=ks),
+                     linear=dict(lrs=lrs, epochs=epochs),
+                     low_shot=dict(shots=shots, trials=trials))
 
 
-class _Extracted(NamedTuple):
-    """Features of training and validation images; names of the former."""
-
-    train: Any
-    val: Any
-    names: List[str]
-
-    def __str__(self) -> str:
-        return (f'{len(self.train.labels)} training and '
-                f'{len(self.val.labels)} validation images')
-
-    def knn(self, ks: Sequence[int],
-            temperature: float = TEMPERATURE) -> Dict[str, Any]:
-        """Print a table of :func:`knn`, and return it."""
-        from ..evaluation.probes import knn_predict, report_sweep
-        predicted = knn_predict(*self.train, self.val.features, ks,
-                                temperature)
-        print(f'k-NN, {self}')
-        skipped = [str(k) for k in ks if k not in predicted]
-        if skipped:
-            print(f'k = {", ".join(skipped)}: skipped, above the number of '
-                  'training images')
-        return report_sweep('k', predicted, self.val.labels)
-
-    def linear(self, lrs: Sequence[float], epochs: int) -> Dict[str, Any]:
-        """Print a table of :func:`linear`, and return it."""
-        from ..evaluation.probes import linear_sweep, report_sweep
-        predicted = linear_sweep(*self.train, self.val.features, lrs, epochs)
-        print(f'linear probe, {self}')
-        return report_sweep('lr', predicted, self.val.labels)
-
-    def low_shot(self, shots: Sequence[int], trials: int,
-                 splits: Sequence[PathLike] = (),
-                 inverse_penalty: float = 1.) -> Dict[str, Any]:
-        """Print a table of :func:`low_shot`, and return it."""
-        from ..evaluation.probes import report_low_shot
-        return report_low_shot(self.train, self.val, self.names, shots,
-                               trials, splits, inverse_penalty)
-
-
-def _evaluate(kind: str, evaluate: Callable[[_Extracted], Dict[str, Any]],
-              data: PathLike, checkpoint: PathLike, *, val: Any,
-              batch_size: int, num_workers: int, dtype: str, launcher: str,
-              work_dir: Optional[PathLike], encoder: str, pool: str,
-              layer: Sequence[int], **options: Any) -> Dict[str, Any]:
-    """Extract features, evaluate them, and log the result."""
-    import numpy as np
+def _evaluate(kind: str, data: PathLike, checkpoint: PathLike,
+              options: Mapping[str, Any], **probes: Dict[str, Any]
+              ) -> Dict[str, Any]:
+    """Extract features, run probes by name, and log the result."""
     import torch
     from mmengine.dist import is_main_process
 
-    from ..evaluation.data import EvaluationDataError, open_labelled
-    from ..evaluation.features import extract_features
-    images = open_labelled(data, val)
-    if len(np.unique(np.asarray(images.train.labels))) < 2:
-        raise EvaluationDataError(
-            f'the training images of {data} have a single class; at least two '
-            'are needed')
-    if kind not in ('knn', 'linear') and np.asarray(
-            images.train.labels).ndim == 2:
-        raise EvaluationDataError(
-            f'the images of {data} have several labels each; use `cmae knn` '
-            'or `cmae linear`, which measure mAP')
-    _join_processes(launcher)
+    from ..evaluation.data import open_labelled
+    from ..evaluation.features import extract_features, warn_if_equal
+    from ..evaluation.probes import check_training_images, report_probes
+    given = FeatureOptions(**options)
+    images = open_labelled(data, given.val)
+    check_training_images(images.train, **probes)
+    _join_processes(given.launcher)
     if is_main_process():
         # The note of a test part is in the first line.
         print('\n'.join(part.describe() for part in images[::-1]), flush=True)
-    model = _load(checkpoint, encoder, layer, pool=pool, **options)
-    train, scored = (
-        extract_features(model.encode, model.centre_crop, part, batch_size,
-                         num_workers, getattr(torch, dtype), progress=True)
+    model = given.load(checkpoint, given.pool)
+    train, val = (extract_features(
+        model.encode, model.centre_crop, part, given.batch_size,
+        given.num_workers, getattr(torch, given.dtype), progress=True)
         for part in images)
-    found = _Extracted(train, scored, list(images.train.names))
     # The tables of several ranks would mix in one output.
     with nullcontext() if is_main_process() else redirect_stdout(None):
-        result = evaluate(found)
-    return _log(work_dir, kind, checkpoint, data, encoder, layer,
-                dict(pool=pool, **result))
+        warn_if_equal(train.features)
+        found = report_probes(train, val, images.train.names, **probes)
+    if kind == 'frozen':
+        result = dict(
+            knn=found['knn']['top1'], linear=found['linear']['top1'],
+            **{f'low-shot {count}': found['low-shot'][str(count)]
+               for count in probes['low_shot']['shots']}, details=found)
+    else:
+        result = found[kind]
+    return given.log(kind, data, checkpoint, dict(pool=given.pool, **result))
 
 
 def _join_processes(launcher: str) -> None:
@@ -403,64 +354,12 @@ def _join_processes(launcher: str) -> None:
         init_dist(launcher)
 
 
-def _load(checkpoint: PathLike, encoder: Any, layer: Sequence[int], *,
-          config: Optional[PathLike] = None, cfg_options: Overrides = (),
-          pool: Any = 'mean', img_size: ImgSize = None) -> Any:
-    """Load an encoder onto the device, from a config if there is one."""
-    from mmengine.device import get_device
-
-    from .encoder import load_encoder, load_encoder_by_config
-    if config is None:
-        model = load_encoder(checkpoint, encoder, pool=pool,
-                             img_size=img_size)
-    else:
-        load_libraries()
-        model = load_encoder_by_config(
-            config, checkpoint, encoder, pool=pool, img_size=img_size,
-            cfg_options=cfg_options)
-    model.use_layers(layer)
-    return model.to(get_device())
-
-
-def _log(work_dir: Optional[PathLike], kind: str, checkpoint: PathLike,
-         data: PathLike, encoder: str, layer: Sequence[int],
-         result: Mapping[str, Any]) -> Dict[str, Any]:
-    """Add a result to ``evaluations.jsonl`` in a folder, and complete it."""
-    from mmengine.dist import is_main_process
-
-    from ..files import append_line
-    whole: Dict[str, Any] = dict(
-        checkpoint=str(checkpoint), data=str(data), encoder=encoder)
-    if layer:
-        whole['layer'] = list(layer)
-    whole.update(result)
-    if is_main_process():
-        path = whole['checkpoint']
-        if path != RANDOM and '://' not in path:
-            path = os.path.abspath(path)
-        stem = Path(data).expanduser().resolve().stem
-        folder = Path(work_dir or Path('work_dirs') / f'{stem}_eval')
-        append_line(folder.expanduser() / 'evaluations.jsonl', json.dumps(
-            dict(whole, kind=kind, checkpoint=path)))
-    return whole
-
-
-@command(check=_check, libraries='framework')
+@command(check=_check, libraries='framework', options=DenseOptions)
 def dense_knn(data: DenseData,
               checkpoint: Frozen,
               *,
-              images: Images = ('images/train', 'images/val'),
-              maps: Maps = ('maps/train', 'maps/val'),
-              ignore: Ignored = (0, ),
-              most: Most = None,
               ks: Sequence[Size] = (1, 5, 20, 50),
-              encoder: Encoder = 'online',
-              layer: Layers = (),
-              img_size: ImgSize = None,
-              batch_size: BatchSize = 32,
-              config: Config = None,
-              cfg_options: CfgOptions = (),
-              work_dir: WorkDir = None) -> Dict[str, Any]:
+              **options: Any) -> Dict[str, Any]:
     """Evaluate frozen patch features with k-NN segmentation.
 
     Each image is resized to a square. A patch has the most frequent class of
@@ -484,36 +383,16 @@ def dense_knn(data: DenseData,
         ArgumentError: If an argument is invalid, or a map is missing.
         CheckpointError: If the checkpoint cannot be used.
     """
-    from ..evaluation.probes import knn_predict
-
-    def probe(features: Any, labels: Any, val: Any) -> Dict[str, Any]:
-        found = knn_predict(features, labels, val, ks)
-        return {f'k = {k}': predicted for k, predicted in found.items()}
-
-    return _segment(
-        'dense-knn', probe, data, checkpoint, images=images, maps=maps,
-        ignore=ignore, most=most, batch_size=batch_size, work_dir=work_dir,
-        encoder=encoder, layer=layer, img_size=img_size, config=config,
-        cfg_options=cfg_options)
+    return _segment('dense-knn', data, checkpoint, options, ks=ks)
 
 
-@command(check=_check, libraries='framework')
+@command(check=_check, libraries='framework', options=DenseOptions)
 def dense_linear(data: DenseData,
                  checkpoint: Frozen,
                  *,
-                 images: Images = ('images/train', 'images/val'),
-                 maps: Maps = ('maps/train', 'maps/val'),
-                 ignore: Ignored = (0, ),
-                 most: Most = None,
                  lrs: Sequence[Positive] = LRS,
                  epochs: Size = 50,
-                 encoder: Encoder = 'online',
-                 layer: Layers = (),
-                 img_size: ImgSize = None,
-                 batch_size: BatchSize = 32,
-                 config: Config = None,
-                 cfg_options: CfgOptions = (),
-                 work_dir: WorkDir = None) -> Dict[str, Any]:
+                 **options: Any) -> Dict[str, Any]:
     """Evaluate frozen patch features with linear segmentation.
 
     Each image is resized to a square. A patch has the most frequent class of
@@ -536,43 +415,43 @@ def dense_linear(data: DenseData,
         ArgumentError: If an argument is invalid, or a map is missing.
         CheckpointError: If the checkpoint cannot be used.
     """
-    from ..evaluation.probes import linear_sweep
-
-    def probe(features: Any, labels: Any, val: Any) -> Dict[str, Any]:
-        found = linear_sweep(features, labels, val, lrs, epochs)
-        return {f'lr = {lr:g}': predicted for lr, predicted in found.items()}
-
-    return _segment(
-        'dense-linear', probe, data, checkpoint, images=images, maps=maps,
-        ignore=ignore, most=most, batch_size=batch_size, work_dir=work_dir,
-        encoder=encoder, layer=layer, img_size=img_size, config=config,
-        cfg_options=cfg_options)
+    return _segment('dense-linear', data, checkpoint, options, lrs=lrs,
+                    epochs=epochs)
 
 
-def _segment(kind: str, probe: Callable[[Any, Any, Any], Dict[str, Any]],
-             data: PathLike, checkpoint: PathLike, *, images: Folders,
-             maps: Folders, ignore: Sequence[int], most: Optional[int],
-             batch_size: int, work_dir: Optional[PathLike], encoder: str,
-             layer: Sequence[int], **options: Any) -> Dict[str, Any]:
+def _segment(kind: str, data: PathLike, checkpoint: PathLike,
+             options: Mapping[str, Any], ks: Sequence[int] = (),
+             **linear: Any) -> Dict[str, Any]:
     """Extract patch features, classify patches, and log the result."""
     from ..evaluation.dense import (
+        IGNORED,
         classes_of,
         extract_dense,
         pair_files,
+        patch_labels,
+        read_maps,
         report_dense,
     )
-    root = Path(data).expanduser()
+    from ..evaluation.probes import check_ks, knn_predict, linear_sweep
+    given, root = DenseOptions(**options), Path(data).expanduser()
     train, val = (pair_files(root / image, root / map_)
-                  for image, map_ in zip(images, maps))
-    model = _load(checkpoint, encoder, layer, **options)
-    classes = classes_of(train, model.img_size, ignore, most)
-    fit, scored = (extract_dense(model, pairs, classes, batch_size)
-                   for pairs in (train, val))
-    device = model.mean.device
-    features, labels = fit.labelled(model.patch_size)
-    predicted = probe(features.to(device), labels.to(device),
-                      scored.features.flatten(0, 1).to(device))
+                  for image, map_ in zip(given.images, given.maps))
+    model = given.load(checkpoint)
+    classes = classes_of(train, model.img_size, given.ignore, given.most)
+    maps, scored = (read_maps(pairs, model.img_size, classes)
+                    for pairs in (train, val))
+    labels = patch_labels(maps, model.patch_size)
+    known = labels != IGNORED
+    check_ks(ks, int(known.sum()), 'labelled training patches')
+    features, queries = (extract_dense(model, pairs, given.batch_size)
+                         for pairs in (train, val))
+    tensors = [part.to(model.mean.device) for part in (
+        features[known], labels[known], queries.flatten(0, 1))]
+    predicted = {f'k = {k}': found for k, found in knn_predict(
+        *tensors, ks).items()} if ks else {
+        f'lr = {lr:g}': found for lr, found in linear_sweep(
+            *tensors, **linear).items()}
     print(f'{kind}, {len(train)} training and {len(val)} validation images, '
           f'{len(classes)} classes')
-    return _log(work_dir, kind, checkpoint, data, encoder, layer,
-                report_dense(predicted, scored.maps, len(classes)))
+    return given.log(kind, data, checkpoint, report_dense(
+        predicted, scored, len(classes)))

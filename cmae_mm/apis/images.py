@@ -1,7 +1,7 @@
 """Images given on the command line, and their crops."""
 from functools import partial
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Sequence
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from ..datasets.listing import evenly
 from ..datasets.source import open_source
 from ..evaluation.centre_crop import CentreCrop
+from ..evaluation.features import describe_none, print_skipped, read_crop
 from .arguments import ArgumentError, PathLike
 
 _LISTS = ('.txt', '.csv', '.tsv')
@@ -59,24 +60,31 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
     return picked
 
 
-def load_crops(picked: Sequence[PickedImage], crop: CentreCrop) -> Tensor:
-    """Read and crop images.
+def load_crops(picked: Sequence[PickedImage], crop: CentreCrop
+               ) -> Tuple[List[PickedImage], Tensor]:
+    """Read and crop images; skip unreadable ones, and print their number.
 
     Args:
-        picked (Sequence[PickedImage]): N images.
+        picked (Sequence[PickedImage]): Images.
         crop (CentreCrop): Decodes and crops them.
 
     Returns:
-        Tensor: (N, C, H, W), of the images' dtype, colours as RGB.
+        tuple: The N readable images, and their crops, (N, C, H, W), of the
+        images' dtype, colours as RGB.
 
     Raises:
-        ArgumentError: If one cannot be decoded.
+        ArgumentError: If none can be read.
     """
-    crops = []
+    found, crops = [], []
+    skipped: Dict[str, str] = {}
     for image in picked:
-        try:
-            crops.append(crop(crop.decode(
-                image.read(), str(image.path), whole=False)))
-        except (ValueError, OSError) as error:
-            raise ArgumentError(str(error)) from error
-    return torch.stack(crops)
+        pixels, reason = read_crop(crop, image.read, str(image.path))
+        if pixels is None:
+            skipped[str(image.path)] = reason
+        else:
+            found.append(image)
+            crops.append(pixels)
+    if not found:
+        raise ArgumentError(describe_none(skipped))
+    print_skipped(skipped)
+    return found, torch.stack(crops)

@@ -1,4 +1,5 @@
 """Commands that draw pictures and write reports."""
+from functools import cache
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -18,17 +19,12 @@ from ..image_size import to_pair
 from .arguments import (
     PICTURES,
     ArgumentError,
-    BatchSize,
     CfgOptions,
     Checkpoint,
     ConfigName,
     Count,
     Data,
-    Encoder,
     Images,
-    ImgSize,
-    NumHeads,
-    NumWorkers,
     Output,
     PathLike,
     Pool,
@@ -37,10 +33,18 @@ from .arguments import (
     Text,
     command,
 )
+from .embedding import (
+    AnyEncoder,
+    EmbedOptions,
+    EncoderOptions,
+    FeatureOptions,
+    embed_source,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..datasets.source import ImageSource
     from ..evaluation.centre_crop import CentreCrop
     from .encoder import PretrainedEncoder
     from .images import PickedImage
@@ -53,9 +57,6 @@ Channels = Optional[Annotated[Sequence[Count], Text(
     'Three channels to show as red, green and blue, or one to show in grey, '
     'numbered from 0. By default three channels are shown as RGB, and the '
     'mean of any other number in grey.')]]
-AnyEncoder = Annotated[Checkpoint, Text(
-    'Pre-training checkpoint, exported backbone, fine-tuned classifier, or a '
-    'released CMAE or MAE checkpoint.')]
 ManyImages = Annotated[Sequence[Images], Text(
     'Image files, folders, lists, stores or shards.')]
 PerFolder = Annotated[Size, Text(
@@ -228,7 +229,7 @@ def reconstruct(checkpoint: Checkpoint,
         str(checkpoint), None if config is None else str(config))
     model.to(get_device())
     backbone, preprocessor = model.backbone, model.data_preprocessor
-    crops = load_crops(
+    picked, crops = load_crops(
         picked, CentreCrop(backbone.img_size, facts.get('images')))
     normal = (crops.to(preprocessor.mean.device).float() - preprocessor.mean
               ) / preprocessor.std
@@ -243,7 +244,7 @@ def reconstruct(checkpoint: Checkpoint,
     return made
 
 
-@command()
+@command(options=EncoderOptions)
 def attention(checkpoint: AnyEncoder,
               images: ManyImages,
               out: PictureFile = 'attention.png',
@@ -252,9 +253,7 @@ def attention(checkpoint: AnyEncoder,
               heads: bool = False,
               most: PerFolder = 8,
               show: Channels = None,
-              encoder: Encoder = 'online',
-              img_size: ImgSize = None,
-              num_heads: NumHeads = None) -> Picture:
+              **options: Any) -> Picture:
     """Show which patches the class token attends to.
 
     Example::
@@ -277,9 +276,9 @@ def attention(checkpoint: AnyEncoder,
     from .encoder import find_layer
     from .images import pick_images
     picked = pick_images(images, most)
-    model = _load(checkpoint, encoder, 'mean', img_size, num_heads)
+    model = EncoderOptions(**options).load(checkpoint, 'mean')
     number = find_layer(model.backbone, layer)
-    crops, normal = _prepare(model, picked, show)
+    picked, crops, normal = _prepare(model, picked, show)
     maps = attention_maps(model.backbone, normal, number - 1)
     columns = {'image': crops, 'attention': overlay(crops, maps.mean(dim=1))}
     for head in range(maps.shape[1] if heads else 0):
@@ -287,16 +286,14 @@ def attention(checkpoint: AnyEncoder,
     return _save(out, picked, columns)
 
 
-@command()
+@command(options=EncoderOptions)
 def features(checkpoint: AnyEncoder,
              images: ManyImages,
              out: PictureFile = 'features.png',
              *,
              most: PerFolder = 8,
              show: Channels = None,
-             encoder: Encoder = 'online',
-             img_size: ImgSize = None,
-             num_heads: NumHeads = None) -> Picture:
+             **options: Any) -> Picture:
     """Show patch features as colours, by principal components.
 
     Red, green and blue are the first three principal components of the patch
@@ -321,8 +318,8 @@ def features(checkpoint: AnyEncoder,
     from ..visualization import colour_features
     from .images import pick_images
     picked = pick_images(images, most)
-    model = _load(checkpoint, encoder, 'patch', img_size, num_heads)
-    crops, normal = _prepare(model, picked, show)
+    model = EncoderOptions(**options).load(checkpoint, 'patch')
+    picked, crops, normal = _prepare(model, picked, show)
     with torch.no_grad():
         colours = colour_features(model(normal), model.grid)
     large = colours.repeat(model.patch_size, axis=1).repeat(
@@ -336,7 +333,7 @@ def _check_umap(method: str, **others: Any) -> None:
         require('umap', 'the method umap', 'map')
 
 
-@command(check=_check_umap)
+@command(check=_check_umap, options=FeatureOptions)
 def map_images(data: Data,
                checkpoint: AnyEncoder,
                out: PictureFile = 'map.png',
@@ -347,12 +344,8 @@ def map_images(data: Data,
                seed: Count = 0,
                features: FeatureFile = None,
                show: Channels = None,
-               encoder: Encoder = 'online',
                pool: Pool = 'mean',
-               batch_size: BatchSize = 64,
-               num_workers: NumWorkers = None,
-               img_size: ImgSize = None,
-               num_heads: NumHeads = None) -> ImageMap:
+               **options: Any) -> ImageMap:
     """Draw a two-dimensional map of images by their features.
 
     Similar images are close to each other. Images in class folders have a
@@ -380,8 +373,9 @@ def map_images(data: Data,
     from ..datasets.source import open_source
     from ..visualization.image_grid import save_picture
     from ..visualization.projection import choose_method, draw_map, project
-    paths, values = _embed(data, checkpoint, features, encoder, pool,
-                           batch_size, num_workers, img_size, num_heads)
+    source = open_source(data)
+    model, paths, values = _embed(
+        source, checkpoint, features, EmbedOptions(pool=pool, **options))
     if len(paths) < 2:
         raise ArgumentError(f'a map needs at least two images, but {data} has '
                             f'{len(paths)} that can be decoded')
@@ -393,16 +387,15 @@ def map_images(data: Data,
               for p in paths]
     if len(set(groups)) == 1 and groups[0]:  # only the part `train`
         groups = [Path(p).parent.name for p in paths]
-    model = _load(checkpoint, encoder, pool, img_size, num_heads)
     path = Path(out).expanduser()
     save_picture(path, draw_map(places, _thumbnails(
-        model, open_source(data), paths, thumbnail, show), groups))
+        model, source, paths, thumbnail, show), groups))
     name = dict(umap='UMAP', tsne='t-SNE')[chosen_method]
     print(f'Wrote {path}: {len(paths):,} images, laid out by {name}')
     return ImageMap(path, paths, places, chosen_method)
 
 
-@command()
+@command(options=FeatureOptions)
 def nearest(data: Data,
             checkpoint: AnyEncoder,
             images: ManyImages,
@@ -412,12 +405,8 @@ def nearest(data: Data,
             thumbnail: Thumbnail = 128,
             features: FeatureFile = None,
             show: Channels = None,
-            encoder: Encoder = 'online',
             pool: Pool = 'mean',
-            batch_size: BatchSize = 64,
-            num_workers: NumWorkers = None,
-            img_size: ImgSize = None,
-            num_heads: NumHeads = None) -> Neighbours:
+            **options: Any) -> Neighbours:
     """Find the most similar images in a folder.
 
     Example::
@@ -444,10 +433,9 @@ def nearest(data: Data,
     from .images import load_crops, pick_images
     queries = pick_images(images, 8)
     source = open_source(data)
-    paths, values = _embed(data, checkpoint, features, encoder, pool,
-                           batch_size, num_workers, img_size, num_heads)
-    model = _load(checkpoint, encoder, pool, img_size, num_heads)
-    _, normal = _prepare(model, queries, show)
+    model, paths, values = _embed(
+        source, checkpoint, features, EmbedOptions(pool=pool, **options))
+    queries, _, normal = _prepare(model, queries, show)
     with torch.no_grad():
         wanted = model(normal).cpu().numpy()
     found: Dict[str, List[Tuple[str, float]]] = {}
@@ -457,7 +445,7 @@ def nearest(data: Data,
                   if Path(source.root, paths[i]).resolve() !=
                   image.path.resolve()]
         found[str(image.path)] = others[:count]
-    crops = load_crops(queries, _crop_of(model, thumbnail))
+    _, crops = load_crops(queries, _crop_of(model, thumbnail))
     columns: Dict[str, Any] = {'image': to_rgb(
         model.normalize(crops.to(model.mean.device)), model, show)}
     rows = [_thumbnails(model, source, [path for path, _ in near], thumbnail,
@@ -527,24 +515,14 @@ def report(work_dirs: Sequence[PathLike],
     return WrittenReport(file, list(warnings), warnings)
 
 
-def _load(checkpoint: PathLike, encoder: Any, pool: Any,
-          img_size: ImgSize, num_heads: Optional[int]
-          ) -> 'PretrainedEncoder':
-    from mmengine.device import get_device
-
-    from .encoder import load_encoder
-    return load_encoder(checkpoint, encoder, pool=pool, img_size=img_size,
-                        num_heads=num_heads).to(get_device())
-
-
 def _prepare(model: 'PretrainedEncoder', picked: List['PickedImage'],
              show: Channels) -> Any:
-    """Return crops to show, (N, H, W, 3), and the model's input."""
+    """Return readable images, crops to show, (N, H, W, 3), and the input."""
     from ..visualization import to_rgb
     from .images import load_crops
-    crops = load_crops(picked, model.centre_crop)
+    picked, crops = load_crops(picked, model.centre_crop)
     normal = model.normalize(crops.to(model.mean.device))
-    return to_rgb(normal, model, show), normal
+    return picked, to_rgb(normal, model, show), normal
 
 
 def _crop_of(model: 'PretrainedEncoder', side: int) -> 'CentreCrop':
@@ -556,24 +534,22 @@ def _crop_of(model: 'PretrainedEncoder', side: int) -> 'CentreCrop':
                       round(min(size) * crop.short_side / min(pair)))
 
 
-def _embed(data: PathLike, checkpoint: PathLike, file: Optional[PathLike],
-           encoder: Any, pool: Any, batch_size: int,
-           num_workers: Optional[int], img_size: ImgSize,
-           num_heads: Optional[int]) -> Tuple[List[str], 'np.ndarray']:
-    """Compute features, or read a file of ``cmae embed``."""
+def _embed(source: 'ImageSource', checkpoint: PathLike,
+           file: Optional[PathLike], options: EmbedOptions) -> Any:
+    """Return the encoder, names of images, and their features.
+
+    Features are computed, or read from a file of ``cmae embed``.
+    """
     import numpy as np
-
-    from .embedding import embed
-    made = embed(data, checkpoint, file, encoder=encoder, pool=pool,
-                 batch_size=batch_size, num_workers=num_workers,
-                 img_size=img_size, num_heads=num_heads)
+    load = cache(lambda: options.load(checkpoint, options.pool))
+    made = embed_source(source, checkpoint, load, file, options)
     if made.features is not None:
-        return made.paths, made.features
+        return load(), made.paths, made.features
     with np.load(str(made.out)) as content:
-        return [str(p) for p in content['paths']], content['features']
+        return load(), made.paths, content['features']
 
 
-def _thumbnails(model: 'PretrainedEncoder', source: Any,
+def _thumbnails(model: 'PretrainedEncoder', source: 'ImageSource',
                 paths: Sequence[str], side: int, show: Channels
                 ) -> List['np.ndarray']:
     from ..evaluation.features import storable

@@ -60,8 +60,7 @@ def perform(args: argparse.Namespace) -> Dict[str, Any]:
     """
     function = args.chosen
     values = {name: _unwrap(getattr(args, name), hint)
-              for name, hint in types_of(function).items()
-              if name != 'return'}
+              for name, hint in types_of(function).items()}
     check_arguments(function, values)
     if function.declaration.libraries:
         load_libraries(function.declaration.libraries)

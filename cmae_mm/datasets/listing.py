@@ -125,6 +125,10 @@ def spellings(names: Iterable[str]) -> List[str]:
         str, str.lower, str.title, str.upper)))
 
 
+class MissingSplit(SourceError):
+    """A split that does not exist."""
+
+
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden or belongs to the system."""
     return name.startswith('.') or name.lower() in _SYSTEM_NAMES
@@ -476,11 +480,13 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
     split = next((s for s in splits if s.lower() in has), '')
     if splits and places[2] is not None:
         found = [row for row in found if row[3].lower() == split.lower()]
+    if not has:
+        raise SourceError(f'{path} has no rows')
     if not found:
-        raise SourceError(f'{path} has no rows' + (
-            f' of the split '
+        raise MissingSplit(
+            f'{path} has no rows of the split '
             f'{" or ".join(dict.fromkeys(map(str.lower, splits)))}, but of '
-            f'{", ".join(sorted(has))}' if has else ''))
+            f'{", ".join(sorted(has))}')
     return ImageList(
         FileNames.of([[row[1] for row in found]]),
         [row[0] for row in found],

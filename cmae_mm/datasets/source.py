@@ -50,6 +50,7 @@ from .listing import (
     FolderListing,
     ImageList,
     LeftOut,
+    MissingSplit,
     SourceError,
     check_files,
     describe_kind,
@@ -121,7 +122,8 @@ def open_source(data: PathLike,
                 labels: Union[bool, str] = False,
                 root: Optional[str] = None,
                 extensions: Iterable[str] = IMG_EXTENSIONS,
-                allow_missing: bool = False) -> 'ImageSource':
+                allow_missing: bool = False,
+                strict: bool = False) -> 'ImageSource':
     """List the images of a folder, a list file, a store or shards.
 
     Args:
@@ -141,12 +143,14 @@ def open_source(data: PathLike,
         extensions (Iterable[str]): Endings of image files in folders.
         allow_missing (bool): Whether some of the files in a list may be
             missing. Defaults to False.
+        strict (bool): Whether a missing split is an error. Defaults to False.
 
     Returns:
         ImageSource: The images.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
+        MissingSplit: If there is no such split, and ``strict`` is set.
         SourceError: If there are no images or no labels, a line of a list is
             wrong, or a store or a shard is damaged.
     """
@@ -155,6 +159,10 @@ def open_source(data: PathLike,
     words = [split] if isinstance(split, str) and split else split or []
     splits = spellings(
         name for word in words for name in PART_NAMES.get(word, (word, )))
+    missing = f'there is no part {" or ".join(words)}'
+    if strict and kind == 'folder' and not any(
+            os.path.isdir(os.path.join(path, s)) for s in splits):
+        raise MissingSplit(missing)  # before all images are listed
     if kind == 'list':
         source = _open_list(path, splits, labels, root, allow_missing)
     elif kind == 'folder':
@@ -163,7 +171,9 @@ def open_source(data: PathLike,
         source = _open_packed(kind, path, splits,
                               labels not in (False, 'all'))
     if splits and not source.split:
-        source.notes.append(f'there is no part {" or ".join(words)}')
+        if strict:
+            raise MissingSplit(missing)
+        source.notes.append(missing)
     if not labels:
         source.labels = source.classes = None
     elif source.labels is None and labels != 'all':
@@ -251,6 +261,12 @@ class ImageSource(Sequence):
                 np.flatnonzero(label).tolist())
         return record
 
+    def label_names(self, index: int) -> List[str]:
+        """Return the names of an image's labels; integers have none."""
+        label = self.record(index)['gt_label']
+        return [self.classes[n] if self.classes else str(n) for n in (
+            label if isinstance(label, list) else [label])]
+
     def read(self, index: int) -> bytes:
         """Read an image's encoded file, see :func:`read_record`."""
         return read_record(self.record(index))
@@ -328,7 +344,8 @@ def _labelled_rows(path: str, found: ImageList) -> ImageList:
     if len(kept) == len(labels):
         return found
     if not kept:
-        raise SourceError(f'{path} has no labels; the column label is empty')
+        place = f'the split {found.split!r} of {path}' if found.split else path
+        raise SourceError(f'{place} has no labels; the column label is empty')
     return ImageList(
         found.names.select(kept), [found.lines[i] for i in kept],
         [labels[i] for i in kept], found.split,

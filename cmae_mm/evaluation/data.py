@@ -1,11 +1,22 @@
 """Labelled images for evaluation, and random subsets of them."""
 import os
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+)
 
 import numpy as np
 
-from ..datasets.listing import PART_NAMES, split_line
+from ..datasets.listing import PART_NAMES, MissingSplit, split_line
 from ..datasets.names import decode_name, encode_name
 from ..datasets.source import (
     ImageSource,
@@ -13,7 +24,7 @@ from ..datasets.source import (
     kind_of,
     open_source,
 )
-from ..files import write_file
+from ..files import PathLike, write_file
 from ..image_size import ImageSize, covered_by, to_pair, to_size
 
 
@@ -49,91 +60,142 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
             classes differ.
     """
     try:
-        train = _open(data, 'train')
-        several = np.asarray(train.labels).ndim == 2
-        if val is None:
-            _check_part(train, data, 'train')
-            scored = _open_scored(data, several)
-        else:
-            scored = _open_named(data, os.fspath(val), several)
+        parts = find_parts(data, val, dict(val=('val', 'test')))
+        if 'val' not in parts:
+            raise SourceError(f'{os.fspath(data)!r} has no part val (or valid,'
+                              ' validation, dev, test)')
     except (FileNotFoundError, SourceError) as error:
         raise EvaluationDataError(
             f'no labelled images to evaluate on: {error}; use class folders '
             'in train and val, or a CSV file with the columns label and '
             'split') from error
-    known = train.classes or []
-    if several and {*(scored.classes or ())} <= {*known}:
-        _number_as(scored, known)
+    train, scored = parts['train'], parts['val']
+    if val is None and scored.split.lower() in PART_NAMES['test']:
+        scored.notes.append('using the test part for scores, since there is '
+                            'no validation part')
+    _number_as(scored, train.classes or [])
     check_same_classes(train.classes, scored.classes)
-    _note_shared(train, scored)
+    if train.kind != 'folder' or train.root == scored.root:
+        known = {train.path(i) for i in range(len(train))}
+        shared = sum(scored.path(i) in known for i in range(len(scored)))
+        if shared:
+            scored.notes.append(f'{shared:,} of them are training images')
     return LabelledImages(train, scored)
 
 
-def _open_named(data: Any, val: str, several: bool) -> ImageSource:
-    """Open a part by its name, or other labelled images."""
-    try:
-        scored = _open(data, [val], several)
-        if scored.split:
-            return scored
-    except SourceError:  # a list without this part
-        pass
-    return _open(val, None, several)
+def find_parts(data: PathLike,
+               val: Optional[PathLike],
+               others: Mapping[str, Any],
+               several: Optional[bool] = None) -> Dict[str, ImageSource]:
+    """Open the parts of a labelled data set.
 
+    Args:
+        data (str | PathLike): The data set.
+        val (str | PathLike, optional): Another validation part or other data.
+        others (Mapping[str, str | Sequence[str]]): Names of parts in addition
+            to ``train``, see :func:`open_source`.
+        several (bool, optional): Whether images have several labels. Defaults
+            to None, whether those in the list ``data`` have.
 
-def _note_shared(train: ImageSource, scored: ImageSource) -> None:
-    """Note the number of scored images that are training images."""
-    if train.kind == scored.kind == 'folder' and train.root != scored.root:
-        return
-    known = {train.path(i) for i in range(len(train))}
-    shared = sum(scored.path(i) in known for i in range(len(scored)))
-    if shared:
-        scored.notes.append(f'{shared:,} of them are training images')
+    Returns:
+        Dict[str, ImageSource]: The existing parts; all images as ``train`` if
+        there is none.
 
-
-def _open(data: Any, split: Any, several: bool = False) -> ImageSource:
-    """Open labelled images, with several labels each if a list has them."""
-    error = None
-    if not several:
+    Raises:
+        FileNotFoundError: If the data set does not exist.
+        SourceError: If images or labels are wrong, or a part is missing.
+    """
+    train = _open(data, 'train', several)
+    found = dict(train=train)
+    several = np.asarray(train.labels).ndim == 2
+    if val:
+        others = dict(others, val=os.fspath(val))
+    for part, split in others.items():
         try:
-            source = open_source(data, split=split, labels=True)
-            if not any('|' in name for name in source.classes or ()):
-                return source
-        except SourceError as caught:  # columns of 0 and 1, empty labels
-            error = caught
-    if error is not None and kind_of(data) != 'list':
-        raise error
+            found[part] = _open(data, split, several, strict=True)
+        except MissingSplit:
+            pass
+        except SourceError as error:  # often without labels
+            if part != 'test':
+                raise
+            train.notes.append(f'the test part is skipped: {error}')
+    if not train.split and ('test' in found or 'val' in found and not val):
+        raise SourceError(f'{os.fspath(data)} has a validation or test part, '
+                          'but no part train')
+    if val and 'val' not in found:
+        if not Path(val).expanduser().exists():
+            raise SourceError(
+                f'{os.fspath(data)} has no part {os.fspath(val)!r}, and there '
+                'is no such folder or list')
+        found['val'] = _open(val, None, several)
+    if val and 'test' in found and place_of(found['test']) == place_of(
+            found['val']):
+        del found['test']
+    return found
+
+
+def place_of(source: ImageSource) -> str:
+    """Return the folder, list or split of a source."""
+    place, split = source.place, source.split
+    return place if place.endswith(split) else f'{place}, split {split}'
+
+
+def _open(data: PathLike, split: Any, several: Optional[bool],
+          strict: bool = False) -> ImageSource:
+    """Open labelled images, with several labels each if a list has them."""
+    is_list = kind_of(data) == 'list'
+    if several and not is_list:
+        raise SourceError(
+            f'{os.fspath(data)} has one label per image; multi-label data '
+            'must be a list or a CSV file, with labels separated by | or ;, '
+            'or a column of 0 and 1 for each class')
+    read = partial(open_source, data, split=split, strict=strict)
+    error = None
     try:
-        source = open_source(data, split=split, labels='several')
-    except SourceError:
-        if error is not None:
-            raise error from None
-        raise
-    if error is not None and np.asarray(source.labels).sum(1).max() < 2:
+        source = read(labels='several' if several else True)
+    except SourceError as caught:  # columns of 0 and 1, empty labels
+        error = caught
+    if several is None and is_list and (error or any(
+            '|' in name for name in source.classes or ())):
+        with suppress(SourceError):
+            other = read(labels='several')
+            if not error or np.asarray(other.labels).sum(1).max() > 1:
+                source, error = other, None
+    if error:
         raise error
+    if is_list:
+        _drop_repeated(source)
     return source
+
+
+def _drop_repeated(source: ImageSource) -> None:
+    """Drop repeated rows of a list."""
+    assert source.labels is not None
+    first: Dict[str, int] = {}
+    for index, name in enumerate(source.names):
+        other = first.setdefault(os.path.normpath(name), index)
+        if other != index and np.any(
+                source.labels[other] != source.labels[index]):
+            one, two = ('|'.join(source.label_names(i))
+                        for i in (other, index))
+            raise SourceError(f'{encode_name(name)} is listed with two '
+                              f'labels, {one!r} and {two!r}')
+    kept = sorted(first.values())
+    if len(kept) < len(source):
+        source.notes.append(
+            f'{len(source) - len(kept):,} repeated rows are skipped')
+        source.names = source.names.select(kept)
+        source.labels = source.labels[kept]
 
 
 def _number_as(source: ImageSource, classes: List[str]) -> None:
     """Number several labels by the classes of another part."""
-    labels = np.zeros((len(source), len(classes)), bool)
-    places = [classes.index(name) for name in source.classes or ()]
-    labels[:, places] = source.labels
-    source.labels, source.classes = labels, list(classes)
-
-
-def _open_scored(data: Any, several: bool) -> ImageSource:
-    """Open the validation part, or the test part."""
-    scored = _open(data, ('val', 'test'), several)
-    _check_part(scored, data, 'val (or valid, validation, dev, test)')
-    if scored.split.lower() in PART_NAMES['test']:
-        scored.notes.append('using the test part for scores, since there is '
-                            'no validation part')
-    return scored
-
-
-def _check_part(source: ImageSource, data: Any, part: str) -> None:
-    if not source.split:
-        raise SourceError(f'{os.fspath(data)!r} has no part {part}')
+    labels = np.asarray(source.labels)
+    own = source.classes or []
+    if labels.ndim == 2 and {*own} <= {*classes}:
+        source.labels = np.zeros((len(source), len(classes)), bool)
+        source.labels[:, [classes.index(name) for name in own]] = labels
+        source.classes = list(classes)
 
 
 def eval_pipeline(img_size: ImageSize,
@@ -250,13 +312,7 @@ def draw_share(labels: Sequence[int], percent: float, seed: int) -> List[int]:
 
     Returns:
         List[int]: Sorted indices of the drawn images.
-
-    Raises:
-        ValueError: If the share is out of range.
     """
-    if not 0 < percent <= 100:
-        raise ValueError(
-            f'percent must be above 0 and at most 100, but got {percent}')
     return _draw(labels, seed,
                  lambda size: max(1, round(size * percent / 100)))
 
@@ -275,8 +331,6 @@ def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
     Raises:
         ValueError: If a class has fewer images.
     """
-    if shots < 1:
-        raise ValueError(f'shots must be 1 or more, but got {shots}')
     smallest = np.unique(labels, return_counts=True)[1].min()
     if smallest < shots:
         raise ValueError(

@@ -38,25 +38,6 @@ class Pair(NamedTuple):
     map: Path
 
 
-class DenseSet(NamedTuple):
-    """Features of patches, and classes of pixels.
-
-    Args:
-        features (torch.Tensor): (N, L, D).
-        maps (torch.Tensor): Classes of pixels, numbered from 0 in the order
-            of the values in the files, or IGNORED; (N, H, W).
-    """
-
-    features: Tensor
-    maps: Tensor
-
-    def labelled(self, patch_size: int) -> Tuple[Tensor, Tensor]:
-        """Return patches with a class, (M, D), and the classes, (M, )."""
-        labels = patch_labels(self.maps, patch_size)
-        known = labels != IGNORED
-        return self.features[known], labels[known]
-
-
 def pair_files(images: Any, maps: Path) -> List[Pair]:
     """Find the map of each image: a PNG file of the same name.
 
@@ -110,37 +91,55 @@ def read_map(path: Path, size: ImageSize) -> Tensor:
 
 
 @torch.no_grad()
-def extract_dense(encoder: Any,
-                  pairs: Sequence[Pair],
-                  classes: Dict[int, int],
-                  batch_size: int = 32) -> DenseSet:
+def extract_dense(encoder: Any, pairs: Sequence[Pair],
+                  batch_size: int = 32) -> Tensor:
     """Compute the patch features of images, resized to the encoder's size.
 
     Args:
         encoder (PretrainedEncoder): The encoder.
         pairs (Sequence[Pair]): See :func:`pair_files`.
-        classes (Dict[int, int]): Class of each value in the maps; other
-            values are ignored.
         batch_size (int): Images at once. Defaults to 32.
 
     Returns:
-        DenseSet: On the CPU.
+        torch.Tensor: (N, L, D), on the CPU.
     """
     size = to_pair(encoder.img_size)
-    device = encoder.mean.device
     features: List[Tensor] = []
-    maps: List[Tensor] = []
     with Progress(len(pairs), 'patch features') as shown:
         for start in range(0, len(pairs), batch_size):
             chosen = pairs[start:start + batch_size]
             images = torch.stack([_resize(encoder, pair, size)
-                                  for pair in chosen]).to(device)
-            tokens = encoder.tokens(encoder.normalize(images))
+                                  for pair in chosen])
+            tokens = encoder.tokens(encoder.normalize(
+                images.to(encoder.mean.device)))
             features.append(encoder.pooled(tokens, 'patch').cpu())
-            maps += [_numbered(read_map(pair.map, size), classes)
-                     for pair in chosen]
             shown.update(len(chosen))
-    return DenseSet(torch.cat(features), torch.stack(maps))
+    return torch.cat(features)
+
+
+def read_maps(pairs: Sequence[Pair], size: ImageSize,
+              classes: Mapping[int, int]) -> Tensor:
+    """Read the classes of pixels.
+
+    Args:
+        pairs (Sequence[Pair]): See :func:`pair_files`.
+        size (int | Sequence[int]): Size of resized maps.
+        classes (Mapping[int, int]): Class of each value in the maps; other
+            values are ignored.
+
+    Returns:
+        torch.Tensor: Classes, or :data:`IGNORED`; (N, H, W), int64.
+
+    Raises:
+        EvaluationDataError: If no pixel has a class.
+    """
+    maps = torch.stack([_numbered(read_map(pair.map, size), classes)
+                        for pair in pairs])
+    if maps.max() == IGNORED:
+        raise EvaluationDataError(
+            f'no pixel of the maps in {pairs[0].map.parent} has a class of '
+            'the training maps')
+    return maps
 
 
 def classes_of(pairs: Sequence[Pair], size: ImageSize, ignore: Sequence[int],
@@ -175,7 +174,7 @@ def classes_of(pairs: Sequence[Pair], size: ImageSize, ignore: Sequence[int],
     return {value: number for number, value in enumerate(sorted(values))}
 
 
-def _numbered(values: Tensor, classes: Dict[int, int]) -> Tensor:
+def _numbered(values: Tensor, classes: Mapping[int, int]) -> Tensor:
     numbered = torch.full_like(values, IGNORED)
     for value, number in classes.items():
         numbered[values == value] = number
@@ -184,9 +183,10 @@ def _numbered(values: Tensor, classes: Dict[int, int]) -> Tensor:
 
 def _resize(encoder: Any, pair: Pair, size: Tuple[int, int]) -> Tensor:
     """Decode an image and resize it, (C, H, W), colours as RGB."""
-    array = resize_image(encoder.decode(pair.read(), pair.path), size)
+    crop = encoder.centre_crop
+    array = resize_image(crop.decode(pair.read(), pair.path), size)
     image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-    return image[[2, 1, 0]] if encoder.is_bgr else image
+    return image[[2, 1, 0]] if crop.settings.is_bgr else image
 
 
 class DenseScore(NamedTuple):
@@ -221,9 +221,7 @@ def patch_labels(maps: Tensor, patch_size: int) -> Tensor:
                        width // patch_size, patch_size)
     pixels = pixels.transpose(2, 3).reshape(
         count, -1, patch_size * patch_size)
-    classes = int(maps.max()) + 1
-    if classes < 1:
-        return pixels.new_full(pixels.shape[:2], IGNORED)
+    classes = max(int(maps.max()) + 1, 1)
     # Ignored pixels are counted as an additional class, then dropped.
     votes = torch.zeros(*pixels.shape[:2], classes + 1, dtype=torch.int64)
     own = torch.where(pixels == IGNORED, classes, pixels)
@@ -287,13 +285,8 @@ def dense_score(counted: np.ndarray, resamples: int = 1000, seed: int = 0
 
     Returns:
         DenseScore: The scores of all images together.
-
-    Raises:
-        ValueError: If no pixel is labelled.
     """
     total = counted.sum(0)
-    if not total.sum():
-        raise ValueError('no pixel of these maps has a label')
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(
         len(counted), np.full(len(counted), 1 / len(counted)), resamples)

@@ -15,9 +15,9 @@ from typing import (
 
 import numpy as np
 
-from ..datasets.names import add_reason, decode_name, encode_name
+from ..datasets.names import decode_name, encode_name
 from ..files import atomic_file, atomic_path, write_file
-from .features import Part, storable
+from .features import Part, describe_none, storable, warn_if_equal
 
 
 class FeatureFileError(ValueError):
@@ -159,12 +159,17 @@ class FeatureFile:
         paths: List[str] = []
         skipped: Dict[str, str] = {}
         shape: Tuple[int, ...] = ()
+        ends: List[np.ndarray] = []
         for part in self.parts():
             paths += part.paths
             skipped.update(part.skipped)
-            shape = part.features.shape[1:] if part.paths else shape
+            if part.paths:
+                shape = part.features.shape[1:]
+                both = [*ends, *part.features]
+                ends = [np.min(both, axis=0), np.max(both, axis=0)]
         if not paths:
             raise FeatureFileError(describe_none(skipped))
+        warn_if_equal(np.stack(ends if len(paths) > 1 else ends[:1]))
         shape = (len(paths), *shape)
         lines = ''.join(f'{encode_name(name)}\t{reason}\n'
                         for name, reason in skipped.items())
@@ -228,13 +233,6 @@ class FeatureFile:
                 names = pyarrow.array([encode_name(p) for p in part.paths])
                 writer.write_table(
                     pyarrow.table([names, features], schema=schema))
-
-
-def describe_none(skipped: Dict[str, str]) -> str:
-    """Raise an error because no image could be read."""
-    first = add_reason(*next(iter(skipped.items())))
-    return f'none of the {len(skipped)} images could be read, the first: ' + (
-        first)
 
 
 def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],

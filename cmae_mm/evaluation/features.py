@@ -6,6 +6,7 @@ from typing import (
     Dict,
     Iterator,
     List,
+    Mapping,
     NamedTuple,
     Optional,
     Sequence,
@@ -18,7 +19,8 @@ from mmengine.dist import all_gather, get_dist_info, is_main_process
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.names import encode_name
+from ..datasets.decode.image import Encoded
+from ..datasets.names import add_reason, encode_name
 from ..datasets.source import ImageSource, ignore_interrupts
 from ..dependencies import cpu_count
 from ..progress import Progress
@@ -78,14 +80,58 @@ class _Crops(Dataset):
     def __getitem__(self, index: int) -> _Item:
         number = self.numbers[index]
         name = storable(self.source.names[number])
-        try:
-            image = self.crop.decode(
-                self.source.open(number), encode_name(name), whole=False)
-            return name, self.crop(image), ''
-        # Decoders raise many kinds of errors for broken files.
-        except Exception as error:
-            text = ' '.join(str(error).replace('\0', '').split())
-            return name, None, text or type(error).__name__
+        return name, *read_crop(self.crop, lambda: self.source.open(number),
+                                encode_name(name))
+
+
+def read_crop(crop: CentreCrop, read: Callable[[], Encoded], name: str
+              ) -> Tuple[Optional[Tensor], str]:
+    """Read and crop an image.
+
+    Args:
+        crop (CentreCrop): Decodes and crops it.
+        read (Callable): Reads the file.
+        name (str): For the error.
+
+    Returns:
+        tuple: The crop, (C, H, W), or None, and the read error or ''.
+    """
+    try:
+        return crop(crop.decode(read(), name, whole=False)), ''
+    # Decoders raise many kinds of errors for broken files.
+    except Exception as error:
+        text = ' '.join(str(error).replace('\0', '').split())
+        return None, text or type(error).__name__
+
+
+def describe_none(skipped: Mapping[str, str]) -> str:
+    """Describe the error that no image could be read."""
+    return (f'none of the {len(skipped)} images could be read, the first: '
+            f'{add_reason(*next(iter(skipped.items())))}')
+
+
+def print_skipped(skipped: Mapping[str, str], end: str = '') -> None:
+    """Print the first five unreadable images, and the number of all."""
+    for name, reason in list(skipped.items())[:5]:
+        print(f'skipped: {add_reason(name, reason)}')
+    if skipped:
+        print(f'{len(skipped):,} images could not be read{end}')
+
+
+def warn_if_equal(features: Any) -> None:
+    """Warn if several images have the same features, up to rounding.
+
+    Args:
+        features (torch.Tensor | np.ndarray): One row per image.
+    """
+    rows = torch.as_tensor(features)
+    if len(rows) < 2:
+        return
+    low, high = rows.amin(dim=0).float(), rows.amax(dim=0).float()
+    rounding = max(torch.finfo(rows.dtype).eps, 1e-5)
+    if (high - low).max() <= rounding * torch.maximum(-low, high).max():
+        print('warning: all images have the same features; they are copies of '
+              'one image, or the encoder has collapsed')
 
 
 def _load(source: ImageSource, crop: CentreCrop, numbers: Sequence[int],
@@ -229,49 +275,34 @@ def compute_features(model: Any, source: ImageSource,
         for start, stop in ranges:
             loader = _load(source, model.centre_crop, range(start, stop),
                            batch_size, num_workers)
-            part, begun = _Collected(start, dtype), time.monotonic()
+            items: List[Tuple[str, str]] = []
+            features: List[np.ndarray] = []
+            begun = time.monotonic()
             for batch in loader:
+                items += [(name, reason) for name, _, reason in batch]
                 images = [image for _, image, _ in batch if image is not None]
-                part.add(batch, _features(model, images, dtype) if images
-                         else None)
+                if images:
+                    features.append(_features(model, images, dtype))
                 progress.update(len(batch))
-                if in_parts and part.stop < stop and (
-                        part.size >= _PART_BYTES
+                if in_parts and (
+                        sum(f.nbytes for f in features) >= _PART_BYTES
                         or time.monotonic() - begun >= _PART_SECONDS):
-                    yield part.take()
-                    part = _Collected(part.stop, dtype)
+                    yield _part(start, items, features, dtype)
+                    start += len(items)
+                    items, features = [], []
                     begun = time.monotonic()
-            yield part.take()
+            if items:
+                yield _part(start, items, features, dtype)
 
 
-class _Collected:
-    """A part to which batches are added."""
-
-    def __init__(self, start: int, dtype: str) -> None:
-        self.start = self.stop = start
-        self.size = 0
-        self._names: List[str] = []
-        self._features = [np.zeros((0, ), dtype)]
-        self._skipped: Dict[str, str] = {}
-
-    def add(self, batch: List[_Item],
-            features: Optional[np.ndarray]) -> None:
-        """Add a batch, and the features of its readable images."""
-        self.stop += len(batch)
-        for name, image, reason in batch:
-            if image is None:
-                self._skipped[name] = reason
-            else:
-                self._names.append(name)
-        if features is not None:
-            self.size += features.nbytes
-            self._features.append(features)
-
-    def take(self) -> Part:
-        """Return the part."""
-        features = self._features[1:] or self._features
-        return Part(self.start, self.stop, self._names,
-                    np.concatenate(features), self._skipped)
+def _part(start: int, items: Sequence[Tuple[str, str]],
+          features: Sequence[np.ndarray], dtype: str) -> Part:
+    """Join names with read errors, '' for none, and features of batches."""
+    return Part(
+        start, start + len(items),
+        [name for name, reason in items if not reason],
+        np.concatenate(features or [np.zeros((0, ), dtype)]),
+        {name: reason for name, reason in items if reason})
 
 
 @torch.no_grad()

@@ -3,15 +3,25 @@ import math
 import statistics
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..datasets.source import ImageSource
 from . import KS, LRS, TEMPERATURE
-from .data import draw_shots, read_split
+from .data import EvaluationDataError, draw_shots, read_split
 from .features import FeatureSet
 
 # Accuracies
@@ -169,6 +179,61 @@ def report_sweep(name: str, predicted: Dict[float, Tensor],
     }
 
 
+# Checks before the extraction of features
+
+
+def check_ks(ks: Sequence[int], count: int, what: str) -> None:
+    """Check that there are enough images or patches for the smallest k.
+
+    Args:
+        ks (Sequence[int]): Numbers of neighbours; none is no error.
+        count (int): Number of images or patches.
+        what (str): Their name.
+
+    Raises:
+        EvaluationDataError: If all numbers are above it.
+    """
+    if ks and min(ks) > count:
+        raise EvaluationDataError(
+            f'k-NN with k={min(ks)} or more needs at least that many {what}, '
+            f'but there are {count}')
+
+
+def check_training_images(train: ImageSource, knn: Mapping[str, Any] = {},
+                          linear: Mapping[str, Any] = {},
+                          low_shot: Mapping[str, Any] = {}) -> None:
+    """Check that there are enough training images for some evaluations.
+
+    Args:
+        train (ImageSource): The labelled images.
+        knn (Mapping[str, Any]): See :func:`report_probes`.
+        linear (Mapping[str, Any]): See there.
+        low_shot (Mapping[str, Any]): See there.
+
+    Raises:
+        EvaluationDataError: If there are not, the images have several labels
+            each, or a split file is missing or does not fit.
+        ValueError: If a class has fewer images than a number of ``shots``.
+    """
+    labels = np.asarray(train.labels)
+    if len(np.unique(labels)) < 2:
+        raise EvaluationDataError(
+            f'the training images of {train.place} have a single class; at '
+            'least two are needed')
+    if labels.ndim == 2 and low_shot:
+        raise EvaluationDataError(
+            f'the images of {train.place} have several labels each; use `cmae '
+            'knn` or `cmae linear`, which measure mAP')
+    check_ks(knn.get('ks', ()), len(train), 'training images')
+    for count in low_shot.get('shots', ()):
+        draw_shots(labels.tolist(), count, seed=0)
+    for split in low_shot.get('splits', ()):
+        if len(np.unique(labels[read_split(str(split), train.names)])) < 2:
+            raise EvaluationDataError(
+                f'the images of {split} have a single class; at least two are '
+                'needed')
+
+
 # k-nearest neighbours
 
 
@@ -201,13 +266,10 @@ def knn_predict(train_features: Tensor,
         the share of the votes for each, (N, K).
 
     Raises:
-        ValueError: If there are no features, or fewer than the smallest k.
+        EvaluationDataError: If there are fewer training features than the
+            smallest k.
     """
-    if len(test_features) == 0 or len(train_features) < min(ks):
-        raise ValueError(
-            f'k-NN with k={min(ks)} or more needs at least that many training '
-            f'features and one test feature, but there are '
-            f'{len(train_features)} and {len(test_features)}')
+    check_ks(ks, len(train_features), 'training features')
     ks = sorted(k for k in set(ks) if k <= len(train_features))
     several = train_labels.dim() == 2
     num_classes = 0 if several else int(train_labels.max()) + 1
@@ -450,9 +512,46 @@ def _select(features: FeatureSet, index: List[int]) -> FeatureSet:
     return FeatureSet(features.features[index], features.labels[index])
 
 
+def report_probes(train: FeatureSet, val: FeatureSet, names: Sequence[str],
+                  knn: Mapping[str, Any] = {}, linear: Mapping[str, Any] = {},
+                  low_shot: Mapping[str, Any] = {}) -> Dict[str, Any]:
+    """Print the table of each evaluation with arguments.
+
+    Args:
+        train (FeatureSet): Training features.
+        val (FeatureSet): Features to classify.
+        names (Sequence[str]): Names of the training images.
+        knn (Mapping[str, Any]): Arguments of :func:`knn_predict`.
+        linear (Mapping[str, Any]): Arguments of :func:`linear_sweep`.
+        low_shot (Mapping[str, Any]): Arguments of :func:`report_low_shot`.
+
+    Returns:
+        Dict[str, Any]: Results of 'knn', 'linear' and 'low-shot', see
+        :func:`report_sweep` and :func:`report_low_shot`.
+    """
+    found: Dict[str, Any] = {}
+    images = (f'{len(train.labels)} training and {len(val.labels)} validation '
+              'images')
+    if knn:
+        predicted = knn_predict(*train, val.features, **knn)
+        print(f'k-NN, {images}')
+        skipped = [str(k) for k in knn['ks'] if k not in predicted]
+        if skipped:
+            print(f'k = {", ".join(skipped)}: skipped, above the number of '
+                  'training images')
+        found['knn'] = report_sweep('k', predicted, val.labels)
+    if linear:
+        scores = linear_sweep(*train, val.features, **linear)
+        print(f'linear probe, {images}')
+        found['linear'] = report_sweep('lr', scores, val.labels)
+    if low_shot:
+        found['low-shot'] = report_low_shot(train, val, names, **low_shot)
+    return found
+
+
 def report_low_shot(train: FeatureSet, test: FeatureSet,
                     names: Sequence[str], shots: Sequence[int], trials: int,
-                    splits: Sequence[Any], inverse_penalty: float
+                    splits: Sequence[Any] = (), inverse_penalty: float = 1.
                     ) -> Dict[str, Any]:
     """Print the accuracy for each number of labels, and return them.
 
@@ -462,8 +561,8 @@ def report_low_shot(train: FeatureSet, test: FeatureSet,
         names (Sequence[str]): Names of the training images.
         shots (Sequence[int]): See :func:`low_shot`.
         trials (int): See :func:`low_shot`.
-        splits (Sequence[str | PathLike]): Split files.
-        inverse_penalty (float): See :func:`low_shot`.
+        splits (Sequence[str | PathLike]): Split files. Defaults to none.
+        inverse_penalty (float): See :func:`low_shot`. Defaults to 1.
 
     Returns:
         Dict[str, Any]: Mean top-1 accuracy by number of labels, its standard

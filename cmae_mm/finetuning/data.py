@@ -3,8 +3,6 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 from typing import (
     Any,
     Callable,
@@ -32,7 +30,7 @@ from ..datasets.source import (
     open_source,
 )
 from ..dependencies import cpu_count
-from ..evaluation.data import draw_share
+from ..evaluation.data import draw_share, find_parts, place_of
 from ..files import PathLike
 
 # Percentage of each class that is drawn for validation.
@@ -182,7 +180,11 @@ def read_labelled(data: PathLike,
             without images, or too many unreadable images.
     """
     try:
-        found = _find_parts(data, multilabel, val)
+        found = {name: _to_part(source) for name, source in find_parts(
+            data, val, dict(val='val', test='test'), multilabel).items()}
+        if kind_of(data) == 'list':
+            _note_other_splits(found, open_source(
+                data, labels='several' if multilabel else True))
     except (SourceError, FileNotFoundError) as error:
         raise ArgumentError(str(error)) from error
     found, unreadable = drop_unreadable(found, images)
@@ -247,35 +249,10 @@ def complete(data: LabelledData, labels_per_class: Optional[int],
         notes=[*data.notes, *notes])
 
 
-def _find_parts(data: PathLike, multilabel: bool,
-                val: Optional[str]) -> Dict[str, Part]:
-    """Read the parts by name, or all images as the training part."""
-    read = partial(_read_part, data, multilabel)
-    # Raises for wrong lines.
-    whole = read(()) if kind_of(data) == 'list' else None
-    parts = {name: read((name, )) for name in PART_NAMES}
-    if val is not None:
-        parts['val'] = read((val, )) or _read_other(val, multilabel)
-        if parts['val'] is None:
-            raise ArgumentError(f'{data} has no part {val!r}, and there is no '
-                                'such folder or list')
-        if parts['test'] and parts['test'].place == parts['val'].place:
-            parts['test'] = None
-    if parts['train'] is None:
-        if parts['test'] or parts['val'] and val is None:
-            raise ArgumentError(
-                f'{data} has a validation or test part, but no part train')
-        parts['train'] = read(())
-    found = {k: p for k, p in parts.items() if p is not None}
-    if whole is not None:
-        _note_other_splits(found, whole)
-    return found
-
-
-def _note_other_splits(parts: Dict[str, Part], whole: Part) -> None:
+def _note_other_splits(parts: Dict[str, Part], whole: ImageSource) -> None:
     """Note rows of a list that are in no part."""
     known = {_key_of(r) for part in parts.values() for r in part.records}
-    others = [r['img_path'] for r in whole.records if _key_of(r) not in known]
+    others = [r['img_path'] for r in whole if _key_of(r) not in known]
     if others:
         parts['train'] = parts['train']._replace(notes=[
             *parts['train'].notes,
@@ -283,67 +260,16 @@ def _note_other_splits(parts: Dict[str, Part], whole: Part) -> None:
             f'{encode_name(others[0])}'])
 
 
-def _read_part(data: PathLike, multilabel: bool,
-               names: Sequence[str]) -> Optional[Part]:
-    """Read the first existing part, or all images; None if there is none."""
-    is_list = kind_of(data) == 'list'
-    if multilabel and not is_list:
-        raise ArgumentError(
-            f'{data} has one label per image; multi-label data must be a list '
-            'or a CSV file, with labels separated by | or ;, or a column of 0 '
-            'and 1 for each class')
-    try:
-        source = open_source(
-            data, split=names, labels='several' if multilabel else True)
-    except SourceError:
-        # It has other splits; faults of the list are found with ().
-        if is_list and names and 'train' not in names:
-            return None
-        raise
-    if names and not source.split:
-        return None
-    return _to_part(source, multilabel)
-
-
-def _read_other(val: str, multilabel: bool) -> Optional[Part]:
-    """Read a validation part outside of the data."""
-    if not Path(val).expanduser().exists():
-        return None
-    return _read_part(val, multilabel, ())
-
-
-def _to_part(source: ImageSource, multilabel: bool) -> Part:
+def _to_part(source: ImageSource) -> Part:
     """Return records and class names of a source."""
-    records = source[:]
-    numbers = [record.pop('gt_label') for record in records]
-    names = source.classes
-    labels = [[names[n] if names else str(n)
-               for n in (one if multilabel else [one])] for one in numbers]
+    records = [{k: v for k, v in record.items() if k != 'gt_label'}
+               for record in source]
+    labels = [source.label_names(i) for i in range(len(source))]
     notes = [note for note in (*source.notes, str(source.left_out))
              if note and not note.startswith('there is no part')]
-    records, labels = _drop_repeated(records, labels, notes)
     used = {name for one in labels for name in one}
-    place = source.place
-    if source.split and not place.endswith(source.split):
-        place += f', split {source.split}'
-    return Part(place, records, labels, sorted({*(names or ())} - used), notes)
-
-
-def _drop_repeated(records: List[Any], labels: List[List[str]],
-                   notes: List[str]) -> Tuple[List[Any], List[List[str]]]:
-    """Skip repeated rows of a list."""
-    first: Dict[str, int] = {}
-    for index, record in enumerate(records):
-        other = first.setdefault(_key_of(record), index)
-        if labels[other] != labels[index]:
-            raise ArgumentError(
-                f'{encode_name(record["img_path"])} is listed with two '
-                f'labels, {"|".join(labels[other])!r} and '
-                f'{"|".join(labels[index])!r}')
-    kept = sorted(first.values())
-    if len(kept) < len(records):
-        notes.append(f'{len(records) - len(kept):,} repeated rows are skipped')
-    return [records[i] for i in kept], [labels[i] for i in kept]
+    return Part(place_of(source), records, labels,
+                sorted({*(source.classes or ())} - used), notes)
 
 
 def _key_of(record: Mapping[str, Any]) -> str:

@@ -627,6 +627,16 @@ def test_unreadable_file_is_named_and_left_out(tmp_path):
     assert str(broken) in found.describe()[-1]
 
 
+def test_test_part_without_labels_is_skipped(tmp_path):
+    folder = make_photos(tmp_path, dict(train=3, val=2, test=1))
+    for file in [*(folder / 'test').rglob('*.JPEG')]:
+        file.rename(folder / 'test' / f'{file.parent.name}.JPEG')
+    found = read_labelled(folder)
+    assert list(found.parts) == ['train', 'val']
+    assert any('the test part is skipped: no labelled images' in note
+               for note in found.notes)
+
+
 def test_two_classes_are_enough(tmp_path):
     folder = make_photos(tmp_path, dict(train=2, val=1))
     for part in folder.iterdir():

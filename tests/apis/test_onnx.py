@@ -218,7 +218,7 @@ def test_arguments_are_checked_before_reading(tmp_path, monkeypatch):
     for name in ('cfg.py', 'c.pth'):
         (tmp_path / name).write_text('neither')
     line = ['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'c.pth')]
-    with pytest.raises(ArgumentError, match=r"end in .onnx, but got 'c.pth'"):
+    with pytest.raises(ArgumentError, match=r"a .onnx file, but got 'c.pth'"):
         perform(parse([*line, 'c.pth', '--to', 'onnx']))
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     with pytest.raises(MissingLibrary, match='needs onnxscript'):

@@ -108,7 +108,7 @@ def test_pictures_have_the_crop_of_the_checkpoint(tmp_path):
     write_images(tmp_path / 'photos', 1, size=60)
     encoder = load_encoder(tmp_path / 'hf')
     picked = pick_images([tmp_path / 'photos'], 1)
-    shown, inputs = pictures._prepare(encoder, picked, None)
+    _, shown, inputs = pictures._prepare(encoder, picked, None)
     assert torch.equal(inputs[0], encoder.preprocess(picked[0].path))
     whole = Image.open(picked[0].path).resize((32, 32), Image.BICUBIC)
     assert np.abs(shown[0] * 1. - np.asarray(whole)).mean() < 2
@@ -260,6 +260,34 @@ def test_commands_write_their_pictures(trained, image_root, tmp_path):
             'must be a .png or .jpg or .jpeg or .webp file')):
         assert code == 1 and words in output
         assert len(output.strip().splitlines()) == 1 or 'mmengine' in output
+
+
+def test_unreadable_images_are_skipped_and_named(
+        trained, tmp_path, monkeypatch, capsys):
+    write_images(tmp_path / 'a', 3)
+    (tmp_path / 'a/broken.jpg').write_bytes(b'no image')
+    encoders = []
+    monkeypatch.setattr(
+        'cmae_mm.apis.encoder.load_encoder',
+        lambda *args, **kwargs: encoders.append(
+            load_encoder(*args, **kwargs)) or encoders[-1])
+    monkeypatch.chdir(tmp_path)
+    folder, broken = tmp_path / 'a', tmp_path / 'a/broken.jpg'
+    for function in (pictures.reconstruct, pictures.attention,
+                     pictures.features):
+        assert broken not in function(trained, [folder]).images
+        text = capsys.readouterr().out
+        assert 'broken.jpg cannot be decoded' in text
+        assert '1 images could not be read' in text
+        with pytest.raises(ArgumentError, match='none of the 1 images'):
+            function(trained, [broken])
+    del encoders[:]
+    found = pictures.nearest(folder, trained, [folder, broken], num_workers=0)
+    assert len(found.found) == 3 and len(encoders) == 1
+    assert '1 images could not be read' in capsys.readouterr().out
+    found = pictures.map_images(folder, trained, method='tsne', num_workers=0)
+    assert len(found.paths) == 3 and len(encoders) == 2
+    assert '1 images could not be read' in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_decoder_or_config_is_refused(trained, tmp_path):

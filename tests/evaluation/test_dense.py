@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse
 from cmae_mm.datasets.source import SourceError
+from cmae_mm.evaluation import dense
 from cmae_mm.evaluation.data import EvaluationDataError
 from cmae_mm.evaluation.dense import (
     IGNORED,
@@ -22,6 +23,7 @@ from cmae_mm.evaluation.dense import (
     pair_files,
     patch_labels,
     read_map,
+    read_maps,
 )
 
 
@@ -61,11 +63,6 @@ def test_scores_are_scikit_learns(seed):
     assert score.miou == pytest.approx(100 * expected)
     assert score.pixel_accuracy == pytest.approx(100 * (true == found).mean())
     assert score.interval[0] < score.miou < score.interval[1]
-
-
-def test_maps_without_a_label_are_refused():
-    with pytest.raises(ValueError, match='no pixel'):
-        dense_score(np.zeros((2, 3, 3), int))
 
 
 @pytest.fixture(scope='module')
@@ -122,6 +119,8 @@ def test_classes_are_those_of_the_most_pixels(data, tmp_path):
     assert classes_of(pairs, 10, [0], 2) == {3: 0, 9: 1}
     with pytest.raises(EvaluationDataError, match='1 class'):
         classes_of(pairs, 10, [0, 3, 9])
+    with pytest.raises(EvaluationDataError, match='no pixel of the maps'):
+        read_maps(pairs, 10, {7: 0, 200: 1})
 
 
 def test_files_that_do_not_fit_are_named(data, tmp_path):
@@ -131,3 +130,10 @@ def test_files_that_do_not_fit_are_named(data, tmp_path):
         pair_files(tmp_path, tmp_path)
     with pytest.raises(EvaluationDataError, match='one integer per pixel'):
         read_map(data / 'images/train/0.jpg', 8)
+
+
+def test_too_many_neighbours_are_refused_before_features(data, monkeypatch):
+    monkeypatch.setattr(dense, 'extract_dense', None)
+    with pytest.raises(EvaluationDataError, match='k=1000 or more .* are 4'):
+        perform(parse(['dense-knn', str(data), 'random', '--config',
+                       str(data / 'cfg.py'), '--ks', '1000', '2000']))

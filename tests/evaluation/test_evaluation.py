@@ -1,6 +1,7 @@
 """Features of image files, splits, and the commands of evaluation."""
 import json
 import re
+import shutil
 import sys
 import zipfile
 
@@ -21,8 +22,15 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 import cmae_mm
+from cmae_mm.apis.evaluation import EvaluationOptions
+from cmae_mm.checkpoints import export_encoder
 from cmae_mm.datasets.source import open_source
-from cmae_mm.evaluation.data import open_labelled, read_split, write_split
+from cmae_mm.evaluation.data import (
+    EvaluationDataError,
+    open_labelled,
+    read_split,
+    write_split,
+)
 from cmae_mm.evaluation.features import FrozenFeatures
 
 
@@ -128,6 +136,47 @@ def test_one_command_gives_what_the_three_give(
         assert found['details'][kind].items() <= alone.items()
 
 
+def test_mistakes_are_refused_before_features_are_extracted(
+        image_root, tmp_path, monkeypatch):
+    """The checkpoint is not even read."""
+    (tmp_path / 'model.pth').touch()
+    (tmp_path / 'one.txt').write_text('class0/001.jpg 0\n')
+    monkeypatch.setattr(EvaluationOptions, 'load', None)
+    for function, options, message in (
+            (cmae_mm.knn, dict(ks=(50, 25)), 'k=25 or more .* there are 24'),
+            (cmae_mm.knn, dict(ks=()), 'ks is empty'),
+            (cmae_mm.linear, dict(lrs=()), 'lrs is empty'),
+            (cmae_mm.frozen, dict(ks=[25]), 'k=25 or more'),
+            (cmae_mm.frozen, dict(shots=[13]), 'smallest class has 12'),
+            (cmae_mm.low_shot, dict(shots=[1, 13]), '13 images per class'),
+            (cmae_mm.low_shot, dict(shots=[1], splits=['none.txt']),
+             'there is no split file none.txt'),
+            (cmae_mm.low_shot, dict(splits=[tmp_path / 'one.txt']),
+             'one.txt have a single class')):
+        with pytest.raises(ValueError, match=message):
+            function(image_root, tmp_path / 'model.pth', **options)
+    with pytest.raises(TypeError, match="unexpected .* argument 'poll'"):
+        cmae_mm.knn(image_root, tmp_path / 'model.pth', poll='cls')
+
+
+def test_equal_images_are_warned_of(tmp_path, capsys):
+    write_images(tmp_path / 'one', 1)
+    for name in ('a/0', 'a/1', 'b/2', 'b/3'):
+        for part in ('train', 'val'):
+            file = tmp_path / f'data/{part}/{name}.jpg'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / 'one/000.jpg', file)
+    export_encoder(build(model_cfg()), str(tmp_path / 'e.safetensors'))
+    cmae_mm.knn(tmp_path / 'data', tmp_path / 'e.safetensors', ks=[1],
+                work_dir=tmp_path, num_workers=0, batch_size=3,
+                dtype='float16')
+    for out in (None, tmp_path / 'f.npz'):
+        cmae_mm.embed(tmp_path / 'data', tmp_path / 'e.safetensors', out,
+                      num_workers=0, batch_size=3)
+    cmae_mm.embed(tmp_path / 'one', tmp_path / 'e.safetensors', num_workers=0)
+    assert capsys.readouterr().out.count('have the same features') == 3
+
+
 def test_distributed_features_are_the_same(
         pretraining, image_root, tmp_path):
     config, checkpoint = pretraining
@@ -166,6 +215,25 @@ def test_training_images_among_the_scored_ones_are_counted(tmp_path):
     assert '; 1 of them are training images' in images.val.describe()
     assert 'training images' not in images.train.describe()
     assert open_labelled(file, 'val').val.notes == images.val.notes
+
+
+def test_lists_of_both_tasks_are_read_alike(tmp_path):
+    """Repeated rows are skipped, and an image has one label."""
+    write_images(tmp_path, 6)
+    rows = [f'{n:03}.jpg,{"ab"[n % 2]},{"train" if n < 4 else "val"}'
+            for n in range(6)]
+    file = tmp_path / 'list.csv'
+    file.write_text('\n'.join(['path,label,split', *rows, rows[0]]))
+    train = open_labelled(file).train
+    assert len(train) == len(train.labels) == 4
+    assert '1 repeated rows are skipped' in train.describe()
+    file.write_text('\n'.join(
+        ['path,label,split', *rows, './000.jpg,b,train']))
+    with pytest.raises(EvaluationDataError, match="two labels, 'a' and 'b'"):
+        open_labelled(file)
+    file.write_text('\n'.join(['path,label,split', *rows]))
+    with pytest.raises(EvaluationDataError, match="no part 'dev', and there"):
+        open_labelled(file, 'dev')
 
 
 def _remove_val(root):

@@ -39,7 +39,7 @@ def test_knn_equals_scikit_learn(temperature):
 
 def test_knn_without_enough_features():
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 0])
-    with pytest.raises(ValueError, match='k=5 .* there are 3 and 3'):
+    with pytest.raises(ValueError, match='k=5 .* there are 3'):
         knn_accuracy(x, y, x, y)
 
 

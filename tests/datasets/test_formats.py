@@ -312,6 +312,21 @@ def test_pages():
     assert (decode(document, pages='first')[..., ::-1] == photo(40)).all()
 
 
+def test_the_first_of_many_pages_is_no_large_image():
+    """Other pages are neither decoded nor counted."""
+    stack = noise((40, 100, 90))
+    settings = dict(channels=1, dtype='uint16', max_pixels=20_000)
+    for data in (tiff(stack, photometric='minisblack'),
+                 tiff(stack, photometric='minisblack', tile=(32, 32)),
+                 tiff(stack, photometric='minisblack', imagej=True,
+                      metadata=dict(axes='ZYX'))):
+        assert (decode_image(data, None, make_settings(
+            pages='first', **settings))[..., 0] == stack[0]).all()
+        with pytest.raises(UndecodableImage, match='80 bytes are more than'):
+            decode_image(data, None, make_settings(
+                pages='channels', **{**settings, 'channels': 40}))
+
+
 def test_overviews_are_left_out(tmp_path):
     full, small = noise((40, 50, 5)), noise((20, 25, 5))
     with tifffile.TiffWriter(tmp_path / 'x.tif') as file:

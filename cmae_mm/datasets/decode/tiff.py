@@ -296,14 +296,21 @@ def _finish(page: Any, pixels: np.ndarray,
     return RawImage(pixels, extra in (_ASSOCIATED, _UNASSOCIATED), missing)
 
 
+def _chosen(series: Any, settings: ImageSettings) -> Any:
+    """Return a series of pages, or only its first page if that is enough."""
+    is_first = settings.pages == 'first' and 'C' not in series.axes
+    return series.keyframe if is_first else series
+
+
 def _check_pages(file: Any, series: Any, settings: ImageSettings,
                  is_part: bool = False) -> bool:
     """Check that a file is one image; return whether it has a mask."""
     page = series.keyframe
     height, width = page.imagelength, page.imagewidth
-    channels = max(series.size // (height * width), 1)
+    size = _chosen(series, settings).size
     if not is_part:
-        check_size(settings, height, width, channels * series.dtype.itemsize)
+        check_size(settings, height, width, max(
+            size // (height * width), 1) * series.dtype.itemsize)
     own = {p.index for p in series.pages if p is not None}
     kinds = [int(getattr(other, 'subfiletype', 0) or 0)
              for other in file.pages]
@@ -322,13 +329,15 @@ def _read_pixels(data: bytes, series: Any, page: Any,
                  settings: ImageSettings) -> np.ndarray:
     """Read all pages of a series, as (H, W, C)."""
     try:
-        pixels = series.asarray()
+        pixels = _chosen(series, settings).asarray()
     except (ImportError, KeyError, NotImplementedError, ValueError) as error:
         if 'imagecodecs' not in str(error) and not isinstance(
                 error, ImportError):
             raise
-        pixels = _read_compressed(data, series, page, str(error))
-    axes = series.axes
+        return arrange_pages(
+            _read_compressed(data, series, page, str(error)), series.axes,
+            'pages', settings.pages)
+    axes = _chosen(series, settings).axes
     # A numpy array that tifffile has split into pages of rows.
     if (series.kind == 'shaped' and settings.pages is None
             and axes.endswith('YX') and axes[0] not in 'SC'

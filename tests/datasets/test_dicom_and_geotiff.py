@@ -47,6 +47,20 @@ def dicom(array, bits=12, mark=True, **tags):
     return target.getvalue()
 
 
+def test_jpeg_of_12_bits_needs_a_library():
+    """It is no damaged file, which training would skip."""
+    pydicom = pytest.importorskip('pydicom')
+    if importlib.util.find_spec('pylibjpeg'):
+        pytest.skip('pylibjpeg is installed')
+    file = pydicom.dcmread(io.BytesIO(dicom(STORED)))
+    file.file_meta.TransferSyntaxUID = pydicom.uid.JPEGExtended12Bit
+    file.PixelData = pydicom.encaps.encapsulate([b'\xff\xd8\xff\xc1'])
+    target = io.BytesIO()
+    file.save_as(target)
+    with pytest.raises(MissingLibrary, match=r'x.dcm has .*pylibjpeg\[all\]'):
+        decode(target.getvalue(), **FLOAT)
+
+
 STORED = noise((30, 40))
 CT = dict(RescaleSlope=1, RescaleIntercept=-1024)
 

@@ -51,6 +51,6 @@ test -s encoder.safetensors
 
 # The ecosystem's own command, on a packaged config.
 python -m pip install --quiet onedl-mim 'setuptools<82'
-root=$(python -c 'import cmae_mm.packaged as p; print(p.packaged_root())' | tail -1)
+root=$(python -c 'import cmae_mm.dependencies as p; print(p.packaged_root())' | tail -1)
 bash "$clone/.ci/try_mim.sh" "$root" "$away/mim"
 echo "== The wheel works away from the clone"

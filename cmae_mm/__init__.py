@@ -6,7 +6,7 @@ command ``cmae`` does so after it has parsed its arguments.)
 """
 from typing import TYPE_CHECKING, List
 
-from .entry import (
+from .dependencies import (
     check_system,
     import_on_use,
     is_command,

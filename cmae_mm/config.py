@@ -2,6 +2,7 @@
 import ast
 import difflib
 import inspect
+import logging
 import math
 import re
 import sys
@@ -19,8 +20,7 @@ from typing import (
     Union,
 )
 
-from .dependencies import require_dense
-from .packaged import find_config, suggest
+from .dependencies import find_config, require_dense, suggest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -41,8 +41,13 @@ _VARIABLES = {
     'data_root', 'dataset_type', 'test_pipeline', 'train_pipeline',
     'val_pipeline'
 }
-# Settings whose misspelt keys mmengine ignores.
+# Settings whose misspelt keys mmengine ignores or rejects with a traceback.
 _NESTED = {
+    'auto_scale_lr': 'base_batch_size enable',
+    'env_cfg': 'cudnn_benchmark dist_cfg mp_cfg resource_limit',
+    'log_processor': 'by_epoch custom_cfg log_with_hierarchy mean_pattern '
+    'num_digits type window_size',
+    'randomness': 'deterministic diff_rank_seed seed',
     'optim_wrapper.paramwise_cfg':
     'base_total_layers bias_decay_mult bias_lr_mult bypass_duplicate '
     'custom_keys dcn_offset_lr_mult decay_mult decay_rate decay_type '
@@ -55,7 +60,7 @@ _NESTED = {
     'sampler_seed skipped_step step_seed timer visualization',
 }
 # Minimum similarity of a misspelt name to the correct one, see difflib.
-_SIMILAR = 0.86
+_SIMILAR = 0.85
 
 # Numeric settings: a pattern of the key, whether it is an integer, its lower
 # bound, and whether the bound itself is allowed.
@@ -73,6 +78,9 @@ _NUMBERS: List[Tuple[str, bool, float, bool]] = [
     (r'optim_wrapper\.optimizer\.(weight_decay|momentum)', False, 0, True),
     (r'auto_scale_lr\.base_batch_size', True, 1, True),
 ]
+# Parts that must be dicts where they are set.
+_DICTS = ('model', 'model.backbone', 'optim_wrapper', 'train_dataloader',
+          'train_cfg', 'default_hooks')
 
 
 class ArgumentError(ValueError):
@@ -173,24 +181,38 @@ def load_config(name: str, pairs: Overrides = ()) -> 'Config':
             installed.
     """
     from mmengine.config import Config
-    from mmengine.config.utils import ConfigParsingError
     options = parse_options(pairs)
     path = find_config(name)
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(path, import_custom_modules=False)
     except ModuleNotFoundError as error:
         # `_base_ = 'mmdet::...'` is loaded before custom_imports.
         for library, extra in (('mmdet', 'det'), ('mmseg', 'seg')):
             if library in str(error):
                 require_dense(library, extra)
         raise ConfigError(f'{path} cannot be read: {error}') from error
-    except (ConfigParsingError, SyntaxError, NameError, AttributeError,
-            TypeError, KeyError, ImportError, OSError, ValueError,
-            AssertionError) as error:
+    except RecursionError:
+        raise ConfigError(
+            f'{path} cannot be read: it inherits from itself') from None
+    except (Exception, SystemExit) as error:  # the file is executed
         reason = f'{type(error).__name__}: {error}'
         raise ConfigError(f'{path} cannot be read: {reason}') from error
     apply_options(cfg, options)
+    _import_modules(cfg)
     return cfg
+
+
+def _import_modules(cfg: 'Config') -> None:
+    """Import the modules of ``custom_imports``, also of an override."""
+    from mmengine.utils import import_modules_from_strings
+    try:
+        import_modules_from_strings(
+            **(cfg.get('custom_imports') or dict(imports=None)))
+    except (ImportError, TypeError) as error:
+        raise ConfigError(
+            f'custom_imports of {cfg.filename}: {error.__context__ or error}; '
+            'PYTHONPATH must contain the folder of your own modules'
+        ) from error
 
 
 def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
@@ -211,6 +233,9 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
     for key, value in options.items():
         former = dict(walk(cfg)).get(key)
         part = former[0] if former and isinstance(former, list) else former
+        if isinstance(former, bool) and isinstance(value, str):
+            raise ConfigError(f'{key} must be True or False, but got '
+                              f'{value!r}')
         if isinstance(part, dict) and type(value) in (int, float):
             raise ConfigError(
                 f'--cfg-options {key}={value} would replace a '
@@ -224,7 +249,7 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
                 f'--cfg-options {key} does not fit into {cfg.filename}: '
                 f'{" ".join(map(str, error.args))}') from error
     check_keys(cfg, options)
-    check_numbers(cfg)
+    check_values(cfg)
     if cfg.get('image_stats') is not None:
         from .image_config import apply_image_stats
         apply_image_stats(cfg, list(options))
@@ -258,7 +283,11 @@ def check_keys(cfg: 'Config', options: Mapping[str, Any]) -> None:
         for part in prefix.split('.'):
             node = node.get(part) if hasattr(node, 'get') else None
         if isinstance(node, dict):
-            _refuse_misspelt(node, names.split(), f'{prefix}.')
+            _refuse_misspelt(node, names.split(), f'{prefix}.',
+                             longer=prefix == 'default_hooks')
+    if 'launcher' in options:
+        raise ConfigError('launcher cannot be set in --cfg-options; use '
+                          '--launcher')
     for option in options:
         key = option.split('.')[0]
         if key not in read:
@@ -268,28 +297,42 @@ def check_keys(cfg: 'Config', options: Mapping[str, Any]) -> None:
 
 
 def _refuse_misspelt(keys: Iterable[str], known: Sequence[str],
-                     prefix: str = '') -> None:
+                     prefix: str = '', longer: bool = True) -> None:
     """Raise an error for a key that is similar to a known one.
 
-    A key that contains a known one, or the reverse, is not misspelt:
-    train_pipeline1, models, custom_hook are variables in many configs.
+    With ``longer``, a key that contains a known one, or the reverse, is not
+    misspelt: train_pipeline1, models, custom_hook are variables in many
+    configs.
     """
     for key in sorted(set(keys) - set(known)):
         near = [k for k in known if sorted(k) == sorted(key)]
         near += difflib.get_close_matches(key, known, n=3, cutoff=_SIMILAR)
-        near = [k for k in near if k not in key and key not in k]
+        if longer:
+            near = [k for k in near if k not in key and key not in k]
         if near:
             raise ConfigError(f'there is no setting {prefix + key!r}; did you '
                               f'mean {near[0]!r}?')
 
 
-def check_numbers(cfg: 'Config') -> None:
-    """Check the settings that must be numbers.
+def check_values(cfg: 'Config') -> None:
+    """Check the settings that must be numbers, dicts or names.
 
     Raises:
         ConfigError: If one is not, or is out of range.
     """
-    for key, value in walk(cfg):
+    values = dict(walk(cfg))
+    level, resume = cfg.get('log_level', 'INFO'), cfg.get('resume')
+    if isinstance(level, str) and isinstance(
+            logging.getLevelName(level), str):
+        raise ConfigError('log_level must be DEBUG, INFO, WARNING or ERROR, '
+                          f'but got {level!r}')
+    if not isinstance(resume, (bool, type(None))):
+        raise ConfigError(f'resume must be True or False, but got {resume!r}')
+    for key in _DICTS:
+        if not isinstance(values.get(key, {}), (dict, type(None))):
+            raise ConfigError(f'{key} must be a dict, but got '
+                              f'{values[key]!r}')
+    for key, value in values.items():
         for pattern, whole, least, allowed in _NUMBERS:
             if not re.fullmatch(pattern, key) or value is None:
                 continue

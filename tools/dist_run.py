@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing import PContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-# See cmae_mm/engine/hooks/preemption_hook.py, whose import takes 9 seconds.
+# See cmae_mm/engine/hooks/step_hooks.py, whose import takes 9 seconds.
 STOPPED = (75, 130)
 ranks: Optional[PContext] = None
 told = 0
@@ -53,7 +53,7 @@ def start(context: PContext, original=PContext.start) -> None:
 
 
 def listen() -> None:
-    """Handle the signals that stop training, see preemption_hook.py."""
+    """Handle the signals that stop training, see step_hooks.py."""
     for name in ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP'):
         signal.signal(
             getattr(signal, name), signal.SIG_IGN

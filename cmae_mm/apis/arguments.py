@@ -63,10 +63,15 @@ from typing import (
 from ..config import ArgumentError as ArgumentError  # for all commands
 from ..config import Overrides as Overrides
 from ..config import check_pairs
-from ..dependencies import import_framework, require
-from ..entry import quiet_imports
+from ..dependencies import (
+    find_checkpoint,
+    find_config,
+    import_framework,
+    quiet_imports,
+    require,
+    suggest,
+)
 from ..files import check_output
-from ..packaged import find_checkpoint, find_config, suggest
 
 PathLike = Union[str, os.PathLike]
 # Argument for random weights instead of a checkpoint.

@@ -17,10 +17,9 @@ from typing import (
     Tuple,
 )
 
-from ..dependencies import require
+from ..dependencies import find_checkpoint, require
 from ..files import output_lock
 from ..image_size import to_pair, to_size
-from ..packaged import find_checkpoint
 from .arguments import (
     BatchSize,
     Checkpoint,

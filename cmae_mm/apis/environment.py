@@ -8,13 +8,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-from ..dependencies import REQUIREMENTS, cpu_count, missing_ops, ops_command
-from ..packaged import (
+from ..dependencies import (
+    REQUIREMENTS,
+    cpu_count,
     dense_command,
     framework_command,
     in_clone,
     install_command,
     is_installed,
+    missing_ops,
+    ops_command,
 )
 from ..version import __version__
 from .arguments import command

@@ -13,9 +13,8 @@ from typing import (
     Optional,
 )
 
-from ..dependencies import require_dense
+from ..dependencies import find_checkpoint, require_dense
 from ..image_size import to_pair, to_size, words_of
-from ..packaged import find_checkpoint
 from .arguments import (
     RANDOM,
     ArgumentError,
@@ -136,7 +135,7 @@ def finetune(data: Data,
     from mmengine.dist import barrier, is_main_process
 
     from ..config import apply_options, parse_options
-    from ..engine.work_dir import count_processes
+    from ..engine.device import count_processes
     from ..finetuning.data import read_labelled
     from ..finetuning.model import CONFIG_NAME, METRICS_NAME, load_model
     from ..finetuning.recipe import Run, choose_recipe
@@ -221,7 +220,7 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
     from ..datasets.stats import read_image_stats
     from ..image_config import image_settings, is_plain, name_of, settings_of
     from .encoder import with_preprocessing
-    from .recipe import MODELS
+    from .pretraining import MODELS
     init_default_scope('mmpretrain')
     if '://' not in str(checkpoint):
         checkpoint = str(find_checkpoint(checkpoint))

@@ -25,9 +25,8 @@ from typing import (
 )
 
 from ..config import ConfigError, load_config
-from ..dependencies import cpu_count
+from ..dependencies import cpu_count, find_config
 from ..files import append_line, output_lock, write_file
-from ..packaged import find_config
 from ..plain_config import format_config
 from ..progress import Progress
 from ..version import __version__
@@ -340,7 +339,7 @@ def _origin() -> Dict[str, str]:
 
 def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
     """Replace the placeholders of data, model and trained checkpoint."""
-    from ..engine.checkpoint_folder import find_newest_whole, list_checkpoints
+    from ..engine.resuming import find_newest_whole, list_checkpoints
     values = {}
     if DATA in command or MODEL in command:
         assert run.config is not None

@@ -1,4 +1,4 @@
-"""Commands ``pretrain``, ``train``, ``test`` and ``batch-size``."""
+"""Commands ``pretrain``, ``train`` and ``test``."""
 from contextlib import ExitStack
 from pathlib import Path
 from typing import (
@@ -26,7 +26,6 @@ from .arguments import (
     Output,
     OutputFolder,
     PathLike,
-    Positive,
     Range,
     Size,
     Stats,
@@ -42,9 +41,7 @@ LogTo = Annotated[
     Sequence[Literal['tensorboard', 'wandb', 'mlflow', 'file']], Text(
         'Also log to tensorboard, wandb or mlflow. The log file in the work '
         'folder is always written.')]
-# Share of a GPU's memory for the CUDA context and NCCL's buffers.
-_HEADROOM = 0.1
-_CONTINUES = ('checkpoints are in the work folder; the same command resumes')
+_CONTINUES = 'the checkpoints so far are in the work folder; the same command'
 
 
 def check_log_to(log_to: LogTo, **others: Any) -> None:
@@ -165,10 +162,9 @@ def pretrain(data: Data,
     """
     from mmengine.dist import is_main_process
 
-    from ..engine.work_dir import count_processes
-    from .pretraining import run_pretraining
-    from .recipe import plan_pretraining
-    with interruptible(_CONTINUES):
+    from ..engine.device import count_processes
+    from .pretraining import plan_pretraining, run_pretraining
+    with interruptible(f'{_CONTINUES} resumes'):
         plan = plan_pretraining(
             data, model, epochs=epochs, batch_size=batch_size, out=out,
             num_workers=num_workers, img_size=img_size, stats=stats, init=init,
@@ -219,15 +215,15 @@ def train(config: ConfigName,
     from mmengine.registry import RUNNERS
 
     from ..engine import ResumableRunner
-    from ..engine.device import adapt_to_device
-    from ..engine.work_dir import log_to as add_log_backends
-    from ..engine.work_dir import work_dir_lock
+    from ..engine.device import adapt_to_device, work_dir_lock
+    from ..engine.device import log_to as add_log_backends
     cfg = load_config(str(config), cfg_options)
     cfg.launcher = launcher
     _set_work_dir(cfg, config, work_dir)
-    if cfg.get('train_dataloader') is None or cfg.get('optim_wrapper') is None:
+    if not all(map(cfg.get, ('model', 'train_dataloader', 'train_cfg',
+                             'optim_wrapper'))):
         raise ConfigError(
-            f'{config} is not a training config; it must define '
+            f'{config} is not a training config; it must define model, '
             'train_dataloader, train_cfg and optim_wrapper')
     if amp and cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
@@ -244,7 +240,9 @@ def train(config: ConfigName,
         cfg.resume, cfg.resume_from = True, str(resume)
     add_log_backends(cfg, log_to)
     adapt_to_device(cfg)
-    with work_dir_lock(cfg.work_dir, launcher), interruptible(_CONTINUES):
+    option = ' ' if cfg.get('resume') else ' with --resume '
+    with work_dir_lock(cfg.work_dir, launcher), interruptible(
+            f'{_CONTINUES}{option}resumes'):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
             ResumableRunner.from_cfg(cfg))
         runner.train()
@@ -255,10 +253,9 @@ def train(config: ConfigName,
 def _set_work_dir(cfg: 'Config', config: PathLike,
                   work_dir: Optional[PathLike]) -> None:
     """Set the work folder: the argument, the config's, the config's name."""
-    if work_dir is not None:
-        cfg.work_dir = str(work_dir)
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / Path(config).stem)
+    folder = work_dir or cfg.get('work_dir') or (
+        Path('work_dirs') / Path(config).stem)
+    cfg.work_dir = str(Path(folder).expanduser())
 
 
 @command()
@@ -320,73 +317,3 @@ epoch_100.pth 8
     if out is not None and is_main_process():
         write_file(out, mmengine.dump(metrics, file_format='json'))
     return metrics
-
-
-@command()
-def batch_size(config: ConfigName,
-               *,
-               memory_limit: Optional[Positive] = None,
-               cfg_options: CfgOptions = ()) -> Dict[str, Any]:
-    """Find the largest batch that fits into the memory of a GPU.
-
-    Runs training steps on random images. The config's batch size is doubled
-    while it fits, or halved until it fits. A tenth of the memory is kept free.
-    Training with several processes (DDP) needs additional memory for
-    gradients.
-
-    Example::
-
-        $ cmae batch-size cmae_vit-b_300e
-        $ cmae batch-size cmae_vit-b_300e --memory-limit 24
-
-    Args:
-        config: Config of a pre-training.
-        memory_limit: Memory of a smaller GPU in GiB. Defaults to this GPU's.
-
-    Returns:
-        Dict[str, Any]: ``largest``, 0 if not even two images fit, ``device``
-        and ``limit_gib``.
-
-    Raises:
-        ConfigError: If it is not a pre-training config, or there is no GPU.
-    """
-    import torch
-    from mmengine.logging import MMLogger
-    from mmengine.registry import init_default_scope
-
-    from ..engine.training_step import BatchTrial, largest_batch
-    cfg = load_config(str(config), cfg_options)
-    kind = str((cfg.get('model') or {}).get('type')).split('.')[-1]
-    if kind != 'CMAE' or cfg.get('optim_wrapper') is None:
-        raise ConfigError(
-            'batch-size needs a pre-training config with a model of type '
-            f"'CMAE' and an optim_wrapper, but {config} has a model of type "
-            f'{kind!r}; for others, halve the batch until it fits')
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            'batch-size needs a CUDA GPU, but torch finds none; on a CPU, '
-            'halve train_dataloader.batch_size until training fits')
-    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    found = torch.cuda.get_device_properties(torch.cuda.current_device())
-    memory = found.total_memory / 2**30
-    if (memory_limit or 0) > memory:
-        raise ConfigError(f'--memory-limit must be at most {memory:.1f}, the '
-                          f'GiB of this GPU, but got {memory_limit:g}')
-    limit = (memory_limit or memory) * (1 - _HEADROOM)
-    # Leave out the lines on each initialised parameter.
-    MMLogger.get_current_instance().setLevel('WARNING')
-    print(f'{found.name}: at most {limit:.1f} GiB\n'
-          f'{"batch":>7}{"GiB":>9}{"images/s":>11}', flush=True)
-    trial = BatchTrial(cfg, limit)
-
-    def fits(size: int) -> bool:
-        fitting = trial.fits(size)
-        print(f'{size:7d}{trial.peak:9.2f}{trial.rate:11.1f}' if fitting else
-              f'{size:7d}   does not fit', flush=True)
-        return fitting
-
-    size = largest_batch(fits, cfg.train_dataloader.batch_size)
-    print(f'--cfg-options train_dataloader.batch_size={size}' if size else
-          'not even a batch of two images fits')
-    return dict(config=str(config), device=found.name, limit_gib=limit,
-                largest=size, exit_status=int(not size))

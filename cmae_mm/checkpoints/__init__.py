@@ -5,7 +5,7 @@ Functions are imported from their modules when they are first used.
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Iterator, NoReturn
 
-from ..entry import import_on_use
+from ..dependencies import import_on_use
 
 if TYPE_CHECKING:
     from .encoder_config import encoder_facts, read_encoder_facts

@@ -37,8 +37,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.serialization import _get_restore_location
 
+from ..dependencies import WEIGHT_FILES, find_checkpoint
 from ..files import atomic_file
-from ..packaged import WEIGHT_FILES, find_checkpoint
 from . import CheckpointError, DamagedCheckpoint, naming
 from .unpickler import StorageId, from_plain, unpickle
 

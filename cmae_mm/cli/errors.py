@@ -7,7 +7,7 @@ import traceback
 from typing import Any, Dict, List, NoReturn, Optional
 
 from ..config import walk
-from ..packaged import framework_command, suggest
+from ..dependencies import framework_command, suggest
 
 
 def fail(error: Exception, prog: str, debug: bool = False,

@@ -7,10 +7,9 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NoReturn, Optional
 
-from ..packaged import suggest
+from ..dependencies import suggest
 from ..version import __version__
-from .command import run
-from .parser import Parser, add_command, read_docstring
+from .command import Parser, add_command, read_docstring, run
 
 # Function of each command in `apis`, in groups of `cmae --help`.
 GROUPS: Dict[str, Dict[str, str]] = {
@@ -34,8 +33,7 @@ GROUPS: Dict[str, Dict[str, str]] = {
     'data': {
         'stats': 'data:stats', 'store': 'data:store',
         'shards': 'data:shards', 'splits': 'data:splits'},
-    'check': {'doctor': 'environment:doctor',
-              'batch-size': 'training:batch_size'},
+    'check': {'doctor': 'environment:doctor'},
 }
 COMMANDS: Dict[str, str] = {
     name: path for group in GROUPS.values() for name, path in group.items()}

@@ -6,8 +6,8 @@ from .hooks.evaluation_hooks import (
     ReconstructionHook,
 )
 from .hooks.health_hook import HealthHook
-from .hooks.preemption_hook import PreemptionHook
 from .hooks.step_hooks import (
+    PreemptionHook,
     PrefetchHook,
     ProgressHook,
     SkippedStepHook,

@@ -3,7 +3,8 @@ import copy
 import itertools
 import statistics
 import time
-from typing import Any
+from functools import partial
+from typing import Any, Callable
 
 import torch
 from mmengine.dist import broadcast_object_list
@@ -16,7 +17,6 @@ from ..dependencies import cpu_count
 from .device import host_memory_mb, unwrapped_model
 from .hooks.evaluation_hooks import keep_generators
 from .optim_wrapper import NonFiniteError, skipping_steps
-from .training_step import TrainingStep
 
 # Longest measurement in seconds, and as a share of the run.
 _SECONDS, _SHARE = 3., 0.05
@@ -67,14 +67,15 @@ def _measure(runner: Any) -> str:
     model = revert_sync_batchnorm(copy.deepcopy(source)).train()
     wrapper = build_optim_wrapper(
         model, skipping_steps(runner.cfg.optim_wrapper))
+    loop = runner.train_loop
     wrapper.message_hub = MessageHub('estimate')  # not in the run's log
-    step = TrainingStep(model, wrapper, batch)
+    wrapper.initialize_count_status(model, 0, 1 << 30)  # no last step
     on_gpu = next(model.parameters()).is_cuda
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    loop = runner.train_loop
     steps = len(loader) * loop.max_epochs
-    seconds = _time_steps(step, int(steps * _SHARE), on_gpu)
+    seconds = _time_steps(
+        partial(model.train_step, batch, wrapper), int(steps * _SHARE), on_gpu)
     workers = loader.num_workers
     if on_gpu and workers:
         seconds = max(seconds, reading / workers)
@@ -95,7 +96,7 @@ def _measure(runner: Any) -> str:
             f'steps of {seconds:.2g} s; {memory / 1024:.1f} GiB of {kind}')
 
 
-def _time_steps(step: TrainingStep, most: int, on_gpu: bool) -> float:
+def _time_steps(step: Callable[[], Any], most: int, on_gpu: bool) -> float:
     """Return the median time of steps, without the first, slow ones."""
 
     def timed() -> float:

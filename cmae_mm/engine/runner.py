@@ -3,7 +3,7 @@ import copy
 import logging
 import math
 import warnings
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -20,24 +20,22 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.read import check_whole, ready_to_resume
 from ..image_config import apply_image_stats
 from ..models import CMAE
-from .checkpoint_folder import (
-    find_newest_whole,
-    list_checkpoints,
-    on_main_process,
-)
-from .device import unwrapped_model
+from .device import RunConfig, unwrapped_model, write_config
 from .hooks.check_hooks import (
     check_loader,
     check_schedules,
     check_target_moves,
 )
 from .hooks.checkpoint_hook import WRITER, AtomicCheckpointHook
-from .hooks.preemption_hook import PreemptionHook, shield_workers
-from .hooks.step_hooks import ProgressHook, SkippedStepHook, StepSeedHook
-from .loading import RESUME, START, TEST, check_training_state, fit
+from .hooks.step_hooks import (
+    PreemptionHook,
+    ProgressHook,
+    SkippedStepHook,
+    StepSeedHook,
+    shield_workers,
+)
 from .loops import resumable, validation_pending
-from .optim_wrapper import skipping_steps
-from .sharding import (
+from .model_options import (
     check_can_shard,
     load_model_state,
     load_optimizer_state,
@@ -45,7 +43,18 @@ from .sharding import (
     whole_model_state,
     whole_optimizer_state,
 )
-from .work_dir import RunConfig, write_config
+from .optim_wrapper import skipping_steps
+from .resuming import (
+    RESUME,
+    START,
+    TEST,
+    check_template,
+    check_training_state,
+    find_newest_whole,
+    fit,
+    list_checkpoints,
+    on_main_process,
+)
 
 # In addition to mmengine's default hooks. A config can replace a hook, or
 # remove it with `default_hooks=dict(progress=None)`.
@@ -62,6 +71,9 @@ _FILE_ONLY = (
     'Exp name:', 'Hooks will be executed', 'Optimizer group of',
     'The optimizer uses')
 
+# State of a schedule that a step or other settings change.
+_CHANGING = ('base_values', 'last_step', 'verbose')
+
 
 def _is_for_console(record: logging.LogRecord) -> bool:
     """Return whether a message is printed in addition to the log file."""
@@ -75,6 +87,13 @@ def _class_name(hook: Any) -> str:
     """Return the name of a hook's class, without its scope."""
     kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
     return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+
+
+def _fixed_settings(schedules: Any) -> List[Dict[str, Any]]:
+    """Return the settings in states of schedules that a step keeps."""
+    return [{k: v for k, v in state.items()
+             if k not in _CHANGING and not k.startswith('_')}
+            for state in schedules or () if 'num_bad_epochs' not in state]
 
 
 class _AlreadyFinished(Exception):
@@ -101,6 +120,7 @@ class ResumableRunner(Runner):
 
     _resume: bool
     _has_loaded: bool
+    _has_new_schedules = False
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
@@ -174,11 +194,11 @@ class ResumableRunner(Runner):
 
         Raises:
             ValueError: If there are fewer images than a batch, ranks have
-                different numbers of batches, or no hook updates a CMAE's
-                target.
+                different numbers of batches, epochs have no end, or no hook
+                updates a CMAE's target.
         """
         loop = super().build_train_loop(resumable(loop))
-        check_loader(loop.dataloader)
+        check_loader(loop.dataloader, isinstance(loop, EpochBasedTrainLoop))
         check_target_moves(self)
         return loop
 
@@ -232,7 +252,7 @@ class ResumableRunner(Runner):
         # Replaces mmengine's own, which train() would enable next.
         modules = self.cfg.pop('activation_checkpointing', None)
         if modules:
-            from .activation_checkpointing import checkpoint_activations
+            from .model_options import checkpoint_activations
             count = checkpoint_activations(unwrapped_model(self), modules)
             self.logger.info(f'Activations of {count} modules are recomputed '
                              'in the backward pass to save memory.')
@@ -248,7 +268,7 @@ class ResumableRunner(Runner):
         if target != 'train_step' or not isinstance(model, CMAE) or (
                 options in (None, False)):
             return super()._maybe_compile(target)
-        from .compilation import compile_parts
+        from .model_options import compile_parts
         compile_parts(model, **({} if options is True else options))
         self.logger.info('The training step is compiled: the first iteration '
                          'takes a minute or more.')
@@ -357,6 +377,10 @@ class ResumableRunner(Runner):
                                                  self.logger))
             if purpose == RESUME:
                 check_training_state(checkpoint)
+                self._has_new_schedules = (
+                    _fixed_settings(checkpoint.get('param_schedulers'))
+                    != _fixed_settings([s.state_dict() for s in
+                                        self.param_schedulers or ()]))
             state, lines, copy_target = fit(
                 model, checkpoint, purpose,
                 bool(self.cfg.get('load_partial', False)))
@@ -387,8 +411,8 @@ class ResumableRunner(Runner):
     def _adapt_to_batch(self) -> None:
         """Adapt the position and learning rates to another epoch length.
 
-        Learning rates are those of the schedule at the new position, scaled
-        to the batch if ``auto_scale_lr`` is enabled.
+        Learning rates are those of the config's schedule at the position,
+        scaled to the batch if ``auto_scale_lr`` is enabled.
         """
         loop = self.train_loop
         now, former = loop.batch_numbers(), loop.former_batch_numbers()
@@ -405,7 +429,11 @@ class ResumableRunner(Runner):
             scale = now[0] / former[0]
         if scale != 1:
             self.logger.info(f'Learning rates are multiplied by {scale:g}.')
-        if scale != 1 or moved:
+        if self._has_new_schedules and not moved:
+            self.logger.warning(
+                'Resumed with another param_scheduler: the learning rate is '
+                f'that of the new one after {self.iter} iterations.')
+        if scale != 1 or moved or self._has_new_schedules:
             self._set_schedules(scale)
 
     def _set_schedules(self, scale: float) -> None:
@@ -426,10 +454,13 @@ class ResumableRunner(Runner):
                         scheduler.step()
 
     def _optimizer_settings(self) -> Dict[str, Any]:
-        first = self.optim_wrapper.param_groups[0]
-        return dict(lr=first.get('initial_lr', first.get('lr')),
-                    weight_decay=first.get('weight_decay'),
-                    betas=first.get('betas'))
+        """Return the largest values over all parameter groups."""
+        groups = self.optim_wrapper.param_groups
+        found = dict(
+            lr=[g.get('initial_lr', g.get('lr')) for g in groups],
+            weight_decay=[g.get('weight_decay', 0) for g in groups],
+            betas=[g.get('betas', ()) for g in groups])
+        return {name: max(values) for name, values in found.items()}
 
     def _warn_of_kept_settings(self, wanted: Dict[str, Any]) -> None:
         kept = self._optimizer_settings()
@@ -444,13 +475,14 @@ class ResumableRunner(Runner):
 
     def _find_newest(self) -> Optional[str]:
         hook = self._hook(CheckpointHook)
-        names = () if hook is None else (hook.filename_tmpl, hook.by_epoch)
+        if hook is not None:
+            check_template(hook.filename_tmpl)
         folder = (
             hook.folder(self)
             if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
 
         def find() -> Optional[str]:
-            found = find_newest_whole(list_checkpoints(folder, *names))
+            found = find_newest_whole(list_checkpoints(folder))
             return None if found is None else str(found)
 
         source = on_main_process(find)
@@ -463,13 +495,14 @@ class ResumableRunner(Runner):
         if self.iter < self.max_iters or validation_pending(self):
             return
         by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
-        total = (f'{self.max_epochs} epochs'
-                 if by_epoch else f'{self.max_iters} iterations')
+        done, total = ((f'{self.epoch} epochs', self.max_epochs) if by_epoch
+                       else (f'{self.iter} iterations', self.max_iters))
         longer = 'max_epochs' if by_epoch else 'max_iters'
         raise _AlreadyFinished(
-            f'This run is finished: {source} is the state after all {total}. '
-            f'To train longer, increase train_cfg.{longer}; to start a new '
-            'run, use --no-resume or another folder.')
+            f'This run is finished: {source} is the state after {done} of '
+            f'{total}. To train longer, increase train_cfg.{longer} and the '
+            'end of param_scheduler; to start a new run, use --no-resume or '
+            'another folder.')
 
     def _hook(self, kind: type) -> Any:
         """Return the registered hook of a type, or None."""

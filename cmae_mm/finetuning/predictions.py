@@ -12,8 +12,8 @@ from PIL import Image
 from ..config import ArgumentError
 from ..datasets.decode.maps import find_rasterio
 from ..datasets.names import add_reason, encode_name
+from ..dependencies import install_command
 from ..files import atomic_path, write_file
-from ..packaged import install_command
 from ..visualization.image_grid import save_picture
 from .classifier import Prediction
 from .model import name_images

@@ -13,10 +13,14 @@ from mmengine.registry import DefaultScope
 from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ..config import ArgumentError
 from ..engine import ResumableRunner
-from ..engine.checkpoint_folder import list_saved, move_aside
-from ..engine.device import adapt_to_device
+from ..engine.device import (
+    MARK,
+    adapt_to_device,
+    is_first_process,
+    work_dir_lock,
+)
 from ..engine.estimate import estimate_training
-from ..engine.work_dir import MARK, is_first_process, work_dir_lock
+from ..engine.resuming import list_saved, move_aside
 from ..files import write_file
 from ..image_size import words_of
 from ..plain_config import format_config

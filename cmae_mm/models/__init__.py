@@ -1,7 +1,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from ..entry import import_on_use
+from ..dependencies import import_on_use
 
 if TYPE_CHECKING:
     from .backbones.convvit import ConvViT, TransferConvViT

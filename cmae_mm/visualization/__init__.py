@@ -1,6 +1,6 @@
 from typing import TYPE_CHECKING
 
-from ..entry import import_on_use
+from ..dependencies import import_on_use
 
 if TYPE_CHECKING:
     from .attention import attention_maps, colour_features, overlay

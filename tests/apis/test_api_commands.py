@@ -13,7 +13,7 @@ import cmae_mm
 from cmae_mm.apis import environment
 from cmae_mm.cli import command
 from cmae_mm.cli.main import main
-from cmae_mm.packaged import framework_command
+from cmae_mm.dependencies import framework_command
 
 # Several command lines in one process, which imports the libraries once.
 RUN = """

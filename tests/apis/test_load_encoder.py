@@ -21,7 +21,7 @@ from cmae_mm.checkpoints import (
     read_checkpoint,
 )
 from cmae_mm.checkpoints.encoder_config import KEY
-from cmae_mm.packaged import find_checkpoint
+from cmae_mm.dependencies import find_checkpoint
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PREPROCESSOR = dict(

@@ -13,11 +13,11 @@ from tiny_training import on_ranks
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.apis.recipe import MODELS, choose_by_size, plan_pretraining
+from cmae_mm.apis.pretraining import MODELS, choose_by_size, plan_pretraining
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import build_parser
 from cmae_mm.config import ConfigError
-from cmae_mm.engine.work_dir import count_processes
+from cmae_mm.engine.device import count_processes
 
 
 def weights(path) -> dict:

@@ -5,7 +5,7 @@ from tiny_training import log
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.apis.recipe import plan_pretraining
+from cmae_mm.apis.pretraining import plan_pretraining
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.cli.main import build_parser
 

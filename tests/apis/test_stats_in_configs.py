@@ -2,7 +2,7 @@
 import pytest
 from mmengine.config import Config
 
-from cmae_mm.apis.recipe import plan_pretraining
+from cmae_mm.apis.pretraining import plan_pretraining
 from cmae_mm.config import load_config
 from cmae_mm.datasets.stats import ImageStatsError, write_image_stats
 from cmae_mm.image_config import ImageStatsConflict, value_range_of

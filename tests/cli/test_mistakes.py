@@ -23,8 +23,7 @@ from cmae_mm.config import (
 )
 from cmae_mm.datasets.decode import UnfitImage
 from cmae_mm.datasets.transforms.loading import BrokenImagesError
-from cmae_mm.dependencies import MissingLibrary
-from cmae_mm.packaged import find_config
+from cmae_mm.dependencies import MissingLibrary, find_config
 
 QUICK = 'configs/quickstart/cmae_vit-mini_tiles.py'
 LOADER = ['train_dataloader.num_workers=0', 'train_dataloader.batch_size=4',
@@ -45,6 +44,33 @@ MISTAKES = {
     'a misspelt key of a file': (
         ['train', '{tmp}/misspelt.py'],
         'there is no setting .trian_cfg.; did you mean .train_cfg.'),
+    'a config that inherits from itself': (
+        ['train', '{tmp}/itself.py'], r'itself\.py .* inherits from itself'),
+    'a config that raises': (
+        ['train', '{tmp}/raises.py'],
+        r'raises\.py cannot be read: RuntimeError: no data today'),
+    'a module of an override that is not there': (
+        options('custom_imports.imports=nope_mod'),
+        "custom_imports of .* No module named 'nope_mod'; PYTHONPATH"),
+    'to resume in words': (
+        options('resume=no'), 'resume must be True or False, but got .no.'),
+    'a switch in words': (
+        options('train_dataloader.drop_last=no'),
+        'train_dataloader.drop_last must be True or False, but got .no.'),
+    'a launcher as an override': (
+        options('launcher=pytorch'), 'launcher cannot .* use --launcher'),
+    'a misspelt seed': (
+        options('randomness.sed=1'), 'no setting .randomness.sed.*mean .seed'),
+    'a misspelt setting of the environment': (
+        options('env_cfg.cudnn_benchmarks=True'), 'mean .cudnn_benchmark.'),
+    'an unknown level of the log': (
+        options('log_level=debugg'), 'log_level must be DEBUG, .* .debugg.'),
+    'a word as the encoder': (
+        options('model.backbone=vit'), 'model.backbone must be a dict, but'),
+    'no model': (options('model=None'), 'it must define model, '),
+    'epochs without end': (
+        ['train', '{tmp}/endless.py', '--cfg-options', *LOADER[:3]],
+        'an epoch of InfiniteSampler never ends; set .*SeededSampler'),
     'a config with an error in it': (
         ['train', '{tmp}/broken.py'], r'broken\.py cannot be read.*nope'),
     'a misspelt key on the command line': (
@@ -202,6 +228,11 @@ def results(tmp_path_factory):
     base = f"_base_ = '{ROOT / QUICK}'\n"
     (tmp / 'misspelt.py').write_text(f'{base}trian_cfg = dict(max_iters=3)\n')
     (tmp / 'broken.py').write_text(f'{base}model = nope\n')
+    (tmp / 'endless.py').write_text(
+        f"{base}train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', "
+        'max_epochs=1)\n')
+    (tmp / 'itself.py').write_text("_base_ = './itself.py'\n")
+    (tmp / 'raises.py').write_text("raise RuntimeError('no data today')\n")
     (tmp / 'argument.py').write_text(
         f'{base}model = dict(target=dict(momentun=0.9))\n')
     (tmp / 'empty').mkdir()

@@ -182,7 +182,7 @@ def write_project(root, library, name, small, encoder, parent):
 
 
 def _is_onedl():
-    from cmae_mm.packaged import is_installed
+    from cmae_mm.dependencies import is_installed
     return is_installed('onedl-mmengine')
 
 

@@ -20,8 +20,8 @@ from shrunken import shrunken
 from torch._dynamo.utils import counters
 
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.compilation import _PARTS, compile_parts
 from cmae_mm.engine.device import adapt_to_device
+from cmae_mm.engine.model_options import _PARTS, compile_parts
 from cmae_mm.models.data_preprocessors import augmentation
 
 EAGER = dict(backend='aot_eager')

@@ -11,7 +11,7 @@ from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.training import check_log_to, train
 from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.work_dir import log_to
+from cmae_mm.engine.device import log_to
 
 
 def logged(image_root, work_dir, name):

@@ -25,7 +25,7 @@ from tiny_training import (
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.datasets.names import FileNames
 from cmae_mm.engine import AtomicCheckpointHook
-from cmae_mm.engine.checkpoint_folder import (
+from cmae_mm.engine.resuming import (
     find_newest_whole,
     list_checkpoints,
 )
@@ -176,7 +176,7 @@ def test_finished_run_logs_and_ends(length, setting, tmp_path):
         AtIteration(i, lambda r: steps.append(r.iter)) for i in range(20)])
     runner.train()
     assert not steps and 'This run is finished' in log(tmp_path)
-    assert setting in log(tmp_path)
+    assert f'{setting} and the end of param_scheduler' in log(tmp_path)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob('*.pth')}
 
 
@@ -202,12 +202,44 @@ def test_other_optimizer_setting_is_logged(tmp_path):
     assert 'config has 0.9' in log(tmp_path)
 
 
+def test_other_weight_decay_of_a_later_group_is_logged(tmp_path):
+    def run(iters, decay):
+        tiny_runner(tmp_path, iters=iters, optim_wrapper=dict(
+            type='OptimWrapper', paramwise_cfg=dict(
+                custom_keys={'layer.weight': dict(decay_mult=0.)}),
+            optimizer=dict(type='SGD', lr=0.1, weight_decay=decay))).train()
+
+    run(1, 0.1)
+    run(2, 0.3)
+    assert 'weight_decay=0.1 (the config has 0.3)' in log(tmp_path)
+
+
 def rates(folder):
     """Learning rates by iteration."""
     rows = [json.loads(line)
             for path in sorted(folder.glob('*/vis_data/scalars.json'))
             for line in path.read_text().splitlines()]
     return {row['iter']: row['lr'] for row in rows if 'lr' in row}
+
+
+def cosine(end):
+    return [dict(type='CosineAnnealingLR', end=end,
+                 convert_to_iter_based=True)]
+
+
+def test_a_longer_run_follows_its_own_schedule(tmp_path):
+    """From the first resumed step on, as if it had begun with it."""
+    tiny_runner(tmp_path / 'a', epochs=2, param_scheduler=cosine(2)).train()
+    for work in 'ab':
+        tiny_runner(tmp_path / work, epochs=4,
+                    param_scheduler=cosine(4)).train()
+    resumed, fresh = rates(tmp_path / 'a'), rates(tmp_path / 'b')
+    assert [resumed[n] for n in range(9, 17)] == pytest.approx(
+        [fresh[n] for n in range(9, 17)])
+    said = 'Resumed with another param_scheduler'
+    assert log(tmp_path / 'a').count(said) == 1
+    tiny_runner(tmp_path / 'b', epochs=5, param_scheduler=cosine(4)).train()
+    assert said not in log(tmp_path / 'b')
 
 
 @pytest.mark.parametrize('length, longer, schedule', [
@@ -309,30 +341,8 @@ def test_other_images_are_logged(tmp_path, monkeypatch):
             :max(step - 2, 0)]
 
 
-@pytest.mark.parametrize('template, length, saved', [
-    ('epoch_{:03d}.pth', dict(epochs=3), ['epoch_002.pth', 'epoch_003.pth']),
-    ('ckpt-{:06d}.pt', dict(iters=3), ['ckpt-000002.pt', 'ckpt-000003.pt']),
-])
-def test_names_of_checkpoints_are_a_setting(template, length, saved,
-                                            tmp_path):
-    """Resuming, what is kept, and last_checkpoint."""
-    options = dict(filename_tmpl=template, max_keep_ckpts=2)
-    tiny_runner(tmp_path, checkpoint=options, **length).train()
-    pattern = f'*{Path(template).suffix}'
-    assert names(tmp_path, pattern) == saved
-    assert (tmp_path / 'last_checkpoint').read_text() == str(
-        tmp_path / saved[-1])
-    longer = {k: v + 1 for k, v in length.items()}
-    runner = tiny_runner(tmp_path, checkpoint=options, **longer)
-    runner.train()
-    assert f'Resuming from {tmp_path / saved[-1]}' in log(tmp_path)
-    kept = names(tmp_path, pattern)
-    assert kept[0] == saved[-1] and len(kept) == 2
-    assert not list(tmp_path.glob('previous_*'))
-
-
 def test_name_of_a_checkpoint_within_an_epoch(tmp_path):
-    options = dict(filename_tmpl='epoch_{:03d}.pth', max_keep_ckpts=1)
+    options = dict(max_keep_ckpts=1)
 
     def save(runner):
         hook = next(h for h in runner.hooks
@@ -343,19 +353,20 @@ def test_name_of_a_checkpoint_within_an_epoch(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tiny_runner(tmp_path, epochs=2, checkpoint=options,
                     hooks=[AtIteration(6, save)]).train()
-    assert names(tmp_path) == ['epoch_001_iter_6.pth']
+    assert names(tmp_path) == ['epoch_1_iter_6.pth']
     runner = tiny_runner(tmp_path, epochs=2, checkpoint=options)
     runner.train()
-    assert 'epoch_001_iter_6.pth' in log(tmp_path) and runner.iter == 8
-    assert names(tmp_path) == ['epoch_002.pth']
+    assert 'epoch_1_iter_6.pth' in log(tmp_path) and runner.iter == 8
+    assert names(tmp_path) == ['epoch_2.pth']
 
 
-@pytest.mark.parametrize('template', [
-    'latest.pth', '{}_{}.pth', '{step}.pth', 'a/{}.pth', '{:e}.pth', '{:x}',
-    '{'])
-def test_names_that_cannot_be_read_back_are_refused(template):
-    with pytest.raises(ValueError, match='one whole number in braces'):
-        AtomicCheckpointHook(filename_tmpl=template)
+@pytest.mark.parametrize('kind', ['AtomicCheckpointHook',
+                                  'mmengine.CheckpointHook'])
+def test_other_names_of_checkpoints_are_refused(kind, tmp_path):
+    """A run would not be resumed from them."""
+    with pytest.raises(ValueError, match='filename_tmpl.* is not supported'):
+        tiny_runner(tmp_path, epochs=1, checkpoint=dict(
+            type=kind, filename_tmpl='ckpt-{:03d}.pth'), resume=True).train()
 
 
 class FaultyFile:

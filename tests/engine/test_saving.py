@@ -25,11 +25,11 @@ from tiny_training import (
 
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.engine import runner as runner_module
-from cmae_mm.engine.checkpoint_folder import (
+from cmae_mm.engine.hooks.checkpoint_hook import WRITER
+from cmae_mm.engine.resuming import (
     find_newest_whole,
     list_checkpoints,
 )
-from cmae_mm.engine.hooks.checkpoint_hook import WRITER
 
 
 def newest(folder):

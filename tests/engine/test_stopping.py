@@ -20,7 +20,7 @@ from tiny_training import (
     tiny_runner,
 )
 
-from cmae_mm.engine.hooks.preemption_hook import TrainingStopped
+from cmae_mm.engine.hooks.step_hooks import TrainingStopped
 
 
 def names(folder):

@@ -8,7 +8,7 @@ from test_contrastive_head import double_loop, head
 
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.loading import fit
+from cmae_mm.engine.resuming import fit
 from cmae_mm.models import CMAEQueueHead
 
 

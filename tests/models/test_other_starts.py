@@ -7,7 +7,7 @@ from transfer_models import transfer_vit
 
 from cmae_mm.checkpoints import CheckpointError, load_encoder_into
 from cmae_mm.checkpoints.encoder_config import KEY
-from cmae_mm.engine.loading import START, fit
+from cmae_mm.engine.resuming import START, fit
 from cmae_mm.models import CMAE
 
 EMBEDDING = 'patch_embed.projection.weight'

@@ -17,7 +17,7 @@ from mmpretrain import registry
 
 from cmae_mm.cli.main import parse
 from cmae_mm.config import ConfigError, load_config
-from cmae_mm.packaged import find_config
+from cmae_mm.dependencies import find_config
 
 DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
 LANGUAGES = {'bash', 'python', 'yaml', 'mermaid', 'text'}

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 from helpers import ROOT
 
-from cmae_mm import packaged
+from cmae_mm import dependencies
 from cmae_mm.dependencies import (
     MissingLibrary,
     check_dependencies,
@@ -117,7 +117,7 @@ def test_import_does_not_need_the_dense_libraries():
     ('torch', 'cmae_mm needs torch>=2.1,<3, but torch is not installed: '
      'install it with `pip install torch torchvision`.'),
     ('safetensors', 'safetensors is not installed; install the requirements '
-     f'of cmae_mm with `{packaged.framework_command()}`'),
+     f'of cmae_mm with `{dependencies.framework_command()}`'),
 ])
 def test_missing_library_of_a_command_ends_in_one_sentence(missing, said):
     code = ('import sys\n'
@@ -139,9 +139,9 @@ def test_missing_library_of_a_command_ends_in_one_sentence(missing, said):
 
 @pytest.mark.parametrize('config,missing,command', [
     ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmdet',
-     packaged.dense_command('det')),
+     dependencies.dense_command('det')),
     ('segmentation/upernet-mini_coco.py', 'mmseg',
-     packaged.dense_command('seg')),
+     dependencies.dense_command('seg')),
     ('detection/vitdet-mini_mask-rcnn_coco.py', 'mmcv.ops',
      'tools/install_ops.sh'),
 ])
@@ -189,6 +189,6 @@ def test_operators_for_another_torch_are_named(monkeypatch):
 def test_commands_fit_the_distribution_in_use(installed, framework, dense,
                                               monkeypatch):
     """Packages of the other distribution would be written over it."""
-    monkeypatch.setattr(packaged, 'is_installed', installed.__contains__)
-    assert framework in packaged.framework_command()
-    assert dense in packaged.dense_command('det')
+    monkeypatch.setattr(dependencies, 'is_installed', installed.__contains__)
+    assert framework in dependencies.framework_command()
+    assert dense in dependencies.dense_command('det')

@@ -21,11 +21,9 @@ LEVELS = (
     ('image_config', ),
     ('datasets', ),
     # What the package knows of itself and of the libraries below it.
-    ('dependencies', 'packaged', 'entry', 'version', 'progress',
-     'plain_config', 'files', 'image_size'),
+    ('dependencies', 'version', 'progress', 'plain_config', 'files',
+     'image_size'),
 )
-# Rooms of one level that import each other all the same, one way.
-BESIDE = {('dependencies', 'packaged'), ('dependencies', 'entry')}
 # What importing the package is: it gathers the rooms that it registers.
 ENTRANCES = ('__init__', '__main__')
 # Libraries that only one room may need.
@@ -88,7 +86,7 @@ def fault_of(found: Import, package: Path = PACKAGE) -> str:
     if room == '__init__':  # registering all: commands and functions do it
         return '' if LEVEL_OF[found.room] < LEVEL_OF['engine'] else (
             f'{found.place}: {found.room} must not import the whole package')
-    if LEVEL_OF[found.room] < LEVEL_OF[room] or (found.room, room) in BESIDE:
+    if LEVEL_OF[found.room] < LEVEL_OF[room]:
         return ''
     return f'{found.place}: {found.room} must not import {room}'
 
@@ -142,8 +140,7 @@ def test_every_package_has_a_place_in_the_order():
     ('models/a.py', 'if True:\n    import mmdet', 1),
     ('dense/a/b.py', 'from mmdet.registry import HOOKS', 0),
     ('dense/a.py', 'from .checks import check_heads', 0),
-    ('dependencies.py', 'from .packaged import in_clone', 0),
-    ('packaged.py', 'from .dependencies import REQUIREMENTS', 1),
+    ('files.py', 'from .dependencies import REQUIREMENTS', 1),
     ('__init__.py', 'from . import engine, models', 0),
 ])
 def test_imports_against_the_order_are_found(tmp_path, file, source, faults):

@@ -12,8 +12,8 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, MODELS
 
-from cmae_mm.apis.recipe import MODELS as MODELS_OF_PRETRAIN
-from cmae_mm.apis.recipe import choose_by_size
+from cmae_mm.apis.pretraining import MODELS as MODELS_OF_PRETRAIN
+from cmae_mm.apis.pretraining import choose_by_size
 from cmae_mm.apis.study import read_study
 from cmae_mm.config import load_config
 

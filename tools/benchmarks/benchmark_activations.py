@@ -20,7 +20,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 import cmae_mm
-from cmae_mm.engine.activation_checkpointing import checkpoint_activations
+from cmae_mm.engine.model_options import checkpoint_activations
 
 ROOT = Path(__file__).resolve().parents[2]
 

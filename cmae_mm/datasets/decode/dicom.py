@@ -5,8 +5,7 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
-from ...dependencies import MissingLibrary
-from ...packaged import install_command
+from ...dependencies import MissingLibrary, install_command
 from .convert import arrange_pages, fill_missing, refuse_pages
 from .image import (
     ImageSettings,

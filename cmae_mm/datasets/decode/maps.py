@@ -6,8 +6,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ...dependencies import MissingLibrary
-from ...packaged import install_command
+from ...dependencies import MissingLibrary, install_command
 from .image import (
     Encoded,
     ImageSettings,

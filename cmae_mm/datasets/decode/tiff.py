@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from ...dependencies import MissingLibrary
-from ...packaged import install_command
+from ...dependencies import MissingLibrary, install_command
 from .convert import arrange, arrange_pages
 from .image import (
     Encoded,

@@ -20,11 +20,13 @@ from ..loops import index_sampler
 from .step_hooks import StepSeedHook, TargetUpdateHook
 
 
-def check_loader(loader: DataLoader) -> List[int]:
+def check_loader(loader: DataLoader, by_epoch: bool = False) -> List[int]:
     """Check that all ranks have the same number of batches, at least one.
 
     Args:
         loader (DataLoader): The training's data loader.
+        by_epoch (bool): Whether the training loop counts epochs. Defaults to
+            False.
 
     Returns:
         List[int]: Number of samples that each rank draws in an epoch; empty
@@ -32,10 +34,15 @@ def check_loader(loader: DataLoader) -> List[int]:
 
     Raises:
         ValueError: If ranks have different numbers of images or batches per
-            epoch, or no batch.
+            epoch, or no batch, or an epoch has no end.
     """
     if isinstance(loader.dataset, IterableDataset):
         return []
+    if by_epoch and _is_endless(loader):
+        raise ValueError(
+            'an epoch of InfiniteSampler never ends; set train_dataloader.'
+            "sampler.type='SeededSampler', or train by iterations with "
+            "train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)")
     ranks = all_gather_object(
         (len(loader.dataset), len(loader),  # type: ignore[arg-type]
          len(index_sampler(loader))))

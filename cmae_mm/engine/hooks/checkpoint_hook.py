@@ -24,13 +24,13 @@ from ...checkpoints import CheckpointError, encoder_facts, to_plain
 from ...files import output_error, remove_temporaries, write_file
 from ...image_config import image_settings
 from ...models.utils import is_sharded, local_part
-from ..checkpoint_folder import NameTemplate, list_checkpoints, move_aside
 from ..device import unwrapped_model
 from ..loops import (
     at_optimizer_step,
     note_pending_validation,
     validation_pending,
 )
+from ..resuming import check_template, list_checkpoints, move_aside
 
 # Entries of the message hub with paths, in addition to keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
@@ -160,7 +160,8 @@ class AtomicCheckpointHook(CheckpointHook):
         **kwargs: Arguments of ``CheckpointHook``.
 
     Raises:
-        ValueError: If the folder is not local.
+        ValueError: If the folder is not local, or ``filename_tmpl`` is not
+            mmengine's default.
         CheckpointError: In training, if a file cannot be written.
     """
 
@@ -183,7 +184,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 'AtomicCheckpointHook writes into local folders; for '
                 'backend_args or a remote out_dir set '
                 "default_hooks.checkpoint.type='mmengine.CheckpointHook'")
-        self.filename_tmpl = NameTemplate(self.filename_tmpl)
+        check_template(self.filename_tmpl)
         self.async_save = async_save
         self._root = self.out_dir
         self._finite = True
@@ -201,6 +202,9 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner) -> None:
         """Find saved checkpoints; move those of an earlier run."""
         folder = self.folder(runner)
+        if self.save_best and runner.val_loop is None:
+            runner.logger.warning('save_best has no effect: the config has no '
+                                  'validation.')
         self.out_dir, self.backend_args = self._root, None
         hub = runner.message_hub
         for key, value in list(hub.runtime_info.items()):
@@ -216,14 +220,12 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _move_earlier_run(self, runner, folder: str) -> None:
         ahead = [
-            saved.path for saved in list_checkpoints(
-                folder, self.filename_tmpl, self.by_epoch)
+            saved.path for saved in list_checkpoints(folder)
             if saved.position > ((runner.epoch, runner.iter) if saved.by_epoch
                                  else (runner.iter, 0))
         ]
         if runner.iter == 0:
-            suffix = Path(self.filename_tmpl).suffix
-            ahead += sorted(Path(folder).glob(f'best_*{suffix}'))
+            ahead += sorted(Path(folder).glob('best_*.pth'))
         if ahead:
             aside = move_aside(ahead)
             runner.logger.warning(

@@ -18,7 +18,7 @@ from ...datasets.samplers import SeededIndex, mix, seed_generators
 from ...models import CMAE
 from ...models.utils import is_sharded
 from ..device import unwrapped_model
-from ..sharding import whole_parameters
+from ..model_options import whole_parameters
 
 
 class IntervalHook(Hook):

@@ -1,11 +1,27 @@
-"""Checks of a checkpoint before a run loads it."""
+"""Checkpoints of a run: names, order, validity, and fit to a model."""
+import logging
+import re
 from collections import OrderedDict
-from typing import Any, List, NamedTuple, Tuple
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..checkpoints import (
     CheckpointError,
+    DamagedCheckpoint,
+    check_whole,
     find_encoder,
     read_encoder_facts,
 )
@@ -14,6 +30,169 @@ from ..checkpoints.load import from_released
 from ..checkpoints.read import StateDict, unwrap
 from ..checkpoints.state_dict import QUEUE, compare, grid_of, read_sizes
 from ..models import CMAE
+
+# Names of checkpoints; the last number is the iteration within an epoch.
+TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
+_NAME = re.compile(r'(epoch|iter)_(\d+)(?:_iter_(\d+))?\.pth')
+
+
+def check_template(template: str) -> None:
+    """Check ``filename_tmpl`` of a checkpoint hook.
+
+    Raises:
+        ValueError: If it is not mmengine's default.
+    """
+    if template not in TEMPLATES:
+        raise ValueError(
+            f'filename_tmpl={template!r} is not supported: a run resumes from '
+            'epoch_<N>.pth or iter_<N>.pth; remove the setting')
+
+
+class SavedStep(NamedTuple):
+    """A checkpoint and the position encoded in its name."""
+
+    path: Path
+    by_epoch: bool
+    # Epochs or iterations, and the iteration within an epoch or 0.
+    position: Tuple[int, int]
+
+
+def list_checkpoints(folder: str) -> List[SavedStep]:
+    """List a run's checkpoints, newest first.
+
+    They are ordered by the numbers in their names, or by modification time if
+    a folder has both kinds, by epoch and by iteration.
+
+    Args:
+        folder (str): The folder, which may be missing.
+
+    Returns:
+        List[SavedStep]: The checkpoints, whose content is not checked.
+
+    Raises:
+        CheckpointError: If the folder cannot be read.
+    """
+    found = []
+    try:
+        for path in sorted(Path(folder).iterdir()):
+            name = _NAME.fullmatch(path.name)
+            if name and path.is_file():
+                found.append(SavedStep(path, name[1] == 'epoch', (
+                    int(name[2]), int(name[3] or 0))))
+        mixed = len({saved.by_epoch for saved in found}) > 1
+        return sorted(
+            found, reverse=True,
+            key=lambda saved: (saved.path.stat().st_mtime_ns if mixed else 0,
+                               saved.position))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f'the checkpoints in {folder} could not be listed: '
+            f'{error.strerror}') from error
+
+
+def list_saved(cfg: Mapping[str, Any]) -> List[SavedStep]:
+    """List the saved checkpoints of a config's run, newest first.
+
+    Args:
+        cfg (Config): The config, with ``work_dir``.
+
+    Returns:
+        List[SavedStep]: See :func:`list_checkpoints`.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    folder = Path(cfg['work_dir'])
+    if hook.get('out_dir') not in (None, cfg['work_dir']):
+        folder = Path(hook['out_dir']) / folder.name
+    return list_checkpoints(str(folder))
+
+
+def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
+    """Find the newest intact checkpoint, and rename damaged newer ones.
+
+    Args:
+        checkpoints (Sequence[SavedStep]): The checkpoints, newest first.
+
+    Returns:
+        Path: The checkpoint, or None if the list is empty.
+
+    Raises:
+        CheckpointError: If all are damaged, or a file cannot be read.
+    """
+    damaged: List[Tuple[Path, DamagedCheckpoint]] = []
+    for path, *_ in checkpoints:
+        try:
+            check_whole(path)
+        except DamagedCheckpoint as error:
+            damaged.append((path, error))
+            continue
+        except CheckpointError as error:
+            raise CheckpointError(
+                f'{error}; no file was changed, and this one may be intact; '
+                'run the same command again when it can be read') from error
+        for bad, reason in damaged:
+            aside = bad.with_name(f'{bad.name}.damaged')
+            bad.replace(aside)
+            print_log(
+                f'{reason}; renamed to {aside.name}, and the earlier '
+                f'{path.name} is used',
+                logger='current',
+                level=logging.WARNING)
+        return path
+    if damaged:
+        raise CheckpointError(
+            f'all {len(damaged)} checkpoints in {damaged[0][0].parent} are '
+            f'damaged (the newest: {damaged[0][1]}); start a new run with '
+            '--no-resume, which moves them to previous_<N>, or in another '
+            'folder')
+    return None
+
+
+def move_aside(paths: Sequence[Path]) -> Path:
+    """Move checkpoints of an earlier run to a separate folder.
+
+    Args:
+        paths (Sequence[Path]): The checkpoints, in one folder.
+
+    Returns:
+        Path: The folder ``previous_<N>``.
+    """
+    folder, number = paths[0].parent, 1
+    while (folder / f'previous_{number}').exists():
+        number += 1
+    aside = folder / f'previous_{number}'
+    aside.mkdir()
+    for path in paths:
+        path.replace(aside / path.name)
+    return aside
+
+
+def on_main_process(function: Callable, *args: Any) -> Any:
+    """Call a function on rank 0 and broadcast its result.
+
+    Args:
+        function (Callable): The function.
+        *args: Its arguments.
+
+    Returns:
+        Any: The value that the function returns, on each rank.
+
+    Raises:
+        CheckpointError: On each rank, if it or an ``OSError`` is raised on
+            rank 0.
+    """
+    answer: List[Any] = [None, None]
+    if is_main_process():
+        try:
+            answer[0] = function(*args)
+        except (CheckpointError, OSError) as error:
+            answer[1] = str(error)
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise CheckpointError(answer[1])
+    return answer[0]
+
 
 RESUME, START, TEST = 'resume', 'load_from', 'test'
 # CMAE modules that an MAE checkpoint or an encoder does not contain. A

@@ -15,7 +15,7 @@ from typing import (
 )
 
 from ..config import ConfigError, load_config
-from ..dependencies import require
+from ..dependencies import find_checkpoint, require
 from .arguments import (
     CfgOptions,
     Checkpoint,
@@ -228,7 +228,7 @@ def train(config: ConfigName,
     if amp and cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
     if auto_scale_lr:
-        if 'auto_scale_lr' not in cfg:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise ConfigError(
                 f'--auto-scale-lr needs auto_scale_lr = '
                 f'dict(base_batch_size=...) in {config}; add it or remove the '
@@ -237,7 +237,8 @@ def train(config: ConfigName,
     if isinstance(resume, bool):
         cfg.resume = resume
     elif resume is not None:
-        cfg.resume, cfg.resume_from = True, str(resume)
+        source = resume if '://' in str(resume) else find_checkpoint(resume)
+        cfg.resume, cfg.resume_from = True, str(source)
     add_log_backends(cfg, log_to)
     adapt_to_device(cfg)
     option = ' ' if cfg.get('resume') else ' with --resume '

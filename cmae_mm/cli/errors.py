@@ -121,6 +121,8 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
 
 def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
     """Explain a keyword of the config that its class does not have."""
+    if isinstance(error, TypeError) and text.endswith('takes no arguments'):
+        return f'{text}, but the config has some; remove them'
     match = re.search(r"(?:(\w+)(?:\.__init__)?\(\) got an )?unexpected "
                       r"keyword argument '(\w+)'", text)
     values = _values_of(error, 'obj_cls')

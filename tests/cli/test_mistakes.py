@@ -67,6 +67,15 @@ MISTAKES = {
         options('log_level=debugg'), 'log_level must be DEBUG, .* .debugg.'),
     'a word as the encoder': (
         options('model.backbone=vit'), 'model.backbone must be a dict, but'),
+    'an argument of a class without any': (
+        options('custom_hooks.0.interval=3'),
+        r'Hook\(\) takes no arguments, but the config has some'),
+    'no batch to scale the rate to': (
+        ['train', QUICK, '--auto-scale-lr', '--cfg-options',
+         'auto_scale_lr=None'], 'needs auto_scale_lr = dict.base_batch_size'),
+    'to resume from an empty folder': (
+        ['train', QUICK, '--resume', '{tmp}/empty', '--cfg-options', *LOADER],
+        'empty is a folder'),
     'no model': (options('model=None'), 'it must define model, '),
     'epochs without end': (
         ['train', '{tmp}/endless.py', '--cfg-options', *LOADER[:3]],

@@ -135,6 +135,8 @@ def quiet_imports() -> Iterator[None]:
 WEIGHT_FILES = ('model.safetensors', 'model.safetensors.index.json',
                 'pytorch_model.bin', 'pytorch_model.bin.index.json',
                 'adapter_model.safetensors')
+# Suffixes of files of weights.
+WEIGHT_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.pkl')
 _PACKAGE = Path(__file__).resolve().parent
 # Detection and segmentation of the original distribution.
 _ORIGINAL_DENSE = dict(
@@ -236,6 +238,38 @@ def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
     if pointer.is_file():
         return file / Path(pointer.read_text().strip()).name
     return file
+
+
+def explain_missing(path: Union[str, 'os.PathLike[str]']) -> str:
+    """Explain why a path names no checkpoint file.
+
+    Args:
+        path (str | PathLike): The path, after :func:`find_checkpoint`.
+
+    Returns:
+        str: A sentence; '' if it is a file.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        if (file / '.metadata').is_file():
+            return (f'{file} is a folder of torch.distributed.checkpoint; '
+                    'convert it with `python -m torch.distributed.checkpoint.'
+                    f'format_utils dcp_to_torch {file} FILE`')
+        names = sorted(p.name for p in file.iterdir()
+                       if p.suffix.lower() in WEIGHT_SUFFIXES)
+        hint = f'name a file, such as {names[0]}' if names else (
+            'name a file, or a folder with one of '
+            f'{", ".join(WEIGHT_FILES[:4])}')
+        return f'the folder {file} contains no checkpoint; {hint}'
+    if file.exists():
+        return ''
+    if ':/' in str(path):
+        return f'{path} is an address; download the file, and name its path'
+    is_hub = not file.suffix and not os.path.isabs(file) and (
+        len(file.parts) == 2 and not file.parent.exists())
+    return f'there is no checkpoint {file}' + (
+        '; models of a hub are not downloaded: download the folder, and name '
+        'its path' if is_hub else '')
 
 
 def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

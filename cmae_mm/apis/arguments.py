@@ -64,6 +64,7 @@ from ..config import ArgumentError as ArgumentError  # for all commands
 from ..config import Overrides as Overrides
 from ..config import check_pairs
 from ..dependencies import (
+    explain_missing,
     find_checkpoint,
     find_config,
     import_framework,
@@ -153,12 +154,9 @@ class _Checkpoint(_Path):
     def check(self, path: PathLike) -> None:
         if '://' in str(path) or (self.random and path == RANDOM):
             return
-        file = find_checkpoint(path)
-        if file.is_dir():
-            raise ArgumentError(
-                f'the folder {path} contains no checkpoint; name a file')
-        if not file.exists():
-            raise ArgumentError(f'there is no checkpoint {file}')
+        why = explain_missing(find_checkpoint(path))
+        if why:
+            raise ArgumentError(why)
 
 
 class _Config(_Path):
@@ -228,8 +226,8 @@ OutputFolder = Annotated[PathLike, Output(is_folder=True)]
 # Types that document the argument, too.
 Encoder = Annotated[Literal['online', 'target', 'teacher', 'student'], Text(
     'Encoder of the checkpoint: online is the trained one, target its moving '
-    'average. For DINO and iBOT, online is the teacher and target the '
-    'student. Defaults to online.')]
+    'average. DINO and iBOT have teacher and student, and online is the '
+    'teacher. Defaults to online.')]
 Pool = Annotated[Literal['mean', 'cls'], Text(
     'Feature of an image: mean of the patch tokens, or class token.')]
 Layers = Annotated[Sequence[int], Text(

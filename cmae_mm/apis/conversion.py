@@ -1,13 +1,15 @@
 """Export of checkpoints to other libraries, and import from them."""
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Dict, Literal, Optional
 
 from ..config import ConfigError, load_config
+from ..dependencies import WEIGHT_SUFFIXES
 from ..image_size import ImageSize
 from .arguments import (
     Checkpoint,
     ConfigName,
     ImgSize,
+    Output,
     OutputFile,
     OutputFolder,
     Overrides,
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 # The released code's names for the whole model, ONNX, and the libraries of
 # `EXPORTS` in `checkpoints/export.py`.
-Format = Literal['cmae', 'onnx', 'convmae', 'hf', 'hf_vit', 'hf_vitmae',
-                 'mmdet', 'mmpretrain', 'mmseg', 'timm']
+Format = Literal['cmae', 'onnx', 'convmae', 'hf', 'hf_vitmae', 'mmdet',
+                 'mmpretrain', 'mmseg', 'timm']
 # The libraries that classifiers are exported to.
-CLASSIFIERS = ('timm', 'hf', 'hf_vit')
+CLASSIFIERS = ('timm', 'hf')
+# A file of weights that is written.
+WeightFile = Annotated[PathLike, Output('.safetensors', '.pth')]
 
 
 def _is_finished(folder: PathLike) -> bool:
@@ -68,17 +72,20 @@ def _check_export(config: PathLike, checkpoint: PathLike,
     if to == 'cmae' and (img_size is not None or encoder != 'online'):
         raise ConfigError('--to cmae exports the whole model with both '
                           'encoders; remove --encoder and --img-size')
-    hints['out'] = _kind_of_output(out, to)
-    check_paths(hints, dict(config=config, checkpoint=checkpoint, out=out))
     if to == 'onnx':
         check_onnx_file(out)
+    hints['out'] = OutputFile if to == 'onnx' else _kind_of_output(out, to)
+    check_paths(hints, dict(config=config, checkpoint=checkpoint, out=out))
 
 
 def _kind_of_output(out: PathLike, to: str) -> Any:
     """Return whether an export is a file or a folder."""
-    is_folder = to.startswith('hf') or (
-        to == 'timm' and not Path(out).suffix)
-    return OutputFolder if is_folder else OutputFile
+    is_file = Path(out).suffix.lower() in WEIGHT_SUFFIXES
+    if is_file and to.startswith('hf'):
+        raise ConfigError(
+            f'for Hugging Face name a folder, not a file like {out}')
+    is_folder = to.startswith('hf') or to == 'timm' and not is_file
+    return OutputFolder if is_folder else WeightFile
 
 
 @command(check=_check_export)
@@ -91,7 +98,6 @@ def export(config: PathLike,
            encoder: Literal['online', 'target'] = 'online',
            img_size: ImgSize = None,
            dtype: Literal['float32', 'float16'] = 'float32',
-           allow_partial: bool = False,
            cfg_options: Overrides = ()) -> Dict[str, Any]:
     """Write an encoder for timm, Hugging Face and others.
 
@@ -111,10 +117,10 @@ def export(config: PathLike,
         checkpoint: A checkpoint of the config's model.
         out: File to write, .safetensors or .pth; for Hugging Face a folder;
             for timm a file or a folder; for ONNX .onnx.
-        to: Target library. hf: folder for AutoModel of transformers (formerly
-            hf_vit). hf_vitmae: folder for ViTMAEForPreTraining, with the pixel
-            decoder. cmae: whole model with the parameter names of the released
-            code. convmae: hybrid encoder and pixel decoder with the names of
+        to: Target library. hf: folder for AutoModel of transformers.
+            hf_vitmae: folder for ViTMAEForPreTraining, with the pixel decoder.
+            cmae: whole model with the parameter names of the released code.
+            convmae: hybrid encoder and pixel decoder with the names of
             ConvMAE. onnx: file that computes features of images that are not
             normalised.
         encoder: online, the trained encoder, or target, its moving average.
@@ -123,8 +129,6 @@ def export(config: PathLike,
             the side of a square, or height and width. Defaults to the model's.
         dtype: Data type of the weights in an ONNX file; inputs and outputs are
             float32. Defaults to float32.
-        allow_partial: Export although keys are missing, unexpected or of
-            another shape.
         cfg_options: Settings of the config to override. Nested keys are
             written with dots.
 
@@ -167,7 +171,7 @@ def export(config: PathLike,
         state, meta = read_checkpoint(str(checkpoint))
         facts = read_encoder_facts(meta)
         images = facts.get('images')
-        report = load_model(model, state, allow_partial, facts)
+        report = load_model(model, state, facts)
     result: Dict[str, Any] = dict(
         checkpoint=str(checkpoint), to=to, out=str(out))
     source = _describe(config, checkpoint, meta)
@@ -198,9 +202,8 @@ def export(config: PathLike,
 @command()
 def import_(config: ConfigName,
             checkpoint: Checkpoint,
-            out: OutputFile,
+            out: WeightFile,
             *,
-            allow_partial: bool = False,
             cfg_options: Overrides = ()) -> Dict[str, Any]:
     """Convert a released CMAE, MAE or ConvMAE checkpoint.
 
@@ -219,8 +222,6 @@ init.safetensors
         checkpoint: A released CMAE checkpoint, an MAE encoder under FAIR's or
             timm's names, or a ConvMAE checkpoint.
         out: File to write, .safetensors or .pth.
-        allow_partial: Import although keys are missing, unexpected or of
-            another shape.
         cfg_options: Settings of the config to override. Nested keys are
             written with dots.
 
@@ -234,6 +235,7 @@ init.safetensors
     """
     from ..checkpoints import (
         CheckpointError,
+        encoder_facts,
         find_encoder,
         load_model,
         naming,
@@ -241,6 +243,7 @@ init.safetensors
         read_encoder_facts,
         write_checkpoint,
     )
+    from ..checkpoints.encoder_config import KEY
     from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
     from ..checkpoints.load import fit
     model: Any = _build_model(config, cfg_options)
@@ -252,11 +255,11 @@ init.safetensors
             state, facts=facts, img_size=model.backbone.img_size)
         lines = list(found.lines)
         if found.kind == RELEASED:
-            report = load_model(model, state, allow_partial, facts)
+            report = load_model(model, state, facts)
             imported = model.state_dict()
             use = 'the whole pre-training state, for load_from'
         elif found.kind in FOREIGN:
-            fitted = fit(model.backbone, found, allow_partial)
+            fitted = fit(model.backbone, found)
             model.backbone.load_state_dict(fitted.state, strict=False)
             report, lines = fitted.report, fitted.lines[1:]
             imported = with_prefix(model.backbone.state_dict())
@@ -265,7 +268,14 @@ init.safetensors
             raise CheckpointError(
                 f'it is {found.kind} with the parameter names of this project '
                 'and needs no conversion')
-    write_checkpoint(str(out), imported, _describe(config, checkpoint, meta))
+    # Other channels than the source's are normalised as the config says.
+    source = {} if report.inflated else {
+        k: v for k, v in facts.items()
+        if k not in ('img_size', 'num_layers', 'num_class_tokens')}
+    record = encoder_facts(model)
+    record[KEY] = {**record[KEY], **source}
+    write_checkpoint(str(out), imported, {
+        **_describe(config, checkpoint, meta), **record})
     print('\n'.join([f'{checkpoint} is {found.kind}: {report}', *lines,
                      f'Wrote {out}, {use}']))
     return dict(checkpoint=str(checkpoint), kind=found.kind, out=str(out))

@@ -14,6 +14,7 @@ from ..checkpoints.layouts import FoundEncoder
 from ..checkpoints.load import (
     LoadedEncoder,
     build_encoder,
+    log_loaded,
     model_of,
     select_encoder,
 )
@@ -344,7 +345,7 @@ def load_encoder(checkpoint: Checkpoint,
     """
     loaded = checkpoints.load_encoder(
         str(checkpoint), encoder, img_size, num_heads)
-    print_log('\n'.join(loaded.lines), logger='current')
+    log_loaded(loaded.lines)
     with naming(checkpoint):
         return with_preprocessing(loaded, pool, stats)
 

@@ -152,21 +152,28 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
                                  **_size(config.get('image_size')))
     if 'num_attention_heads' in config:
         facts['norm_eps'] = config.get('layer_norm_eps', _HF_NORM_EPS)
+    activation = config.get('hidden_act', 'gelu')
     try:
         if 'pretrained_cfg' in config:
             images, given = config['pretrained_cfg'], config.get(
                 'model_args', {})
+            activation = given.get('act_layer', 'gelu')
             facts['num_heads'] = given.get('num_heads')
             facts.update(_size(given.get('img_size') or images.get(
                 'input_size', [])[1:]))
-            facts.update(_scale(images['mean'], images['std']),
-                         crop_pct=images.get('crop_pct'))
+            facts['crop_pct'] = images.get('crop_pct')
+            if 'mean' in images:
+                facts.update(_scale(images['mean'], images['std']))
         elif 'image_mean' in images:
             facts.update(_read_processor(images))
     except (AttributeError, KeyError, TypeError, ValueError,
             ZeroDivisionError) as error:
         raise CheckpointError(
             f'its image settings cannot be read: {error!r}') from None
+    if activation not in ('gelu', None):
+        raise CheckpointError(
+            f'its config.json says that the activation is {activation!r}, but '
+            'only gelu is supported')
     return facts
 
 

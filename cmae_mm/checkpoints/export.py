@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from torch import nn
 
+from ..dependencies import WEIGHT_SUFFIXES
 from ..files import write_file
 from ..image_size import ImageSize, covered_by, divide, to_pair, to_size
 from ..version import __version__
@@ -24,8 +25,6 @@ EXPORTS: Mapping[str, Callable[[StateDict], StateDict]] = dict(
     hf=layouts.to_hf_vit,
     hf_vitmae=layouts.to_hf,
     convmae=layouts.to_convmae)
-# Former names.
-_FORMER = dict(hf_vit='hf')
 # Bicubic, in Pillow.
 _BICUBIC = 3
 # Libraries with hybrid encoders.
@@ -109,7 +108,6 @@ def export_encoder(model: nn.Module,
         CheckpointError: If the model has no such encoder, an argument is not
             allowed, or the file cannot be written.
     """
-    to = _FORMER.get(to, to)
     if to not in EXPORTS:
         raise CheckpointError(
             f'the encoder is exported to one of {", ".join(EXPORTS)}, but got '
@@ -156,7 +154,7 @@ def _write_timm(path: str, state: StateDict, vit: nn.Module,
     """Write a file, or a folder with ``config.json``, for timm."""
     meta = dict(meta, pretrained_cfg=json.dumps(cfg))
     folder = Path(path).expanduser()
-    if folder.suffix:
+    if folder.suffix.lower() in WEIGHT_SUFFIXES:
         write_checkpoint(path, state, meta)
         return
     write_checkpoint(folder / 'model.safetensors', state, meta)
@@ -168,7 +166,7 @@ def _write_hf(path: str, state: StateDict, facts: Mapping[str, Any],
               short_side: Optional[int] = None) -> None:
     """Write a folder for transformers."""
     folder = Path(path).expanduser()
-    if folder.suffix:
+    if folder.suffix.lower() in WEIGHT_SUFFIXES:
         raise CheckpointError(
             f'for Hugging Face name a folder, not a file like {path}')
     # Required by transformers.
@@ -206,7 +204,6 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
     Raises:
         CheckpointError: If the classifier has other parts.
     """
-    to = _FORMER.get(to, to)
     if to not in ('timm', 'hf'):
         raise CheckpointError(
             f"a classifier is exported to 'timm' or 'hf', but got {to!r}")

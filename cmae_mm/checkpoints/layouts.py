@@ -91,6 +91,21 @@ DINOV2: Rows = (
         **_BLOCK,
     }),
 )
+# torchvision's VisionTransformer.
+TORCHVISION: Rows = (
+    Row('ln1.', 'encoder.ln.'),
+    Row('cls_token', 'class_token'),
+    Row('pos_embed', 'encoder.pos_embedding'),
+    Row('patch_embed.projection.', 'conv_proj.'),
+    Row('layers.', 'encoder.layers.encoder_layer_', {
+        '.attn.qkv.': '.self_attention.in_proj_',
+        '.attn.proj.': '.self_attention.out_proj.',
+        '.ffn.layers.0.0.': '.mlp.0.',
+        '.ffn.layers.1.': '.mlp.3.',
+        '.ln1.': '.ln_1.',
+        '.ln2.': '.ln_2.',
+    }),
+)
 # mmsegmentation's own VisionTransformer, which uses torch's attention.
 MMSEG: Rows = (
     Row('backbone.layers.', 'backbone.layers.', {
@@ -177,19 +192,26 @@ _LAYOUTS = (
     # Rejected, since it has no position embeddings.
     Layout('a Hugging Face DINOv3', [('layer.0.attention.k_proj.', )],
            HUGGING_FACE),
+    Layout('a torchvision encoder', [
+        ('encoder.layers.encoder_layer_', )], TORCHVISION),
     Layout('a bare encoder', [('layers.', ), ('pos_embed', )]),
 )
 FOREIGN = tuple(
     layout.kind for layout in _LAYOUTS if layout.rows and not layout.prefix)
 # Parts of files of other projects in addition to the encoder.
-_NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'fc_norm.',
-               'pooler.', 'classifier.', 'embeddings.mask_token',
+_NO_ENCODER = ('decoder_', 'decoder.', 'mask_token', 'head.', 'heads.',
+               'fc_norm.', 'pooler.', 'classifier.', 'embeddings.mask_token',
                'masked_embed', 'head_dist.', 'cls_classifier.',
                'distillation_classifier.', 'n_averaged')
-# Prefixes of wrappers: compiled modules, parallel ones, and other frameworks.
-_WRAPPERS = ('module.', 'teacher.', 'student.', 'base_encoder.', 'model.',
-             'encoder.', 'backbone.', 'vit.', 'net.', 'network.')
-_COMPILED = '_orig_mod.'
+# Names of the trained encoder in a checkpoint of several.
+_TRAINED = ('teacher', 'base_encoder', 'encoder', 'model', 'net', 'backbone',
+            'student')
+# Modules that wrap other modules, at any depth: compiled ones, and torch's
+# FSDP and activation checkpointing. DINOv2's training numbers chunks of
+# blocks.
+_INNER = re.compile(r'_orig_mod\.|_fsdp_wrapped_module\.|'
+                    r'_checkpoint_wrapped_module\.|'
+                    r'(?<=blocks\.)\d+\.(?=\d+\.)')
 # Includes DeiT's distillation token.
 _REGISTERS = ('reg_token', 'register_tokens', 'embeddings.register_tokens',
               'dist_token', 'embeddings.distillation_token')
@@ -456,40 +478,62 @@ def is_released(state: StateDict) -> bool:
 
 def _unwrap(state: StateDict, encoder: str
             ) -> Tuple[StateDict, Layout, List[str], Set[str]]:
-    """Remove prefixes of wrappers until the layout is detected.
+    """Remove prefixes of wrappers.
 
     Returns:
         tuple: The tensors without prefixes, their layout, lines for the log,
         and the names of other parts.
 
     Raises:
-        CheckpointError: If no layout is recognised.
+        CheckpointError: If no layout is recognised, or behind several
+            prefixes.
     """
-    first, lines, beside = state, [], set()
-    if any(_COMPILED in name for name in state):
-        state = {k.replace(_COMPILED, ''): v for k, v in state.items()}
-        lines.append(f"removed from its names: {_COMPILED!r}")
-    order = _WRAPPERS if encoder != 'student' else (
-        'student.', *(w for w in _WRAPPERS if w != 'teacher.'))
-    while (layout := _layout_of(state)) is None:
-        prefix = next((p for p in order if _starts(state, (p, ))), None)
-        if prefix is None:  # of a library's class: beit., dinov2.
-            roots = [p for p in sorted({f'{k.split(".")[0]}.' for k in state})
-                     if _layout_of(_behind(state, p)) is not None]
-            prefix = roots[0] if len(roots) == 1 else None
-        if prefix is None:
-            some = ', '.join(sorted(first)[:3])
-            raise CheckpointError(
-                f'no encoder was found in it (its first keys: {some}); '
-                'supported are CMAE and MAE pre-training checkpoints of this '
-                'project, backbones exported for mmpretrain, fine-tuned '
-                'classifiers, released CMAE checkpoints, MAE encoders with '
-                "FAIR's, timm's or Hugging Face's names, ConvMAE and DINO "
-                'checkpoints')
-        beside |= {k.split('.')[0] for k in state if not k.startswith(prefix)}
+    removed = {m[0] for name in state for m in _INNER.finditer(name)}
+    if removed:
+        state = {_INNER.sub('', k): v for k, v in state.items()}
+    prefix, beside = _find_prefix(state, encoder), set()
+    if prefix:
+        removed.add(prefix)
+        beside = {_part_beside(k, prefix) for k in state
+                  if not k.startswith(prefix)}
         state = _behind(state, prefix)
-        lines.append(f'removed from its names: {prefix!r}')
-    return state, layout, lines, beside
+    names = ', '.join(sorted(map(repr, removed)))
+    return state, _layout_of(state), (
+        [f'removed from its names: {names}'] if removed else []), beside
+
+
+def _find_prefix(state: StateDict, encoder: str) -> str:
+    """Find the shortest prefix behind which a layout is recognised."""
+    if _layout_of(state):
+        return ''
+    # Not within a list of layers, as of a Swin transformer.
+    starts = {re.split(r'(?<=\.)\d+\.', name)[0] for name in state}
+    prefixes = {s[:m.end()] for s in starts for m in re.finditer(r'\.', s)}
+    found: List[str] = []
+    for prefix in sorted(prefixes, key=lambda p: (len(p), p)):
+        if not prefix.startswith(tuple(found)) and (
+                _layout_of(_behind(state, prefix))):
+            found.append(prefix)
+    for word in ('student', *_TRAINED) if encoder == 'student' else _TRAINED:
+        trained = [p for p in found if f'.{p}'.count(f'.{word}')]
+        found = trained if len(trained) == 1 else found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(
+            f'it contains several encoders ({", ".join(found[:4])}); save the '
+            'state dict of one of them')
+    some = ', '.join(sorted(state)[:3])
+    raise CheckpointError(
+        f'no vision transformer was found in it (its first keys: {some}); '
+        'docs/checkpoints.md lists the files that are read')
+
+
+def _part_beside(name: str, prefix: str) -> str:
+    """Return the first part of a name that is not in a prefix."""
+    parts, shared = name.split('.'), prefix.split('.')
+    depth = next((i for i, part in enumerate(parts) if part != shared[i]), 0)
+    return '.'.join(parts[:depth + 1])
 
 
 def find_encoder(state: StateDict,
@@ -522,7 +566,7 @@ def find_encoder(state: StateDict,
             'it contains adapters (LoRA) of an encoder; merge them into its '
             'weights with `model.merge_and_unload()` of peft, and save it '
             'again')
-    if encoder in choices[2:] and not _starts(state, (f'{encoder}.', )):
+    if encoder in choices[2:] and not any(encoder in name for name in state):
         raise CheckpointError(f'it has no {encoder}; use the online encoder')
     branch = _branch_of(state, encoder)
     state, layout, lines, left_out = _unwrap(state, encoder)
@@ -551,6 +595,7 @@ def find_encoder(state: StateDict,
                 'one')
     found = {k.removeprefix(prefix): v
              for k, v in state.items() if k.startswith(prefix)}
+    _check_numbers(found)
     if layout.rows is MMSEG and 'patch_embed.projection.weight' in found:
         # patch_bias=False is its default
         width = len(found['patch_embed.projection.weight'])
@@ -562,12 +607,23 @@ def find_encoder(state: StateDict,
                         grid_of(found, facts))
 
 
+def _check_numbers(state: StateDict) -> None:
+    """Check that no layer is missing between others."""
+    numbers = {int(m[1]) for m in (
+        re.match(r'layers\.(\d+)\.', name) for name in state) if m}
+    lacking = next((n for n in range(len(numbers)) if n not in numbers), None)
+    if lacking is not None:
+        raise CheckpointError(
+            f'its layer {lacking} is missing (counted from 0), but there is '
+            f'layer {max(numbers)}: it is incomplete')
+
+
 def _branch_of(state: StateDict, encoder: str) -> str:
     """Return the name of the selected encoder, '' if there is only one."""
     if encoder != 'online':
         return encoder
     return next((branch for branch, sign in (
-        ('teacher', 'teacher.'), ('student', 'student.'),
+        ('teacher', 'teacher'), ('student', 'student'),
         ('online', 'target')) if _starts(state, (sign, ))), '')
 
 

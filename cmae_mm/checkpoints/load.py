@@ -11,6 +11,7 @@ from typing import (
     NamedTuple,
     Optional,
     Pattern,
+    Sequence,
     Tuple,
     Union,
 )
@@ -52,6 +53,8 @@ from .state_dict import (
 PathLike = Union[str, 'os.PathLike[str]']
 # Value of a checkpoint's path for random weights.
 RANDOM = 'random'
+# Start of a line that is logged as a warning.
+_DOUBT = 'warning:'
 # Settings that are numbers of layers.
 _DEPTHS = r'(depth|num_layers|depths\.\d+)$'
 # Tensors that sizes follow from, and their dimensions.
@@ -118,6 +121,7 @@ def load_encoder(checkpoint: str,
         facts = read_encoder_facts(meta)
         found = find_encoder(state, encoder, facts, img_size)
         loaded = build_encoder(found, facts, encoder, img_size, num_heads)
+        loaded.lines.extend(_doubt_depth(found, facts))
     loaded.lines[0] = f'{checkpoint} is {loaded.lines[0]}'
     return loaded
 
@@ -155,8 +159,8 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         with torch.device('meta'):  # sizes are compared before memory is taken
             backbone = MODELS.get(kind)(**settings)
         backbone.out_type = 'raw'
-        fitted = fit(backbone, found._replace(state=state, grid=grid),
-                     new=None, most_listed=10,
+        fitted = fit(backbone, found._replace(state=state), new=None,
+                     assumed=grid, most_listed=10,
                      advice='it is not a vision transformer of this project')
     except CheckpointError:
         raise
@@ -165,8 +169,6 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
         raise CheckpointError(
             'its encoder cannot be built for images of '
             f'{words_of(settings["img_size"])} pixels: {reason}') from error
-    if found.grid is None and found.kind in layouts.FOREIGN:
-        fitted.lines.append(_assumed(grid))
     backbone.to_empty(device='cpu').load_state_dict(fitted.state)
     return LoadedEncoder(backbone.eval(), facts, fitted.lines,
                          dict(settings, type=kind))
@@ -178,16 +180,17 @@ def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
     """Derive the name, the arguments and the grid of an encoder."""
     state, sizes = found.state, read_sizes(found.state)
     hybrid = is_hybrid(state)
-    if any('.rel_pos_' in name for name in state):
+    if any('.rel_pos_' in name for name in state) or (
+            'pos_embed' in state and state['pos_embed'].dim() == 4):
         raise CheckpointError(
-            'its encoder has windows and relative positions for detection; it '
-            'can initialise TransferViTDet only (init_cfg)')
+            'its encoder has a map of positions or relative positions for '
+            'detection; it can initialise TransferViTDet only (init_cfg)')
     wrong = [name for name, dims in _NEEDED.items() if (
         state[name].dim() if name in state else 0) != dims and (
             hybrid or not name.startswith('conv_stages.'))]
     if wrong or sizes is None:
         raise CheckpointError(
-            f'its encoder is not {KINDS[hybrid].words}, or it is incomplete: '
+            f'its encoder is not {KINDS[hybrid]}, or it is incomplete: '
             f'{", ".join(wrong or ["the layers"])} are missing or of another '
             'shape')
     depth = sizes.depths[-1]
@@ -244,11 +247,14 @@ def _find_sizes(positions: int, num_extra: int, patch: int,
             raise CheckpointError(str(error)) from None
     grid = find_grid(count, noted, given)
     if grid is None:
+        others = f' or img_size={words_of(img_size)}' if img_size else ''
+        hint = ' (or it lacks its class token)' if not num_extra and (
+            find_grid(count - 1)) else ''
         raise CheckpointError(
-            f'its {positions} positions are not those of '
-            f'{"a class token and " if num_extra else ""}a square grid of '
-            f'patches; give the height and width of its images (img_size=, '
-            f'--img-size), {count} patches of {patch} pixels')
+            f'its {count} positions of patches are not those of a square'
+            f'{others}{hint}, and it does not record the image size; give the '
+            'height and width of its images (img_size=, --img-size), which '
+            f'are {count} patches of {patch} pixels')
     rows, columns = given or grid
     return grid, to_size((rows * patch, columns * patch))
 
@@ -267,10 +273,12 @@ def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
     if heads is None and len(named) == 1:
         heads = named.pop()
     if heads is None:
+        depths = _known_depths(sizes, len(sizes.widths) > 1)
+        other = f' (of its width they have {depths} layers)' if depths else ''
         raise CheckpointError(
             'it does not record the number of attention heads of its encoder, '
-            f'which is {sizes}, and no named architecture has these sizes; '
-            'set num_heads=')
+            f'which is {sizes}, and no named architecture has these sizes'
+            f'{other}; set num_heads=')
     if sizes.widths[-1] % heads:
         raise CheckpointError(f'num_heads={heads} does not divide the width '
                               f'of {sizes.widths[-1]}')
@@ -296,6 +304,7 @@ def fit_encoder(module: nn.Module, checkpoint: str,
         fitted = fit(
             module, found, most_listed=10, advice="the model must have the "
             "encoder's width, depth and patch size")
+    fitted.lines.extend(_doubt_depth(found, facts))
     _compare_eps(module, facts, fitted.lines)
     fitted.lines[0] = f'{checkpoint} is {fitted.lines[0]}'
     return fitted
@@ -323,33 +332,97 @@ def _compare_eps(module: nn.Module, facts: Dict[str, Any],
             'reproduces its features exactly')
 
 
+def _known_depths(sizes: Sizes, hybrid: bool) -> List[int]:
+    """List the depths of named architectures of an encoder's width."""
+    zoo = MODELS.get('TransferConvViT' if hybrid else 'TransferViT').arch_zoo
+    return sorted({a['depths'][-1] if hybrid else a['num_layers']
+                   for a in zoo.values()
+                   if sizes.widths in (a['embed_dims'], [a['embed_dims']])})
+
+
+def _doubt_depth(found: FoundEncoder, facts: Mapping[str, Any]) -> List[str]:
+    """Warn of a depth that no known encoder has, if it is not recorded.
+
+    A file that lacks its last layers is a shallower encoder.
+    """
+    sizes, hybrid = read_sizes(found.state), is_hybrid(found.state)
+    if sizes is None or facts.keys() & {'num_heads', 'num_layers'}:
+        return []
+    depths = _known_depths(sizes, hybrid)
+    doubts = []
+    if sizes.depths[-1] not in depths:
+        known = ' or '.join(map(str, depths))
+        doubts = [f'named architectures of its width have {known} layers'
+                  if depths else 'no named architecture has its width']
+    if found.kind in layouts.FOREIGN and 'fc_norm' not in found.left_out and (
+            'ln1.weight' not in found.state):
+        doubts.append('it has no final norm')
+    return [f'{_DOUBT} its last layers may be missing: {", ".join(doubts)}'
+            ] if doubts else []
+
+
+def log_loaded(lines: Sequence[str]) -> None:
+    """Log what was loaded, as a warning if there are doubts."""
+    doubts = any(line.startswith(_DOUBT) for line in lines)
+    print_log('\n'.join(lines), logger='current',
+              level=logging.WARNING if doubts else logging.INFO)
+
+
+def _find_grid(module: nn.Module, found: FoundEncoder, lines: List[str]
+               ) -> Optional[Pair]:
+    """Find the grid of the positions of an encoder for a module."""
+    positions = found.state.get('pos_embed')
+    own = getattr(module, 'patch_resolution', None)
+    if found.grid is not None or positions is None or positions.dim() != 3:
+        return found.grid
+    count = positions.shape[1] - layouts.count_extra(found.state)
+    grid = find_grid(count) or find_grid(count, own)
+    if grid is None and 'cls_token' not in found.state and (
+            find_grid(count - 1)):
+        return None  # its class token is missing, which is reported
+    if grid is None:
+        raise CheckpointError(
+            f'its {count} positions of patches are neither those of a square '
+            "nor of the model's images, and it does not record the image "
+            'size; use a folder of timm or transformers, whose config.json '
+            'records it')
+    other = f", not as the model's {own[0]}x{own[1]}" if own and (
+        grid != tuple(own) and count == math.prod(own)) else ''
+    lines.append(_assumed(grid) + other)
+    return grid
+
+
 def _assumed(grid: Pair) -> str:
     """Report a grid that the checkpoint does not record."""
-    return 'it does not record the image size; positions are taken as ' + (
-        'a square' if grid[0] == grid[1] else f'{grid[0]}x{grid[1]} patches')
+    return ('it does not record the image size; its positions are taken as '
+            f'{grid[0]}x{grid[1]} patches')
 
 
-def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
-        new: Optional[Pattern] = _NEW, **options: Any) -> FittedEncoder:
+def fit(module: nn.Module, found: FoundEncoder,
+        new: Optional[Pattern] = _NEW, assumed: Optional[Pair] = None,
+        **options: Any) -> FittedEncoder:
     """Fit an encoder to a module.
 
     Args:
         module (nn.Module): The module.
         found (FoundEncoder): The encoder.
-        allow_partial (bool): See :func:`check_fit`. Defaults to False.
         new (Pattern, optional): Names of the module that encoders do not have.
+        assumed (Tuple[int, int], optional): Grid of its positions in patches,
+            if it records none. Defaults to a square, or the module's grid.
         **options: Other arguments of :func:`check_fit`.
 
     Returns:
         FittedEncoder: Its tensors, with the register tokens of the module.
     """
     expected, state = module.state_dict(), found.state
+    lines = list(found.lines)
+    if found.grid is None and assumed is not None:
+        lines.append(_assumed(assumed))
+        found = found._replace(grid=assumed)
+    grid = _find_grid(module, found, lines)
     positions = expected.get('pos_embed')
     if positions is not None and positions.dim() == 4:
-        state = layouts.to_vit_sam(state, found.grid)
-    lines = list(found.lines)
-    if found.grid is None and found.kind in layouts.FOREIGN:
-        lines.append(_assumed((1, 1)))
+        state = layouts.to_vit_sam(state, grid)
     state, changes = layouts.match_registers(state, expected)
     lines += changes
     spared = [k for k in state
@@ -358,11 +431,12 @@ def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
     made_new = [k for k in expected
                 if new and new.search(k) and k not in state]
     fitted, report = check_fit(
-        module, state, allow_partial, optional=made_new, inflate=True,
-        grid=found.grid, **options)
+        module, state, optional=made_new, inflate=True,
+        grid=grid, **options)
     name = f'{found.branch} encoder'.lstrip()
     lines.insert(0, f'{found.kind}; its {name} was loaded, '
-                 f'{"every key matched: " if report.fits else ""}{report}')
+                 f'every key matched: {report}')
+    lines.insert(1, _describe(module, found.state))
     types = {str(v.dtype) for k, v in fitted.items()
              if v.dtype != expected[k].dtype}
     if types:
@@ -375,6 +449,16 @@ def fit(module: nn.Module, found: FoundEncoder, allow_partial: bool = False,
     if made_new:
         lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
     return FittedEncoder(fitted, report, lines)
+
+
+def _describe(module: nn.Module, state: StateDict) -> str:
+    """Describe the encoder that was found, in one line."""
+    heads = getattr(module, 'arch_settings', {}).get('num_heads')
+    positions = state.get('pos_embed')
+    return f'it is {read_sizes(state)}' + (
+        f', with {heads} heads' if heads else '') + (
+            '' if positions is None or positions.dim() != 3 else
+            f' and {positions.shape[1]} positions')
 
 
 def from_released(model: nn.Module,
@@ -427,14 +511,12 @@ def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
 
 
 def load_model(model: nn.Module, state: StateDict,
-               allow_partial: bool = False,
                facts: Mapping[str, Any] = {}) -> KeyReport:
     """Load a whole model, with our names or the released code's.
 
     Args:
         model (nn.Module): The model, built for the checkpoint's sizes.
         state (StateDict): The checkpoint's tensors.
-        allow_partial (bool): See :func:`load_state`.
         facts (Mapping[str, Any]): Recorded settings of the encoder. Defaults
             to none.
 
@@ -447,7 +529,7 @@ def load_model(model: nn.Module, state: StateDict,
     optional: List[str] = []
     if layouts.is_released(state):
         state, optional = from_released(model, state)
-    return load_state(model, state, allow_partial, optional=optional,
+    return load_state(model, state, optional=optional,
                       grid=grid_of(state, facts, 'backbone.'))
 
 
@@ -477,7 +559,7 @@ def load_encoder_into(module: nn.Module, checkpoint: str,
     """
     fitted = fit_encoder(module, checkpoint, encoder)
     module.load_state_dict(fitted.state, strict=False)
-    print_log('\n'.join(fitted.lines), logger='current')
+    log_loaded(fitted.lines)
     return fitted.report
 
 

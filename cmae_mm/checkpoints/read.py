@@ -26,6 +26,7 @@ from typing import (
     Union,
 )
 
+import numpy as np
 import safetensors.torch
 import torch
 import yaml
@@ -37,7 +38,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.serialization import _get_restore_location
 
-from ..dependencies import WEIGHT_FILES, find_checkpoint
+from ..dependencies import WEIGHT_FILES, explain_missing, find_checkpoint
 from ..files import atomic_file
 from . import CheckpointError, DamagedCheckpoint, naming
 from .unpickler import StorageId, from_plain, unpickle
@@ -60,6 +61,7 @@ _OTHER_FILES = {
     b'\x89HDF': 'is an HDF5 file, for example of Keras, which is not '
                 'supported',
     b'<': 'is a web page or XML file, not a checkpoint; download it again',
+    b'{': 'is a JSON file; name the file of the weights, or their folder',
     b'\x1f\x8b': 'is an archive; unpack it'}
 _NO_MEMORY = re.compile(r"(can't|cannot) allocate|not enough memory", re.I)
 
@@ -136,15 +138,12 @@ def _opened(path: PathLike) -> Iterator[_Source]:
         CheckpointError: If it does not exist or cannot be opened.
     """
     file = Path(path).expanduser()
-    if file.is_dir():
-        raise CheckpointError(
-            f'{file} is a folder without weights; name a file, or a folder '
-            f'with one of {", ".join(WEIGHT_FILES[:4])}')
+    why = explain_missing(path)
+    if why:
+        raise CheckpointError(why)
     try:
         with open(file, 'rb') as opened:
             yield _Source(opened, str(file))
-    except FileNotFoundError as error:
-        raise CheckpointError(f'there is no checkpoint {file}') from error
     except OSError as error:
         raise CheckpointError(
             f'{file} could not be read: {error.strerror or error}') from error
@@ -159,6 +158,8 @@ class _Records:
     def __init__(self, source: _Source) -> None:
         self.source, name = source, source.name
         with _reading(source):
+            if not zipfile.is_zipfile(source):  # type: ignore[arg-type]
+                raise EOFError('its end is missing; copy or download it again')
             self.archive = zipfile.ZipFile(source)  # type: ignore[arg-type]
             infos = self.archive.infolist()
         self.infos = {info.filename: info for info in infos}
@@ -166,7 +167,8 @@ class _Records:
                  if n.count('/') == 1 and n.endswith('/data.pkl')]
         if len(roots) != 1:
             raise DamagedCheckpoint(
-                f'{name} is a zip file, but not of torch.save')
+                f'{name} is a zip file, but not of torch.save; if it is an '
+                'archive, unpack it')
         self.root = roots[0]
         if f'{self.root}constants.pkl' in self.infos:
             raise CheckpointError(
@@ -207,7 +209,7 @@ class _Records:
 
 def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
               ) -> Any:
-    """Read a file of ``torch.save`` without executing its content.
+    """Read a file of ``torch.save`` or safetensors, without executing it.
 
     It may contain tensors, plain values and containers, numpy arrays of
     numbers and mmengine's log history. Records of the zip format are verified
@@ -220,12 +222,13 @@ def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
             ``torch.load``. Defaults to None, the saved device.
 
     Returns:
-        Any: The content.
+        Any: The content; of safetensors a dict of ``state_dict`` and
+        ``meta``, as in mmengine's own files.
 
     Raises:
         DamagedCheckpoint: If the file is damaged.
-        CheckpointError: If it could not be read, is not a file of torch, or
-            contains other values.
+        CheckpointError: If it could not be read, is no such file, or contains
+            other values.
     """
     if isinstance(file, (str, os.PathLike)):
         with _opened(file) as source:
@@ -243,20 +246,21 @@ def _load(source: _Source, map_location: Any) -> Any:
         source.seek(0)
     if start.startswith(_ZIP):
         return _load_zip(source, map_location)
+    if start[8:9] == b'{':  # whatever its name is
+        return _load_safetensors(source, map_location)
     if not start.strip(b'\0'):
         raise DamagedCheckpoint(
             f'{name} is damaged: it is empty or starts with zeros')
-    if not start.startswith(b'\x80'):  # PROTO, the first opcode
-        raise DamagedCheckpoint(_describe_kind(name, start) or (
-            f'{name} is not a file of torch.save, or it is damaged: it starts '
-            f'with {start[:4]!r}'))
-    return _load_legacy(source, map_location)
-
-
-def _describe_kind(name: str, start: bytes) -> str:
-    """Describe a file that is no checkpoint; '' for one not known."""
-    return next((f'{name} {what}' for mark, what in _OTHER_FILES.items()
-                 if start.startswith(mark)), '')
+    if start.startswith(b'\x80'):  # PROTO, the first opcode
+        return _load_legacy(source, map_location)
+    text = start.strip()
+    what = next((what for mark, what in _OTHER_FILES.items()
+                 if text.startswith(mark)), '')
+    if not what and text.isascii() and text.decode().isprintable():
+        what = f'is a text file ({text.decode()!r}), not a checkpoint'
+    raise DamagedCheckpoint(f'{name} ' + (what or (
+        'is neither a file of torch.save nor of safetensors, or it is '
+        f'damaged: it starts with {start[:4]!r}')))
 
 
 def _place(source: _Source, storage: torch.UntypedStorage,
@@ -316,7 +320,10 @@ def read_pickle(content: bytes, name: str) -> Any:
 
 
 def _load_legacy(source: _Source, map_location: Any) -> Any:
-    """Read all pickles, then the storages."""
+    """Read all pickles, then the storages.
+
+    A single pickle of arrays, as detectron2 writes them, is read, too.
+    """
     name, size = source.name, source.size
     storages: Dict[str, Tuple[StorageId, torch.UntypedStorage]] = {}
 
@@ -332,7 +339,10 @@ def _load_legacy(source: _Source, map_location: Any) -> Any:
         return storages[identity.key][1]
 
     with _reading(source):
-        if unpickle(source, name, size) != _MAGIC:
+        magic = unpickle(source, name, size)
+        if isinstance(magic, dict) and source.tell() == size:
+            return magic
+        if type(magic) is not int or magic != _MAGIC:
             raise CheckpointError(
                 f'{name} is a pickle, but not of torch.save')
         version, system = (unpickle(source, name, size) for _ in range(2))
@@ -356,6 +366,23 @@ def _load_legacy(source: _Source, map_location: Any) -> Any:
     return content
 
 
+def _load_safetensors(source: _Source, map_location: Any) -> Any:
+    # Not memory-mapped, where a disk error would kill the process.
+    with _reading(source):
+        data = source.read()
+        try:
+            state = safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise DamagedCheckpoint(
+                f'{source.name} is not a safetensors file, or damaged: '
+                f'{error}') from error
+        length, = struct.unpack('<Q', data[:8])
+        meta = json.loads(data[8:8 + length]).get('__metadata__') or {}
+    if isinstance(map_location, (str, torch.device)):
+        state = {k: v.to(map_location) for k, v in state.items()}
+    return dict(state_dict=state, meta=meta)
+
+
 def read_checkpoint(path: PathLike) -> Checkpoint:
     """Read a ``.safetensors`` or pickled file, or a Hugging Face folder.
 
@@ -375,6 +402,8 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
             it contains no tensors.
     """
     file = find_checkpoint(path)
+    if not file.exists():
+        raise CheckpointError(explain_missing(path))
     with naming(file):
         files = [file]
         if file.name.endswith('.index.json'):
@@ -409,8 +438,6 @@ def _read_index(file: Path) -> List[Path]:
 
 def _read_file(file: Path) -> Checkpoint:
     with _opened(file) as source:
-        if file.suffix.lower() == '.safetensors':
-            return _read_safetensors(source)
         content = _load(source, 'cpu')
     found = unwrap(content)
     # Averages of the weights.
@@ -425,7 +452,25 @@ def _read_file(file: Path) -> Checkpoint:
 def _holds(value: Any) -> bool:
     """Whether a value is a dict with tensors."""
     return isinstance(value, dict) and any(
-        isinstance(v, Tensor) for v in value.values())
+        isinstance(v, (Tensor, np.ndarray)) for v in value.values())
+
+
+def _flatten(content: Dict[Any, Any], prefix: str = ''
+             ) -> Iterator[Tuple[str, Any]]:
+    """Find the tensors in nested dicts; keys become prefixes.
+
+    Only the outermost dicts with tensors are read, no optimizers.
+    """
+    is_state = _holds(content)
+    for name, value in content.items():
+        if is_state and isinstance(value, (Tensor, np.ndarray)):
+            if not isinstance(name, str):
+                raise CheckpointError(
+                    f'it names a tensor {name!r}, which is not a string')
+            yield prefix + name, value
+        elif not is_state and isinstance(value, dict) and (
+                isinstance(name, str) and 'optim' not in name):
+            yield from _flatten(value, f'{prefix}{name}.')
 
 
 def _read_json(file: Path) -> Dict[str, Any]:
@@ -441,10 +486,11 @@ def unwrap(content: Any) -> Checkpoint:
     """Find the state dict in the content of a file.
 
     Args:
-        content (Any): A state dict, possibly nested in the dicts of
-            frameworks, or several by name, which becomes their prefix:
-            ``teacher`` and ``student`` of DINO and iBOT, ``encoder`` and
-            ``target_encoder`` of I-JEPA.
+        content (Any): A state dict of tensors or numpy arrays, possibly
+            nested in other dicts, or several. Their keys, except for
+            ``state_dict`` and ``model``, become prefixes: ``teacher`` and
+            ``student`` of DINO and iBOT, ``encoder`` and ``target_encoder``
+            of I-JEPA.
 
     Returns:
         Checkpoint: The tensors, without a ``module.`` prefix.
@@ -461,43 +507,22 @@ def unwrap(content: Any) -> Checkpoint:
     if not isinstance(content, dict):
         raise CheckpointError(
             f'it contains a {type(content).__name__}, not a state dict')
-    if not _holds(content):
-        content = {f'{part}.{name}': value for part, tensors in content.items()
-                   if isinstance(tensors, dict)
-                   for name, value in tensors.items()
-                   if isinstance(value, Tensor)}
     state: StateDict = OrderedDict()
-    for name, value in content.items():
-        if isinstance(value, Tensor):
-            if not isinstance(name, str):
-                raise CheckpointError(
-                    f'it names a tensor {name!r}, which is not a string')
-            short = name.removeprefix('module.')
-            if short in state:
-                raise CheckpointError(f'it contains {short} under two names')
-            state[short] = value
+    removed = False
+    for name, value in _flatten(content):
+        short = name.removeprefix('module.')
+        removed |= short != name
+        if short in state:
+            raise CheckpointError(f'it contains {short} under two names')
+        state[short] = value if isinstance(value, Tensor) else (
+            torch.as_tensor(value))
     if not state:
         raise CheckpointError('it contains no tensors')
-    if state.keys() - content.keys():
+    if removed:
         print_log("removed from its names: 'module.'", logger='current')
     if hasattr(content, '_metadata'):
         state._metadata = content._metadata  # type: ignore[attr-defined]
     return Checkpoint(state, meta if isinstance(meta, dict) else {})
-
-
-def _read_safetensors(source: _Source) -> Checkpoint:
-    # Not memory-mapped, where a disk error would kill the process.
-    with _reading(source):
-        data = source.read()
-        try:
-            state = safetensors.torch.load(data)
-        except SafetensorError as error:
-            raise DamagedCheckpoint(_describe_kind(source.name, data) or (
-                f'{source.name} is not a safetensors file, or damaged: '
-                f'{error}')) from error
-        length, = struct.unpack('<Q', data[:8])
-        meta = json.loads(data[8:8 + length]).get('__metadata__') or {}
-    return unwrap(dict(state_dict=state, meta=meta))
 
 
 def check_whole(path: PathLike) -> None:
@@ -519,8 +544,6 @@ def check_whole(path: PathLike) -> None:
             records = _Records(source)
             for name in records.infos:
                 records.read_tensor(name.removeprefix(records.root))
-        elif Path(path).suffix.lower() == '.safetensors':
-            _read_safetensors(source)
         else:
             _load(source, 'cpu')
 
@@ -560,29 +583,12 @@ def write_checkpoint(path: PathLike, state: StateDict,
 # Readers of mmengine and other libraries
 
 
-@CheckpointLoader.register_scheme(prefixes=r'(?i).+\.safetensors$')
-def load_from_safetensors(filename: str, map_location: Any = None) -> dict:
-    """Read safetensors in mmengine: ``init_cfg``, ``load_from``, tools.
-
-    Args:
-        filename (str): A local ``.safetensors`` file.
-        map_location (str, optional): See ``torch.load``.
-
-    Returns:
-        dict: ``state_dict`` and ``meta``, as in mmengine's own files.
-    """
-    state, meta = read_checkpoint(filename)
-    if isinstance(map_location, (str, torch.device)):
-        state = {k: v.to(map_location) for k, v in state.items()}
-    return dict(state_dict=state, meta=meta)
-
-
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read local files in mmengine, without executing their content.
 
     Args:
-        filename (str): A file of ``torch.save``.
+        filename (str): A file of ``torch.save`` or safetensors.
         map_location (optional): See ``torch.load``.
 
     Returns:

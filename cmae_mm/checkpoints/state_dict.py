@@ -16,18 +16,11 @@ STEPS = 'target.steps'
 QUEUE = 'head.contrastive.queue'
 
 
-class _Kind(NamedTuple):
-    """A kind of encoder: description, and its backbones."""
-
-    words: str
-    backbones: str
-
-
-KINDS = (
-    _Kind('a plain vision transformer',
-          'CMAEViT, TransferViT or TransferViTDet'),
-    _Kind('a hybrid encoder with convolution stages',
-          'CMAEConvViT, TransferConvViT or TransferConvViTDet'))
+# Plain and hybrid encoders, and their backbones.
+KINDS = ('a plain vision transformer',
+         'a hybrid encoder with convolution stages')
+_BACKBONES = ('CMAEViT, TransferViT or TransferViTDet',
+              'CMAEConvViT, TransferConvViT or TransferConvViTDet')
 _COLOURS = 3
 
 
@@ -129,14 +122,14 @@ def is_hybrid(state: StateDict) -> bool:
 def _check_encoder(state: StateDict, expected: StateDict) -> None:
     """Check that two encoders are of one kind and size."""
     pair = (state, expected)
-    kinds = [KINDS[is_hybrid(s)] for s in pair
+    kinds = [is_hybrid(s) for s in pair
              if any('layers.' in k and '.attn.' in k for k in s)]
     if len(set(kinds)) == 2:
         raise CheckpointError(
-            f'it contains {kinds[0].words}, the model has {kinds[1].words}, '
-            'and neither can initialise the other; use a config with the '
-            f'backbone {kinds[0].backbones}, or a checkpoint of the other '
-            'kind')
+            f'it contains {KINDS[kinds[0]]}, the model has '
+            f'{KINDS[kinds[1]]}, and neither can initialise the other; use a '
+            f'config with the backbone {_BACKBONES[kinds[0]]}, or a '
+            'checkpoint of the other kind')
     theirs, ours = map(read_sizes, pair)
     if theirs and ours and theirs != ours:
         raise CheckpointError(
@@ -221,8 +214,7 @@ def compare(model: nn.Module,
 
 def check_fit(model: nn.Module,
               state: StateDict,
-              allow_partial: bool = False,
-              advice: str = 'to load it nevertheless, use --allow-partial',
+              advice: str = 'use the config that it was trained with',
               most_listed: Optional[int] = None,
               **options: Any) -> Fitting:
     """Check that a state dict fits a model, without loading it.
@@ -230,8 +222,6 @@ def check_fit(model: nn.Module,
     Args:
         model (nn.Module): The model.
         state (StateDict): A state dict under the model's names.
-        allow_partial (bool): Whether to allow keys that do not fit. Defaults
-            to False.
         advice (str): Last line of the error.
         most_listed (int, optional): Number of keys of each kind in the error.
             Defaults to all.
@@ -241,12 +231,11 @@ def check_fit(model: nn.Module,
         Fitting: The tensors that fit, and the report.
 
     Raises:
-        CheckpointError: If keys are missing, unexpected or misshapen, unless
-            ``allow_partial``; if nothing fits; or if weights cannot be used,
-            see :func:`compare`.
+        CheckpointError: If keys are missing, unexpected or misshapen, or
+            weights cannot be used, see :func:`compare`.
     """
     fitting = compare(model, state, **options)
-    if fitting.state and (fitting.report.fits or allow_partial):
+    if fitting.state and fitting.report.fits:
         return fitting
     what = ('the checkpoint does not fit' if fitting.state else
             'nothing in the checkpoint fits')
@@ -255,7 +244,7 @@ def check_fit(model: nn.Module,
 
 
 def load_state(model: nn.Module, state: StateDict,
-               allow_partial: bool = False, **options: Any) -> KeyReport:
+               **options: Any) -> KeyReport:
     """Load a state dict into a model, completely or not at all.
 
     Position embeddings of another grid are resampled. Its arguments and
@@ -264,7 +253,7 @@ def load_state(model: nn.Module, state: StateDict,
     Returns:
         KeyReport: Matched and other keys.
     """
-    fitting, report = check_fit(model, state, allow_partial, **options)
+    fitting, report = check_fit(model, state, **options)
     model.load_state_dict(fitting, strict=False)
     return report
 

@@ -19,7 +19,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler import OneCycleParamScheduler
 from torch.storage import TypedStorage
 
-from . import refuse
+from . import CheckpointError, refuse
 
 # Former names of modules.
 _MODULES = (('__builtin__', 'builtins'), ('numpy.core.', 'numpy._core.'),
@@ -120,7 +120,11 @@ class SafeUnpickler(_Base):
             return _VALUES[name]
         if name in _CALLS or name in _STORAGES or name in _ARGUMENTS:
             return _Name(name)
-        refuse(self.name, _OTHER_TENSORS.get(name, name))
+        if name in _OTHER_TENSORS:
+            raise CheckpointError(
+                f'{self.name} holds {_OTHER_TENSORS[name]}, which is not '
+                'supported; save its weights as dense tensors of floats')
+        refuse(self.name, name)
 
     def persistent_load(self, identity: Any) -> TypedStorage:
         """Resolve a reference to a storage."""

@@ -239,7 +239,7 @@ def test_commands(photos, encoder, tmp_path):
          '--num-workers', 0, '--labels-per-class', 3],
         ['predict', out, photos / 'test', '--out', table],
         ['export', out, tmp_path / 'model.onnx'],
-        ['export', out, tmp_path / 'hf', '--to', 'hf_vit'],
+        ['export', out, tmp_path / 'hf', '--to', 'hf'],
         ['finetune', photos, encoder, '--out', out, '--val', 'nothing'])
     assert done[0] == predicted[0] == exported[0] == 0, done[1][-2000:]
     for line in ('task           classify', 'train          9 images of',

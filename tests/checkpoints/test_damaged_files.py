@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from payloads import assert_same
 
-from cmae_mm.checkpoints import CheckpointError, check_whole
+from cmae_mm.checkpoints import (
+    CheckpointError,
+    check_whole,
+    read_checkpoint,
+)
 from cmae_mm.checkpoints.read import load_file
 
 
@@ -50,6 +54,36 @@ def test_files_cut_off_emptied_or_zeroed(whole, tmp_path):
     assert read_damaged(bytes(len(content)), path) is None
     with pytest.raises(CheckpointError, match='there is no checkpoint'):
         check_whole(str(tmp_path / 'none.pth'))
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'version https://git-lfs.github.com/spec/v1\noid', 'git lfs pull'),
+    (b'\n <!DOCTYPE html><html>', 'is a web page'),
+    (b'{"error": "not found"}', 'is a JSON file'),
+    (b'Entry not found', "is a text file ('Entry not found')"),
+    (b'PK\x03\x04 cut off', 'its end is missing'),
+    (b'\x1f\x8b', 'is an archive'), (b'', 'is empty')])
+def test_files_that_are_no_checkpoints(content, words, tmp_path):
+    """In one sentence, whatever their names are."""
+    for name in ('a.pth', 'a.safetensors'):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError) as error:
+            read_checkpoint(tmp_path / name)
+        assert name in str(error.value) and words in str(error.value)
+        assert '\n' not in str(error.value)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    (tmp_path / 'weights.pth').touch()
+    (tmp_path / 'sharded').mkdir()
+    (tmp_path / 'sharded/.metadata').touch()
+    for path, words in (
+            (tmp_path, 'contains no checkpoint; name a file, such as weights'),
+            (tmp_path / 'sharded', 'dcp_to_torch'),
+            ('https://a.org/mae.pth', 'https://a.org/mae.pth is an address'),
+            ('facebook/vit-mae-base', 'download the folder')):
+        with pytest.raises(CheckpointError, match=words):
+            read_checkpoint(path)
 
 
 def test_a_flipped_bit_is_found_in_every_record(whole, tmp_path):

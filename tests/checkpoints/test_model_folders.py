@@ -129,7 +129,7 @@ def test_timm_reads_a_file_and_a_folder(registers, picture, tmp_path):
             rtol=1e-5)
     if registers:
         with pytest.raises(CheckpointError, match='with register tokens, or'):
-            export_encoder(model, str(tmp_path / 'hf'), 'hf_vit')
+            export_encoder(model, str(tmp_path / 'hf'), 'hf')
     config = timm.data.resolve_model_data_config(vit)
     pixels = timm.data.create_transform(**config)(picture)[None]
     encoder = cmae_mm.load_encoder(tmp_path / 'vit')
@@ -191,8 +191,8 @@ def test_classifiers(neck, head, picture, tmp_path):
 
 
 def test_classifiers_that_are_not_exported(tmp_path):
-    for options, to in ((dict(backbone=dict(final_norm=True)), 'hf_vit'),
-                        (dict(backbone=dict(num_registers=2)), 'hf_vit'),
+    for options, to in ((dict(backbone=dict(final_norm=True)), 'hf'),
+                        (dict(backbone=dict(num_registers=2)), 'hf'),
                         (dict(neck=dict(type='GlobalAveragePooling')), 'timm'),
                         ({}, 'mmseg')):
         with pytest.raises(CheckpointError):

@@ -1,9 +1,11 @@
 """Files of other libraries, read by load_encoder: their features."""
 import json
+import pickle
 
 import pytest
 import timm
 import torch
+import torchvision
 import transformers
 from helpers import model_cfg
 from mmengine.config import Config
@@ -165,6 +167,103 @@ def test_checkpoints_of_two_encoders(extra, nested, images, tmp_path):
     torch.save(content, tmp_path / 'two.pth')
     assert_same(tmp_path / 'two.pth', images, vit.forward_features(images),
                 num_heads=4)
+
+
+def test_wrapped_and_nested_state_dicts(images, tmp_path):
+    """DDP, FSDP, compiled, Lightning, lightly, DINOv2's training, detectron2.
+
+    Also several encoders, of which the trained one is read.
+    """
+    vit, other = timm_vit(), timm_vit().state_dict()
+    expected, plain = vit.forward_features(images), vit.state_dict()
+
+    def under(prefix, state=plain, chunk=''):
+        return {f'{prefix}{k}'.replace('blocks.', f'blocks.{chunk}'): v
+                for k, v in state.items()}
+
+    optimizer = dict(state={'blocks.0.norm1.weight': dict(
+        exp_avg=torch.ones(2))})
+    for content in (
+            dict(net=plain, ema=other, optimizer=optimizer),
+            dict(checkpoint=dict(model=plain), epoch=3),
+            dict(state_dict=under('model.backbone.')),
+            dict(state_dict={**under('student_backbone.vit.', other),
+                             **under('teacher_backbone.vit.')}),
+            dict(model={**under('teacher.backbone.', chunk='0.'),
+                        **under('student.backbone.', other, '0.')}),
+            under('_fsdp_wrapped_module.'),
+            {k.replace('blocks.0.', 'blocks.0._checkpoint_wrapped_module.'): v
+             for k, v in under('_orig_mod.module.').items()},
+            {k: v.numpy() for k, v in plain.items()}):
+        torch.save(content, tmp_path / 'vit.pth')
+        assert_same(tmp_path / 'vit.pth', images, expected, num_heads=4)
+    (tmp_path / 'vit.pkl').write_bytes(pickle.dumps(dict(
+        model={f'backbone.net.{k}': v.numpy() for k, v in plain.items()},
+        matching_heuristics=True)))
+    save_file(plain, tmp_path / 'vit.bin')  # by its content
+    for name in ('vit.pkl', 'vit.bin'):
+        assert_same(tmp_path / name, images, expected, num_heads=4)
+    torch.save({**under('a.'), **under('b.')}, tmp_path / 'two.pth')
+    with pytest.raises(CheckpointError, match=r'encoders \(a., b.\); save'):
+        cmae_mm.load_encoder(tmp_path / 'two.pth')
+    swin = timm.models.SwinTransformer(
+        img_size=32, patch_size=2, embed_dim=8, depths=(1, 1),
+        num_heads=(1, 1), window_size=4)
+    torch.save(swin.state_dict(), tmp_path / 'swin.pth')
+    with pytest.raises(CheckpointError, match='no vision transformer was fo'):
+        cmae_mm.load_encoder(tmp_path / 'swin.pth')
+
+
+@torch.no_grad()
+def test_an_encoder_of_torchvision(images, tmp_path):
+    """As it is, and in a model of lightly."""
+    vit = shaken(torchvision.models.VisionTransformer(
+        image_size=32, patch_size=4, num_layers=2, num_heads=4, hidden_dim=48,
+        mlp_dim=96))
+    tokens = torch.cat([vit.class_token.expand(2, -1, -1),
+                        vit._process_input(images)], dim=1)
+    for prefix in ('', 'backbone.vit.'):
+        torch.save({prefix + k: v for k, v in vit.state_dict().items()},
+                   tmp_path / 'vit.pth')
+        assert_same(tmp_path / 'vit.pth', images, vit.encoder(tokens),
+                    num_heads=4)
+
+
+def test_incomplete_files(tmp_path, monkeypatch):
+    """Missing last layers and norms give a warning, gaps an error."""
+    logged = []
+    monkeypatch.setattr(
+        'cmae_mm.checkpoints.load.print_log',
+        lambda text, level=20, **_: logged.append((text, level)))
+    vit = timm.models.VisionTransformer(
+        img_size=32, patch_size=4, embed_dim=192, depth=12, num_heads=3,
+        num_classes=0).state_dict()
+
+    def load(*without, num_heads=None):
+        torch.save({k: v for k, v in vit.items() if not k.startswith(without)},
+                   tmp_path / 'vit.pth')
+        cmae_mm.load_encoder(tmp_path / 'vit.pth', num_heads=num_heads)
+        return logged[-1]
+
+    text, level = load('none')
+    assert level == 20 and 'warning' not in text
+    assert ('it is 192 wide and 12 layers deep with patches of 4 pixels, with '
+            '3 heads and 65 positions') in text
+    text, level = load('blocks.11.', num_heads=3)
+    assert level == 30 and 'named architectures of its width have 12' in text
+    text, level = load('norm.')
+    assert level == 30 and 'it has no final norm' in text
+    with pytest.raises(CheckpointError, match=r'they have \[12\] layers'):
+        load('blocks.11.')
+    with pytest.raises(CheckpointError, match='layer 3 is missing .counted'):
+        load('blocks.3.')
+
+
+def test_another_activation_is_refused(tmp_path):
+    transformers.ViTModel(transformers.ViTConfig(
+        hidden_act='quick_gelu', **HF_ARCH)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="'quick_gelu', but only gelu"):
+        cmae_mm.load_encoder(tmp_path)
 
 
 def test_other_positions_are_refused_by_name(tmp_path):

@@ -6,6 +6,7 @@ import timm
 import torch
 import transformers
 from helpers import build, model_cfg
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 
@@ -18,6 +19,8 @@ from cmae_mm.checkpoints import (
     resample_pos_embed,
 )
 from cmae_mm.checkpoints.load import load_model
+from cmae_mm.cli.command import perform
+from cmae_mm.cli.main import parse
 from cmae_mm.models import CMAEViT, TransferConvViT, TransferViT
 from cmae_mm.models import TransferViTDet as Detector
 
@@ -94,8 +97,11 @@ def test_own_checkpoints_say_that_they_are_rectangles(
         cmae_mm.load_encoder(path, img_size=(8, 30))
 
 
-def test_a_square_of_as_many_patches_is_resampled(tmp_path):
+def test_a_square_of_as_many_patches_is_resampled(tmp_path, monkeypatch):
     """Equal shapes alone do not make equal grids."""
+    said = []
+    monkeypatch.setattr('cmae_mm.checkpoints.load.print_log',
+                        lambda text, **_: said.append(text))
     square = CMAEViT(ARCH, img_size=16, patch_size=4)
     square.init_weights()
     torch.save(dict(state_dict={
@@ -104,8 +110,19 @@ def test_a_square_of_as_many_patches_is_resampled(tmp_path):
     module = TransferViT(ARCH, img_size=SIZE, patch_size=4)
     report = load_encoder_into(module, str(tmp_path / 'a.pth'))
     assert report.resampled == ['pos_embed: 4x4 to 2x8']
+    assert "taken as 4x4 patches, not as the model's 2x8" in said[-1]
     torch.testing.assert_close(
         module.pos_embed, resample_pos_embed(square.pos_embed, GRID))
+    # another rectangle, which is not recorded
+    torch.save(TransferViT(ARCH, img_size=(12, 20), patch_size=4).state_dict(),
+               tmp_path / 'b.pth')
+    with pytest.raises(CheckpointError, match="its 15 positions of patches .*"
+                       "nor of the model's images.*config.json"):
+        load_encoder_into(module, str(tmp_path / 'b.pth'))
+    for size in (None, (8, 32)):
+        with pytest.raises(CheckpointError, match='its 15 positions of patch'):
+            cmae_mm.load_encoder(
+                tmp_path / 'b.pth', img_size=size, num_heads=4)
     # decoders too, for load_from
     model = build(model_cfg(img_size=16))
     other = build(model_cfg(img_size=SIZE))
@@ -207,6 +224,32 @@ def test_exports_go_out_and_come_back(model, images, tmp_path):
         detector.pos_embed.flatten(1, 2), model.backbone.pos_embed[:, 1:])
     with pytest.raises(CheckpointError, match='supports square images only'):
         export_encoder(model, str(tmp_path / 'mae'), 'hf_vitmae')
+
+
+def test_an_imported_rectangle_has_its_record(
+        model, images, tmp_path, capsys):
+    """Heads, image size, normalisation and epsilon, without a config."""
+    Config(dict(model=model_cfg(img_size=SIZE))).dump(tmp_path / 'cfg.py')
+    export_encoder(model, str(tmp_path / 'hf.v1'), 'hf')
+    perform(parse(['import', *(str(tmp_path / name) for name in (
+        'cfg.py', 'hf.v1', 'init.safetensors'))]))
+    encoder = cmae_mm.load_encoder(tmp_path / 'init.safetensors')
+    assert encoder.img_size == SIZE
+    assert encoder.mean.flatten().tolist() == [100., 105., 110.]
+    torch.testing.assert_close(
+        encoder.tokens(images), model.extract_feat(images, 'none'),
+        atol=1e-5, rtol=0)
+    for command, name, words in (
+            (['export', 'cfg.py', 'hf.v1', 'a.pt', '--to', 'timm'], 'a.pt',
+             'must be a .safetensors or .pth file'),
+            (['export', 'cfg.py', 'hf.v1', 'a.pth', '--to', 'hf'], 'a.pth',
+             'for Hugging Face name a folder'),
+            (['import', 'cfg.py', 'hf.v1', 'a'], 'a',
+             'must be a .safetensors or .pth file')):
+        with pytest.raises(ValueError, match=words):
+            perform(parse([str(tmp_path / word) if word in (
+                'cfg.py', 'hf.v1', name) else word for word in command]))
+        assert not (tmp_path / name).exists()
 
 
 def test_a_hybrid_encoder_and_its_target(tmp_path):

@@ -235,9 +235,9 @@ def test_a_wide_encoder_takes_no_memory_before_it_fits(state, tmp_path):
 def test_foreign_names_with_wrong_shapes(tmp_path):
     """Every layout, with tensors that are no encoder's."""
     model = build(model_cfg())
-    for to in ('timm', 'hf_vit', 'mmpretrain', 'mmdet'):
+    for to in ('timm', 'hf', 'mmpretrain', 'mmdet'):
         folder = tmp_path / to
-        out = folder if to == 'hf_vit' else tmp_path / f'{to}.safetensors'
+        out = folder if to == 'hf' else tmp_path / f'{to}.safetensors'
         export_encoder(model, str(out), to)
         whole = read_checkpoint(str(out)).state
         for shape in ((), (0, ), (1, ), (2, 2), (1, 3, 2), (1, 1, 1, 1)):

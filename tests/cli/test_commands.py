@@ -69,7 +69,7 @@ def test_the_help_of_all_lists_each_command_once():
 
 def test_defaults_in_help_match_the_libraries():
     assert set(get_args(conversion.Format)) == {
-        'cmae', 'onnx', 'hf_vit', *EXPORTS}
+        'cmae', 'onnx', *EXPORTS}
     ks = inspect.signature(evaluation.knn).parameters['ks']
     assert ks.default == KS
     assert evaluation.LRS == LRS
@@ -253,7 +253,7 @@ def test_a_shell_completes_commands_and_options():
     pytest.importorskip('argcomplete')
     for line, completed in (('cmae lo', 'low-shot'),
                             ('cmae knn --enc', '--encoder'),
-                            ('cmae export a b c --to hf', 'hf_vit')):
+                            ('cmae export a b c --to hf', 'hf_vitmae')):
         # As argcomplete's shell function asks: the answer comes on stream 8.
         done = subprocess.run(
             ['bash', '-c', f'{sys.executable} -m cmae_mm 8>&1 9>/dev/null '

@@ -147,7 +147,7 @@ MISTAKES = {
     'a checkpoint that is not there': (
         options('load_from={tmp}/none.pth'), 'there is no .*none.pth'),
     'a folder as a checkpoint': (
-        options('load_from={tmp}/empty'), 'empty is a folder'),
+        options('load_from={tmp}/empty'), 'empty contains no checkpoint'),
     'more memory than there is': (
         options('model.backbone.img_size=819200'),
         'ran out of memory; use a smaller batch.* halve train_dataloader'),

@@ -211,7 +211,7 @@ def test_single_process_commands_read_the_checkpoint(folder, image_root):
         ['knn', image_root, checkpoint, '--work-dir',
          folder / 'knn'],
         ['export', folder / 'config.py', checkpoint, folder / 'hf', '--to',
-         'hf_vit'],
+         'hf'],
         ['train', folder / 'config.py'])
     assert [status for status, _ in results] == [0, 0, 1], results
     assert 'tools/dist_train.sh' in results[2][1].splitlines()[-1]

@@ -114,7 +114,7 @@ def test_timm_takes_the_export_and_gives_the_same_tokens(channels, tmp_path):
 def test_hugging_face_takes_as_many_channels(tmp_path):
     transformers = pytest.importorskip('transformers')
     model = cmae(5).eval()
-    export_encoder(model, str(tmp_path / 'vit'), to='hf_vit')
+    export_encoder(model, str(tmp_path / 'vit'), to='hf')
     vit = transformers.ViTModel.from_pretrained(
         str(tmp_path / 'vit'), add_pooling_layer=False).eval()
     images = torch.randn(2, 5, 32, 32)

@@ -102,7 +102,7 @@ def test_a_random_start(init_cfg, monkeypatch):
 
 def test_a_file_without_encoder(tmp_path):
     save_file({'conv1.weight': torch.zeros(1)}, tmp_path / 'x.safetensors')
-    with pytest.raises(CheckpointError, match='no encoder .* conv1.weight'):
+    with pytest.raises(CheckpointError, match='no vision tr.* conv1.weight'):
         load_encoder_into(transfer_vit(), str(tmp_path / 'x.safetensors'))
 
 

@@ -159,7 +159,8 @@ def test_benchmark_times_the_compiled_step(monkeypatch):
         def watched(self, work, *times):
             before = len(runs)
             result = method(self, work, *times)
-            if isinstance(work, contenders.Step):
+            counts = isinstance(getattr(self, 'clock', None), timing._Launches)
+            if isinstance(work, contenders.Step) and not counts:
                 seen.append((len(runs) - before) / steps(*times))
             return result
 

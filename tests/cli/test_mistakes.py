@@ -197,11 +197,12 @@ MISTAKES = {
         'no labelled images'),
     'a classifier as the config of an evaluation': (
         ['knn', '{tmp}/labelled', 'random', '--val', '{tmp}/labelled/train',
-         '--config', 'configs/cifar10/finetune_vit-mini_10e.py'],
+         '--ks', '1', '--config', 'configs/cifar10/finetune_vit-mini_10e.py'],
         'must be a pre-training config.* is a ImageClassifier'),
     'an evaluation of one class': (
         ['knn', '{tmp}/one', 'random', '--val', '{tmp}/one/train',
-         '--config', QUICK], 'training images of .*one have a single class'),
+         '--config', QUICK],
+        'training images of .*one.train have a single class'),
     'an export of no folder': (
         ['export', '{tmp}/nothere', '{tmp}/x.onnx'],
         'nothere does not exist; use `cmae export FOLDER OUT`'),

@@ -231,7 +231,7 @@ def simplify_layers(module: nn.Module) -> None:
     for layer in module.modules():
         plain = {MultiheadAttention: PlainAttention, FFN: PlainFFN}.get(
             type(layer))
-        if plain is None or getattr(layer, 'attn_drop', 0) or (
+        if plain is None or getattr(layer, 'attn_drop', False) or (
                 getattr(layer, 'num_fcs', 2) != 2):
             continue
         # Not with dropout, drop path or layer scale.

@@ -4,14 +4,10 @@ Importing this package registers its classes in MMPretrain's registries, so
 ``custom_imports = dict(imports=['cmae_mm'])`` adds them to any project. (The
 command ``cmae`` does so after it has parsed its arguments.)
 """
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING
 
-from .dependencies import (
-    check_system,
-    import_on_use,
-    is_command,
-    quiet_imports,
-)
+from .dependencies import (check_system, import_on_use, is_command,
+                           quiet_imports)
 from .version import __version__
 
 check_system()
@@ -19,14 +15,8 @@ check_system()
 if TYPE_CHECKING:
     from .apis.embedding import embed
     from .apis.encoder import load_encoder
-    from .apis.evaluation import (
-        dense_knn,
-        dense_linear,
-        frozen,
-        knn,
-        linear,
-        low_shot,
-    )
+    from .apis.evaluation import (dense_knn, dense_linear, frozen, knn, linear,
+                                  low_shot)
     from .apis.finetuning import export_model, finetune, predict
     from .apis.training import pretrain
     from .finetuning.model import load_model
@@ -49,7 +39,7 @@ __getattr__ = import_on_use(__name__, {
 })
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 

@@ -6,19 +6,9 @@ import logging
 import math
 import re
 import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import TYPE_CHECKING, Any
 
 from .dependencies import find_config, require_dense, suggest
 
@@ -26,7 +16,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 # Overrides of a config: values by dotted key, or KEY=VALUE each.
-Overrides = Union[Mapping[str, Any], Sequence[str]]
+Overrides = Mapping[str, Any] | Sequence[str]
 # Top-level keys read by the libraries and this project, in addition to the
 # arguments of the runner.
 _OTHER_KEYS = {
@@ -64,7 +54,7 @@ _SIMILAR = 0.85
 
 # Numeric settings: a pattern of the key, whether it is an integer, its lower
 # bound, and whether the bound itself is allowed.
-_NUMBERS: List[Tuple[str, bool, float, bool]] = [
+_NUMBERS: list[tuple[str, bool, float, bool]] = [
     (r'train_cfg\.(max_epochs|max_iters|val_interval)', True, 1, True),
     (r'(train|val|test)_dataloader\.batch_size', True, 1, True),
     (r'(train|val|test)_dataloader\.num_workers', True, 0, True),
@@ -118,7 +108,7 @@ def check_pairs(pairs: Sequence[str]) -> None:
                               'do not match')
 
 
-def parse_options(pairs: Overrides) -> Dict[str, Any]:
+def parse_options(pairs: Overrides) -> dict[str, Any]:
     """Parse ``--cfg-options``.
 
     Values are parsed as in mmengine: numbers, True, False, None, lists
@@ -130,7 +120,7 @@ def parse_options(pairs: Overrides) -> Dict[str, Any]:
             ``KEY=VALUE`` each.
 
     Returns:
-        Dict[str, Any]: Values by dotted key.
+        dict[str, Any]: Values by dotted key.
 
     Raises:
         ConfigError: See :func:`check_pairs`.
@@ -138,7 +128,7 @@ def parse_options(pairs: Overrides) -> Dict[str, Any]:
     if isinstance(pairs, Mapping):
         return dict(pairs)
     check_pairs(pairs)
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for pair in pairs:
         key, _, value = pair.partition('=')
         found[key] = _parse_value(value.strip(' '))
@@ -215,14 +205,14 @@ def _import_modules(cfg: 'Config') -> None:
         ) from error
 
 
-def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
+def apply_options(cfg: 'Config', options: dict[str, Any]) -> None:
     """Apply overrides to a config, in place, and check its keys.
 
     If ``image_stats`` is set, the settings from that file are applied last.
 
     Args:
         cfg (Config): The config.
-        options (Dict[str, Any]): Values by dotted key.
+        options (dict[str, Any]): Values by dotted key.
 
     Raises:
         ConfigError: If an override does not fit into the config, or a setting
@@ -255,7 +245,7 @@ def apply_options(cfg: 'Config', options: Dict[str, Any]) -> None:
         apply_image_stats(cfg, list(options))
 
 
-def known_keys() -> List[str]:
+def known_keys() -> list[str]:
     """List the top-level keys that the runner and the libraries read."""
     from mmengine.runner import Runner
     runner = set(inspect.signature(Runner.__init__).parameters) - {'self'}
@@ -347,7 +337,7 @@ def check_values(cfg: 'Config') -> None:
                 f'{key} must be {kind} {bound}, but got {value!r}')
 
 
-def walk(node: Any, prefix: str = '') -> Iterator[Tuple[str, Any]]:
+def walk(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """Yield every value of a config, with its dotted key."""
     if hasattr(node, 'items'):
         pairs = node.items()

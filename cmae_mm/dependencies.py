@@ -7,21 +7,11 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 from pathlib import Path, PurePath
-from typing import (
-    Any,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    NamedTuple,
-    Sequence,
-    TextIO,
-    Union,
-    cast,
-)
+from typing import Any, NamedTuple, TextIO, cast
 
 _NAMES = ('cmae', 'cmae.exe', 'cmae-script.py')
 # Debug messages of mmpretrain, and messages of mmdet without mmcv's operators
@@ -216,7 +206,7 @@ def dense_command(extra: str) -> str:
     return install_command(extra)
 
 
-def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Find the checkpoint file of a path.
 
     Args:
@@ -240,7 +230,7 @@ def find_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Path:
     return file
 
 
-def explain_missing(path: Union[str, 'os.PathLike[str]']) -> str:
+def explain_missing(path: str | os.PathLike[str]) -> str:
     """Explain why a path names no checkpoint file.
 
     Args:

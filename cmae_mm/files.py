@@ -14,10 +14,11 @@ import socket
 import stat
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, List, Optional, Set, Union
+from typing import Any, BinaryIO
 
-PathLike = Union[str, 'os.PathLike[str]']
+PathLike = str | os.PathLike[str]
 
 # Prefix of temporary files.
 PREFIX = '.saving-'
@@ -69,7 +70,7 @@ def writing(path: PathLike, only_full: bool = False) -> Iterator[None]:
         raise output_error(path, found) from error
 
 
-def _find_full_disk(error: Optional[BaseException]) -> Optional[OSError]:
+def _find_full_disk(error: BaseException | None) -> OSError | None:
     """Find a full disk in a chain of errors."""
     while error is not None:
         code = error.errno if isinstance(error, OSError) else None
@@ -221,7 +222,7 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
         yield file
 
 
-def write_file(path: PathLike, data: Union[bytes, str]) -> None:
+def write_file(path: PathLike, data: bytes | str) -> None:
     """Write a file atomically.
 
     Args:
@@ -283,7 +284,7 @@ class OutputInUse(RuntimeError):
 
 
 # Lock files of this process. The system would grant it each lock again.
-_held: Set[Path] = set()
+_held: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -331,7 +332,7 @@ def _in_use(path: PathLike, owner: str) -> OutputInUse:
                        'finish, or choose another output')
 
 
-def _make_folders(folder: Path) -> List[Path]:
+def _make_folders(folder: Path) -> list[Path]:
     """Make a folder and its parents; return the new ones, innermost first."""
     missing = []
     while not folder.exists():
@@ -344,7 +345,7 @@ def _make_folders(folder: Path) -> List[Path]:
     return missing
 
 
-def _remove_empty(folders: List[Path]) -> None:
+def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()

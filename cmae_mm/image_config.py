@@ -1,7 +1,8 @@
 """Settings of a config from the image statistics of ``cmae stats``."""
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any
 
 from .datasets.decode import is_colour, is_plain
 
@@ -13,7 +14,7 @@ KEY = 'image_stats'
 IMAGE_SETTINGS = ('channels', 'dtype', 'value_range', 'bands', 'fill',
                   'window', 'pages', 'max_pixels')
 # ImageNet's, in the packaged configs: not set by the user.
-_DEFAULTS: Dict[str, List[float]] = dict(
+_DEFAULTS: dict[str, list[float]] = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 # Largest distance of black and white from the mean in standard deviations.
 # Single pixels may have any value.
@@ -72,21 +73,21 @@ def apply_image_stats(cfg: 'Config', options: Sequence[str] = ()) -> None:
     print_log(text, logger='current')
 
 
-def settings_of(stats: Dict[str, Any]) -> Dict[str, Any]:
+def settings_of(stats: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of decoding in statistics."""
     given = {k: v for k, v in (stats.get('settings') or {}).items()
              if k in IMAGE_SETTINGS and v is not None}
     return {**given, 'channels': stats['channels'], 'dtype': stats['dtype']}
 
 
-def image_settings(cfg: 'Config') -> Dict[str, Any]:
+def image_settings(cfg: 'Config') -> dict[str, Any]:
     """Return the settings of decoding of a config's training images.
 
     Args:
         cfg (Config): A config.
 
     Returns:
-        Dict[str, Any]: Arguments of ``LoadImage``, as far as they are set;
+        dict[str, Any]: Arguments of ``LoadImage``, as far as they are set;
         empty for 8-bit colours.
     """
     for transform in _transforms(cfg.get('train_dataloader'), 'LoadCanvas',
@@ -97,7 +98,7 @@ def image_settings(cfg: 'Config') -> Dict[str, Any]:
     return {}
 
 
-def value_range_of(stats: Dict[str, Any]) -> Tuple[List[float], List[float]]:
+def value_range_of(stats: dict[str, Any]) -> tuple[list[float], list[float]]:
     """Return black and white of each channel.
 
     For three channels, which are colours, minimum and maximum. For others the
@@ -122,7 +123,7 @@ def value_range_of(stats: Dict[str, Any]) -> Tuple[List[float], List[float]]:
 class _Filler:
     """Fills a config; see :func:`apply_image_stats`."""
 
-    def __init__(self, cfg: 'Config', file: str, stats: Dict[str, Any],
+    def __init__(self, cfg: 'Config', file: str, stats: dict[str, Any],
                  options: Sequence[str]) -> None:
         self.cfg, self.stats, self.options = cfg, stats, set(options)
         self.source = f'{KEY}={file}'
@@ -131,7 +132,7 @@ class _Filler:
         self.described = (f'{count} channel{"s" if count > 1 else ""} of '
                           f'{self.settings["dtype"]}')
 
-    def fill(self) -> List[str]:
+    def fill(self) -> list[str]:
         """Fill in all settings; return the removed transforms."""
         model: Any = self.cfg.get('model') or {}
         kind = name_of(model.get('type'))
@@ -188,7 +189,7 @@ class _Filler:
         raise ImageStatsConflict(f'{self.source} describes images of '
                                  f'{self.described}, but {reason}')
 
-    def _set(self, node: Dict[str, Any], place: str, key: str, value: Any,
+    def _set(self, node: dict[str, Any], place: str, key: str, value: Any,
              default: Any = None) -> None:
         """Set a value, unless the user has set another one."""
         dotted = f'{place}.{key}'
@@ -202,9 +203,9 @@ class _Filler:
                 f'{value!r}; remove one of the two, or set None')
         node[key] = value
 
-    def _fill_pipelines(self) -> List[str]:
+    def _fill_pipelines(self) -> list[str]:
         """Adapt the pipelines of a classifier to the images."""
-        removed: List[str] = []
+        removed: list[str] = []
         for name in ('train', 'val', 'test'):
             for node in _dicts(self.cfg.get(f'{name}_dataloader')):
                 if 'pipeline' in node:
@@ -212,9 +213,9 @@ class _Filler:
                         node['pipeline'], removed)
         return list(dict.fromkeys(removed))
 
-    def _convert(self, pipeline: Sequence[Dict[str, Any]],
-                 removed: List[str]) -> List[Dict[str, Any]]:
-        made: List[Dict[str, Any]] = []
+    def _convert(self, pipeline: Sequence[dict[str, Any]],
+                 removed: list[str]) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
         for transform in pipeline:
             kind = name_of(transform.get('type'))
             kind = _REPLACED.get(kind, kind)
@@ -236,9 +237,9 @@ class _Filler:
                             | {'type': kind})
         return made
 
-    def _canvas(self, crop: Dict[str, Any]) -> Dict[str, Any]:
+    def _canvas(self, crop: dict[str, Any]) -> dict[str, Any]:
         """Load and crop in one transform, with the ranges of the crop."""
-        ranges: Dict[str, Any] = {
+        ranges: dict[str, Any] = {
             k: crop[k] for k in ('crop_ratio_range', 'aspect_ratio_range')
             if k in crop}
         return {'type': 'LoadCanvas', 'size': crop['scale'], 'flip_prob': 0.,
@@ -252,12 +253,12 @@ def name_of(kind: Any) -> str:
     return kind.split('.')[-1]
 
 
-def _transforms(node: Any, *kinds: str) -> Iterator[Dict[str, Any]]:
+def _transforms(node: Any, *kinds: str) -> Iterator[dict[str, Any]]:
     """Yield the transforms of some kinds in a part of a config."""
     return (t for t in _dicts(node) if name_of(t.get('type')) in kinds)
 
 
-def _dicts(node: Any) -> Iterator[Dict[str, Any]]:
+def _dicts(node: Any) -> Iterator[dict[str, Any]]:
     """Yield all dicts in a config, from the outside in."""
     if hasattr(node, 'items'):
         yield node

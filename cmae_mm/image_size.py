@@ -1,11 +1,12 @@
 """Sizes of images: the side of a square, or height and width."""
 import math
-from typing import Any, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 # A size in pixels as given by users and configs.
-ImageSize = Union[int, Sequence[int]]
+ImageSize = int | Sequence[int]
 # (height, width)
-Pair = Tuple[int, int]
+Pair = tuple[int, int]
 
 
 def to_pair(size: Any, name: str = 'img_size') -> Pair:
@@ -18,7 +19,7 @@ def to_pair(size: Any, name: str = 'img_size') -> Pair:
             'img_size'.
 
     Returns:
-        Tuple[int, int]: Height and width.
+        tuple[int, int]: Height and width.
 
     Raises:
         ValueError: If it is neither.
@@ -44,7 +45,7 @@ def words_of(size: ImageSize) -> str:
     return 'x'.join(map(str, dict.fromkeys(to_pair(size))))
 
 
-def covered_by(size: ImageSize, short_side: Optional[int] = None) -> Pair:
+def covered_by(size: ImageSize, short_side: int | None = None) -> Pair:
     """Return the size that images are resized to cover, for a centre crop.
 
     Args:
@@ -53,7 +54,7 @@ def covered_by(size: ImageSize, short_side: Optional[int] = None) -> Pair:
             the crop's aspect. Defaults to 256/224 of the crop's.
 
     Returns:
-        Tuple[int, int]: Height and width in pixels.
+        tuple[int, int]: Height and width in pixels.
     """
     height, width = to_pair(size, 'size')
     short = min(height, width)
@@ -70,7 +71,7 @@ def cover(size: Sequence[int], image: Sequence[int]) -> Pair:
             kept.
 
     Returns:
-        Tuple[int, int]: Height and width in pixels.
+        tuple[int, int]: Height and width in pixels.
     """
     (rows, columns), (height, width) = size, image
     # By the dimension in which the image covers the least.
@@ -79,7 +80,7 @@ def cover(size: Sequence[int], image: Sequence[int]) -> Pair:
     return new * height // old, new * width // old
 
 
-def find_grid(count: int, *likely: Optional[Sequence[int]]) -> Optional[Pair]:
+def find_grid(count: int, *likely: Sequence[int] | None) -> Pair | None:
     """Find the grid of a number of patches.
 
     Args:
@@ -88,7 +89,7 @@ def find_grid(count: int, *likely: Optional[Sequence[int]]) -> Optional[Pair]:
             number of patches is used.
 
     Returns:
-        Tuple[int, int] | None: Height and width in patches: a likely grid,
+        tuple[int, int] | None: Height and width in patches: a likely grid,
         otherwise a square; None if neither has this number of patches.
     """
     side = math.isqrt(max(count, 0))
@@ -106,7 +107,7 @@ def split_patches(size: Sequence[int], count: int) -> Pair:
         count (int): Number of patches.
 
     Returns:
-        Tuple[int, int]: Height and width in patches.
+        tuple[int, int]: Height and width in patches.
     """
     height, width = size
     side = math.isqrt(height * width // count)
@@ -123,7 +124,7 @@ def divide(img_size: ImageSize, patch_size: int,
         name (str): Its name, for the error. Defaults to 'patch_size'.
 
     Returns:
-        Tuple[int, int]: The grid of patches.
+        tuple[int, int]: The grid of patches.
 
     Raises:
         ValueError: If a size is invalid, or the patch size does not divide the

@@ -12,7 +12,8 @@ import keyword
 import math
 import re
 import unicodedata
-from typing import Any, Collection, Dict, List, Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 # Longer than any real config. Limits the parser's time and memory.
 MAX_CHARACTERS = 10_000_000
@@ -45,7 +46,7 @@ class PlainConfigError(ValueError):
     """A config that is not plain data."""
 
 
-def parse_config(text: str) -> Dict[str, Any]:
+def parse_config(text: str) -> dict[str, Any]:
     """Parse a config file without executing it.
 
     Args:
@@ -54,7 +55,7 @@ def parse_config(text: str) -> Dict[str, Any]:
             name, which stands for a class, is read as a string.
 
     Returns:
-        Dict[str, Any]: Values by name.
+        dict[str, Any]: Values by name.
 
     Raises:
         PlainConfigError: If it contains anything else, or is too long or too
@@ -75,8 +76,8 @@ def parse_config(text: str) -> Dict[str, Any]:
         raise PlainConfigError('its config is nested too deeply') from error
 
 
-def _read_assignments(tree: ast.Module) -> Dict[str, Any]:
-    values: Dict[str, Any] = {}
+def _read_assignments(tree: ast.Module) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(
                 statement.value, ast.Constant):
@@ -156,7 +157,7 @@ def _is_name(key: Any) -> bool:
 
 def _format(value: Any, used: int, indent: int = 0) -> str:
     """Write a value, on one line if it fits after the used characters."""
-    items: List[Any]
+    items: list[Any]
     if isinstance(value, Mapping):
         items = sorted(value.items(), key=lambda item: str(item[0]))
         plain = all(_is_name(key) for key in value)

@@ -1,10 +1,11 @@
 """Progress of commands and training: a bar on a terminal, or plain lines."""
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from logging import Handler, StreamHandler
 from types import TracebackType
-from typing import Any, Dict, Iterable, Optional, Type
+from typing import Any
 
 # Seconds between two plain lines, and between two drawings of the bar.
 _PLAIN_INTERVAL, _BAR_INTERVAL = 30., 0.1
@@ -33,7 +34,7 @@ class Progress:
         self.total, self.what, self.unit = total, what, unit
         self.done = self._initial = initial
         self._begun = self._shown = time.monotonic()
-        self._streams: Dict[StreamHandler, Any] = {}
+        self._streams: dict[StreamHandler, Any] = {}
         self._bar: Any = None
         terminal = sys.stderr.isatty()
         self._plain = enabled and plain and not terminal
@@ -54,7 +55,7 @@ class Progress:
                 # While the bar is shown, this is rich's proxy.
                 self._streams[handler] = handler.setStream(sys.stderr)
 
-    def update(self, count: int = 1, total: Optional[int] = None) -> None:
+    def update(self, count: int = 1, total: int | None = None) -> None:
         """Count steps.
 
         Args:
@@ -108,9 +109,9 @@ class Progress:
     def __enter__(self) -> 'Progress':
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]],
-                 error: Optional[BaseException],
-                 traceback: Optional[TracebackType]) -> None:
+    def __exit__(self, kind: type[BaseException] | None,
+                 error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
         self.close()
 
 

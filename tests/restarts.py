@@ -13,13 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers import (
-    ROOT,
-    free_port,
-    make_views_in_workers,
-    model_cfg,
-    runner_cfg,
-)
+from helpers import (ROOT, free_port, make_views_in_workers, model_cfg,
+                     runner_cfg)
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook

@@ -141,7 +141,7 @@ def on_ranks(action, folder, count=2, limit=None):
             killed. Defaults to None, they may take their time.
 
     Returns:
-        List[int]: Their exit statuses.
+        list[int]: Their exit statuses.
     """
     def rank(number):
         os.environ['LOCAL_RANK'] = str(number)

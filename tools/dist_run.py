@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Optional
 
 from torch.distributed.elastic.multiprocessing import PContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -19,7 +18,7 @@ from torch.distributed.run import main
 
 # See cmae_mm/engine/hooks/step_hooks.py, whose import takes 9 seconds.
 STOPPED = (75, 130)
-ranks: Optional[PContext] = None
+ranks: PContext | None = None
 told = 0
 under_nohup = (hasattr(signal, 'SIGHUP')
                and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)

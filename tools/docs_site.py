@@ -9,7 +9,7 @@ import ast
 import posixpath
 import re
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import jupytext
 from mkdocs.exceptions import PluginError
@@ -64,7 +64,7 @@ def room_file(room: str) -> str:
         f'cmae_mm/{room}/__init__.py')
 
 
-def public_names(init: Path) -> List[str]:
+def public_names(init: Path) -> list[str]:
     """Return ``__all__`` of a package without importing it."""
     for node in ast.parse(init.read_text()).body:
         if isinstance(node, ast.Assign) and (
@@ -73,7 +73,7 @@ def public_names(init: Path) -> List[str]:
     raise PluginError(f'{init} has no __all__')
 
 
-def reference_pages() -> Dict[str, str]:
+def reference_pages() -> dict[str, str]:
     """Return the reference pages as input of mkdocstrings."""
     pages = {'api/functions.md': '# Functions\n\n' + '\n\n'.join(
         f'::: cmae_mm.{name}' for name in FUNCTIONS)}
@@ -108,7 +108,7 @@ def clone_path(page: str) -> str:
     return made.get(page, f'docs/{page}')
 
 
-def linked_files(path: str, text: str) -> List[str]:
+def linked_files(path: str, text: str) -> list[str]:
     """Return the files of the clone that a page links to."""
     folder = posixpath.dirname(path)
     return [
@@ -181,7 +181,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any,
         site = posixpath.relpath(site_path(path), posixpath.dirname(here))
         return f'{before}{site}{anchor or ""}{after}'
 
-    kept: List[str] = []
+    kept: list[str] = []
 
     def keep(found: 're.Match[str]') -> str:
         kept.append(found[0])

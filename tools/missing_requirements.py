@@ -10,21 +10,21 @@ import argparse
 import configparser
 import importlib.util
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Iterator, List, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def read_requirements(extras: List[str]) -> list:
+def read_requirements(extras: list[str]) -> list:
     """Read what setup.cfg lists for every installation and for extras.
 
     Args:
-        extras (List[str]): Names of extras.
+        extras (list[str]): Names of extras.
 
     Returns:
-        List[Requirement]: Those that apply to this Python.
+        list[Requirement]: Those that apply to this Python.
 
     Raises:
         KeyError: If there is no such extra.
@@ -42,7 +42,7 @@ def read_requirements(extras: List[str]) -> list:
     return [n for n in needs if n.marker is None or n.marker.evaluate()]
 
 
-def installed(name: str) -> Optional[str]:
+def installed(name: str) -> str | None:
     """Give the installed version of a distribution, or None."""
     try:
         return metadata.version(name)
@@ -50,7 +50,7 @@ def installed(name: str) -> Optional[str]:
         return None
 
 
-def find_missing(extras: List[str]) -> Iterator[str]:
+def find_missing(extras: list[str]) -> Iterator[str]:
     """Yield a line for each requirement that is not met."""
     for need in read_requirements(extras):
         found = installed(need.name)
@@ -67,7 +67,7 @@ def find_missing(extras: List[str]) -> Iterator[str]:
         yield f'cmae_mm is not installed from {ROOT}'
 
 
-def remaining_constraints(extras: List[str]) -> Iterator[str]:
+def remaining_constraints(extras: list[str]) -> Iterator[str]:
     """Yield the constraints on what is not installed or does not fit."""
     from packaging.requirements import Requirement
     fits = set()

@@ -11,7 +11,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 PROG = 'verify_reference.py'
 
@@ -24,7 +24,7 @@ def above_zero(text: str) -> float:
     return value
 
 
-def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog=PROG, description=__doc__, allow_abbrev=False,
@@ -40,7 +40,7 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def verify_trace(path: str) -> List[Any]:
+def verify_trace(path: str) -> list[Any]:
     """Compare this plugin with a recorded trace.
 
     Args:
@@ -48,7 +48,7 @@ def verify_trace(path: str) -> List[Any]:
             or of the hybrid encoder's published code, see its metadata.
 
     Returns:
-        List[Row]: The largest error of each recorded tensor, relative to its
+        list[Row]: The largest error of each recorded tensor, relative to its
         largest magnitude.
 
     Raises:
@@ -76,7 +76,7 @@ def verify_trace(path: str) -> List[Any]:
             f'{error}') from error
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Compare, print the table and exit."""
     args = parse(arguments)
     if not Path(args.trace).is_file():

@@ -7,7 +7,7 @@ from Python are checked in the same way::
 
     @command(libraries=False)
     def splits(data: Data, *, percent: Sequence[Percent] = (1., 10.),
-               seed: Count = 0, out: Optional[OutputFolder] = None) -> dict:
+               seed: Count = 0, out: OutputFolder | None = None) -> dict:
 
 - The summary is the line of the command in ``cmae --help``. The text,
   ``Args:`` and the lines of ``Example::`` that start with ``$ `` are its help.
@@ -37,44 +37,22 @@ import re
 import signal
 import textwrap
 import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Literal,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-)
+from types import UnionType
+from typing import (Annotated, Any, Literal, NamedTuple, TypeVar, Union,
+                    get_args, get_origin)
 
 from ..config import ArgumentError as ArgumentError  # for all commands
 from ..config import Overrides as Overrides
 from ..config import check_pairs
-from ..dependencies import (
-    explain_missing,
-    find_checkpoint,
-    find_config,
-    import_framework,
-    quiet_imports,
-    require,
-    suggest,
-)
+from ..dependencies import (explain_missing, find_checkpoint, find_config,
+                            import_framework, quiet_imports, require, suggest)
 from ..files import check_output
 
-PathLike = Union[str, os.PathLike]
+PathLike = str | os.PathLike
 # Argument for random weights instead of a checkpoint.
 RANDOM = 'random'
 # Suffixes of the pictures that commands draw.
@@ -111,7 +89,7 @@ class Range(NamedTuple):
 class Metavar(NamedTuple):
     """Names of an option's values in the help."""
 
-    metavar: Tuple[str, ...]
+    metavar: tuple[str, ...]
 
 
 class Text(NamedTuple):
@@ -234,15 +212,16 @@ Layers = Annotated[Sequence[int], Text(
     'Transformer layers whose features are concatenated, counted from 1, or '
     'from the end by negative numbers. The final norm, if there is one, is '
     "applied to each. Defaults to the encoder's output.")]
-ImgSize = Optional[Annotated[Union[Size, Tuple[Size, Size]], Text(
+ImgSize = Annotated[Size | tuple[Size, Size], Text(
     'Side of square images in pixels, or height and width. Defaults to the '
-    "checkpoint's.")]]
-NumHeads = Optional[Annotated[Size, Text(
+    "checkpoint's.")] | None
+NumHeads = Annotated[Size, Text(
     'Number of attention heads. Only for checkpoints of other projects that '
-    'do not record it.')]]
+    'do not record it.')] | None
 BatchSize = Annotated[Size, Text('Images in a batch.')]
-NumWorkers = Optional[Annotated[Count, Text(
-    'Number of data workers. Defaults to one for each CPU core, at most 8.')]]
+NumWorkers = Annotated[Count, Text(
+    'Number of data workers. Defaults to one for each CPU core, at most '
+    '8.')] | None
 CfgOptions = Annotated[Overrides, Text(
     'Settings of the config to override. Nested keys are written with dots.')]
 Launcher = Annotated[Literal['none', 'pytorch', 'slurm', 'mpi'], Text(
@@ -261,15 +240,15 @@ class Declaration(NamedTuple):
         required (Sequence[str]): Options that the command line requires.
     """
 
-    check: Optional[Callable[..., None]]
-    libraries: Union[bool, str]
+    check: Callable[..., None] | None
+    libraries: bool | str
     required: Sequence[str]
 
 
-def command(check: Optional[Callable[..., None]] = None,
-            libraries: Union[bool, str] = True,
+def command(check: Callable[..., None] | None = None,
+            libraries: bool | str = True,
             required: Sequence[str] = (),
-            options: Optional[type] = None
+            options: type | None = None
             ) -> Callable[[_Function], _Function]:
     """Make a function a command, and check its arguments in each call.
 
@@ -304,7 +283,7 @@ def command(check: Optional[Callable[..., None]] = None,
 
 
 def _signature(function: Callable[..., Any],
-               options: Optional[type]) -> inspect.Signature:
+               options: type | None) -> inspect.Signature:
     """Return a signature with the fields of a dataclass as options."""
     signature = inspect.signature(function)
     if options is None:
@@ -339,7 +318,7 @@ def _complete_docstring(function: Callable[..., Any],
     return ''.join([head, title, '\n'.join(entries), gap, tail])
 
 
-def load_libraries(which: Union[bool, str] = True) -> None:
+def load_libraries(which: bool | str = True) -> None:
     """Import the libraries of a command, and enable safe loading.
 
     Ctrl-C during the import ends the process immediately. There is nothing to
@@ -376,7 +355,7 @@ def interruptible(message: str) -> Iterator[None]:
         raise KeyboardInterrupt(message) from error
 
 
-def types_of(function: Callable[..., Any]) -> Dict[str, Any]:
+def types_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a command's arguments."""
     return {name: parameter.annotation for name, parameter
             in inspect.signature(function).parameters.items()}
@@ -418,8 +397,8 @@ def check_paths(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         ArgumentError: If a file is missing, or an output is an input.
         OSError: If an output cannot be written.
     """
-    inputs: List[PathLike] = []
-    outputs: List[PathLike] = []
+    inputs: list[PathLike] = []
+    outputs: list[PathLike] = []
     for name, value in values.items():
         for mark in marks_of(hints[name]):
             if not isinstance(mark, _Path):
@@ -452,14 +431,14 @@ def _is_picture_in(output: PathLike, folder: PathLike) -> bool:
         file.suffix.lower() in PICTURES)
 
 
-def _paths_in(value: Any) -> List[Any]:
+def _paths_in(value: Any) -> list[Any]:
     if isinstance(value, (str, os.PathLike)):
         return [value]
     return [v for item in value for v in _paths_in(item)] if isinstance(
         value, (list, tuple)) else []
 
 
-def marks_of(hint: Any) -> List[Any]:
+def marks_of(hint: Any) -> list[Any]:
     """List the metadata of all ``Annotated`` in a type."""
     if get_origin(hint) is Literal:
         return []
@@ -474,7 +453,7 @@ def accepts(value: Any, hint: Any) -> bool:
         return accepts(value, inner[0]) and all(
             mark.holds(value) for mark in inner[1:]
             if isinstance(mark, Range))
-    if origin is Union:
+    if origin in (Union, UnionType):
         return any(accepts(value, part) for part in inner)
     if origin is Literal:
         return isinstance(value, str) and value in inner
@@ -497,7 +476,7 @@ def complaint(value: Any, hint: Any) -> str:
             f'{suggest(str(value), _choices(hint))}')
 
 
-def _choices(hint: Any) -> List[str]:
+def _choices(hint: Any) -> list[str]:
     if get_origin(hint) is Literal:
         return [str(choice) for choice in get_args(hint)]
     return [choice for part in get_args(hint) for choice in _choices(part)]
@@ -512,7 +491,7 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return 'one of ' + ', '.join(map(str, inner)) if (
             len(inner) > 1) else repr(inner[0])
-    if origin is Union:
+    if origin in (Union, UnionType):
         words = [describe(p) for p in inner if p is not type(None)]
         return ' or '.join(dict.fromkeys(words))
     if origin is tuple:

@@ -1,23 +1,13 @@
 """Export of checkpoints to other libraries, and import from them."""
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Dict, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..config import ConfigError, load_config
 from ..dependencies import WEIGHT_SUFFIXES
 from ..image_size import ImageSize
-from .arguments import (
-    Checkpoint,
-    ConfigName,
-    ImgSize,
-    Output,
-    OutputFile,
-    OutputFolder,
-    Overrides,
-    PathLike,
-    check_onnx_file,
-    check_paths,
-    command,
-)
+from .arguments import (Checkpoint, ConfigName, ImgSize, Output, OutputFile,
+                        OutputFolder, Overrides, PathLike, check_onnx_file,
+                        check_paths, command)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,14 +28,14 @@ def _is_finished(folder: PathLike) -> bool:
 
 
 def _check_export(config: PathLike, checkpoint: PathLike,
-                  out: Optional[PathLike], to: Optional[str], encoder: str,
-                  img_size: Optional[ImageSize], dtype: str,
+                  out: PathLike | None, to: str | None, encoder: str,
+                  img_size: ImageSize | None, dtype: str,
                   **others: Any) -> None:
     """Check paths, and options that contradict each other."""
     if dtype != 'float32' and to != 'onnx' and not (
             to is None and _is_finished(config)):
         raise ConfigError(f'--dtype {dtype} needs --to onnx')
-    hints: Dict[str, Any]
+    hints: dict[str, Any]
     if _is_finished(config):
         out = out or checkpoint
         if to in CLASSIFIERS:
@@ -91,14 +81,14 @@ def _kind_of_output(out: PathLike, to: str) -> Any:
 @command(check=_check_export)
 def export(config: PathLike,
            checkpoint: PathLike,
-           out: Optional[PathLike] = None,
+           out: PathLike | None = None,
            /,
            *,
-           to: Optional[Format] = None,
+           to: Format | None = None,
            encoder: Literal['online', 'target'] = 'online',
            img_size: ImgSize = None,
            dtype: Literal['float32', 'float16'] = 'float32',
-           cfg_options: Overrides = ()) -> Dict[str, Any]:
+           cfg_options: Overrides = ()) -> dict[str, Any]:
     """Write an encoder for timm, Hugging Face and others.
 
     Every key is checked against the config's model.
@@ -133,7 +123,7 @@ def export(config: PathLike,
             written with dots.
 
     Returns:
-        Dict[str, Any]: ``checkpoint``, ``to`` and ``out``; of ONNX the largest
+        dict[str, Any]: ``checkpoint``, ``to`` and ``out``; of ONNX the largest
         ``difference`` between the outputs of ONNX Runtime and torch.
 
     Raises:
@@ -154,15 +144,9 @@ def export(config: PathLike,
         return dict(out=file, difference=export_model(config, file, dtype))
     from mmpretrain.models import ImageClassifier
 
-    from ..checkpoints import (
-        export_classifier,
-        export_cmae,
-        export_encoder,
-        load_model,
-        naming,
-        read_checkpoint,
-        read_encoder_facts,
-    )
+    from ..checkpoints import (export_classifier, export_cmae, export_encoder,
+                               load_model, naming, read_checkpoint,
+                               read_encoder_facts)
     model = _build_model(config, cfg_options)
     is_classifier = isinstance(model, ImageClassifier) and to != 'cmae'
     if not is_classifier:
@@ -172,7 +156,7 @@ def export(config: PathLike,
         facts = read_encoder_facts(meta)
         images = facts.get('images')
         report = load_model(model, state, facts)
-    result: Dict[str, Any] = dict(
+    result: dict[str, Any] = dict(
         checkpoint=str(checkpoint), to=to, out=str(out))
     source = _describe(config, checkpoint, meta)
     if to == 'onnx':
@@ -204,7 +188,7 @@ def import_(config: ConfigName,
             checkpoint: Checkpoint,
             out: WeightFile,
             *,
-            cfg_options: Overrides = ()) -> Dict[str, Any]:
+            cfg_options: Overrides = ()) -> dict[str, Any]:
     """Convert a released CMAE, MAE or ConvMAE checkpoint.
 
     The kind of checkpoint is detected from its parameter names. Every key is
@@ -226,23 +210,16 @@ init.safetensors
             written with dots.
 
     Returns:
-        Dict[str, Any]: ``checkpoint``, its ``kind``, and ``out``.
+        dict[str, Any]: ``checkpoint``, its ``kind``, and ``out``.
 
     Raises:
         ConfigError: If the config is not one of pre-training.
         CheckpointError: If the checkpoint is none of these, or cannot be
             loaded or written.
     """
-    from ..checkpoints import (
-        CheckpointError,
-        encoder_facts,
-        find_encoder,
-        load_model,
-        naming,
-        read_checkpoint,
-        read_encoder_facts,
-        write_checkpoint,
-    )
+    from ..checkpoints import (CheckpointError, encoder_facts, find_encoder,
+                               load_model, naming, read_checkpoint,
+                               read_encoder_facts, write_checkpoint)
     from ..checkpoints.encoder_config import KEY
     from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
     from ..checkpoints.load import fit
@@ -302,7 +279,7 @@ def _require_cmae(model: 'nn.Module', config: PathLike) -> None:
 
 
 def _describe(config: PathLike, checkpoint: PathLike,
-              meta: Dict[str, Any]) -> Dict[str, Any]:
+              meta: dict[str, Any]) -> dict[str, Any]:
     """Return the source of a converted checkpoint, for its metadata."""
     return dict(
         recipe=str(config), converted_from=str(checkpoint),

@@ -1,38 +1,20 @@
 """Commands on images: statistics, packing, and splits of labels."""
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Dict,
-    List,
-    Literal,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Annotated, Any, Literal
 
 from ..files import check_output
-from .arguments import (
-    ArgumentError,
-    Count,
-    Data,
-    OutputFile,
-    OutputFolder,
-    Percent,
-    Size,
-    Text,
-    command,
-)
+from .arguments import (ArgumentError, Count, Data, OutputFile, OutputFolder,
+                        Percent, Size, Text, command)
 
-ShortSide = Optional[Annotated[Size, Text(
+ShortSide = Annotated[Size, Text(
     'Resize larger images to this shorter side in pixels. JPEG files are '
     'saved as JPEG of quality 92, all others as PNG or TIFF without loss. '
-    'Defaults to copying files unchanged.')]]
-MaxPixels = Optional[Annotated[Size, Text(
+    'Defaults to copying files unchanged.')] | None
+MaxPixels = Annotated[Size, Text(
     'Largest number of pixels to decode at once; larger images are not '
-    'resized. Defaults to 25 million.')]]
+    'resized. Defaults to 25 million.')] | None
 Readers = Annotated[Count, Text(
     'Number of worker processes that read and resize images.')]
 _PER_CHANNEL = ('mean', 'std', 'min', 'low', 'high', 'max')
@@ -41,20 +23,20 @@ _PER_CHANNEL = ('mean', 'std', 'min', 'low', 'high', 'max')
 @command(libraries=False)
 def stats(data: Data,
           *,
-          out: Optional[OutputFile] = None,
+          out: OutputFile | None = None,
           sample: Count = 2000,
           side: Size = 256,
-          num_workers: Optional[Count] = None,
-          channels: Optional[Size] = None,
-          dtype: Optional[Literal['uint8', 'uint16', 'float32']] = None,
-          bands: Optional[Sequence[Count]] = None,
-          value_range: Union[Tuple[float, float], Literal['per_image'],
-                             None] = None,
-          fill: Union[float, Literal['mean'], None] = None,
-          window: Union[Tuple[float, float], Literal['file'], None] = None,
-          pages: Optional[Literal['channels', 'first']] = None,
-          max_pixels: Optional[Size] = None
-          ) -> Dict[str, Any]:
+          num_workers: Count | None = None,
+          channels: Size | None = None,
+          dtype: Literal['uint8', 'uint16', 'float32'] | None = None,
+          bands: Sequence[Count] | None = None,
+          value_range: (tuple[float, float] | Literal['per_image'] |
+                        None) = None,
+          fill: float | Literal['mean'] | None = None,
+          window: tuple[float, float] | Literal['file'] | None = None,
+          pages: Literal['channels', 'first'] | None = None,
+          max_pixels: Size | None = None
+          ) -> dict[str, Any]:
     """Measure images and choose the settings for decoding them.
 
     Reports sizes, types, channels, mean and standard deviation, broken files
@@ -95,7 +77,7 @@ def stats(data: Data,
             million, or more if the images need it.
 
     Returns:
-        Dict[str, Any]: See :func:`~cmae_mm.datasets.stats.read_image_stats`.
+        dict[str, Any]: See :func:`~cmae_mm.datasets.stats.read_image_stats`.
 
     Raises:
         ArgumentError: If an argument is invalid.
@@ -116,7 +98,7 @@ def stats(data: Data,
     return found
 
 
-def _describe(found: Dict[str, Any]) -> List[str]:
+def _describe(found: dict[str, Any]) -> list[str]:
     """Describe statistics in a few lines."""
     from ..datasets.names import encode_name
     sizes = found['sizes']
@@ -159,7 +141,7 @@ def store(data: Data,
           *,
           short_side: ShortSide = None,
           max_pixels: MaxPixels = None,
-          num_workers: Readers = 0) -> Dict[str, Any]:
+          num_workers: Readers = 0) -> dict[str, Any]:
     """Pack images into one LMDB file, for network disks.
 
     If interrupted, the same command continues. Training and all other
@@ -174,7 +156,7 @@ def store(data: Data,
         out: Folder to write, outside of DATA.
 
     Returns:
-        Dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
+        dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
 
     Raises:
         ValueError: If the images cannot be packed.
@@ -190,7 +172,7 @@ def shards(data: Data,
            short_side: ShortSide = None,
            max_pixels: MaxPixels = None,
            num_workers: Readers = 0,
-           images_per_shard: Size = 2000) -> Dict[str, Any]:
+           images_per_shard: Size = 2000) -> dict[str, Any]:
     """Pack images into webdataset shards, for many machines.
 
     If interrupted, the same command continues. Training and all other
@@ -209,7 +191,7 @@ def shards(data: Data,
             200 MB of photographs.
 
     Returns:
-        Dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
+        dict[str, Any]: See :func:`~cmae_mm.datasets.pack.pack_images`.
 
     Raises:
         ValueError: If the images cannot be packed.
@@ -220,7 +202,7 @@ def shards(data: Data,
 
 
 def _pack(data: Data, out: OutputFolder, kind: str,
-          **options: Any) -> Dict[str, Any]:
+          **options: Any) -> dict[str, Any]:
     """Pack the images and print their number."""
     from ..datasets.pack import PLAN_FILE, pack_images
     try:
@@ -242,12 +224,12 @@ def _pack(data: Data, out: OutputFolder, kind: str,
     return dict(found, out=str(out))
 
 
-def _check_splits(data: Data, out: Optional[OutputFolder],
+def _check_splits(data: Data, out: OutputFolder | None,
                   **others: Any) -> None:
     check_output(_splits_folder(data, out), is_folder=True)
 
 
-def _splits_folder(data: Data, out: Optional[OutputFolder]) -> Path:
+def _splits_folder(data: Data, out: OutputFolder | None) -> Path:
     if out is not None:
         return Path(out).expanduser()
     path = Path(data).expanduser()
@@ -259,7 +241,7 @@ def splits(data: Data,
            *,
            percent: Sequence[Percent] = (1., 10.),
            seed: Count = 0,
-           out: Optional[OutputFolder] = None) -> Dict[str, Any]:
+           out: OutputFolder | None = None) -> dict[str, Any]:
     """Draw random subsets of the labelled images.
 
     Writes annotation files of LabelledDataset: <percent>pct_seed<seed>.txt
@@ -277,7 +259,7 @@ def splits(data: Data,
             list.
 
     Returns:
-        Dict[str, Any]: Number of ``images``, and number by name of ``files``.
+        dict[str, Any]: Number of ``images``, and number by name of ``files``.
 
     Raises:
         ArgumentError: If an argument is invalid, or there are no labelled

@@ -1,41 +1,17 @@
 """Features of any folder of images."""
 import hashlib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Literal,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from ..dependencies import find_checkpoint, require
 from ..files import output_lock
 from ..image_size import to_pair, to_size
-from .arguments import (
-    BatchSize,
-    Checkpoint,
-    Data,
-    Encoder,
-    ImgSize,
-    Layers,
-    NumHeads,
-    NumWorkers,
-    Output,
-    PathLike,
-    Stats,
-    Text,
-    command,
-    interruptible,
-)
+from .arguments import (BatchSize, Checkpoint, Data, Encoder, ImgSize, Layers,
+                        NumHeads, NumWorkers, Output, PathLike, Stats, Text,
+                        command, interruptible)
 
 if TYPE_CHECKING:
     from ..datasets.source import ImageSource
@@ -51,27 +27,27 @@ class Embeddings(NamedTuple):
     """Features of a folder's images.
 
     Args:
-        paths (List[str]): The images, relative to the folder.
+        paths (list[str]): The images, relative to the folder.
         features (np.ndarray | None): In their order, (N, D), or (N, L, D) of
             patch tokens; None if they were written to a file.
-        shape (Tuple[int, ...]): Shape of all features.
-        skipped (Dict[str, str]): Images that could not be read, and why.
+        shape (tuple[int, ...]): Shape of all features.
+        skipped (dict[str, str]): Images that could not be read, and why.
         out (Path | None): The file, if one was written.
     """
 
-    paths: List[str]
+    paths: list[str]
     features: Any
-    shape: Tuple[int, ...]
-    skipped: Dict[str, str]
-    out: Optional[Path] = None
+    shape: tuple[int, ...]
+    skipped: dict[str, str]
+    out: Path | None = None
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return what ``cmae embed --json`` prints."""
         return dict(out=str(self.out), shape=list(self.shape),
                     skipped=len(self.skipped))
 
 
-def _check_parquet(out: Optional[PathLike], **others: Any) -> None:
+def _check_parquet(out: PathLike | None, **others: Any) -> None:
     """Check that pyarrow (extra='embed') is installed for a parquet file.
 
     Raises:
@@ -127,16 +103,16 @@ class EmbedOptions(FeatureOptions):
     layer: Layers = ()
     dtype: Annotated[Literal['float32', 'float16'], Text(
         'Data type of the features.')] = 'float32'
-    stats: Optional[Annotated[Stats, Text(
+    stats: Annotated[Stats, Text(
         'File of `cmae stats`, for checkpoints of other projects that do not '
-        'record the normalisation.')]] = None
+        'record the normalisation.')] | None = None
 
     def settings(self, source: 'ImageSource', checkpoint: PathLike
-                 ) -> Dict[str, Any]:
+                 ) -> dict[str, Any]:
         """Return the settings that features depend on, as plain values."""
         path = Path(checkpoint).expanduser()
         stat = find_checkpoint(path).stat()
-        more: Dict[str, Any] = {}
+        more: dict[str, Any] = {}
         if self.layer:  # files of earlier versions have none
             more['layer'] = list(self.layer)
         if self.stats is not None:
@@ -162,8 +138,7 @@ class EmbedOptions(FeatureOptions):
          options=EmbedOptions)
 def embed(data: Data,
           checkpoint: AnyEncoder,
-          out: Optional[Annotated[
-              PathLike, Output('.npz', '.parquet')]] = None,
+          out: Annotated[PathLike, Output('.npz', '.parquet')] | None = None,
           **options: Any) -> Embeddings:
     """Compute features of any folder of images.
 
@@ -211,7 +186,7 @@ def embed(data: Data,
 
 def embed_source(source: 'ImageSource', checkpoint: PathLike,
                  load: Callable[[], 'PretrainedEncoder'],
-                 out: Optional[PathLike], options: EmbedOptions
+                 out: PathLike | None, options: EmbedOptions
                  ) -> Embeddings:
     """Compute the features of a source, or read a complete file of them.
 
@@ -226,15 +201,11 @@ def embed_source(source: 'ImageSource', checkpoint: PathLike,
         Embeddings: See :func:`embed`.
     """
     from ..evaluation.feature_files import FeatureFile, read_whole
-    from ..evaluation.features import (
-        compute_features,
-        describe_none,
-        print_skipped,
-        warn_if_equal,
-    )
+    from ..evaluation.features import (compute_features, describe_none,
+                                       print_skipped, warn_if_equal)
     print(source.describe(), flush=True)
 
-    def compute(ranges: List[Tuple[int, int]], in_parts: bool
+    def compute(ranges: list[tuple[int, int]], in_parts: bool
                 ) -> Iterator[Any]:
         return compute_features(load(), source, ranges, options.batch_size,
                                 options.num_workers, options.dtype, in_parts)

@@ -1,7 +1,8 @@
 """Pre-trained encoders as modules, loaded without a config."""
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Dict, Literal, Mapping, Optional, Sequence
+from typing import Any, Literal
 
 import torch
 from mmengine.logging import MMLogger, print_log
@@ -11,13 +12,8 @@ from .. import checkpoints
 from ..checkpoints import CheckpointError, naming
 from ..checkpoints.encoder_config import encoder_facts, read_encoder_facts
 from ..checkpoints.layouts import FoundEncoder
-from ..checkpoints.load import (
-    LoadedEncoder,
-    build_encoder,
-    log_loaded,
-    model_of,
-    select_encoder,
-)
+from ..checkpoints.load import (LoadedEncoder, build_encoder, log_loaded,
+                                model_of, select_encoder)
 from ..checkpoints.state_dict import grid_of
 from ..config import ConfigError
 from ..datasets.decode import is_colour, is_plain
@@ -25,16 +21,8 @@ from ..evaluation.centre_crop import CentreCrop
 from ..image_size import ImageSize, Pair, to_pair, to_size
 from ..models.backbones import convvit, vit  # noqa: F401  # registers them
 from ..models.utils import check_choice
-from .arguments import (
-    ArgumentError,
-    Checkpoint,
-    Encoder,
-    ImgSize,
-    PathLike,
-    Size,
-    Stats,
-    command,
-)
+from .arguments import (ArgumentError, Checkpoint, Encoder, ImgSize, PathLike,
+                        Size, Stats, command)
 
 # ImageNet's, RGB: those of all packaged configs of ViT-S to ViT-H.
 MEAN = (123.675, 116.28, 103.53)
@@ -64,14 +52,14 @@ class PretrainedEncoder(nn.Module):
 
     Attributes:
         embed_dims (int): D, the width of features.
-        img_size (int | Tuple[int, int]): Side of square images in pixels, or
+        img_size (int | tuple[int, int]): Side of square images in pixels, or
             (height, width).
-        grid (Tuple[int, int]): Height and width of an image in patches.
+        grid (tuple[int, int]): Height and width of an image in patches.
         patch_size (int): Side of a patch in pixels.
         in_channels (int): C, the channels of the images.
         mean (torch.Tensor): (C, 1, 1).
         std (torch.Tensor): (C, 1, 1).
-        images (Dict[str, Any] | None): How images are decoded.
+        images (dict[str, Any] | None): How images are decoded.
         centre_crop (CentreCrop): Decodes, resizes and crops images.
     """
 
@@ -85,8 +73,8 @@ class PretrainedEncoder(nn.Module):
                  pool: str = 'mean',
                  mean: Sequence[float] = MEAN,
                  std: Sequence[float] = STD,
-                 images: Optional[Mapping[str, Any]] = None,
-                 value_range: Optional[Sequence[Sequence[float]]] = None
+                 images: Mapping[str, Any] | None = None,
+                 value_range: Sequence[Sequence[float]] | None = None
                  ) -> None:
         super().__init__()
         check_choice('pool', pool, ('mean', 'cls', 'patch'))
@@ -112,7 +100,7 @@ class PretrainedEncoder(nn.Module):
         self.centre_crop = CentreCrop(self.img_size, images)
         self._set_range(value_range)
 
-    def _set_range(self, value_range: Optional[Sequence[Sequence[float]]]
+    def _set_range(self, value_range: Sequence[Sequence[float]] | None
                    ) -> None:
         """Set the values that pictures show as black and white."""
         self.is_byte_range = value_range is None and (
@@ -177,7 +165,7 @@ class PretrainedEncoder(nn.Module):
         self._check(images)
         if not self.layers:
             return self.backbone(images)[-1]
-        found: Dict[int, Tensor] = {}
+        found: dict[int, Tensor] = {}
         with ExitStack() as hooks:
             for number in set(self.layers):
                 hooks.enter_context(
@@ -288,7 +276,7 @@ def find_layer(backbone: Any, layer: int) -> int:
     return layer if layer > 0 else depth + 1 + layer
 
 
-def _keep_output(found: Dict[int, Tensor], number: int, layer: nn.Module,
+def _keep_output(found: dict[int, Tensor], number: int, layer: nn.Module,
                  inputs: Any, output: Tensor) -> None:
     """Keep the output of a layer, as a forward hook."""
     found[number] = output
@@ -300,8 +288,8 @@ def load_encoder(checkpoint: Checkpoint,
                  *,
                  pool: Literal['mean', 'cls', 'patch'] = 'mean',
                  img_size: ImgSize = None,
-                 num_heads: Optional[Size] = None,
-                 stats: Optional[Stats] = None) -> PretrainedEncoder:
+                 num_heads: Size | None = None,
+                 stats: Stats | None = None) -> PretrainedEncoder:
     """Load a pre-trained encoder; no config is needed.
 
     Example::
@@ -355,7 +343,7 @@ def load_encoder_by_config(config: PathLike,
                            encoder: str = 'online',
                            *,
                            pool: str = 'mean',
-                           img_size: Optional[ImageSize] = None,
+                           img_size: ImageSize | None = None,
                            cfg_options: Any = ()) -> PretrainedEncoder:
     """Build the model of a config, and load the encoder of a checkpoint.
 
@@ -423,8 +411,8 @@ def _initialise(model: nn.Module) -> None:
 
 def encoder_of(model: nn.Module,
                encoder: str = 'online',
-               img_size: Optional[ImageSize] = None,
-               images: Optional[Mapping[str, Any]] = None,
+               img_size: ImageSize | None = None,
+               images: Mapping[str, Any] | None = None,
                pool: str = 'mean') -> PretrainedEncoder:
     """Return the encoder of a model built from its config.
 
@@ -454,7 +442,7 @@ def encoder_of(model: nn.Module,
 
 def with_preprocessing(loaded: LoadedEncoder,
                        pool: str = 'mean',
-                       stats: Optional[PathLike] = None) -> PretrainedEncoder:
+                       stats: PathLike | None = None) -> PretrainedEncoder:
     """Add decoding and normalisation of images to an encoder.
 
     Args:
@@ -480,8 +468,8 @@ def with_preprocessing(loaded: LoadedEncoder,
     return found
 
 
-def _find_normalisation(channels: int, facts: Dict[str, Any],
-                        stats: Optional[PathLike]) -> Dict[str, Any]:
+def _find_normalisation(channels: int, facts: dict[str, Any],
+                        stats: PathLike | None) -> dict[str, Any]:
     """Find the settings to decode, normalise and show images."""
     if stats is not None:
         from ..datasets.stats import read_image_stats
@@ -491,7 +479,7 @@ def _find_normalisation(channels: int, facts: Dict[str, Any],
         known['value_range'] = value_range_of(known)
     else:
         known = facts
-    found: Dict[str, Any] = {
+    found: dict[str, Any] = {
         k: known[k] for k in ('mean', 'std', 'images', 'value_range')
         if k in known
     }

@@ -4,21 +4,14 @@ import contextlib
 import io
 import platform
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
-from ..dependencies import (
-    REQUIREMENTS,
-    cpu_count,
-    dense_command,
-    framework_command,
-    in_clone,
-    install_command,
-    is_installed,
-    missing_ops,
-    ops_command,
-)
+from ..dependencies import (REQUIREMENTS, cpu_count, dense_command,
+                            framework_command, in_clone, install_command,
+                            is_installed, missing_ops, ops_command)
 from ..version import __version__
 from .arguments import command
 
@@ -38,17 +31,17 @@ _OPTIONAL = dict(
               'geotiff'))
 
 
-def examine() -> Dict[str, Any]:
+def examine() -> dict[str, Any]:
     """Examine libraries, devices and the machine.
 
     Also works if libraries are missing or broken.
 
     Returns:
-        Dict[str, Any]: ``problems`` are sentences on reasons why pre-training
+        dict[str, Any]: ``problems`` are sentences on reasons why pre-training
         cannot run, ``warnings`` on possible issues. ``exit_status`` is 1 if
         there are problems.
     """
-    libraries: Dict[str, Dict[str, str]] = {}
+    libraries: dict[str, dict[str, str]] = {}
     try:
         libraries = _examine_libraries()
         problems = [
@@ -58,7 +51,7 @@ def examine() -> Dict[str, Any]:
     except ModuleNotFoundError as error:  # packaging itself
         problems = [f'{error.name} is not installed; install the requirements '
                     f'of cmae_mm with `{framework_command()}`']
-    environment: Dict[str, str] = {}
+    environment: dict[str, str] = {}
     if not problems:
         try:
             environment = _collect_environment()
@@ -76,7 +69,7 @@ def examine() -> Dict[str, Any]:
         warnings=_find_conflicts(), exit_status=int(bool(problems)))
 
 
-def _examine_libraries() -> Dict[str, Dict[str, str]]:
+def _examine_libraries() -> dict[str, dict[str, str]]:
     """Compare the installed versions with the required ones."""
     from packaging.requirements import Requirement
     try:
@@ -102,7 +95,7 @@ def _examine_libraries() -> Dict[str, Dict[str, str]]:
     return found
 
 
-def _examine_optional() -> Dict[str, Dict[str, str]]:
+def _examine_optional() -> dict[str, dict[str, str]]:
     found = {}
     for name, (distributions, purpose, extra) in _OPTIONAL.items():
         command = (dense_command(extra) if name in ('mmdet', 'mmseg')
@@ -120,7 +113,7 @@ def _version(distributions: Sequence[str]) -> str:
     return ''
 
 
-def _collect_environment() -> Dict[str, str]:
+def _collect_environment() -> dict[str, str]:
     """Import the libraries and collect mmengine's environment."""
     with contextlib.redirect_stdout(io.StringIO()), \
             contextlib.redirect_stderr(io.StringIO()):
@@ -141,7 +134,7 @@ def _free_gb(folder: str) -> float:
     return round(shutil.disk_usage(folder).free / 2**30, 1)
 
 
-def _find_conflicts() -> List[str]:
+def _find_conflicts() -> list[str]:
     """Find distributions that overwrite each other's files."""
     found = ([n for n in names if is_installed(n)]
              for names in _FRAMEWORK.values())
@@ -151,7 +144,7 @@ def _find_conflicts() -> List[str]:
 
 
 @command(libraries=False)
-def doctor() -> Dict[str, Any]:
+def doctor() -> dict[str, Any]:
     """Report versions, devices and missing packages.
 
     Versions, devices, operators, free disk and shared memory, and the command
@@ -164,7 +157,7 @@ def doctor() -> Dict[str, Any]:
         $ cmae doctor --json
 
     Returns:
-        Dict[str, Any]: See :func:`examine`.
+        dict[str, Any]: See :func:`examine`.
     """
     found = examine()
     where = 'a clone' if found['clone'] else 'installed'

@@ -1,46 +1,19 @@
 """Evaluations of a frozen encoder."""
 import json
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Dict,
-    Literal,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Annotated, Any, Literal
 
 from ..config import Overrides
 from ..evaluation import KS, LRS, TEMPERATURE
-from .arguments import (
-    RANDOM,
-    ArgumentError,
-    BatchSize,
-    CfgOptions,
-    CheckpointOrRandom,
-    ConfigName,
-    Count,
-    Data,
-    Encoder,
-    ImgSize,
-    Launcher,
-    Layers,
-    Metavar,
-    OutputFolder,
-    PathLike,
-    Pool,
-    Positive,
-    Range,
-    Size,
-    Text,
-    command,
-    load_libraries,
-)
+from .arguments import (RANDOM, ArgumentError, BatchSize, CfgOptions,
+                        CheckpointOrRandom, ConfigName, Count, Data, Encoder,
+                        ImgSize, Launcher, Layers, Metavar, OutputFolder,
+                        PathLike, Pool, Positive, Range, Size, Text, command,
+                        load_libraries)
 
 LabelledData = Annotated[Data, Text(
     'Labelled images: class folders in DATA/train and DATA/val (or valid, '
@@ -50,7 +23,7 @@ Frozen = Annotated[CheckpointOrRandom, Text(
     'Pre-training checkpoint, exported backbone, or weights of another '
     'library; or "random" with --config.')]
 DenseData = Annotated[Data, Text('Folder of images and label maps.')]
-Folders = Annotated[Tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
+Folders = Annotated[tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
 
 
 @dataclass(frozen=True)
@@ -60,13 +33,13 @@ class EvaluationOptions:
     encoder: Encoder = 'online'
     layer: Layers = ()
     img_size: ImgSize = None
-    config: Optional[Annotated[ConfigName, Text(
-        'Pre-training config, for random weights or missing settings.')]
-    ] = None
+    config: Annotated[ConfigName, Text(
+        'Pre-training config, for random weights or missing settings.'
+        )] | None = None
     cfg_options: CfgOptions = ()
-    work_dir: Optional[Annotated[OutputFolder, Text(
+    work_dir: Annotated[OutputFolder, Text(
         'Folder of evaluations.jsonl, which `cmae report` reads. Defaults to '
-        'work_dirs/<data>_eval.')]] = None
+        'work_dirs/<data>_eval.')] | None = None
 
     def load(self, checkpoint: PathLike, pool: Any = 'mean') -> Any:
         """Load the encoder onto the device, by the config if there is one."""
@@ -85,7 +58,7 @@ class EvaluationOptions:
         return model.to(get_device())
 
     def log(self, kind: str, data: PathLike, checkpoint: PathLike,
-            result: Mapping[str, Any]) -> Dict[str, Any]:
+            result: Mapping[str, Any]) -> dict[str, Any]:
         """Complete a result, and add it to ``evaluations.jsonl``."""
         from mmengine.dist import is_main_process
 
@@ -109,9 +82,9 @@ class EvaluationOptions:
 class FeatureOptions(EvaluationOptions):
     """Options of the evaluations of one feature per image."""
 
-    val: Optional[Annotated[PathLike, Text(
+    val: Annotated[PathLike, Text(
         'Labelled images for the scores: a part of DATA, or other data. '
-        'Defaults to the validation part.')]] = None
+        'Defaults to the validation part.')] | None = None
     pool: Pool = 'mean'
     batch_size: BatchSize = 256
     num_workers: Annotated[Count, Text(
@@ -135,13 +108,13 @@ class DenseOptions(EvaluationOptions):
         'maps/val.')] = ('maps/train', 'maps/val')
     ignore: Annotated[Sequence[int], Text(
         'Values of the maps to ignore. Defaults to 0.')] = (0, )
-    most: Optional[Annotated[int, Range(2), Text(
+    most: Annotated[int, Range(2), Text(
         'The N classes with the most training pixels; others are ignored. '
-        'Defaults to all.')]] = None
+        'Defaults to all.')] | None = None
     batch_size: BatchSize = 32
 
 
-def _check(data: PathLike, checkpoint: PathLike, config: Optional[PathLike],
+def _check(data: PathLike, checkpoint: PathLike, config: PathLike | None,
            cfg_options: Overrides, **others: Any) -> None:
     """Check the arguments that depend on each other."""
     if Path(data).suffix == '.py':
@@ -164,7 +137,7 @@ def knn(data: LabelledData,
         *,
         ks: Sequence[Size] = KS,
         temperature: Positive = TEMPERATURE,
-        **options: Any) -> Dict[str, Any]:
+        **options: Any) -> dict[str, Any]:
     """Evaluate frozen features with a k-NN classifier.
 
     Prints the accuracy for each number of neighbours. Nothing is trained.
@@ -179,7 +152,7 @@ def knn(data: LabelledData,
         temperature: Temperature of the votes. Defaults to 0.07.
 
     Returns:
-        Dict[str, Any]: ``top1`` and ``balanced`` accuracy in percent of the
+        dict[str, Any]: ``top1`` and ``balanced`` accuracy in percent of the
         best number of neighbours, ``best_k``, the ``interval`` of ``top1``,
         and the top-1 accuracy of each number. For images with several labels,
         ``mAP`` instead of accuracies.
@@ -199,7 +172,7 @@ def linear(data: LabelledData,
            *,
            lrs: Sequence[Positive] = LRS,
            epochs: Size = 100,
-           **options: Any) -> Dict[str, Any]:
+           **options: Any) -> dict[str, Any]:
     """Evaluate frozen features with a linear classifier.
 
     Trains one classifier for each learning rate, on features that are
@@ -215,7 +188,7 @@ def linear(data: LabelledData,
         epochs: Passes over the training features. Defaults to 100.
 
     Returns:
-        Dict[str, Any]: As of :func:`knn`, with ``best_lr``.
+        dict[str, Any]: As of :func:`knn`, with ``best_lr``.
 
     Raises:
         ArgumentError: If an argument is invalid.
@@ -234,7 +207,7 @@ def low_shot(data: LabelledData,
              trials: Size = 5,
              splits: Sequence[PathLike] = (),
              inverse_penalty: Positive = 1.,
-             **options: Any) -> Dict[str, Any]:
+             **options: Any) -> dict[str, Any]:
     """Evaluate frozen features with few labels per class.
 
     Example::
@@ -248,7 +221,7 @@ def low_shot(data: LabelledData,
         inverse_penalty: The C of scikit-learn. Defaults to 1.
 
     Returns:
-        Dict[str, Any]: Mean top-1 accuracy in percent by number of labels,
+        dict[str, Any]: Mean top-1 accuracy in percent by number of labels,
         and its standard deviation as ``<number>_std``; top-1 accuracy by name
         of each split file.
 
@@ -271,7 +244,7 @@ def frozen(data: LabelledData,
            epochs: Size = 100,
            shots: Sequence[Size] = (10, ),
            trials: Size = 5,
-           **options: Any) -> Dict[str, Any]:
+           **options: Any) -> dict[str, Any]:
     """Evaluate frozen features with k-NN, linear and low-shot.
 
     The results are those of the three commands, but features are extracted
@@ -290,7 +263,7 @@ def frozen(data: LabelledData,
         trials: Draws of each number. Defaults to 5.
 
     Returns:
-        Dict[str, Any]: Top-1 accuracy in percent as ``knn`` and ``linear``,
+        dict[str, Any]: Top-1 accuracy in percent as ``knn`` and ``linear``,
         of the best number of neighbours and rate, and ``low-shot N`` for each
         number of labels; all results of the three commands in ``details``.
 
@@ -305,8 +278,8 @@ def frozen(data: LabelledData,
 
 
 def _evaluate(kind: str, data: PathLike, checkpoint: PathLike,
-              options: Mapping[str, Any], **probes: Dict[str, Any]
-              ) -> Dict[str, Any]:
+              options: Mapping[str, Any], **probes: dict[str, Any]
+              ) -> dict[str, Any]:
     """Extract features, run probes by name, and log the result."""
     import torch
     from mmengine.dist import is_main_process
@@ -359,7 +332,7 @@ def dense_knn(data: DenseData,
               checkpoint: Frozen,
               *,
               ks: Sequence[Size] = (1, 5, 20, 50),
-              **options: Any) -> Dict[str, Any]:
+              **options: Any) -> dict[str, Any]:
     """Evaluate frozen patch features with k-NN segmentation.
 
     Each image is resized to a square. A patch has the most frequent class of
@@ -375,7 +348,7 @@ def dense_knn(data: DenseData,
         ks: Numbers of neighbours. Defaults to 1, 5, 20 and 50.
 
     Returns:
-        Dict[str, Any]: ``miou`` and ``pixel_accuracy`` in percent of the best
+        dict[str, Any]: ``miou`` and ``pixel_accuracy`` in percent of the best
         number of neighbours, ``best``, the ``interval`` of ``miou``, and all
         mIoU by number.
 
@@ -392,7 +365,7 @@ def dense_linear(data: DenseData,
                  *,
                  lrs: Sequence[Positive] = LRS,
                  epochs: Size = 50,
-                 **options: Any) -> Dict[str, Any]:
+                 **options: Any) -> dict[str, Any]:
     """Evaluate frozen patch features with linear segmentation.
 
     Each image is resized to a square. A patch has the most frequent class of
@@ -409,7 +382,7 @@ def dense_linear(data: DenseData,
         epochs: Passes over the training patches. Defaults to 50.
 
     Returns:
-        Dict[str, Any]: As of :func:`dense_knn`, by learning rate.
+        dict[str, Any]: As of :func:`dense_knn`, by learning rate.
 
     Raises:
         ArgumentError: If an argument is invalid, or a map is missing.
@@ -421,17 +394,11 @@ def dense_linear(data: DenseData,
 
 def _segment(kind: str, data: PathLike, checkpoint: PathLike,
              options: Mapping[str, Any], ks: Sequence[int] = (),
-             **linear: Any) -> Dict[str, Any]:
+             **linear: Any) -> dict[str, Any]:
     """Extract patch features, classify patches, and log the result."""
-    from ..evaluation.dense import (
-        IGNORED,
-        classes_of,
-        extract_dense,
-        pair_files,
-        patch_labels,
-        read_maps,
-        report_dense,
-    )
+    from ..evaluation.dense import (IGNORED, classes_of, extract_dense,
+                                    pair_files, patch_labels, read_maps,
+                                    report_dense)
     from ..evaluation.probes import check_ks, knn_predict, linear_sweep
     given, root = DenseOptions(**options), Path(data).expanduser()
     train, val = (pair_files(root / image, root / map_)

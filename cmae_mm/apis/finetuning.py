@@ -1,38 +1,17 @@
 """Commands that fine-tune, predict, and export fine-tuned models."""
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Callable,
-    Dict,
-    Literal,
-    NamedTuple,
-    Optional,
-)
+from typing import Annotated, Any, Literal, NamedTuple
 
 from ..dependencies import find_checkpoint, require_dense
 from ..image_size import to_pair, to_size, words_of
-from .arguments import (
-    RANDOM,
-    ArgumentError,
-    CheckpointOrRandom,
-    Count,
-    Data,
-    ImgSize,
-    Launcher,
-    Output,
-    OutputFolder,
-    Overrides,
-    PathLike,
-    Size,
-    Stats,
-    check_onnx_file,
-    command,
-    interruptible,
-)
+from .arguments import (RANDOM, ArgumentError, CheckpointOrRandom, Count, Data,
+                        ImgSize, Launcher, Output, OutputFolder, Overrides,
+                        PathLike, Size, Stats, check_onnx_file, command,
+                        interruptible)
 
 
 class Finetuned(NamedTuple):
@@ -42,33 +21,33 @@ class Finetuned(NamedTuple):
         checkpoint (Path): The best checkpoint, with the names of the classes.
         config (Path): The config, which ``cmae train`` takes.
         out (Path): The folder, for :func:`load_model` and ``cmae predict``.
-        metrics (Dict[str, Any]): The content of ``metrics.json``.
+        metrics (dict[str, Any]): The content of ``metrics.json``.
     """
 
     checkpoint: Path
     config: Path
     out: Path
-    metrics: Dict[str, Any]
+    metrics: dict[str, Any]
 
 
 @command()
 def finetune(data: Data,
              checkpoint: CheckpointOrRandom,
-             out: Optional[OutputFolder] = None,
+             out: OutputFolder | None = None,
              *,
              task: Literal['classify', 'multilabel', 'segment',
                            'detect'] = 'classify',
-             val: Optional[str] = None,
+             val: str | None = None,
              frozen: bool = False,
-             labels_per_class: Optional[Size] = None,
+             labels_per_class: Size | None = None,
              seed: Count = 0,
-             epochs: Optional[Size] = None,
-             batch_size: Optional[Size] = None,
+             epochs: Size | None = None,
+             batch_size: Size | None = None,
              img_size: ImgSize = None,
-             num_workers: Optional[Count] = None,
+             num_workers: Count | None = None,
              model: str = 'vit-s',
              decoder: Literal['small', 'large'] = 'small',
-             stats: Optional[Stats] = None,
+             stats: Stats | None = None,
              resume: bool = True,
              cfg_options: Overrides = (),
              launcher: Launcher = 'none') -> Finetuned:
@@ -193,7 +172,7 @@ def finetune(data: Data,
 
 
 def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
-                 stats: Optional[PathLike]) -> Dict[str, Any]:
+                 stats: PathLike | None) -> dict[str, Any]:
     """Find the config of the encoder and the preprocessing of its images.
 
     Args:
@@ -203,7 +182,7 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
         stats (str | PathLike, optional): See :func:`finetune`.
 
     Returns:
-        Dict[str, Any]: ``backbone``, a config; ``mean`` and ``std`` of each
+        dict[str, Any]: ``backbone``, a config; ``mean`` and ``std`` of each
         channel; ``images``, arguments of ``LoadImage``; ``width``, ``depth``.
 
     Raises:
@@ -232,7 +211,7 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
             'arch', 'img_size', 'patch_size', 'patch_sizes', 'in_channels')}
         hybrid = 'ConvViT' in name_of(settings['backbone']['type'])
         backbone['type'] = 'TransferConvViT' if hybrid else 'TransferViT'
-        found: Dict[str, Any] = dict(
+        found: dict[str, Any] = dict(
             mean=list(settings['data_preprocessor']['mean']),
             std=list(settings['data_preprocessor']['std']),
             images=image_settings(cfg) or None)
@@ -271,14 +250,13 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
 @command(required=('out', ))
 def predict(folder: PathLike,
             images: Data,
-            out: Optional[Annotated[
-                PathLike, Output('.csv', '.parquet')]] = None,
+            out: Annotated[PathLike, Output('.csv', '.parquet')] | None = None,
             *,
             top_k: Size = 1,
             all_scores: bool = False,
             batch_size: Size = 32,
-            window: Optional[Size] = None,
-            pictures: Optional[OutputFolder] = None) -> Dict[str, Any]:
+            window: Size | None = None,
+            pictures: OutputFolder | None = None) -> dict[str, Any]:
     """Predict images with a fine-tuned model and write a table.
 
     The table has a row for each image with path, class, score, further classes
@@ -307,7 +285,7 @@ def predict(folder: PathLike,
             each image with its mask or boxes.
 
     Returns:
-        Dict[str, Any]: ``out``, the number of ``images``, of ``unreadable``
+        dict[str, Any]: ``out``, the number of ``images``, of ``unreadable``
         ones, and of images of each class in ``counts``; without ``out`` also
         ``predictions``.
 

@@ -1,7 +1,8 @@
 """Images given on the command line, and their crops."""
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class PickedImage(NamedTuple):
     read: Callable[[], bytes]
 
 
-def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
+def pick_images(named: Sequence[PathLike], most: int) -> list[PickedImage]:
     """List the images of files, folders and other sources.
 
     Args:
@@ -36,13 +37,13 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
         most (int): Largest number of images from each, evenly spaced.
 
     Returns:
-        List[PickedImage]: The images.
+        list[PickedImage]: The images.
 
     Raises:
         ArgumentError: If a file does not exist, or no image is named.
         SourceError: If a folder has no images, or a line of a list is wrong.
     """
-    picked: List[PickedImage] = []
+    picked: list[PickedImage] = []
     for name in named:
         path = Path(name).expanduser()
         if path.is_dir() or path.suffix.lower() in _LISTS and path.is_file():
@@ -61,7 +62,7 @@ def pick_images(named: Sequence[PathLike], most: int) -> List[PickedImage]:
 
 
 def load_crops(picked: Sequence[PickedImage], crop: CentreCrop
-               ) -> Tuple[List[PickedImage], Tensor]:
+               ) -> tuple[list[PickedImage], Tensor]:
     """Read and crop images; skip unreadable ones, and print their number.
 
     Args:
@@ -76,7 +77,7 @@ def load_crops(picked: Sequence[PickedImage], crop: CentreCrop
         ArgumentError: If none can be read.
     """
     found, crops = [], []
-    skipped: Dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for image in picked:
         pixels, reason = read_crop(crop, image.read, str(image.path))
         if pixels is None:

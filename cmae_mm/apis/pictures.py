@@ -1,45 +1,16 @@
 """Commands that draw pictures and write reports."""
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Dict,
-    List,
-    Literal,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from ..dependencies import require
 from ..image_size import to_pair
-from .arguments import (
-    PICTURES,
-    ArgumentError,
-    CfgOptions,
-    Checkpoint,
-    ConfigName,
-    Count,
-    Data,
-    Images,
-    Output,
-    PathLike,
-    Pool,
-    Range,
-    Size,
-    Text,
-    command,
-)
-from .embedding import (
-    AnyEncoder,
-    EmbedOptions,
-    EncoderOptions,
-    FeatureOptions,
-    embed_source,
-)
+from .arguments import (PICTURES, ArgumentError, CfgOptions, Checkpoint,
+                        ConfigName, Count, Data, Images, Output, PathLike,
+                        Pool, Range, Size, Text, command)
+from .embedding import (AnyEncoder, EmbedOptions, EncoderOptions,
+                        FeatureOptions, embed_source)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,12 +22,13 @@ if TYPE_CHECKING:
 
 PictureFile = Annotated[PathLike, Output(*PICTURES), Text(
     'Output image, .png, .jpg or .webp.')]
-FeatureFile = Optional[Annotated[PathLike, Output('.npz'), Text(
-    'Feature file, .npz: read if it exists, otherwise computed and written.')]]
-Channels = Optional[Annotated[Sequence[Count], Text(
+FeatureFile = Annotated[PathLike, Output('.npz'), Text(
+    'Feature file, .npz: read if it exists, otherwise computed and '
+    'written.')] | None
+Channels = Annotated[Sequence[Count], Text(
     'Three channels to show as red, green and blue, or one to show in grey, '
     'numbered from 0. By default three channels are shown as RGB, and the '
-    'mean of any other number in grey.')]]
+    'mean of any other number in grey.')] | None
 ManyImages = Annotated[Sequence[Images], Text(
     'Image files, folders, lists, stores or shards.')]
 PerFolder = Annotated[Size, Text(
@@ -70,13 +42,13 @@ class Picture(NamedTuple):
 
     Args:
         out (Path): The file.
-        columns (List[str]): The titles of its columns.
-        images (List[Path]): The images it shows, in order.
+        columns (list[str]): The titles of its columns.
+        images (list[Path]): The images it shows, in order.
     """
 
     out: Path
-    columns: List[str]
-    images: List[Path]
+    columns: list[str]
+    images: list[Path]
 
 
 class Views(NamedTuple):
@@ -84,14 +56,14 @@ class Views(NamedTuple):
 
     Args:
         out (Path): The file.
-        columns (List[str]): The titles of its columns.
-        shifts (List[Tuple[int, int]]): Shift ``(r_y, r_x)`` of each target
+        columns (list[str]): The titles of its columns.
+        shifts (list[tuple[int, int]]): Shift ``(r_y, r_x)`` of each target
             window in pixels; empty without windows of a canvas.
     """
 
     out: Path
-    columns: List[str]
-    shifts: List[Tuple[int, int]]
+    columns: list[str]
+    shifts: list[tuple[int, int]]
 
 
 class ImageMap(NamedTuple):
@@ -99,17 +71,17 @@ class ImageMap(NamedTuple):
 
     Args:
         out (Path): The picture.
-        paths (List[str]): The images on it, relative to the folder.
+        paths (list[str]): The images on it, relative to the folder.
         places (np.ndarray): Their places in [0, 1], (N, 2).
         method (str): 'umap' or 'tsne'.
     """
 
     out: Path
-    paths: List[str]
+    paths: list[str]
     places: 'np.ndarray'
     method: str
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return what ``cmae map --json`` prints."""
         return dict(out=str(self.out), images=len(self.paths),
                     method=self.method)
@@ -120,12 +92,12 @@ class Neighbours(NamedTuple):
 
     Args:
         out (Path): The picture.
-        found (Dict[str, List[Tuple[str, float]]]): For each image the paths
+        found (dict[str, list[tuple[str, float]]]): For each image the paths
             of the nearest ones and their cosine, nearest first.
     """
 
     out: Path
-    found: Dict[str, List[Tuple[str, float]]]
+    found: dict[str, list[tuple[str, float]]]
 
 
 class WrittenReport(NamedTuple):
@@ -133,13 +105,13 @@ class WrittenReport(NamedTuple):
 
     Args:
         out (Path): The HTML file.
-        runs (List[str]): Names of the runs in it.
-        warnings (Dict[str, List[str]]): Sentences by run.
+        runs (list[str]): Names of the runs in it.
+        warnings (dict[str, list[str]]): Sentences by run.
     """
 
     out: Path
-    runs: List[str]
-    warnings: Dict[str, List[str]]
+    runs: list[str]
+    warnings: dict[str, list[str]]
 
 
 @command()
@@ -189,7 +161,7 @@ def reconstruct(checkpoint: Checkpoint,
                 images: ManyImages,
                 out: PictureFile = 'reconstruction.png',
                 *,
-                config: Optional[ConfigName] = None,
+                config: ConfigName | None = None,
                 most: PerFolder = 8,
                 show: Channels = None,
                 seed: Count = 0) -> Picture:
@@ -438,7 +410,7 @@ def nearest(data: Data,
     queries, _, normal = _prepare(model, queries, show)
     with torch.no_grad():
         wanted = model(normal).cpu().numpy()
-    found: Dict[str, List[Tuple[str, float]]] = {}
+    found: dict[str, list[tuple[str, float]]] = {}
     for image, ranked in zip(queries,
                              find_nearest(values, wanted, count + 1)):
         others = [(paths[i], cosine) for i, cosine in ranked
@@ -446,7 +418,7 @@ def nearest(data: Data,
                   image.path.resolve()]
         found[str(image.path)] = others[:count]
     _, crops = load_crops(queries, _crop_of(model, thumbnail))
-    columns: Dict[str, Any] = {'image': to_rgb(
+    columns: dict[str, Any] = {'image': to_rgb(
         model.normalize(crops.to(model.mean.device)), model, show)}
     rows = [_thumbnails(model, source, [path for path, _ in near], thumbnail,
                         show) for near in found.values()]
@@ -515,7 +487,7 @@ def report(work_dirs: Sequence[PathLike],
     return WrittenReport(file, list(warnings), warnings)
 
 
-def _prepare(model: 'PretrainedEncoder', picked: List['PickedImage'],
+def _prepare(model: 'PretrainedEncoder', picked: list['PickedImage'],
              show: Channels) -> Any:
     """Return readable images, crops to show, (N, H, W, 3), and the input."""
     from ..visualization import to_rgb
@@ -535,7 +507,7 @@ def _crop_of(model: 'PretrainedEncoder', side: int) -> 'CentreCrop':
 
 
 def _embed(source: 'ImageSource', checkpoint: PathLike,
-           file: Optional[PathLike], options: EmbedOptions) -> Any:
+           file: PathLike | None, options: EmbedOptions) -> Any:
     """Return the encoder, names of images, and their features.
 
     Features are computed, or read from a file of ``cmae embed``.
@@ -551,7 +523,7 @@ def _embed(source: 'ImageSource', checkpoint: PathLike,
 
 def _thumbnails(model: 'PretrainedEncoder', source: 'ImageSource',
                 paths: Sequence[str], side: int, show: Channels
-                ) -> List['np.ndarray']:
+                ) -> list['np.ndarray']:
     from ..evaluation.features import storable
     from ..visualization import to_rgb
     crop = _crop_of(model, side)
@@ -563,8 +535,8 @@ def _thumbnails(model: 'PretrainedEncoder', source: 'ImageSource',
             for image in crops]
 
 
-def _save(out: PathLike, picked: List['PickedImage'],
-          columns: Dict[str, Any]) -> Picture:
+def _save(out: PathLike, picked: list['PickedImage'],
+          columns: dict[str, Any]) -> Picture:
     from ..visualization import fitting_scale, label_files, save_grid
     path = Path(out).expanduser()
     side = max(next(iter(columns.values()))[0].shape[:2])

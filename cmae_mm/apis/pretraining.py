@@ -2,17 +2,9 @@
 import logging
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -26,8 +18,9 @@ from ..datasets.names import encode_name
 from ..datasets.source import ImageSource, SourceError, open_source
 from ..dependencies import cpu_count
 from ..engine import ResumableRunner
-from ..engine.device import adapt_to_device, has_accelerator, work_dir_lock
+from ..engine.device import adapt_to_device, has_accelerator
 from ..engine.device import log_to as add_log_backends
+from ..engine.device import work_dir_lock
 from ..engine.estimate import estimate_training
 from ..engine.resuming import list_saved
 from ..files import write_file
@@ -84,12 +77,12 @@ class SizeRule(NamedTuple):
     """
 
     name: str
-    batch_size: Optional[int]
+    batch_size: int | None
     steps: int
     reason: str
 
 
-def choose_by_size(images: int, recipe: Optional[str] = None) -> SizeRule:
+def choose_by_size(images: int, recipe: str | None = None) -> SizeRule:
     """Choose the recipe by the number of images.
 
     The paper's recipe is for 1.3 million images: a batch of 4096, a learning
@@ -137,20 +130,20 @@ class Plan(NamedTuple):
 
     cfg: Config
     summary: str
-    facts: Dict[str, Any]
+    facts: dict[str, Any]
 
 
 def plan_pretraining(data: PathLike,
                      model: str = 'vit-b',
                      *,
-                     epochs: Optional[int] = None,
-                     batch_size: Optional[int] = None,
-                     out: Optional[PathLike] = None,
-                     num_workers: Optional[int] = None,
-                     img_size: Optional[ImageSize] = None,
-                     stats: Optional[PathLike] = None,
-                     init: Optional[PathLike] = None,
-                     recipe: Optional[str] = None,
+                     epochs: int | None = None,
+                     batch_size: int | None = None,
+                     out: PathLike | None = None,
+                     num_workers: int | None = None,
+                     img_size: ImageSize | None = None,
+                     stats: PathLike | None = None,
+                     init: PathLike | None = None,
+                     recipe: str | None = None,
                      cfg_options: Overrides = (),
                      processes: int = 1) -> Plan:
     """Build the config of a pre-training without running it.
@@ -285,7 +278,7 @@ def _open(root: Path) -> ImageSource:
 
 
 def _choose_batch(recipe: int, model: str, images: int, processes: int,
-                  most_of_all: Optional[int]) -> int:
+                  most_of_all: int | None) -> int:
     """Choose a batch size for the memory and the number of images."""
     if not has_accelerator():
         most = recipe if model == 'mini' else _CPU_BATCH
@@ -328,7 +321,7 @@ def _fit(cfg: Config, epochs: int, steps: int, batch_size: int,
     cfg.log_processor.by_epoch = True
 
 
-def _schedule(epochs: int, warm_up: float) -> List[Dict[str, Any]]:
+def _schedule(epochs: int, warm_up: float) -> list[dict[str, Any]]:
     cosine = dict(
         type='CosineAnnealingLR',
         by_epoch=True,
@@ -347,11 +340,11 @@ def _schedule(epochs: int, warm_up: float) -> List[Dict[str, Any]]:
     return [linear, cosine]
 
 
-def _keys(value: Any) -> List[str]:
+def _keys(value: Any) -> list[str]:
     return list(value) if isinstance(value, Mapping) else []
 
 
-def _summarize(cfg: Config, facts: Dict[str, Any], source: ImageSource,
+def _summarize(cfg: Config, facts: dict[str, Any], source: ImageSource,
                rule: SizeRule, scaling: str) -> str:
     """Describe the config in a few lines."""
     steps, epochs = facts['steps_per_epoch'], facts['epochs']
@@ -388,7 +381,7 @@ _LASTING = ('model', 'data_preprocessor', 'train_cfg', 'optim_wrapper',
 
 
 def run_pretraining(plan: Plan, resume: bool, launcher: str,
-                    log_to: Sequence[str]) -> Tuple[Path, Path]:
+                    log_to: Sequence[str]) -> tuple[Path, Path]:
     """Train by a plan.
 
     Args:
@@ -398,7 +391,7 @@ def run_pretraining(plan: Plan, resume: bool, launcher: str,
         log_to (Sequence[str]): See there.
 
     Returns:
-        Tuple[Path, Path]: The last checkpoint, and the written config.
+        tuple[Path, Path]: The last checkpoint, and the written config.
     """
     cfg = plan.cfg
     cfg.resume, cfg.launcher = resume, launcher
@@ -407,7 +400,7 @@ def run_pretraining(plan: Plan, resume: bool, launcher: str,
 
 
 def _train(cfg: Config, summary: str,
-           log_to: Sequence[str]) -> Tuple[Path, Path]:
+           log_to: Sequence[str]) -> tuple[Path, Path]:
     """Train in a work folder locked by this process."""
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME

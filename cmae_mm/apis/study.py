@@ -8,21 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
-from typing import (
-    Any,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 from ..config import ConfigError, load_config
 from ..dependencies import cpu_count, find_config
@@ -30,15 +20,8 @@ from ..files import append_line, output_lock, write_file
 from ..plain_config import format_config
 from ..progress import Progress
 from ..version import __version__
-from .arguments import (
-    RANDOM,
-    Count,
-    OutputFolder,
-    PathLike,
-    Size,
-    command,
-    interruptible,
-)
+from .arguments import (RANDOM, Count, OutputFolder, PathLike, Size, command,
+                        interruptible)
 
 # Evaluations of a frozen encoder.
 EVALUATIONS = ('knn', 'linear', 'low-shot', 'frozen', 'dense-knn',
@@ -65,17 +48,17 @@ class Step(NamedTuple):
 
     Args:
         name (str): 'train', or the name of an evaluation or fine-tuning.
-        command (List[str]): The words after ``cmae``, with the placeholders
+        command (list[str]): The words after ``cmae``, with the placeholders
             :data:`CHECKPOINT`, :data:`DATA` and :data:`MODEL`.
         folder (Path): The command's output folder.
-        settings (List[str]): What placeholders depend on, unless the command
+        settings (list[str]): What placeholders depend on, unless the command
             has it.
     """
 
     name: str
-    command: List[str]
+    command: list[str]
     folder: Path
-    settings: List[str] = []
+    settings: list[str] = []
 
     @property
     def done(self) -> Path:
@@ -83,15 +66,15 @@ class Step(NamedTuple):
         return self.folder.with_name(f'{self.folder.name}.json')
 
     @property
-    def words(self) -> List[str]:
+    def words(self) -> list[str]:
         """The command and its settings, for comparison."""
         return [*self.command, *self.settings]
 
-    def read_done(self) -> Dict[str, Any]:
+    def read_done(self) -> dict[str, Any]:
         """Read the command and the result of a finished step.
 
         Returns:
-            Dict[str, Any]: Empty if the step is not done.
+            dict[str, Any]: Empty if the step is not done.
 
         Raises:
             ConfigError: If the file is damaged.
@@ -114,18 +97,18 @@ class StudyRun(NamedTuple):
     Args:
         name (str): The run's name in the file, a row of the table.
         seed (int): Its seed.
-        steps (List[Step]): Its commands, in order.
+        steps (list[Step]): Its commands, in order.
         folder (Path): Its output folder.
         config (str, optional): Config of the pre-training.
-        options (List[str]): Overrides of the config.
+        options (list[str]): Overrides of the config.
     """
 
     name: str
     seed: int
-    steps: List[Step]
+    steps: list[Step]
     folder: Path
-    config: Optional[str] = None
-    options: List[str] = []
+    config: str | None = None
+    options: list[str] = []
 
     @property
     def label(self) -> str:
@@ -148,15 +131,15 @@ class Study(NamedTuple):
 
     Args:
         title (str): The heading of its table.
-        names (List[str]): The rows, in the file's order.
-        runs (List[StudyRun]): Each row once for each seed. All rows of a seed
+        names (list[str]): The rows, in the file's order.
+        runs (list[StudyRun]): Each row once for each seed. All rows of a seed
             precede the next seed, so that an interrupted study has complete
             comparisons.
     """
 
     title: str
-    names: List[str]
-    runs: List[StudyRun]
+    names: list[str]
+    runs: list[StudyRun]
 
 
 class StudyResult(NamedTuple):
@@ -165,27 +148,27 @@ class StudyResult(NamedTuple):
     Args:
         out (Path): The output folder.
         done (int): Number of finished runs.
-        failed (List[str]): The failed runs.
+        failed (list[str]): The failed runs.
         rows (dict): Mean, standard deviation and number of seeds of each
             measure of each row.
     """
 
     out: Path
     done: int
-    failed: List[str]
-    rows: Dict[str, Dict[str, Tuple[float, float, int]]]
+    failed: list[str]
+    rows: dict[str, dict[str, tuple[float, float, int]]]
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return what ``cmae study --json`` prints, and the exit status."""
         return dict(self._asdict(), exit_status=1 if self.failed else 0)
 
 
-def _output_folder(study: PathLike, out: Optional[PathLike]) -> Path:
+def _output_folder(study: PathLike, out: PathLike | None) -> Path:
     """Return the output folder, by default named after the study."""
     return Path(out or Path('work_dirs') / Path(study).stem)
 
 
-def _check_study(study: PathLike, out: Optional[PathLike],
+def _check_study(study: PathLike, out: PathLike | None,
                  only: Sequence[str], **others: Any) -> None:
     """Check the study and the steps that are done."""
     plan = read_study(str(study), _output_folder(study, out))
@@ -207,7 +190,7 @@ def _check_study(study: PathLike, out: Optional[PathLike],
 @command(check=_check_study, libraries=False)
 def study(study: PathLike,
           *,
-          out: Optional[OutputFolder] = None,
+          out: OutputFolder | None = None,
           jobs: Size = 1,
           gpus: Sequence[Count] = (),
           only: Sequence[str] = ()) -> StudyResult:
@@ -257,14 +240,14 @@ def study(study: PathLike,
 
 
 def _run_all(plan: Study, chosen: Sequence[StudyRun],
-             places: Sequence[Optional[int]], out: Path) -> List[StudyRun]:
+             places: Sequence[int | None], out: Path) -> list[StudyRun]:
     """Run several runs in parallel, one per slot; return the failed ones."""
     from ..visualization.study_results import write_results
     waiting = [run for run in chosen if not run.is_done]
     threads = max(1, cpu_count() // len(places))
-    failed: List[StudyRun] = []
+    failed: list[StudyRun] = []
     # By slot: a run, its next processes, and the current one.
-    active: Dict[int, Tuple[StudyRun, Iterator, Optional[subprocess.Popen]]]
+    active: dict[int, tuple[StudyRun, Iterator, subprocess.Popen | None]]
     active = {}
     with Progress(len(chosen), plan.title, 'run',
                   initial=len(chosen) - len(waiting)) as progress, \
@@ -292,7 +275,7 @@ def _run_all(plan: Study, chosen: Sequence[StudyRun],
     return failed
 
 
-def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
+def _run_steps(run: StudyRun, gpu: int | None, threads: int
                ) -> Iterator[subprocess.Popen]:
     """Yield a process for each step that is not done, until one fails.
 
@@ -327,7 +310,7 @@ def _run_steps(run: StudyRun, gpu: Optional[int], threads: int
             made=_origin())) + '\n')
 
 
-def _origin() -> Dict[str, str]:
+def _origin() -> dict[str, str]:
     """Return time, machine and code version of a step."""
     git = subprocess.run(
         ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short',
@@ -337,7 +320,7 @@ def _origin() -> Dict[str, str]:
                 machine=f'{cpu_count()} cores, {platform.machine()}')
 
 
-def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
+def _fill_in(command: Sequence[str], run: StudyRun) -> list[str]:
     """Replace the placeholders of data, model and trained checkpoint."""
     from ..engine.resuming import find_newest_whole, list_checkpoints
     values = {}
@@ -360,7 +343,7 @@ def _fill_in(command: Sequence[str], run: StudyRun) -> List[str]:
 
 
 @contextmanager
-def _terminating(active: Mapping[int, Tuple]) -> Iterator[None]:
+def _terminating(active: Mapping[int, tuple]) -> Iterator[None]:
     """Terminate the processes that still run; they save before they end."""
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -404,7 +387,7 @@ def read_study(path: str, out: Path) -> Study:
     runs = content.get('runs')
     if not runs:
         raise ConfigError(f'{path}: runs is empty; add at least one')
-    folders: Dict[str, Any] = {}
+    folders: dict[str, Any] = {}
     for name in runs:
         other = folders.setdefault(folder_name(name), name)
         if other is not name:
@@ -450,7 +433,7 @@ def _load_yaml(path: str) -> Any:
 
 
 def _check(where: str, content: Any, known: Mapping[str, Any]
-           ) -> Dict[str, Any]:
+           ) -> dict[str, Any]:
     """Check the keys and types of a mapping; drop empty entries."""
     if not isinstance(content, dict):
         raise ConfigError(f'{where} must be a mapping with some of '
@@ -488,9 +471,9 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
     options = _pairs(where, {**content.get('options', {}),
                              **run.get('options', {})}, seed)
     folder = out / folder_name(name) / f'seed{seed}'
-    steps: List[Step] = []
+    steps: list[Step] = []
 
-    def add(kind: str, words: List[str], options: List[str]) -> None:
+    def add(kind: str, words: list[str], options: list[str]) -> None:
         steps.append(Step(kind, [
             *words, '--work-dir', str(folder / kind), '--cfg-options',
             *options], folder / kind))
@@ -518,7 +501,7 @@ def _plan(path: str, content: Mapping[str, Any], name: Any, seed: int,
     return StudyRun(str(name), seed, steps, folder, config, options)
 
 
-def _evaluations(path: str, given: Any) -> Dict[str, List[str]]:
+def _evaluations(path: str, given: Any) -> dict[str, list[str]]:
     """Read the evaluations: a list of commands, or commands' arguments."""
     named = given if isinstance(given, dict) else {
         str(name): None for name in given}
@@ -532,16 +515,16 @@ def _evaluations(path: str, given: Any) -> Dict[str, List[str]]:
             for name, more in named.items()}
 
 
-def _with_data(words: List[str]) -> List[str]:
+def _with_data(words: list[str]) -> list[str]:
     """Begin with the data folder of the config, unless there is another."""
     has_data = words and not words[0].startswith('-')
     return words if has_data else [DATA, *words]
 
 
 def _finetunings(path: str, content: Mapping[str, Any]
-                 ) -> Dict[str, List[str]]:
+                 ) -> dict[str, list[str]]:
     """Read the arguments of ``cmae finetune`` by name."""
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     for name, value in content.get('finetune', {}).items():
         where = f'{path}: finetune.{name}'
         _check_name(where, name, found)
@@ -561,9 +544,9 @@ def _check_name(where: str, name: object, others: Iterable[str]) -> None:
 
 
 def _transfers(path: str, content: Mapping[str, Any], seed: int
-               ) -> Dict[str, List[str]]:
+               ) -> dict[str, list[str]]:
     """Read the trainings that start from an encoder, by name."""
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     for name, value in content.get('transfer', {}).items():
         where = f'{path}: transfer.{name}'
         _check_name(where, name, [*found, *content.get('finetune', {})])
@@ -574,13 +557,13 @@ def _transfers(path: str, content: Mapping[str, Any], seed: int
     return found
 
 
-def _check_config(where: str, config: Optional[str]) -> None:
+def _check_config(where: str, config: str | None) -> None:
     if not config:
         raise ConfigError(f'{where} has no config; add one')
     find_config(config)
 
 
-def _pairs(where: str, options: Mapping[str, Any], seed: int) -> List[str]:
+def _pairs(where: str, options: Mapping[str, Any], seed: int) -> list[str]:
     """Write options in the form of ``--cfg-options``."""
     pairs = []
     for key, value in options.items():

@@ -1,38 +1,14 @@
 """Commands ``pretrain``, ``train`` and ``test``."""
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Dict,
-    Literal,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from ..config import ConfigError, load_config
 from ..dependencies import find_checkpoint, require
-from .arguments import (
-    CfgOptions,
-    Checkpoint,
-    ConfigName,
-    Count,
-    Data,
-    Launcher,
-    Output,
-    OutputFolder,
-    PathLike,
-    Range,
-    Size,
-    Stats,
-    Text,
-    command,
-    interruptible,
-)
+from .arguments import (CfgOptions, Checkpoint, ConfigName, Count, Data,
+                        Launcher, Output, OutputFolder, PathLike, Range, Size,
+                        Stats, Text, command, interruptible)
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -69,7 +45,7 @@ class Pretrained(NamedTuple):
     config: Path
     out: Path
 
-    def as_json(self) -> Dict[str, str]:
+    def as_json(self) -> dict[str, str]:
         """Return what ``cmae pretrain --json`` prints."""
         return {name: str(path) for name, path in self._asdict().items()}
 
@@ -79,14 +55,14 @@ def pretrain(data: Data,
              model: Literal['vit-s', 'vit-b', 'vit-l', 'vit-h', 'convvit-b',
                             'mini'] = 'vit-b',
              *,
-             epochs: Optional[Annotated[int, Range(1, 10**6)]] = None,
-             batch_size: Optional[Annotated[int, Range(2)]] = None,
-             out: Optional[OutputFolder] = None,
-             num_workers: Optional[Count] = None,
-             img_size: Optional[Union[Size, Tuple[Size, Size]]] = None,
-             stats: Optional[Stats] = None,
-             init: Optional[Checkpoint] = None,
-             recipe: Optional[Literal['paper', 'small']] = None,
+             epochs: Annotated[int, Range(1, 10 ** 6)] | None = None,
+             batch_size: Annotated[int, Range(2)] | None = None,
+             out: OutputFolder | None = None,
+             num_workers: Count | None = None,
+             img_size: Size | tuple[Size, Size] | None = None,
+             stats: Stats | None = None,
+             init: Checkpoint | None = None,
+             recipe: Literal['paper', 'small'] | None = None,
              cfg_options: CfgOptions = (),
              resume: bool = True,
              log_to: LogTo = (),
@@ -180,13 +156,13 @@ def pretrain(data: Data,
 @command(check=check_log_to)
 def train(config: ConfigName,
           *,
-          work_dir: Optional[OutputFolder] = None,
-          resume: Union[bool, PathLike, None] = None,
+          work_dir: OutputFolder | None = None,
+          resume: bool | PathLike | None = None,
           amp: bool = False,
           auto_scale_lr: bool = False,
           log_to: LogTo = (),
           cfg_options: CfgOptions = (),
-          launcher: Launcher = 'none') -> Dict[str, Any]:
+          launcher: Launcher = 'none') -> dict[str, Any]:
     """Train a config: pre-training or transfer.
 
     Example::
@@ -205,7 +181,7 @@ def train(config: ConfigName,
         auto_scale_lr: Scale the learning rate to the batch size over all GPUs.
 
     Returns:
-        Dict[str, Any]: ``work_dir``, ``epochs`` and ``iterations``.
+        dict[str, Any]: ``work_dir``, ``epochs`` and ``iterations``.
 
     Raises:
         ConfigError: If the config has nothing to train, or an override is
@@ -215,8 +191,9 @@ def train(config: ConfigName,
     from mmengine.registry import RUNNERS
 
     from ..engine import ResumableRunner
-    from ..engine.device import adapt_to_device, work_dir_lock
+    from ..engine.device import adapt_to_device
     from ..engine.device import log_to as add_log_backends
+    from ..engine.device import work_dir_lock
     cfg = load_config(str(config), cfg_options)
     cfg.launcher = launcher
     _set_work_dir(cfg, config, work_dir)
@@ -252,7 +229,7 @@ def train(config: ConfigName,
 
 
 def _set_work_dir(cfg: 'Config', config: PathLike,
-                  work_dir: Optional[PathLike]) -> None:
+                  work_dir: PathLike | None) -> None:
     """Set the work folder: the argument, the config's, the config's name."""
     folder = work_dir or cfg.get('work_dir') or (
         Path('work_dirs') / Path(config).stem)
@@ -263,11 +240,11 @@ def _set_work_dir(cfg: 'Config', config: PathLike,
 def test(config: ConfigName,
          checkpoint: Checkpoint,
          *,
-         work_dir: Optional[OutputFolder] = None,
-         out: Optional[Annotated[PathLike, Output('.json')]] = None,
-         dump: Optional[Annotated[PathLike, Output('.pkl')]] = None,
+         work_dir: OutputFolder | None = None,
+         out: Annotated[PathLike, Output('.json')] | None = None,
+         dump: Annotated[PathLike, Output('.pkl')] | None = None,
          cfg_options: CfgOptions = (),
-         launcher: Launcher = 'none') -> Dict[str, Any]:
+         launcher: Launcher = 'none') -> dict[str, Any]:
     """Test a checkpoint with the evaluators of its config.
 
     Example::
@@ -285,7 +262,7 @@ epoch_100.pth 8
         dump: File for the raw predictions, .pkl.
 
     Returns:
-        Dict[str, Any]: The metrics.
+        dict[str, Any]: The metrics.
 
     Raises:
         ConfigError: If the config has nothing to test, or an override is

@@ -2,35 +2,20 @@
 
 Functions are imported from their modules when they are first used.
 """
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Iterator, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..dependencies import import_on_use
 
 if TYPE_CHECKING:
     from .encoder_config import encoder_facts, read_encoder_facts
-    from .export import (
-        EXPORTS,
-        export_classifier,
-        export_cmae,
-        export_encoder,
-    )
+    from .export import EXPORTS, export_classifier, export_cmae, export_encoder
     from .layouts import find_encoder
-    from .load import (
-        RANDOM,
-        LoadedEncoder,
-        build_encoder,
-        load_encoder,
-        load_encoder_into,
-        load_model,
-        load_pretraining_model,
-    )
-    from .read import (
-        check_whole,
-        load_only_safely,
-        read_checkpoint,
-        write_checkpoint,
-    )
+    from .load import (RANDOM, LoadedEncoder, build_encoder, load_encoder,
+                       load_encoder_into, load_model, load_pretraining_model)
+    from .read import (check_whole, load_only_safely, read_checkpoint,
+                       write_checkpoint)
     from .state_dict import KeyReport, load_state, resample_pos_embed
     from .unpickler import to_plain
 

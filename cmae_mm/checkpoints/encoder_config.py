@@ -5,8 +5,9 @@ attention heads and the settings to decode and normalise images are saved in
 the metadata of a checkpoint as plain values.
 """
 import ast
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,8 +29,8 @@ def norm_eps(encoder: nn.Module) -> float:
 
 
 def encoder_facts(model: nn.Module,
-                  images: Optional[Mapping[str, Any]] = None,
-                  img_size: Any = None) -> Dict[str, Any]:
+                  images: Mapping[str, Any] | None = None,
+                  img_size: Any = None) -> dict[str, Any]:
     """Collect the settings of a model's encoder, for a checkpoint.
 
     Args:
@@ -40,7 +41,7 @@ def encoder_facts(model: nn.Module,
             Defaults to the encoder's.
 
     Returns:
-        Dict[str, Any]: Empty for other models; otherwise one entry,
+        dict[str, Any]: Empty for other models; otherwise one entry,
         :data:`KEY`, a dict of
 
         - ``num_heads``,
@@ -57,7 +58,7 @@ def encoder_facts(model: nn.Module,
     settings = getattr(getattr(model, 'backbone', None), 'arch_settings', None)
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
         return {}
-    facts: Dict[str, Any] = dict(num_heads=int(settings['num_heads']))
+    facts: dict[str, Any] = dict(num_heads=int(settings['num_heads']))
     if norm_eps(model.backbone) != NORM_EPS:
         facts['norm_eps'] = norm_eps(model.backbone)
     classes = 1 if getattr(model.backbone, 'cls_token', None) is None else (
@@ -87,7 +88,7 @@ def encoder_facts(model: nn.Module,
     return {KEY: facts}
 
 
-def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
+def read_encoder_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Read the settings of an encoder from a checkpoint's metadata.
 
     Args:
@@ -96,7 +97,7 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
             folder, used if the record lacks them.
 
     Returns:
-        Dict[str, Any]: See :func:`encoder_facts`, ``crop_pct``, the side of
+        dict[str, Any]: See :func:`encoder_facts`, ``crop_pct``, the side of
         the centre crop relative to the resized short side of the image, and
         ``num_layers``; empty without settings.
 
@@ -133,21 +134,21 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> Dict[str, Any]:
     return facts
 
 
-def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
+def _read_folder(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Read the JSON files of a folder of transformers or timm.
 
     Args:
         meta (Mapping[str, Any]): Their contents by the files' names.
 
     Returns:
-        Dict[str, Any]: See :func:`read_encoder_facts`.
+        dict[str, Any]: See :func:`read_encoder_facts`.
 
     Raises:
         CheckpointError: If the settings of images cannot be read.
     """
     config = meta.get('config.json', {})
     images = meta.get('preprocessor_config.json', {})
-    facts: Dict[str, Any] = dict(num_heads=config.get('num_attention_heads'),
+    facts: dict[str, Any] = dict(num_heads=config.get('num_attention_heads'),
                                  num_layers=config.get('num_hidden_layers'),
                                  **_size(config.get('image_size')))
     if 'num_attention_heads' in config:
@@ -177,14 +178,14 @@ def _read_folder(meta: Mapping[str, Any]) -> Dict[str, Any]:
     return facts
 
 
-def _size(size: Any) -> Dict[str, Any]:
+def _size(size: Any) -> dict[str, Any]:
     """Return ``img_size`` as height and width; nothing if it is none."""
     pair = [size, size] if isinstance(size, int) else size
     is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
     return dict(img_size=list(pair)) if is_pair else {}
 
 
-def _read_processor(images: Mapping[str, Any]) -> Dict[str, Any]:
+def _read_processor(images: Mapping[str, Any]) -> dict[str, Any]:
     """Read the settings of an image processor of transformers."""
     mean, std = images['image_mean'], images['image_std']
     if not images.get('do_normalize', True):
@@ -201,7 +202,7 @@ def _read_processor(images: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def _scale(mean: Sequence[float], std: Sequence[float],
-           factor: float = 1 / 255) -> Dict[str, Any]:
+           factor: float = 1 / 255) -> dict[str, Any]:
     """Convert mean and standard deviation to the units of images."""
     return dict(mean=[v / factor for v in mean],
                 std=[v / factor for v in std])
@@ -225,7 +226,7 @@ def _is_list(value: Any) -> bool:
 
 
 # Check and description of each setting.
-_ALLOWED: Dict[str, Tuple[Callable[[Any], bool], str]] = dict(
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = dict(
     num_heads=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
     num_layers=(lambda v: type(v) is int and v > 0, 'a whole number from 1'),
     norm_eps=(lambda v: isinstance(v, float) and 0 <= v < 1,

@@ -1,8 +1,9 @@
 """Export of encoders, classifiers and whole models to other libraries."""
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -35,7 +36,7 @@ _CLASSES = dict(
 
 
 def _state_for(model: nn.Module, to: str, encoder: str,
-               img_size: Optional[ImageSize],
+               img_size: ImageSize | None,
                decoder: StateDict) -> StateDict:
     """Convert an encoder to a library's names."""
     vit = select_encoder(model, encoder)
@@ -85,8 +86,8 @@ def export_encoder(model: nn.Module,
                    path: str,
                    to: str = 'mmpretrain',
                    encoder: str = 'online',
-                   img_size: Optional[ImageSize] = None,
-                   images: Optional[Mapping[str, Any]] = None,
+                   img_size: ImageSize | None = None,
+                   images: Mapping[str, Any] | None = None,
                    **meta: Any) -> None:
     """Save an encoder for another library.
 
@@ -144,7 +145,7 @@ def export_encoder(model: nn.Module,
         write_checkpoint(path, state, meta)
 
 
-def _describe(to: str, **meta: Any) -> Dict[str, Any]:
+def _describe(to: str, **meta: Any) -> dict[str, Any]:
     """Add the source of a file to its metadata."""
     return dict(source='cmae_mm', version=__version__, format=to, **meta)
 
@@ -162,8 +163,8 @@ def _write_timm(path: str, state: StateDict, vit: nn.Module,
 
 
 def _write_hf(path: str, state: StateDict, facts: Mapping[str, Any],
-              meta: Dict[str, Any], config: Mapping[str, Any],
-              short_side: Optional[int] = None) -> None:
+              meta: dict[str, Any], config: Mapping[str, Any],
+              short_side: int | None = None) -> None:
     """Write a folder for transformers."""
     folder = Path(path).expanduser()
     if folder.suffix.lower() in WEIGHT_SUFFIXES:
@@ -179,8 +180,8 @@ def _write_hf(path: str, state: StateDict, facts: Mapping[str, Any],
 
 def export_classifier(model: nn.Module, path: str, to: str = 'timm',
                       classes: Sequence[str] = (),
-                      images: Optional[Mapping[str, Any]] = None,
-                      short_side: Optional[int] = None,
+                      images: Mapping[str, Any] | None = None,
+                      short_side: int | None = None,
                       **meta: Any) -> None:
     """Save a fine-tuned classifier for timm or transformers.
 
@@ -267,7 +268,7 @@ def _fold_neck(neck: nn.Module, state: StateDict) -> None:
 
 def export_cmae(model: nn.Module,
                 path: str,
-                images: Optional[Mapping[str, Any]] = None,
+                images: Mapping[str, Any] | None = None,
                 **meta: Any) -> None:
     """Save a whole model with the released code's parameter names.
 
@@ -302,7 +303,7 @@ def is_rgb(facts: Mapping[str, Any]) -> bool:
 
 def pretrained_cfg(facts: Mapping[str, Any], img_size: ImageSize,
                    channels: int, classes: Sequence[str] = (),
-                   short_side: Optional[int] = None) -> Dict[str, Any]:
+                   short_side: int | None = None) -> dict[str, Any]:
     """Return the ``pretrained_cfg`` of timm.
 
     Args:
@@ -313,11 +314,11 @@ def pretrained_cfg(facts: Mapping[str, Any], img_size: ImageSize,
         short_side (int, optional): See :func:`covered_by`.
 
     Returns:
-        Dict[str, Any]: Plain values.
+        dict[str, Any]: Plain values.
     """
     pair = to_pair(img_size)
     ratio = min(pair) / min(covered_by(pair, short_side))
-    config: Dict[str, Any] = dict(
+    config: dict[str, Any] = dict(
         input_size=[channels, *pair], interpolation='bicubic',
         # rounded down, since timm rounds the short side down
         crop_pct=math.floor(ratio * 1e4) / 1e4,
@@ -332,7 +333,7 @@ def pretrained_cfg(facts: Mapping[str, Any], img_size: ImageSize,
     return config
 
 
-def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
+def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``config.json`` of a folder of timm.
 
     Args:
@@ -340,7 +341,7 @@ def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
         cfg (Mapping[str, Any]): Its :func:`pretrained_cfg`.
 
     Returns:
-        Dict[str, Any]: Plain values.
+        dict[str, Any]: Plain values.
     """
     arch, count = vit.arch_settings, cfg['num_classes']
     extra = vit.num_extra_tokens
@@ -363,7 +364,7 @@ def timm_config(vit: nn.Module, cfg: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def hf_config(vit: nn.Module, model_type: str, architecture: str,
-              img_size: ImageSize, **more: Any) -> Dict[str, Any]:
+              img_size: ImageSize, **more: Any) -> dict[str, Any]:
     """Return the ``config.json`` of a folder of transformers.
 
     Args:
@@ -374,7 +375,7 @@ def hf_config(vit: nn.Module, model_type: str, architecture: str,
         **more: Further settings.
 
     Returns:
-        Dict[str, Any]: Plain values.
+        dict[str, Any]: Plain values.
     """
     return dict(
         architectures=[architecture],
@@ -395,7 +396,7 @@ def hf_config(vit: nn.Module, model_type: str, architecture: str,
 
 
 def hf_processor(facts: Mapping[str, Any], img_size: ImageSize,
-                 short_side: Optional[int] = None) -> Dict[str, Any]:
+                 short_side: int | None = None) -> dict[str, Any]:
     """Return the ``preprocessor_config.json`` of 8-bit colours.
 
     Its arguments are those of :func:`pretrained_cfg`. Images for an encoder
@@ -421,7 +422,7 @@ def hf_processor(facts: Mapping[str, Any], img_size: ImageSize,
 
 def write_settings(folder: Path, meta: Mapping[str, Any],
                    config: Mapping[str, Any],
-                   processor: Optional[Mapping[str, Any]] = None) -> None:
+                   processor: Mapping[str, Any] | None = None) -> None:
     """Write the settings of a folder, and its model card.
 
     Args:
@@ -430,7 +431,7 @@ def write_settings(folder: Path, meta: Mapping[str, Any],
         config (Mapping[str, Any]): ``config.json``.
         processor (Mapping[str, Any], optional): ``preprocessor_config.json``.
     """
-    files: Dict[str, Any] = {'config.json': config}
+    files: dict[str, Any] = {'config.json': config}
     if processor:
         files['preprocessor_config.json'] = processor
     for name, content in files.items():
@@ -446,7 +447,7 @@ def _model_card(meta: Mapping[str, Any], config: Mapping[str, Any],
     library = 'timm' if 'pretrained_cfg' in config else 'transformers'
     classes = config.get('id2label') or config.get('num_classes')
     task = 'image-classification' if classes else 'image-feature-extraction'
-    lines: List[str] = [
+    lines: list[str] = [
         '---', f'library_name: {library}', f'pipeline_tag: {task}',
         'tags: [cmae, vision]', '---', '',
         '# Vision transformer, pre-trained with CMAE', '']

@@ -5,16 +5,8 @@
 directions.
 """
 import re
-from typing import (
-    Any,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -156,14 +148,14 @@ class Layout(NamedTuple):
 
     Attributes:
         kind (str): What it is, in words.
-        signs (Sequence[Tuple[str, ...]]): Prefixes to detect it: one of each
+        signs (Sequence[tuple[str, ...]]): Prefixes to detect it: one of each
             tuple must occur.
         rows (Rows): Its table. Defaults to none, our names.
         prefix (str): Prefix of the online encoder under our names.
     """
 
     kind: str
-    signs: Sequence[Tuple[str, ...]]
+    signs: Sequence[tuple[str, ...]]
     rows: Rows = ()
     prefix: str = ''
 
@@ -226,23 +218,23 @@ class FoundEncoder(NamedTuple):
     Attributes:
         state (StateDict): Its tensors, without prefix.
         kind (str): Kind of the checkpoint.
-        lines (Tuple[str, ...]): Changes, for the log.
+        lines (tuple[str, ...]): Changes, for the log.
         branch (str): 'online', 'target', 'teacher', 'student', or '' for a
             single encoder.
-        left_out (Tuple[str, ...]): Other parts of the checkpoint.
+        left_out (tuple[str, ...]): Other parts of the checkpoint.
         num_class_tokens (int): Number of class tokens of an encoder of another
             project.
-        grid (Tuple[int, int], optional): Height and width in patches; None if
+        grid (tuple[int, int], optional): Height and width in patches; None if
             the checkpoint does not record the size of its images.
     """
 
     state: StateDict
     kind: str
-    lines: Tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
     branch: str = ''
-    left_out: Tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     num_class_tokens: int = 1
-    grid: Optional[Pair] = None
+    grid: Pair | None = None
 
 
 def rename(state: StateDict, rows: Rows, back: bool = False) -> StateDict:
@@ -295,7 +287,7 @@ def count_extra(state: StateDict) -> int:
 
 
 def match_registers(state: StateDict, expected: StateDict
-                    ) -> Tuple[StateDict, List[str]]:
+                    ) -> tuple[StateDict, list[str]]:
     """Adapt the number of register tokens of an encoder to a module.
 
     Surplus tokens are removed with their positions; missing ones are taken
@@ -352,7 +344,7 @@ def to_timm(state: StateDict) -> StateDict:
     return rename(state, TIMM)
 
 
-def to_vit_sam(state: StateDict, grid: Optional[Pair] = None) -> StateDict:
+def to_vit_sam(state: StateDict, grid: Pair | None = None) -> StateDict:
     """Convert to mmpretrain's ``ViTSAM``, the detection backbone.
 
     It has no class token and no final norm, and its positions are a map,
@@ -360,7 +352,7 @@ def to_vit_sam(state: StateDict, grid: Optional[Pair] = None) -> StateDict:
 
     Args:
         state (StateDict): The encoder.
-        grid (Tuple[int, int], optional): Height and width in patches.
+        grid (tuple[int, int], optional): Height and width in patches.
             Defaults to a square.
     """
     count = count_extra(state)
@@ -374,7 +366,7 @@ def to_vit_sam(state: StateDict, grid: Optional[Pair] = None) -> StateDict:
     return state
 
 
-def to_mmdet(state: StateDict, grid: Optional[Pair] = None) -> StateDict:
+def to_mmdet(state: StateDict, grid: Pair | None = None) -> StateDict:
     """Convert to ``ViTSAM`` in a detector."""
     return with_prefix(to_vit_sam(state, grid))
 
@@ -455,7 +447,7 @@ def from_cmae(state: StateDict) -> StateDict:
     return rename(state, CMAE, back=True)
 
 
-def _starts(state: StateDict, prefixes: Tuple[str, ...]) -> bool:
+def _starts(state: StateDict, prefixes: tuple[str, ...]) -> bool:
     return any(k.startswith(prefixes) for k in state)
 
 
@@ -477,7 +469,7 @@ def is_released(state: StateDict) -> bool:
 
 
 def _unwrap(state: StateDict, encoder: str
-            ) -> Tuple[StateDict, Layout, List[str], Set[str]]:
+            ) -> tuple[StateDict, Layout, list[str], set[str]]:
     """Remove prefixes of wrappers.
 
     Returns:
@@ -509,7 +501,7 @@ def _find_prefix(state: StateDict, encoder: str) -> str:
     # Not within a list of layers, as of a Swin transformer.
     starts = {re.split(r'(?<=\.)\d+\.', name)[0] for name in state}
     prefixes = {s[:m.end()] for s in starts for m in re.finditer(r'\.', s)}
-    found: List[str] = []
+    found: list[str] = []
     for prefix in sorted(prefixes, key=lambda p: (len(p), p)):
         if not prefix.startswith(tuple(found)) and (
                 _layout_of(_behind(state, prefix))):
@@ -539,7 +531,7 @@ def _part_beside(name: str, prefix: str) -> str:
 def find_encoder(state: StateDict,
                  encoder: str = 'online',
                  facts: Mapping[str, Any] = {},
-                 img_size: Optional[ImageSize] = None) -> FoundEncoder:
+                 img_size: ImageSize | None = None) -> FoundEncoder:
     """Find the encoder in a checkpoint by the names of its parameters.
 
     Args:
@@ -633,7 +625,7 @@ def _part(name: str) -> str:
 
 
 def _make_plain(state: StateDict,
-                img_size: Optional[ImageSize]) -> List[str]:
+                img_size: ImageSize | None) -> list[str]:
     """Convert an encoder of another project to a plain one, in place.
 
     - Queries, keys and values become one layer.
@@ -642,7 +634,7 @@ def _make_plain(state: StateDict,
     - A missing position of the class token is set to zero.
 
     Returns:
-        List[str]: Lines for the log.
+        list[str]: Lines for the log.
     """
     lines = []
     _join_qkv(state)
@@ -672,7 +664,7 @@ def _make_plain(state: StateDict,
     return lines
 
 
-def _count_patches(state: StateDict, img_size: Optional[ImageSize],
+def _count_patches(state: StateDict, img_size: ImageSize | None,
                    choices: Sequence[int]) -> int:
     """Choose the number of patches from the image size or a square."""
     weight = state.get('patch_embed.projection.weight')

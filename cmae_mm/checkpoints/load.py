@@ -3,18 +3,9 @@ import logging
 import math
 import os
 import re
-from typing import (
-    Any,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Pattern,
-    Sequence,
-    Tuple,
-    Union,
-)
+from collections.abc import Mapping, Sequence
+from re import Pattern
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -22,35 +13,16 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
-from ..image_size import (
-    ImageSize,
-    Pair,
-    divide,
-    find_grid,
-    to_size,
-    words_of,
-)
+from ..image_size import ImageSize, Pair, divide, find_grid, to_size, words_of
 from . import CheckpointError, layouts, naming
-from .encoder_config import (
-    NORM_EPS,
-    encoder_facts,
-    norm_eps,
-    read_encoder_facts,
-)
+from .encoder_config import (NORM_EPS, encoder_facts, norm_eps,
+                             read_encoder_facts)
 from .layouts import FoundEncoder, find_encoder
 from .read import StateDict, read_checkpoint
-from .state_dict import (
-    KINDS,
-    KeyReport,
-    Sizes,
-    check_fit,
-    grid_of,
-    is_hybrid,
-    load_state,
-    read_sizes,
-)
+from .state_dict import (KINDS, KeyReport, Sizes, check_fit, grid_of,
+                         is_hybrid, load_state, read_sizes)
 
-PathLike = Union[str, 'os.PathLike[str]']
+PathLike = str | os.PathLike[str]
 # Value of a checkpoint's path for random weights.
 RANDOM = 'random'
 # Start of a line that is logged as a warning.
@@ -73,7 +45,7 @@ class FittedEncoder(NamedTuple):
 
     state: StateDict
     report: KeyReport
-    lines: List[str]
+    lines: list[str]
 
 
 class LoadedEncoder(NamedTuple):
@@ -82,22 +54,22 @@ class LoadedEncoder(NamedTuple):
     Args:
         backbone (TransferViT | TransferConvViT): In evaluation mode, with
             ``out_type='raw'``.
-        facts (Dict[str, Any]): See
+        facts (dict[str, Any]): See
             :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
-        lines (List[str]): Lines for the log.
-        config (Dict[str, Any]): Config of the backbone.
+        lines (list[str]): Lines for the log.
+        config (dict[str, Any]): Config of the backbone.
     """
 
     backbone: nn.Module
-    facts: Dict[str, Any]
-    lines: List[str]
-    config: Dict[str, Any]
+    facts: dict[str, Any]
+    lines: list[str]
+    config: dict[str, Any]
 
 
 def load_encoder(checkpoint: str,
                  encoder: str = 'online',
-                 img_size: Optional[ImageSize] = None,
-                 num_heads: Optional[int] = None) -> LoadedEncoder:
+                 img_size: ImageSize | None = None,
+                 num_heads: int | None = None) -> LoadedEncoder:
     """Load the encoder of a checkpoint; no config is needed.
 
     Args:
@@ -126,15 +98,15 @@ def load_encoder(checkpoint: str,
     return loaded
 
 
-def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
+def build_encoder(found: FoundEncoder, facts: dict[str, Any],
                   encoder: str = 'online',
-                  img_size: Optional[ImageSize] = None,
-                  num_heads: Optional[int] = None) -> LoadedEncoder:
+                  img_size: ImageSize | None = None,
+                  num_heads: int | None = None) -> LoadedEncoder:
     """Build the module for an encoder's tensors.
 
     Args:
         found (FoundEncoder): The encoder.
-        facts (Dict[str, Any]): Its settings, see :class:`LoadedEncoder`.
+        facts (dict[str, Any]): Its settings, see :class:`LoadedEncoder`.
         encoder (str): Name of the encoder. Defaults to 'online'.
         img_size (int | Sequence[int], optional): See :func:`load_encoder`.
         num_heads (int, optional): See :func:`load_encoder`.
@@ -174,9 +146,9 @@ def build_encoder(found: FoundEncoder, facts: Dict[str, Any],
                          dict(settings, type=kind))
 
 
-def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
-                 img_size: Optional[ImageSize], num_heads: Optional[int]
-                 ) -> Tuple[str, Dict[str, Any], Pair]:
+def _settings_of(found: FoundEncoder, facts: dict[str, Any],
+                 img_size: ImageSize | None, num_heads: int | None
+                 ) -> tuple[str, dict[str, Any], Pair]:
     """Derive the name, the arguments and the grid of an encoder."""
     state, sizes = found.state, read_sizes(found.state)
     hybrid = is_hybrid(state)
@@ -203,7 +175,7 @@ def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
                              math.prod(sizes.patches), img_size, found.grid)
     hidden = len(state['layers.0.ffn.layers.0.0.weight'])
     first = 'conv_stages.0.patch_embed' if hybrid else 'patch_embed'
-    settings: Dict[str, Any] = dict(
+    settings: dict[str, Any] = dict(
         img_size=size,
         in_channels=state[f'{first}.projection.weight'].shape[1],
         qkv_bias='layers.0.attn.qkv.bias' in state,
@@ -214,7 +186,7 @@ def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
         settings['norm_cfg'] = dict(type='LN', eps=facts['norm_eps'])
     if hybrid:
         kind = 'TransferConvViT'
-        arch: Dict[str, Any] = dict(
+        arch: dict[str, Any] = dict(
             embed_dims=sizes.widths, depths=sizes.depths)
         kernel = state['conv_stages.0.blocks.0.depthwise.weight'].shape[-1]
         settings.update(
@@ -236,8 +208,8 @@ def _settings_of(found: FoundEncoder, facts: Dict[str, Any],
 
 
 def _find_sizes(positions: int, num_extra: int, patch: int,
-                img_size: Optional[ImageSize], noted: Optional[Pair]
-                ) -> Tuple[Pair, ImageSize]:
+                img_size: ImageSize | None, noted: Pair | None
+                ) -> tuple[Pair, ImageSize]:
     """Find the grid of positions, and the size of images in pixels."""
     given, count = None, positions - num_extra
     if img_size is not None:
@@ -259,8 +231,8 @@ def _find_sizes(positions: int, num_extra: int, patch: int,
     return grid, to_size((rows * patch, columns * patch))
 
 
-def _find_heads(kind: str, sizes: Sizes, arch: Dict[str, Any],
-                facts: Dict[str, Any], given: Optional[int]) -> int:
+def _find_heads(kind: str, sizes: Sizes, arch: dict[str, Any],
+                facts: dict[str, Any], given: int | None) -> int:
     """Find the number of heads, which shapes do not determine."""
     noted = facts.get('num_heads')
     if given is not None and noted is not None and given != noted:
@@ -310,7 +282,7 @@ def fit_encoder(module: nn.Module, checkpoint: str,
     return fitted
 
 
-def _check_heads(module: nn.Module, facts: Dict[str, Any]) -> None:
+def _check_heads(module: nn.Module, facts: dict[str, Any]) -> None:
     """Check the number of heads, which shapes do not determine."""
     arch = getattr(module, 'arch_settings', None)
     heads = arch.get('num_heads') if isinstance(arch, dict) else None
@@ -321,8 +293,8 @@ def _check_heads(module: nn.Module, facts: Dict[str, Any]) -> None:
             "num_heads of backbone.arch to the encoder's")
 
 
-def _compare_eps(module: nn.Module, facts: Dict[str, Any],
-                 lines: List[str]) -> None:
+def _compare_eps(module: nn.Module, facts: dict[str, Any],
+                 lines: list[str]) -> None:
     """Log a different epsilon of the layer norms, which changes features."""
     theirs, ours = facts.get('norm_eps', NORM_EPS), norm_eps(module)
     if theirs != ours:
@@ -332,7 +304,7 @@ def _compare_eps(module: nn.Module, facts: Dict[str, Any],
             'reproduces its features exactly')
 
 
-def _known_depths(sizes: Sizes, hybrid: bool) -> List[int]:
+def _known_depths(sizes: Sizes, hybrid: bool) -> list[int]:
     """List the depths of named architectures of an encoder's width."""
     zoo = MODELS.get('TransferConvViT' if hybrid else 'TransferViT').arch_zoo
     return sorted({a['depths'][-1] if hybrid else a['num_layers']
@@ -340,7 +312,7 @@ def _known_depths(sizes: Sizes, hybrid: bool) -> List[int]:
                    if sizes.widths in (a['embed_dims'], [a['embed_dims']])})
 
 
-def _doubt_depth(found: FoundEncoder, facts: Mapping[str, Any]) -> List[str]:
+def _doubt_depth(found: FoundEncoder, facts: Mapping[str, Any]) -> list[str]:
     """Warn of a depth that no known encoder has, if it is not recorded.
 
     A file that lacks its last layers is a shallower encoder.
@@ -368,8 +340,8 @@ def log_loaded(lines: Sequence[str]) -> None:
               level=logging.WARNING if doubts else logging.INFO)
 
 
-def _find_grid(module: nn.Module, found: FoundEncoder, lines: List[str]
-               ) -> Optional[Pair]:
+def _find_grid(module: nn.Module, found: FoundEncoder, lines: list[str]
+               ) -> Pair | None:
     """Find the grid of the positions of an encoder for a module."""
     positions = found.state.get('pos_embed')
     own = getattr(module, 'patch_resolution', None)
@@ -399,7 +371,7 @@ def _assumed(grid: Pair) -> str:
 
 
 def fit(module: nn.Module, found: FoundEncoder,
-        new: Optional[Pattern] = _NEW, assumed: Optional[Pair] = None,
+        new: Pattern | None = _NEW, assumed: Pair | None = None,
         **options: Any) -> FittedEncoder:
     """Fit an encoder to a module.
 
@@ -407,7 +379,7 @@ def fit(module: nn.Module, found: FoundEncoder,
         module (nn.Module): The module.
         found (FoundEncoder): The encoder.
         new (Pattern, optional): Names of the module that encoders do not have.
-        assumed (Tuple[int, int], optional): Grid of its positions in patches,
+        assumed (tuple[int, int], optional): Grid of its positions in patches,
             if it records none. Defaults to a square, or the module's grid.
         **options: Other arguments of :func:`check_fit`.
 
@@ -462,7 +434,7 @@ def _describe(module: nn.Module, state: StateDict) -> str:
 
 
 def from_released(model: nn.Module,
-                  state: StateDict) -> Tuple[StateDict, List[str]]:
+                  state: StateDict) -> tuple[StateDict, list[str]]:
     """Rename a released CMAE checkpoint for a model.
 
     Args:
@@ -470,7 +442,7 @@ def from_released(model: nn.Module,
         state (StateDict): The state dict under the released code's names.
 
     Returns:
-        Tuple[StateDict, List[str]]: The state dict with the model's names, and
+        tuple[StateDict, list[str]]: The state dict with the model's names, and
         optional names.
     """
     state = layouts.from_cmae(state)
@@ -526,7 +498,7 @@ def load_model(model: nn.Module, state: StateDict,
     Raises:
         CheckpointError: See :func:`load_state`.
     """
-    optional: List[str] = []
+    optional: list[str] = []
     if layouts.is_released(state):
         state, optional = from_released(model, state)
     return load_state(model, state, optional=optional,
@@ -605,8 +577,8 @@ class PretrainedEncoder:
 
 
 def load_pretraining_model(checkpoint: PathLike,
-                           config: Optional[str] = None
-                           ) -> Tuple[nn.Module, Dict[str, Any]]:
+                           config: str | None = None
+                           ) -> tuple[nn.Module, dict[str, Any]]:
     """Load the whole model of a pre-training checkpoint.
 
     Args:
@@ -616,7 +588,7 @@ def load_pretraining_model(checkpoint: PathLike,
             checkpoint, which is parsed, not executed.
 
     Returns:
-        Tuple[nn.Module, Dict[str, Any]]: The CMAE, in evaluation mode, on the
+        tuple[nn.Module, dict[str, Any]]: The CMAE, in evaluation mode, on the
         CPU, and the recorded settings of its encoder, see
         :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
 
@@ -647,11 +619,11 @@ def load_pretraining_model(checkpoint: PathLike,
     return model.eval(), facts
 
 
-def model_of(cfg: Any) -> Dict[str, Any]:
+def model_of(cfg: Any) -> dict[str, Any]:
     """Return the settings of a config's model, with its data preprocessor.
 
     Args:
-        cfg (Config | Dict[str, Any]): The config.
+        cfg (Config | dict[str, Any]): The config.
 
     Raises:
         CheckpointError: If it has no model.
@@ -665,7 +637,7 @@ def model_of(cfg: Any) -> Dict[str, Any]:
     return model
 
 
-def _build_noted(state: StateDict, meta: Dict[str, Any]) -> nn.Module:
+def _build_noted(state: StateDict, meta: dict[str, Any]) -> nn.Module:
     """Build the model from the config text in a checkpoint."""
     from ..config import walk
     from ..plain_config import check_types, parse_config

@@ -5,8 +5,9 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +41,11 @@ class DeployedEncoder(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder: Any = encoder
-        self.names: List[str] = ['features', 'patch_tokens']
+        self.names: list[str] = ['features', 'patch_tokens']
         if self.encoder.backbone.num_class_tokens:
             self.names.append('cls_token')
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute features of images.
 
         Args:
@@ -198,7 +199,7 @@ def _halve(onnx: Any, file: Path, external: bool) -> None:
                     location=f'{file.name}.data')
 
 
-def _describe(model: DeployedEncoder) -> Dict[str, Any]:
+def _describe(model: DeployedEncoder) -> dict[str, Any]:
     """Collect the metadata of an encoder."""
     encoder = model.encoder
     mean = 'mean of the patch tokens' + (

@@ -12,19 +12,10 @@ import re
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import (
-    Any,
-    BinaryIO,
-    Dict,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-    Union,
-)
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -43,8 +34,8 @@ from ..files import atomic_file
 from . import CheckpointError, DamagedCheckpoint, naming
 from .unpickler import StorageId, from_plain, unpickle
 
-StateDict = Dict[str, Tensor]
-PathLike = Union[str, 'os.PathLike[str]']
+StateDict = dict[str, Tensor]
+PathLike = str | os.PathLike[str]
 # torch's legacy format starts with these numbers.
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
 _ZIP = b'PK\x03\x04'
@@ -70,7 +61,7 @@ class Checkpoint(NamedTuple):
     """A state dict and the metadata of its file."""
 
     state: StateDict
-    meta: Dict[str, Any]
+    meta: dict[str, Any]
 
 
 class _Source:
@@ -81,7 +72,7 @@ class _Source:
 
     def __init__(self, file: Any, name: str) -> None:
         self.file, self.name = file, name
-        self.error: Optional[OSError] = None
+        self.error: OSError | None = None
         self.size = file.seek(0, os.SEEK_END)
         self.seek, self.tell, self.seekable = (
             file.seek, file.tell, file.seekable)
@@ -207,7 +198,7 @@ class _Records:
         return tensor
 
 
-def load_file(file: Union[PathLike, BinaryIO], map_location: Any = None
+def load_file(file: PathLike | BinaryIO, map_location: Any = None
               ) -> Any:
     """Read a file of ``torch.save`` or safetensors, without executing it.
 
@@ -284,7 +275,7 @@ def _load_zip(source: _Source, map_location: Any) -> Any:
         raise CheckpointError(
             f'{source.name} was saved on a machine with another byte order; '
             'load it with torch and save it again')
-    loaded: Dict[str, torch.UntypedStorage] = {}
+    loaded: dict[str, torch.UntypedStorage] = {}
 
     def storage(identity: StorageId) -> torch.UntypedStorage:
         if identity.key not in loaded:
@@ -325,7 +316,7 @@ def _load_legacy(source: _Source, map_location: Any) -> Any:
     A single pickle of arrays, as detectron2 writes them, is read, too.
     """
     name, size = source.name, source.size
-    storages: Dict[str, Tuple[StorageId, torch.UntypedStorage]] = {}
+    storages: dict[str, tuple[StorageId, torch.UntypedStorage]] = {}
 
     def storage(identity: StorageId) -> torch.UntypedStorage:
         """Allocate a storage, whose data follow the pickle in the file."""
@@ -409,7 +400,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         if file.name.endswith('.index.json'):
             files = _read_index(file)
         state: StateDict = OrderedDict()
-        meta: Dict[str, Any] = {}
+        meta: dict[str, Any] = {}
         for one in files:
             part, meta = _read_file(one)
             twice = sorted(state.keys() & part.keys())
@@ -423,7 +414,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
     return Checkpoint(state, meta)
 
 
-def _read_index(file: Path) -> List[Path]:
+def _read_index(file: Path) -> list[Path]:
     """Read the names of the files that contain a model."""
     names = _read_json(file).get('weight_map')
     if not isinstance(names, dict) or not names:
@@ -455,8 +446,8 @@ def _holds(value: Any) -> bool:
         isinstance(v, (Tensor, np.ndarray)) for v in value.values())
 
 
-def _flatten(content: Dict[Any, Any], prefix: str = ''
-             ) -> Iterator[Tuple[str, Any]]:
+def _flatten(content: dict[Any, Any], prefix: str = ''
+             ) -> Iterator[tuple[str, Any]]:
     """Find the tensors in nested dicts; keys become prefixes.
 
     Only the outermost dicts with tensors are read, no optimizers.
@@ -473,7 +464,7 @@ def _flatten(content: Dict[Any, Any], prefix: str = ''
             yield from _flatten(value, f'{prefix}{name}.')
 
 
-def _read_json(file: Path) -> Dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     """Read a JSON file that contains a dict."""
     with _opened(file) as source, _reading(source):
         content = json.loads(source.read())
@@ -549,14 +540,14 @@ def check_whole(path: PathLike) -> None:
 
 
 def write_checkpoint(path: PathLike, state: StateDict,
-                     meta: Dict[str, Any]) -> None:
+                     meta: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Args:
         path (str | PathLike): ``.safetensors``, or ``.pth`` for torch's own
             format with ``state_dict`` and ``meta``.
         state (StateDict): The tensors.
-        meta (Dict[str, Any]): Metadata; in safetensors its values are text.
+        meta (dict[str, Any]): Metadata; in safetensors its values are text.
 
     Raises:
         CheckpointError: If the suffix is not one of these, or the file cannot

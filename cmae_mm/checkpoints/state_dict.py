@@ -1,6 +1,7 @@
 """Comparison of a state dict with a model, and adaptation to it."""
 import math
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +28,12 @@ _COLOURS = 3
 class KeyReport(NamedTuple):
     """Result of comparing a state dict with a model."""
 
-    matched: List[str]
-    missing: List[str]
-    unexpected: List[str]
-    misshapen: List[str]
-    resampled: List[str]
-    inflated: List[str] = []
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+    resampled: list[str]
+    inflated: list[str] = []
 
     @property
     def fits(self) -> bool:
@@ -42,7 +43,7 @@ class KeyReport(NamedTuple):
     def __str__(self) -> str:
         return self.listed()
 
-    def listed(self, most: Optional[int] = None) -> str:
+    def listed(self, most: int | None = None) -> str:
         """List the keys, one per line.
 
         Args:
@@ -73,9 +74,9 @@ class Fitting(NamedTuple):
 class Sizes(NamedTuple):
     """Sizes of an encoder by its tensors, one per stage."""
 
-    widths: List[int]
-    depths: List[int]
-    patches: List[int]
+    widths: list[int]
+    depths: list[int]
+    patches: list[int]
 
     def __str__(self) -> str:
         words = [', '.join(map(str, sizes)) for sizes in self]
@@ -86,7 +87,7 @@ class Sizes(NamedTuple):
                 f'with patches of {words[2]}')
 
 
-def read_sizes(state: StateDict, prefix: str = '') -> Optional[Sizes]:
+def read_sizes(state: StateDict, prefix: str = '') -> Sizes | None:
     """Read the sizes of the encoder in a state dict.
 
     Args:
@@ -144,7 +145,7 @@ def _check_values(model: nn.Module, state: StateDict,
     weights = {k for k, _ in model.named_parameters()}
     weights |= {k for k in expected
                 if k.endswith(('running_mean', 'running_var'))}
-    wrong: Dict[str, List[str]] = {}
+    wrong: dict[str, list[str]] = {}
     for name in state.keys() & expected.keys():
         value, wanted = state[name], expected[name]
         if value.is_floating_point() != wanted.is_floating_point():
@@ -163,7 +164,7 @@ def compare(model: nn.Module,
             state: StateDict,
             optional: Sequence[str] = (),
             inflate: bool = False,
-            grid: Optional[Pair] = None) -> Fitting:
+            grid: Pair | None = None) -> Fitting:
     """Compare a state dict with a model without loading it.
 
     Args:
@@ -174,7 +175,7 @@ def compare(model: nn.Module,
             count of steps. Defaults to none.
         inflate (bool): Whether an encoder of colour images may start one of
             other channels. Defaults to False.
-        grid (Tuple[int, int], optional): Height and width of the state dict's
+        grid (tuple[int, int], optional): Height and width of the state dict's
             images in patches. Defaults to a square.
 
     Returns:
@@ -215,7 +216,7 @@ def compare(model: nn.Module,
 def check_fit(model: nn.Module,
               state: StateDict,
               advice: str = 'use the config that it was trained with',
-              most_listed: Optional[int] = None,
+              most_listed: int | None = None,
               **options: Any) -> Fitting:
     """Check that a state dict fits a model, without loading it.
 
@@ -276,7 +277,7 @@ def inflate(weight: torch.Tensor, channels: int) -> torch.Tensor:
     return shared.repeat(1, channels, 1, 1)
 
 
-def _inflate_to(state: StateDict, expected: StateDict) -> List[str]:
+def _inflate_to(state: StateDict, expected: StateDict) -> list[str]:
     """Inflate the patch embedding of the image, in place."""
     # The first in the alphabet: of a hybrid, conv_stages.0.
     name = min((k for k in expected if k.endswith(
@@ -300,7 +301,7 @@ def _inflate_to(state: StateDict, expected: StateDict) -> List[str]:
 def resample_pos_embed(pos_embed: torch.Tensor,
                        grid: ImageSize,
                        num_prefix: int = 1,
-                       old: Optional[Pair] = None) -> torch.Tensor:
+                       old: Pair | None = None) -> torch.Tensor:
     """Resample position embeddings to another grid of patches.
 
     Bicubic with anti-aliasing, as in timm. Prefix positions are unchanged.
@@ -311,7 +312,7 @@ def resample_pos_embed(pos_embed: torch.Tensor,
             square, or (height, width).
         num_prefix (int): Number of positions before those of the patches, as
             the class token's. Defaults to 1.
-        old (Tuple[int, int], optional): Height and width of the old grid.
+        old (tuple[int, int], optional): Height and width of the old grid.
             Defaults to a square.
 
     Returns:
@@ -338,7 +339,7 @@ def resample_pos_embed(pos_embed: torch.Tensor,
 
 
 def grid_of(state: StateDict, facts: Mapping[str, Any],
-            prefix: str = '') -> Optional[Pair]:
+            prefix: str = '') -> Pair | None:
     """Return the recorded grid of an encoder for rectangular images.
 
     Args:
@@ -348,7 +349,7 @@ def grid_of(state: StateDict, facts: Mapping[str, Any],
         prefix (str): Prefix of the encoder's names. Defaults to none.
 
     Returns:
-        Tuple[int, int] | None: Height and width in patches.
+        tuple[int, int] | None: Height and width in patches.
     """
     sizes, size = read_sizes(state, prefix), facts.get('img_size')
     if sizes is None or size is None:
@@ -357,8 +358,8 @@ def grid_of(state: StateDict, facts: Mapping[str, Any],
     return size[0] // patch, size[1] // patch
 
 
-def _resample_to(state: StateDict, expected: StateDict, old: Optional[Pair],
-                 new: Optional[Pair]) -> List[str]:
+def _resample_to(state: StateDict, expected: StateDict, old: Pair | None,
+                 new: Pair | None) -> list[str]:
     """Resample positions that differ in their grid only, in place."""
     lines = []
     for name in [k for k in state if k.endswith('pos_embed')]:

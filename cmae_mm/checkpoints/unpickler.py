@@ -10,8 +10,9 @@ import posixpath
 import re
 import struct
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,16 +87,16 @@ class SafeUnpickler(_Base):
     """
 
     dispatch = dict(_Base.dispatch)
-    stack: List[Any]
+    stack: list[Any]
 
     def __init__(self, source: Any, name: str, size: int,
-                 storage: Optional[Callable[[StorageId], Any]] = None) -> None:
+                 storage: Callable[[StorageId], Any] | None = None) -> None:
         # Strings of Python 2 may contain bytes.
         super().__init__(source, fix_imports=False, encoding='latin1')
         self.name, self.storage = name, storage
         self.left = _SPARE_BYTES + _GROWTH * size
         # Values whose state may follow, by identity.
-        self.unset: Dict[int, Tuple[Any, Callable[..., None]]] = {}
+        self.unset: dict[int, tuple[Any, Callable[..., None]]] = {}
 
     def charge(self, nbytes: int) -> None:
         """Count bytes that are copied.
@@ -209,7 +210,7 @@ def _forbidden(opcode: str) -> Callable[[Any], None]:
     return lambda self: refuse(self.name, f'the pickle opcode {opcode}')
 
 
-_OPCODES: Dict[str, Callable[[Any], None]] = dict(
+_OPCODES: dict[str, Callable[[Any], None]] = dict(
     REDUCE=SafeUnpickler._call, NEWOBJ=SafeUnpickler._call,
     BUILD=SafeUnpickler._set_state, DICT=SafeUnpickler._make_dict,
     SETITEM=SafeUnpickler._set_item, SETITEMS=SafeUnpickler._set_items,
@@ -224,7 +225,7 @@ SafeUnpickler.dispatch.update(
 
 
 def unpickle(source: Any, name: str, size: int,
-             storage: Optional[Callable[[StorageId], Any]] = None) -> Any:
+             storage: Callable[[StorageId], Any] | None = None) -> Any:
     """Read one pickle from the position of a file.
 
     Args:
@@ -245,7 +246,7 @@ def unpickle(source: Any, name: str, size: int,
     return value
 
 
-def _check_nesting(value: Any, name: str, counts: Dict[int, int],
+def _check_nesting(value: Any, name: str, counts: dict[int, int],
                    depth: int) -> int:
     """Count nested values, which a few bytes can repeat endlessly."""
     if type(value) is _Name:
@@ -322,7 +323,7 @@ def _attribute(unpickler: SafeUnpickler, owner: Any, name: Any) -> Any:
     return unpickler.find(f'{owner}.{name}')
 
 
-def _sizes(values: Any) -> Tuple[int, ...]:
+def _sizes(values: Any) -> tuple[int, ...]:
     if not all(type(v) is int and v >= 0 for v in values):
         raise ValueError('sizes are whole numbers')
     return tuple(values)
@@ -330,7 +331,7 @@ def _sizes(values: Any) -> Tuple[int, ...]:
 
 def _tensor(unpickler: SafeUnpickler, storage: Any, offset: int, size: Any,
             stride: Any, requires_grad: bool = False, hooks: Any = None,
-            *metadata: Any, dtype: Optional[torch.dtype] = None
+            *metadata: Any, dtype: torch.dtype | None = None
             ) -> torch.Tensor:
     """Build a view of a storage."""
     if hooks or any(metadata) or type(storage) is not TypedStorage:
@@ -440,7 +441,7 @@ _ONE_CYCLE = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
 _NEW_ARRAY = 'numpy._core.multiarray._reconstruct'
 # Names that stand for a value: dtypes, and methods that log histories and
 # schedulers refer to.
-_VALUES: Dict[str, Any] = {
+_VALUES: dict[str, Any] = {
     **{str(dtype): dtype for dtype in vars(torch).values()
        if isinstance(dtype, torch.dtype)
        and not str(dtype).startswith(('torch.q', 'torch.bits'))},
@@ -449,7 +450,7 @@ _VALUES: Dict[str, Any] = {
     **{f'{_ONE_CYCLE}.{name}': getattr(OneCycleParamScheduler, name)
        for name in ('_annealing_cos', '_annealing_linear')},
 }
-_STORAGES: Dict[str, torch.dtype] = {
+_STORAGES: dict[str, torch.dtype] = {
     f'torch.{module}{kind}Storage': dtype
     for module in ('', 'storage.', 'cuda.') for kind, dtype in dict(
         Double=torch.float64, Float=torch.float32, Half=torch.float16,
@@ -461,7 +462,7 @@ _STORAGES: Dict[str, torch.dtype] = {
 _ARGUMENTS = {
     'numpy.ndarray', _ONE_CYCLE, 'builtins.list', 'builtins.dict',
     'builtins.int', 'builtins.float', 'builtins.str', 'builtins.tuple'}
-_CALLS: Dict[str, Callable[..., Any]] = {
+_CALLS: dict[str, Callable[..., Any]] = {
     _ORDERED: partial(_mapping, OrderedDict),
     # Milestones of mmengine's MultiStepLR.
     'collections.Counter': partial(_mapping, Counter),
@@ -493,7 +494,7 @@ _CALLS: Dict[str, Callable[..., Any]] = {
     _HISTORY: lambda u: HistoryBuffer(),
 }
 # Functions that set the state after a call.
-_STATES: Dict[str, Callable[..., None]] = {
+_STATES: dict[str, Callable[..., None]] = {
     _ORDERED: _set_metadata,
     'argparse.Namespace': lambda u, value, state: value.update(dict(state)),
     'numpy.dtype': _set_byte_order, _NEW_ARRAY: _set_array,

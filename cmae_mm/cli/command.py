@@ -8,29 +8,13 @@ import os
 import re
 import sys
 import textwrap
-from typing import (
-    Annotated,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    Literal,
-    NamedTuple,
-    NoReturn,
-    Union,
-    get_args,
-    get_origin,
-)
+from collections.abc import Callable, Iterable
+from types import UnionType
+from typing import (Annotated, Any, Literal, NamedTuple, NoReturn, Union,
+                    get_args, get_origin)
 
-from ..apis.arguments import (
-    accepts,
-    check_arguments,
-    complaint,
-    load_libraries,
-    marks_of,
-    types_of,
-)
+from ..apis.arguments import (accepts, check_arguments, complaint,
+                              load_libraries, marks_of, types_of)
 from ..dependencies import suggest
 
 _WIDTH = 79
@@ -53,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             self.error(self._describe_unknown(rest))
         return namespace, rest
 
-    def _describe_unknown(self, words: List[str]) -> str:
+    def _describe_unknown(self, words: list[str]) -> str:
         for word in words:
             name = word.partition('=')[0]
             is_known = name in self._option_string_actions  # behind "--"
@@ -76,8 +60,8 @@ class Docstring(NamedTuple):
 
     summary: str
     description: str
-    examples: List[str]
-    arguments: Dict[str, str]
+    examples: list[str]
+    arguments: dict[str, str]
 
 
 def read_docstring(function: Callable[..., Any]) -> Docstring:
@@ -86,8 +70,8 @@ def read_docstring(function: Callable[..., Any]) -> Docstring:
                   inspect.getdoc(function) or '').replace('``', '`')
     head, *sections = re.split(r'^(?=[A-Z]\w+::?$)', text, flags=re.M)
     summary, _, description = head.strip().partition('\n\n')
-    examples: List[str] = []
-    arguments: Dict[str, str] = {}
+    examples: list[str] = []
+    arguments: dict[str, str] = {}
     for section in sections:
         if section.startswith('Example::'):
             examples = re.findall(r'^    \$ (.*(?:\\\n.*)*)', section, re.M)
@@ -171,7 +155,7 @@ def _add_argument(parser: argparse.ArgumentParser,
                             help=argparse.SUPPRESS)
 
 
-def _form_of(hint: Any, name: str) -> Dict[str, Any]:
+def _form_of(hint: Any, name: str) -> dict[str, Any]:
     """Choose ``nargs``, ``type`` and ``metavar`` of an argument."""
     bare = _bare(hint)
     origin, parts = get_origin(bare), get_args(bare)
@@ -192,7 +176,7 @@ def _form_of(hint: Any, name: str) -> Dict[str, Any]:
                 read(word) for word in text.split(',') if word])
         return dict(type=read, nargs='+', metavar=metavar)
     if any(get_origin(p) is tuple for p in parts):
-        words: Any = Union[tuple(  # one word, or several values
+        words: Any = Union[tuple(  # noqa: UP007  # a word, or several
             get_args(p)[0] if get_origin(p) is tuple else p for p in parts)]
         return dict(type=_reader(words), nargs='+', metavar='VALUE')
     return dict(type=_reader(hint), metavar=metavar)
@@ -206,9 +190,10 @@ def _bare(hint: Any) -> Any:
 def _without_none(hint: Any) -> Any:
     """Return the type inside of ``Optional``."""
     parts = [p for p in get_args(hint) if p is not type(None)]
-    if get_origin(hint) is not Union or len(parts) == len(get_args(hint)):
+    if get_origin(hint) not in (Union, UnionType) or (
+            len(parts) == len(get_args(hint))):
         return hint
-    return Union[tuple(parts)]
+    return Union[tuple(parts)]  # noqa: UP007
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:
@@ -227,7 +212,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
     return read
 
 
-def _needed(parser: argparse.ArgumentParser) -> List[str]:
+def _needed(parser: argparse.ArgumentParser) -> list[str]:
     """List the required arguments for the usage line."""
     words = []
     for action in parser._actions:
@@ -274,14 +259,14 @@ def run(args: argparse.Namespace) -> NoReturn:
     sys.exit(status)
 
 
-def perform(args: argparse.Namespace) -> Dict[str, Any]:
+def perform(args: argparse.Namespace) -> dict[str, Any]:
     """Check a command line and run its function; errors are raised.
 
     Args:
         args (argparse.Namespace): With ``chosen``, the command.
 
     Returns:
-        Dict[str, Any]: The result, by name, which ``--json`` prints.
+        dict[str, Any]: The result, by name, which ``--json`` prints.
     """
     function = args.chosen
     values = {name: _unwrap(getattr(args, name), hint)

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Dict, List, NoReturn, Optional
+from typing import Any, NoReturn
 
 from ..config import walk
 from ..dependencies import framework_command, suggest
@@ -36,7 +36,7 @@ def fail(error: Exception, prog: str, debug: bool = False,
     sys.exit(status)
 
 
-def explain(error: BaseException) -> Optional[str]:
+def explain(error: BaseException) -> str | None:
     """Return the sentence for an error, None for a bug."""
     text = _original_message(str(error))
     for explain_one in (_not_installed, _memory, _worker, _unknown_type,
@@ -63,7 +63,7 @@ def _original_message(text: str) -> str:
     return text
 
 
-def _not_installed(error: BaseException, text: str) -> Optional[str]:
+def _not_installed(error: BaseException, text: str) -> str | None:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
     # A missing module of this project, or a sentence of its own.
@@ -74,7 +74,7 @@ def _not_installed(error: BaseException, text: str) -> Optional[str]:
             f'requirements of cmae_mm with `{framework_command()}`')
 
 
-def _memory(error: BaseException, text: str) -> Optional[str]:
+def _memory(error: BaseException, text: str) -> str | None:
     torch = sys.modules.get('torch')
     device = torch is not None and isinstance(
         error, torch.cuda.OutOfMemoryError)
@@ -87,7 +87,7 @@ def _memory(error: BaseException, text: str) -> Optional[str]:
             'optim_wrapper.accumulative_counts')
 
 
-def _worker(error: BaseException, text: str) -> Optional[str]:
+def _worker(error: BaseException, text: str) -> str | None:
     if not re.search(r'DataLoader worker .*(killed by signal|exited unexp)',
                      text):
         return None
@@ -96,7 +96,7 @@ def _worker(error: BaseException, text: str) -> Optional[str]:
             'lower train_dataloader.num_workers')
 
 
-def _unknown_type(error: BaseException, text: str) -> Optional[str]:
+def _unknown_type(error: BaseException, text: str) -> str | None:
     """Explain a ``type`` of the config that is not registered."""
     values = _values_of(error, 'registry')
     found = re.match(r'[\'"]?(\S+) is not in the [\w: ]+ registry', text)
@@ -119,7 +119,7 @@ def _unknown_type(error: BaseException, text: str) -> Optional[str]:
     return f'type={name!r} is not registered{hint}'
 
 
-def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
+def _unknown_argument(error: BaseException, text: str) -> str | None:
     """Explain a keyword of the config that its class does not have."""
     if isinstance(error, TypeError) and text.endswith('takes no arguments'):
         return f'{text}, but the config has some; remove them'
@@ -137,9 +137,9 @@ def _unknown_argument(error: BaseException, text: str) -> Optional[str]:
             f'{suggest(match[2], _arguments(kind), 0.5)}')
 
 
-def _values_of(error: BaseException, name: str) -> Dict[str, Any]:
+def _values_of(error: BaseException, name: str) -> dict[str, Any]:
     """Return the variables of mmengine's innermost frame that has this one."""
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if name in frame.f_locals and (
                 frame.f_globals.get('__name__', '').startswith('mmengine.')):
@@ -147,7 +147,7 @@ def _values_of(error: BaseException, name: str) -> Dict[str, Any]:
     return found
 
 
-def _arguments(kind: Any) -> List[str]:
+def _arguments(kind: Any) -> list[str]:
     """List the arguments of a class, with those of its bases."""
     bases = inspect.getmro(kind)[:-1] if inspect.isclass(kind) else [kind]
     return [name for base in bases

@@ -5,14 +5,15 @@ import importlib
 import io
 import os
 import sys
-from typing import Any, Callable, Dict, List, NoReturn, Optional
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from ..dependencies import suggest
 from ..version import __version__
 from .command import Parser, add_command, read_docstring, run
 
 # Function of each command in `apis`, in groups of `cmae --help`.
-GROUPS: Dict[str, Dict[str, str]] = {
+GROUPS: dict[str, dict[str, str]] = {
     'pre-train and fine-tune': {
         'pretrain': 'training:pretrain', 'finetune': 'finetuning:finetune',
         'predict': 'finetuning:predict', 'train': 'training:train',
@@ -35,7 +36,7 @@ GROUPS: Dict[str, Dict[str, str]] = {
         'shards': 'data:shards', 'splits': 'data:splits'},
     'check': {'doctor': 'environment:doctor'},
 }
-COMMANDS: Dict[str, str] = {
+COMMANDS: dict[str, str] = {
     name: path for group in GROUPS.values() for name, path in group.items()}
 
 
@@ -54,14 +55,14 @@ def _summary(name: str) -> str:
 def list_commands() -> str:
     """List all commands in their groups, a line each."""
     width = max(map(len, COMMANDS))
-    lines: List[str] = []
+    lines: list[str] = []
     for heading, names in GROUPS.items():
         lines += ['', f'{heading}:']
         lines += [f'  {name:<{width}}  {_summary(name)}' for name in names]
     return '\n'.join(lines)
 
 
-def build_parser(only: Optional[str] = None) -> argparse.ArgumentParser:
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Build the parser of the command.
 
     Args:
@@ -87,7 +88,7 @@ def build_parser(only: Optional[str] = None) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(arguments: List[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse a command line; end the process at an error."""
     # Options before the command have no values.
     word = next((a for a in arguments if not a.startswith('-')), None)
@@ -110,7 +111,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 class _OutputFile(io.FileIO):
     """Standard output or error that ignores failed writes."""
 
-    failure: Optional[OSError] = None
+    failure: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write, or drop the data if the output is closed or full."""
@@ -121,7 +122,7 @@ class _OutputFile(io.FileIO):
             return len(memoryview(data).cast('B'))
 
 
-def open_outputs() -> List[_OutputFile]:
+def open_outputs() -> list[_OutputFile]:
     """Ignore failed writes to standard output and error.
 
     A closed pipe and a full disk do not stop the command. Names that are not
@@ -147,11 +148,11 @@ def open_outputs() -> List[_OutputFile]:
     return files
 
 
-def main(arguments: Optional[List[str]] = None) -> NoReturn:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command line and exit.
 
     Args:
-        arguments (List[str], optional): Words after ``cmae``. Defaults to
+        arguments (list[str], optional): Words after ``cmae``. Defaults to
             the process's.
     """
     files = open_outputs()

@@ -4,19 +4,10 @@ from ..dependencies import import_on_use
 
 if TYPE_CHECKING:
     from .datasets import LabelledDataset, PretrainingDataset
-    from .samplers import (
-        BlockShuffleSampler,
-        SeededInfiniteSampler,
-        SeededSampler,
-    )
-    from .transforms import (
-        LoadCanvas,
-        LoadImage,
-        LoadImageOrSkip,
-        PixelShift,
-        ResizeImage,
-        SeedDraws,
-    )
+    from .samplers import (BlockShuffleSampler, SeededInfiniteSampler,
+                           SeededSampler)
+    from .transforms import (LoadCanvas, LoadImage, LoadImageOrSkip,
+                             PixelShift, ResizeImage, SeedDraws)
 
 __all__ = [
     'BlockShuffleSampler', 'LabelledDataset', 'LoadCanvas', 'LoadImage',

@@ -1,6 +1,7 @@
 """Data sets of image files, with and without labels."""
 import os
-from typing import Any, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -54,9 +55,9 @@ class PretrainingDataset(CustomDataset):
 
     def __init__(self,
                  data_root: str = '',
-                 split: Union[str, Sequence[str]] = 'train',
+                 split: str | Sequence[str] = 'train',
                  with_label: bool = False,
-                 data_prefix: Union[str, dict] = '',
+                 data_prefix: str | dict = '',
                  extensions: Sequence[str] = IMG_EXTENSIONS,
                  **kwargs) -> None:
         self._split = split
@@ -169,7 +170,7 @@ class LabelledDataset(PretrainingDataset):
 
     def __init__(self,
                  data_root: str = '',
-                 split: Union[str, Sequence[str]] = '',
+                 split: str | Sequence[str] = '',
                  **kwargs) -> None:
         super().__init__(data_root, split, **{'with_label': True, **kwargs})
 

@@ -11,20 +11,8 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Generator,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,14 +100,14 @@ _HINTS = {
                     'and label'}
 # Number of files of a long list to check, evenly spaced.
 _MOST_CHECKED = 100_000
-Rows = Iterator[Tuple[int, List[str]]]
+Rows = Iterator[tuple[int, list[str]]]
 
 
 class SourceError(ValueError):
     """Images that cannot be listed or read."""
 
 
-def spellings(names: Iterable[str]) -> List[str]:
+def spellings(names: Iterable[str]) -> list[str]:
     """Return names as they are, in lower case, capitalised, in capitals."""
     return list(dict.fromkeys(f(n) for n in names for f in (
         str, str.lower, str.title, str.upper)))
@@ -147,7 +135,7 @@ class LeftOut:
 
     def __init__(self) -> None:
         self.counts: Counter = Counter()
-        self._examples: Dict[str, str] = {}
+        self._examples: dict[str, str] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Count a file or folder of a kind: a suffix, or a singular noun."""
@@ -162,7 +150,7 @@ class LeftOut:
             parts.append(f'{count:,} {kind}' if kind[0] == '.' else (
                 f'{count:,} {kind}s (first: {first})' if count > 1 else
                 f'1 {kind} ({first})'))
-        ways: Dict[str, List[str]] = {}
+        ways: dict[str, list[str]] = {}
         for kind in sorted(self.counts.keys() & _WAYS_OUT.keys()):
             ways.setdefault(_WAYS_OUT[kind], []).append(kind)
         return '; '.join(filter(None, [
@@ -194,18 +182,18 @@ class FolderListing:
 
     Attributes:
         left_out (LeftOut): Files and folders skipped so far.
-        empty (List[str]): Folders without images found so far.
+        empty (list[str]): Folders without images found so far.
     """
 
     def __init__(self, root: str, extensions: Sequence[str]) -> None:
         self.root = root
         self.left_out = LeftOut()
-        self.empty: List[str] = []
+        self.empty: list[str] = []
         self._extensions = tuple(extensions)
         self._real_root = os.path.realpath(root)
-        self._followed: Set[str] = {self._real_root}
+        self._followed: set[str] = {self._real_root}
 
-    def groups(self, folder: str = '') -> Generator[List[str], None, bool]:
+    def groups(self, folder: str = '') -> Generator[list[str], None, bool]:
         """List a folder.
 
         Args:
@@ -213,7 +201,7 @@ class FolderListing:
                 its end. Defaults to '', the root.
 
         Yields:
-            List[str]: Names of images, relative to the root.
+            list[str]: Names of images, relative to the root.
 
         Returns:
             bool: Whether there are images.
@@ -222,7 +210,7 @@ class FolderListing:
             OSError: If the root cannot be read.
         """
         found = False
-        group: List[str] = []
+        group: list[str] = []
         for name in self._entries(folder):
             if not name.endswith('/'):
                 group.append(name)
@@ -237,7 +225,7 @@ class FolderListing:
             self.empty.append(folder[:-1])
         return bool(group) or found
 
-    def _entries(self, folder: str) -> List[str]:
+    def _entries(self, folder: str) -> list[str]:
         """List images, and folders with a slash at the end."""
         try:
             with os.scandir(os.path.join(self.root, folder)) as found:
@@ -317,9 +305,9 @@ def _holds_features(path: str) -> bool:
         return False  # a damaged image, which decoding reports
 
 
-def _find_bands(names: Sequence[str]) -> Set[str]:
+def _find_bands(names: Sequence[str]) -> set[str]:
     """Find files in a folder that contain one band of a scene each."""
-    scenes: Dict[str, Dict[str, Set[str]]] = {}
+    scenes: dict[str, dict[str, set[str]]] = {}
     for name in names:
         match = _BAND.fullmatch(name)
         if match and (match[4].lower() == 'jp2' or _SCENE_NAME.search(name)):
@@ -333,7 +321,7 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.join(path, '').startswith(os.path.join(folder, ''))
 
 
-def evenly(count: int, most: int) -> List[int]:
+def evenly(count: int, most: int) -> list[int]:
     """Return at most ``most`` of ``range(count)``, evenly spaced."""
     spaced = np.linspace(0, count - 1, min(count, most))
     return np.unique(spaced.round().astype(int)).tolist()
@@ -345,14 +333,14 @@ class ImageList(NamedTuple):
     Args:
         names (FileNames): Paths as written in the list.
         lines (Sequence[int]): Line number of each path, from 1.
-        labels (List[str] | None): Text of each label, '' for none.
+        labels (list[str] | None): Text of each label, '' for none.
         split (str): Split of these rows, '' for all.
         note (str): Skipped rows.
     """
 
     names: FileNames
     lines: Sequence[int]
-    labels: Optional[List[str]] = None
+    labels: list[str] | None = None
     split: str = ''
     note: str = ''
 
@@ -461,7 +449,7 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
     columns = [_normal(cell) for cell in header]
     places = [next((columns.index(name) for name in known if name in columns),
                    None) for known in _COLUMNS.values()]
-    found: List[Tuple[int, str, str, str]] = []
+    found: list[tuple[int, str, str, str]] = []
     note = ''
     if several and places[1] is None:
         rows, note = _join_columns(path, header, places, rows)
@@ -494,8 +482,8 @@ def _read_rows(path: str, rows: Rows, splits: Sequence[str],
 
 
 def _join_columns(path: str, header: Sequence[str],
-                  places: Sequence[Optional[int]],
-                  rows: Rows) -> Tuple[Rows, str]:
+                  places: Sequence[int | None],
+                  rows: Rows) -> tuple[Rows, str]:
     """Append the names of the columns with a 1 to each row."""
     table = list(rows)
     chosen, others = {}, []
@@ -525,13 +513,13 @@ def _join_columns(path: str, header: Sequence[str],
         f'columns that are not 0 and 1: {", ".join(others)}')
 
 
-def split_labels(text: str) -> List[str]:
+def split_labels(text: str) -> list[str]:
     """Split several labels at ``|`` and ``;``."""
     return list(dict.fromkeys(filter(None, map(str.strip, re.split(
         r'[|;]', text)))))
 
 
-def split_line(line: str) -> Tuple[str, str]:
+def split_line(line: str) -> tuple[str, str]:
     """Split a line into an encoded path and a label, '' if there is none."""
     if line.startswith('"'):
         try:
@@ -606,7 +594,7 @@ def _find_fault(path: str) -> str:
         return f'cannot be reached ({getattr(error, "strerror", error)})'
 
 
-def sort_classes(names: Iterable[str]) -> List[str]:
+def sort_classes(names: Iterable[str]) -> list[str]:
     """Sort class names, integers by value."""
     names = list(names)
     if all(name.isdecimal() for name in names):
@@ -615,7 +603,7 @@ def sort_classes(names: Iterable[str]) -> List[str]:
 
 
 def parse_labels(labels: Sequence[str], place: Callable[[int], str],
-                 several: bool = False) -> Tuple[Any, Any]:
+                 several: bool = False) -> tuple[Any, Any]:
     """Convert labels in text to numbers.
 
     Args:

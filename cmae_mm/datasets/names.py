@@ -8,8 +8,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Sequence
-from typing import Callable, Iterable, List, Optional
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -85,7 +84,7 @@ class FileNames(Sequence):
                  data: np.ndarray,
                  ends: np.ndarray,
                  gap: int = 0,
-                 decode: Optional[Callable[[str], str]] = None) -> None:
+                 decode: Callable[[str], str] | None = None) -> None:
         self._data = data
         self.ends = ends
         self._gap = gap
@@ -129,17 +128,17 @@ class FileNames(Sequence):
         return self._data.nbytes + self.ends.nbytes
 
     @classmethod
-    def of(cls, groups: Iterable[List[str]]) -> 'FileNames':
+    def of(cls, groups: Iterable[list[str]]) -> 'FileNames':
         """Collect groups of names.
 
         Args:
-            groups (Iterable[List[str]]): The names.
+            groups (Iterable[list[str]]): The names.
 
         Returns:
             FileNames: All of them.
         """
         data, done = bytearray(), 0
-        ends: List[np.ndarray] = [np.empty(0, np.int64)]
+        ends: list[np.ndarray] = [np.empty(0, np.int64)]
         for group in groups:
             encoded = [os.fsencode(name) for name in group]
             lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))

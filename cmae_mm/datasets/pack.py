@@ -11,21 +11,13 @@ import os
 import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from tarfile import TarInfo
-from typing import (
-    Any,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
@@ -37,13 +29,8 @@ from ..dependencies import MissingLibrary
 from ..progress import Progress
 from . import decode
 from . import source as sources
-from .listing import (
-    IMG_EXTENSIONS,
-    FolderListing,
-    LeftOut,
-    is_hidden,
-    parse_labels,
-)
+from .listing import (IMG_EXTENSIONS, FolderListing, LeftOut, is_hidden,
+                      parse_labels)
 from .names import FileNames, encode_name
 from .source import map_numbers
 
@@ -88,10 +75,10 @@ def pack_images(data: Any,
                 out: Any,
                 kind: str = 'store',
                 *,
-                short_side: Optional[int] = None,
+                short_side: int | None = None,
                 images_per_shard: int = 2000,
                 num_workers: int = 0,
-                max_pixels: Optional[int] = None) -> Dict[str, Any]:
+                max_pixels: int | None = None) -> dict[str, Any]:
     """Pack the images of a data set, in its order.
 
     After an interruption, a call with the same arguments continues. Files are
@@ -111,7 +98,7 @@ def pack_images(data: Any,
             for resizing. Defaults to 25 million.
 
     Returns:
-        Dict[str, Any]: ``images``, their number; ``copies``, numbers by
+        dict[str, Any]: ``images``, their number; ``copies``, numbers by
         :attr:`Packed.how`; ``reasons``, the first image that was not resized
         and the reason; ``source``, a description of the images.
 
@@ -142,7 +129,7 @@ def pack_images(data: Any,
     if max_pixels is not None:
         plan['max_pixels'] = max_pixels
     copies: Counter = Counter()
-    reasons: Dict[str, str] = {}
+    reasons: dict[str, str] = {}
     with closing(writer), _output(out, plan, writer):
         if writer.count():
             copies['written before'] = writer.count()
@@ -156,7 +143,7 @@ def pack_images(data: Any,
                 writer.write(part, islice(images, len(part)))
                 progress.update(len(part))
         names = source.names
-        index: Dict[str, Any] = dict(
+        index: dict[str, Any] = dict(
             images=total, source=source.describe(), classes=source.classes,
             empty=list(source.empty),
             sorted=all(names[i - 1] <= names[i] for i in range(1, total)))
@@ -188,7 +175,7 @@ def _check_outside(out: Path, root: str) -> None:
 
 
 @contextmanager
-def _output(out: Path, plan: Dict[str, Any],
+def _output(out: Path, plan: dict[str, Any],
             writer: Any = None) -> Iterator[None]:
     """Create or continue a folder; clear it if no part was written."""
     files.check_output(out, is_folder=True)
@@ -234,8 +221,8 @@ def _digest(source: sources.ImageSource) -> str:
     return digest.hexdigest()
 
 
-def _read(source: sources.ImageSource, short_side: Optional[int],
-          number: int, max_pixels: Optional[int] = None) -> Packed:
+def _read(source: sources.ImageSource, short_side: int | None,
+          number: int, max_pixels: int | None = None) -> Packed:
     """Read an image, and resize it if requested."""
     name = source.names[number]
     try:
@@ -249,7 +236,7 @@ def _read(source: sources.ImageSource, short_side: Optional[int],
 
 
 def shrink(data: bytes, short_side: int, name: str,
-           max_pixels: Optional[int] = None) -> Packed:
+           max_pixels: int | None = None) -> Packed:
     """Re-encode an image if its shorter side is too long.
 
     JPEG files are saved as JPEG with quality 92, all others without loss as
@@ -334,7 +321,7 @@ def _write_tiff(file: io.BytesIO, pixels: np.ndarray, alpha: bool) -> None:
 
 
 def _counted(images: Iterable[Packed], copies: Counter,
-             reasons: Dict[str, str]) -> Iterator[Packed]:
+             reasons: dict[str, str]) -> Iterator[Packed]:
     """Count the copies by kind, and keep the first reason of each."""
     for image in images:
         copies[image.how] += 1
@@ -395,7 +382,7 @@ class _Store(_Writer):
                 raise PackError(
                     f'{path} cannot be written: {error}') from error
 
-    def finish(self, index: Dict[str, Any]) -> None:
+    def finish(self, index: dict[str, Any]) -> None:
         self.close()
         files.write_file(self.out / sources.STORE_INDEX_FILE,
                          json.dumps(index))
@@ -431,14 +418,14 @@ class _Shards(_Writer):
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
 
-    def finish(self, index: Dict[str, Any]) -> None:
+    def finish(self, index: dict[str, Any]) -> None:
         _write_shard_index(
             self.out, self.out, [self.path(part).name for part in self.parts],
             index, self.source.names)
 
 
 def _find_images(path: Path, left_out: LeftOut
-                 ) -> Iterator[Tuple[TarInfo, str]]:
+                 ) -> Iterator[tuple[TarInfo, str]]:
     """Find the images in a shard, each with the text of its label or ''."""
     def is_read(member: TarInfo) -> bool:
         kind = ''
@@ -479,23 +466,23 @@ def _sample_key(member: TarInfo) -> str:
     return folder + slash + name.partition('.')[0]
 
 
-def _index_shards(root: str, shards: List[str], out: Path) -> Dict[str, Any]:
+def _index_shards(root: str, shards: list[str], out: Path) -> dict[str, Any]:
     """Write an index of existing shards."""
     _check_outside(out, root)
-    index: Dict[str, Any] = dict(source=f'{len(shards):,} shards in {root}')
+    index: dict[str, Any] = dict(source=f'{len(shards):,} shards in {root}')
     with _output(out, {}):
         _write_shard_index(out, root, shards, index)
     return index
 
 
-def _write_shard_index(out: Path, root: Any, shards: List[str],
-                       index: Dict[str, Any], names: Any = None) -> None:
+def _write_shard_index(out: Path, root: Any, shards: list[str],
+                       index: dict[str, Any], names: Any = None) -> None:
     """Write the files of an index, by default with the members' names."""
-    places: List[np.ndarray] = []
-    labels: List[str] = []
+    places: list[np.ndarray] = []
+    labels: list[str] = []
     left_out, samples = LeftOut(), 0
 
-    def scan() -> Iterator[List[str]]:
+    def scan() -> Iterator[list[str]]:
         nonlocal samples
         for number, shard in enumerate(shards):
             found = list(_find_images(Path(root, shard), left_out))
@@ -537,7 +524,7 @@ def _write_shard_index(out: Path, root: Any, shards: List[str],
     files.write_file(out / sources.INDEX_FILE, json.dumps(index))
 
 
-def _write_labels(out: Path, labels: Optional[np.ndarray]) -> None:
+def _write_labels(out: Path, labels: np.ndarray | None) -> None:
     if labels is not None:
         with files.atomic_file(out / sources.LABELS_FILE) as file:
             np.save(file, labels)

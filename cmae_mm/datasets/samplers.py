@@ -1,6 +1,6 @@
 """Samplers with a random seed for each sample."""
 import random
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch

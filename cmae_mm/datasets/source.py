@@ -21,21 +21,11 @@ import re
 import signal
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Optional,
-    Tuple,
-    Union,
-)
+from typing import Any
 
 import numpy as np
 from mmengine import fileio
@@ -44,22 +34,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..dependencies import cpu_count
 from ..files import PathLike
-from .listing import (
-    IMG_EXTENSIONS,
-    PART_NAMES,
-    FolderListing,
-    ImageList,
-    LeftOut,
-    MissingSplit,
-    SourceError,
-    check_files,
-    describe_kind,
-    is_hidden,
-    parse_labels,
-    read_list,
-    spellings,
-    way_out,
-)
+from .listing import (IMG_EXTENSIONS, PART_NAMES, FolderListing, ImageList,
+                      LeftOut, MissingSplit, SourceError, check_files,
+                      describe_kind, is_hidden, parse_labels, read_list,
+                      spellings, way_out)
 from .names import FileNames, encode_name
 
 # Files of stores and shards; early stores have the first two only.
@@ -119,8 +97,8 @@ def kind_of(data: PathLike) -> str:
 def open_source(data: PathLike,
                 *,
                 split: Any = None,
-                labels: Union[bool, str] = False,
-                root: Optional[str] = None,
+                labels: bool | str = False,
+                root: str | None = None,
                 extensions: Iterable[str] = IMG_EXTENSIONS,
                 allow_missing: bool = False,
                 strict: bool = False) -> 'ImageSource':
@@ -198,13 +176,13 @@ class ImageSource(Sequence):
             them.
         labels (np.ndarray | None): Class of each image, int64, (N, ); with
             several labels, a matrix of images and classes, bool, (N, K).
-        classes (List[str] | None): Names of the classes.
+        classes (list[str] | None): Names of the classes.
         split (str): The split, '' for all images.
         place (str): The file or folder that was opened.
-        notes (List[str]): Notes for the description.
+        notes (list[str]): Notes for the description.
         left_out (LeftOut): Skipped files.
         empty (Sequence[str]): Folders without images.
-        packed (Dict[str, str] | None): Arguments of the backend that reads
+        packed (dict[str, str] | None): Arguments of the backend that reads
             the store or the shards.
         numbers (np.ndarray | None): Number of each image in it; None for all
             images.
@@ -213,15 +191,15 @@ class ImageSource(Sequence):
     kind: str
     root: str
     names: FileNames
-    labels: Optional[np.ndarray] = None
-    classes: Optional[List[str]] = None
+    labels: np.ndarray | None = None
+    classes: list[str] | None = None
     split: str = ''
     place: str = ''
-    notes: List[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
     empty: Sequence = ()
-    packed: Optional[Dict[str, str]] = None
-    numbers: Optional[np.ndarray] = None
+    packed: dict[str, str] | None = None
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -238,17 +216,17 @@ class ImageSource(Sequence):
         """Return the path of an image."""
         return os.path.join(self.root, self.names[index])
 
-    def record(self, index: int) -> Dict[str, Any]:
+    def record(self, index: int) -> dict[str, Any]:
         """Return an image as a sample of mmengine's data sets.
 
         Returns:
-            Dict[str, Any]: ``img_path``, in stores and shards the name only,
+            dict[str, Any]: ``img_path``, in stores and shards the name only,
             with ``img_key`` and ``backend_args``; ``gt_label`` if there are
             labels, a list for several labels.
         """
         index = range(len(self))[index]
         if self.packed is None:
-            record: Dict[str, Any] = dict(img_path=self.path(index))
+            record: dict[str, Any] = dict(img_path=self.path(index))
         else:
             number = index if self.numbers is None else self.numbers[index]
             record = dict(
@@ -261,7 +239,7 @@ class ImageSource(Sequence):
                 np.flatnonzero(label).tolist())
         return record
 
-    def label_names(self, index: int) -> List[str]:
+    def label_names(self, index: int) -> list[str]:
         """Return the names of an image's labels; integers have none."""
         label = self.record(index)['gt_label']
         return [self.classes[n] if self.classes else str(n) for n in (
@@ -271,7 +249,7 @@ class ImageSource(Sequence):
         """Read an image's encoded file, see :func:`read_record`."""
         return read_record(self.record(index))
 
-    def open(self, index: int) -> Union[bytes, Path]:
+    def open(self, index: int) -> bytes | Path:
         """Read an image's encoded file, see :func:`open_record`."""
         return open_record(self.record(index))
 
@@ -286,12 +264,12 @@ class ImageSource(Sequence):
         return '; '.join(filter(None, [text, *self.notes, str(self.left_out)]))
 
 
-def read_record(record: Dict[str, Any],
-                backend_args: Optional[dict] = None) -> bytes:
+def read_record(record: dict[str, Any],
+                backend_args: dict | None = None) -> bytes:
     """Read the encoded file of a sample.
 
     Args:
-        record (Dict[str, Any]): With ``img_path``, and ``img_key`` and
+        record (dict[str, Any]): With ``img_path``, and ``img_key`` and
             ``backend_args`` in a store or in shards.
         backend_args (dict, optional): Arguments of the file backend for
             records without their own. Defaults to None, local files.
@@ -318,12 +296,12 @@ def read_record(record: Dict[str, Any],
     return data
 
 
-def open_record(record: Dict[str, Any],
-                backend_args: Optional[dict] = None) -> Union[bytes, Path]:
+def open_record(record: dict[str, Any],
+                backend_args: dict | None = None) -> bytes | Path:
     """Read the encoded file of a sample, unless it is a large local file.
 
     Args:
-        record (Dict[str, Any]): See :func:`read_record`.
+        record (dict[str, Any]): See :func:`read_record`.
         backend_args (dict, optional): See :func:`read_record`.
 
     Returns:
@@ -352,8 +330,8 @@ def _labelled_rows(path: str, found: ImageList) -> ImageList:
         f'{len(labels) - len(kept):,} rows without a label')
 
 
-def _open_list(path: str, splits: Sequence, labels: Union[bool, str],
-               root: Optional[str], allow_missing: bool) -> ImageSource:
+def _open_list(path: str, splits: Sequence, labels: bool | str,
+               root: str | None, allow_missing: bool) -> ImageSource:
     """Open a list file."""
     root = os.path.abspath(
         os.path.expanduser(root or os.path.dirname(path)))
@@ -452,9 +430,9 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
 
 
 def _find_splits(names: FileNames, splits: Sequence, is_sorted: Any
-                 ) -> Iterator[Tuple[str, np.ndarray]]:
+                 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each split with the numbers of its images."""
-    found: Dict[str, List[int]] = {split: [] for split in splits}
+    found: dict[str, list[int]] = {split: [] for split in splits}
     if not is_sorted and splits:
         start = re.compile(f'({"|".join(map(re.escape, splits))})/')
         for index, name in enumerate(names):
@@ -487,7 +465,7 @@ def _naming(path: str) -> Iterator[None]:
                           ) from error
 
 
-def _count_stored(path: str, packed: Dict[str, str]) -> int:
+def _count_stored(path: str, packed: dict[str, str]) -> int:
     """Count the images of a store; check that its file is complete."""
     # A process can open an LMDB file only once, so use the client of
     # mmengine's backend.
@@ -536,14 +514,14 @@ def _label_by_folder(source: ImageSource) -> None:
                             f'{encode_name(min(empty))})')
 
 
-def read_index(path: str) -> Dict[str, Any]:
+def read_index(path: str) -> dict[str, Any]:
     """Read the JSON file of a store or of shards.
 
     Args:
         path (str): The file, missing in early stores.
 
     Returns:
-        Dict[str, Any]: Its content.
+        dict[str, Any]: Its content.
 
     Raises:
         SourceError: If it is damaged.
@@ -560,14 +538,14 @@ def read_index(path: str) -> Dict[str, Any]:
     return index
 
 
-def read_shard_index(folder: PathLike) -> Dict[str, Any]:
+def read_shard_index(folder: PathLike) -> dict[str, Any]:
     """Read the index of a folder of shards.
 
     Args:
         folder (str | PathLike): The folder.
 
     Returns:
-        Dict[str, Any]: ``images`` (their number), ``root`` (folder of the
+        dict[str, Any]: ``images`` (their number), ``root`` (folder of the
         shards), ``shards`` (lists of name, number of images, bytes).
 
     Raises:
@@ -617,7 +595,7 @@ class ShardBackend(BaseStorageBackend):
             raise SourceError(f'{path} and {INDEX_FILE} do not match')
         self._opened: OrderedDict[int, int] = OrderedDict()
 
-    def get(self, filepath: str) -> Optional[bytes]:
+    def get(self, filepath: str) -> bytes | None:
         """Read an image.
 
         Args:
@@ -679,7 +657,7 @@ class _Calls(Dataset):
 
 def map_numbers(function: Callable[[int], Any],
                 numbers: Sequence,
-                num_workers: Optional[int] = None) -> Iterator[Any]:
+                num_workers: int | None = None) -> Iterator[Any]:
     """Call a function for each number, in several processes.
 
     Args:

@@ -3,9 +3,10 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class ImageFacts(NamedTuple):
         path (str): Name of the image.
         fault (str): 'broken', 'unfit', or '' for an image that was measured.
         reason (str): Reason why it was not measured.
-        size (Tuple[int, int]): Height and width in pixels.
+        size (tuple[int, int]): Height and width in pixels.
         channels (int): Number of channels.
         colours (int): Number of channels without alpha.
         kind (str): Type of the values in the file.
@@ -60,7 +61,7 @@ class ImageFacts(NamedTuple):
     path: str
     fault: str = ''
     reason: str = ''
-    size: Tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
     channels: int = 0
     colours: int = 0
     kind: str = ''
@@ -95,10 +96,10 @@ def measure_images(data: PathLike,
                    *,
                    sample: int = 2000,
                    side: int = 256,
-                   num_workers: Optional[int] = None,
-                   channels: Optional[int] = None,
-                   dtype: Optional[str] = None,
-                   **settings: Any) -> Dict[str, Any]:
+                   num_workers: int | None = None,
+                   channels: int | None = None,
+                   dtype: str | None = None,
+                   **settings: Any) -> dict[str, Any]:
     """Measure images, and choose the settings for decoding them.
 
     All images have the same weight, regardless of size. Missing pixels (NaN,
@@ -121,7 +122,7 @@ def measure_images(data: PathLike,
             :class:`~cmae_mm.datasets.decode.ImageSettings`.
 
     Returns:
-        Dict[str, Any]: See :func:`read_image_stats`.
+        dict[str, Any]: See :func:`read_image_stats`.
 
     Raises:
         ValueError: If there are no images, or none that can be measured.
@@ -174,7 +175,7 @@ def measure_images(data: PathLike,
 
 def _measure_sample(source: ImageSource, sample: int,
                     settings: decode.ImageSettings,
-                    num_workers: Optional[int]) -> List[ImageFacts]:
+                    num_workers: int | None) -> list[ImageFacts]:
     numbers: Any = range(len(source))
     if 0 < sample < len(source):
         numbers = np.sort(np.random.default_rng(0).choice(
@@ -229,7 +230,7 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
 
 
 def _read(data: Any, path: str, settings: decode.ImageSettings
-          ) -> Tuple[decode.RawImage, Tuple[int, int], int]:
+          ) -> tuple[decode.RawImage, tuple[int, int], int]:
     """Read an image; return also its size, and ``max_pixels`` if needed."""
     centre = decode.read_centre(data, path, settings)
     if centre is not None:
@@ -262,7 +263,7 @@ def _digest(data: Any) -> bytes:
 
 
 def measure(values: np.ndarray,
-            valid: Optional[np.ndarray] = None) -> np.ndarray:
+            valid: np.ndarray | None = None) -> np.ndarray:
     """Measure the channels of an image in float64.
 
     Args:
@@ -286,7 +287,7 @@ def measure(values: np.ndarray,
     return moments
 
 
-def _sample_pixels(values: np.ndarray, valid: Optional[np.ndarray],
+def _sample_pixels(values: np.ndarray, valid: np.ndarray | None,
                    count: int) -> np.ndarray:
     flat: np.ndarray = values.reshape(-1, values.shape[2])
     chosen = np.random.default_rng(0).integers(
@@ -297,21 +298,21 @@ def _sample_pixels(values: np.ndarray, valid: Optional[np.ndarray],
     return pixels
 
 
-def _find_duplicates(facts: List[ImageFacts]) -> List[List[str]]:
+def _find_duplicates(facts: list[ImageFacts]) -> list[list[str]]:
     """Pair the names of identical files, in order."""
-    first: Dict[bytes, str] = {}
+    first: dict[bytes, str] = {}
     return [[first[f.digest], f.path] for f in facts
             if first.setdefault(f.digest, f.path) != f.path]
 
 
-def _choose_channels(facts: List[ImageFacts]) -> int:
+def _choose_channels(facts: list[ImageFacts]) -> int:
     counts = Counter(f.colours for f in facts)
     if not counts or set(counts) == {1, 3}:
         return 3
     return counts.most_common(1)[0][0]
 
 
-def _merge(facts: List[ImageFacts], root: str) -> Dict[str, List[float]]:
+def _merge(facts: list[ImageFacts], root: str) -> dict[str, list[float]]:
     """Merge the moments of images, each with the same weight."""
     mean, var, low, high = np.stack([f.moments for f in facts], axis=1)
     empty = np.flatnonzero(np.isnan(mean).all(0)).tolist()
@@ -339,7 +340,7 @@ def _round(value: float) -> float:
     return int(number) if number.is_integer() else number
 
 
-def _sizes(facts: List[ImageFacts], side: int) -> Dict[str, Any]:
+def _sizes(facts: list[ImageFacts], side: int) -> dict[str, Any]:
     sizes = np.array([f.size for f in facts])
     height, width = ([int(f(s)) for f in (np.min, np.median, np.max)]
                      for s in sizes.T)
@@ -349,24 +350,24 @@ def _sizes(facts: List[ImageFacts], side: int) -> Dict[str, Any]:
                 strips=int((long > _STRIP * short).sum()))
 
 
-def _count(values: Iterable[str]) -> Dict[str, int]:
+def _count(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _list(facts: List[ImageFacts]) -> List[Dict[str, str]]:
+def _list(facts: list[ImageFacts]) -> list[dict[str, str]]:
     return [dict(path=f.path, reason=f.reason) for f in facts[:_LISTED]]
 
 
-def _notes(facts: List[ImageFacts], count: int,
-           wanted: decode.ImageSettings, std: List[float],
-           used: Dict[str, Any]) -> List[str]:
+def _notes(facts: list[ImageFacts], count: int,
+           wanted: decode.ImageSettings, std: list[float],
+           used: dict[str, Any]) -> list[str]:
     """Collect notes for the user."""
     large = [f for f in facts if f.needed]
     parts = sum(f.is_part for f in facts)
     animations = sum(f.is_animated for f in facts)
     others = sum(not f.dicom for f in facts)
     kinds = sorted({decode.natural_dtype(f.kind) for f in facts})
-    notes: Dict[str, Any] = {
+    notes: dict[str, Any] = {
         f'window is for DICOM files; the values of {others:,} other files are '
         'unchanged (value_range is for all files)':
             wanted.window is not None and others,
@@ -405,7 +406,7 @@ def _notes(facts: List[ImageFacts], count: int,
     return [note for note, holds in notes.items() if holds]
 
 
-def read_image_stats(path: PathLike) -> Dict[str, Any]:
+def read_image_stats(path: PathLike) -> dict[str, Any]:
     """Read and check a file of ``cmae stats``.
 
     All numbers are in units of images decoded with the file's ``settings``.
@@ -416,14 +417,14 @@ def read_image_stats(path: PathLike) -> Dict[str, Any]:
         path (str | PathLike): The JSON file.
 
     Returns:
-        Dict[str, Any]: With at least
+        dict[str, Any]: With at least
 
         - ``format`` (str): ``STATS_FORMAT``.
         - ``images`` (int): Number of images.
         - ``channels`` (int): C, number of channels, from 1 to 64.
         - ``dtype`` (str): 'uint8', 'uint16' or 'float32', the narrowest type
           for all images without loss.
-        - ``mean``, ``std``, ``min``, ``max`` (List[float]): Mean, standard
+        - ``mean``, ``std``, ``min``, ``max`` (list[float]): Mean, standard
           deviation (above 0) and range of each channel, C numbers each.
 
         ``docs/data.md`` lists the other keys.
@@ -445,12 +446,12 @@ def read_image_stats(path: PathLike) -> Dict[str, Any]:
     return stats
 
 
-def _find_fault(stats: Dict[str, Any]) -> str:
+def _find_fault(stats: dict[str, Any]) -> str:
     """Describe a fault in the content; '' if there is none."""
     channels = stats.get('channels')
     most = decode.MAX_CHANNELS
     numbers = f'a list of {channels} finite numbers, one for each channel'
-    allowed: Dict[str, Tuple[bool, str]] = dict(
+    allowed: dict[str, tuple[bool, str]] = dict(
         format=(stats.get('format') == STATS_FORMAT, repr(STATS_FORMAT)),
         images=(_is_count(stats.get('images')), 'a whole number from 1'),
         channels=(_is_count(channels, most), f'a number from 1 to {most}'),
@@ -495,11 +496,11 @@ def _are_numbers(values: Any, count: Any) -> bool:
                     for v in values))
 
 
-def write_image_stats(stats: Dict[str, Any], path: PathLike) -> None:
+def write_image_stats(stats: dict[str, Any], path: PathLike) -> None:
     """Write image statistics atomically.
 
     Args:
-        stats (Dict[str, Any]): The result of :func:`measure_images`.
+        stats (dict[str, Any]): The result of :func:`measure_images`.
         path (str | PathLike): The JSON file.
     """
     lines = [

@@ -1,5 +1,6 @@
 """Checks of detection and segmentation data before training."""
-from typing import Any, Dict, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
@@ -7,14 +8,8 @@ from mmengine import fileio
 from mmengine.dataset import BaseDataset
 from torch import nn
 
-from ..datasets.decode import (
-    ImageSettings,
-    UndecodableImage,
-    UnfitImage,
-    decode_image,
-    is_jpeg,
-    read_image,
-)
+from ..datasets.decode import (ImageSettings, UndecodableImage, UnfitImage,
+                               decode_image, is_jpeg, read_image)
 from ..datasets.listing import evenly
 
 # Number of images per data set to decode before the first step.
@@ -25,7 +20,7 @@ _SLACK = 8
 _WHOLE = ImageSettings(channels=None, dtype=None)
 
 
-def datasets_of(runner: Any) -> Dict[str, BaseDataset]:
+def datasets_of(runner: Any) -> dict[str, BaseDataset]:
     """Return a runner's training and validation data, without wrappers."""
     splits = dict(train=runner.train_dataloader.dataset)
     if runner.val_loop is not None:

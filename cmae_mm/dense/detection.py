@@ -10,7 +10,8 @@ require_dense('mmdet', extra='det')
 
 import os
 from collections import defaultdict
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import mmengine
 from mmdet.datasets import CocoDataset
@@ -21,12 +22,8 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from ..engine.device import unwrapped_model
-from .dataset_checks import (
-    check_channels,
-    check_heads,
-    check_images_are_kept,
-    datasets_of,
-)
+from .dataset_checks import (check_channels, check_heads,
+                             check_images_are_kept, datasets_of)
 
 __all__ = ['DetectionCheckHook', 'Float32FPN', 'Float32RPNHead']
 
@@ -39,7 +36,7 @@ class Float32FPN(FPN):
     whole pixels or worse.
     """
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Compute the levels.
 
         Args:
@@ -47,7 +44,7 @@ class Float32FPN(FPN):
                 half the size of the one before.
 
         Returns:
-            Tuple[Tensor, ...]: The levels, (N, D, H, W) and less, in float32.
+            tuple[Tensor, ...]: The levels, (N, D, H, W) and less, in float32.
         """
         return tuple(level.float() for level in super().forward(inputs))
 
@@ -60,14 +57,14 @@ class Float32RPNHead(RPNHead):
     values before ranking, and mmcv's NMS does not support it on every device.
     """
 
-    def forward_single(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Score one level.
 
         Args:
             x (Tensor): Features, (N, C, H, W).
 
         Returns:
-            Tuple[Tensor, Tensor]: Scores (N, A, H, W) and box offsets
+            tuple[Tensor, Tensor]: Scores (N, A, H, W) and box offsets
             (N, 4A, H, W) of A anchors, in float32.
         """
         scores, offsets = super().forward_single(x)
@@ -103,14 +100,14 @@ class DetectionCheckHook(Hook):
 
     @staticmethod
     def _check_images(name: str, dataset: Any) -> None:
-        folders: Dict[str, List[str]] = defaultdict(list)
+        folders: dict[str, list[str]] = defaultdict(list)
         for i in range(len(dataset)):
             path = dataset.get_data_info(i)['img_path']
             if '://' in path:
                 return  # not a local file
             folder, file = os.path.split(path)
             folders[folder].append(file)
-        missing: List[str] = []
+        missing: list[str] = []
         for folder, files in folders.items():
             there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
             missing += [

@@ -9,7 +9,7 @@ from ..dependencies import require_dense
 require_dense('mmseg', extra='seg')
 
 import os.path as osp
-from typing import Any, List, Optional
+from typing import Any
 
 import mmcv
 import mmengine
@@ -22,13 +22,8 @@ from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
 
 from ..datasets.listing import evenly
 from ..engine.device import unwrapped_model
-from .dataset_checks import (
-    MOST_IMAGES,
-    check_channels,
-    check_heads,
-    check_images_are_kept,
-    datasets_of,
-)
+from .dataset_checks import (MOST_IMAGES, check_channels, check_heads,
+                             check_images_are_kept, datasets_of)
 
 __all__ = ['CategoryMapDataset', 'ListedSegDataset', 'LoadCategoryMap',
            'SegmentationCheckHook']
@@ -54,7 +49,7 @@ class CategoryMapDataset(BaseSegDataset):
         ValueError: If there are no images, or images without a map.
     """
 
-    def __init__(self, categories: str, data_root: Optional[str] = None,
+    def __init__(self, categories: str, data_root: str | None = None,
                  **kwargs: Any) -> None:
         if data_root is not None:
             categories = osp.join(data_root, categories)
@@ -66,7 +61,7 @@ class CategoryMapDataset(BaseSegDataset):
             metainfo=dict(classes=tuple(names[i] for i in self.ids)),
             **kwargs)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """List images and maps."""
         data_list = super().load_data_list()
         if not data_list:
@@ -104,7 +99,7 @@ class ListedSegDataset(BaseSegDataset):
         super().__init__(ann_file=ann_file, metainfo=dict(classes=classes),
                          **kwargs)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """List images and masks."""
         numbers = {int(value): number for value, number in
                    self._listed['metainfo']['label_map'].items()}

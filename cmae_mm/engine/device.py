@@ -5,18 +5,15 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Sequence
+from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.device import (
-    is_cuda_available,
-    is_mlu_available,
-    is_musa_available,
-    is_npu_available,
-)
+from mmengine.device import (is_cuda_available, is_mlu_available,
+                             is_musa_available, is_npu_available)
 from mmengine.dist import get_rank, is_distributed
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -52,7 +49,7 @@ def unwrapped_model(runner: Runner) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def group_timeout(cfg: Config) -> Dict[str, Any]:
+def group_timeout(cfg: Config) -> dict[str, Any]:
     """Return the timeout of a config's process groups.
 
     Args:
@@ -60,7 +57,7 @@ def group_timeout(cfg: Config) -> Dict[str, Any]:
             ``env_cfg.dist_cfg.timeout`` is a number of seconds.
 
     Returns:
-        Dict[str, Any]: ``timeout`` for ``init_process_group`` and
+        dict[str, Any]: ``timeout`` for ``init_process_group`` and
         ``new_group``; empty for torch's default.
 
     Raises:

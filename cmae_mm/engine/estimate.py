@@ -3,8 +3,9 @@ import copy
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list

@@ -1,6 +1,7 @@
 """Training loops that resume within an epoch."""
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Iterator, Tuple
+from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
@@ -8,12 +9,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmpretrain.registry import LOOPS
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    Sampler,
-)
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 from ..datasets import SeededInfiniteSampler, SeededSampler
 
@@ -71,7 +67,7 @@ class _Resumable:
     dataloader: Any
     _iter: int
 
-    def batch_numbers(self) -> Tuple[int, int, int]:
+    def batch_numbers(self) -> tuple[int, int, int]:
         """Return samples in a step and in an iteration, and the ranks."""
         size = self.dataloader.batch_size or getattr(
             self.dataloader.batch_sampler, 'batch_size', 1)
@@ -79,7 +75,7 @@ class _Resumable:
         accumulated = self.runner.optim_wrapper._accumulative_counts
         return per_iter * accumulated, per_iter, get_world_size()
 
-    def former_batch_numbers(self) -> Tuple[int, int, int]:
+    def former_batch_numbers(self) -> tuple[int, int, int]:
         """Return these numbers of the resumed run, or the current ones."""
         info = self.runner.message_hub.runtime_info
         step, iteration, ranks = (

@@ -3,10 +3,11 @@ import copy
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
-from typing import Any, Dict, Iterator, List, Tuple, Union
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,18 +20,18 @@ from ..models import CMAE
 from ..models.utils import is_sharded
 
 
-def transformer_layers(model: nn.Module) -> Dict[str, nn.Module]:
+def transformer_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find layers of a model in module lists.
 
     Args:
         model (nn.Module): The model.
 
     Returns:
-        Dict[str, nn.Module]: The members of each outermost
+        dict[str, nn.Module]: The members of each outermost
         ``nn.ModuleList`` that have parameters, by name, in the model's
         order.
     """
-    found: Dict[str, nn.Module] = {}
+    found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(
                 name.startswith(f'{layer}.') for layer in found):
@@ -42,7 +43,7 @@ def transformer_layers(model: nn.Module) -> Dict[str, nn.Module]:
 
 
 def checkpoint_activations(model: nn.Module,
-                           modules: Union[bool, str, List[str]]) -> int:
+                           modules: bool | str | list[str]) -> int:
     """Recompute the activations of some modules in the backward pass.
 
     mmengine's ``turn_on_activation_checkpointing`` uses torch's reentrant
@@ -50,7 +51,7 @@ def checkpoint_activations(model: nn.Module,
 
     Args:
         model (nn.Module): The model, modified in place.
-        modules (bool | str | List[str]): True for all trained transformer
+        modules (bool | str | list[str]): True for all trained transformer
             layers, which saves most memory and takes a quarter more time; or
             names of modules. The name of a module list (``backbone.layers``)
             selects each of its layers.
@@ -77,7 +78,7 @@ def checkpoint_activations(model: nn.Module,
     return len(chosen)
 
 
-def _named(model: nn.Module, name: str) -> List[nn.Module]:
+def _named(model: nn.Module, name: str) -> list[nn.Module]:
     try:
         module = attrgetter(name)(model)
     except AttributeError:
@@ -91,12 +92,8 @@ def _named(model: nn.Module, name: str) -> List[nn.Module]:
 
 try:
     from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_model_state_dict,
-        get_optimizer_state_dict,
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
+        StateDictOptions, get_model_state_dict, get_optimizer_state_dict,
+        set_model_state_dict, set_optimizer_state_dict)
     from torch.distributed.fsdp import FSDPModule, fully_shard
 except ImportError:  # before torch 2.6
     fully_shard = None
@@ -183,12 +180,12 @@ def whole_model_state(model: nn.Module) -> 'OrderedDict[str, Tensor]':
         full_state_dict=True, cpu_offload=True)))
 
 
-def load_model_state(model: nn.Module, state: Dict[str, Tensor]) -> None:
+def load_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Load a whole state dict into a model, sharded or not.
 
     Args:
         model (nn.Module): The model, on all ranks.
-        state (Dict[str, Tensor]): A state dict that fits it.
+        state (dict[str, Tensor]): A state dict that fits it.
     """
     if is_sharded(model):
         set_model_state_dict(model, state, options=StateDictOptions(
@@ -197,7 +194,7 @@ def load_model_state(model: nn.Module, state: Dict[str, Tensor]) -> None:
         model.load_state_dict(state, strict=False)
 
 
-def whole_optimizer_state(model: nn.Module, wrapper: Any) -> Dict[str, Any]:
+def whole_optimizer_state(model: nn.Module, wrapper: Any) -> dict[str, Any]:
     """Gather a sharded optimizer's state on rank 0; all ranks must call it.
 
     Args:
@@ -205,7 +202,7 @@ def whole_optimizer_state(model: nn.Module, wrapper: Any) -> Dict[str, Any]:
         wrapper (OptimWrapper): The optimizer wrapper.
 
     Returns:
-        Dict[str, Any]: State of an unsharded optimizer, on the CPU; without
+        dict[str, Any]: State of an unsharded optimizer, on the CPU; without
         tensors on other ranks.
     """
     whole = wrapper.state_dict()
@@ -221,13 +218,13 @@ def whole_optimizer_state(model: nn.Module, wrapper: Any) -> Dict[str, Any]:
 
 
 def load_optimizer_state(model: nn.Module, wrapper: Any,
-                         state: Dict[str, Any]) -> None:
+                         state: dict[str, Any]) -> None:
     """Load a whole state into a sharded optimizer, on all ranks.
 
     Args:
         model (nn.Module): The model.
         wrapper (OptimWrapper): The optimizer wrapper.
-        state (Dict[str, Any]): A state of an unsharded optimizer, or of
+        state (dict[str, Any]): A state of an unsharded optimizer, or of
             :func:`whole_optimizer_state`.
     """
     if state['state']:
@@ -275,7 +272,7 @@ class _WhileTraining:
         options (dict): Arguments of ``torch.compile``.
     """
 
-    def __init__(self, method: Any, options: Dict[str, Any]) -> None:
+    def __init__(self, method: Any, options: dict[str, Any]) -> None:
         self.method = method
         self.options = options
         self.compiled = torch.compile(method, **options)
@@ -327,7 +324,7 @@ def compile_parts(model: CMAE, **options: Any) -> None:
         setattr(module, name, _WhileTraining(getattr(module, name), options))
 
 
-def _parts_of(model: CMAE) -> Iterator[Tuple[nn.Module, str]]:
+def _parts_of(model: CMAE) -> Iterator[tuple[nn.Module, str]]:
     on_cpu = next(model.parameters()).device.type == 'cpu'
     for path, name in _PARTS:
         # On a CPU views are augmented one by one.

@@ -1,28 +1,16 @@
 """Optimizer wrappers: precision, skipped steps, and parameter groups."""
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.logging import MessageHub, MMLogger, print_log
-from mmengine.optim import (
-    AmpOptimWrapper,
-    DefaultOptimWrapperConstructor,
-    OptimWrapper,
-)
+from mmengine.optim import (AmpOptimWrapper, DefaultOptimWrapperConstructor,
+                            OptimWrapper)
 from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -73,14 +61,14 @@ def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
     return powers.pow(1 / norm_type)
 
 
-def part_norms(model: nn.Module) -> Dict[str, Tensor]:
+def part_norms(model: nn.Module) -> dict[str, Tensor]:
     """Compute the gradient norm of each part of a model.
 
     Args:
         model (nn.Module): The model, with or without a distributed wrapper.
 
     Returns:
-        Dict[str, Tensor]: Norms by name of the part, for instance 'backbone'
+        dict[str, Tensor]: Norms by name of the part, for instance 'backbone'
         or, within necks and heads, 'neck.pixel_decoder'.
     """
     grads = defaultdict(list)
@@ -110,12 +98,12 @@ class StepGuard:
                              f'but got {max_skipped}')
         self.max_skipped = max_skipped
         self.in_a_row = 0
-        self.model: Optional[nn.Module] = None
-        self._owned: List[dict] = []  # buffers of each module by name
-        self._buffers: List[Tensor] = []
+        self.model: nn.Module | None = None
+        self._owned: list[dict] = []  # buffers of each module by name
+        self._buffers: list[Tensor] = []
         # Buffers and their copies by dtype, each copied by one kernel.
-        self._kept: Dict[torch.dtype, Tuple[List[Tensor], List[Tensor]]] = {}
-        self.samples: List[Any] = []  # of the step, set by SkippedStepHook
+        self._kept: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        self.samples: list[Any] = []  # of the step, set by SkippedStepHook
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -248,7 +236,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
 
     def __init__(self,
                  dtype: str = 'bfloat16',
-                 loss_scale: Union[str, float, dict] = 'dynamic',
+                 loss_scale: str | float | dict = 'dynamic',
                  max_skipped: int = 10,
                  **kwargs) -> None:
         if dtype not in DTYPES:
@@ -277,7 +265,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             print_log("The optimizer uses torch's fused kernel.",
                       logger='current')
         self.guard = StepGuard(max_skipped)
-        self._losses: List[Tensor] = []
+        self._losses: list[Tensor] = []
 
     def begins_step(self) -> bool:
         """Return whether the next iteration starts an optimizer step."""
@@ -346,7 +334,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         keep_kernels(self.optimizer, state_dict)
         super().load_state_dict(state_dict)
 
-    def _check_finite(self, grads: List[Tensor]) -> Tuple[float, ...]:
+    def _check_finite(self, grads: list[Tensor]) -> tuple[float, ...]:
         """Check losses and gradients of all processes.
 
         Returns:
@@ -368,7 +356,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         # The only synchronisation of the step.
         return tuple(torch.cat([numbers, bad]).tolist())
 
-    def _clip(self, grads: List[Tensor], norm: float) -> None:
+    def _clip(self, grads: list[Tensor], norm: float) -> None:
         """Clip gradients with the computed norm."""
         if not self.clip_grad_kwargs or not grads:
             return
@@ -433,7 +421,7 @@ def use_fused(optimizer: Optimizer) -> bool:
     return True
 
 
-def keep_kernels(optimizer: Optimizer, state: Dict[str, Any]) -> None:
+def keep_kernels(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Set the kernels of a saved state to this optimizer's, in place.
 
     The state may come from a machine with other kernels.
@@ -442,7 +430,7 @@ def keep_kernels(optimizer: Optimizer, state: Dict[str, Any]) -> None:
         optimizer (Optimizer): The optimizer that will load it.
         state (dict): A ``state_dict`` of an optimizer.
     """
-    saved: List[Dict[str, Any]] = state.get('param_groups', [])
+    saved: list[dict[str, Any]] = state.get('param_groups', [])
     for group, own in zip(saved, optimizer.param_groups):
         group.update({name: own[name] for name in _KERNELS if name in own})
 
@@ -456,18 +444,18 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     and one log line per distinct setting, from the same ``paramwise_cfg``.
     """
 
-    def add_params(self, params: List[dict], module: nn.Module, **kwargs):
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs):
         """Add all trainable parameters of a module, merged into groups.
 
         Args:
-            params (List[dict]): The groups, modified in place.
+            params (list[dict]): The groups, modified in place.
             module (nn.Module): The module.
             **kwargs: See ``DefaultOptimWrapperConstructor``; only in recursive
                 calls.
         """
         if kwargs:  # a recursive call from the base class
             return super().add_params(params, module, **kwargs)
-        single: List[dict] = []
+        single: list[dict] = []
         logger = MMLogger.get_current_instance()
         level = logger.level
         logger.setLevel(logging.ERROR)
@@ -476,7 +464,7 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         finally:
             logger.setLevel(level)
 
-        merged: Dict[tuple, list] = defaultdict(list)
+        merged: dict[tuple, list] = defaultdict(list)
         for group in single:
             parameters = group.pop('params')
             merged[tuple(sorted(group.items()))].extend(parameters)
@@ -503,15 +491,15 @@ class BackboneLayerDecayConstructor(LearningRateDecayOptimWrapperConstructor):
     """
 
     def add_params(self,
-                   params: List[dict],
+                   params: list[dict],
                    module: nn.Module,
                    prefix: str = '',
-                   get_layer_depth: Optional[Callable] = None,
+                   get_layer_depth: Callable | None = None,
                    **kwargs) -> None:
         """Add all parameters of a model, each with its rate and decay.
 
         Args:
-            params (List[dict]): The groups, modified in place.
+            params (list[dict]): The groups, modified in place.
             module (nn.Module): The model.
             prefix (str): Prefix of names, only in recursive calls.
             get_layer_depth (Callable, optional): Depth of a parameter by its

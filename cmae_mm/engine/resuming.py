@@ -2,29 +2,16 @@
 import logging
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..checkpoints import (
-    CheckpointError,
-    DamagedCheckpoint,
-    check_whole,
-    find_encoder,
-    read_encoder_facts,
-)
+from ..checkpoints import (CheckpointError, DamagedCheckpoint, check_whole,
+                           find_encoder, read_encoder_facts)
 from ..checkpoints.layouts import PRETRAINING, RELEASED
 from ..checkpoints.load import from_released
 from ..checkpoints.read import StateDict, unwrap
@@ -54,10 +41,10 @@ class SavedStep(NamedTuple):
     path: Path
     by_epoch: bool
     # Epochs or iterations, and the iteration within an epoch or 0.
-    position: Tuple[int, int]
+    position: tuple[int, int]
 
 
-def list_checkpoints(folder: str) -> List[SavedStep]:
+def list_checkpoints(folder: str) -> list[SavedStep]:
     """List a run's checkpoints, newest first.
 
     They are ordered by the numbers in their names, or by modification time if
@@ -67,7 +54,7 @@ def list_checkpoints(folder: str) -> List[SavedStep]:
         folder (str): The folder, which may be missing.
 
     Returns:
-        List[SavedStep]: The checkpoints, whose content is not checked.
+        list[SavedStep]: The checkpoints, whose content is not checked.
 
     Raises:
         CheckpointError: If the folder cannot be read.
@@ -92,14 +79,14 @@ def list_checkpoints(folder: str) -> List[SavedStep]:
             f'{error.strerror}') from error
 
 
-def list_saved(cfg: Mapping[str, Any]) -> List[SavedStep]:
+def list_saved(cfg: Mapping[str, Any]) -> list[SavedStep]:
     """List the saved checkpoints of a config's run, newest first.
 
     Args:
         cfg (Config): The config, with ``work_dir``.
 
     Returns:
-        List[SavedStep]: See :func:`list_checkpoints`.
+        list[SavedStep]: See :func:`list_checkpoints`.
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     folder = Path(cfg['work_dir'])
@@ -108,7 +95,7 @@ def list_saved(cfg: Mapping[str, Any]) -> List[SavedStep]:
     return list_checkpoints(str(folder))
 
 
-def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
+def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Path | None:
     """Find the newest intact checkpoint, and rename damaged newer ones.
 
     Args:
@@ -120,7 +107,7 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Optional[Path]:
     Raises:
         CheckpointError: If all are damaged, or a file cannot be read.
     """
-    damaged: List[Tuple[Path, DamagedCheckpoint]] = []
+    damaged: list[tuple[Path, DamagedCheckpoint]] = []
     for path, *_ in checkpoints:
         try:
             check_whole(path)
@@ -182,7 +169,7 @@ def on_main_process(function: Callable, *args: Any) -> Any:
         CheckpointError: On each rank, if it or an ``OSError`` is raised on
             rank 0.
     """
-    answer: List[Any] = [None, None]
+    answer: list[Any] = [None, None]
     if is_main_process():
         try:
             answer[0] = function(*args)
@@ -214,7 +201,7 @@ class Loadable(NamedTuple):
     """A state dict that fits a model, and lines for the log."""
 
     state: 'OrderedDict[str, Tensor]'
-    lines: List[str]
+    lines: list[str]
     copy_target: bool
 
 
@@ -260,8 +247,8 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
     state, meta = unwrap(checkpoint)
     grid = grid_of(state, read_encoder_facts(meta), 'backbone.')
     metadata = getattr(state, '_metadata', None)
-    optional: List[str] = []
-    lines: List[str] = []
+    optional: list[str] = []
+    lines: list[str] = []
     starts_cmae = isinstance(model, CMAE) and purpose == START
     if starts_cmae:
         state, optional, lines = _start_of_cmae(model, state)
@@ -297,7 +284,7 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
 
 
 def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
-               lines: List[str]) -> StateDict:
+               lines: list[str]) -> StateDict:
     """Drop a queue of negatives with another length than the model's."""
     lengths = [s[QUEUE].shape[:1].numel() if QUEUE in s else 0
                for s in (state, expected)]
@@ -314,7 +301,7 @@ def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
 
 
 def _start_of_cmae(model: nn.Module, state: StateDict
-                   ) -> Tuple[StateDict, List[str], List[str]]:
+                   ) -> tuple[StateDict, list[str], list[str]]:
     """Return state dict, optional names and log lines to initialise a CMAE."""
     found, kind, lines, *_ = find_encoder(state)
     if kind == RELEASED:

@@ -3,7 +3,7 @@ import copy
 import logging
 import math
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -21,40 +21,19 @@ from ..checkpoints.read import check_whole, ready_to_resume
 from ..image_config import apply_image_stats
 from ..models import CMAE
 from .device import RunConfig, unwrapped_model, write_config
-from .hooks.check_hooks import (
-    check_loader,
-    check_schedules,
-    check_target_moves,
-)
+from .hooks.check_hooks import (check_loader, check_schedules,
+                                check_target_moves)
 from .hooks.checkpoint_hook import WRITER, AtomicCheckpointHook
-from .hooks.step_hooks import (
-    PreemptionHook,
-    ProgressHook,
-    SkippedStepHook,
-    StepSeedHook,
-    shield_workers,
-)
+from .hooks.step_hooks import (PreemptionHook, ProgressHook, SkippedStepHook,
+                               StepSeedHook, shield_workers)
 from .loops import resumable, validation_pending
-from .model_options import (
-    check_can_shard,
-    load_model_state,
-    load_optimizer_state,
-    shard,
-    whole_model_state,
-    whole_optimizer_state,
-)
+from .model_options import (check_can_shard, load_model_state,
+                            load_optimizer_state, shard, whole_model_state,
+                            whole_optimizer_state)
 from .optim_wrapper import skipping_steps
-from .resuming import (
-    RESUME,
-    START,
-    TEST,
-    check_template,
-    check_training_state,
-    find_newest_whole,
-    fit,
-    list_checkpoints,
-    on_main_process,
-)
+from .resuming import (RESUME, START, TEST, check_template,
+                       check_training_state, find_newest_whole, fit,
+                       list_checkpoints, on_main_process)
 
 # In addition to mmengine's default hooks. A config can replace a hook, or
 # remove it with `default_hooks=dict(progress=None)`.
@@ -89,7 +68,7 @@ def _class_name(hook: Any) -> str:
     return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
 
 
-def _fixed_settings(schedules: Any) -> List[Dict[str, Any]]:
+def _fixed_settings(schedules: Any) -> list[dict[str, Any]]:
     """Return the settings in states of schedules that a step keeps."""
     return [{k: v for k, v in state.items()
              if k not in _CHANGING and not k.startswith('_')}
@@ -169,8 +148,8 @@ class ResumableRunner(Runner):
         write_config(self.cfg, self.work_dir)
 
     def register_hooks(self,
-                       default_hooks: Optional[dict] = None,
-                       custom_hooks: Optional[list] = None) -> None:
+                       default_hooks: dict | None = None,
+                       custom_hooks: list | None = None) -> None:
         """Register hooks, see ``Runner.register_hooks``.
 
         Args:
@@ -203,7 +182,7 @@ class ResumableRunner(Runner):
         return loop
 
     @staticmethod
-    def build_dataloader(dataloader: Any, seed: Optional[int] = None,
+    def build_dataloader(dataloader: Any, seed: int | None = None,
                          **kwargs: Any) -> Any:
         """Build a data loader whose workers ignore stop signals.
 
@@ -222,7 +201,7 @@ class ResumableRunner(Runner):
 
     def scale_lr(self,
                  optim_wrapper: OptimWrapper,
-                 auto_scale_lr: Optional[dict] = None) -> None:
+                 auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate to the batch of an optimizer step.
 
         Unlike mmengine's method, includes gradient accumulation.
@@ -345,7 +324,7 @@ class ResumableRunner(Runner):
         super().resume(filename, *args, **kwargs)
 
     def load_checkpoint(self, filename: str, map_location: Any = 'cpu',
-                        **kwargs: Any) -> Dict[str, Any]:
+                        **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint, completely or not at all.
 
         A new training of a CMAE may also start from an encoder, an MAE or a
@@ -361,7 +340,7 @@ class ResumableRunner(Runner):
                 no effect: loading is strict, without the prefix ``module.``.
 
         Returns:
-            Dict[str, Any]: The checkpoint.
+            dict[str, Any]: The checkpoint.
 
         Raises:
             CheckpointError: If it cannot be read, or does not fit.
@@ -453,7 +432,7 @@ class ResumableRunner(Runner):
                     if not scheduler.by_epoch or done % length == 0:
                         scheduler.step()
 
-    def _optimizer_settings(self) -> Dict[str, Any]:
+    def _optimizer_settings(self) -> dict[str, Any]:
         """Return the largest values over all parameter groups."""
         groups = self.optim_wrapper.param_groups
         found = dict(
@@ -462,7 +441,7 @@ class ResumableRunner(Runner):
             betas=[g.get('betas', ()) for g in groups])
         return {name: max(values) for name, values in found.items()}
 
-    def _warn_of_kept_settings(self, wanted: Dict[str, Any]) -> None:
+    def _warn_of_kept_settings(self, wanted: dict[str, Any]) -> None:
         kept = self._optimizer_settings()
         differ = [
             f'{k}={kept[k]} (the config has {v})' for k, v in wanted.items()
@@ -473,7 +452,7 @@ class ResumableRunner(Runner):
                 f'{", ".join(differ)}. To change them, start a new run with '
                 'load_from.')
 
-    def _find_newest(self) -> Optional[str]:
+    def _find_newest(self) -> str | None:
         hook = self._hook(CheckpointHook)
         if hook is not None:
             check_template(hook.filename_tmpl)
@@ -481,7 +460,7 @@ class ResumableRunner(Runner):
             hook.folder(self)
             if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
 
-        def find() -> Optional[str]:
+        def find() -> str | None:
             found = find_newest_whole(list_checkpoints(folder))
             return None if found is None else str(found)
 
@@ -547,7 +526,7 @@ class ShardedRunner(ResumableRunner):
                 'or use the config without fsdp in its name')
         return super().from_cfg(cfg)
 
-    def wrap_model(self, model_wrapper_cfg: Optional[dict],
+    def wrap_model(self, model_wrapper_cfg: dict | None,
                    model: nn.Module) -> nn.Module:
         """Move the model to its device; it is sharded after initialization."""
         check_can_shard()
@@ -579,7 +558,7 @@ class ShardedRunner(ResumableRunner):
         """Resume from a whole checkpoint; all ranks must call it."""
         super().resume(filename, resume_optimizer=False, map_location='cpu')
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint, see ``ResumableRunner.load_checkpoint``."""
         checkpoint = super().load_checkpoint(*args, **kwargs)
         if self._resume:
@@ -593,7 +572,7 @@ class ShardedRunner(ResumableRunner):
 
         See ``Runner.save_checkpoint``.
         """
-        whole: Dict[str, Any] = dict(state_dict=whole_model_state(self.model))
+        whole: dict[str, Any] = dict(state_dict=whole_model_state(self.model))
         if save_optimizer:
             whole['optimizer'] = whole_optimizer_state(
                 self.model, self.optim_wrapper)

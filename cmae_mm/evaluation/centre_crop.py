@@ -1,6 +1,7 @@
 """Decoding and centre crop of an image, shared by all evaluations."""
 import os
-from typing import Any, Dict, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,18 +9,9 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor
 
-from ..datasets.decode import (
-    ImageSettings,
-    RawImage,
-    UndecodableImage,
-    arrange,
-    decode_short,
-    decode_windows,
-    finish,
-    from_pillow,
-    make_settings,
-    resize_image,
-)
+from ..datasets.decode import (ImageSettings, RawImage, UndecodableImage,
+                               arrange, decode_short, decode_windows, finish,
+                               from_pillow, make_settings, resize_image)
 from ..datasets.decode.image import Encoded
 from ..datasets.names import encode_name
 from ..datasets.source import open_record
@@ -47,9 +39,9 @@ class CentreCrop:
 
     def __init__(self,
                  size: ImageSize,
-                 images: Optional[Mapping[str, Any]] = None,
-                 short_side: Optional[int] = None,
-                 pipeline: Optional[Sequence[dict]] = None) -> None:
+                 images: Mapping[str, Any] | None = None,
+                 short_side: int | None = None,
+                 pipeline: Sequence[dict] | None = None) -> None:
         self.settings: ImageSettings = make_settings(**(images or {}))
         self.size = to_pair(size, 'size')
         self.short_side = min(covered_by(size, short_side))
@@ -154,7 +146,7 @@ class CentreCrop:
         return pixels[[2, 1, 0]] if self.settings.is_bgr else pixels
 
     def _transform(self, image: np.ndarray) -> Tensor:
-        results: Dict[str, Any] = dict(
+        results: dict[str, Any] = dict(
             img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         for transform in self._transforms:
             results = transform(results)

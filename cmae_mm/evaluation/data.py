@@ -1,29 +1,16 @@
 """Labelled images for evaluation, and random subsets of them."""
 import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..datasets.listing import PART_NAMES, MissingSplit, split_line
 from ..datasets.names import decode_name, encode_name
-from ..datasets.source import (
-    ImageSource,
-    SourceError,
-    kind_of,
-    open_source,
-)
+from ..datasets.source import ImageSource, SourceError, kind_of, open_source
 from ..files import PathLike, write_file
 from ..image_size import ImageSize, covered_by, to_pair, to_size
 
@@ -84,9 +71,9 @@ def open_labelled(data: Any, val: Any = None) -> LabelledImages:
 
 
 def find_parts(data: PathLike,
-               val: Optional[PathLike],
+               val: PathLike | None,
                others: Mapping[str, Any],
-               several: Optional[bool] = None) -> Dict[str, ImageSource]:
+               several: bool | None = None) -> dict[str, ImageSource]:
     """Open the parts of a labelled data set.
 
     Args:
@@ -98,7 +85,7 @@ def find_parts(data: PathLike,
             to None, whether those in the list ``data`` have.
 
     Returns:
-        Dict[str, ImageSource]: The existing parts; all images as ``train`` if
+        dict[str, ImageSource]: The existing parts; all images as ``train`` if
         there is none.
 
     Raises:
@@ -140,7 +127,7 @@ def place_of(source: ImageSource) -> str:
     return place if place.endswith(split) else f'{place}, split {split}'
 
 
-def _open(data: PathLike, split: Any, several: Optional[bool],
+def _open(data: PathLike, split: Any, several: bool | None,
           strict: bool = False) -> ImageSource:
     """Open labelled images, with several labels each if a list has them."""
     is_list = kind_of(data) == 'list'
@@ -171,7 +158,7 @@ def _open(data: PathLike, split: Any, several: Optional[bool],
 def _drop_repeated(source: ImageSource) -> None:
     """Drop repeated rows of a list."""
     assert source.labels is not None
-    first: Dict[str, int] = {}
+    first: dict[str, int] = {}
     for index, name in enumerate(source.names):
         other = first.setdefault(os.path.normpath(name), index)
         if other != index and np.any(
@@ -188,7 +175,7 @@ def _drop_repeated(source: ImageSource) -> None:
         source.labels = source.labels[kept]
 
 
-def _number_as(source: ImageSource, classes: List[str]) -> None:
+def _number_as(source: ImageSource, classes: list[str]) -> None:
     """Number several labels by the classes of another part."""
     labels = np.asarray(source.labels)
     own = source.classes or []
@@ -199,8 +186,8 @@ def _number_as(source: ImageSource, classes: List[str]) -> None:
 
 
 def eval_pipeline(img_size: ImageSize,
-                  short_side: Optional[int] = None,
-                  images: Optional[Mapping[str, Any]] = None) -> list:
+                  short_side: int | None = None,
+                  images: Mapping[str, Any] | None = None) -> list:
     """Return the transforms of evaluation: resize and centre crop.
 
     Args:
@@ -250,7 +237,7 @@ def configured_images(cfg: Any) -> LabelledImages:
     if 'train' not in given and 'val' not in given:
         return open_labelled(cfg.train_dataloader.dataset.data_root)
     from mmpretrain.registry import DATASETS
-    sources: List[ImageSource] = []
+    sources: list[ImageSource] = []
     for part in ('train', 'val'):
         try:
             dataset = DATASETS.build(dict(given[part], pipeline=[]))
@@ -268,8 +255,8 @@ def configured_images(cfg: Any) -> LabelledImages:
     return LabelledImages(*sources)
 
 
-def check_same_classes(train: Optional[Sequence[str]],
-                       val: Optional[Sequence[str]]) -> None:
+def check_same_classes(train: Sequence[str] | None,
+                       val: Sequence[str] | None) -> None:
     """Check that both parts have the same classes.
 
     Each part numbers its own class folders, so a missing class would shift the
@@ -301,7 +288,7 @@ def check_same_classes(train: Optional[Sequence[str]],
 # Split files: subsets of the training images
 
 
-def draw_share(labels: Sequence[int], percent: float, seed: int) -> List[int]:
+def draw_share(labels: Sequence[int], percent: float, seed: int) -> list[int]:
     """Draw a stratified subset of a data set.
 
     Args:
@@ -311,13 +298,13 @@ def draw_share(labels: Sequence[int], percent: float, seed: int) -> List[int]:
         seed (int): Seed of the draw: the same one draws the same images.
 
     Returns:
-        List[int]: Sorted indices of the drawn images.
+        list[int]: Sorted indices of the drawn images.
     """
     return _draw(labels, seed,
                  lambda size: max(1, round(size * percent / 100)))
 
 
-def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
+def draw_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:
     """Draw the same number of images of each class.
 
     Args:
@@ -326,7 +313,7 @@ def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
         seed (int): Seed of the draw: the same one draws the same images.
 
     Returns:
-        List[int]: Sorted indices of the drawn images.
+        list[int]: Sorted indices of the drawn images.
 
     Raises:
         ValueError: If a class has fewer images.
@@ -340,10 +327,10 @@ def draw_shots(labels: Sequence[int], shots: int, seed: int) -> List[int]:
 
 
 def _draw(labels: Sequence[int], seed: int,
-          how_many: Callable[[int], int]) -> List[int]:
+          how_many: Callable[[int], int]) -> list[int]:
     classes = np.asarray(labels)
     rng = np.random.default_rng(seed)
-    drawn: List[int] = []
+    drawn: list[int] = []
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)
         size = how_many(len(members))
@@ -376,7 +363,7 @@ def write_split(source: ImageSource, percent: float, seed: int,
     return len(drawn)
 
 
-def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
+def read_split(path: str, img_paths: Sequence[str]) -> list[int]:
     """Find the images of a split file.
 
     Args:
@@ -384,7 +371,7 @@ def read_split(path: str, img_paths: Sequence[str]) -> List[int]:
         img_paths (Sequence[str]): Paths of all images.
 
     Returns:
-        List[int]: Indices of the images in the file.
+        list[int]: Indices of the images in the file.
 
     Raises:
         EvaluationDataError: If the file is missing or empty, or contains

@@ -1,18 +1,9 @@
 """Semantic segmentation with frozen patch features."""
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +29,7 @@ class Pair(NamedTuple):
     map: Path
 
 
-def pair_files(images: Any, maps: Path) -> List[Pair]:
+def pair_files(images: Any, maps: Path) -> list[Pair]:
     """Find the map of each image: a PNG file of the same name.
 
     Args:
@@ -46,7 +37,7 @@ def pair_files(images: Any, maps: Path) -> List[Pair]:
         maps (Path): Folder of maps.
 
     Returns:
-        List[Pair]: Images and maps.
+        list[Pair]: Images and maps.
 
     Raises:
         EvaluationDataError: If a folder or a map does not exist.
@@ -104,7 +95,7 @@ def extract_dense(encoder: Any, pairs: Sequence[Pair],
         torch.Tensor: (N, L, D), on the CPU.
     """
     size = to_pair(encoder.img_size)
-    features: List[Tensor] = []
+    features: list[Tensor] = []
     with Progress(len(pairs), 'patch features') as shown:
         for start in range(0, len(pairs), batch_size):
             chosen = pairs[start:start + batch_size]
@@ -143,7 +134,7 @@ def read_maps(pairs: Sequence[Pair], size: ImageSize,
 
 
 def classes_of(pairs: Sequence[Pair], size: ImageSize, ignore: Sequence[int],
-               most: Optional[int] = None) -> Dict[int, int]:
+               most: int | None = None) -> dict[int, int]:
     """Number the values that occur in maps.
 
     Args:
@@ -154,7 +145,7 @@ def classes_of(pairs: Sequence[Pair], size: ImageSize, ignore: Sequence[int],
             used, others are ignored. Defaults to None, all.
 
     Returns:
-        Dict[int, int]: Class of each value, from 0, in the values' order.
+        dict[int, int]: Class of each value, from 0, in the values' order.
 
     Raises:
         EvaluationDataError: If there are fewer than two classes.
@@ -181,7 +172,7 @@ def _numbered(values: Tensor, classes: Mapping[int, int]) -> Tensor:
     return numbered
 
 
-def _resize(encoder: Any, pair: Pair, size: Tuple[int, int]) -> Tensor:
+def _resize(encoder: Any, pair: Pair, size: tuple[int, int]) -> Tensor:
     """Decode an image and resize it, (C, H, W), colours as RGB."""
     crop = encoder.centre_crop
     array = resize_image(crop.decode(pair.read(), pair.path), size)
@@ -195,13 +186,13 @@ class DenseScore(NamedTuple):
     Args:
         miou (float): Mean over classes of intersection over union.
         pixel_accuracy (float): Percentage of correct labelled pixels.
-        interval (Tuple[float, float]): 95 % interval of ``miou``, by a
+        interval (tuple[float, float]): 95 % interval of ``miou``, by a
             bootstrap over images.
     """
 
     miou: float
     pixel_accuracy: float
-    interval: Tuple[float, float]
+    interval: tuple[float, float]
 
 
 def patch_labels(maps: Tensor, patch_size: int) -> Tensor:
@@ -299,7 +290,7 @@ def dense_score(counted: np.ndarray, resamples: int = 1000, seed: int = 0
 
 
 def report_dense(predicted: Mapping[str, Tensor], maps: Tensor,
-                 classes: int) -> Dict[str, Any]:
+                 classes: int) -> dict[str, Any]:
     """Print the scores for each value of a setting, and return them.
 
     Args:
@@ -309,7 +300,7 @@ def report_dense(predicted: Mapping[str, Tensor], maps: Tensor,
         classes (int): Number of classes.
 
     Returns:
-        Dict[str, Any]: ``miou``, ``pixel_accuracy``, and ``interval`` of the
+        dict[str, Any]: ``miou``, ``pixel_accuracy``, and ``interval`` of the
         best value, its words as ``best``, and ``all`` mIoU.
     """
     scores = {

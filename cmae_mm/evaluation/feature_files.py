@@ -2,16 +2,9 @@
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +26,7 @@ class FeatureFile:
 
     Args:
         path (Path): The file, ``.npz`` or ``.parquet``.
-        settings (Dict[str, Any]): Settings of the features, as plain values. A
+        settings (dict[str, Any]): Settings of the features, as plain values. A
             file with other settings raises an error.
         names (Sequence[str]): Names of all images, in order.
 
@@ -41,7 +34,7 @@ class FeatureFile:
         FeatureFileError: If the file or its parts have other settings.
     """
 
-    def __init__(self, path: Path, settings: Dict[str, Any],
+    def __init__(self, path: Path, settings: dict[str, Any],
                  names: Sequence[str]) -> None:
         self.path = path
         self.folder = path.with_name(f'{path.name}.parts')
@@ -51,7 +44,7 @@ class FeatureFile:
         if self.is_whole:
             self._compare(_read_settings(path), 'was written', path)
 
-    def _compare(self, found: Optional[Dict[str, Any]], what: str,
+    def _compare(self, found: dict[str, Any] | None, what: str,
                  obstacle: Path) -> None:
         if found is None:
             raise FeatureFileError(
@@ -67,11 +60,11 @@ class FeatureFile:
                 f'{self.path} {what} with {", ".join(changed)}; choose '
                 f'another file, or delete {obstacle} to start again')
 
-    def missing(self) -> List[Tuple[int, int]]:
+    def missing(self) -> list[tuple[int, int]]:
         """Find images without features; remove damaged parts.
 
         Returns:
-            List[Tuple[int, int]]: Ranges of images.
+            list[tuple[int, int]]: Ranges of images.
 
         Raises:
             FeatureFileError: If the parts have other settings.
@@ -91,10 +84,10 @@ class FeatureFile:
             ranges.append((done, len(self.names)))
         return ranges
 
-    def _paths(self) -> List[Path]:
+    def _paths(self) -> list[Path]:
         return sorted(self.folder.glob('part_*.npz'))
 
-    def _read(self, path: Path) -> Optional[Part]:
+    def _read(self, path: Path) -> Part | None:
         """Read a part; None if it is damaged or does not match its name."""
         try:
             _, start, stop = path.stem.split('_')
@@ -114,7 +107,7 @@ class FeatureFile:
             part.stop <= len(self.names))
         return part if whole else None
 
-    def _stored(self, start: int, stop: int) -> List[str]:
+    def _stored(self, start: int, stop: int) -> list[str]:
         return [storable(name) for name in self.names[start:stop]]
 
     def add(self, part: Part) -> None:
@@ -123,7 +116,7 @@ class FeatureFile:
         with atomic_file(path) as file:
             np.savez(file, features=part.features, **self._texts(part))
 
-    def _texts(self, part: Part) -> Dict[str, Any]:
+    def _texts(self, part: Part) -> dict[str, Any]:
         return dict(
             paths=np.array(part.paths, dtype=str),
             skipped=np.array(list(part.skipped), dtype=str),
@@ -147,7 +140,7 @@ class FeatureFile:
             raise FeatureFileError(f'a part in {self.folder} is damaged; run '
                                    'the same command again')
 
-    def finish(self) -> Tuple[List[str], Tuple[int, ...], Dict[str, str]]:
+    def finish(self) -> tuple[list[str], tuple[int, ...], dict[str, str]]:
         """Join the parts to the file, and remove them.
 
         Returns:
@@ -156,10 +149,10 @@ class FeatureFile:
         Raises:
             FeatureFileError: If no image could be read, or a part is damaged.
         """
-        paths: List[str] = []
-        skipped: Dict[str, str] = {}
-        shape: Tuple[int, ...] = ()
-        ends: List[np.ndarray] = []
+        paths: list[str] = []
+        skipped: dict[str, str] = {}
+        shape: tuple[int, ...] = ()
+        ends: list[np.ndarray] = []
         for part in self.parts():
             paths += part.paths
             skipped.update(part.skipped)
@@ -188,7 +181,7 @@ class FeatureFile:
         return paths, shape, skipped
 
     def _write_npz(self, target: Path, whole: Part,
-                   shape: Tuple[int, ...]) -> None:
+                   shape: tuple[int, ...]) -> None:
         """Write an ``.npz`` file with one part in memory at a time."""
         header = dict(
             descr=np.lib.format.dtype_to_descr(
@@ -206,8 +199,8 @@ class FeatureFile:
                 for part in self.parts():
                     member.write(part.features.tobytes())
 
-    def _write_parquet(self, target: Path, skipped: Dict[str, str],
-                       shape: Tuple[int, ...]) -> None:
+    def _write_parquet(self, target: Path, skipped: dict[str, str],
+                       shape: tuple[int, ...]) -> None:
         """Write columns ``path`` and ``feature``, one row group per part.
 
         Names are encoded. Patch tokens are flattened row by row; the metadata
@@ -235,8 +228,8 @@ class FeatureFile:
                     pyarrow.table([names, features], schema=schema))
 
 
-def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
-                                    Dict[str, str]]:
+def read_whole(path: Path) -> tuple[list[str], tuple[int, ...],
+                                    dict[str, str]]:
     """Read paths, shape and skipped images of a complete file."""
     if path.suffix.lower() == '.npz':
         with np.load(path) as whole:
@@ -254,7 +247,7 @@ def read_whole(path: Path) -> Tuple[List[str], Tuple[int, ...],
         decode_name(name): why for name, why in meta['skipped'].items()})
 
 
-def _read_settings(path: Path) -> Optional[Dict[str, Any]]:
+def _read_settings(path: Path) -> dict[str, Any] | None:
     """Read the settings of a complete file."""
     try:
         if path.suffix.lower() == '.npz':

@@ -1,17 +1,7 @@
 """Feature extraction with a frozen encoder, shared by all evaluations."""
 import time
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +21,7 @@ from .data import EvaluationDataError, configured_images
 _PART_BYTES = 64 * 2**20
 _PART_SECONDS = 30.
 # Name of an image, its crop (C, H, W) or None, and the read error or ''.
-_Item = Tuple[str, Optional[Tensor], str]
+_Item = tuple[str, Tensor | None, str]
 
 
 class FeatureSet(NamedTuple):
@@ -47,16 +37,16 @@ class Part(NamedTuple):
     Args:
         start (int): Number of the first image.
         stop (int): Number after the last one.
-        paths (List[str]): Images with features in this part.
+        paths (list[str]): Images with features in this part.
         features (Any): (n, D), or (n, L, D) of patch tokens.
-        skipped (Dict[str, str]): Unreadable images, and the reason.
+        skipped (dict[str, str]): Unreadable images, and the reason.
     """
 
     start: int
     stop: int
-    paths: List[str]
+    paths: list[str]
     features: Any
-    skipped: Dict[str, str]
+    skipped: dict[str, str]
 
 
 def storable(name: str) -> str:
@@ -85,7 +75,7 @@ class _Crops(Dataset):
 
 
 def read_crop(crop: CentreCrop, read: Callable[[], Encoded], name: str
-              ) -> Tuple[Optional[Tensor], str]:
+              ) -> tuple[Tensor | None, str]:
     """Read and crop an image.
 
     Args:
@@ -249,15 +239,15 @@ class FrozenFeatures:
 
 
 def compute_features(model: Any, source: ImageSource,
-                     ranges: List[Tuple[int, int]], batch_size: int,
-                     num_workers: Optional[int], dtype: str,
+                     ranges: list[tuple[int, int]], batch_size: int,
+                     num_workers: int | None, dtype: str,
                      in_parts: bool) -> Iterator[Part]:
     """Yield the features of ranges of images, and skip unreadable images.
 
     Args:
         model (PretrainedEncoder): The encoder.
         source (ImageSource): The images.
-        ranges (List[Tuple[int, int]]): Start and stop of each range.
+        ranges (list[tuple[int, int]]): Start and stop of each range.
         batch_size (int): Images in a batch.
         num_workers (int, optional): Data workers. Defaults to one for each CPU
             core, at most 8.
@@ -275,8 +265,8 @@ def compute_features(model: Any, source: ImageSource,
         for start, stop in ranges:
             loader = _load(source, model.centre_crop, range(start, stop),
                            batch_size, num_workers)
-            items: List[Tuple[str, str]] = []
-            features: List[np.ndarray] = []
+            items: list[tuple[str, str]] = []
+            features: list[np.ndarray] = []
             begun = time.monotonic()
             for batch in loader:
                 items += [(name, reason) for name, _, reason in batch]
@@ -295,7 +285,7 @@ def compute_features(model: Any, source: ImageSource,
                 yield _part(start, items, features, dtype)
 
 
-def _part(start: int, items: Sequence[Tuple[str, str]],
+def _part(start: int, items: Sequence[tuple[str, str]],
           features: Sequence[np.ndarray], dtype: str) -> Part:
     """Join names with read errors, '' for none, and features of batches."""
     return Part(
@@ -306,6 +296,6 @@ def _part(start: int, items: Sequence[Tuple[str, str]],
 
 
 @torch.no_grad()
-def _features(model: Any, images: List[Tensor],
+def _features(model: Any, images: list[Tensor],
               dtype: str) -> np.ndarray:
     return model.encode(torch.stack(images)).cpu().numpy().astype(dtype)

@@ -4,15 +4,8 @@ Thresholds separate measured healthy and broken runs, see docs/health.md. The
 threshold of a collapse follows from its definition.
 """
 import math
-from typing import (
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-)
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -142,9 +135,9 @@ class Recent:
         return sum(part) / WINDOW
 
 
-def merge_rows(rows: Sequence[Row]) -> List[Dict[str, float]]:
+def merge_rows(rows: Sequence[Row]) -> list[dict[str, float]]:
     """Merge log rows of the same iteration, in order."""
-    merged: Dict[float, Dict[str, float]] = {}
+    merged: dict[float, dict[str, float]] = {}
     for row in rows:
         if 'loss' in row or 'health/erank_online' in row:
             merged.setdefault(row['iter'], {}).update(row)
@@ -163,7 +156,7 @@ FEW_TARGETS = 16
 DISTANCE_PER_RATE = 1.
 
 
-def _collapse(recent: Recent) -> Optional[str]:
+def _collapse(recent: Recent) -> str | None:
     near = recent.mean('rho_neg')
     if not near > COLLAPSED_COSINE:
         return None
@@ -172,7 +165,7 @@ def _collapse(recent: Recent) -> Optional[str]:
             "lower the learning rate and check the target's momentum")
 
 
-def _fallen_rank(recent: Recent) -> Optional[str]:
+def _fallen_rank(recent: Recent) -> str | None:
     for name in ('target', 'online'):
         first = recent.mean(f'health/erank_{name}', first=True)
         now = recent.mean(f'health/erank_{name}')
@@ -184,7 +177,7 @@ def _fallen_rank(recent: Recent) -> Optional[str]:
     return None
 
 
-def _few_targets(recent: Recent) -> Optional[str]:
+def _few_targets(recent: Recent) -> str | None:
     count = recent.mean('health/targets')
     if not count < FEW_TARGETS:
         return None
@@ -194,7 +187,7 @@ def _few_targets(recent: Recent) -> Optional[str]:
             'accumulative_counts')
 
 
-def _near_target(recent: Recent) -> Optional[str]:
+def _near_target(recent: Recent) -> str | None:
     rate = recent.mean('lr')
     distance = recent.mean('health/target_distance')
     if not (rate > 0 and distance < DISTANCE_PER_RATE * rate):
@@ -204,7 +197,7 @@ def _near_target(recent: Recent) -> Optional[str]:
             'model.target.momentum')
 
 
-RULES: Dict[str, Callable[[Recent], Optional[str]]] = {
+RULES: dict[str, Callable[[Recent], str | None]] = {
     'collapse': _collapse,
     'fallen rank': _fallen_rank,
     'few targets': _few_targets,
@@ -212,27 +205,27 @@ RULES: Dict[str, Callable[[Recent], Optional[str]]] = {
 }
 
 
-def find_warnings(rows: Sequence[Row]) -> List[HealthWarning]:
+def find_warnings(rows: Sequence[Row]) -> list[HealthWarning]:
     """Find the warnings of a run.
 
     Args:
         rows (Sequence[Row]): Logged rows, each with ``iter``.
 
     Returns:
-        List[HealthWarning]: Warnings at the end of the run, each with its
+        list[HealthWarning]: Warnings at the end of the run, each with its
         first iteration.
     """
     merged = merge_rows(rows)
     # Long runs are sampled.
     merged = merged[:WINDOW] + merged[WINDOW::1 + len(merged) // _MOST]
-    found: Dict[str, HealthWarning] = {}
+    found: dict[str, HealthWarning] = {}
     for end in range(1, len(merged) + 1):
         found = warn(merged[:end], found)
     return list(found.values())
 
 
 def warn(rows: Sequence[Row], before: Mapping[str, HealthWarning]
-         ) -> Dict[str, HealthWarning]:
+         ) -> dict[str, HealthWarning]:
     """Apply all rules to the last measurements.
 
     Args:
@@ -241,10 +234,10 @@ def warn(rows: Sequence[Row], before: Mapping[str, HealthWarning]
             measurement.
 
     Returns:
-        Dict[str, HealthWarning]: Current warnings by name.
+        dict[str, HealthWarning]: Current warnings by name.
     """
     recent = Recent(rows)
-    holding: Dict[str, HealthWarning] = {}
+    holding: dict[str, HealthWarning] = {}
     for name, rule in RULES.items():
         text = rule(recent)
         if text is not None:

@@ -2,17 +2,9 @@
 import math
 import statistics
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,13 +28,13 @@ class Score(NamedTuple):
     Args:
         top1 (float): Percentage of correctly classified images.
         balanced (float): Mean recall of the classes.
-        interval (Tuple[float, float], optional): 95% interval of ``top1`` on
+        interval (tuple[float, float], optional): 95% interval of ``top1`` on
             small test sets.
     """
 
     top1: float
     balanced: float
-    interval: Optional[Tuple[float, float]] = None
+    interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         if self.interval is None:
@@ -89,7 +81,7 @@ def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
 def bootstrap_interval(correct: np.ndarray,
                        confidence: float = 0.95,
                        resamples: int = 10_000,
-                       seed: int = 0) -> Tuple[float, float]:
+                       seed: int = 0) -> tuple[float, float]:
     """Compute the percentile bootstrap interval of an accuracy.
 
     Args:
@@ -100,7 +92,7 @@ def bootstrap_interval(correct: np.ndarray,
         seed (int): Seed of the resampling. Defaults to 0.
 
     Returns:
-        Tuple[float, float]: Lower and upper end, in percent.
+        tuple[float, float]: Lower and upper end, in percent.
     """
     count = len(correct)
     # Hits among N images drawn with replacement are binomial.
@@ -137,19 +129,19 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             print('  '.join('-' * w for w in widths))
 
 
-def report_sweep(name: str, predicted: Dict[float, Tensor],
-                 labels: Tensor) -> Dict[str, Any]:
+def report_sweep(name: str, predicted: dict[float, Tensor],
+                 labels: Tensor) -> dict[str, Any]:
     """Print and return the accuracy for each value of a setting.
 
     Args:
         name (str): Name of the setting.
-        predicted (Dict[float, Tensor]): Predicted classes, (N, ), by value of
+        predicted (dict[float, Tensor]): Predicted classes, (N, ), by value of
             the setting; of several labels the score of each, (N, K).
         labels (Tensor): True classes, (N, ), or of several labels bool,
             (N, K).
 
     Returns:
-        Dict[str, Any]: Of several labels ``mAP`` of the best value and that
+        dict[str, Any]: Of several labels ``mAP`` of the best value and that
         of each value, in percent. Otherwise ``top1`` and ``balanced`` of the
         best value, that value as ``best_<name>``, its ``interval``, and the
         top-1 accuracy of each value.
@@ -243,7 +235,7 @@ def knn_predict(train_features: Tensor,
                 test_features: Tensor,
                 ks: Sequence[int] = KS,
                 temperature: float = TEMPERATURE,
-                chunk_size: int = 1024) -> Dict[int, Tensor]:
+                chunk_size: int = 1024) -> dict[int, Tensor]:
     """Classify by votes of the k most similar training features.
 
     Similarity is the cosine; votes have the weight ``exp(cosine /
@@ -262,7 +254,7 @@ def knn_predict(train_features: Tensor,
             with 64 times as many training features. Defaults to 1024.
 
     Returns:
-        Dict[int, Tensor]: Predicted classes, (N, ), by k; of several labels
+        dict[int, Tensor]: Predicted classes, (N, ), by k; of several labels
         the share of the votes for each, (N, K).
 
     Raises:
@@ -274,7 +266,7 @@ def knn_predict(train_features: Tensor,
     several = train_labels.dim() == 2
     num_classes = 0 if several else int(train_labels.max()) + 1
     numbers = torch.arange(len(train_labels), device=train_labels.device)
-    predicted: Dict[int, List[Tensor]] = {k: [] for k in ks}
+    predicted: dict[int, list[Tensor]] = {k: [] for k in ks}
     for queries in test_features.split(chunk_size):
         queries = F.normalize(queries.float(), dim=1)
         similarity, labels = _nearest(
@@ -296,7 +288,7 @@ def knn_predict(train_features: Tensor,
 
 
 def _nearest(queries: Tensor, features: Tensor, labels: Tensor, k: int,
-             chunk_size: int) -> Tuple[Tensor, Tensor]:
+             chunk_size: int) -> tuple[Tensor, Tensor]:
     """Find similarities and labels of the k nearest, nearest first."""
     best = queries.new_empty(len(queries), 0)
     best_labels = labels.new_empty(len(queries), 0)
@@ -314,7 +306,7 @@ def _nearest(queries: Tensor, features: Tensor, labels: Tensor, k: int,
 
 def knn_accuracy(train_features: Tensor, train_labels: Tensor,
                  test_features: Tensor, test_labels: Tensor,
-                 **kwargs: Any) -> Dict[int, float]:
+                 **kwargs: Any) -> dict[int, float]:
     """Measure the top-1 accuracy of :func:`knn_predict`.
 
     Args:
@@ -325,7 +317,7 @@ def knn_accuracy(train_features: Tensor, train_labels: Tensor,
         **kwargs: Other arguments of :func:`knn_predict`.
 
     Returns:
-        Dict[int, float]: Accuracy in percent, by k.
+        dict[int, float]: Accuracy in percent, by k.
     """
     predicted = knn_predict(train_features, train_labels, test_features,
                             **kwargs)
@@ -338,7 +330,7 @@ def knn_accuracy(train_features: Tensor, train_labels: Tensor,
 # Linear classifiers, one for each learning rate
 
 
-def standardise(train: Tensor, test: Tensor) -> Tuple[Tensor, Tensor]:
+def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Normalise features by the training features' mean and variance.
 
     This is what a BatchNorm without affine parameters computes.
@@ -348,7 +340,7 @@ def standardise(train: Tensor, test: Tensor) -> Tuple[Tensor, Tensor]:
         test (Tensor): Test features, (N, D).
 
     Returns:
-        Tuple[Tensor, Tensor]: Both, normalised.
+        tuple[Tensor, Tensor]: Both, normalised.
     """
     mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
     std = std.clamp_min(1e-6)
@@ -364,7 +356,7 @@ def linear_sweep(train_features: Tensor,
                  batch_size: int = 1024,
                  momentum: float = 0.9,
                  weight_decay: float = 0.,
-                 seed: int = 0) -> Dict[float, Tensor]:
+                 seed: int = 0) -> dict[float, Tensor]:
     """Train one linear classifier per learning rate, in parallel.
 
     SGD with momentum and a cosine schedule on standardised features; the
@@ -386,7 +378,7 @@ def linear_sweep(train_features: Tensor,
         seed (int): Seed of the order of images. Defaults to 0.
 
     Returns:
-        Dict[float, Tensor]: Predicted classes, (N, ), by learning rate; of
+        dict[float, Tensor]: Predicted classes, (N, ), by learning rate; of
         several labels the logit of each, (N, K).
 
     Raises:
@@ -485,7 +477,7 @@ def fit_logistic_regression(train: FeatureSet, test: FeatureSet,
 
 def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
              trials: int = 5,
-             inverse_penalty: float = 1.) -> Dict[int, List[Tensor]]:
+             inverse_penalty: float = 1.) -> dict[int, list[Tensor]]:
     """Classify by logistic regression on a few images per class.
 
     Args:
@@ -497,7 +489,7 @@ def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
             scikit-learn's ``C``. Defaults to 1.
 
     Returns:
-        Dict[int, List[Tensor]]: Predicted classes of each draw, by
+        dict[int, list[Tensor]]: Predicted classes of each draw, by
         number of images per class.
     """
     labels = train.labels.cpu().numpy()
@@ -508,13 +500,13 @@ def low_shot(train: FeatureSet, test: FeatureSet, shots: Sequence[int],
         for count in shots}
 
 
-def _select(features: FeatureSet, index: List[int]) -> FeatureSet:
+def _select(features: FeatureSet, index: list[int]) -> FeatureSet:
     return FeatureSet(features.features[index], features.labels[index])
 
 
 def report_probes(train: FeatureSet, val: FeatureSet, names: Sequence[str],
                   knn: Mapping[str, Any] = {}, linear: Mapping[str, Any] = {},
-                  low_shot: Mapping[str, Any] = {}) -> Dict[str, Any]:
+                  low_shot: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Print the table of each evaluation with arguments.
 
     Args:
@@ -526,10 +518,10 @@ def report_probes(train: FeatureSet, val: FeatureSet, names: Sequence[str],
         low_shot (Mapping[str, Any]): Arguments of :func:`report_low_shot`.
 
     Returns:
-        Dict[str, Any]: Results of 'knn', 'linear' and 'low-shot', see
+        dict[str, Any]: Results of 'knn', 'linear' and 'low-shot', see
         :func:`report_sweep` and :func:`report_low_shot`.
     """
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     images = (f'{len(train.labels)} training and {len(val.labels)} validation '
               'images')
     if knn:
@@ -552,7 +544,7 @@ def report_probes(train: FeatureSet, val: FeatureSet, names: Sequence[str],
 def report_low_shot(train: FeatureSet, test: FeatureSet,
                     names: Sequence[str], shots: Sequence[int], trials: int,
                     splits: Sequence[Any] = (), inverse_penalty: float = 1.
-                    ) -> Dict[str, Any]:
+                    ) -> dict[str, Any]:
     """Print the accuracy for each number of labels, and return them.
 
     Args:
@@ -565,12 +557,12 @@ def report_low_shot(train: FeatureSet, test: FeatureSet,
         inverse_penalty (float): See :func:`low_shot`. Defaults to 1.
 
     Returns:
-        Dict[str, Any]: Mean top-1 accuracy by number of labels, its standard
+        dict[str, Any]: Mean top-1 accuracy by number of labels, its standard
         deviation as ``<number>_std``, mean balanced accuracy as
         ``<number>_balanced``; likewise of each split file, without standard
         deviation.
     """
-    result: Dict[str, Any] = {}
+    result: dict[str, Any] = {}
     rows = []
     for count, draws in low_shot(train, test, shots, trials,
                                  inverse_penalty).items():

@@ -3,8 +3,9 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Container, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,10 @@ from ..files import PathLike
 from .data import LabelledData, Part, complete, drop_unreadable
 
 
-def read_boxes(data: PathLike, val: Optional[str] = None,
-               labels_per_class: Optional[int] = None,
+def read_boxes(data: PathLike, val: str | None = None,
+               labels_per_class: int | None = None,
                seed: int = 0,
-               images: Optional[Mapping[str, Any]] = None) -> LabelledData:
+               images: Mapping[str, Any] | None = None) -> LabelledData:
     """Find COCO files and their images, and check them.
 
     Args:
@@ -39,8 +40,8 @@ def read_boxes(data: PathLike, val: Optional[str] = None,
     root = Path(data).expanduser().absolute()
     names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
     found = sorted([*root.glob('annotations/*.json'), *root.glob('*.json')])
-    parts: Dict[str, Part] = {}
-    classes: List[str] = []
+    parts: dict[str, Part] = {}
+    classes: list[str] = []
     for part, words in names.items():
         pattern = f'(^|[^a-z])({"|".join(map(re.escape, words))})([^a-z]|$)'
         files = [f for f in found if re.search(pattern, f.stem, re.I)
@@ -80,7 +81,7 @@ def _read_coco(root: Path, file: Path) -> Any:
     try:
         content = json.loads(file.read_text('utf-8-sig'))
         names = {c['id']: str(c['name']) for c in content['categories']}
-        boxes: Dict[Any, List[dict]] = {i['id']: [] for i in content['images']}
+        boxes: dict[Any, list[dict]] = {i['id']: [] for i in content['images']}
         numbers = {key: i for i, key in enumerate(names)}
         if not boxes:
             raise ValueError('it has no images')
@@ -154,7 +155,7 @@ def _check_annotation(annotation: Mapping[str, Any], box: Sequence[float],
                          'finite numbers')
 
 
-def _box_of(annotation: Mapping[str, Any]) -> List[float]:
+def _box_of(annotation: Mapping[str, Any]) -> list[float]:
     """Return the box around the polygons of an annotation."""
     points = [p for polygon in annotation['segmentation'] for p in polygon]
     if not points or isinstance(annotation['segmentation'], dict):

@@ -1,18 +1,8 @@
 """Classifiers: config, predictions and metrics."""
 import copy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,18 +103,18 @@ class Prediction(NamedTuple):
 
     Args:
         path (str): Path of the image, or 'image N' for an array.
-        label (str | List[str] | None): The class; of a multi-label model the
+        label (str | list[str] | None): The class; of a multi-label model the
             list of classes with a score of 0.5 or more; None for an unreadable
             image.
         score (float): Score of the class; of several the highest.
-        scores (Dict[str, float]): Score of each class, the highest first.
+        scores (dict[str, float]): Score of each class, the highest first.
         error (str): Reason why the image is unreadable, '' otherwise.
     """
 
     path: str
-    label: Union[str, List[str], None]
+    label: str | list[str] | None
     score: float
-    scores: Dict[str, float]
+    scores: dict[str, float]
     error: str = ''
 
     def labels(self) -> Sequence[Any]:
@@ -164,8 +154,8 @@ class FinishedClassifier(FinishedModel):
             return logits.sigmoid()
         return logits.softmax(dim=1)
 
-    def prepare(self, array: np.ndarray, window: Optional[int]
-                ) -> List[Tensor]:
+    def prepare(self, array: np.ndarray, window: int | None
+                ) -> list[Tensor]:
         """Crop an image, or each of its windows, (C, S, S), as RGB."""
         if window is None:
             return [self.crop(array)]
@@ -188,8 +178,8 @@ class FinishedClassifier(FinishedModel):
                 found.append(self(batch.to(self.device)).cpu().numpy())
         return np.concatenate(found)
 
-    def infer(self, images: Sequence[List[Tensor]], batch_size: int,
-              window: Optional[int]) -> Iterator[np.ndarray]:
+    def infer(self, images: Sequence[list[Tensor]], batch_size: int,
+              window: int | None) -> Iterator[np.ndarray]:
         """Yield the scores of images, (K, ).
 
         Scores of windows are averaged; multi-label models use the highest.
@@ -212,7 +202,7 @@ class FinishedClassifier(FinishedModel):
         return Prediction(found.name, label, ranked[best], ranked)
 
     def measure(self, data: LabelledData, name: str, folder: Path
-                ) -> Tuple[Dict[str, Any], str]:
+                ) -> tuple[dict[str, Any], str]:
         """Measure a classifier; draw confusion matrix and mistakes."""
         part = data.parts[name]
         scores = np.stack([found.result for found in self.run_part(part)])
@@ -237,7 +227,7 @@ class FinishedClassifier(FinishedModel):
 
 
 def measure_classes(scores: np.ndarray, truth: np.ndarray,
-                    classes: Sequence[str]) -> Dict[str, Any]:
+                    classes: Sequence[str]) -> dict[str, Any]:
     """Measure a classifier with scikit-learn.
 
     Args:
@@ -246,15 +236,13 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
         classes (Sequence[str]): Names of the K classes.
 
     Returns:
-        Dict[str, Any]: ``accuracy``, ``balanced_accuracy`` and ``majority``,
+        dict[str, Any]: ``accuracy``, ``balanced_accuracy`` and ``majority``,
         the accuracy of always predicting the most frequent class, in percent;
         ``per_class``, precision, recall, F1 and number of images;
         ``confusion``, a row for each true class.
     """
-    from sklearn.metrics import (
-        confusion_matrix,
-        precision_recall_fscore_support,
-    )
+    from sklearn.metrics import (confusion_matrix,
+                                 precision_recall_fscore_support)
     true, predicted = truth.argmax(1), scores.argmax(1)
     numbers = np.arange(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -272,7 +260,7 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
 
 
 def measure_multilabel(scores: np.ndarray, truth: np.ndarray,
-                       classes: Sequence[str]) -> Dict[str, Any]:
+                       classes: Sequence[str]) -> dict[str, Any]:
     """Measure a multi-label classifier with scikit-learn.
 
     Args:
@@ -281,7 +269,7 @@ def measure_multilabel(scores: np.ndarray, truth: np.ndarray,
         classes (Sequence[str]): Names of the K classes.
 
     Returns:
-        Dict[str, Any]: ``mAP`` over the classes with images, ``majority``, the
+        dict[str, Any]: ``mAP`` over the classes with images, ``majority``, the
         mAP of a constant score, in percent; ``per_class``, average precision,
         F1 and number of images.
     """
@@ -302,7 +290,7 @@ def measure_multilabel(scores: np.ndarray, truth: np.ndarray,
 
 
 def find_mistakes(scores: np.ndarray, truth: np.ndarray,
-                  task: str) -> List[Tuple[int, int]]:
+                  task: str) -> list[tuple[int, int]]:
     """Find mistakes, the most confident first.
 
     Args:
@@ -311,7 +299,7 @@ def find_mistakes(scores: np.ndarray, truth: np.ndarray,
         task (str): 'classify' or 'multilabel'.
 
     Returns:
-        List[tuple]: Numbers of image and class.
+        list[tuple]: Numbers of image and class.
     """
     if task == 'classify':
         predicted = scores.argmax(1)

@@ -2,19 +2,9 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +12,8 @@ from ..config import ArgumentError
 from ..datasets.decode import UnfitImage, decode_short, make_settings
 from ..datasets.listing import PART_NAMES, evenly, sort_classes
 from ..datasets.names import add_reason, encode_name
-from ..datasets.source import (
-    ImageSource,
-    SourceError,
-    kind_of,
-    open_record,
-    open_source,
-)
+from ..datasets.source import (ImageSource, SourceError, kind_of, open_record,
+                               open_source)
 from ..dependencies import cpu_count
 from ..evaluation.data import draw_share, find_parts, place_of
 from ..files import PathLike
@@ -49,15 +34,15 @@ class Part(NamedTuple):
 
     Args:
         place (str): Folder, list or split of the images.
-        records (List[Dict[str, Any]]): Records with ``img_path``.
-        labels (List[List[str]]): Names of the classes of each image.
-        empty (List[str]): Classes without images.
-        notes (List[str]): Notes on skipped rows and images.
+        records (list[dict[str, Any]]): Records with ``img_path``.
+        labels (list[list[str]]): Names of the classes of each image.
+        empty (list[str]): Classes without images.
+        notes (list[str]): Notes on skipped rows and images.
     """
 
     place: str
-    records: List[Dict[str, Any]]
-    labels: List[List[str]]
+    records: list[dict[str, Any]]
+    labels: list[list[str]]
     empty: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -67,7 +52,7 @@ class Part(NamedTuple):
             place=place, records=[self.records[i] for i in indices],
             labels=[self.labels[i] for i in indices])
 
-    def counts(self, classes: Sequence[str]) -> Dict[str, int]:
+    def counts(self, classes: Sequence[str]) -> dict[str, int]:
         """Count the images of each class."""
         counts = dict.fromkeys(classes, 0)
         for names in self.labels:
@@ -80,22 +65,22 @@ class LabelledData(NamedTuple):
     """The parts of a labelled data set.
 
     Args:
-        classes (List[str]): Names of the classes, sorted.
-        parts (Dict[str, Part]): ``train``, ``val`` and maybe ``test``.
-        notes (List[str]): Notes on skipped rows and images.
-        unreadable (Dict[str, str]): Unreadable images and the reason.
+        classes (list[str]): Names of the classes, sorted.
+        parts (dict[str, Part]): ``train``, ``val`` and maybe ``test``.
+        notes (list[str]): Notes on skipped rows and images.
+        unreadable (dict[str, str]): Unreadable images and the reason.
         task (str): 'classify', 'multilabel', 'segment' or 'detect'.
-        label_map (Dict[int, int]): Class of each value of the masks.
+        label_map (dict[int, int]): Class of each value of the masks.
     """
 
-    classes: List[str]
-    parts: Dict[str, Part]
-    notes: List[str]
-    unreadable: Dict[str, str]
+    classes: list[str]
+    parts: dict[str, Part]
+    notes: list[str]
+    unreadable: dict[str, str]
     task: str
-    label_map: Dict[int, int] = {}
+    label_map: dict[int, int] = {}
 
-    def describe(self) -> List[str]:
+    def describe(self) -> list[str]:
         """Describe each part in one line."""
         uses = dict(train='training', val='validation, chooses the checkpoint',
                     test='test, scored once at the end')
@@ -129,7 +114,7 @@ class LabelledData(NamedTuple):
             elif self.task == 'multilabel':
                 record = dict(record, gt_label=labels)
             entries.append(json.dumps(record))
-        head: Dict[str, Any] = dict(classes=self.classes)
+        head: dict[str, Any] = dict(classes=self.classes)
         if self.label_map:
             head['label_map'] = self.label_map
         return (f'{{"metainfo": {json.dumps(head)},\n "data_list": [\n'
@@ -152,10 +137,10 @@ def _to_coco(part: Part, classes: Sequence[str]) -> str:
 
 def read_labelled(data: PathLike,
                   multilabel: bool = False,
-                  val: Optional[str] = None,
-                  labels_per_class: Optional[int] = None,
+                  val: str | None = None,
+                  labels_per_class: int | None = None,
                   seed: int = 0,
-                  images: Optional[Mapping[str, Any]] = None
+                  images: Mapping[str, Any] | None = None
                   ) -> LabelledData:
     """Read and check the parts of a labelled data set.
 
@@ -209,7 +194,7 @@ def read_labelled(data: PathLike,
                     labels_per_class, seed)
 
 
-def complete(data: LabelledData, labels_per_class: Optional[int],
+def complete(data: LabelledData, labels_per_class: int | None,
              seed: int) -> LabelledData:
     """Draw the validation part and few labels, and check all parts.
 
@@ -249,7 +234,7 @@ def complete(data: LabelledData, labels_per_class: Optional[int],
         notes=[*data.notes, *notes])
 
 
-def _note_other_splits(parts: Dict[str, Part], whole: ImageSource) -> None:
+def _note_other_splits(parts: dict[str, Part], whole: ImageSource) -> None:
     """Note rows of a list that are in no part."""
     known = {_key_of(r) for part in parts.values() for r in part.records}
     others = [r['img_path'] for r in whole if _key_of(r) not in known]
@@ -277,7 +262,7 @@ def _key_of(record: Mapping[str, Any]) -> str:
     return str((os.path.normpath(record['img_path']), record.get('img_key')))
 
 
-def _strata(part: Part, classes: Sequence[str]) -> List[int]:
+def _strata(part: Part, classes: Sequence[str]) -> list[int]:
     """Return the number of the rarest class of each image."""
     counts = part.counts(classes)
     number = {c: i for i, c in enumerate(classes)}
@@ -285,7 +270,7 @@ def _strata(part: Part, classes: Sequence[str]) -> List[int]:
             for names in part.labels]
 
 
-def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
+def _draw_val(part: Part, classes: Sequence[str], seed: int) -> list[Part]:
     """Split a validation part from the training part.
 
     Args:
@@ -295,7 +280,7 @@ def _draw_val(part: Part, classes: Sequence[str], seed: int) -> List[Part]:
         seed (int): Seed of the draw.
 
     Returns:
-        List[Part]: The rest, and the validation part.
+        list[Part]: The rest, and the validation part.
     """
     single = [c for c, n in part.counts(classes).items() if n == 1
               ] if classes else []
@@ -329,7 +314,7 @@ def _draw_few(part: Part, classes: Sequence[str], count: int, seed: int,
                 f'{part.place} has {found} images of the class {name!r}, '
                 f'fewer than labels_per_class={count} (--labels-per-class)')
     order = np.random.default_rng(seed).permutation(len(part.labels)).tolist()
-    drawn: Set[int] = set()
+    drawn: set[int] = set()
     for name in sorted(classes, key=lambda c: counts[c]):
         having = [i for i in order if name in part.labels[i]]
         others = [i for i in having if i not in drawn]
@@ -340,12 +325,12 @@ def _draw_few(part: Part, classes: Sequence[str], count: int, seed: int,
                        f'class, drawn with seed {seed}')
 
 
-def _check_classes(parts: Dict[str, Part], data: LabelledData
-                   ) -> List[str]:
+def _check_classes(parts: dict[str, Part], data: LabelledData
+                   ) -> list[str]:
     """Check that all parts have the same classes and no common image."""
     notes, classes = [], data.classes
     needing = dict(classify=('train', 'val'), multilabel=('train', ))
-    seen: Dict[str, str] = {}
+    seen: dict[str, str] = {}
     for name, part in parts.items():
         used = {c for names in part.labels for c in names}
         unknown = sorted((used | {*part.empty}) - {*classes})
@@ -371,14 +356,14 @@ def _check_classes(parts: Dict[str, Part], data: LabelledData
     return notes
 
 
-def _find_unreadable(records: Sequence[Dict[str, Any]],
-                     images: Optional[Mapping[str, Any]],
-                     check: Optional[Callable] = None
-                     ) -> Tuple[Dict[int, str], Dict[bytes, int]]:
+def _find_unreadable(records: Sequence[dict[str, Any]],
+                     images: Mapping[str, Any] | None,
+                     check: Callable | None = None
+                     ) -> tuple[dict[int, str], dict[bytes, int]]:
     """Decode up to 20,000 images and return unreadable ones.
 
     Args:
-        records (Sequence[Dict[str, Any]]): Records with ``img_path``.
+        records (Sequence[dict[str, Any]]): Records with ``img_path``.
         images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
         check (Callable, optional): Called with the record and the image.
 
@@ -392,7 +377,7 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
     """
     settings = make_settings(**(images or {}))
 
-    def decode(index: int) -> Tuple[str, bytes]:
+    def decode(index: int) -> tuple[str, bytes]:
         record, digest = records[index], b''
         try:
             content = open_record(record)
@@ -422,8 +407,8 @@ def _find_unreadable(records: Sequence[Dict[str, Any]],
 
 
 def drop_unreadable(parts: Mapping[str, Part],
-                    images: Optional[Mapping[str, Any]],
-                    check: Optional[Callable] = None) -> Any:
+                    images: Mapping[str, Any] | None,
+                    check: Callable | None = None) -> Any:
     """Skip unreadable images, unless there are too many.
 
     Args:
@@ -438,7 +423,7 @@ def drop_unreadable(parts: Mapping[str, Part],
         ArgumentError: If they are more than a tenth of a part.
     """
     kept, unreadable = {}, {}
-    seen: Set[bytes] = set()
+    seen: set[bytes] = set()
     for name, part in parts.items():
         faults, digests = _find_unreadable(part.records, images, check)
         copies = [i for digest, i in digests.items()

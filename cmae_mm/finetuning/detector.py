@@ -1,17 +1,8 @@
 """Detectors: config, predictions and metrics."""
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +26,7 @@ _MIN_SCORE = 0.05
 
 
 def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
-                img_size: Optional[int] = None) -> Config:
+                img_size: int | None = None) -> Config:
     """Build the config of a detector: ViTDet with Faster R-CNN.
 
     The large decoder has the pyramid and the heads of the paper's Mask R-CNN,
@@ -118,13 +109,13 @@ class Detected(NamedTuple):
 
     Args:
         path (str): Path of the image, or 'image N'.
-        boxes (List[tuple]): Class, score, and x1, y1, x2, y2 in pixels, the
+        boxes (list[tuple]): Class, score, and x1, y1, x2, y2 in pixels, the
             highest score first.
         error (str): Reason why the image is unreadable, '' otherwise.
     """
 
     path: str
-    boxes: List[Any]
+    boxes: list[Any]
     error: str = ''
 
 
@@ -155,7 +146,7 @@ class FinishedDetector(FinishedModel):
         self.count = model.roi_head.bbox_head.num_classes
 
     def infer(self, images: Sequence[np.ndarray], batch_size: int,
-              window: Optional[int]) -> Iterator[List[Any]]:
+              window: int | None) -> Iterator[list[Any]]:
         """Yield the class number, score and box of each object.
 
         Boxes of windows are merged by non-maximum suppression.
@@ -175,7 +166,7 @@ class FinishedDetector(FinishedModel):
             yield list(zip(labels.tolist(), scores.tolist(), boxes.tolist()))
 
     def _detect(self, array: np.ndarray, left: int = 0,
-                top: int = 0) -> Tuple[Tensor, Tensor, Tensor]:
+                top: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Return class numbers, scores and boxes of an image or window."""
         found = self.test_step(array).pred_instances.cpu()
         shift = torch.tensor([left, top, left, top])
@@ -201,7 +192,7 @@ class FinishedDetector(FinishedModel):
                           self.name_result(found).boxes, self.classes)
 
     def measure(self, data: LabelledData, name: str, folder: Path
-                ) -> Tuple[Dict[str, Any], str]:
+                ) -> tuple[dict[str, Any], str]:
         """Measure COCO's AP, in percent."""
         part = data.parts[name]
         coco = METRICS.build(dict(
@@ -218,7 +209,7 @@ class FinishedDetector(FinishedModel):
                     scores=torch.tensor(scores),
                     bboxes=torch.tensor(boxes).reshape(-1, 4)))])
         scores = coco.evaluate(len(part.records))
-        metrics: Dict[str, Any] = {
+        metrics: dict[str, Any] = {
             to: 100 * float(scores.get(f'coco/bbox_{key}', 0))
             for to, key in (('AP', 'mAP'), ('AP50', 'mAP_50'),
                             ('AP75', 'mAP_75'))}

@@ -1,6 +1,7 @@
 """Inference of detectors with operators that ONNX has."""
 import math
-from typing import Any, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class DeployedDetector(nn.Module):
             name, min=2, max=self.size) for i, name in enumerate(
                 ('height', 'width'))}
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect objects in one image.
 
         Args:
@@ -65,7 +66,7 @@ class DeployedDetector(nn.Module):
 
     @staticmethod
     def match(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]
-              ) -> Tuple[List[np.ndarray], List[np.ndarray]]:
+              ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Pair boxes, a tenth of which may be at a threshold of NMS.
 
         Raises:
@@ -84,7 +85,7 @@ class DeployedDetector(nn.Module):
         return [x[same] for x in found], [x[order] for x in wanted]
 
     def _propose(self, levels: Sequence[Tensor], shape: Sequence[Any]
-                 ) -> Tuple[Tensor, Tensor]:
+                 ) -> tuple[Tensor, Tensor]:
         """Return the boxes of the RPN, (P, 4), and which of them count."""
         head: Any = self.model.rpn_head
         cfg = head.test_cfg
@@ -110,7 +111,7 @@ class DeployedDetector(nn.Module):
 
     def _suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor,
                   used: Tensor, limit: float, count: int
-                  ) -> Tuple[Tensor, Tensor]:
+                  ) -> tuple[Tensor, Tensor]:
         """Return the highest scores after NMS in each group, and indices."""
         # Boxes of other groups do not overlap.
         shifted = boxes + groups[:, None] * (self.size + 1.)

@@ -1,8 +1,9 @@
 """Images and masks with the same names."""
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,10 +22,10 @@ IGNORED = 255
 
 
 def read_masks(data: PathLike,
-               val: Optional[str] = None,
-               labels_per_class: Optional[int] = None,
+               val: str | None = None,
+               labels_per_class: int | None = None,
                seed: int = 0,
-               images: Optional[Mapping[str, Any]] = None) -> LabelledData:
+               images: Mapping[str, Any] | None = None) -> LabelledData:
     """Find and check images and masks with the same names.
 
     Masks are images with one channel. ``classes.txt`` in the same folder has
@@ -79,7 +80,7 @@ def _check_size(record: Mapping[str, Any], image: np.ndarray) -> None:
             f'image {image.shape[1]} x {image.shape[0]}')
 
 
-def _find_folders(root: Path, words: Sequence[str]) -> Optional[List[Path]]:
+def _find_folders(root: Path, words: Sequence[str]) -> list[Path] | None:
     """Find the folders of images and masks of a part."""
     for word in words:
         for first in (True, False):
@@ -175,7 +176,7 @@ def _read_values(root: Path, parts: Mapping[str, Part]) -> Any:
         value: number for number, value in enumerate(names)}
 
 
-def _read_names(file: Path) -> Dict[int, str]:
+def _read_names(file: Path) -> dict[int, str]:
     """Read the names of values from the lines of a file."""
     try:
         lines = file.read_text('utf-8-sig').splitlines()

@@ -1,21 +1,10 @@
 """Fine-tuned models: loading and prediction for all tasks."""
 import itertools
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    FrozenSet,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
@@ -26,12 +15,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor, nn
 
-from ..checkpoints import (
-    CheckpointError,
-    load_state,
-    naming,
-    read_checkpoint,
-)
+from ..checkpoints import CheckpointError, load_state, naming, read_checkpoint
 from ..config import ArgumentError
 from ..datasets.decode import ImageSettings
 from ..datasets.listing import IMG_EXTENSIONS
@@ -40,12 +24,8 @@ from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
 from ..files import PathLike, write_file
 from ..image_size import to_size
-from ..plain_config import (
-    MODEL_TYPES,
-    PlainConfigError,
-    check_types,
-    parse_config,
-)
+from ..plain_config import (MODEL_TYPES, PlainConfigError, check_types,
+                            parse_config)
 from .data import LabelledData, Part
 
 CONFIG_NAME, BEST_NAME, METRICS_NAME = 'config.py', 'best.pth', 'metrics.json'
@@ -83,21 +63,21 @@ class FinishedModel(nn.Module):
 
     Attributes:
         task (str): 'classify', 'multilabel', 'segment' or 'detect'.
-        classes (List[str]): Names of the classes.
+        classes (list[str]): Names of the classes.
         count (int): Number of outputs of the head.
-        img_size (int | Tuple[int, int]): Side of the encoder's images in
+        img_size (int | tuple[int, int]): Side of the encoder's images in
             pixels, or (height, width).
         in_channels (int): Number of channels.
-        images (Dict[str, Any]): Arguments of ``LoadImage`` for decoding.
+        images (dict[str, Any]): Arguments of ``LoadImage`` for decoding.
     """
 
     task: str
     scope = 'mmpretrain'
     # Classes and transforms allowed in the model's config.
-    types: FrozenSet[str] = frozenset()
-    transforms: Tuple[str, ...] = ()
+    types: frozenset[str] = frozenset()
+    transforms: tuple[str, ...] = ()
     # Number of images to decode at a time; None for a batch.
-    read_at_once: Optional[int] = None
+    read_at_once: int | None = None
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
@@ -117,7 +97,7 @@ class FinishedModel(nn.Module):
     def __init__(self, model: nn.Module, pipeline: Sequence[dict]) -> None:
         super().__init__()
         self.model = model
-        self.classes: List[str] = []
+        self.classes: list[str] = []
         self.count: int = 0
         self.img_size: Any = to_size(model.backbone.img_size)
         self.in_channels = len(model.data_preprocessor.mean)
@@ -138,9 +118,9 @@ class FinishedModel(nn.Module):
         """The device of the parameters."""
         return next(self.parameters()).device
 
-    def transform(self, array: np.ndarray) -> Dict[str, Any]:
+    def transform(self, array: np.ndarray) -> dict[str, Any]:
         """Apply the transforms of evaluation to a decoded image."""
-        results: Dict[str, Any] = dict(
+        results: dict[str, Any] = dict(
             img=array, img_shape=array.shape[:2], ori_shape=array.shape[:2])
         for transform in self._transforms:
             results = transform(results)
@@ -172,7 +152,7 @@ class FinishedModel(nn.Module):
                 open_record(dict(image)), image['img_path'], whole, windows)
         return self.reader.read(image, whole, windows)
 
-    def prepare(self, array: np.ndarray, window: Optional[int]) -> Any:
+    def prepare(self, array: np.ndarray, window: int | None) -> Any:
         """Prepare a decoded image in a thread; unchanged by default.
 
         Raises:
@@ -188,7 +168,7 @@ class FinishedModel(nn.Module):
         return array
 
     def infer(self, images: Sequence[Any], batch_size: int,
-              window: Optional[int]) -> Iterator[Any]:
+              window: int | None) -> Iterator[Any]:
         """Yield the outputs for prepared images."""
         raise NotImplementedError
 
@@ -197,7 +177,7 @@ class FinishedModel(nn.Module):
         raise NotImplementedError
 
     def measure(self, data: LabelledData, name: str, folder: Path
-                ) -> Tuple[Dict[str, Any], str]:
+                ) -> tuple[dict[str, Any], str]:
         """Measure the model on a part, and draw pictures of it.
 
         Args:
@@ -211,7 +191,7 @@ class FinishedModel(nn.Module):
         raise NotImplementedError
 
     def run(self, images: Any, batch_size: int = 32,
-            window: Optional[int] = None) -> Iterator[Found]:
+            window: int | None = None) -> Iterator[Found]:
         """Read images in threads, and yield the outputs."""
         for name, value in (('batch_size', batch_size), ('window', window)):
             if value is not None and value < 1:
@@ -233,7 +213,7 @@ class FinishedModel(nn.Module):
                     yield Found(name, None, None, error) if error else (
                         Found(name, next(results), image))
 
-    def _try_read(self, image: Any, window: Optional[int]) -> Tuple[Any, str]:
+    def _try_read(self, image: Any, window: int | None) -> tuple[Any, str]:
         """Read an image; return the reason if it is unreadable."""
         try:
             # Masks and boxes are of the size of the file.
@@ -257,7 +237,7 @@ class FinishedModel(nn.Module):
             yield found
 
     def predict(self, images: Any, batch_size: int = 32,
-                window: Optional[int] = None) -> List[Any]:
+                window: int | None = None) -> list[Any]:
         """Predict images.
 
         Args:
@@ -269,7 +249,7 @@ class FinishedModel(nn.Module):
                 large images. Defaults to the whole image.
 
         Returns:
-            List[Prediction | Segmented | Detected]: One for each image, in
+            list[Prediction | Segmented | Detected]: One for each image, in
             their order. Unreadable files have the reason in ``error``.
 
         Raises:
@@ -281,7 +261,7 @@ class FinishedModel(nn.Module):
                 for found in self.run(images, batch_size, window)]
 
     def report(self, data: LabelledData, folder: Path,
-               facts: Mapping[str, Any]) -> Dict[str, Any]:
+               facts: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the model on the validation and test images.
 
         Writes ``metrics.json`` and pictures, and prints a line for each part.
@@ -292,9 +272,9 @@ class FinishedModel(nn.Module):
             facts (Mapping[str, Any]): Further entries of ``metrics.json``.
 
         Returns:
-            Dict[str, Any]: The content of ``metrics.json``.
+            dict[str, Any]: The content of ``metrics.json``.
         """
-        metrics: Dict[str, Any] = dict(
+        metrics: dict[str, Any] = dict(
             facts, task=self.task, classes=self.classes,
             train=dict(images=len(data.parts['train'].records),
                        list='train.json'))
@@ -313,7 +293,7 @@ class FinishedModel(nn.Module):
 
 
 def place_windows(shape: Sequence[int], window: int
-                  ) -> Tuple[int, List[int], List[int]]:
+                  ) -> tuple[int, list[int], list[int]]:
     """Compute positions of windows that overlap by a third or more.
 
     Args:
@@ -339,7 +319,7 @@ def _add_scope(node: Any) -> None:
         node['type'] = f'mmpretrain.{node["type"]}'
 
 
-def name_images(images: Any) -> Iterable[Tuple[str, Any]]:
+def name_images(images: Any) -> Iterable[tuple[str, Any]]:
     """Return the name and the source of each image."""
     if isinstance(images, (str, Path)):
         path = Path(images).expanduser()

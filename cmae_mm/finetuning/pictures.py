@@ -1,6 +1,7 @@
 """Pictures of predictions and metrics."""
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,7 +19,7 @@ _MIN_DRAWN = 0.3
 _MOST_NUMBERED = 25
 
 
-def to_picture(image: Union[Tensor, np.ndarray]) -> np.ndarray:
+def to_picture(image: Tensor | np.ndarray) -> np.ndarray:
     """Convert an image to a picture.
 
     Args:
@@ -46,7 +47,7 @@ def to_picture(image: Union[Tensor, np.ndarray]) -> np.ndarray:
 
 
 def draw_sheet(file: Path, title: str,
-               pictures: Sequence[Tuple[np.ndarray, str]]) -> None:
+               pictures: Sequence[tuple[np.ndarray, str]]) -> None:
     """Draw pictures of one size, with a line of text below each.
 
     Args:
@@ -62,7 +63,7 @@ def draw_sheet(file: Path, title: str,
               labels=[encode_name(text) for _, text in pictures])
 
 
-def draw_masks(file: Path, shown: Sequence[Tuple[np.ndarray, ...]],
+def draw_masks(file: Path, shown: Sequence[tuple[np.ndarray, ...]],
                count: int) -> None:
     """Draw images next to true and predicted masks."""
     palette, side = colours(count), (200, 150)

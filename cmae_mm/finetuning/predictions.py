@@ -3,8 +3,9 @@ import csv
 import importlib
 import io
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import tifffile
 from PIL import Image
@@ -38,15 +39,15 @@ class Wanted(NamedTuple):
             False.
     """
 
-    out: Optional[Path] = None
-    pictures: Optional[Path] = None
+    out: Path | None = None
+    pictures: Path | None = None
     top_k: int = 1
     all_scores: bool = False
 
 
 def predict_to_files(model: Any, images: Path, batch_size: int,
-                     window: Optional[int], wanted: Wanted
-                     ) -> Dict[str, Any]:
+                     window: int | None, wanted: Wanted
+                     ) -> dict[str, Any]:
     """Predict images, write a table and draw pictures.
 
     Args:
@@ -57,7 +58,7 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         wanted (Wanted): What to write.
 
     Returns:
-        Dict[str, Any]: Numbers of ``images`` and ``unreadable`` ones, and of
+        dict[str, Any]: Numbers of ``images`` and ``unreadable`` ones, and of
         each class in ``counts``, or of ``boxes``; the folder of ``masks``;
         ``out``, or the ``predictions``.
 
@@ -94,7 +95,7 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         write_columns(wanted.out, make_columns(rows, names))
     if wanted.pictures and not is_dense:
         _draw_sheets(model, found, images, wanted.pictures)
-    result: Dict[str, Any] = dict(
+    result: dict[str, Any] = dict(
         images=len(found), unreadable=sum(bool(one.error) for one in found))
     text = [f'{len(found):,} images, {result["unreadable"]:,} unreadable']
     if not is_dense:
@@ -122,10 +123,10 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
     return dict(result, out=str(wanted.out))
 
 
-def _name_classes(one: Prediction, top_k: int) -> Dict[str, Any]:
+def _name_classes(one: Prediction, top_k: int) -> dict[str, Any]:
     """Arrange the highest scores of an image in columns."""
-    ranked: List[Any] = [*one.scores.items()] or [(None, None)] * top_k
-    columns: Dict[str, Any] = {}
+    ranked: list[Any] = [*one.scores.items()] or [(None, None)] * top_k
+    columns: dict[str, Any] = {}
     for rank, (name, score) in enumerate(ranked[:top_k]):
         end = f'_{rank + 1}' if rank else ''
         columns.update({f'class{end}': name, f'score{end}': score})
@@ -134,17 +135,17 @@ def _name_classes(one: Prediction, top_k: int) -> Dict[str, Any]:
     return columns
 
 
-def make_columns(rows: List[Any], classes: Any) -> Dict[str, List[Any]]:
+def make_columns(rows: list[Any], classes: Any) -> dict[str, list[Any]]:
     """Arrange rows in columns.
 
     Args:
-        rows (List[tuple]): An image, its columns, and its value of each class.
+        rows (list[tuple]): An image, its columns, and its value of each class.
         classes (Sequence[str]): Classes with a column.
 
     Returns:
-        Dict[str, List[Any]]: ``path``, the columns, ``error`` and classes.
+        dict[str, list[Any]]: ``path``, the columns, ``error`` and classes.
     """
-    columns: Dict[str, List[Any]] = dict(
+    columns: dict[str, list[Any]] = dict(
         path=[encode_name(one.name) for one, _, _ in rows])
     for name in dict.fromkeys(n for _, values, _ in rows for n in values):
         columns[name] = [values.get(name) for _, values, _ in rows]
@@ -155,7 +156,7 @@ def make_columns(rows: List[Any], classes: Any) -> Dict[str, List[Any]]:
     return columns
 
 
-def write_columns(file: Path, columns: Mapping[str, List[Any]]) -> None:
+def write_columns(file: Path, columns: Mapping[str, list[Any]]) -> None:
     """Write columns of a table as CSV or parquet."""
     if file.suffix.lower() == '.csv':
         text = io.StringIO(newline='')
@@ -172,7 +173,7 @@ def write_columns(file: Path, columns: Mapping[str, List[Any]]) -> None:
         parquet.write_table(pyarrow.table(dict(columns)), str(target))
 
 
-def _draw_sheets(model: Any, found: List[Prediction], images: Path,
+def _draw_sheets(model: Any, found: list[Prediction], images: Path,
                  folder: Path) -> None:
     """Draw a sheet of images of each predicted class."""
     sources, gone = dict(name_images(images)), 0
@@ -213,7 +214,7 @@ class _Masks:
         self.palette = colours(count)
         self.lost = 0
 
-    def write(self, name: str, one: Any) -> Optional[str]:
+    def write(self, name: str, one: Any) -> str | None:
         """Write a mask; return its path, None for an unreadable image."""
         if one.mask is None:
             return None

@@ -1,7 +1,7 @@
 """Settings of a fine-tuning for the number of labelled images."""
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from ..dependencies import cpu_count
 from .data import LabelledData
@@ -33,7 +33,7 @@ class Run(NamedTuple):
     frozen: bool = False
     decoder: str = 'small'
     seed: int = 0
-    num_workers: Optional[int] = None
+    num_workers: int | None = None
     processes: int = 1
 
 
@@ -67,8 +67,8 @@ def choose_recipe(images: int,
                   width: int,
                   depth: int,
                   frozen: bool = False,
-                  epochs: Optional[int] = None,
-                  batch_size: Optional[int] = None) -> Recipe:
+                  epochs: int | None = None,
+                  batch_size: int | None = None) -> Recipe:
     """Choose the recipe of a fine-tuning by the number of labelled images.
 
     - Batch: a quarter of the images as a power of two, from 8 to 32 below

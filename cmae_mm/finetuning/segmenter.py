@@ -1,16 +1,7 @@
 """Segmenters: config, predictions and metrics."""
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
@@ -107,13 +98,13 @@ class Segmented(NamedTuple):
         path (str): Path of the image, or 'image N'.
         mask (np.ndarray | None): Number of the class of each pixel, uint8,
             (H, W); None for an unreadable image.
-        shares (Dict[str, float]): Share of the pixels of each class.
+        shares (dict[str, float]): Share of the pixels of each class.
         error (str): Reason why the image is unreadable, '' otherwise.
     """
 
     path: str
-    mask: Optional[np.ndarray]
-    shares: Dict[str, float]
+    mask: np.ndarray | None
+    shares: dict[str, float]
     error: str = ''
 
 
@@ -148,7 +139,7 @@ class FinishedSegmenter(FinishedModel):
         return F.interpolate(logits, images.shape[2:], mode='bilinear')
 
     def infer(self, images: Sequence[np.ndarray], batch_size: int,
-              window: Optional[int]) -> Iterator[np.ndarray]:
+              window: int | None) -> Iterator[np.ndarray]:
         """Yield the class numbers of images, uint8, (H, W).
 
         Logits of windows are averaged. Each window is resized to the encoder's
@@ -211,10 +202,10 @@ class FinishedSegmenter(FinishedModel):
                             self.name_result(found).shares)
 
     def measure(self, data: LabelledData, name: str, folder: Path
-                ) -> Tuple[Dict[str, Any], str]:
+                ) -> tuple[dict[str, Any], str]:
         """Measure the IoU of each class and the pixel accuracy."""
         part, count = data.parts[name], self.count
-        shown: List[Any] = []
+        shown: list[Any] = []
         numbers = np.full(256, IGNORED, np.uint8)
         numbers[[*data.label_map]] = [*data.label_map.values()]
         confusion = np.zeros((count, count), np.int64)

@@ -3,8 +3,9 @@ import copy
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
@@ -13,12 +14,8 @@ from mmengine.registry import DefaultScope
 from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ..config import ArgumentError
 from ..engine import ResumableRunner
-from ..engine.device import (
-    MARK,
-    adapt_to_device,
-    is_first_process,
-    work_dir_lock,
-)
+from ..engine.device import (MARK, adapt_to_device, is_first_process,
+                             work_dir_lock)
 from ..engine.estimate import estimate_training
 from ..engine.resuming import list_saved, move_aside
 from ..files import write_file
@@ -30,7 +27,7 @@ from .recipe import Run
 
 
 def describe(encoder: Mapping[str, Any], data: LabelledData,
-             run: Run) -> List[str]:
+             run: Run) -> list[str]:
     """Describe a fine-tuning in a few lines, before the first step."""
     backbone, recipe = encoder['backbone'], run.recipe
     rate = f'rate {recipe.lr:.2g}'
@@ -50,7 +47,7 @@ def describe(encoder: Mapping[str, Any], data: LabelledData,
         f'{recipe.batch_size}, {rate}, {", ".join(views)}']
 
 
-def train_model(cfg: Config, data: LabelledData, lines: List[str],
+def train_model(cfg: Config, data: LabelledData, lines: list[str],
                 resume: bool = True, launcher: str = 'none') -> Path:
     """Train a config and save the best checkpoint.
 
@@ -59,7 +56,7 @@ def train_model(cfg: Config, data: LabelledData, lines: List[str],
     Args:
         cfg (Config): The config.
         data (LabelledData): The labelled images.
-        lines (List[str]): Summary to print before the first step.
+        lines (list[str]): Summary to print before the first step.
         resume (bool): Whether to continue an interrupted training. Defaults
             to True.
         launcher (str): Job launcher. Defaults to 'none'.
@@ -128,7 +125,7 @@ def _check_same(folder: Path, files: Mapping[str, str]) -> None:
                 'new training with resume=False (--no-resume)')
 
 
-def _keep_best(cfg: Config, classes: List[str]) -> None:
+def _keep_best(cfg: Config, classes: list[str]) -> None:
     """Write the best checkpoint under one name, without the optimizer."""
     folder = Path(cfg.work_dir)
     best = folder / BEST_NAME
@@ -140,7 +137,7 @@ def _keep_best(cfg: Config, classes: List[str]) -> None:
             f'no checkpoint was saved in {folder}; the log there has the '
             'reason')
     state, meta = read_checkpoint(found[-1])
-    known: Dict[str, Any] = {
+    known: dict[str, Any] = {
         k: meta[k] for k in ('epoch', 'iter', 'encoder_facts') if k in meta}
     write_checkpoint(best, state, dict(
         known, dataset_meta=dict(classes=list(classes)),

@@ -1,13 +1,11 @@
 """Shared parts of encoders, decoders and heads."""
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
-from mmpretrain.models.utils import (
-    MultiheadAttention,
-    build_2d_sincos_position_embedding,
-)
+from mmpretrain.models.utils import (MultiheadAttention,
+                                     build_2d_sincos_position_embedding)
 from mmpretrain.registry import WEIGHT_INITIALIZERS
 from packaging.version import Version
 from torch import Tensor, nn
@@ -16,9 +14,9 @@ from torch.optim import Optimizer
 from ..datasets.decode import MAX_CHANNELS
 from ..image_size import ImageSize, Pair, divide, words_of
 
-Config = Dict[str, Any]
+Config = dict[str, Any]
 # MAE's initialisation of encoder and decoders.
-MAE_INIT: List[Config] = [
+MAE_INIT: list[Config] = [
     dict(type='Xavier', distribution='uniform', layer='Linear'),
     dict(type='Constant', val=1, bias=0, layer='LayerNorm')
 ]
@@ -37,30 +35,30 @@ _MLP = dict(
     with_avg_pool=False,
     norm_cfg=dict(type='BN1d', eps=1e-6))
 _TORCH = Version(torch.__version__).release
-_PATCHED_OPTIMIZERS: Set[type] = set()
+_PATCHED_OPTIMIZERS: set[type] = set()
 
 
 # Architectures
 
 
-def with_mini(zoo: Dict[str, Config], **more: Any) -> Dict[str, Config]:
+def with_mini(zoo: dict[str, Config], **more: Any) -> dict[str, Config]:
     """Add 'mini' to mmpretrain's named architectures.
 
     mmpretrain's 'small', 768 wide with 8 layers, is removed. In the literature
     ViT-S is 384 wide with 12 layers, mmpretrain's 'deit-small'.
 
     Args:
-        zoo (Dict[str, dict]): mmpretrain's architectures.
+        zoo (dict[str, dict]): mmpretrain's architectures.
         **more: Further settings of 'mini'.
 
     Returns:
-        Dict[str, dict]: The sizes by name.
+        dict[str, dict]: The sizes by name.
     """
     zoo = {k: v for k, v in zoo.items() if k not in _AMBIGUOUS}
     return zoo | dict(mini=dict(_MINI, **more))
 
 
-def check_arch(arch: Union[str, Config], zoo: Dict[str, Config]) -> None:
+def check_arch(arch: str | Config, zoo: dict[str, Config]) -> None:
     """Check the name or the sizes of an architecture.
 
     Raises:
@@ -166,7 +164,7 @@ def check_width(width: int, num_heads: int, name: str) -> None:
             'need; change one of the two')
 
 
-def check_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Check that an argument is one of its choices.
 
     Raises:
@@ -207,7 +205,7 @@ class PlainAttention(MultiheadAttention):
 class PlainFFN(FFN):
     """mmcv's FFN of two layers without dropout and layer scale."""
 
-    def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """Add the output to the identity, x by default, (N, T, D)."""
         (fc1, act, _), fc2, _ = self.layers
         out = fc2(act(fc1(x.flatten(0, -2)))).view(x.shape)
@@ -242,7 +240,7 @@ def simplify_layers(module: nn.Module) -> None:
 
 
 def cut_patches(images: Tensor, patch_size: int,
-                ids: Optional[Tensor] = None) -> Tensor:
+                ids: Tensor | None = None) -> Tensor:
     """Cut images into patches.
 
     Args:
@@ -310,7 +308,7 @@ def set_sincos_positions(positions: Tensor, grid: Pair) -> None:
 
     Args:
         positions (Tensor): (1, K + L, D).
-        grid (Tuple[int, int]): Height and width in patches.
+        grid (tuple[int, int]): Height and width in patches.
     """
     # mmpretrain numbers patches column by column.
     patches = build_2d_sincos_position_embedding(
@@ -422,7 +420,7 @@ def mlp_cfg(cfg: Config, name: str, **sizes: Any) -> Config:
 
 
 def complete_parts(encoder: nn.Module, neck: Config,
-                   head: Config) -> Tuple[Config, Config]:
+                   head: Config) -> tuple[Config, Config]:
     """Complete neck and head with sizes of the encoder and the projector.
 
     With ``head.contrastive=None``, for MAE, the neck has neither feature
@@ -434,7 +432,7 @@ def complete_parts(encoder: nn.Module, neck: Config,
         head (dict): Settings of the head.
 
     Returns:
-        Tuple[dict, dict]: Configs of neck and head.
+        tuple[dict, dict]: Configs of neck and head.
 
     Raises:
         ValueError: If they contradict the encoder or each other.

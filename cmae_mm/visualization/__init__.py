@@ -4,13 +4,8 @@ from ..dependencies import import_on_use
 
 if TYPE_CHECKING:
     from .attention import attention_maps, colour_features, overlay
-    from .image_grid import (
-        draw_grid,
-        fitting_scale,
-        label_files,
-        save_grid,
-        to_rgb,
-    )
+    from .image_grid import (draw_grid, fitting_scale, label_files, save_grid,
+                             to_rgb)
     from .reconstruction import prediction_columns, reconstruct
     from .runs import read_run, series
     from .vis_backends import MLflowBackend, WandbBackend

@@ -1,6 +1,5 @@
 """Attention maps, and patch features as colours."""
 import math
-from typing import List, Optional
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ def attention_maps(backbone: nn.Module,
         L is at most 1.
     """
     attention = backbone.layers[layer].attn
-    taken: List[Tensor] = []
+    taken: list[Tensor] = []
     handle = attention.register_forward_pre_hook(
         lambda module, args: taken.append(args[0]))
     try:
@@ -81,7 +80,7 @@ def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
 
 
 def colour_features(features: Tensor,
-                    grid: Optional[Pair] = None) -> np.ndarray:
+                    grid: Pair | None = None) -> np.ndarray:
     """Convert patch features to colours by principal components.
 
     The components are computed over all patches of all images, so a colour has
@@ -89,7 +88,7 @@ def colour_features(features: Tensor,
 
     Args:
         features (Tensor): (N, L, D), over the patches, row-major.
-        grid (Tuple[int, int], optional): Height and width in patches.
+        grid (tuple[int, int], optional): Height and width in patches.
             Defaults to a square.
 
     Returns:

@@ -7,9 +7,10 @@ import base64
 import difflib
 import html
 import textwrap
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
 
 from ..evaluation.health import find_warnings
 from ..progress import describe_seconds
@@ -81,8 +82,8 @@ class Curve(NamedTuple):
 
     run: int
     name: str
-    x: List[float]
-    y: List[float]
+    x: list[float]
+    y: list[float]
 
 
 class Table(NamedTuple):
@@ -93,7 +94,7 @@ class Table(NamedTuple):
     text_columns: int
 
 
-def build_report(folders: Sequence[Path]) -> Tuple[str, Dict[str, List[str]]]:
+def build_report(folders: Sequence[Path]) -> tuple[str, dict[str, list[str]]]:
     """Build the report of some runs.
 
     Runs that cannot be read are skipped and listed in the warnings.
@@ -102,14 +103,14 @@ def build_report(folders: Sequence[Path]) -> Tuple[str, Dict[str, List[str]]]:
         folders (Sequence[Path]): Work folders.
 
     Returns:
-        Tuple[str, Dict[str, List[str]]]: The page, and sentences by run:
+        tuple[str, dict[str, list[str]]]: The page, and sentences by run:
         health warnings and damaged files.
 
     Raises:
         OSError: If no run can be read.
     """
-    runs: List[Run] = []
-    warnings: Dict[str, List[str]] = {}
+    runs: list[Run] = []
+    warnings: dict[str, list[str]] = {}
     failure = None
     names = label_files([folder.resolve() for folder in folders])
     for folder, name in zip(folders, names):
@@ -195,7 +196,7 @@ def _summarise(runs: Sequence[Run]) -> Table:
 
 
 def collect_charts(runs: Sequence[Run], charts: Sequence[Chart] = CHARTS
-                   ) -> Dict[Chart, List[Curve]]:
+                   ) -> dict[Chart, list[Curve]]:
     """Collect the curves of all charts; drop empty charts.
 
     Args:
@@ -203,7 +204,7 @@ def collect_charts(runs: Sequence[Run], charts: Sequence[Chart] = CHARTS
         charts (Sequence[Chart]): The charts. Defaults to :data:`CHARTS`.
 
     Returns:
-        Dict[Chart, List[Curve]]: The curves of each chart.
+        dict[Chart, list[Curve]]: The curves of each chart.
     """
     logged = sorted({name for run in runs for row in run.rows for name in row})
     found = {}

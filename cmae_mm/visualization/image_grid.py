@@ -1,6 +1,7 @@
 """Grids of pictures in titled columns."""
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ _GAP, _MARGIN = 4, 6
 
 def to_rgb(images: torch.Tensor,
            preprocessor: BaseDataPreprocessor,
-           channels: Optional[Sequence[int]] = None) -> np.ndarray:
+           channels: Sequence[int] | None = None) -> np.ndarray:
     """Convert normalised images to pictures.
 
     Args:
@@ -70,14 +71,14 @@ def font_for(texts: Iterable[str], size: int) -> Any:
     return ImageFont.truetype(str(file), size)
 
 
-def label_files(files: Sequence[Path]) -> List[str]:
+def label_files(files: Sequence[Path]) -> list[str]:
     """Return the shortest unique suffixes of paths.
 
     Args:
         files (Sequence[Path]): The files.
 
     Returns:
-        List[str]: The names, each with the same number of parent folders.
+        list[str]: The names, each with the same number of parent folders.
     """
     different = len(set(files))
     for count in range(1, max(len(file.parts) for file in files) + 1):
@@ -96,9 +97,9 @@ def _shorten(text: str, width: int, font: Any) -> str:
     return f'...{text}'
 
 
-def _wrap(title: str, width: int, font: Any) -> List[str]:
+def _wrap(title: str, width: int, font: Any) -> list[str]:
     """Break a title into lines of at most ``width`` pixels."""
-    lines: List[str] = []
+    lines: list[str] = []
     for word in title.split():
         longer = f'{lines[-1]} {word}' if lines else word
         if lines and font.getlength(longer) <= width:
@@ -111,7 +112,7 @@ def _wrap(title: str, width: int, font: Any) -> List[str]:
 def draw_grid(columns: Mapping[str, Any],
                scale: int = 1,
                per_row: int = 1,
-               labels: Optional[Sequence[str]] = None) -> Image.Image:
+               labels: Sequence[str] | None = None) -> Image.Image:
     """Draw pictures in rows and titled columns.
 
     Args:
@@ -167,7 +168,7 @@ def save_grid(path: PathLike,
                columns: Mapping[str, Any],
                scale: int = 1,
                per_row: int = 1,
-               labels: Optional[Sequence[str]] = None) -> None:
+               labels: Sequence[str] | None = None) -> None:
     """Save the picture of :func:`draw_grid`.
 
     Args:
@@ -208,7 +209,7 @@ def fitting_scale(side: int, wanted: int = 160) -> int:
 
 
 def draw_frames(picture: np.ndarray,
-                boxes: Sequence[Tuple[int, int, Sequence[int], str]]
+                boxes: Sequence[tuple[int, int, Sequence[int], str]]
                 ) -> np.ndarray:
     """Draw frames on a picture.
 

@@ -4,7 +4,8 @@ UMAP needs umap-learn (extra='map').
 """
 import importlib.util
 from collections import Counter
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -78,7 +79,7 @@ def draw_map(places: np.ndarray,
     """
     height, wide = thumbnails[0].shape[:2]
     frequent = Counter(groups).most_common(len(COLOURS))
-    colours: Dict[str, str] = {}
+    colours: dict[str, str] = {}
     if len(frequent) > 1:
         colours = dict(zip(sorted(name for name, _ in frequent), COLOURS))
     width = size + (_LEGEND_WIDTH if colours else 0)
@@ -100,7 +101,7 @@ def draw_map(places: np.ndarray,
 
 
 def find_nearest(features: np.ndarray, queries: np.ndarray, count: int
-                 ) -> List[List[Tuple[int, float]]]:
+                 ) -> list[list[tuple[int, float]]]:
     """Find the most similar features by cosine.
 
     Args:
@@ -109,7 +110,7 @@ def find_nearest(features: np.ndarray, queries: np.ndarray, count: int
         count (int): Number of neighbours of each query, at most N.
 
     Returns:
-        List[List[Tuple[int, float]]]: For each query (index, cosine), nearest
+        list[list[tuple[int, float]]]: For each query (index, cosine), nearest
         first.
     """
     unit = [v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12)

@@ -1,6 +1,7 @@
 """Reconstructions of a pre-training model, as pictures."""
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ RESTORED = "with each patch's own mean and deviation"
 @torch.no_grad()
 def reconstruct(model: nn.Module,
                 images: torch.Tensor,
-                mask: Optional[torch.Tensor] = None
-                ) -> Dict[str, torch.Tensor]:
+                mask: torch.Tensor | None = None
+                ) -> dict[str, torch.Tensor]:
     """Reconstruct masked patches.
 
     Args:
@@ -29,7 +30,7 @@ def reconstruct(model: nn.Module,
             to None, a random one.
 
     Returns:
-        Dict[str, torch.Tensor]: ``mask`` (N, L), and images (N, C, H, W) in
+        dict[str, torch.Tensor]: ``mask`` (N, L), and images (N, C, H, W) in
         the input's normalisation: ``masked``, with zeros for masked patches;
         ``prediction``, the decoder's output for all patches; and
         ``reconstruction``, the input with predictions for masked patches. If
@@ -88,9 +89,9 @@ def _middle(preprocessor: nn.Module) -> Any:
 
 def prediction_columns(model: nn.Module,
                        images: torch.Tensor,
-                       mask: Optional[torch.Tensor] = None,
-                       channels: Optional[Sequence[int]] = None
-                       ) -> Dict[str, np.ndarray]:
+                       mask: torch.Tensor | None = None,
+                       channels: Sequence[int] | None = None
+                       ) -> dict[str, np.ndarray]:
     """Draw the prediction of the pixel decoder, raw and restored.
 
     Args:
@@ -102,7 +103,7 @@ def prediction_columns(model: nn.Module,
             None.
 
     Returns:
-        Dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column: the input,
+        dict[str, np.ndarray]: uint8 images (N, H, W, 3) by column: the input,
         its visible patches, the prediction, and the prediction with the mean
         and standard deviation of each true patch. If the loss does not
         normalise patches, the last two are one, the reconstruction.

@@ -2,20 +2,13 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import Any, NamedTuple
 
 from ..files import PathLike
 
-Row = Dict[str, float]
+Row = dict[str, float]
 # Names of a row's position; all other names are measurements.
 PLACES = ('step', 'iter', 'epoch')
 # Results of the evaluation commands, one JSON object per line.
@@ -51,31 +44,31 @@ class Run(NamedTuple):
     Args:
         name (str): The name, unique among the runs of a report.
         folder (Path): The work folder.
-        rows (List[Row]): Logged values sorted by iteration, each with
+        rows (list[Row]): Logged values sorted by iteration, each with
             ``iter``. Steps repeated after a restart replace earlier ones.
         config (str): The config as text, '' if missing.
-        environment (Dict[str, str]): Versions and devices.
-        pictures (List[Path]): Pictures drawn during training.
-        evaluations (List[Accuracy]): Results of the run's checkpoints.
-        classes (Dict[str, Dict]): Table of the classes of a fine-tuned model
+        environment (dict[str, str]): Versions and devices.
+        pictures (list[Path]): Pictures drawn during training.
+        evaluations (list[Accuracy]): Results of the run's checkpoints.
+        classes (dict[str, Dict]): Table of the classes of a fine-tuned model
             by part.
         seconds (float): Time of all iterations.
-        damage (List[str]): A sentence for each damaged file.
+        damage (list[str]): A sentence for each damaged file.
     """
 
     name: str
     folder: Path
-    rows: List[Row]
+    rows: list[Row]
     config: str
-    environment: Dict[str, str]
-    pictures: List[Path]
-    evaluations: List[Accuracy]
-    classes: Dict[str, Dict[str, Any]]
+    environment: dict[str, str]
+    pictures: list[Path]
+    evaluations: list[Accuracy]
+    classes: dict[str, dict[str, Any]]
     seconds: float
-    damage: List[str]
+    damage: list[str]
 
 
-def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
+def read_run(folder: PathLike, name: str | None = None) -> Run:
     """Read a work folder.
 
     Lines of logs that cannot be parsed are skipped and reported in
@@ -93,7 +86,7 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         OSError: If a file cannot be read.
     """
     folder = Path(folder)
-    damage: List[str] = []
+    damage: list[str] = []
     rows = _merge_starts([_read_lines(path, _parse_row, damage)
                           for path in _find_logs(folder)])
     texts = [path.read_text('utf-8', 'replace')
@@ -115,7 +108,7 @@ def read_run(folder: PathLike, name: Optional[str] = None) -> Run:
         damage=damage)
 
 
-def _find_logs(folder: Path) -> List[Path]:
+def _find_logs(folder: Path) -> list[Path]:
     """List the logged scalars of a work folder, the newest last.
 
     Raises:
@@ -129,7 +122,7 @@ def _find_logs(folder: Path) -> List[Path]:
     return logs
 
 
-def series(run: Run, name: str) -> List[List[float]]:
+def series(run: Run, name: str) -> list[list[float]]:
     """Return the iterations and the finite values of one curve.
 
     Args:
@@ -137,15 +130,15 @@ def series(run: Run, name: str) -> List[List[float]]:
         name (str): A logged name, for example 'loss_ct'.
 
     Returns:
-        List[List[float]]: Iterations, values.
+        list[list[float]]: Iterations, values.
     """
     points = [(row['iter'], row[name]) for row in run.rows
               if math.isfinite(row.get(name, math.nan))]
     return [[x for x, _ in points], [y for _, y in points]]
 
 
-def _read_lines(path: Path, parse: Callable[[str], Any], damage: List[str]
-                ) -> List[Any]:
+def _read_lines(path: Path, parse: Callable[[str], Any], damage: list[str]
+                ) -> list[Any]:
     """Parse the lines of a file and report damaged ones.
 
     A last line without a line break is ignored, since it may be incomplete.
@@ -172,9 +165,9 @@ def _parse_row(line: str) -> Row:
             for name, value in row.items()}
 
 
-def _merge_starts(starts: List[List[Row]]) -> List[Row]:
+def _merge_starts(starts: list[list[Row]]) -> list[Row]:
     """Join the rows of all starts of a run, sorted by iteration."""
-    merged: List[Row] = []
+    merged: list[Row] = []
     for rows in starts:
         # The last iteration of each epoch.
         epochs = {row['epoch']: row['iter'] for row in rows
@@ -188,7 +181,7 @@ def _merge_starts(starts: List[List[Row]]) -> List[Row]:
     return sorted(merged, key=lambda row: row['iter'])
 
 
-def _count_seconds(rows: List[Row]) -> float:
+def _count_seconds(rows: list[Row]) -> float:
     """Sum the iteration times; each row has the mean of its interval."""
     seconds, last = 0., 0.
     for row in rows:
@@ -198,7 +191,7 @@ def _count_seconds(rows: List[Row]) -> float:
     return seconds
 
 
-def _read_environment(text: str) -> Dict[str, str]:
+def _read_environment(text: str) -> dict[str, str]:
     """Read the system environment at the start of mmengine's log."""
     block = re.search(r'System environment:\n(.*?)\n-{10,}', text, re.S)
     lines = re.findall(r'^ {4}([A-Za-z][\w. ]*): (\S.*)$',
@@ -206,11 +199,11 @@ def _read_environment(text: str) -> Dict[str, str]:
     return {name: value for name, value in lines if len(value) < 200}
 
 
-def _read_evaluations(folder: Path, damage: List[str]) -> List[Accuracy]:
+def _read_evaluations(folder: Path, damage: list[str]) -> list[Accuracy]:
     """Find the evaluations of a run's checkpoints."""
     root = folder.resolve()
     paths = [root / EVALUATIONS, *sorted(root.parent.glob(f'*/{EVALUATIONS}'))]
-    found: Dict[Accuracy, None] = {}
+    found: dict[Accuracy, None] = {}
     for path in dict.fromkeys(path for path in paths if path.is_file()):
         for checkpoint, accuracies in _read_lines(
                 path, _parse_evaluation, damage):
@@ -219,8 +212,8 @@ def _read_evaluations(folder: Path, damage: List[str]) -> List[Accuracy]:
     return list(found)
 
 
-def _read_metrics(folder: Path, damage: List[str]
-                  ) -> Tuple[List[Accuracy], Dict[str, Dict[str, Any]]]:
+def _read_metrics(folder: Path, damage: list[str]
+                  ) -> tuple[list[Accuracy], dict[str, dict[str, Any]]]:
     """Read the scores of a fine-tuned model, from ``metrics.json``.
 
     Returns:
@@ -246,7 +239,7 @@ def _read_metrics(folder: Path, damage: List[str]
         return [], {}
 
 
-def _class_table(classes: Dict[str, Any], measure: str) -> Dict[str, Any]:
+def _class_table(classes: dict[str, Any], measure: str) -> dict[str, Any]:
     """Make a table of the measures of each class, or of one measure."""
     rows = [(name, found if isinstance(found, dict) else {measure: found})
             for name, found in classes.items()]
@@ -256,7 +249,7 @@ def _class_table(classes: Dict[str, Any], measure: str) -> Dict[str, Any]:
                        for v in found.values())] for name, found in rows])
 
 
-def _parse_evaluation(line: str) -> Tuple[Path, List[Accuracy]]:
+def _parse_evaluation(line: str) -> tuple[Path, list[Accuracy]]:
     """Parse a line of ``evaluations.jsonl``."""
     result = json.loads(line)
     checkpoint = Path(result['checkpoint']).resolve()
@@ -267,7 +260,7 @@ def _parse_evaluation(line: str) -> Tuple[Path, List[Accuracy]]:
     return checkpoint, [Accuracy(*fixed, *row) for row in accuracies(result)]
 
 
-def accuracies(result: Dict[str, Any]) -> List[Tuple[str, str, str]]:
+def accuracies(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """List the setting, accuracy and interval of an evaluation's result."""
     if 'top1' in result:
         best = [f'{name[len("best_"):]} = {value:g}'

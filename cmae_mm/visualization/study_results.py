@@ -3,8 +3,9 @@ import csv
 import io
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
 
 from ..files import atomic_path, write_file
 from ..progress import describe_seconds
@@ -14,7 +15,7 @@ SECONDS = 'seconds of training'
 # Time, commit and machine of the last step of a run.
 ORIGIN = ('date', 'commit', 'machine')
 # Mean, standard deviation and number of seeds of each measure of each row.
-Summary = Dict[str, Dict[str, Tuple[float, float, int]]]
+Summary = dict[str, dict[str, tuple[float, float, int]]]
 
 
 class Results(NamedTuple):
@@ -48,7 +49,7 @@ def write_results(study: Any, out: Path) -> Results:
     writer.writerow(['run', 'seed', *columns, *ORIGIN])
     for run, values in rows:
         if values:
-            made: Dict[str, str] = {}
+            made: dict[str, str] = {}
             for step in run.steps:
                 made = step.read_done().get('made', made)
             writer.writerow([
@@ -65,16 +66,16 @@ def write_results(study: Any, out: Path) -> Results:
     return Results(summary, table)
 
 
-def measure(run: Any) -> Dict[str, float]:
+def measure(run: Any) -> dict[str, float]:
     """Read the results of a run's finished steps.
 
     Args:
         run (StudyRun): The run.
 
     Returns:
-        Dict[str, float]: Values by column.
+        dict[str, float]: Values by column.
     """
-    found: Dict[str, float] = {}
+    found: dict[str, float] = {}
     for step in run.steps:
         done = step.read_done()
         if not done:
@@ -93,7 +94,7 @@ def measure(run: Any) -> Dict[str, float]:
     return found
 
 
-def _transfer(name: str, log: Run) -> Dict[str, float]:
+def _transfer(name: str, log: Run) -> dict[str, float]:
     """Return the mean of the last tenth of losses, and the last validation."""
     losses = series(log, 'loss')[1]
     found = {}
@@ -108,7 +109,7 @@ def _transfer(name: str, log: Run) -> Dict[str, float]:
     return found
 
 
-def _evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
+def _evaluation(name: str, result: dict[str, Any]) -> dict[str, float]:
     """Return the main metric, or that of each number of labels."""
     if 'metrics' in result:  # of `cmae finetune`
         scores = result['metrics'].get('test') or result['metrics']['val']
@@ -123,8 +124,8 @@ def _evaluation(name: str, result: Dict[str, Any]) -> Dict[str, float]:
     return {f'{name} {key}': value for key, value in values.items()}
 
 
-def _summarise(values: Sequence[Dict[str, float]], columns: Sequence[str]
-               ) -> Dict[str, Tuple[float, float, int]]:
+def _summarise(values: Sequence[dict[str, float]], columns: Sequence[str]
+               ) -> dict[str, tuple[float, float, int]]:
     found = {}
     for column in columns:
         numbers = [v[column] for v in values if column in v]
@@ -167,7 +168,7 @@ def _draw_scores(summary: Summary, columns: Sequence[str], path: Path
     Drawn as points, since bars would need an axis from zero.
     """
     from matplotlib.figure import Figure
-    names: List[str] = list(summary)
+    names: list[str] = list(summary)
     figure = Figure(figsize=(3 + 2.6 * len(columns), 1.2 + 0.36 * len(names)),
                     layout='constrained')
     axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]

@@ -1,6 +1,7 @@
 """Pictures of the views of a batch."""
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,13 @@ from .reconstruction import grey_out
 ONLINE, TARGET = '#ffffff', '#ff8c00'
 _CANVAS = 'canvas: online window white, target window orange'
 # A canvas, (H, W, C), and the shift (r_y, r_x) of its target window.
-_Seen = List[Tuple[np.ndarray, Tuple[int, int]]]
+_Seen = list[tuple[np.ndarray, tuple[int, int]]]
 
 
 def draw_views(cfg: Config,
                count: int = 8,
-               channels: Optional[Sequence[int]] = None
-               ) -> Tuple[Dict[str, Any], List[Tuple[int, int]]]:
+               channels: Sequence[int] | None = None
+               ) -> tuple[dict[str, Any], list[tuple[int, int]]]:
     """Draw canvas, online view, masked online view and target view.
 
     Uses the first images of a training, with its seed.
@@ -34,7 +35,7 @@ def draw_views(cfg: Config,
         channels (Sequence[int], optional): See :func:`to_rgb`.
 
     Returns:
-        Tuple[Dict[str, Any], List[Tuple[int, int]]]: uint8 images
+        tuple[dict[str, Any], list[tuple[int, int]]]: uint8 images
         (N, H, W, 3) by column, and the shift ``(r_y, r_x)`` of each target
         window in pixels, if there are windows of a canvas.
 
@@ -64,7 +65,7 @@ def draw_views(cfg: Config,
     backbone = MODELS.build(cfg.model.backbone)
     torch.manual_seed(seed)
     mask = backbone.generate_mask(len(views[0]), 'cpu')
-    columns: Dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     if seen:
         size = views[0].shape[2:]
         columns[_CANVAS] = [
@@ -81,7 +82,7 @@ def draw_views(cfg: Config,
 
 
 def _show_canvas(canvas: np.ndarray, preprocessor: Any,
-                 channels: Optional[Sequence[int]]) -> np.ndarray:
+                 channels: Sequence[int] | None) -> np.ndarray:
     """Make a picture of a canvas, (H, W, C)."""
     image = torch.from_numpy(canvas.copy()).permute(2, 0, 1).float()
     if preprocessor._channel_conversion:
@@ -108,9 +109,9 @@ def _watch_pipeline(dataset: Any) -> _Seen:
     return seen
 
 
-def _watch_preprocessor(preprocessor: Any) -> List[Any]:
+def _watch_preprocessor(preprocessor: Any) -> list[Any]:
     """Record the random parameters of ``TwoViewDataPreprocessor``."""
-    drawn: List[Any] = []
+    drawn: list[Any] = []
     draw: Any = getattr(preprocessor, 'draw_params', None)
 
     def watch(*args: Any, **kwargs: Any) -> Any:

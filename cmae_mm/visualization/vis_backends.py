@@ -4,7 +4,7 @@ The libraries are imported at the start of a run.
 """
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -37,7 +37,7 @@ class WandbBackend(WandbVisBackend):
 
     def __init__(self,
                  save_dir: str,
-                 init_kwargs: Optional[dict] = None,
+                 init_kwargs: dict | None = None,
                  **kwargs: Any) -> None:
         named = dict(project=PROJECT, name=_work_dir(save_dir).name)
         kwargs.setdefault('define_metric_cfg',
@@ -96,9 +96,9 @@ class MLflowBackend(MLflowVisBackend):
         self.experiment.log_image(image, f'{name}_{step:06d}.png')
 
     def add_scalars(self,
-                    scalar_dict: Dict[str, Any],
+                    scalar_dict: dict[str, Any],
                     step: int = 0,
-                    file_path: Optional[str] = None,
+                    file_path: str | None = None,
                     **kwargs: Any) -> None:
         """Log scalars as floats."""
         super().add_scalars(

@@ -12,26 +12,16 @@ import mmpretrain
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    ROOT,
-    SHARED,
-    build,
-    free_port,
-    model_cfg,
-    needs_torch,
-    run_commands,
-)
+from helpers import (ROOT, SHARED, build, free_port, model_cfg, needs_torch,
+                     run_commands)
 from mmengine.config import Config
 from PIL import Image
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.finetuning import export_model, predict
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_encoder,
-    read_checkpoint,
-)
+from cmae_mm.checkpoints import (CheckpointError, export_encoder,
+                                 read_checkpoint)
 from cmae_mm.datasets.decode import make_settings
 from cmae_mm.datasets.source import SourceError
 from cmae_mm.engine import ResumableRunner

@@ -6,15 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import (
-    COCO,
-    ROOT,
-    build,
-    model_cfg,
-    needs_coco,
-    needs_torch,
-    require_dense,
-)
+from helpers import (COCO, ROOT, build, model_cfg, needs_coco, needs_torch,
+                     require_dense)
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image

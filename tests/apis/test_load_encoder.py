@@ -13,13 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_cmae,
-    export_encoder,
-    find_encoder,
-    read_checkpoint,
-)
+from cmae_mm.checkpoints import (CheckpointError, export_cmae, export_encoder,
+                                 find_encoder, read_checkpoint)
 from cmae_mm.checkpoints.encoder_config import KEY
 from cmae_mm.dependencies import find_checkpoint
 

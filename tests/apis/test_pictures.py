@@ -13,11 +13,8 @@ from cmae_mm.apis import pictures
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.encoder import load_encoder
 from cmae_mm.apis.images import pick_images
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_encoder,
-    load_pretraining_model,
-)
+from cmae_mm.checkpoints import (CheckpointError, export_encoder,
+                                 load_pretraining_model)
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.visualization import colour_features, prediction_columns
 from cmae_mm.visualization.attention import attention_maps, attention_weights

@@ -10,11 +10,7 @@ from PIL import Image
 from cmae_mm.apis.pictures import report
 from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.visualization.html_report import Chart, collect_charts
-from cmae_mm.visualization.runs import (
-    accuracies,
-    read_run,
-    series,
-)
+from cmae_mm.visualization.runs import accuracies, read_run, series
 
 pytest.importorskip('plotly', reason='plotly is not installed')
 needs_chromium = pytest.mark.skipif(

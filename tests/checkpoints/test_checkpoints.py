@@ -18,18 +18,10 @@ from plain_reference import make_trace
 from timm.layers import resample_abs_pos_embed
 
 import cmae_mm
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_cmae,
-    export_encoder,
-    find_encoder,
-    load_encoder,
-    load_model,
-    load_state,
-    read_checkpoint,
-    resample_pos_embed,
-    write_checkpoint,
-)
+from cmae_mm.checkpoints import (CheckpointError, export_cmae, export_encoder,
+                                 find_encoder, load_encoder, load_model,
+                                 load_state, read_checkpoint,
+                                 resample_pos_embed, write_checkpoint)
 
 # width, depth, heads, image, patch
 ARCHS = [(48, 2, 4, 32, 4), (64, 3, 4, 48, 8), (32, 1, 4, 64, 16)]

@@ -10,11 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from payloads import assert_same
 
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    check_whole,
-    read_checkpoint,
-)
+from cmae_mm.checkpoints import CheckpointError, check_whole, read_checkpoint
 from cmae_mm.checkpoints.read import load_file
 
 

@@ -18,13 +18,8 @@ from mmengine.runner import Runner
 from payloads import assert_same, read_bytes
 from torch import nn
 
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    check_whole,
-    read_checkpoint,
-    to_plain,
-    write_checkpoint,
-)
+from cmae_mm.checkpoints import (CheckpointError, check_whole, read_checkpoint,
+                                 to_plain, write_checkpoint)
 from cmae_mm.checkpoints.read import load_file
 from cmae_mm.engine import ResumableRunner
 

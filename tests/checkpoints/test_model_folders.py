@@ -12,11 +12,8 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 import cmae_mm
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_classifier,
-    export_encoder,
-)
+from cmae_mm.checkpoints import (CheckpointError, export_classifier,
+                                 export_encoder)
 
 ARCH = dict(
     embed_dims=48, num_layers=2, num_heads=4, feedforward_channels=96)

@@ -11,13 +11,9 @@ from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 
 import cmae_mm
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    encoder_facts,
-    export_encoder,
-    load_encoder_into,
-    resample_pos_embed,
-)
+from cmae_mm.checkpoints import (CheckpointError, encoder_facts,
+                                 export_encoder, load_encoder_into,
+                                 resample_pos_embed)
 from cmae_mm.checkpoints.load import load_model
 from cmae_mm.cli.command import perform
 from cmae_mm.cli.main import parse

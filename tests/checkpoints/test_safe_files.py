@@ -15,11 +15,8 @@ from mmengine.utils.dl_utils import load_url
 from payloads import CONTAINERS, KINDS, body, has_run, read_bytes, write_zip
 from torch.utils.data import DataLoader, TensorDataset
 
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    load_only_safely,
-    read_checkpoint,
-)
+from cmae_mm.checkpoints import (CheckpointError, load_only_safely,
+                                 read_checkpoint)
 from cmae_mm.checkpoints.read import load_file
 from cmae_mm.engine import ResumableRunner
 

@@ -11,12 +11,8 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_cmae,
-    export_encoder,
-    read_checkpoint,
-)
+from cmae_mm.checkpoints import (CheckpointError, export_cmae, export_encoder,
+                                 read_checkpoint)
 from cmae_mm.engine import ResumableRunner
 
 

@@ -12,14 +12,9 @@ from transfer_models import ARCH as ARCH_OF
 from transfer_models import transfer_vit
 
 import cmae_mm
-from cmae_mm.checkpoints import (
-    CheckpointError,
-    export_encoder,
-    find_encoder,
-    load_encoder_into,
-    load_pretraining_model,
-    read_checkpoint,
-)
+from cmae_mm.checkpoints import (CheckpointError, export_encoder, find_encoder,
+                                 load_encoder_into, load_pretraining_model,
+                                 read_checkpoint)
 from cmae_mm.checkpoints.encoder_config import KEY
 
 NAME = 'layers.1.attn.qkv.weight'

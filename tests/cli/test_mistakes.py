@@ -13,14 +13,8 @@ from mmengine.registry import VISUALIZERS, DefaultScope
 
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.cli.errors import explain
-from cmae_mm.config import (
-    _VARIABLES,
-    ConfigError,
-    check_keys,
-    known_keys,
-    load_config,
-    parse_options,
-)
+from cmae_mm.config import (_VARIABLES, ConfigError, check_keys, known_keys,
+                            load_config, parse_options)
 from cmae_mm.datasets.decode import UnfitImage
 from cmae_mm.datasets.transforms.loading import BrokenImagesError
 from cmae_mm.dependencies import MissingLibrary, find_config

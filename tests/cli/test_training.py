@@ -6,17 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from helpers import (
-    QUICK,
-    ROOT,
-    SMALL,
-    build,
-    check_threads,
-    model_cfg,
-    note_threads,
-    run_tool,
-    runner_cfg,
-)
+from helpers import (QUICK, ROOT, SMALL, build, check_threads, model_cfg,
+                     note_threads, run_tool, runner_cfg)
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import DefaultOptimWrapperConstructor

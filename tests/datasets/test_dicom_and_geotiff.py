@@ -8,12 +8,8 @@ import pytest
 from image_files import noise, tiff
 
 from cmae_mm.datasets import LoadCanvas
-from cmae_mm.datasets.decode import (
-    UndecodableImage,
-    UnfitImage,
-    decode_image,
-    make_settings,
-)
+from cmae_mm.datasets.decode import (UndecodableImage, UnfitImage,
+                                     decode_image, make_settings)
 from cmae_mm.datasets.stats import measure_images
 from cmae_mm.dependencies import MissingLibrary
 

@@ -11,13 +11,8 @@ from images import photo
 from PIL import Image
 
 from cmae_mm.datasets import LoadCanvas, LoadImage, LoadImageOrSkip
-from cmae_mm.datasets.decode import (
-    RGB,
-    UndecodableImage,
-    UnfitImage,
-    decode_image,
-    make_settings,
-)
+from cmae_mm.datasets.decode import (RGB, UndecodableImage, UnfitImage,
+                                     decode_image, make_settings)
 from cmae_mm.dependencies import MissingLibrary
 
 

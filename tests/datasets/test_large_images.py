@@ -12,17 +12,11 @@ from images import photo
 from PIL import Image
 
 from cmae_mm.datasets import LoadCanvas, LoadImage, ResizeImage
-from cmae_mm.datasets.decode import (
-    LargeImage,
-    TooLargeImage,
-    UnfitImage,
-    decode_image,
-    decode_resized,
-    decode_windows,
-    make_settings,
-    resize_image,
-)
+from cmae_mm.datasets.decode import LargeImage, TooLargeImage, UnfitImage
 from cmae_mm.datasets.decode import decode as decoding
+from cmae_mm.datasets.decode import (decode_image, decode_resized,
+                                     decode_windows, make_settings,
+                                     resize_image)
 from cmae_mm.datasets.stats import measure_images
 from cmae_mm.evaluation.centre_crop import CentreCrop
 

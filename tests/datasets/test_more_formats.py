@@ -12,15 +12,9 @@ from image_files import noise, numpy, pillow, tiff
 from images import photo
 from PIL import Image, ImageOps
 
-from cmae_mm.datasets.decode import (
-    RGB,
-    UndecodableImage,
-    UnfitImage,
-    decode_image,
-    decode_resized,
-    make_settings,
-    read_image,
-)
+from cmae_mm.datasets.decode import (RGB, UndecodableImage, UnfitImage,
+                                     decode_image, decode_resized,
+                                     make_settings, read_image)
 from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.datasets.stats import measure_images
 from cmae_mm.dependencies import MissingLibrary

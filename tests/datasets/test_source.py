@@ -13,11 +13,7 @@ from PIL import Image
 from cmae_mm.datasets import LabelledDataset, PretrainingDataset
 from cmae_mm.datasets.names import decode_name, encode_name
 from cmae_mm.datasets.pack import pack_images
-from cmae_mm.datasets.source import (
-    IMG_EXTENSIONS,
-    SourceError,
-    open_source,
-)
+from cmae_mm.datasets.source import IMG_EXTENSIONS, SourceError, open_source
 
 SYSTEM = ('.ipynb_checkpoints', '__MACOSX', '@eaDir', '$RECYCLE.BIN',
           'lost+found', '.git', 'System Volume Information')

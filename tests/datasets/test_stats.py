@@ -15,13 +15,8 @@ from PIL import Image
 
 from cmae_mm.datasets import LoadCanvas
 from cmae_mm.datasets.pack import pack_images
-from cmae_mm.datasets.stats import (
-    ImageStatsError,
-    measure,
-    measure_images,
-    read_image_stats,
-    write_image_stats,
-)
+from cmae_mm.datasets.stats import (ImageStatsError, measure, measure_images,
+                                    read_image_stats, write_image_stats)
 
 GOOD = dict(
     images=3, channels=2, dtype='uint16', mean=[10., 400.], std=[2., 30.],

@@ -13,12 +13,8 @@ from mmengine.fileio import LocalBackend
 from mmpretrain.datasets import CustomDataset
 from torch.utils.data import DataLoader
 
-from cmae_mm.datasets import (
-    BlockShuffleSampler,
-    PretrainingDataset,
-    SeededInfiniteSampler,
-    SeededSampler,
-)
+from cmae_mm.datasets import (BlockShuffleSampler, PretrainingDataset,
+                              SeededInfiniteSampler, SeededSampler)
 from cmae_mm.datasets.listing import read_list
 from cmae_mm.datasets.names import FileNames
 from cmae_mm.datasets.source import open_source

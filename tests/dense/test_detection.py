@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dense_data import write_coco
-from helpers import (
-    COCO,
-    ROOT,
-    needs_coco,
-    require_dense,
-    run_tool,
-)
+from helpers import COCO, ROOT, needs_coco, require_dense, run_tool
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner

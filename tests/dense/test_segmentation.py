@@ -7,14 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dense_data import write_maps
-from helpers import (
-    COCO,
-    ROOT,
-    needs_coco,
-    require_dense,
-    run_tool,
-    write_images,
-)
+from helpers import (COCO, ROOT, needs_coco, require_dense, run_tool,
+                     write_images)
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner

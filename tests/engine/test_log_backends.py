@@ -28,9 +28,8 @@ def logged(image_root, work_dir, name):
 
 def test_tensorboard(image_root, tmp_path):
     pytest.importorskip('tensorboard', reason='tensorboard is not installed')
-    from tensorboard.backend.event_processing.event_accumulator import (
-        EventAccumulator,
-    )
+    from tensorboard.backend.event_processing.event_accumulator import \
+        EventAccumulator
     logged(image_root, tmp_path, 'tensorboard')
     events = EventAccumulator(str(next(tmp_path.glob('*/vis_data'))))
     events.Reload()

@@ -5,23 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    build,
-    make_views_in_workers,
-    model_cfg,
-    needs_torch,
-    runner_cfg,
-)
+from helpers import (build, make_views_in_workers, model_cfg, needs_torch,
+                     runner_cfg)
 from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmpretrain.registry import TRANSFORMS
 
-from cmae_mm.engine import (
-    AutoAmpOptimWrapper,
-    NonFiniteError,
-    ResumableRunner,
-)
+from cmae_mm.engine import AutoAmpOptimWrapper, NonFiniteError, ResumableRunner
 from cmae_mm.engine.optim_wrapper import StepGuard
 
 

@@ -10,25 +10,13 @@ from types import SimpleNamespace
 import pytest
 import tiny_training
 import torch
-from tiny_training import (
-    AtIteration,
-    Score,
-    content,
-    end_fork,
-    log,
-    names,
-    on_ranks,
-    start_fork,
-    tiny_runner,
-)
+from tiny_training import (AtIteration, Score, content, end_fork, log, names,
+                           on_ranks, start_fork, tiny_runner)
 
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.datasets.names import FileNames
 from cmae_mm.engine import AtomicCheckpointHook
-from cmae_mm.engine.resuming import (
-    find_newest_whole,
-    list_checkpoints,
-)
+from cmae_mm.engine.resuming import find_newest_whole, list_checkpoints
 
 FAULTS = {
     'truncated': lambda data: data[:len(data) // 2],

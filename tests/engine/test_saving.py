@@ -11,25 +11,13 @@ import pytest
 import torch
 from helpers import ROOT
 from mmengine.config import Config
-from tiny_training import (
-    AtIteration,
-    Score,
-    content,
-    end_fork,
-    log,
-    names,
-    on_ranks,
-    start_fork,
-    tiny_runner,
-)
+from tiny_training import (AtIteration, Score, content, end_fork, log, names,
+                           on_ranks, start_fork, tiny_runner)
 
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.engine import runner as runner_module
 from cmae_mm.engine.hooks.checkpoint_hook import WRITER
-from cmae_mm.engine.resuming import (
-    find_newest_whole,
-    list_checkpoints,
-)
+from cmae_mm.engine.resuming import find_newest_whole, list_checkpoints
 
 
 def newest(folder):

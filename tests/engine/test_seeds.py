@@ -7,21 +7,13 @@ import pytest
 import torch
 from helpers import runner_cfg
 from mmcv.transforms import BaseTransform
-from mmengine.dataset import (
-    BaseDataset,
-    ClassBalancedDataset,
-    ConcatDataset,
-    RepeatDataset,
-)
+from mmengine.dataset import (BaseDataset, ClassBalancedDataset, ConcatDataset,
+                              RepeatDataset)
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader
 
-from cmae_mm.datasets import (
-    SeedDraws,
-    SeededInfiniteSampler,
-    SeededSampler,
-)
+from cmae_mm.datasets import SeedDraws, SeededInfiniteSampler, SeededSampler
 from cmae_mm.datasets.samplers import SeededIndex
 from cmae_mm.engine import ResumableRunner, StepSeedHook
 from cmae_mm.engine.loops import skip_batches

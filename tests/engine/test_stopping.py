@@ -11,14 +11,8 @@ import pytest
 from helpers import ROOT, check_threads, free_port, note_threads
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
-from tiny_training import (
-    AtIteration,
-    Numbers,
-    end_fork,
-    on_ranks,
-    start_fork,
-    tiny_runner,
-)
+from tiny_training import (AtIteration, Numbers, end_fork, on_ranks,
+                           start_fork, tiny_runner)
 
 from cmae_mm.engine.hooks.step_hooks import TrainingStopped
 

@@ -14,17 +14,9 @@ from cmae_mm.cli.main import parse
 from cmae_mm.datasets.source import SourceError
 from cmae_mm.evaluation import dense
 from cmae_mm.evaluation.data import EvaluationDataError
-from cmae_mm.evaluation.dense import (
-    IGNORED,
-    classes_of,
-    confusions,
-    dense_score,
-    mean_iou,
-    pair_files,
-    patch_labels,
-    read_map,
-    read_maps,
-)
+from cmae_mm.evaluation.dense import (IGNORED, classes_of, confusions,
+                                      dense_score, mean_iou, pair_files,
+                                      patch_labels, read_map, read_maps)
 
 
 @settings(deadline=None, max_examples=30)

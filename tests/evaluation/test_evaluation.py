@@ -8,16 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    ROOT,
-    build,
-    free_port,
-    model_cfg,
-    run_commands,
-    run_tool,
-    runner_cfg,
-    write_images,
-)
+from helpers import (ROOT, build, free_port, model_cfg, run_commands, run_tool,
+                     runner_cfg, write_images)
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
@@ -25,12 +17,8 @@ import cmae_mm
 from cmae_mm.apis.evaluation import EvaluationOptions
 from cmae_mm.checkpoints import export_encoder
 from cmae_mm.datasets.source import open_source
-from cmae_mm.evaluation.data import (
-    EvaluationDataError,
-    open_labelled,
-    read_split,
-    write_split,
-)
+from cmae_mm.evaluation.data import (EvaluationDataError, open_labelled,
+                                     read_split, write_split)
 from cmae_mm.evaluation.features import FrozenFeatures
 
 

@@ -13,14 +13,9 @@ from sklearn.preprocessing import StandardScaler
 
 from cmae_mm.evaluation.data import draw_share, draw_shots
 from cmae_mm.evaluation.features import FeatureSet
-from cmae_mm.evaluation.probes import (
-    balanced_accuracy,
-    bootstrap_interval,
-    fit_logistic_regression,
-    linear_sweep,
-    low_shot,
-    score,
-)
+from cmae_mm.evaluation.probes import (balanced_accuracy, bootstrap_interval,
+                                       fit_logistic_regression, linear_sweep,
+                                       low_shot, score)
 
 
 @pytest.mark.parametrize('weight_decay', [0., 0.1])

@@ -8,11 +8,7 @@ from sklearn.metrics import average_precision_score
 import cmae_mm
 from cmae_mm.checkpoints import export_encoder
 from cmae_mm.evaluation.data import EvaluationDataError, open_labelled
-from cmae_mm.evaluation.probes import (
-    knn_predict,
-    linear_sweep,
-    mean_precision,
-)
+from cmae_mm.evaluation.probes import knn_predict, linear_sweep, mean_precision
 
 
 def make_features(count, seed):

@@ -8,11 +8,7 @@ from safetensors.torch import load_file
 from cmae_mm.checkpoints import export_encoder, read_checkpoint
 from cmae_mm.checkpoints.encoder_config import read_encoder_facts
 from cmae_mm.models import TwoViewDataPreprocessor
-from cmae_mm.visualization import (
-    prediction_columns,
-    save_grid,
-    to_rgb,
-)
+from cmae_mm.visualization import prediction_columns, save_grid, to_rgb
 
 CHANNELS = [1, 2, 4, 6, 16, 64]
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmpretrain.models.backbones.vision_transformer import (
-    TransformerEncoderLayer,
-)
+from mmpretrain.models.backbones.vision_transformer import \
+    TransformerEncoderLayer
 
 from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet, split_by_mask
 from cmae_mm.models.utils import PlainAttention, PlainFFN, simplify_layers

@@ -4,14 +4,8 @@ import textwrap
 
 import pytest
 import torch
-from helpers import (
-    HALF,
-    build,
-    model_cfg,
-    needs_torch,
-    runner_cfg,
-    write_images,
-)
+from helpers import (HALF, build, model_cfg, needs_torch, runner_cfg,
+                     write_images)
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner

@@ -9,9 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from transfer_models import ARCH, classifier_cfg
 
-from cmae_mm.checkpoints import (
-    read_checkpoint,
-)
+from cmae_mm.checkpoints import read_checkpoint
 
 
 def test_a_fine_tuned_network_gives_the_same_logits_in_timm(

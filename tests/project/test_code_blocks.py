@@ -24,8 +24,9 @@ LANGUAGES = {'bash', 'python', 'yaml', 'mermaid', 'text'}
 # Other programs, whose arguments are not checked.
 OTHERS = {
     '.', 'cd', 'coverage', 'docker', 'eval', 'export', 'gh', 'git',
-    'jupytext', 'mim', 'mkdocs', 'mypy', 'nsys', 'pip', 'pre-commit', 'ruff',
-    'sbatch', 'tensorboard', 'torchfrtrace', 'torchrun', 'unzip', 'wget'
+    'isort', 'jupytext', 'mim', 'mkdocs', 'mypy', 'nsys', 'pip', 'pre-commit',
+    'ruff', 'sbatch', 'tensorboard', 'torchfrtrace', 'torchrun', 'unzip',
+    'wget'
 }
 ASSIGNED = re.compile(r'^\w+=')
 

@@ -7,13 +7,8 @@ import pytest
 from helpers import ROOT
 
 from cmae_mm import dependencies
-from cmae_mm.dependencies import (
-    MissingLibrary,
-    check_dependencies,
-    check_transformers,
-    cpu_count,
-    require_dense,
-)
+from cmae_mm.dependencies import (MissingLibrary, check_dependencies,
+                                  check_transformers, cpu_count, require_dense)
 
 GOOD = dict(torch='2.12.1+cu130', mmengine='0.10.12', mmcv='2.3.6',
             mmpretrain='1.3.6')

@@ -20,16 +20,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cmae_mm import files
-from cmae_mm.files import (
-    OutputInUse,
-    append_line,
-    atomic_file,
-    atomic_path,
-    check_output,
-    output_lock,
-    remove_temporaries,
-    write_file,
-)
+from cmae_mm.files import (OutputInUse, append_line, atomic_file, atomic_path,
+                           check_output, output_lock, remove_temporaries,
+                           write_file)
 
 needs_user = pytest.mark.skipif(
     os.geteuid() == 0, reason='root may write everywhere')

@@ -12,14 +12,9 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from cmae_mm.config import load_config, parse_options
-from cmae_mm.plain_config import (
-    MAX_CHARACTERS,
-    MODEL_TYPES,
-    PlainConfigError,
-    check_types,
-    format_config,
-    parse_config,
-)
+from cmae_mm.plain_config import (MAX_CHARACTERS, MODEL_TYPES,
+                                  PlainConfigError, check_types, format_config,
+                                  parse_config)
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)

@@ -5,13 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    ROOT,
-    build,
-    model_cfg,
-    run_tool,
-    write_images,
-)
+from helpers import ROOT, build, model_cfg, run_tool, write_images
 from mmpretrain.registry import MODELS
 from PIL import Image
 

@@ -1,8 +1,9 @@
 """Packages and their order of imports."""
 import ast
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from helpers import ROOT

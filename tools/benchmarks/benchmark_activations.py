@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -35,7 +35,7 @@ class Saved:
     def __init__(self, model: nn.Module) -> None:
         self._known = {p.untyped_storage().data_ptr()
                        for p in model.parameters()}
-        self.bytes: Dict[int, int] = {}
+        self.bytes: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(
             self._note, lambda tensor: tensor)
 
@@ -68,7 +68,7 @@ def main() -> None:
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
     size = model.backbone.img_size[0]
     views = [torch.randn(args.batch_size, 3, size, size) for _ in range(2)]
-    out: Dict[str, Any] = dict(
+    out: dict[str, Any] = dict(
         config=args.config.name, batch_size=args.batch_size,
         million_parameters={
             name: round(sum(p.numel() for p in part) / 1e6, 1)

@@ -12,9 +12,10 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import cv2
 import mmcv
@@ -33,10 +34,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ('decode', 'worker', 'cpu_two_views')
 STORE_PARTS = ('store_decode', 'store_worker')
 # Where an image is: what transforms take.
-Place = Dict[str, Any]
+Place = dict[str, Any]
 
 
-def find_images(data: Path) -> List[Place]:
+def find_images(data: Path) -> list[Place]:
     """List the images of a folder or a store."""
     return list(open_source(data))
 
@@ -74,8 +75,8 @@ def build_pipeline(name: str) -> Callable[[Place], object]:
     return run
 
 
-def measure_round(paths: List[Place], stored: List[Place],
-                  seconds: float) -> Dict[str, float]:
+def measure_round(paths: list[Place], stored: list[Place],
+                  seconds: float) -> dict[str, float]:
     """Measure each part once, in one process with one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -144,7 +145,7 @@ def main() -> None:
     stored = find_images(args.store) if args.store else []
     parts = PARTS + (STORE_PARTS if stored else ())
     share = args.seconds / args.rounds / len(parts)
-    rounds: List[Dict[str, float]] = []
+    rounds: list[dict[str, float]] = []
     with ProcessPoolExecutor(args.workers) as pool:
         for _ in range(args.rounds):
             jobs = [
@@ -152,7 +153,7 @@ def main() -> None:
                 for _ in range(args.workers)
             ]
             rounds += [job.result() for job in jobs]
-    result: Dict[str, Optional[float]] = {
+    result: dict[str, float | None] = {
         name: statistics.median(r[name] for r in rounds)
         for name in parts
     }

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from itertools import product
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -31,7 +31,7 @@ MODELS = {
 # weights, write and read gradients, read and write weights, both moments of
 # Adam, and the target's average of it.
 BYTES_MOVED = 4 * (1 + 2 + 2 + 4 + 2)
-Results = Dict[str, Dict[str, Any]]
+Results = dict[str, dict[str, Any]]
 
 
 def read_arguments(arguments: Any = None) -> argparse.Namespace:
@@ -77,7 +77,7 @@ def write_config(args: argparse.Namespace, model: str, size: int,
 
 
 def measure(args: argparse.Namespace, model: str, size: int, batch: int,
-            ranks: int, mode: str) -> Dict[str, Any]:
+            ranks: int, mode: str) -> dict[str, Any]:
     """Run the benchmark of a step, on each rank; give rank 0's results."""
     with tempfile.TemporaryDirectory() as folder:
         config, out = Path(folder) / 'config.py', Path(folder) / 'out.json'
@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace, model: str, size: int, batch: int,
             # Mostly memory: larger settings may fail, others continue.
             last = (done.stderr.strip().splitlines() or ['no word'])[-1]
             return dict(failed=last[-200:])
-        result: Dict[str, Any] = json.loads(out.read_text())
+        result: dict[str, Any] = json.loads(out.read_text())
     return dict(result, model=model, size=size, ranks=ranks)
 
 
@@ -127,7 +127,7 @@ def measure_all(args: argparse.Namespace) -> Results:
     return results
 
 
-def describe(result: Dict[str, Any]) -> str:
+def describe(result: dict[str, Any]) -> str:
     """Say a result in a line."""
     if 'failed' in result:
         return f"failed: {result['failed']}"
@@ -135,7 +135,7 @@ def describe(result: Dict[str, Any]) -> str:
             f"rank, {result['peak_memory_mib']:.0f} MiB")
 
 
-def limits(result: Dict[str, Any]) -> Dict[str, float]:
+def limits(result: dict[str, Any]) -> dict[str, float]:
     """Give the least milliseconds an image, by arithmetic and by memory."""
     moved = result['parameters'] * BYTES_MOVED / result['batch_size']
     return dict(
@@ -148,7 +148,7 @@ def draw(results: Results, path: Path) -> None:
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
-    groups: Dict[str, List[Dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for result in results.values():
         if 'failed' not in result:
             name = f"{result['model']}, {result['size']} px"

@@ -21,12 +21,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.datasets import (
-    BlockShuffleSampler,
-    PretrainingDataset,
-    SeededInfiniteSampler,
-    SeededSampler,
-)
+from cmae_mm.datasets import (BlockShuffleSampler, PretrainingDataset,
+                              SeededInfiniteSampler, SeededSampler)
 from cmae_mm.datasets.source import open_source
 from cmae_mm.engine.loops import skip_batches
 

@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 
 def read_arguments() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(args: argparse.Namespace) -> Dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Write the file, and time both."""
     import onnxruntime
     import torch
@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     feed = dict(images=images.numpy())
     contenders = dict(torch=in_torch, onnxruntime=lambda: session.run(
         list(model.names), feed))
-    rounds: List[Dict[str, float]] = []
+    rounds: list[dict[str, float]] = []
     for number in range(args.rounds + 2):  # the first two to warm up
         times = {}
         for name in list(contenders)[::-1 if number % 2 else 1]:

@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -71,23 +71,17 @@ def read_arguments(arguments: Any = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(args: argparse.Namespace) -> Dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Build both steps and measure them."""
     import torch
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from step_contenders import build_baseline, build_ours, narrow
-    from step_timing import (
-        Breakdown,
-        Clock,
-        PeakMemory,
-        count_flop,
-        count_launches,
-        matmul_peak,
-        memory_bandwidth,
-    )
+    from step_timing import (Breakdown, Clock, PeakMemory, count_flop,
+                             count_launches, matmul_peak, memory_bandwidth)
 
     import cmae_mm
+
     # The libraries tell of every parameter that they initialise.
     logging.disable(logging.WARNING)
     cmae_mm.register()
@@ -115,7 +109,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     for step in steps.values():
         clock.time(step, 2)
     repeats = 5 if on_gpu else 1
-    rounds: List[Dict[str, float]] = []
+    rounds: list[dict[str, float]] = []
     for number in range(args.rounds):
         # Each goes first as often as the other.
         names = list(steps)[::-1 if number % 2 else 1]
@@ -137,7 +131,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     flop = count_flop(ours)
     rate = {n: batch_size / seconds for n, seconds in median.items()}
     speed = flop / median['ours']
-    result: Dict[str, Any] = dict(
+    result: dict[str, Any] = dict(
         ours=rate['ours'],
         baseline=rate.get('baseline'),
         ours_over_baseline=statistics.median(
@@ -182,7 +176,7 @@ def write_trace(step: Any, path: str, on_gpu: bool) -> None:
     print(f'trace: {path}')
 
 
-def show(result: Dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
     """Print a table."""
     where = result['device']
     if where == 'cpu':

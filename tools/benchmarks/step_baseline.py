@@ -6,7 +6,7 @@ averaged parameter by parameter, and the optimizer has a group for each
 parameter. On a GPU it trains in float16 with a loss scaler, as the released
 code does; on a CPU in float32.
 """
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel, ExponentialMovingAverage
@@ -79,9 +79,9 @@ class ComposedCMAE(BaseModel):
             momentum=1 - model.target.momentum)
 
     def forward(self, inputs: Any, data_samples: Any = None,
-                mode: str = 'loss') -> Dict[str, Tensor]:
+                mode: str = 'loss') -> dict[str, Tensor]:
         """Compute both losses of a batch of two views."""
-        views: List[Tensor] = (
+        views: list[Tensor] = (
             [inputs] if isinstance(inputs, Tensor) else list(inputs))
         z_v, mask, ids_restore = self.backbone(views[0])
         pred = self.pixel_decoder(z_v, ids_restore)

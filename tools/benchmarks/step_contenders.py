@@ -1,14 +1,12 @@
 """The two training steps that ``benchmark_step.py`` measures."""
 import copy
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.model import (
-    MMDistributedDataParallel,
-    revert_sync_batchnorm,
-)
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 from step_baseline import ComposedCMAE
@@ -16,10 +14,7 @@ from step_timing import Site
 from torch import Tensor, nn
 
 from cmae_mm.engine.hooks.step_hooks import TargetUpdateHook
-from cmae_mm.engine.model_options import (
-    checkpoint_activations,
-    compile_parts,
-)
+from cmae_mm.engine.model_options import checkpoint_activations, compile_parts
 from cmae_mm.image_size import to_pair
 from cmae_mm.models import CMAEViT
 from cmae_mm.models.data_preprocessors import augmentation
@@ -40,11 +35,11 @@ class TrainingStep:
     def __init__(self,
                  model: nn.Module,
                  wrapper: Any,
-                 batch: Optional[dict] = None) -> None:
+                 batch: dict | None = None) -> None:
         self.model, self.wrapper, self.batch = model, wrapper, batch
         wrapper.initialize_count_status(model, 0, NO_END)
 
-    def __call__(self) -> Dict[str, Tensor]:
+    def __call__(self) -> dict[str, Tensor]:
         """Train on the batch once, including the update of the target."""
         return self.model.train_step(self.batch, self.wrapper)
 
@@ -88,7 +83,7 @@ def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
 def build_training_step(
         cfg: Config,
         device: torch.device,
-        optim_wrapper: Optional[dict] = None,
+        optim_wrapper: dict | None = None,
         activation_checkpointing: Any = None) -> TrainingStep:
     """Build a config's model and optimizer, as for training.
 
@@ -97,7 +92,7 @@ def build_training_step(
         device (torch.device): The device of the model.
         optim_wrapper (dict, optional): Its optimizer wrapper. Defaults to
             None, the config's.
-        activation_checkpointing (bool | str | List[str], optional): See
+        activation_checkpointing (bool | str | list[str], optional): See
             ``checkpoint_activations``. Defaults to None, off.
 
     Returns:
@@ -123,11 +118,11 @@ class Step(TrainingStep):
         model (nn.Module): The model, on its device.
         wrapper (OptimWrapper): Its optimizer wrapper.
         batch (dict): What it trains on, again and again.
-        sites (List[tuple]): Its parts, see ``Breakdown``.
+        sites (list[tuple]): Its parts, see ``Breakdown``.
     """
 
     def __init__(self, model: nn.Module, wrapper: Any, batch: dict,
-                 sites: List[Site]) -> None:
+                 sites: list[Site]) -> None:
         super().__init__(model, wrapper, batch)
         self.sites = sites + [
             (wrapper, 'backward', 'backward'),
@@ -158,7 +153,7 @@ def narrow(cfg: Config) -> None:
 
 
 def build_ours(cfg: Config, batch_size: int, device: torch.device,
-               dtype: str, compiled: Optional[str]) -> Step:
+               dtype: str, compiled: str | None) -> Step:
     """Build this project's model and optimizer, as a training does."""
     settings = dict(cfg.optim_wrapper, dtype=dtype)
     if dtype == 'float16' and device.type == 'cpu':
@@ -172,7 +167,7 @@ def build_ours(cfg: Config, batch_size: int, device: torch.device,
         compile_parts(
             model, **({} if compiled == 'default' else dict(mode=compiled)))
     neck, head = model.neck, model.head
-    sites: List[Optional[Site]] = [
+    sites: list[Site | None] = [
         (model.data_preprocessor, 'forward', 'preprocessor'),
         (model.backbone, 'forward', 'online encoder'),
         (neck.pixel_decoder, 'forward', 'pixel decoder'),
@@ -211,7 +206,7 @@ def build_baseline(cfg: Config, ours: Step, device: torch.device) -> Step:
     if isinstance(views, Tensor):
         size = settings.size
         views = [views[:, :, :size, :size], views[:, :, -size:, -size:]]
-    sites: List[Site] = [
+    sites: list[Site] = [
         (model.data_preprocessor, 'forward', 'preprocessor'),
         (model.backbone, 'forward', 'online encoder'),
         (model.pixel_decoder, 'forward', 'pixel decoder'),

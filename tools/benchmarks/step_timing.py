@@ -2,9 +2,10 @@
 import math
 import re
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -17,7 +18,7 @@ _NO_KERNEL = ('empty', 'new_empty', '_unsafe_view', 'detach', '_record')
 _WAITS = ('tolist', 'cpu', 'numpy', 'item', '__bool__', '__float__', '__int__',
           'nonzero', 'masked_select', 'equal')
 # An object, the name of one of its methods, and the part that it is.
-Site = Tuple[Any, str, str]
+Site = tuple[Any, str, str]
 
 
 class Clock:
@@ -105,7 +106,7 @@ class Breakdown:
     def __init__(self, clock: Clock, sites: Sequence[Site]) -> None:
         self.clock = clock
         self.sites = sites
-        self._spans: List[Tuple[str, int, Any, Any]] = []
+        self._spans: list[tuple[str, int, Any, Any]] = []
         self._depth = 0
 
     @contextmanager
@@ -135,7 +136,7 @@ class Breakdown:
 
         return timed
 
-    def of(self, step: Callable[[], Any]) -> Dict[str, float]:
+    def of(self, step: Callable[[], Any]) -> dict[str, float]:
         """Give the seconds of each part of one step; 'other' is the rest."""
         self._spans = []
         with self._watching():
@@ -143,7 +144,7 @@ class Breakdown:
             step()
             whole = self.clock.between(start, self.clock.now())
         seconds = {part: 0. for _, _, part in self.sites}
-        inside: Dict[int, float] = {}
+        inside: dict[int, float] = {}
         # A span comes after those inside of it.
         for part, depth, start, end in self._spans:
             spent = self.clock.between(start, end)
@@ -176,7 +177,7 @@ class _Waits(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: List[str] = []
+        self.found: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
@@ -186,14 +187,14 @@ class _Waits(TorchFunctionMode):
 
 
 def count_launches(step: Callable[[], Any], sites: Sequence[Site]
-                   ) -> Tuple[Dict[str, int], List[str]]:
+                   ) -> tuple[dict[str, int], list[str]]:
     """Count the operators of a step that launch kernels on a GPU.
 
     All but views and allocations, in both passes, each once, whether it works
     on one tensor or on a list, and random draws, which stay on the CPU.
 
     Returns:
-        Tuple[Dict[str, int], List[str]]: Number of operators of each part,
+        tuple[dict[str, int], list[str]]: Number of operators of each part,
         and the calls at which the host waits for a device.
     """
     with _Waits() as waits, _Launches() as launches:

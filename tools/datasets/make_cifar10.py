@@ -12,7 +12,6 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Optional
 
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CIFAR10
@@ -20,7 +19,7 @@ from PIL import Image
 from rich.progress import track
 
 
-def write_images(dataset, out: Path, per_class: Optional[int] = None) -> int:
+def write_images(dataset, out: Path, per_class: int | None = None) -> int:
     """Write a data set of RGB arrays as class folders.
 
     Args:

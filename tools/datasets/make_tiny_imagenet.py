@@ -13,11 +13,11 @@ import argparse
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Dict, Optional, Sequence, Tuple
 
 
-def find_images(archive: zipfile.ZipFile) -> Dict[str, Tuple[str, str]]:
+def find_images(archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
     """Find the part, train or val, and the class of each image."""
     names = sorted(archive.namelist())
     labels = {}
@@ -40,7 +40,7 @@ def find_images(archive: zipfile.ZipFile) -> Dict[str, Tuple[str, str]]:
 
 
 def unpack(path: Path, out: Path,
-           per_class: Optional[Sequence[int]] = None) -> Counter:
+           per_class: Sequence[int] | None = None) -> Counter:
     """Write the images as class folders.
 
     Args:

@@ -7,11 +7,11 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 # Panels: title, what is drawn, and whether the axis is logarithmic.
-PANELS: Tuple[Tuple[str, str, bool], ...] = (
+PANELS: tuple[tuple[str, str, bool], ...] = (
     ('loss_rc', 'loss_rc', False),
     ('loss_ct', 'loss_ct', False),
     ('acc_ct, %', 'acc_ct', False),
@@ -37,7 +37,7 @@ def load(name: str, path: Path) -> Any:
     return module
 
 
-def curve(runs: Any, run: Any, name: str) -> List[List[float]]:
+def curve(runs: Any, run: Any, name: str) -> list[list[float]]:
     """Give a curve; ``rank`` is relative to what chance gives."""
     if name != 'rank':
         return runs.series(run, name)
@@ -46,13 +46,13 @@ def curve(runs: Any, run: Any, name: str) -> List[List[float]]:
     return [x, [2 * rank / (count + 1) for rank, count in zip(y, targets)]]
 
 
-def smooth(values: List[float], window: int = 3) -> List[float]:
+def smooth(values: list[float], window: int = 3) -> list[float]:
     """Average over neighbours, since single batches scatter."""
     return [sum(part) / len(part) for part in (
         values[max(0, i - window + 1):i + 1] for i in range(len(values)))]
 
 
-def plot(runs: Any, read: List[Any], out: Path) -> None:
+def plot(runs: Any, read: list[Any], out: Path) -> None:
     """Draw all panels, over the share of the training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -84,13 +84,13 @@ def plot(runs: Any, read: List[Any], out: Path) -> None:
     Image.open(out).convert('RGB').quantize(64).save(out, optimize=True)
 
 
-def last(runs: Any, run: Any, name: str) -> Optional[float]:
+def last(runs: Any, run: Any, name: str) -> float | None:
     """Average the last values of a curve."""
     values = curve(runs, run, name)[1][-LAST:]
     return sum(values) / len(values) if values else None
 
 
-def print_table(runs: Any, read: List[Any]) -> None:
+def print_table(runs: Any, read: list[Any]) -> None:
     """Print the ends of all curves, as Markdown."""
     names = [name for _, name, _ in PANELS]
     names.insert(5, 'rho_neg')

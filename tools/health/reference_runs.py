@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools/quickstart')]
@@ -27,7 +27,7 @@ class Reference(NamedTuple):
     """One run: its name and its changes of the config."""
 
     name: str
-    options: Tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     data: str = 'tiles'
 
     @property
@@ -36,7 +36,7 @@ class Reference(NamedTuple):
         return self.name.replace(',', '').replace(' ', '_')
 
 
-def _steps(count: int, warmup: int) -> Tuple[str, ...]:
+def _steps(count: int, warmup: int) -> tuple[str, ...]:
     return (f'train_cfg.max_iters={count}', f'param_scheduler.0.end={warmup}',
             f'param_scheduler.1.begin={warmup}',
             f'param_scheduler.1.end={count}',

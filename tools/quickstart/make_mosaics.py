@@ -13,16 +13,9 @@ half of each photograph as the training tiles, the others from the other half.
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import numpy as np
-from make_tiles import (
-    SPLITS,
-    are_made,
-    cut_tiles,
-    halves,
-    iter_photographs,
-)
+from make_tiles import SPLITS, are_made, cut_tiles, halves, iter_photographs
 from PIL import Image
 
 
@@ -44,18 +37,18 @@ def draw_parts(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return squares.argmin(-1)
 
 
-def make_mosaic(photographs: List[Image.Image], size: int, parts: int,
-                rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+def make_mosaic(photographs: list[Image.Image], size: int, parts: int,
+                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw one mosaic.
 
     Args:
-        photographs (List[Image.Image]): What the parts are cut from.
+        photographs (list[Image.Image]): What the parts are cut from.
         size (int): Side in pixels.
         parts (int): Number of parts, each of another photograph.
         rng (np.random.Generator): Draws all of it.
 
     Returns:
-        Tuple[np.ndarray, np.ndarray]: The image, (size, size, 3), and the map,
+        tuple[np.ndarray, np.ndarray]: The image, (size, size, 3), and the map,
         (size, size), of the photographs' numbers from 1.
     """
     chosen = rng.choice(len(photographs), parts, replace=False)
@@ -67,13 +60,13 @@ def make_mosaic(photographs: List[Image.Image], size: int, parts: int,
     return image, (chosen[where] + 1).astype(np.uint8)
 
 
-def make_mosaics(out: Path, counts: Dict[str, int], size: int, parts: int,
+def make_mosaics(out: Path, counts: dict[str, int], size: int, parts: int,
                  seed: int) -> None:
     """Write the mosaics, unless the same ones are there already.
 
     Args:
         out (Path): The data folder.
-        counts (Dict[str, int]): Number of mosaics of each split.
+        counts (dict[str, int]): Number of mosaics of each split.
         size (int): Side of a mosaic in pixels.
         parts (int): Number of parts of a mosaic.
         seed (int): Of all draws.

@@ -8,9 +8,9 @@ from the other, so that no pixel is in both.
 """
 import argparse
 import json
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Dict, Iterator, Tuple
 
 import numpy as np
 from PIL import Image
@@ -27,7 +27,7 @@ PHOTOGRAPHS = {
 SPLITS = ('train', 'val')
 
 
-def iter_photographs() -> Iterator[Tuple[str, Image.Image]]:
+def iter_photographs() -> Iterator[tuple[str, Image.Image]]:
     """Yield each photograph's name and image, in RGB.
 
     Raises:
@@ -39,7 +39,7 @@ def iter_photographs() -> Iterator[Tuple[str, Image.Image]]:
                 yield Path(name).stem, Image.open(file).convert('RGB')
 
 
-def halves(image: Image.Image) -> Dict[str, Image.Image]:
+def halves(image: Image.Image) -> dict[str, Image.Image]:
     """Split a photograph across its longer side."""
     width, height = image.size
     if width >= height:
@@ -61,7 +61,7 @@ def cut_tiles(image: Image.Image, count: int, size: int,
             (size, size), Image.Resampling.BICUBIC)
 
 
-def are_made(done: Path, settings: Dict[str, int]) -> bool:
+def are_made(done: Path, settings: dict[str, int]) -> bool:
     """Say whether a folder's images are there already.
 
     Args:

@@ -3,8 +3,9 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +19,8 @@ from cmae_mm.datasets.source import SourceError, open_source
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.evaluation.features import FeatureSet, FrozenFeatures
 from cmae_mm.evaluation.probes import knn_accuracy
-from cmae_mm.visualization import (
-    prediction_columns,
-    read_run,
-    save_grid,
-    series,
-)
+from cmae_mm.visualization import (prediction_columns, read_run, save_grid,
+                                   series)
 from cmae_mm.visualization.runs import Run
 
 CONFIG = 'quickstart/cmae_vit-mini_tiles'
@@ -38,7 +35,7 @@ class Labels(NamedTuple):
     """
 
     train: str
-    val: Optional[str]
+    val: str | None
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -50,7 +47,7 @@ def has_class_folders(folder: Path) -> bool:
     return len(set(source.labels.tolist())) >= 2
 
 
-def find_labels(data: Path) -> Optional[Labels]:
+def find_labels(data: Path) -> Labels | None:
     """Find class folders in the data; None where there are none."""
     if has_class_folders(data / 'train'):
         same = has_class_folders(data / 'val') and set(
@@ -59,7 +56,7 @@ def find_labels(data: Path) -> Optional[Labels]:
     return Labels('', None) if has_class_folders(data) else None
 
 
-def evaluation_cfg(data: Path, labels: Labels) -> Dict[str, dict]:
+def evaluation_cfg(data: Path, labels: Labels) -> dict[str, dict]:
     """Say in a config where the labelled images are."""
     val = labels.train if labels.val is None else labels.val
     return {
@@ -69,7 +66,7 @@ def evaluation_cfg(data: Path, labels: Labels) -> Dict[str, dict]:
     }
 
 
-def hold_out(data: FeatureSet) -> Tuple[FeatureSet, FeatureSet]:
+def hold_out(data: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
     """Split features into those to train on, and each fifth one."""
     held_out = torch.arange(len(data.labels)) % 5 == 0
     return (FeatureSet(data.features[~held_out], data.labels[~held_out]),
@@ -161,7 +158,7 @@ def describe_seconds(seconds: float) -> str:
 
 
 def build_config(args: argparse.Namespace, data: Path,
-                 labels: Optional[Labels]) -> Config:
+                 labels: Labels | None) -> Config:
     """Load the config and apply the command line."""
     os.environ['DATA_ROOT'] = str(data)
     cfg = load_config(CONFIG)
@@ -210,7 +207,7 @@ def run_steps(args: argparse.Namespace, say: Callable[[str], None],
     runner.register_hook(ProgressHook(say))
     model = runner.model
     model.init_weights()
-    summary: Dict[str, Optional[float]] = dict(
+    summary: dict[str, float | None] = dict(
         knn_top1=None, knn_top1_random_init=None)
     if labels is None:
         say('The data has no class folders: k-NN is left out.')

@@ -4,20 +4,16 @@ The trace has one forward and backward pass of ConvMAE, which is a CMAE with
 the hybrid encoder and without the contrastive branch. It runs ``CMAE.loss``.
 """
 import re
-from typing import Any, Callable, Dict, Iterator, List
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from cmae_mm.checkpoints import CheckpointError, find_encoder, load_state
-from cmae_mm.checkpoints.layouts import (
-    DECODER,
-    decoder_to_convmae,
-    rename,
-    to_convmae,
-    with_zero_positions,
-)
+from cmae_mm.checkpoints.layouts import (DECODER, decoder_to_convmae, rename,
+                                         to_convmae, with_zero_positions)
 
 from .trace import Row, Trace, keep_output, relative_error
 
@@ -28,7 +24,7 @@ _NEEDED = ('img', 'mask', 'state_dict.pos_embed',
            'state_dict.decoder_embed.weight')
 
 
-def is_of_convvit(meta: Dict[str, Any]) -> bool:
+def is_of_convvit(meta: dict[str, Any]) -> bool:
     """Return whether a trace's metadata are those of the hybrid encoder."""
     return 'patch_sizes' in meta
 
@@ -99,16 +95,16 @@ def build_model(trace: Trace) -> nn.Module:
     return model.train()
 
 
-def _decoder_ratio(weights: Dict[str, Tensor], width: int) -> float:
+def _decoder_ratio(weights: dict[str, Tensor], width: int) -> float:
     hidden = weights.get('decoder_blocks.0.mlp.fc1.weight')
     return 4 if hidden is None else hidden.shape[0] / width
 
 
-def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
+def record(model: nn.Module, seen: dict[str, Tensor]) -> list[Callable]:
     """Store the model's intermediates in a dict.
 
     Returns:
-        List[Callable]: Functions that remove the hooks.
+        list[Callable]: Functions that remove the hooks.
     """
     encoder = model.backbone
     modules = dict(
@@ -136,7 +132,7 @@ def cells_of(maps: Tensor, mask: Tensor, like: Tensor) -> Tensor:
     return x[~mask].view(number, visible, side, side, -1)
 
 
-def compare_stages(trace: Trace, encoder: nn.Module, seen: Dict[str, Tensor],
+def compare_stages(trace: Trace, encoder: nn.Module, seen: dict[str, Tensor],
                    mask: Tensor) -> Iterator[Row]:
     """Compare the stages' maps with and without a mask.
 
@@ -173,8 +169,8 @@ def replay(trace: Trace) -> Iterator[Row]:
     model = build_model(trace)
     mask = trace.tensors['mask'].bool()
     model.backbone.generate_mask = lambda n, device: mask
-    seen: Dict[str, Tensor] = {}
-    orders: List[Tensor] = []
+    seen: dict[str, Tensor] = {}
+    orders: list[Tensor] = []
     stops = record(model, seen)
     stops.append(model.backbone.register_forward_hook(
         lambda module, args, output: orders.append(output[1])).remove)
@@ -203,7 +199,7 @@ def replay(trace: Trace) -> Iterator[Row]:
 
 
 def _compare_predictions(recorded: Tensor, model: nn.Module,
-                         seen: Dict[str, Tensor], ids_restore: Tensor,
+                         seen: dict[str, Tensor], ids_restore: Tensor,
                          mask: Tensor) -> Iterator[Row]:
     """Compare the predictions of masked patches and of all patches."""
     pred = seen['pred_pixel']
@@ -216,7 +212,7 @@ def _compare_predictions(recorded: Tensor, model: nn.Module,
 
 def _compare_gradients(trace: Trace, model: nn.Module) -> Iterator[Row]:
 
-    def gradients(module: nn.Module) -> Dict[str, Tensor]:
+    def gradients(module: nn.Module) -> dict[str, Tensor]:
         # NaN where there is no gradient
         return {
             n: torch.full_like(p, torch.nan) if p.grad is None else p.grad

@@ -3,7 +3,8 @@
 Each step of the trace runs ``CMAE.loss``, the optimizer wrapper and
 ``TargetUpdateHook``, as in training.
 """
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -14,13 +15,7 @@ from cmae_mm.checkpoints import CheckpointError, load_model
 from cmae_mm.checkpoints.layouts import from_cmae
 from cmae_mm.engine import TargetUpdateHook
 
-from .trace import (
-    Row,
-    Trace,
-    keep_output,
-    keep_predictions,
-    relative_error,
-)
+from .trace import Row, Trace, keep_output, keep_predictions, relative_error
 
 
 def check_trace(trace: Trace, path: str) -> None:
@@ -47,7 +42,7 @@ def build_model(trace: Trace) -> nn.Module:
     meta, decoder = trace.meta, trace.meta['decoder']
     weights = trace.under('state_dict.')
 
-    def decoder_cfg(depth: int) -> Dict[str, Any]:
+    def decoder_cfg(depth: int) -> dict[str, Any]:
         return dict(
             decoder_embed_dim=decoder['dim'],
             decoder_depth=depth,
@@ -86,11 +81,11 @@ def build_model(trace: Trace) -> nn.Module:
     return model.train()
 
 
-def record(model: nn.Module, seen: Dict[str, Tensor]) -> List[Callable]:
+def record(model: nn.Module, seen: dict[str, Tensor]) -> list[Callable]:
     """Store the model's intermediates in a dict.
 
     Returns:
-        List[Callable]: Functions that remove the hooks.
+        list[Callable]: Functions that remove the hooks.
     """
     modules = dict(
         latent_s=model.backbone,
@@ -126,7 +121,7 @@ def reference_order(latent: Tensor, mask: Tensor,
     return torch.cat([latent[:, :1], ordered], dim=1)
 
 
-def compare_intermediates(trace: Trace, number: int, seen: Dict[str, Tensor],
+def compare_intermediates(trace: Trace, number: int, seen: dict[str, Tensor],
                           mask: Tensor) -> Iterator[Row]:
     """Compare the intermediates of a step."""
     for name, ours in seen.items():
@@ -142,8 +137,8 @@ def compare_intermediates(trace: Trace, number: int, seen: Dict[str, Tensor],
         yield Row(f'step{number}.{name}', relative_error(ours, recorded))
 
 
-def find_ours(ours: Dict[str, Tensor], theirs: Dict[str, Tensor],
-              what: str) -> Iterator[Tuple[str, Tensor, Tensor]]:
+def find_ours(ours: dict[str, Tensor], theirs: dict[str, Tensor],
+              what: str) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Pair recorded tensors with ours by name."""
     for name, recorded in theirs.items():
         renamed = next(iter(from_cmae({name: recorded})))
@@ -163,11 +158,11 @@ def replay(trace: Trace) -> Iterator[Row]:
     hook = TargetUpdateHook()
     hook.attach(model, optim_wrapper.optimizer, num_steps=meta['steps'])
     # Before the step: update_params clears gradients after it.
-    grads: Dict[str, Tensor] = {}
+    grads: dict[str, Tensor] = {}
     optim_wrapper.optimizer.register_step_pre_hook(
         lambda *args: grads.update((n, p.grad.clone()) for n, p in model.
                                    named_parameters() if p.grad is not None))
-    seen: Dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
     record(model, seen)
 
     for number in range(meta['steps']):

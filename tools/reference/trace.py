@@ -1,6 +1,7 @@
 """Recorded traces, and the error of a value relative to one."""
 import json
-from typing import Any, Callable, Dict, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +19,10 @@ class Row(NamedTuple):
 class Trace(NamedTuple):
     """A recorded trace, its tensors by key."""
 
-    meta: Dict[str, Any]
-    tensors: Dict[str, Tensor]
+    meta: dict[str, Any]
+    tensors: dict[str, Tensor]
 
-    def under(self, prefix: str) -> Dict[str, Tensor]:
+    def under(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors under a prefix, by the rest of their key."""
         return {
             k[len(prefix):]: v
@@ -58,11 +59,11 @@ def relative_error(ours: Tensor, recorded: Tensor) -> float:
     return error / scale if error == error else float('inf')
 
 
-def keep_output(seen: Dict[str, Tensor], name: str) -> Callable[..., None]:
+def keep_output(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
     """Make a forward hook that stores a module's (first) output.
 
     Args:
-        seen (Dict[str, Tensor]): The dict to store it in.
+        seen (dict[str, Tensor]): The dict to store it in.
         name (str): Its key.
     """
 
@@ -72,14 +73,14 @@ def keep_output(seen: Dict[str, Tensor], name: str) -> Callable[..., None]:
     return hook
 
 
-def keep_predictions(seen: Dict[str, Tensor], name: str
+def keep_predictions(seen: dict[str, Tensor], name: str
                      ) -> Callable[..., None]:
     """Make a forward hook that stores a decoder's prediction of all patches.
 
     A training step only computes the patches that the losses need.
 
     Args:
-        seen (Dict[str, Tensor]): The dict to store it in.
+        seen (dict[str, Tensor]): The dict to store it in.
         name (str): Its key.
     """
 

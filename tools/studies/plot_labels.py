@@ -9,10 +9,9 @@ import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 # Run, fine-tuned or frozen -> labels per class -> accuracies of the seeds.
-Curves = Dict[Tuple[str, bool], Dict[int, List[float]]]
+Curves = dict[tuple[str, bool], dict[int, list[float]]]
 COLOURS = ('#0072b2', '#777777', '#d55e00')
 
 

@@ -1,40 +1,11 @@
-from .convert import (
-    arrange,
-    change_type,
-    find_missing,
-    is_grey,
-    natural_dtype,
-    prepare,
-    resize_image,
-)
-from .decode import (
-    LargeImage,
-    decode_image,
-    decode_resized,
-    decode_short,
-    decode_windows,
-    finish,
-    read_centre,
-    read_image,
-)
-from .image import (
-    IMAGE_DTYPES,
-    MAX_CHANNELS,
-    MAX_PIXELS,
-    RGB,
-    ImageSettings,
-    RawImage,
-    TooLargeImage,
-    UndecodableImage,
-    UnfitImage,
-    first_bytes,
-    is_colour,
-    is_dicom,
-    is_jpeg,
-    is_plain,
-    make_settings,
-    read_whole,
-)
+from .convert import (arrange, change_type, find_missing, is_grey,
+                      natural_dtype, prepare, resize_image)
+from .decode import (LargeImage, decode_image, decode_resized, decode_short,
+                     decode_windows, finish, read_centre, read_image)
+from .image import (IMAGE_DTYPES, MAX_CHANNELS, MAX_PIXELS, RGB, ImageSettings,
+                    RawImage, TooLargeImage, UndecodableImage, UnfitImage,
+                    first_bytes, is_colour, is_dicom, is_jpeg, is_plain,
+                    make_settings, read_whole)
 from .raster import from_pillow
 
 __all__ = [

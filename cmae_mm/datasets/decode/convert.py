@@ -2,20 +2,15 @@
 import io
 import math
 import zipfile
-from typing import Any, Iterable, Optional, Tuple, Union
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .image import (
-    MAX_CHANNELS,
-    ImageSettings,
-    RawImage,
-    UndecodableImage,
-    UnfitImage,
-    check_size,
-)
+from .image import (MAX_CHANNELS, ImageSettings, RawImage, UndecodableImage,
+                    UnfitImage, check_size)
 
 # Upper end of the range of each type.
 _HIGHEST = {'uint8': 255, 'uint16': 65535, 'float32': 1}
@@ -44,7 +39,7 @@ def convert(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
 
 
 def prepare(raw: RawImage, name: str, settings: ImageSettings
-            ) -> Tuple[RawImage, Optional[np.ndarray]]:
+            ) -> tuple[RawImage, np.ndarray | None]:
     """Choose the channels and fill missing pixels; return their mask, too."""
     raw = choose_channels(raw, name, settings)
     missing = find_missing(raw)
@@ -125,7 +120,7 @@ def is_grey(pixels: np.ndarray) -> bool:
     return bool((pixels[..., 1:3] == pixels[..., :1]).all())
 
 
-def find_missing(raw: RawImage) -> Optional[np.ndarray]:
+def find_missing(raw: RawImage) -> np.ndarray | None:
     """Find missing pixels.
 
     Returns:
@@ -142,7 +137,7 @@ def find_missing(raw: RawImage) -> Optional[np.ndarray]:
 
 
 def fill_missing(pixels: np.ndarray, missing: np.ndarray,
-                 fill: Union[float, str]) -> np.ndarray:
+                 fill: float | str) -> np.ndarray:
     """Replace missing pixels.
 
     Args:
@@ -167,7 +162,7 @@ def fill_missing(pixels: np.ndarray, missing: np.ndarray,
 
 
 def sum_valid(pixels: np.ndarray,
-              missing: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+              missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return sum and number of the valid pixels of each channel."""
     return (np.where(missing, 0, pixels).sum(axis=(0, 1), dtype=np.float64),
             (~missing).sum(axis=(0, 1)))
@@ -243,12 +238,12 @@ def _round(values: np.ndarray, dtype: str) -> np.ndarray:
     return values.astype(dtype)
 
 
-def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize with anti-aliased bicubic interpolation, like Pillow.
 
     Args:
         image (np.ndarray): (H, W, C), uint8, uint16 or float32.
-        size (Tuple[int, int]): Height and width wanted, in pixels.
+        size (tuple[int, int]): Height and width wanted, in pixels.
 
     Returns:
         np.ndarray: Image of this size and the same dtype; integers are rounded
@@ -259,14 +254,14 @@ def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 
 
 def resize_rows(blocks: Iterable[np.ndarray],
-                size: Tuple[int, int]) -> np.ndarray:
+                size: tuple[int, int]) -> np.ndarray:
     """Resize an image given in blocks of rows, see :func:`resize_image`.
 
     The pixels are those of the whole image: columns are resized before rows.
 
     Args:
         blocks (Iterable[np.ndarray]): Blocks, (h, W, C), from top to bottom.
-        size (Tuple[int, int]): Height and width wanted, in pixels.
+        size (tuple[int, int]): Height and width wanted, in pixels.
 
     Returns:
         np.ndarray: Of that size, and the blocks' type.
@@ -302,7 +297,7 @@ def _to_image(tensor: torch.Tensor, like: np.ndarray) -> np.ndarray:
     return made[..., ::-1] if like.strides[2] < 0 else made
 
 
-def _interpolate(image: torch.Tensor, size: Tuple[int, int]) -> torch.Tensor:
+def _interpolate(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(image, size, mode='bicubic', antialias=True)
 
 
@@ -386,7 +381,7 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
 
 
 def arrange_pages(pixels: np.ndarray, axes: str, what: str,
-                  pages: Optional[str]) -> np.ndarray:
+                  pages: str | None) -> np.ndarray:
     """Convert an array with named axes to (H, W, C).
 
     Args:

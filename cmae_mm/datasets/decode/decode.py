@@ -2,55 +2,23 @@
 import logging
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import (
-    Any,
-    Callable,
-    Iterator,
-    List,
-    Optional,
-    Set,
-    Tuple,
-    Union,
-)
+from typing import Any
 
 import numpy as np
 
 from ...dependencies import MissingLibrary
-from .convert import (
-    choose_channels,
-    convert,
-    find_missing,
-    mean_of,
-    read_numpy,
-    resize_image,
-    resize_rows,
-    sum_valid,
-)
-from .image import (
-    RGB,
-    Encoded,
-    ImageSettings,
-    Parts,
-    RawImage,
-    TooLargeImage,
-    UndecodableImage,
-    UnfitImage,
-    Window,
-    check_size,
-    first_bytes,
-    is_dicom,
-    is_jp2,
-    is_numpy,
-    is_tiff,
-    log_once,
-    read_whole,
-    stand_upright,
-    stored_window,
-)
+from .convert import (choose_channels, convert, find_missing, mean_of,
+                      read_numpy, resize_image, resize_rows, sum_valid)
+from .image import (RGB, Encoded, ImageSettings, Parts, RawImage,
+                    TooLargeImage, UndecodableImage, UnfitImage, Window,
+                    check_size, first_bytes, is_dicom, is_jp2, is_numpy,
+                    is_tiff, log_once, read_whole, stand_upright,
+                    stored_window)
 from .raster import read_raster
 
-Size = Tuple[int, int]
+Size = tuple[int, int]
 # Number of pixels of a block; larger parts are read in blocks.
 _BLOCK = 2**21
 
@@ -60,7 +28,7 @@ _LOGGERS = ('tifffile', 'rasterio._env', 'rasterio._err', 'pydicom',
 
 
 def decode_image(data: bytes,
-                 shrink_to: Optional[int] = None,
+                 shrink_to: int | None = None,
                  settings: ImageSettings = RGB,
                  name: str = 'an image') -> np.ndarray:
     """Decode an image file, upright and without loss.
@@ -116,7 +84,7 @@ def finish(raw: RawImage, name: str, settings: ImageSettings) -> np.ndarray:
 def read_image(data: bytes,
                name: str,
                settings: ImageSettings,
-               shrink_to: Optional[int] = None) -> RawImage:
+               shrink_to: int | None = None) -> RawImage:
     """Read an image file with all its channels, upright.
 
     Args:
@@ -171,10 +139,10 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def decode_resized(data: Encoded,
-                   choose: Callable[[int, int], Tuple[Window, Size]],
+                   choose: Callable[[int, int], tuple[Window, Size]],
                    settings: ImageSettings = RGB,
                    name: str = 'an image',
-                   shrink_to: Optional[int] = None) -> np.ndarray:
+                   shrink_to: int | None = None) -> np.ndarray:
     """Decode a part of an image and resize it.
 
     For tiled TIFF files, and for TIFF and JPEG 2000 files with more than
@@ -207,7 +175,7 @@ def decode_resized(data: Encoded,
     return resize_image(image[y:y + height, x:x + width], size)
 
 
-def decode_short(data: Encoded, short_side: Optional[int],
+def decode_short(data: Encoded, short_side: int | None,
                  settings: ImageSettings, name: str) -> np.ndarray:
     """Decode an image, and resize it if it exceeds ``max_pixels``.
 
@@ -225,7 +193,7 @@ def decode_short(data: Encoded, short_side: Optional[int],
         ValueError: See :func:`decode_image`.
         MissingLibrary: If an optional library is needed; names the file.
     """
-    def choose(height: int, width: int) -> Tuple[Window, Size]:
+    def choose(height: int, width: int) -> tuple[Window, Size]:
         short, side = min(height, width), short_side or 1
         return (0, 0, height, width), (
             side * height // short, side * width // short)
@@ -243,7 +211,7 @@ def decode_short(data: Encoded, short_side: Optional[int],
 
 
 def read_centre(data: Encoded, name: str, settings: ImageSettings
-                ) -> Optional[Tuple[RawImage, Size]]:
+                ) -> tuple[RawImage, Size] | None:
     """Read the centre of an image of more than ``max_pixels``.
 
     Args:
@@ -285,7 +253,7 @@ class LargeImage:
         name (str): The file's name, for errors.
 
     Attributes:
-        shape (Tuple[int, int]): Height and width in pixels.
+        shape (tuple[int, int]): Height and width in pixels.
     """
 
     def __init__(self, parts: Parts, stack: ExitStack,
@@ -296,7 +264,7 @@ class LargeImage:
         self._stack, self._settings, self._name = stack, settings, name
         self.shape = _upright(parts.levels[0], parts)
 
-    def __getitem__(self, window: Tuple[slice, slice]) -> np.ndarray:
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         (top, bottom, _), (left, right, _) = (
             part.indices(side) for part, side in zip(window, self.shape))
         size = bottom - top, right - left
@@ -306,7 +274,7 @@ class LargeImage:
 
 
 def decode_windows(data: Encoded, settings: ImageSettings,
-                   name: str) -> Union[np.ndarray, LargeImage]:
+                   name: str) -> np.ndarray | LargeImage:
     """Decode an image, or open it if it has more than ``max_pixels``.
 
     Args:
@@ -331,7 +299,7 @@ def decode_windows(data: Encoded, settings: ImageSettings,
 
 @contextmanager
 def _opened_parts(data: Encoded, settings: ImageSettings,
-                  name: str) -> Iterator[Optional[Parts]]:
+                  name: str) -> Iterator[Parts | None]:
     """Open a file for reading parts; None if it must be decoded whole."""
     head, parts = first_bytes(data), None
     with ExitStack() as stack:
@@ -363,7 +331,7 @@ def _depends_on_all(parts: Parts, settings: ImageSettings) -> bool:
 
 
 def _resize_parts(parts: Parts,
-                  choose: Callable[[int, int], Tuple[Window, Size]],
+                  choose: Callable[[int, int], tuple[Window, Size]],
                   settings: ImageSettings, name: str) -> np.ndarray:
     full = parts.levels[0]
     window, size = choose(*_upright(full, parts))
@@ -425,8 +393,8 @@ def _settle(parts: Parts, settings: ImageSettings,
     level = len(parts.levels) - 1
     sums: Any = 0
     counts: Any = 0
-    ends: List[Any] = []
-    values: Set[Any] = set()
+    ends: list[Any] = []
+    values: set[Any] = set()
     dtype = np.dtype(np.uint8)
     for raw in _blocks(parts, level, (0, 0, *parts.levels[level]), settings,
                        name):
@@ -454,7 +422,7 @@ def _settle(parts: Parts, settings: ImageSettings,
 
 
 # Log records of libraries for the current file; None between files.
-_logged: Optional[List[Tuple[str, str]]] = None
+_logged: list[tuple[str, str]] | None = None
 
 
 def _keep(record: logging.LogRecord) -> bool:

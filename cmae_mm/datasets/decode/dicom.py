@@ -1,19 +1,14 @@
 """Decoding of DICOM files with pydicom (extra='dicom')."""
 import importlib.util
 import io
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 
 from ...dependencies import MissingLibrary, install_command
 from .convert import arrange_pages, fill_missing, refuse_pages
-from .image import (
-    ImageSettings,
-    RawImage,
-    UndecodableImage,
-    UnfitImage,
-    check_size,
-)
+from .image import (ImageSettings, RawImage, UndecodableImage, UnfitImage,
+                    check_size)
 
 _PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
 _GREY = ('MONOCHROME1', 'MONOCHROME2')
@@ -88,7 +83,7 @@ def _check_kind(file: Any, kind: str) -> None:
             f'{bits - 1}')
 
 
-def _decode(file: Any, index: Optional[int]) -> np.ndarray:
+def _decode(file: Any, index: int | None) -> np.ndarray:
     from pydicom.pixels import pixel_array
     try:
         return pixel_array(file, index=index)
@@ -106,7 +101,7 @@ def _decode(file: Any, index: Optional[int]) -> np.ndarray:
 
 def _read_frame(file: Any, number: int, stored: np.ndarray,
                 settings: ImageSettings
-                ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+                ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the values of a frame or shares of its window, and a mask."""
     fill, window = settings.fill, settings.window
     missing = None if fill is None else _find_padding(stored, file)
@@ -125,7 +120,7 @@ def _read_frame(file: Any, number: int, stored: np.ndarray,
     return values, missing
 
 
-def _groups(file: Any, number: int, name: str) -> List[Any]:
+def _groups(file: Any, number: int, name: str) -> list[Any]:
     """Find a sequence in a frame's own or the shared functional groups."""
     own = file.get('PerFrameFunctionalGroupsSequence') or []
     shared = file.get('SharedFunctionalGroupsSequence') or []
@@ -202,7 +197,7 @@ def _apply_window(values: np.ndarray, file: Any, number: int,
     return ((values - centre) / width + 0.5).clip(0, 1)
 
 
-def _find_padding(stored: np.ndarray, file: Any) -> Optional[np.ndarray]:
+def _find_padding(stored: np.ndarray, file: Any) -> np.ndarray | None:
     """Find padding pixels."""
     value = file.get('PixelPaddingValue')
     if value is None:

@@ -2,20 +2,9 @@
 import logging
 import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    List,
-    Mapping,
-    NamedTuple,
-    NoReturn,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-    Union,
-)
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -32,12 +21,12 @@ _BYTES_PER_PIXEL = 16
 PNM_HEADER = re.compile(rb'P([2356])' + rb'(?:\s+|#[^\n]*\n)+(\d+)' * 3
                         + rb'\s')
 
-ValueRange = Union[None, str, Sequence[Any]]
+ValueRange = None | str | Sequence[Any]
 # A file's content, or the path of a large one.
-Encoded = Union[bytes, Path]
+Encoded = bytes | Path
 # First row and column, height and width, in pixels.
-Window = Tuple[int, int, int, int]
-_logged: Set[str] = set()
+Window = tuple[int, int, int, int]
+_logged: set[str] = set()
 
 
 class UndecodableImage(ValueError):
@@ -49,7 +38,7 @@ class TooLargeImage(UndecodableImage):
 
     Attributes:
         pixels (int): Smallest ``max_pixels`` that accepts it.
-        size (Tuple[int, int]): Height and width in pixels.
+        size (tuple[int, int]): Height and width in pixels.
     """
 
     pixels, size = 0, (0, 0)
@@ -87,7 +76,7 @@ class RawImage(NamedTuple):
 
     pixels: np.ndarray
     alpha: bool = False
-    missing: Optional[np.ndarray] = None
+    missing: np.ndarray | None = None
     is_share: bool = False
     is_animated: bool = False
 
@@ -96,7 +85,7 @@ class Parts(NamedTuple):
     """An image whose parts can be read one by one.
 
     Args:
-        levels (List[Tuple[int, int]]): Height and width of the image, and of
+        levels (list[tuple[int, int]]): Height and width of the image, and of
             its overviews from large to small, in pixels.
         read (Callable): Function from a level and a window to a RawImage.
         rows (int): Height of a block, the smallest unit that can be read.
@@ -108,7 +97,7 @@ class Parts(NamedTuple):
             :func:`stand_upright`.
     """
 
-    levels: List[Tuple[int, int]]
+    levels: list[tuple[int, int]]
     read: Callable[[int, Window], RawImage]
     rows: int
     has_missing: bool = False
@@ -156,13 +145,13 @@ def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image
 
 
-def stored_window(window: Window, size: Tuple[int, int],
+def stored_window(window: Window, size: tuple[int, int],
                   orientation: int) -> Window:
     """Return where a window of an upright image is in the stored one.
 
     Args:
-        window (Tuple[int, int, int, int]): The window, in the upright image.
-        size (Tuple[int, int]): Height and width of the upright image.
+        window (tuple[int, int, int, int]): The window, in the upright image.
+        size (tuple[int, int]): Height and width of the upright image.
         orientation (int): See :func:`stand_upright`.
     """
     y, x, height, width = window
@@ -260,13 +249,13 @@ class ImageSettings(NamedTuple):
             decoded. Defaults to 25 million.
     """
 
-    channels: Optional[int] = 3
-    dtype: Optional[str] = 'uint8'
+    channels: int | None = 3
+    dtype: str | None = 'uint8'
     value_range: ValueRange = None
-    bands: Optional[Sequence[int]] = None
+    bands: Sequence[int] | None = None
     fill: Any = None
-    window: Union[None, str, Sequence[float]] = None
-    pages: Optional[str] = None
+    window: None | str | Sequence[float] = None
+    pages: str | None = None
     max_pixels: int = MAX_PIXELS
 
     @property
@@ -342,7 +331,7 @@ def make_settings(**given: Any) -> ImageSettings:
         bands=bands, window=window, value_range=value_range)
 
 
-def _check_range(value_range: Any, channels: Optional[int]) -> ValueRange:
+def _check_range(value_range: Any, channels: int | None) -> ValueRange:
     if value_range in (None, 'per_image'):
         return value_range
     pair = value_range if isinstance(value_range, (list, tuple)) else ()

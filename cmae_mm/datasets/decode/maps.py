@@ -1,23 +1,15 @@
 """Decoding with rasterio: JPEG 2000, and TIFF files tifffile cannot read."""
 import importlib.util
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...dependencies import MissingLibrary, install_command
-from .image import (
-    Encoded,
-    ImageSettings,
-    Parts,
-    RawImage,
-    UndecodableImage,
-    Window,
-    check_size,
-    first_bytes,
-    stand_upright,
-)
+from .image import (Encoded, ImageSettings, Parts, RawImage, UndecodableImage,
+                    Window, check_size, first_bytes, stand_upright)
 from .raster import from_pillow, open_image, orientation_of
 
 # Start of a JPEG 2000 image: its sizes, and the bits of each component.
@@ -55,8 +47,8 @@ def _open(stack: ExitStack, data: Encoded, level: int) -> Any:
     return stack.enter_context(memory.open(**options))
 
 
-def _read(file: Any, window: Optional[Window] = None
-          ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+def _read(file: Any, window: Window | None = None
+          ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read all bands and the mask stored in the file.
 
     Values are unchanged; scale and offset of a band are not applied.
@@ -76,7 +68,7 @@ def _read(file: Any, window: Optional[Window] = None
     return np.ascontiguousarray(pixels), missing
 
 
-def read_bands(data: Encoded) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+def read_bands(data: Encoded) -> tuple[np.ndarray, np.ndarray | None]:
     """Read all bands of a file, and a mask of missing pixels or None."""
     with ExitStack() as stack:
         return _read(_open(stack, data, 0))
@@ -108,7 +100,7 @@ class _Jp2(NamedTuple):
 
     height: int
     width: int
-    bits: Tuple[int, ...]
+    bits: tuple[int, ...]
     orientation: int
 
 
@@ -159,7 +151,7 @@ def read_jp2(data: bytes, settings: ImageSettings) -> RawImage:
 
 
 def open_jp2(stack: ExitStack, data: Encoded,
-             settings: ImageSettings) -> Optional[Parts]:
+             settings: ImageSettings) -> Parts | None:
     """Open a JPEG 2000 file of more than ``max_pixels`` to read its parts.
 
     Returns:

@@ -9,7 +9,7 @@ import importlib.util
 import io
 import math
 import threading
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,17 +17,9 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from ...dependencies import MissingLibrary
-from .image import (
-    PNM_HEADER,
-    ImageSettings,
-    RawImage,
-    UndecodableImage,
-    check_size,
-    is_deep_png,
-    is_deep_pnm,
-    is_jpeg,
-    stand_upright,
-)
+from .image import (PNM_HEADER, ImageSettings, RawImage, UndecodableImage,
+                    check_size, is_deep_png, is_deep_pnm, is_jpeg,
+                    stand_upright)
 
 _ORIENTATION = 0x0112
 # Markers of JPEG: the start of a scan, the end.
@@ -56,7 +48,7 @@ _ALPHA_MODES = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
 
 def read_raster(data: bytes, settings: ImageSettings,
-                shrink_to: Optional[int] = None) -> RawImage:
+                shrink_to: int | None = None) -> RawImage:
     """Read an image file with all its channels, upright.
 
     Args:
@@ -166,7 +158,7 @@ def _iso_bits(data: bytes) -> int:
     return 8 + (data[place + 21] & 7) if place >= 0 else 8
 
 
-def _read_jxl_head(data: bytes) -> Tuple[int, int, int]:
+def _read_jxl_head(data: bytes) -> tuple[int, int, int]:
     """Return height, width and bits of a JPEG XL image."""
     start = data.find(b'\xff\x0a')
     bits = int.from_bytes(data[start + 2:start + 34], 'little')
@@ -276,7 +268,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _read_jpeg(data: bytes, settings: ImageSettings,
-               shrink_to: Optional[int]) -> Optional[RawImage]:
+               shrink_to: int | None) -> RawImage | None:
     """Read a JPEG file of grey or colour; None for CMYK and damaged ones."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)

@@ -7,9 +7,10 @@ are decoded by rasterio if it is installed, otherwise by OpenCV.
 import io
 import itertools
 import struct
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,24 +18,9 @@ import tifffile
 
 from ...dependencies import MissingLibrary, install_command
 from .convert import arrange, arrange_pages
-from .image import (
-    Encoded,
-    ImageSettings,
-    Parts,
-    RawImage,
-    UndecodableImage,
-    UnfitImage,
-    Window,
-    check_size,
-    log_once,
-    stand_upright,
-)
-from .maps import (
-    find_rasterio,
-    open_parts,
-    read_bands,
-    require_rasterio,
-)
+from .image import (Encoded, ImageSettings, Parts, RawImage, UndecodableImage,
+                    UnfitImage, Window, check_size, log_once, stand_upright)
+from .maps import find_rasterio, open_parts, read_bands, require_rasterio
 from .raster import from_pillow, open_image
 
 _ORIENTATION, _NODATA = 274, 42113
@@ -87,7 +73,7 @@ def read_tiff(data: bytes, settings: ImageSettings) -> RawImage:
 
 
 def _read_image(data: bytes, settings: ImageSettings
-                ) -> Tuple[RawImage, bool]:
+                ) -> tuple[RawImage, bool]:
     """Read an image; also return whether it is a map."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         is_map = _is_map(file.pages.first)
@@ -101,7 +87,7 @@ def _is_map(page: Any) -> bool:
 
 
 def open_tiff(stack: ExitStack, data: Encoded,
-              settings: ImageSettings) -> Optional[Parts]:
+              settings: ImageSettings) -> Parts | None:
     """Open a tiled TIFF file, or one of more than ``max_pixels``, in parts.
 
     Values are those of :func:`read_tiff`.
@@ -161,7 +147,7 @@ def _is_overview(other: Any, page: Any) -> bool:
                 page.dtype, page.samplesperpixel, page.photometric))
 
 
-def _segment_size(page: Any) -> Tuple[int, int]:
+def _segment_size(page: Any) -> tuple[int, int]:
     """Return height and width of a page's tiles or strips."""
     if page.is_tiled:
         return page.tilelength, page.tilewidth
@@ -280,7 +266,7 @@ def _orientation_of(page: Any) -> int:
 
 
 def _finish(page: Any, pixels: np.ndarray,
-            missing: Optional[np.ndarray]) -> RawImage:
+            missing: np.ndarray | None) -> RawImage:
     """Convert stored values of a page to colours."""
     kind = int(page.photometric)
     extra = int(page.extrasamples[-1]) if len(page.extrasamples) else 0
@@ -366,7 +352,7 @@ def _read_compressed(data: bytes, series: Any, page: Any,
         f'({reason}); install one with {others}')
 
 
-def _read_by_opencv(data: bytes, page: Any) -> Optional[List[np.ndarray]]:
+def _read_by_opencv(data: bytes, page: Any) -> list[np.ndarray] | None:
     """Read all pages like this one; None where OpenCV would change them."""
     samples = page.samplesperpixel
     if (samples > 4 or page.dtype.name not in _OPENCV_TYPES
@@ -393,7 +379,7 @@ def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([colours.astype(dtype), pixels[..., -1:]], axis=2)
 
 
-def _find_nodata(pixels: np.ndarray, text: str) -> Optional[np.ndarray]:
+def _find_nodata(pixels: np.ndarray, text: str) -> np.ndarray | None:
     """Find the pixels with the nodata value."""
     text, dtype = text.strip('\0 '), pixels.dtype
     try:

@@ -1,7 +1,8 @@
 """Transforms that load images and crop the canvas."""
 import logging
 import math
-from typing import Any, List, Optional, Sequence, Set, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,8 @@ from torch.utils.data import get_worker_info
 
 from ...dependencies import MissingLibrary
 from ...image_size import ImageSize, to_pair, to_size, words_of
-from ..decode import (
-    UndecodableImage,
-    UnfitImage,
-    decode_resized,
-    decode_short,
-    make_settings,
-)
+from ..decode import (UndecodableImage, UnfitImage, decode_resized,
+                      decode_short, make_settings)
 from ..names import encode_name
 from ..source import open_record
 from .views import check_range, check_share
@@ -94,16 +90,16 @@ class LoadImage(BaseTransform):
     """
 
     def __init__(self,
-                 backend_args: Optional[dict] = None,
+                 backend_args: dict | None = None,
                  channels: int = 3,
                  dtype: str = 'uint8',
                  value_range: Any = None,
-                 bands: Optional[Sequence[int]] = None,
+                 bands: Sequence[int] | None = None,
                  fill: Any = None,
                  window: Any = None,
-                 pages: Optional[str] = None,
-                 max_pixels: Optional[int] = None,
-                 short_side: Optional[int] = None) -> None:
+                 pages: str | None = None,
+                 max_pixels: int | None = None,
+                 short_side: int | None = None) -> None:
         self.backend_args = backend_args
         self.short_side = short_side
         self.settings = make_settings(
@@ -111,7 +107,7 @@ class LoadImage(BaseTransform):
             bands=bands, fill=fill, window=window, pages=pages,
             max_pixels=max_pixels)
 
-    def transform(self, results: dict) -> Optional[dict]:
+    def transform(self, results: dict) -> dict | None:
         """Load the image at ``img_path``.
 
         Args:
@@ -172,7 +168,7 @@ class LoadImageOrSkip(LoadImage):
         self.max_failures = max_failures
         self._loaded, self._broken = WorkerCounter(), WorkerCounter()
         self._in_a_row = 0
-        self._named: Set[str] = set()
+        self._named: set[str] = set()
 
     @property
     def loaded(self) -> int:
@@ -184,7 +180,7 @@ class LoadImageOrSkip(LoadImage):
         """Number of broken images among them."""
         return int(self._broken)
 
-    def transform(self, results: dict) -> Optional[dict]:
+    def transform(self, results: dict) -> dict | None:
         """Load the image at ``img_path``.
 
         Args:
@@ -311,9 +307,9 @@ class LoadCanvas(LoadImageOrSkip):
         """Load the image at ``img_path`` and crop the canvas."""
         rng = np.random.default_rng(
             results.get('view_seed', np.random.randint(2**31)))
-        shape: List[int] = []
+        shape: list[int] = []
 
-        def choose(height: int, width: int) -> Tuple[Any, Tuple[int, int]]:
+        def choose(height: int, width: int) -> tuple[Any, tuple[int, int]]:
             shape[:] = height, width
             return self.draw_crop(height, width, rng), self.size
 
@@ -344,7 +340,7 @@ class LoadCanvas(LoadImageOrSkip):
                 level=logging.WARNING)
 
     def draw_crop(self, height: int, width: int,
-                  rng: np.random.Generator) -> Tuple[int, int, int, int]:
+                  rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw a crop like torchvision's ``RandomResizedCrop``.
 
         In a strip (aspect ratio above 3 relative to the canvas) torchvision

@@ -1,7 +1,8 @@
 """Transforms of loaded images: resizing, both views, seeds."""
 import logging
 import math
-from typing import Any, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform, Compose
@@ -9,20 +10,13 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import ResizeEdge
 from mmpretrain.registry import TRANSFORMS
 
-from ...image_size import (
-    ImageSize,
-    Pair,
-    cover,
-    to_pair,
-    to_size,
-    words_of,
-)
+from ...image_size import ImageSize, Pair, cover, to_pair, to_size, words_of
 from ..decode import resize_image
 from ..samplers import seed_generators
 
 
 def check_numbers(name: str, value: Any, count: int, least: float = 0,
-                  most: float = math.inf) -> Tuple[float, ...]:
+                  most: float = math.inf) -> tuple[float, ...]:
     """Check a sequence of numbers.
 
     Args:
@@ -46,7 +40,7 @@ def check_numbers(name: str, value: Any, count: int, least: float = 0,
 
 
 def check_range(name: str, value: Any, most: float = math.inf
-                ) -> Tuple[float, float]:
+                ) -> tuple[float, float]:
     """Check a range of numbers above 0.
 
     Args:
@@ -75,7 +69,7 @@ def check_share(name: str, value: Any) -> float:
     return value
 
 
-def check_canvas(canvas_size: Optional[ImageSize], size: ImageSize,
+def check_canvas(canvas_size: ImageSize | None, size: ImageSize,
                  max_shift: int) -> Pair:
     """Check that both windows fit into the canvas.
 
@@ -86,7 +80,7 @@ def check_canvas(canvas_size: Optional[ImageSize], size: ImageSize,
         max_shift (int): Bound of the shift in pixels; the shift is below it.
 
     Returns:
-        Tuple[int, int]: Height and width of the windows.
+        tuple[int, int]: Height and width of the windows.
 
     Raises:
         ValueError: If they do not fit, or a size is invalid.
@@ -122,7 +116,7 @@ class PixelShift(BaseTransform):
 
     **Modified Keys:**
 
-    - img (List[np.ndarray]): The online and the target view, of ``size``.
+    - img (list[np.ndarray]): The online and the target view, of ``size``.
     - img_shape
 
     **Added Keys:**
@@ -137,9 +131,9 @@ class PixelShift(BaseTransform):
         canvas_size (int | Sequence[int], optional): Size of the canvas from
             the previous transforms in pixels, checked when the pipeline is
             built. Defaults to None, checked for each image.
-        target_pipeline (List[dict]): Transforms of the target view. Defaults
+        target_pipeline (list[dict]): Transforms of the target view. Defaults
             to an empty list, no augmentation.
-        online_pipeline (List[dict]): Transforms of the online view, for an
+        online_pipeline (list[dict]): Transforms of the online view, for an
             ablation. Defaults to an empty list, no augmentation.
 
     Raises:
@@ -150,7 +144,7 @@ class PixelShift(BaseTransform):
     def __init__(self,
                  size: ImageSize,
                  max_shift: int = 32,
-                 canvas_size: Optional[ImageSize] = None,
+                 canvas_size: ImageSize | None = None,
                  target_pipeline: Sequence[dict] = (),
                  online_pipeline: Sequence[dict] = ()) -> None:
         super().__init__()

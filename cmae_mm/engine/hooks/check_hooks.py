@@ -1,5 +1,5 @@
 """Checks of data and settings before the first step."""
-from typing import Any, List
+from typing import Any
 
 import torch
 from mmengine.dataset import InfiniteSampler
@@ -20,7 +20,7 @@ from ..loops import index_sampler
 from .step_hooks import StepSeedHook, TargetUpdateHook
 
 
-def check_loader(loader: DataLoader, by_epoch: bool = False) -> List[int]:
+def check_loader(loader: DataLoader, by_epoch: bool = False) -> list[int]:
     """Check that all ranks have the same number of batches, at least one.
 
     Args:
@@ -29,7 +29,7 @@ def check_loader(loader: DataLoader, by_epoch: bool = False) -> List[int]:
             False.
 
     Returns:
-        List[int]: Number of samples that each rank draws in an epoch; empty
+        list[int]: Number of samples that each rank draws in an epoch; empty
         for an ``IterableDataset``, whose length is not known.
 
     Raises:
@@ -125,7 +125,7 @@ def check_schedules(runner: Runner) -> None:
             f'{setting}.')
 
 
-def batch_sizes(loader: DataLoader) -> List[int]:
+def batch_sizes(loader: DataLoader) -> list[int]:
     """Return the batch sizes of this process, if known."""
     batch = loader.batch_size
     if batch is None:  # batch sampler
@@ -146,7 +146,7 @@ def check_batch_norm(runner: Runner, kinds: Any = _BatchNorm) -> None:
 
     Args:
         runner (Runner): A runner before its training.
-        kinds (type | Tuple[type]): The layers that need several images.
+        kinds (type | tuple[type]): The layers that need several images.
             Defaults to all BatchNorm layers.
 
     Raises:
@@ -219,7 +219,7 @@ class BrokenImagesHook(Hook):
         runner.logger.warning(f'{text}; other images replaced them.')
 
 
-def find_skipping(dataset: Any) -> List[LoadImageOrSkip]:
+def find_skipping(dataset: Any) -> list[LoadImageOrSkip]:
     """Find the transforms of a data set that skip broken images."""
     inner = getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)]

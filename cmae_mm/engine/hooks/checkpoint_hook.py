@@ -3,18 +3,15 @@ import errno
 import inspect
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any
 
 import torch
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    get_world_size,
-    is_main_process,
-)
+from mmengine.dist import (all_gather_object, broadcast_object_list,
+                           get_world_size, is_main_process)
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmpretrain.registry import HOOKS
@@ -25,11 +22,8 @@ from ...files import output_error, remove_temporaries, write_file
 from ...image_config import image_settings
 from ...models.utils import is_sharded, local_part
 from ..device import unwrapped_model
-from ..loops import (
-    at_optimizer_step,
-    note_pending_validation,
-    validation_pending,
-)
+from ..loops import (at_optimizer_step, note_pending_validation,
+                     validation_pending)
 from ..resuming import check_template, list_checkpoints, move_aside
 
 # Entries of the message hub with paths, in addition to keep_ckpt_ids.
@@ -45,8 +39,8 @@ class FileWriter:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, 'checkpoint')
-        self._last: Optional[Future] = None
-        self._problem: Optional[str] = None
+        self._last: Future | None = None
+        self._problem: str | None = None
 
     def write(self, path: Path, data: bytes) -> None:
         """Wait for the previous file, then start to write this one.
@@ -82,7 +76,7 @@ class FileWriter:
         if last is not None:
             last.result()
 
-    def take_problem(self) -> Optional[str]:
+    def take_problem(self) -> str | None:
         """Wait, and return the description of a failure once.
 
         Returns:
@@ -125,7 +119,7 @@ class CheckpointBackend(LocalBackend):
     Files are removed after the next file, their replacement, is written.
     """
 
-    removed: List[str] = []
+    removed: list[str] = []
 
     def put(self, obj: bytes, filepath: Any) -> None:
         """Start to write a file; then delete replaced files."""
@@ -188,10 +182,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self.async_save = async_save
         self._root = self.out_dir
         self._finite = True
-        self._deferred: Optional[int] = None
+        self._deferred: int | None = None
         # Iteration of this process's last checkpoint, and whether validation
         # is due after it.
-        self._saved: Optional[Tuple[int, bool]] = None
+        self._saved: tuple[int, bool] | None = None
 
     def folder(self, runner) -> str:
         """Return the folder of a runner's checkpoints."""
@@ -266,7 +260,7 @@ class AtomicCheckpointHook(CheckpointHook):
                  runner,
                  epoch: int,
                  iteration: int,
-                 within_epoch: bool = False) -> Optional[str]:
+                 within_epoch: bool = False) -> str | None:
         """Save at once, and wait until it is on disk.
 
         Args:

@@ -1,7 +1,8 @@
 """k-NN, linear probe and pictures during pre-training."""
 import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +161,7 @@ class ReconstructionHook(IntervalHook):
                  interval: int = 50,
                  by_epoch: bool = True,
                  num_images: int = 6,
-                 channels: Optional[Sequence[int]] = None) -> None:
+                 channels: Sequence[int] | None = None) -> None:
         super().__init__(interval, by_epoch)
         if num_images < 1:
             raise ValueError(
@@ -173,15 +174,12 @@ class ReconstructionHook(IntervalHook):
         if not isinstance(unwrapped_model(runner), CMAE):
             raise ValueError('ReconstructionHook needs a CMAE; remove the '
                              'hook')
-        self._images: Optional[Tensor] = None
+        self._images: Tensor | None = None
 
     def act(self, runner, step: int, iteration: int) -> None:
         """Draw."""
-        from ...visualization import (
-            draw_grid,
-            fitting_scale,
-            prediction_columns,
-        )
+        from ...visualization import (draw_grid, fitting_scale,
+                                      prediction_columns)
         model = unwrapped_model(runner)
         if not (is_main_process() or is_sharded(model)):
             return
@@ -241,8 +239,8 @@ class OnlineProbeHook(Hook):
                 f'num_classes must be 2 or more, but got {num_classes}')
         self.num_classes = num_classes
         self.lr = lr
-        self._features: Optional[Tensor] = None
-        self._resumed: Optional[Dict[str, Any]] = None
+        self._features: Tensor | None = None
+        self._resumed: dict[str, Any] | None = None
 
     def before_train(self, runner) -> None:
         """Build the classifier and register hooks on the features."""

@@ -1,5 +1,5 @@
 """Health values of a pre-training, measured during training."""
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size, is_main_process
@@ -8,14 +8,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from ...evaluation.health import (
-    WINDOW,
-    HealthWarning,
-    effective_rank,
-    positive_ranks,
-    spread,
-    warn,
-)
+from ...evaluation.health import (WINDOW, HealthWarning, effective_rank,
+                                  positive_ranks, spread, warn)
 from ...models import CMAE
 from ...models.utils import is_sharded, keep_step_hooks
 from ..device import host_memory_mb, unwrapped_model
@@ -77,7 +71,7 @@ class HealthHook(Hook):
             the model is not a CMAE.
     """
 
-    def __init__(self, interval: Optional[int] = None) -> None:
+    def __init__(self, interval: int | None = None) -> None:
         if interval is not None and interval < 1:
             raise ValueError(f'interval must be 1 or more, but got {interval}')
         self.interval = interval
@@ -94,11 +88,11 @@ class HealthHook(Hook):
             (h.interval for h in runner.hooks if isinstance(h, LoggerHook)),
             100)
         self._pending = False
-        self._seen: Dict[str, Tensor] = {}
-        self._grads: Dict[str, Tensor] = {}
-        self._last: Optional[int] = None
-        self._rows: List[Dict[str, float]] = []
-        self._warnings: Dict[str, HealthWarning] = {}
+        self._seen: dict[str, Tensor] = {}
+        self._grads: dict[str, Tensor] = {}
+        self._last: int | None = None
+        self._rows: list[dict[str, float]] = []
+        self._warnings: dict[str, HealthWarning] = {}
         self._listen(model)
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if optimizer is not None:
@@ -115,7 +109,7 @@ class HealthHook(Hook):
 
         extra = model.backbone.num_extra_tokens
 
-        def note_online(module, args, out: Tuple[Tensor, ...]) -> None:
+        def note_online(module, args, out: tuple[Tensor, ...]) -> None:
             feature = out[0][:, extra:].mean(dim=1)
             if ONLINE in self._seen:  # of another micro-batch
                 feature = torch.cat([self._seen[ONLINE], feature.detach()])
@@ -165,9 +159,9 @@ class HealthHook(Hook):
         self._seen.clear()
 
     @torch.no_grad()
-    def _report(self, runner, targets: Optional[Tensor],
-                distance: Optional[Tensor]) -> None:
-        figures: Dict[str, Tensor] = {}
+    def _report(self, runner, targets: Tensor | None,
+                distance: Tensor | None) -> None:
+        figures: dict[str, Tensor] = {}
         if targets is not None:
             predictions = self._seen[PREDICTION]
             # The backward pass recomputes micro-batches.
@@ -197,7 +191,7 @@ class HealthHook(Hook):
         runner.visualizer.add_scalars(row, step=runner.iter + 1)
         self._warn(runner, row)
 
-    def _measure_costs(self, runner: Runner, batch: int) -> Dict[str, float]:
+    def _measure_costs(self, runner: Runner, batch: int) -> dict[str, float]:
         """Measure time and memory."""
         done = runner.iter + 1
         steps = 1 if self._last is None else max(done - self._last, 1)
@@ -217,7 +211,7 @@ class HealthHook(Hook):
             found['device_memory_mb'] = torch.cuda.max_memory_allocated() / _MB
         return found
 
-    def _warn(self, runner, row: Dict[str, float]) -> None:
+    def _warn(self, runner, row: dict[str, float]) -> None:
         """Log each warning once."""
         logged = runner.message_hub.log_scalars
         self._rows.append({

@@ -3,9 +3,10 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any
 
 import torch
 import torch.distributed as torch_dist
@@ -22,12 +23,8 @@ from ...models import CMAE
 from ...models.utils import check_momentum
 from ...progress import Progress
 from ..device import group_timeout, unwrapped_model
-from ..loops import (
-    at_optimizer_step,
-    note_pending_validation,
-    validation_follows,
-    validation_pending,
-)
+from ..loops import (at_optimizer_step, note_pending_validation,
+                     validation_follows, validation_pending)
 from .checkpoint_hook import AtomicCheckpointHook
 
 
@@ -85,7 +82,7 @@ class ProgressHook(Hook):
     priority = 'LOW'
 
     def __init__(self) -> None:
-        self._progress: Optional[Progress] = None
+        self._progress: Progress | None = None
 
     def before_train(self, runner) -> None:
         """Show the bar, starting at the current iteration."""
@@ -124,7 +121,7 @@ class DevicePrefetcher:
     def __init__(self, loader: DataLoader, device: torch.device) -> None:
         self.loader = loader
         self.device = device
-        self.stream: Optional[torch.cuda.Stream] = None
+        self.stream: torch.cuda.Stream | None = None
         if device.type == 'cuda':
             self.stream = torch.cuda.Stream(device)
 
@@ -209,8 +206,8 @@ class TargetUpdateHook(Hook):
     """
 
     def __init__(self,
-                 momentum: Optional[float] = None,
-                 end_momentum: Optional[float] = None) -> None:
+                 momentum: float | None = None,
+                 end_momentum: float | None = None) -> None:
         if momentum is not None:
             check_momentum(momentum)
         if end_momentum is not None and not 0 < end_momentum <= 1:
@@ -218,7 +215,7 @@ class TargetUpdateHook(Hook):
                              f'got {end_momentum}')
         self.momentum = momentum
         self.end_momentum = end_momentum
-        self._handle: Optional[RemovableHandle] = None
+        self._handle: RemovableHandle | None = None
 
     def before_train(self, runner) -> None:
         """Register the update with the optimizer."""
@@ -312,7 +309,7 @@ class StopSignals:
         launcher must not change the exit status.
         """
         self.received = 0
-        before: Dict[int, Any] = {}
+        before: dict[int, Any] = {}
         # Python handles signals in the main thread only.
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.getsignal(number)
@@ -358,7 +355,7 @@ def shield_workers(loader: DataLoader) -> None:
         loader.worker_init_fn = partial(_init_worker, inner)
 
 
-def _init_worker(inner: Optional[Callable], worker_id: int) -> None:
+def _init_worker(inner: Callable | None, worker_id: int) -> None:
     for number in EXIT_STATUS.keys() - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS

@@ -5,7 +5,8 @@ H, W, C), cells of visible patches (N, V, s, s, C), where a patch covers s x s
 cells. Only the depthwise convolution reads beyond a patch; visible cells are
 scattered to a map of zeros for it and gathered again.
 """
-from typing import NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,11 +72,11 @@ class TokenEmbedding(PatchEmbedding):
         in_channels (int): Number C of input channels.
         embed_dims (int): Width D of the tokens.
         side (int): Side of a patch in cells of the last convolution stage.
-        grid (Tuple[int, int]): Height and width in tokens.
+        grid (tuple[int, int]): Height and width in tokens.
     """
 
     def __init__(self, in_channels: int, embed_dims: int, side: int,
-                 grid: Tuple[int, int]) -> None:
+                 grid: tuple[int, int]) -> None:
         super().__init__(in_channels, embed_dims, side)
         self.linear = nn.Linear(embed_dims, embed_dims)
         self.init_out_size = grid  # VisionTransformer reads it
@@ -95,7 +96,7 @@ class Embedded(NamedTuple):
     """
 
     tokens: Tensor
-    fused: Optional[Tensor]
+    fused: Tensor | None
 
 
 class VisibleCells(NamedTuple):
@@ -104,11 +105,11 @@ class VisibleCells(NamedTuple):
     Args:
         places (Tensor): Indices into the flattened maps, (N * V * s * s, ),
             without duplicates.
-        shape (Tuple[int, int, int]): Number, height and width of the maps.
+        shape (tuple[int, int, int]): Number, height and width of the maps.
     """
 
     places: Tensor
-    shape: Tuple[int, int, int]
+    shape: tuple[int, int, int]
 
 
 class ConvBlock(nn.Module):
@@ -145,8 +146,8 @@ class ConvBlock(nn.Module):
 
     def forward(self,
                 x: Tensor,
-                visible: Optional[VisibleCells] = None,
-                mask: Optional[Tensor] = None) -> Tensor:
+                visible: VisibleCells | None = None,
+                mask: Tensor | None = None) -> Tensor:
         """Compute the block.
 
         Args:
@@ -207,8 +208,8 @@ class ConvStage(nn.Module):
 
     def forward(self,
                 x: Tensor,
-                visible: Optional[VisibleCells] = None,
-                mask: Optional[Tensor] = None) -> Tensor:
+                visible: VisibleCells | None = None,
+                mask: Tensor | None = None) -> Tensor:
         """Compute the stage; arguments are :meth:`ConvBlock.forward`'s."""
         x = self.patch_embed(x)
         for block in self.blocks:
@@ -216,13 +217,13 @@ class ConvStage(nn.Module):
         return x
 
 
-def find_cells(ids_keep: Tensor, grid: Tuple[int, int],
+def find_cells(ids_keep: Tensor, grid: tuple[int, int],
                side: int) -> VisibleCells:
     """Find the cells of visible patches on a stage's maps.
 
     Args:
         ids_keep (Tensor): The visible patches, (N, V), row-major.
-        grid (Tuple[int, int]): Height and width of the maps in patches.
+        grid (tuple[int, int]): Height and width of the maps in patches.
         side (int): Side s of a patch in cells.
 
     Returns:
@@ -239,12 +240,12 @@ def find_cells(ids_keep: Tensor, grid: Tuple[int, int],
     return VisibleCells(places.flatten(), (number, height, width))
 
 
-def enlarge_mask(mask: Tensor, grid: Tuple[int, int], side: int) -> Tensor:
+def enlarge_mask(mask: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     """Enlarge a mask of patches to a stage's cells.
 
     Args:
         mask (Tensor): Bool, (N, L), True = masked, row-major.
-        grid (Tuple[int, int]): Height and width in patches.
+        grid (tuple[int, int]): Height and width in patches.
         side (int): Side s of a patch in cells.
 
     Returns:

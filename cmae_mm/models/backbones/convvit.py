@@ -1,6 +1,7 @@
 """Hybrid encoder: two convolution stages and a vision transformer."""
 import math
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmpretrain.models import VisionTransformer
@@ -9,22 +10,10 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...image_size import ImageSize, Pair, divide, to_pair
-from ..utils import (
-    MAEInitMixin,
-    check_arch,
-    check_in_channels,
-    check_width,
-    cut_patches,
-    simplify_layers,
-)
-from .conv_stages import (
-    ConvStage,
-    Embedded,
-    PatchConv,
-    TokenEmbedding,
-    enlarge_mask,
-    find_cells,
-)
+from ..utils import (MAEInitMixin, check_arch, check_in_channels, check_width,
+                     cut_patches, simplify_layers)
+from .conv_stages import (ConvStage, Embedded, PatchConv, TokenEmbedding,
+                          enlarge_mask, find_cells)
 
 
 def _check_stages(embed_dims: Sequence[int], depths: Sequence[int],
@@ -86,7 +75,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
         ValueError: If ``arch`` is not known, or sizes do not fit each other.
     """
 
-    arch_zoo: Dict[str, Dict[str, Any]] = {
+    arch_zoo: dict[str, dict[str, Any]] = {
         **dict.fromkeys(['b', 'base'], dict(
             embed_dims=[256, 384, 768], depths=[2, 2, 11], num_heads=12)),
         **dict.fromkeys(['s', 'small'], dict(
@@ -100,7 +89,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
     layers: Any
 
     def __init__(self,
-                 arch: Union[str, dict] = 'base',
+                 arch: str | dict = 'base',
                  img_size: ImageSize = 224,
                  patch_sizes: Sequence[int] = (4, 2, 2),
                  in_channels: int = 3,
@@ -111,7 +100,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
                  final_norm: bool = False,
                  out_type: str = 'raw',
                  frozen_stages: int = -1,
-                 init_cfg: Optional[Union[dict, List[dict]]] = None,
+                 init_cfg: dict | list[dict] | None = None,
                  **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
         check_in_channels(in_channels)
@@ -151,7 +140,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
                 (rates[:depths[0]], rates[depths[0]:-depths[-1]])))
         self.patch_embed = TokenEmbedding(
             dims[-2], dims[-1], patch_sizes[-1], grid)
-        self.fusions: Optional[nn.ModuleList] = None
+        self.fusions: nn.ModuleList | None = None
         if with_fusion:
             self.fusions = nn.ModuleList(
                 PatchConv(dim, dims[-1], side)
@@ -161,11 +150,11 @@ class ConvViT(MAEInitMixin, VisionTransformer):
             self._freeze_stages()
 
     @property
-    def cell_sides(self) -> Tuple[int, int]:
+    def cell_sides(self) -> tuple[int, int]:
         """Side s of a patch in cells of each convolution stage."""
         return self.patch_sizes[1] * self.patch_sizes[2], self.patch_sizes[2]
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Encode whole images.
 
         Args:
@@ -173,12 +162,12 @@ class ConvViT(MAEInitMixin, VisionTransformer):
                 the total stride.
 
         Returns:
-            Tuple[Tensor]: One output, see ``out_type``.
+            tuple[Tensor]: One output, see ``out_type``.
         """
         tokens = self.encode(self.embed(x))
         return (self._format_output(tokens, self.find_grid(x)), )
 
-    def embed(self, x: Tensor, ids_keep: Optional[Tensor] = None) -> Embedded:
+    def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> Embedded:
         """Run the convolution stages and embed their patches as tokens.
 
         Args:
@@ -231,7 +220,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
 
     def conv_maps(self,
                   x: Tensor,
-                  mask: Optional[Tensor] = None) -> List[Tensor]:
+                  mask: Tensor | None = None) -> list[Tensor]:
         """Compute the maps of both convolution stages.
 
         Args:
@@ -240,7 +229,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
                 cells do not depend on masked ones. Defaults to None.
 
         Returns:
-            List[Tensor]: (N, C, H, W) each, channels-last in memory.
+            list[Tensor]: (N, C, H, W) each, channels-last in memory.
         """
         grid = self.find_grid(x)
         x = x.permute(0, 2, 3, 1).contiguous()
@@ -271,7 +260,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
         self.fusions = None
 
     def get_layer_depth(self, param_name: str,
-                        prefix: str = '') -> Tuple[int, int]:
+                        prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth, and the number of depths.
 
         As in ConvMAE's fine-tuning, the convolution stages have depth 0.
@@ -281,7 +270,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
         return super().get_layer_depth(param_name, prefix)
 
     def _freeze_stages(self) -> None:
-        parts: List[nn.Module] = list(self.conv_stages[:self.frozen_stages])
+        parts: list[nn.Module] = list(self.conv_stages[:self.frozen_stages])
         if self.frozen_stages >= 3:
             parts = [m for name, m in self.named_children()]
             self.pos_embed.requires_grad = False
@@ -311,7 +300,7 @@ class TransferConvViT(ConvViT):
     """
 
     def __init__(self,
-                 arch: Union[str, dict] = 'base',
+                 arch: str | dict = 'base',
                  out_type: str = 'avg_featmap',
                  **kwargs: Any) -> None:
         super().__init__(arch=arch, out_type=out_type, **kwargs)

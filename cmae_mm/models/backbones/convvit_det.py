@@ -1,13 +1,12 @@
 """Hybrid encoder as the backbone of detectors and segmentors."""
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from mmengine.model import ModuleList
-from mmpretrain.models.backbones.vit_sam import (
-    TransformerEncoderLayer,
-    window_partition,
-    window_unpartition,
-)
+from mmpretrain.models.backbones.vit_sam import (TransformerEncoderLayer,
+                                                 window_partition,
+                                                 window_unpartition)
 from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -85,7 +84,7 @@ class TransferConvViTDet(ConvViT):
             missing or does not fit.
     """
 
-    arch_zoo: Dict[str, Dict[str, Any]] = {
+    arch_zoo: dict[str, dict[str, Any]] = {
         name: dict(
             sizes,
             global_attn_indexes=[0, 2] if name == 'mini' else [0, 3, 6, 10])
@@ -93,11 +92,11 @@ class TransferConvViTDet(ConvViT):
     }
 
     def __init__(self,
-                 arch: Union[str, dict] = 'base',
+                 arch: str | dict = 'base',
                  window_size: int = 16,
                  use_rel_pos: bool = True,
                  out_indices: Sequence[int] = (0, 1, 2, 3),
-                 norm_cfg: Optional[dict] = None,
+                 norm_cfg: dict | None = None,
                  **kwargs: Any) -> None:
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         super().__init__(
@@ -152,14 +151,14 @@ class TransferConvViTDet(ConvViT):
                 'backbone.out_indices must be from 0 to 3 (the three stages '
                 f'and the pooled third one), but got {list(out_indices)}')
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of whole images.
 
         Args:
             x (Tensor): Images, (N, C, H, W), normalised, of any size.
 
         Returns:
-            Tuple[Tensor, ...]: (N, D1, H/4, W/4), (N, D2, H/8, W/8),
+            tuple[Tensor, ...]: (N, D1, H/4, W/4), (N, D2, H/8, W/8),
             (N, D, H/16, W/16) and (N, D, H/32, W/32), each side rounded up,
             for the default patches; of these, those of ``out_indices``.
         """

@@ -1,20 +1,14 @@
 """Vision transformers initialised from a CMAE encoder, and SimMIM's."""
-from typing import Any, Optional, Tuple, Union
+from typing import Any
 
 from mmpretrain.models import VisionTransformer, ViTSAM
 from mmpretrain.models.selfsup import MaskFeatViT
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..utils import (
-    PretrainedMixin,
-    add_extra_tokens,
-    check_arch,
-    set_extra_tokens,
-    set_sincos_positions,
-    simplify_layers,
-    with_mini,
-)
+from ..utils import (PretrainedMixin, add_extra_tokens, check_arch,
+                     set_extra_tokens, set_sincos_positions, simplify_layers,
+                     with_mini)
 
 
 @MODELS.register_module()
@@ -48,7 +42,7 @@ class TransferViT(PretrainedMixin, VisionTransformer):
     arch_zoo = with_mini(VisionTransformer.arch_zoo)
 
     def __init__(self,
-                 arch: Union[str, dict] = 'base',
+                 arch: str | dict = 'base',
                  num_class_tokens: int = 1,
                  num_registers: int = 0,
                  **kwargs: Any) -> None:
@@ -83,7 +77,7 @@ class TransferViTDet(PretrainedMixin, ViTSAM):
 
     arch_zoo = with_mini(ViTSAM.arch_zoo, global_attn_indexes=[1, 3])
 
-    def __init__(self, arch: Union[str, dict] = 'base', **kwargs: Any) -> None:
+    def __init__(self, arch: str | dict = 'base', **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
         super().__init__(arch=arch, out_channels=0, **kwargs)
         simplify_layers(self)
@@ -113,7 +107,7 @@ class SimMIMViT(MaskFeatViT):
         set_sincos_positions(self.pos_embed, self.patch_resolution)
 
     def forward(self, x: Tensor,
-                mask: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
+                mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Encode images, masked or whole.
 
         Args:
@@ -122,7 +116,7 @@ class SimMIMViT(MaskFeatViT):
                 w). Defaults to None, whole images.
 
         Returns:
-            Tuple[Tensor, ...]: With a mask one feature map, (N, D, h,
+            tuple[Tensor, ...]: With a mask one feature map, (N, D, h,
             w); otherwise the output of ``VisionTransformer``.
         """
         if mask is None:

@@ -4,7 +4,7 @@ Brightness, contrast and saturation interpolate between the image and a
 reference: black, its mean, its grey. Thus a batch with different orders of
 these operations needs only a few passes of fixed shapes.
 """
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -201,6 +201,6 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
     return images
 
 
-def steps_of(plan: Tensor) -> Tuple[bool, ...]:
+def steps_of(plan: Tensor) -> tuple[bool, ...]:
     """Return which steps are needed by any image of a plan on the CPU."""
     return tuple(plan[..., 0].bool().any(dim=0).tolist())

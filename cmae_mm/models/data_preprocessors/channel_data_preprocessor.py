@@ -1,17 +1,16 @@
 """Data preprocessors for any number of channels and any dtype."""
-from typing import Any, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from mmpretrain.models.utils import (
-    ClsDataPreprocessor,
-    SelfSupDataPreprocessor,
-)
+from mmpretrain.models.utils import (ClsDataPreprocessor,
+                                     SelfSupDataPreprocessor)
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ...datasets.decode import IMAGE_DTYPES, MAX_CHANNELS
 
-Values = Union[float, Sequence[float]]
+Values = float | Sequence[float]
 # Default values of black and white.
 _RANGES = dict(uint8=(0., 255.), uint16=(0., 65535.))
 
@@ -112,7 +111,7 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
         std (Sequence[float]): Standard deviation of each channel, likewise.
         dtype (str): Dtype of the images: 'uint8', 'uint16' or 'float32'.
             Defaults to 'uint8'.
-        value_range (Tuple[float | Sequence[float], ...], optional): Values of
+        value_range (tuple[float | Sequence[float], ...], optional): Values of
             black and of white, each one number or one for each channel.
             Brightness is relative to black, and pictures show this range.
             Augmented colours are clipped to it. Defaults to the range of uint8
@@ -136,10 +135,10 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
     width: Tensor
 
     def __init__(self,
-                 mean: Optional[Sequence[float]] = None,
-                 std: Optional[Sequence[float]] = None,
+                 mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None,
                  dtype: str = 'uint8',
-                 value_range: Optional[Tuple[Values, Values]] = None,
+                 value_range: tuple[Values, Values] | None = None,
                  to_rgb: bool = False,
                  **kwargs: Any) -> None:
         channels = _count_channels(mean, std)
@@ -155,8 +154,8 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
         self.register_buffer('low', low, False)
         self.register_buffer('width', high - low, False)
 
-    def _read_range(self, value_range: Optional[Tuple[Values, Values]]
-                    ) -> Tuple[Tensor, Tensor]:
+    def _read_range(self, value_range: tuple[Values, Values] | None
+                    ) -> tuple[Tensor, Tensor]:
         value_range = value_range or _RANGES.get(self.dtype)
         if value_range is None:
             raise ValueError(
@@ -217,8 +216,8 @@ class ChannelClsDataPreprocessor(ChannelChecks, ClsDataPreprocessor):
     """
 
     def __init__(self,
-                 mean: Optional[Sequence[float]] = None,
-                 std: Optional[Sequence[float]] = None,
+                 mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None,
                  dtype: str = 'uint8',
                  to_rgb: bool = False,
                  **kwargs: Any) -> None:

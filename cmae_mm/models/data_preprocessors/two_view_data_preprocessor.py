@@ -1,31 +1,18 @@
 """Two views of a batch of images, on the model's device."""
-from typing import Any, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ...datasets.samplers import mix
-from ...datasets.transforms.views import (
-    check_canvas,
-    check_numbers,
-    check_range,
-    check_share,
-)
+from ...datasets.transforms.views import (check_canvas, check_numbers,
+                                          check_range, check_share)
 from ...image_size import ImageSize
 from . import augmentation
-from .augmentation import (
-    BLEND,
-    CHANNEL_STEPS,
-    COLOUR_STEPS,
-    HUE,
-    ViewParams,
-    blend,
-    blur,
-    plan_changes,
-    steps_of,
-    turn_hue,
-)
+from .augmentation import (BLEND, CHANNEL_STEPS, COLOUR_STEPS, HUE, ViewParams,
+                           blend, blur, plan_changes, steps_of, turn_hue)
 from .channel_data_preprocessor import ChannelDataPreprocessor
 
 
@@ -89,7 +76,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
     def __init__(self,
                  size: ImageSize,
                  max_shift: int = 32,
-                 canvas_size: Optional[ImageSize] = None,
+                 canvas_size: ImageSize | None = None,
                  jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.1),
                  jitter_prob: float = 0.8,
                  grey_prob: float = 0.2,
@@ -97,9 +84,9 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                  blur_prob: float = 0.5,
                  target_view: bool = True,
                  online_colour: bool = False,
-                 colour: Optional[bool] = None,
-                 mean: Optional[Sequence[float]] = None,
-                 std: Optional[Sequence[float]] = None,
+                 colour: bool | None = None,
+                 mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None,
                  **kwargs: Any) -> None:
         super().__init__(
             mean=mean, std=std, **dict(dict(non_blocking=True), **kwargs))
@@ -178,14 +165,14 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
                              width / self.std, out=images)
 
     @staticmethod
-    def _seeds(data_samples: Any) -> Optional[List[int]]:
+    def _seeds(data_samples: Any) -> list[int] | None:
         if not data_samples or 'view_seed' not in data_samples[0]:
             return None
         return [sample.view_seed for sample in data_samples]
 
     def draw_params(self,
                     count: int,
-                    seeds: Optional[Sequence[int]] = None) -> ViewParams:
+                    seeds: Sequence[int] | None = None) -> ViewParams:
         """Draw the random parameters of a batch.
 
         Args:
@@ -206,7 +193,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         return params
 
     def _draw(self, count: int,
-              generator: Optional[torch.Generator]) -> ViewParams:
+              generator: torch.Generator | None) -> ViewParams:
         """Draw the random parameters of a view of a batch."""
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(count, generator=generator)
@@ -229,7 +216,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             blur=uniform(0, 1) < self.blur_prob,
             sigma=uniform(*self.blur_sigma))
 
-    def make_views(self, canvas: Tensor, params: ViewParams) -> List[Tensor]:
+    def make_views(self, canvas: Tensor, params: ViewParams) -> list[Tensor]:
         """Crop both windows and augment the target view, or both views.
 
         Args:
@@ -237,7 +224,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             params (ViewParams): Random parameters of each image.
 
         Returns:
-            List[Tensor]: Online and target view, float, (N, C, H, W); black
+            list[Tensor]: Online and target view, float, (N, C, H, W); black
             is 0, white is 1.
         """
         self._check_size(canvas)
@@ -284,14 +271,14 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         return windows[image, :, y, x]
 
     def augment(self, images: Tensor, plan: Tensor,
-                needed: Optional[Tuple[bool, ...]] = None) -> Tensor:
+                needed: tuple[bool, ...] | None = None) -> Tensor:
         """Jitter, convert to grey and blur each image.
 
         Args:
             images (Tensor): Target views, (N, C, H, W); black is 0, white 1.
             plan (Tensor): The plan of :func:`plan_changes`, on the images'
                 device.
-            needed (Tuple[bool, ...], optional): Steps that all images need;
+            needed (tuple[bool, ...], optional): Steps that all images need;
                 the others are skipped. Defaults to None: the plan selects
                 steps for each image, in operations of fixed shapes.
 

@@ -1,6 +1,6 @@
 """Reconstruction loss L_r and contrastive loss L_c."""
 import math
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +42,8 @@ class CMAEHead(BaseModule):
                  patch_size: int = 16,
                  in_channels: int = 3,
                  reconstruction: dict = dict(),
-                 contrastive: Optional[dict] = None,
-                 init_cfg: Optional[dict] = None) -> None:
+                 contrastive: dict | None = None,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         loss = dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2')
         self.reconstruction = MODELS.build(fill_in(
@@ -62,8 +62,8 @@ class CMAEHead(BaseModule):
              pred_pixel: torch.Tensor,
              images: torch.Tensor,
              mask: torch.Tensor,
-             proj_s: Optional[torch.Tensor] = None,
-             proj_t: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
+             proj_s: torch.Tensor | None = None,
+             proj_t: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Compute both losses.
 
         Args:
@@ -77,7 +77,7 @@ class CMAEHead(BaseModule):
                 (N, E). Defaults to None, for MAE.
 
         Returns:
-            Dict[str, torch.Tensor]: ``loss_rc``, and with a contrastive head
+            dict[str, torch.Tensor]: ``loss_rc``, and with a contrastive head
             the losses of :meth:`CMAEContrastiveHead.loss`.
         """
         losses = dict(loss_rc=self.reconstruct(pred_pixel, images, mask))
@@ -187,13 +187,13 @@ class CMAEReconstructionHead(MAEPretrainHead):
         return self._channels_last(cut_patches(images, self.patch_size))
 
     def unpatchify(self, patches: torch.Tensor,
-                   grid: Optional[Pair] = None) -> torch.Tensor:
+                   grid: Pair | None = None) -> torch.Tensor:
         """Join patches to images.
 
         Args:
             patches (torch.Tensor): Pixels of the patches, (N, L, P*P*C),
                 row-major.
-            grid (Tuple[int, int], optional): Height and width of an image in
+            grid (tuple[int, int], optional): Height and width of an image in
                 patches. Defaults to a square.
 
         Returns:
@@ -244,7 +244,7 @@ class CMAEContrastiveHead(BaseModule):
                  temperature: float = 0.07,
                  loss_weight: float = 1.,
                  scale_by_temperature: bool = True,
-                 init_cfg: Optional[dict] = None) -> None:
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         check_choice('loss_style', loss_style, LOSS_STYLES)
         if temperature <= 0:
@@ -260,7 +260,7 @@ class CMAEContrastiveHead(BaseModule):
         self.scale_by_temperature = scale_by_temperature
 
     def loss(self, proj_s: torch.Tensor,
-             proj_t: torch.Tensor) -> Dict[str, torch.Tensor]:
+             proj_t: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute the weighted contrastive loss and its statistics.
 
         Args:
@@ -269,7 +269,7 @@ class CMAEContrastiveHead(BaseModule):
                 gradient.
 
         Returns:
-            Dict[str, torch.Tensor]: ``loss_ct``; ``rho_pos`` and ``rho_neg``,
+            dict[str, torch.Tensor]: ``loss_ct``; ``rho_pos`` and ``rho_neg``,
             the mean cosine of positives and of negatives (both near 1 means
             collapse); and ``acc_ct``, the percentage of images whose positive
             is their nearest target.
@@ -323,7 +323,7 @@ class CMAEContrastiveHead(BaseModule):
     @staticmethod
     @torch.no_grad()
     def _statistics(rho: torch.Tensor,
-               labels: torch.Tensor) -> Dict[str, torch.Tensor]:
+               labels: torch.Tensor) -> dict[str, torch.Tensor]:
         positive = rho.gather(1, labels[:, None])
         statistics = dict(rho_pos=positive.mean())
         if rho.shape[1] > 1:

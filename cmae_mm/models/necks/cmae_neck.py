@@ -1,6 +1,6 @@
 """Pixel decoder, feature decoder and projector of the online branch."""
 import math
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -9,14 +9,8 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ...image_size import Pair
-from ..utils import (
-    MAE_INIT,
-    check_width,
-    fill_in,
-    mlp_cfg,
-    set_sincos_positions,
-    simplify_layers,
-)
+from ..utils import (MAE_INIT, check_width, fill_in, mlp_cfg,
+                     set_sincos_positions, simplify_layers)
 
 
 class CMAEDecoder(MAEPretrainDecoder):
@@ -25,13 +19,13 @@ class CMAEDecoder(MAEPretrainDecoder):
     Args:
         num_extra_tokens (int): Number K of tokens before the patches', 1 for
             a class token, 0 for none. Defaults to 1.
-        grid (Tuple[int, int], optional): Height and width of an image in
+        grid (tuple[int, int], optional): Height and width of an image in
             patches. Defaults to a square of ``num_patches``.
         **kwargs: Arguments of ``MAEPretrainDecoder``.
     """
 
     def __init__(self, num_extra_tokens: int = 1,
-                 grid: Optional[Pair] = None, **kwargs: Any) -> None:
+                 grid: Pair | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_extra_tokens = num_extra_tokens
         side = math.isqrt(self.num_patches)
@@ -133,7 +127,7 @@ class CMAENeck(BaseModule):
             them. None, for MAE, removes feature decoder and projector. If
             ``out_dims`` differs from D, a linear layer of the online branch
             maps it to D.
-        grid (Tuple[int, int], optional): Height and width of an image in
+        grid (tuple[int, int], optional): Height and width of an image in
             patches. ``CMAE`` fills it in. Defaults to a square.
         init_cfg (dict | list, optional): Defaults to None.
 
@@ -152,13 +146,13 @@ class CMAENeck(BaseModule):
                      decoder_embed_dim=512,
                      decoder_depth=8,
                      decoder_num_heads=16),
-                 feature_decoder: Optional[dict] = dict(
+                 feature_decoder: dict | None = dict(
                      decoder_embed_dim=512,
                      decoder_depth=2,
                      decoder_num_heads=16),
-                 projector: Optional[dict] = dict(),
-                 grid: Optional[Pair] = None,
-                 init_cfg: Optional[dict] = None) -> None:
+                 projector: dict | None = dict(),
+                 grid: Pair | None = None,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
 
         def build_decoder(name: str, cfg: dict, **sizes: Any) -> nn.Module:
@@ -194,7 +188,7 @@ class CMAENeck(BaseModule):
 
     def forward(
         self, tokens: torch.Tensor, ids_restore: torch.Tensor
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Decode pixels, and project the image's feature.
 
         Args:
@@ -203,7 +197,7 @@ class CMAENeck(BaseModule):
                 ``split_by_mask``.
 
         Returns:
-            Tuple[torch.Tensor, torch.Tensor | None]: ``pred_pixel``,
+            tuple[torch.Tensor, torch.Tensor | None]: ``pred_pixel``,
             (N, L - V, P*P*C), the reconstruction y' of the masked patches,
             row-major; and ``proj_s``, (N, E), the online projection, or None
             without a contrastive branch.

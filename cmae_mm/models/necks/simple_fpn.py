@@ -1,5 +1,5 @@
 """Feature pyramid from the feature map of a plain transformer."""
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from mmpretrain.models.utils import LayerNorm2d
@@ -28,7 +28,7 @@ class SimpleFPN(BaseModule):
                  in_channels: int,
                  out_channels: int = 256,
                  num_outs: int = 5,
-                 init_cfg: Optional[dict] = None) -> None:
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if in_channels % 4 or num_outs < 4:
             raise ValueError(
@@ -55,7 +55,7 @@ class SimpleFPN(BaseModule):
         self.subsample = nn.MaxPool2d(1, stride=2)
         self.num_outs = num_outs
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Compute the levels.
 
         Args:
@@ -63,7 +63,7 @@ class SimpleFPN(BaseModule):
                 is used.
 
         Returns:
-            Tuple[Tensor, ...]: The levels, (N, C, 4H, 4W), (N, C, 2H, 2W),
+            tuple[Tensor, ...]: The levels, (N, C, 4H, 4W), (N, C, 2H, 2W),
             (N, C, H, W), (N, C, H/2, W/2)..., in float32.
         """
         # Boxes are cast to the dtype of the features; bfloat16 would round

@@ -18,8 +18,9 @@ D is the encoder's width, E that of projections, K the number of extra tokens:
 class tokens and registers.
 """
 import logging
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -29,19 +30,10 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..utils import (
-    check_choice,
-    check_momentum,
-    complete_parts,
-    is_pretrained,
-    keep_step_hooks,
-    local_part,
-)
-from .gradient_caching import (
-    check_gradient,
-    check_micro_batch,
-    loss_by_micro_batches,
-)
+from ..utils import (check_choice, check_momentum, complete_parts,
+                     is_pretrained, keep_step_hooks, local_part)
+from .gradient_caching import (check_gradient, check_micro_batch,
+                               loss_by_micro_batches)
 from .masked_encoders import split_by_mask
 
 
@@ -108,10 +100,10 @@ class MomentumTarget(nn.Module):
         if mask_ratio:
             self.encoder.set_mask_ratio(mask_ratio)
         self.fixed = fixed
-        self._handle: Optional[RemovableHandle] = None
-        self._online: Tuple[nn.Module, ...] = ()
+        self._handle: RemovableHandle | None = None
+        self._online: tuple[nn.Module, ...] = ()
         # Parameters of a module and of the online one, and a name.
-        self._owned: List[Tuple[dict, dict, str]] = []
+        self._owned: list[tuple[dict, dict, str]] = []
         # Plain Python values, since torch.compile guards on them.
         self._warns_at_rest = not fixed
         self._batches_at_rest = 0
@@ -154,7 +146,7 @@ class MomentumTarget(nn.Module):
 
     def encode(self,
                images: Tensor,
-               ids_keep: Optional[Tensor] = None) -> Tensor:
+               ids_keep: Tensor | None = None) -> Tensor:
         """Encode images, ``F_t(x_t)``.
 
         Args:
@@ -214,7 +206,7 @@ class MomentumTarget(nn.Module):
                optimizer: torch.optim.Optimizer,
                encoder: nn.Module,
                projector: nn.Module,
-               momentum: Optional[Callable[[int], float]] = None
+               momentum: Callable[[int], float] | None = None
                ) -> RemovableHandle:
         """Update after each step of the online branch's optimizer.
 
@@ -320,13 +312,13 @@ class CMAE(BaseSelfSupervisor):
     """
 
     def __init__(self,
-                 backbone: Union[dict, nn.Module],
+                 backbone: dict | nn.Module,
                  neck: dict,
                  head: dict,
                  target: dict = dict(),
-                 micro_batch: Optional[int] = None,
-                 data_preprocessor: Optional[Union[dict, nn.Module]] = None,
-                 init_cfg: Optional[dict] = None) -> None:
+                 micro_batch: int | None = None,
+                 data_preprocessor: dict | nn.Module | None = None,
+                 init_cfg: dict | None = None) -> None:
         if not isinstance(backbone, nn.Module):
             backbone = MODELS.build(backbone)
         neck, head = complete_parts(backbone, neck, head)
@@ -341,7 +333,7 @@ class CMAE(BaseSelfSupervisor):
             head=head,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
-        self.target: Optional[MomentumTarget] = None
+        self.target: MomentumTarget | None = None
         if self.head.contrastive is not None:
             self.target = MomentumTarget(self.backbone, self.neck.projector,
                                          **target)
@@ -366,18 +358,18 @@ class CMAE(BaseSelfSupervisor):
 
     def loss(self,
              inputs: Sequence[Tensor],
-             data_samples: Optional[List[DataSample]] = None
-             ) -> Dict[str, Tensor]:
+             data_samples: list[DataSample] | None = None
+             ) -> dict[str, Tensor]:
         """Compute the losses of one batch.
 
         Args:
             inputs (Sequence[Tensor]): The online and the target view,
                 (N, C, H, W) each, normalised. MAE needs the first only, or a
                 tensor.
-            data_samples (List[DataSample], optional): Not used.
+            data_samples (list[DataSample], optional): Not used.
 
         Returns:
-            Dict[str, Tensor]: ``loss_rc`` and ``loss_ct`` (the total loss is
+            dict[str, Tensor]: ``loss_rc`` and ``loss_ct`` (the total loss is
             their sum), and the statistics of :meth:`CMAEContrastiveHead.loss`.
 
         Raises:
@@ -404,8 +396,8 @@ class CMAE(BaseSelfSupervisor):
         return self.head.loss(pred_pixel, x_s, mask, proj_s, proj_t)
 
     def _split_views(
-        self, inputs: Union[Tensor, Sequence[Tensor]]
-    ) -> Tuple[Tensor, Tensor]:
+        self, inputs: Tensor | Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         views = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         needed = 1 if self.target is None else 2
         if len(views) < needed:
@@ -416,7 +408,7 @@ class CMAE(BaseSelfSupervisor):
         return views[0], views[-1]
 
     def extract_feat(self,
-                     inputs: Union[Tensor, Sequence[Tensor]],
+                     inputs: Tensor | Sequence[Tensor],
                      pool: str = 'mean',
                      encoder: str = 'online') -> Tensor:
         """Extract features of whole images, for evaluation.

@@ -1,5 +1,5 @@
 """Gradient caching: losses of a whole batch in micro-batches."""
-from typing import Callable, Dict, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ def check_gradient(tokens: torch.Tensor, encoder: nn.Module) -> None:
             'ResumableRunner, or remove activation_checkpointing')
 
 
-def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
+def check_micro_batch(micro_batch: int | None, model: nn.Module) -> None:
     """Check that a model can be trained in micro-batches.
 
     Args:
@@ -61,7 +61,7 @@ def check_micro_batch(micro_batch: Optional[int], model: nn.Module) -> None:
 
 def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
                           x_t: torch.Tensor,
-                          micro_batch: int) -> Dict[str, torch.Tensor]:
+                          micro_batch: int) -> dict[str, torch.Tensor]:
     r"""Compute a CMAE's losses, with activations of one micro-batch at a time.
 
     Gradient caching (Gao et al., arXiv 2101.06983): the features of all
@@ -83,12 +83,12 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
         micro_batch (int): Number of images at a time; the last may have fewer.
 
     Returns:
-        Dict[str, torch.Tensor]: See ``CMAE.loss``.
+        dict[str, torch.Tensor]: See ``CMAE.loss``.
     """
     neck, head = model.neck, model.head
 
     def encode(images: torch.Tensor,
-               mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+               mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         z_v, ids_restore = model.backbone(images, mask)
         check_gradient(z_v, model.backbone)
         pred_pixel = neck.pixel_decoder(z_v, ids_restore, of='masked')
@@ -112,7 +112,7 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
 
 
 def _by_parts(function: Callable, size: int,
-              *tensors: torch.Tensor) -> Tuple:
+              *tensors: torch.Tensor) -> tuple:
     """Call a function for each part of some tensors."""
     parts = zip(*(tensor.split(size) for tensor in tensors))
     return tuple(zip(*(function(*part) for part in parts)))

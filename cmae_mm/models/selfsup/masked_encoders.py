@@ -4,7 +4,8 @@
 :class:`BlockMasking` draws the masks of both.
 """
 import math
-from typing import Any, Callable, List, Optional, Tuple, Union
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +16,9 @@ from torch import Tensor, nn
 from ...image_size import ImageSize, Pair, to_pair
 from ..backbones.conv_stages import Embedded
 from ..backbones.convvit import ConvViT
-from ..utils import (
-    MAE_INIT,
-    MAEInitMixin,
-    add_extra_tokens,
-    check_arch,
-    check_blocks,
-    check_in_channels,
-    check_width,
-    cut_patches,
-    set_extra_tokens,
-    simplify_layers,
-    with_mini,
-)
+from ..utils import (MAE_INIT, MAEInitMixin, add_extra_tokens, check_arch,
+                     check_blocks, check_in_channels, check_width, cut_patches,
+                     set_extra_tokens, simplify_layers, with_mini)
 
 
 class BlockMasking(nn.Module):
@@ -37,7 +28,7 @@ class BlockMasking(nn.Module):
     which call :meth:`set_masking`.
 
     Attributes:
-        patch_resolution (Tuple[int, int]): Height and width of the grid in
+        patch_resolution (tuple[int, int]): Height and width of the grid in
             patches.
         mask_block (int): Side of a masking block in patches.
         mask_ratio (float): Ratio of masked patches.
@@ -91,7 +82,7 @@ class BlockMasking(nn.Module):
         return rows // self.mask_block, columns // self.mask_block
 
     def generate_mask(self, num_images: int,
-                      device: Union[str, torch.device]) -> Tensor:
+                      device: str | torch.device) -> Tensor:
         """Draw a mask; override to mask differently.
 
         Blocks of ``mask_block x mask_block`` patches are kept at random,
@@ -118,8 +109,8 @@ class BlockMasking(nn.Module):
 
     def forward(self,
                 x: Tensor,
-                mask: Optional[Tensor] = None
-                ) -> Tuple[Tensor, ...]:
+                mask: Tensor | None = None
+                ) -> tuple[Tensor, ...]:
         """Encode whole images, or their visible patches.
 
         Args:
@@ -184,7 +175,7 @@ def count_visible(mask: Tensor) -> int:
     return least
 
 
-def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
+def split_by_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Convert a mask to the token orders of encoder and decoders.
 
     Args:
@@ -192,7 +183,7 @@ def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
             the same number V of visible tokens.
 
     Returns:
-        Tuple[Tensor, Tensor]:
+        tuple[Tensor, Tensor]:
 
         - ``ids_keep`` (N, V): the visible patches, in row-major order.
         - ``ids_restore`` (N, L): position of each patch in the sequence
@@ -210,7 +201,7 @@ def split_by_mask(mask: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def check_images(images: Tensor, channels: int,
-                 size: Tuple[int, int]) -> None:
+                 size: tuple[int, int]) -> None:
     """Check the channels and the size of images, (N, C, H, W).
 
     Raises:
@@ -272,7 +263,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
     final_norm: bool
 
     def __init__(self,
-                 arch: Union[str, dict] = 'base',
+                 arch: str | dict = 'base',
                  img_size: ImageSize = 224,
                  patch_size: int = 16,
                  mask_ratio: float = 0.65,
@@ -280,7 +271,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
                  out_type: str = 'raw',
                  num_class_tokens: int = 1,
                  num_registers: int = 0,
-                 init_cfg: Optional[Union[dict, List[dict]]] = None,
+                 init_cfg: dict | list[dict] | None = None,
                  **kwargs: Any) -> None:
         check_arch(arch, self.arch_zoo)
         check_in_channels(kwargs.get('in_channels', 3))
@@ -307,7 +298,7 @@ class CMAEViT(BlockMasking, MAEInitMixin, VisionTransformer):
 
     def embed(self,
               x: Tensor,
-              ids_keep: Optional[Tensor] = None) -> Tensor:
+              ids_keep: Tensor | None = None) -> Tensor:
         """Embed patches and add positions: x_v + p_v.
 
         Args:
@@ -395,13 +386,13 @@ class CMAEConvViT(BlockMasking, ConvViT):
     """
 
     def __init__(self,
-                 arch: Union[str, dict] = 'base',
+                 arch: str | dict = 'base',
                  img_size: ImageSize = 224,
                  mask_ratio: float = 0.65,
                  mask_block: int = 2,
                  with_fusion: bool = True,
                  final_norm: bool = True,
-                 init_cfg: Optional[Union[dict, List[dict]]] = None,
+                 init_cfg: dict | list[dict] | None = None,
                  **kwargs: Any) -> None:
         super().__init__(
             arch=arch,
@@ -416,7 +407,7 @@ class CMAEConvViT(BlockMasking, ConvViT):
 
     def embed(self,
               x: Tensor,
-              ids_keep: Optional[Tensor] = None) -> Embedded:
+              ids_keep: Tensor | None = None) -> Embedded:
         """Run the convolution stages and embed their patches: x_v + p_v.
 
         Args:

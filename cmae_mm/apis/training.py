@@ -1,4 +1,4 @@
-"""Commands ``pretrain``, ``train`` and ``test``."""
+"""Commands ``pretrain``, ``train``, ``test`` and ``batch-size``."""
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from ..config import ConfigError, load_config
 from ..dependencies import find_checkpoint, require
 from .arguments import (CfgOptions, Checkpoint, ConfigName, Count, Data,
-                        Launcher, Output, OutputFolder, PathLike, Range, Size,
-                        Stats, Text, command, interruptible)
+                        Launcher, Output, OutputFolder, PathLike, Positive,
+                        Range, Size, Stats, Text, command, interruptible)
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -17,6 +17,8 @@ LogTo = Annotated[
     Sequence[Literal['tensorboard', 'wandb', 'mlflow', 'file']], Text(
         'Also log to tensorboard, wandb or mlflow. The log file in the work '
         'folder is always written.')]
+# Share of a GPU's memory for the CUDA context and NCCL's buffers.
+_HEADROOM = 0.1
 _CONTINUES = 'the checkpoints so far are in the work folder; the same command'
 
 
@@ -295,3 +297,73 @@ epoch_100.pth 8
     if out is not None and is_main_process():
         write_file(out, mmengine.dump(metrics, file_format='json'))
     return metrics
+
+
+@command()
+def batch_size(config: ConfigName,
+               *,
+               memory_limit: Positive | None = None,
+               cfg_options: CfgOptions = ()) -> dict[str, Any]:
+    """Find the largest batch that fits into the memory of a GPU.
+
+    Runs training steps on random images. The config's batch size is doubled
+    while it fits, or halved until it fits. A tenth of the memory is kept free.
+    Training with several processes (DDP) needs additional memory for
+    gradients.
+
+    Example::
+
+        $ cmae batch-size cmae_vit-b_300e
+        $ cmae batch-size cmae_vit-b_300e --memory-limit 24
+
+    Args:
+        config: Config of a pre-training.
+        memory_limit: Memory of a smaller GPU in GiB. Defaults to this GPU's.
+
+    Returns:
+        dict[str, Any]: ``largest``, 0 if not even two images fit, ``device``
+        and ``limit_gib``.
+
+    Raises:
+        ConfigError: If it is not a pre-training config, or there is no GPU.
+    """
+    import torch
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+
+    from ..engine.training_step import BatchTrial, largest_batch
+    cfg = load_config(str(config), cfg_options)
+    kind = str((cfg.get('model') or {}).get('type')).split('.')[-1]
+    if kind != 'CMAE' or cfg.get('optim_wrapper') is None:
+        raise ConfigError(
+            'batch-size needs a pre-training config with a model of type '
+            f"'CMAE' and an optim_wrapper, but {config} has a model of type "
+            f'{kind!r}; for others, halve the batch until it fits')
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            'batch-size needs a CUDA GPU, but torch finds none; on a CPU, '
+            'halve train_dataloader.batch_size until training fits')
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    memory = found.total_memory / 2**30
+    if (memory_limit or 0) > memory:
+        raise ConfigError(f'--memory-limit must be at most {memory:.1f}, the '
+                          f'GiB of this GPU, but got {memory_limit:g}')
+    limit = (memory_limit or memory) * (1 - _HEADROOM)
+    # Leave out the lines on each initialised parameter.
+    MMLogger.get_current_instance().setLevel('WARNING')
+    print(f'{found.name}: at most {limit:.1f} GiB\n'
+          f'{"batch":>7}{"GiB":>9}{"images/s":>11}', flush=True)
+    trial = BatchTrial(cfg, limit)
+
+    def fits(size: int) -> bool:
+        fitting = trial.fits(size)
+        print(f'{size:7d}{trial.peak:9.2f}{trial.rate:11.1f}' if fitting else
+              f'{size:7d}   does not fit', flush=True)
+        return fitting
+
+    size = largest_batch(fits, cfg.train_dataloader.batch_size)
+    print(f'--cfg-options train_dataloader.batch_size={size}' if size else
+          'not even a batch of two images fits')
+    return dict(config=str(config), device=found.name, limit_gib=limit,
+                largest=size, exit_status=int(not size))

@@ -193,7 +193,7 @@ def _without_none(hint: Any) -> Any:
     if get_origin(hint) not in (Union, UnionType) or (
             len(parts) == len(get_args(hint))):
         return hint
-    return Union[tuple(parts)]  # noqa: UP007
+    return Union[tuple(parts)]  # noqa: UP007  # noqa: UP007
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:

@@ -34,7 +34,9 @@ GROUPS: dict[str, dict[str, str]] = {
     'data': {
         'stats': 'data:stats', 'store': 'data:store',
         'shards': 'data:shards', 'splits': 'data:splits'},
-    'check': {'doctor': 'environment:doctor'},
+    'check': {
+        'doctor': 'environment:doctor',
+        'batch-size': 'training:batch_size'},
 }
 COMMANDS: dict[str, str] = {
     name: path for group in GROUPS.values() for name, path in group.items()}

@@ -3,19 +3,16 @@
 What of it a CPU can show is in tests/engine/test_compilation.py.
 """
 import re
-import sys
 
 import pytest
 import torch
-from helpers import ROOT
 from shrunken import shrunken
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from cmae_mm.engine.model_options import _PARTS, compile_parts
-
-sys.path.append(str(ROOT / 'tools/benchmarks'))
-from step_contenders import build_training_step, fake_batch  # noqa: E402
+from cmae_mm.engine.training_step import (BatchTrial, build_training_step,
+                                          fake_batch, largest_batch)
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(),
@@ -116,3 +113,17 @@ def test_views_are_the_cpus(tmp_path):
     here = made.cpu().make_views(canvas.cpu(), params)
     for a, b in zip(there, here):
         torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-4)
+
+
+def test_the_largest_batch_is_found(tmp_path, record_property):
+    """In a budget of 1 GiB, which activation checkpointing makes larger."""
+    cfg = config(NAMES[0], tmp_path)
+    found = []
+    for checkpointing in (None, True):
+        cfg.activation_checkpointing = checkpointing
+        trial = BatchTrial(cfg, 1.)
+        found.append(largest_batch(trial.fits, 2))
+        assert trial.peak <= 1 and trial.rate > 0
+    torch.cuda.set_per_process_memory_fraction(1.)
+    record_property('largest', str(found))
+    assert 2 <= found[0] <= found[1]

@@ -1,114 +1,21 @@
 """The two training steps that ``benchmark_step.py`` measures."""
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
-from mmpretrain.registry import MODELS
 from step_baseline import ComposedCMAE
 from step_timing import Site
 from torch import Tensor, nn
 
-from cmae_mm.engine.hooks.step_hooks import TargetUpdateHook
-from cmae_mm.engine.model_options import checkpoint_activations, compile_parts
-from cmae_mm.image_size import to_pair
+from cmae_mm.engine.model_options import compile_parts
+from cmae_mm.engine.training_step import (TrainingStep, build_training_step,
+                                          fake_batch)
 from cmae_mm.models import CMAEViT
 from cmae_mm.models.data_preprocessors import augmentation
-
-NO_END = 1 << 30
-
-
-class TrainingStep:
-    """A model, its optimizer wrapper and a batch.
-
-    Args:
-        model (nn.Module): The model, on its device.
-        wrapper (OptimWrapper): Its optimizer wrapper.
-        batch (dict, optional): The batch of each step. Defaults to None; it
-            must be set before the first call.
-    """
-
-    def __init__(self,
-                 model: nn.Module,
-                 wrapper: Any,
-                 batch: dict | None = None) -> None:
-        self.model, self.wrapper, self.batch = model, wrapper, batch
-        wrapper.initialize_count_status(model, 0, NO_END)
-
-    def __call__(self) -> dict[str, Tensor]:
-        """Train on the batch once, including the update of the target."""
-        return self.model.train_step(self.batch, self.wrapper)
-
-
-def preprocessor_of(cfg: Config) -> dict:
-    """Return the settings of a config's data preprocessor."""
-    return cfg.model.get('data_preprocessor') or cfg.data_preprocessor
-
-
-def fake_batch(cfg: Config, batch_size: int, device: torch.device) -> dict:
-    """Create a batch of random images with the sizes of a config.
-
-    Args:
-        cfg (Config): The config of a pre-training.
-        batch_size (int): Number of images.
-        device (torch.device): The device of the images.
-
-    Returns:
-        dict: ``inputs``, canvases or two views, and ``data_samples``.
-    """
-    settings = preprocessor_of(cfg)
-    size = to_pair(cfg.model.backbone.get('img_size', 224))
-    channels = len(settings.get('mean') or (0, 0, 0))
-    dtype = settings.get('dtype', 'uint8')
-
-    def images(size: Sequence[int]) -> Tensor:
-        # Smooth like photographs, which affects the time of augmentations.
-        coarse = torch.rand(batch_size, channels, 8, 8)
-        fine = nn.functional.interpolate(coarse, size, mode='bicubic')
-        scaled = (fine.clamp_(0, 1) * 255).numpy().astype(dtype)
-        return torch.from_numpy(scaled).to(device)
-
-    if settings['type'].endswith('TwoViewDataPreprocessor'):
-        shift = settings.get('max_shift', 32)
-        return dict(inputs=images([
-            side + shift for side in to_pair(settings['size'])]),
-            data_samples=None)
-    return dict(inputs=[images(size), images(size)], data_samples=None)
-
-
-def build_training_step(
-        cfg: Config,
-        device: torch.device,
-        optim_wrapper: dict | None = None,
-        activation_checkpointing: Any = None) -> TrainingStep:
-    """Build a config's model and optimizer, as for training.
-
-    Args:
-        cfg (Config): The config of a pre-training.
-        device (torch.device): The device of the model.
-        optim_wrapper (dict, optional): Its optimizer wrapper. Defaults to
-            None, the config's.
-        activation_checkpointing (bool | str | list[str], optional): See
-            ``checkpoint_activations``. Defaults to None, off.
-
-    Returns:
-        TrainingStep: Without a batch.
-    """
-    model = MODELS.build(
-        dict(cfg.model, data_preprocessor=preprocessor_of(cfg)))
-    model.init_weights()
-    model = revert_sync_batchnorm(model).to(device).train()
-    wrapper = build_optim_wrapper(
-        model, cfg.optim_wrapper if optim_wrapper is None else optim_wrapper)
-    if model.target is not None and not model.target.fixed:
-        TargetUpdateHook().attach(model, wrapper.optimizer, NO_END)
-    if activation_checkpointing:
-        checkpoint_activations(model, activation_checkpointing)
-    return TrainingStep(model, wrapper)
 
 
 class Step(TrainingStep):

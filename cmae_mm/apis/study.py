@@ -165,7 +165,7 @@ class StudyResult(NamedTuple):
 
 def _output_folder(study: PathLike, out: PathLike | None) -> Path:
     """Return the output folder, by default named after the study."""
-    return Path(out or Path('work_dirs') / Path(study).stem)
+    return Path(out or Path('work_dirs') / Path(study).stem).expanduser()
 
 
 def _check_study(study: PathLike, out: PathLike | None,

@@ -69,7 +69,7 @@ MISTAKES = {
          'auto_scale_lr=None'], 'needs auto_scale_lr = dict.base_batch_size'),
     'to resume from an empty folder': (
         ['train', QUICK, '--resume', '{tmp}/empty', '--cfg-options', *LOADER],
-        'empty is a folder'),
+        'the folder .*empty contains no checkpoint; name a file'),
     'no model': (options('model=None'), 'it must define model, '),
     'epochs without end': (
         ['train', '{tmp}/endless.py', '--cfg-options', *LOADER[:3]],

@@ -174,7 +174,7 @@ def test_unreadable_files(verify, tmp_path):
     short = tmp_path / 'short.safetensors'
     save_file(dict(a=torch.zeros(1)), short, dict(meta='{"steps": 1}'))
     reasons = {
-        text: 'not a safetensors file',
+        text: 'is a text file',
         bare: "metadata key 'meta'",
         hybrid: 'lacks mask, state_dict.pos_embed',
         short: 'lacks img_size',

@@ -318,8 +318,9 @@ def compile_parts(model: CMAE, **options: Any) -> None:
     _check_compiler(model)
     options = dict(fullgraph=True, dynamic=False) | options
     # CUDA graphs keep what a part returns until the next step.
-    model.data_preprocessor.register_forward_pre_hook(
-        lambda *_: torch.compiler.cudagraph_mark_step_begin())
+    if hasattr(torch.compiler, 'cudagraph_mark_step_begin'):  # torch 2.2
+        model.data_preprocessor.register_forward_pre_hook(
+            lambda *_: torch.compiler.cudagraph_mark_step_begin())
     for module, name in _parts_of(model):
         setattr(module, name, _WhileTraining(getattr(module, name), options))
 

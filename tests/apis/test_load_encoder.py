@@ -230,7 +230,7 @@ def test_errors_name_the_allowed_values(model, tmp_path):
     with pytest.raises(CheckpointError, match='a.pth: .*no target encoder'):
         cmae_mm.load_encoder(tmp_path / 'a.pth', 'target')
     export_encoder(model, str(tmp_path / 'det.pth'), to='mmdet')
-    with pytest.raises(CheckpointError, match='it can initialise TransferViTDet'):
+    with pytest.raises(CheckpointError, match='can initialise TransferViTDet'):
         cmae_mm.load_encoder(tmp_path / 'det.pth')
 
 

@@ -1,7 +1,6 @@
 """Loading encoders and models from any supported file."""
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from re import Pattern
@@ -13,6 +12,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
+from ..files import PathLike
 from ..image_size import ImageSize, Pair, divide, find_grid, to_size, words_of
 from . import CheckpointError, layouts, naming
 from .encoder_config import (NORM_EPS, encoder_facts, norm_eps,
@@ -22,7 +22,6 @@ from .read import StateDict, read_checkpoint
 from .state_dict import (KINDS, KeyReport, Sizes, check_fit, grid_of,
                          is_hybrid, load_state, read_sizes)
 
-PathLike = str | os.PathLike[str]
 # Value of a checkpoint's path for random weights.
 RANDOM = 'random'
 # Start of a line that is logged as a warning.

@@ -30,12 +30,11 @@ from torch import Tensor
 from torch.serialization import _get_restore_location
 
 from ..dependencies import WEIGHT_FILES, explain_missing, find_checkpoint
-from ..files import atomic_file
+from ..files import PathLike, atomic_file
 from . import CheckpointError, DamagedCheckpoint, naming
 from .unpickler import StorageId, from_plain, unpickle
 
 StateDict = dict[str, Tensor]
-PathLike = str | os.PathLike[str]
 # torch's legacy format starts with these numbers.
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
 _ZIP = b'PK\x03\x04'

@@ -3,9 +3,10 @@
 # Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
 usage='usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of cmae test]'
-CONFIG=${1:?$usage}
-CHECKPOINT=${2:?$usage}
-GPUS=${3:?$usage}
+if [ $# -lt 3 ]; then echo "$usage" >&2; exit 2; fi
+CONFIG=$1
+CHECKPOINT=$2
+GPUS=$3
 shift 3
 case $GPUS in
     '' | *[!0-9]* | 0) echo "$0: the number of GPUs must be 1 or more, but got" \

@@ -5,8 +5,9 @@
 # Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR, PORT.
 set -euo pipefail
 usage='usage: tools/dist_train.sh CONFIG GPUS [options of cmae train]'
-CONFIG=${1:?$usage}
-GPUS=${2:?$usage}
+if [ $# -lt 2 ]; then echo "$usage" >&2; exit 2; fi
+CONFIG=$1
+GPUS=$2
 shift 2
 case $GPUS in
     '' | *[!0-9]* | 0) echo "$0: the number of GPUs must be 1 or more, but got" \

@@ -6,10 +6,16 @@
 # requeued and resumes; otherwise the script prints the command that resumes.
 set -euo pipefail
 usage='usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of cmae train]'
-PARTITION=${1:?$usage}
-JOB_NAME=${2:?$usage}
-CONFIG=${3:?$usage}
+if [ $# -lt 3 ]; then echo "$usage" >&2; exit 2; fi
+PARTITION=$1
+JOB_NAME=$2
+CONFIG=$3
 shift 3
+if ! command -v srun >/dev/null; then
+    echo "$0: srun was not found; run this on a machine of a Slurm cluster, or" \
+        "use tools/dist_train.sh" >&2
+    exit 1
+fi
 
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}

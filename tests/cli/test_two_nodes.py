@@ -5,11 +5,13 @@ each other through a cable of their own alone.
 """
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, free_port, model_cfg, runner_cfg, write_images
+from helpers import (QUICK, ROOT, free_port, model_cfg, runner_cfg,
+                     write_images)
 
 
 def ip(*words) -> None:
@@ -88,3 +90,20 @@ def test_two_launches_train_as_one_job(nodes, tmp_path):
     # one of 13 is drawn twice, so that both have as many
     assert len({*first['images'][:7], *second['images'][:7]}) == 13
     assert (tmp_path / 'work/epoch_10.pth').exists()
+
+
+@pytest.mark.parametrize('words, message', [
+    (['dist_train.sh', QUICK], 'usage: tools/dist_train.sh CONFIG GPUS'),
+    (['dist_train.sh', QUICK, 'two'], "must be 1 or more, but got 'two'"),
+    (['dist_test.sh', QUICK, 'a.pth'], 'usage: tools/dist_test.sh CONFIG'),
+    (['slurm_train.sh', 'gpu'], 'usage: tools/slurm_train.sh PARTITION'),
+    (['slurm_train.sh', 'gpu', 'cmae', QUICK], 'srun was not found'),
+])
+def test_mistakes_of_a_launch_are_one_sentence(words, message):
+    if 'srun' in message and shutil.which('srun'):
+        pytest.skip('needs a machine without Slurm')
+    script, *rest = words
+    done = subprocess.run([ROOT / 'tools' / script, *rest], text=True,
+                          capture_output=True)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr and done.stderr.count('\n') == 1

@@ -10,8 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import (QUICK, ROOT, free_port, model_cfg, runner_cfg,
-                     write_images)
+from helpers import QUICK, ROOT, free_port, model_cfg, runner_cfg, write_images
 
 
 def ip(*words) -> None:

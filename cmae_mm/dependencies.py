@@ -239,7 +239,7 @@ def explain_missing(path: str | os.PathLike[str]) -> str:
     Returns:
         str: A sentence; '' if it is a file.
     """
-    file = Path(path).expanduser()
+    file = Path(path)
     if file.is_dir():
         if (file / '.metadata').is_file():
             return (f'{file} is a folder of torch.distributed.checkpoint; '
@@ -293,6 +293,7 @@ def find_config(name: str) -> str:
         FileNotFoundError: If no config, or several, have this name; the
             message lists the nearest names.
     """
+    name = os.path.expanduser(name)
     if Path(name).is_file():
         return name
     configs = packaged_root() / 'configs'

@@ -1,7 +1,6 @@
 """Settings of a config from the image statistics of ``cmae stats``."""
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .datasets.decode import is_colour, is_plain
@@ -56,15 +55,16 @@ def apply_image_stats(cfg: 'Config', options: Sequence[str] = ()) -> None:
     name = cfg.get(KEY)
     if not isinstance(name, (str, os.PathLike)):
         return
+    name = os.path.expanduser(name)
     from mmengine.logging import print_log
 
     from .datasets.stats import read_image_stats
     stats = read_image_stats(name)
-    filler = _Filler(cfg, str(name), stats, options)
+    filler = _Filler(cfg, name, stats, options)
     removed = filler.fill()
     cfg[KEY] = dict(
-        file=str(Path(os.path.abspath(Path(name).expanduser()))),
-        images=stats['images'], **filler.settings)
+        file=os.path.abspath(name), images=stats['images'],
+        **filler.settings)
     text = (f'image_stats: {filler.described}; mean, standard deviation and '
             f'range of {stats["images"]:,} images from {name}')
     if removed:

@@ -2,7 +2,7 @@
 
 A command is a function of this package with the decorator :func:`command`,
 listed in ``cli/main.py``. Each argument is declared once, in the signature and
-the docstring. ``cli/parser.py`` builds the command line from it, and calls
+the docstring. ``cli/main.py`` builds the command line from it, and calls
 from Python are checked in the same way::
 
     @command(libraries=False)
@@ -115,7 +115,7 @@ class _Path:
 class _Data(_Path):
 
     def check(self, path: PathLike) -> None:
-        file = Path(path).expanduser()
+        file = Path(path)
         if not file.is_dir() and not file.is_file():
             what = 'is not a folder or file' if file.exists() else (
                 'does not exist')
@@ -152,7 +152,7 @@ class _Config(_Path):
 class _Stats(_Path):
 
     def check(self, path: PathLike) -> None:
-        if not Path(path).expanduser().is_file():
+        if not Path(path).is_file():
             raise ArgumentError(
                 f'the file of image statistics {str(path)!r} does not exist; '
                 f'write it with `cmae stats DATA --out {path}`')
@@ -184,7 +184,7 @@ class Output(_Path):
             raise ArgumentError(
                 f'the output must be a {" or ".join(self.suffixes)} file, '
                 f'but got {str(path)!r}')
-        check_output(Path(path).expanduser(), is_folder=self.is_folder)
+        check_output(path, is_folder=self.is_folder)
 
 
 # Types of arguments that several commands have.
@@ -270,8 +270,8 @@ def command(check: Callable[..., None] | None = None,
         def checked(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            check_arguments(checked, bound.arguments)
-            return function(*args, **kwargs)
+            bound.arguments.update(check_arguments(checked, bound.arguments))
+            return function(*bound.args, **bound.kwargs)
 
         checked.declaration = Declaration(  # type: ignore[attr-defined]
             check, libraries, required)
@@ -362,12 +362,15 @@ def types_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def check_arguments(function: Callable[..., Any],
-                    values: Mapping[str, Any]) -> None:
+                    values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the values of a command's arguments.
 
     Args:
         function (Callable): The command.
         values (Mapping[str, Any]): Values by name.
+
+    Returns:
+        dict[str, Any]: The values, with ``~`` in paths expanded.
 
     Raises:
         ArgumentError: If a value is not allowed, or a file is missing.
@@ -380,10 +383,27 @@ def check_arguments(function: Callable[..., Any],
             raise ArgumentError(f'{name} {complaint(value, hints[name])}')
         if name == 'cfg_options' and not isinstance(value, Mapping):
             check_pairs(value or ())
+    values = {name: _expand_home(value) if _takes_path(hints[name]) else value
+              for name, value in values.items()}
     check_paths(hints, values)
     check = function.declaration.check  # type: ignore[attr-defined]
     if check is not None:
         check(**values)
+    return values
+
+
+def _takes_path(hint: Any) -> bool:
+    """Return whether a type contains paths."""
+    return hint is os.PathLike or any(map(_takes_path, get_args(hint)))
+
+
+def _expand_home(value: Any) -> Any:
+    """Expand ``~`` in a path, or in each path of a list."""
+    if isinstance(value, (list, tuple)):
+        return [_expand_home(path) for path in value]
+    if isinstance(value, os.PathLike):
+        return Path(os.path.expanduser(value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def check_paths(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -415,9 +435,8 @@ def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:
         for output in outputs:
             is_input = False
             with suppress(OSError, ValueError):  # one of them does not exist
-                is_input = os.path.samefile(
-                    output, os.path.expanduser(path)) or (
-                        _is_picture_in(output, path))
+                is_input = os.path.samefile(output, path) or (
+                    _is_picture_in(output, path))
             if is_input:
                 raise ArgumentError(
                     f'{output} is an input of this command and would be '
@@ -426,7 +445,7 @@ def _check_overwriting(inputs: Iterable[Any], outputs: Sequence[Any]) -> None:
 
 def _is_picture_in(output: PathLike, folder: PathLike) -> bool:
     """Return whether a file is an image in a folder, at any depth."""
-    file, above = (Path(p).expanduser().resolve() for p in (output, folder))
+    file, above = (Path(p).resolve() for p in (output, folder))
     return file.is_file() and above in file.parents and (
         file.suffix.lower() in PICTURES)
 

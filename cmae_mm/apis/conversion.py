@@ -48,7 +48,7 @@ def _check_export(config: PathLike, checkpoint: PathLike,
             check_onnx_file(out)
         return
     if out is None:
-        folder = Path(config).expanduser()
+        folder = Path(config)
         lack = ('has no best.pth' if folder.is_dir() else 'is no folder'
                 if folder.exists() else 'does not exist')
         raise ConfigError(

@@ -92,7 +92,7 @@ def stats(data: Data,
         **{k: v for k, v in settings.items() if v is not None})
     print('\n'.join(_describe(found)))
     if out is not None:
-        write_image_stats(found, Path(out).expanduser())
+        write_image_stats(found, out)
         print(f'Wrote {out}; for these images: cmae pretrain {data} --stats '
               f"{out}, or image_stats='{out}' in a config")
     return found
@@ -208,7 +208,7 @@ def _pack(data: Data, out: OutputFolder, kind: str,
     try:
         found = pack_images(data, out, kind, **options)
     except KeyboardInterrupt as error:
-        if not (Path(out).expanduser() / PLAN_FILE).exists():
+        if not (Path(out) / PLAN_FILE).exists():
             raise
         raise KeyboardInterrupt(
             f'{out} contains an incomplete copy; the same command continues'
@@ -231,8 +231,8 @@ def _check_splits(data: Data, out: OutputFolder | None,
 
 def _splits_folder(data: Data, out: OutputFolder | None) -> Path:
     if out is not None:
-        return Path(out).expanduser()
-    path = Path(data).expanduser()
+        return Path(out)
+    path = Path(data)
     return (path.parent if path.is_file() else path) / 'splits'
 
 

@@ -110,13 +110,13 @@ class EmbedOptions(FeatureOptions):
     def settings(self, source: 'ImageSource', checkpoint: PathLike
                  ) -> dict[str, Any]:
         """Return the settings that features depend on, as plain values."""
-        path = Path(checkpoint).expanduser()
+        path = Path(checkpoint)
         stat = find_checkpoint(path).stat()
         more: dict[str, Any] = {}
         if self.layer:  # files of earlier versions have none
             more['layer'] = list(self.layer)
         if self.stats is not None:
-            content = Path(self.stats).expanduser().read_bytes()
+            content = Path(self.stats).read_bytes()
             more['stats'] = hashlib.sha256(content).hexdigest()[:16]
         return dict(
             more,
@@ -218,7 +218,7 @@ def embed_source(source: 'ImageSource', checkpoint: PathLike,
         warn_if_equal(whole.features)
         return Embeddings(whole.paths, whole.features, whole.features.shape,
                           whole.skipped)
-    path = Path(out).expanduser()
+    path = Path(out)
     with output_lock(path), interruptible(
             f'the features so far are in {out}.parts; the same command '
             'continues'):

@@ -70,10 +70,10 @@ class EvaluationOptions:
             path = whole['checkpoint']
             if path != RANDOM and '://' not in path:
                 path = os.path.abspath(path)
-            stem = Path(data).expanduser().resolve().stem
+            stem = Path(data).resolve().stem
             folder = Path(self.work_dir or f'work_dirs/{stem}_eval')
             append_line(
-                folder.expanduser() / 'evaluations.jsonl',
+                folder / 'evaluations.jsonl',
                 json.dumps(dict(whole, kind=kind, checkpoint=path)))
         return whole
 
@@ -400,7 +400,7 @@ def _segment(kind: str, data: PathLike, checkpoint: PathLike,
                                     pair_files, patch_labels, read_maps,
                                     report_dense)
     from ..evaluation.probes import check_ks, knn_predict, linear_sweep
-    given, root = DenseOptions(**options), Path(data).expanduser()
+    given, root = DenseOptions(**options), Path(data)
     train, val = (pair_files(root / image, root / map_)
                   for image, map_ in zip(given.images, given.maps))
     model = given.load(checkpoint)

@@ -119,9 +119,8 @@ def finetune(data: Data,
     from ..finetuning.model import CONFIG_NAME, METRICS_NAME, load_model
     from ..finetuning.recipe import Run, choose_recipe
     from ..finetuning.training import describe, train_model
-    name = Path(os.path.abspath(Path(data).expanduser())).stem
-    folder = Path(out or Path('work_dirs') / f'{name}_{task}')
-    folder = folder.expanduser().absolute()
+    name = Path(os.path.abspath(data)).stem
+    folder = Path(out or Path('work_dirs') / f'{name}_{task}').absolute()
     is_dense = task in ('segment', 'detect')
     encoder = find_encoder(
         checkpoint, model, None if task == 'detect' else img_size, stats)
@@ -236,7 +235,7 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
                      images=None if is_plain(images) else images)
     backbone.update(final_norm=False, out_type='avg_featmap', init_cfg=dict(
         type='Pretrained', checkpoint=RANDOM if checkpoint == RANDOM else
-        os.path.abspath(Path(checkpoint).expanduser())))
+        os.path.abspath(checkpoint)))
     if img_size:
         backbone['img_size'] = to_size(to_pair(img_size))
     with torch.device('meta'):
@@ -296,7 +295,7 @@ def predict(folder: PathLike,
     """
     from ..finetuning.model import load_model
     from ..finetuning.predictions import Wanted, predict_to_files
-    table, drawn = (None if path is None else Path(path).expanduser()
+    table, drawn = (None if path is None else Path(path)
                     for path in (out, pictures))
     return predict_to_files(load_model(folder), Path(images), batch_size,
                             window, Wanted(table, drawn, top_k, all_scores))

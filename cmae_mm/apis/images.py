@@ -45,7 +45,7 @@ def pick_images(named: Sequence[PathLike], most: int) -> list[PickedImage]:
     """
     picked: list[PickedImage] = []
     for name in named:
-        path = Path(name).expanduser()
+        path = Path(name)
         if path.is_dir() or path.suffix.lower() in _LISTS and path.is_file():
             source = open_source(path)
             picked += [

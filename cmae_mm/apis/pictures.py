@@ -150,7 +150,7 @@ def views(config: ConfigName,
     from ..visualization.views import draw_views
     cfg = load_config(str(config), cfg_options)
     columns, shifts = draw_views(cfg, most, show)
-    path = Path(out).expanduser()
+    path = Path(out)
     side = max(columns['online view'].shape[1:3])
     save_grid(path, columns, fitting_scale(side), 1 if most <= 4 else 2)
     return _report(Views(path, list(columns), shifts))
@@ -359,7 +359,7 @@ def map_images(data: Data,
               for p in paths]
     if len(set(groups)) == 1 and groups[0]:  # only the part `train`
         groups = [Path(p).parent.name for p in paths]
-    path = Path(out).expanduser()
+    path = Path(out)
     save_picture(path, draw_map(places, _thumbnails(
         model, source, paths, thumbnail, show), groups))
     name = dict(umap='UMAP', tsne='t-SNE')[chosen_method]
@@ -428,7 +428,7 @@ def nearest(data: Data,
         f'{name}: cosine ' + ', '.join(f'{cosine:.3f}' for _, cosine in near)
         for name, near in zip(label_files([image.path for image in queries]),
                               found.values())]
-    path = Path(out).expanduser()
+    path = Path(out)
     save_grid(path, columns, labels=labels)
     for name, near in found.items():
         print(f'nearest to {name}:')
@@ -441,7 +441,7 @@ def nearest(data: Data,
 def _check_report(work_dirs: Sequence[PathLike], **others: Any) -> None:
     """Check that the folders exist and plotly is installed."""
     for folder in work_dirs:
-        if not Path(folder).expanduser().is_dir():
+        if not Path(folder).is_dir():
             raise ArgumentError(f'the folder {folder} does not exist')
     require('plotly', 'a report', 'report')
 
@@ -476,9 +476,8 @@ def report(work_dirs: Sequence[PathLike],
     """
     from ..files import write_file
     from ..visualization.html_report import build_report
-    page, warnings = build_report(
-        [Path(folder).expanduser() for folder in work_dirs])
-    file = Path(out).expanduser()
+    page, warnings = build_report(list(map(Path, work_dirs)))
+    file = Path(out)
     write_file(file, page)
     for name, sentences in warnings.items():
         for sentence in sentences:
@@ -538,7 +537,7 @@ def _thumbnails(model: 'PretrainedEncoder', source: 'ImageSource',
 def _save(out: PathLike, picked: list['PickedImage'],
           columns: dict[str, Any]) -> Picture:
     from ..visualization import fitting_scale, label_files, save_grid
-    path = Path(out).expanduser()
+    path = Path(out)
     side = max(next(iter(columns.values()))[0].shape[:2])
     files = [image.path for image in picked]
     # Few columns leave room for two images side by side.

@@ -167,7 +167,7 @@ def plan_pretraining(data: PathLike,
             raise ArgumentError(
                 f'{key} cannot be set in cfg_options; use the argument '
                 f'{argument}, on which other settings depend')
-    root = Path(os.path.abspath(Path(data).expanduser()))
+    root = Path(os.path.abspath(data))
     base = MODELS[model]
     cfg = load_config(base)
     if stats is not None:
@@ -177,7 +177,7 @@ def plan_pretraining(data: PathLike,
     if init is not None:
         cfg.model.backbone.init_cfg = dict(
             type='Pretrained',
-            checkpoint=os.path.abspath(Path(init).expanduser()))
+            checkpoint=os.path.abspath(init))
     cfg.train_dataloader.dataset.data_root = str(root)
     source = _open(root)
     images = len(source)
@@ -212,8 +212,7 @@ def plan_pretraining(data: PathLike,
     _fit(cfg, epochs, steps, batch_size, num_workers, warm_up)
     name = root.stem if root.is_file() else root.name
     cfg.work_dir = str(
-        Path(out).expanduser() if out is not None
-        else Path('work_dirs') / f'{model}_{name}')
+        out if out is not None else Path('work_dirs') / f'{model}_{name}')
     # mmengine's loggers need a unique name per run in a process.
     cfg.experiment_name = os.path.abspath(cfg.work_dir)
     if any(key.startswith('optim_wrapper.optimizer') and (

@@ -165,7 +165,7 @@ class StudyResult(NamedTuple):
 
 def _output_folder(study: PathLike, out: PathLike | None) -> Path:
     """Return the output folder, by default named after the study."""
-    return Path(out or Path('work_dirs') / Path(study).stem).expanduser()
+    return Path(out or Path('work_dirs') / Path(study).stem)
 
 
 def _check_study(study: PathLike, out: PathLike | None,
@@ -187,7 +187,7 @@ def _check_study(study: PathLike, out: PathLike | None,
                     'again, or choose another name of the run or --out')
 
 
-@command(check=_check_study, libraries=False)
+@command(check=_check_study, libraries='framework')
 def study(study: PathLike,
           *,
           out: OutputFolder | None = None,

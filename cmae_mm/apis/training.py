@@ -1,4 +1,5 @@
 """Commands ``pretrain``, ``train``, ``test`` and ``batch-size``."""
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -235,7 +236,7 @@ def _set_work_dir(cfg: 'Config', config: PathLike,
     """Set the work folder: the argument, the config's, the config's name."""
     folder = work_dir or cfg.get('work_dir') or (
         Path('work_dirs') / Path(config).stem)
-    cfg.work_dir = str(Path(folder).expanduser())
+    cfg.work_dir = os.path.expanduser(folder)
 
 
 @command()

@@ -127,16 +127,16 @@ def _opened(path: PathLike) -> Iterator[_Source]:
     Raises:
         CheckpointError: If it does not exist or cannot be opened.
     """
-    file = Path(path).expanduser()
+    path = os.path.expanduser(path)
     why = explain_missing(path)
     if why:
         raise CheckpointError(why)
     try:
-        with open(file, 'rb') as opened:
-            yield _Source(opened, str(file))
+        with open(path, 'rb') as opened:
+            yield _Source(opened, path)
     except OSError as error:
         raise CheckpointError(
-            f'{file} could not be read: {error.strerror or error}') from error
+            f'{path} could not be read: {error.strerror or error}') from error
 
 
 class _Records:

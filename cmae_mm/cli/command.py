@@ -271,7 +271,7 @@ def perform(args: argparse.Namespace) -> dict[str, Any]:
     function = args.chosen
     values = {name: _unwrap(getattr(args, name), hint)
               for name, hint in types_of(function).items()}
-    check_arguments(function, values)
+    values = check_arguments(function, values)
     if function.declaration.libraries:
         load_libraries(function.declaration.libraries)
     if getattr(args, 'local_rank', None) is not None:

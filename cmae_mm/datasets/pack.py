@@ -106,11 +106,11 @@ def pack_images(data: Any,
         ValueError: If the images cannot be packed. Written files are removed,
             unless the message explains how to continue.
     """
-    out = Path(os.path.abspath(Path(out).expanduser()))
+    out = Path(os.path.abspath(out))
     try:
         source = sources.open_source(data, labels='all')
     except sources.SourceError:
-        root = os.path.abspath(os.path.expanduser(data))
+        root = os.path.abspath(data)
         groups = FolderListing(root, ('.tar', )).groups() if (
             kind == 'shards' and os.path.isdir(root)) else ()
         shards = [name for group in groups for name in group]

@@ -507,4 +507,4 @@ def write_image_stats(stats: dict[str, Any], path: PathLike) -> None:
         f'  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}'
         for key, value in {'format': STATS_FORMAT, **stats}.items()
     ]
-    write_file(Path(path).expanduser(), '{\n' + ',\n'.join(lines) + '\n}\n')
+    write_file(path, '{\n' + ',\n'.join(lines) + '\n}\n')

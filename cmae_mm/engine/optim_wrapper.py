@@ -1,4 +1,5 @@
 """Optimizer wrappers: precision, skipped steps, and parameter groups."""
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -230,7 +231,8 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         **kwargs: Arguments of ``OptimWrapper``.
 
     Raises:
-        ValueError: If the dtype is invalid, or ``max_skipped`` below 1.
+        ValueError: If the dtype is invalid, ``max_skipped`` below 1, or
+            ``clip_grad`` without ``max_norm`` or ``clip_value``.
         NonFiniteError: In training, after ``max_skipped`` skipped steps.
     """
 
@@ -249,6 +251,8 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
                 logger='current')
             dtype = 'float32'
         self.autocasts = dtype != 'float32'
+        # mmengine removes an entry of the config's dict.
+        kwargs['clip_grad'] = copy.copy(kwargs.get('clip_grad'))
         if self.autocasts:
             if dtype == 'bfloat16':
                 loss_scale = dict(enabled=False)
@@ -258,6 +262,15 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             self._scale_update_param = None
             self.loss_scaler = GradScaler(enabled=False)
             self.cast_dtype = getattr(torch, dtype)
+        clip = self.clip_grad_kwargs
+        if clip:
+            bound = dict(grad_norm='max_norm', grad_value='clip_value')[
+                self.grad_name]
+            if clip.get(bound) is None:
+                raise ValueError(
+                    f'clip_grad={dict(clip)} has no {bound}; set '
+                    f'optim_wrapper.clip_grad.{bound} to a number above 0, or '
+                    'remove clip_grad')
         # The optimizer reads them for each parameter; a ConfigDict is slow.
         self.optimizer.param_groups[:] = [
             dict(group.items()) for group in self.optimizer.param_groups]

@@ -37,7 +37,7 @@ def read_boxes(data: PathLike, val: str | None = None,
         ArgumentError: If there are no such files, images are missing, or
             parts have other categories.
     """
-    root = Path(data).expanduser().absolute()
+    root = Path(data).absolute()
     names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
     found = sorted([*root.glob('annotations/*.json'), *root.glob('*.json')])
     parts: dict[str, Part] = {}

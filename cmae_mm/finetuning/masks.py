@@ -48,7 +48,7 @@ def read_masks(data: PathLike,
         ArgumentError: If there are no such folders, a mask is missing or has
             other values, or there are fewer than two classes.
     """
-    root = Path(data).expanduser().absolute()
+    root = Path(data).absolute()
     names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
     parts = {}
     for part, words in names.items():

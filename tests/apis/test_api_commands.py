@@ -31,13 +31,14 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
     out, features = tmp_path / 'out', tmp_path / 'features.npz'
     lines = [
         ['pretrain', photos, '--model', 'mini', '--epochs', 1, '--batch-size',
-         4, '--num-workers', 0, '--out', out, '--json', '--cfg-options',
+         4, '--num-workers', 0, '--out', '~/out', '--json', '--cfg-options',
          'model.neck.projector.hid_channels=64'],
-        ['embed', photos, out, '--out', features,
+        ['embed', photos, '~/out', '--out=~/features.npz',
          '--num-workers', 0, '--json'],
     ]
     said = run_tool(sys.executable, '-c', RUN,
-                    json.dumps([[str(x) for x in line] for line in lines]))
+                    json.dumps([[str(x) for x in line] for line in lines]),
+                    HOME=str(tmp_path))
     assert 'images         8 images in' in said
     assert 'batch          4 on 1 process(es): 2 steps an epoch' in said
     trained, embedded = (json.loads(line) for line in said.splitlines()

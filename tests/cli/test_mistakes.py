@@ -170,6 +170,9 @@ MISTAKES = {
     'a negative bound of gradients': (
         options('optim_wrapper.clip_grad.max_norm=-1'),
         'clip_grad.max_norm must be a number above 0, but got -1'),
+    'no bound of gradients': (
+        options('optim_wrapper.clip_grad.norm_type=2'),
+        'has no max_norm; set optim_wrapper.clip_grad.max_norm to a number'),
     'an infinite learning rate': (
         options('optim_wrapper.optimizer.lr=inf'), 'must be a number above 0'),
     'to resume and not': (

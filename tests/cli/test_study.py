@@ -70,6 +70,8 @@ def test_stopped_study_resumes(image_root, tmp_path):
     assert len(list(trained.glob('2*'))) == 2
     log = (trained.parent / 'output.txt').read_text()
     assert 'resumed' in log.lower()
+    for words in ('OneDL', 'Line NMS'):  # of libraries at import
+        assert words not in said + (tmp_path / 'said.txt').read_text()
     result = json.loads(next(
         line for line in said.splitlines() if line.startswith('{"out')))
     assert result['failed'] == [] and result['done'] == 2

@@ -237,6 +237,10 @@ def test_settings_are_checked_and_plain_wrappers_guarded(image_root,
                                                          tmp_path):
     with pytest.raises(ValueError, match='max_skipped .* got 0'):
         wrapper_of(torch.nn.Linear(1, 1), max_skipped=0)
+    clip = dict(type='value', clip_value=None)
+    with pytest.raises(ValueError, match='has no clip_value; set optim_wr'):
+        wrapper_of(torch.nn.Linear(1, 1), clip_grad=clip)
+    assert clip['type'] == 'value'  # not removed from a config
     cfg = config(image_root, tmp_path)
     cfg.optim_wrapper = dict(
         type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))

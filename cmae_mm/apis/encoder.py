@@ -19,7 +19,7 @@ from ..config import ConfigError
 from ..datasets.decode import is_colour, is_plain
 from ..evaluation.centre_crop import CentreCrop
 from ..image_size import ImageSize, Pair, to_pair, to_size
-from ..models.backbones import convvit, vit  # noqa: F401  # registers them
+from ..models import backbones, convvit  # noqa: F401  # registers them
 from ..models.utils import check_choice
 from .arguments import (ArgumentError, Checkpoint, Encoder, ImgSize, PathLike,
                         Size, Stats, command)

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from cmae_mm.datasets import PixelShift
-from cmae_mm.models.data_preprocessors.augmentation import blur, plan_changes
+from cmae_mm.models.augmentation import blur, plan_changes
 
 
 def to_batch(*images):

@@ -22,7 +22,7 @@ from torch._dynamo.utils import counters
 from cmae_mm.engine import ResumableRunner
 from cmae_mm.engine.device import adapt_to_device
 from cmae_mm.engine.model_options import _PARTS, compile_parts
-from cmae_mm.models.data_preprocessors import augmentation
+from cmae_mm.models import augmentation
 
 EAGER = dict(backend='aot_eager')
 # On a CPU the views are not compiled.

@@ -17,7 +17,7 @@ EMBEDDING = 'patch_embed.projection.weight'
 def said(monkeypatch):
     """Log messages during initialisation of weights."""
     lines = []
-    for module in ('checkpoints.load', 'models.selfsup.cmae'):
+    for module in ('checkpoints.load', 'models.cmae'):
         monkeypatch.setattr(f'cmae_mm.{module}.print_log',
                             lambda text, **kwargs: lines.append(text))
     return lines

@@ -176,7 +176,7 @@ def test_bad_momentum_is_named(momentum):
 
 def test_target_without_updates_raises(monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.models.selfsup.cmae.print_log',
+    monkeypatch.setattr('cmae_mm.models.cmae.print_log',
                         lambda text, **kwargs: said.append(text))
     batch = [torch.randn(4, 3, 32, 32)] * 2
     still, fixed, by_hand, followed, evaluated = (

@@ -168,7 +168,7 @@ def test_a_model_of_anything_else_is_refused(node):
 
 def test_types_become_bare_and_other_weights_are_left_out():
     node = dict(
-        type='cmae_mm.models.selfsup.cmae.CMAE',
+        type='cmae_mm.models.cmae.CMAE',
         backbone=dict(type='mmpretrain.CMAEViT', init_cfg=dict(
             type='Pretrained', checkpoint='http://x/y.pth')),
         init_cfg=[dict(type='os.system')], sizes=(1, [2., None, True]))

@@ -132,7 +132,7 @@ def test_every_package_has_a_place_in_the_order():
 @pytest.mark.parametrize(('file', 'source', 'faults'), [
     ('engine/a.py', 'from ..models import CMAE', 0),
     ('models/a.py', 'from ..engine.device import unwrapped_model', 1),
-    ('models/heads/a.py', 'def f():\n    from ...evaluation import knn', 1),
+    ('models/a/b.py', 'def f():\n    from ...evaluation import knn', 1),
     ('evaluation/a.py', 'import cmae_mm.models.heads', 0),
     ('models/a.py', 'from ..checkpoints import load_encoder', 1),
     ('checkpoints/a.py', 'from .. import models', 1),

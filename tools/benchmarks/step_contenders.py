@@ -15,7 +15,7 @@ from cmae_mm.engine.model_options import compile_parts
 from cmae_mm.engine.training_step import (TrainingStep, build_training_step,
                                           fake_batch)
 from cmae_mm.models import CMAEViT
-from cmae_mm.models.data_preprocessors import augmentation
+from cmae_mm.models import augmentation
 
 
 class Step(TrainingStep):

@@ -9,8 +9,8 @@ from mmengine.model import BaseModule
 from mmpretrain.models import MAEPretrainHead
 from mmpretrain.registry import MODELS
 
-from ...image_size import Pair
-from ..utils import check_choice, cut_patches, fill_in
+from ..image_size import Pair
+from .utils import check_choice, cut_patches, fill_in
 
 LOSS_STYLES = ('infonce', 'byol')
 

@@ -13,12 +13,11 @@ from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...image_size import ImageSize, Pair, to_pair
-from ..backbones.conv_stages import Embedded
-from ..backbones.convvit import ConvViT
-from ..utils import (MAE_INIT, MAEInitMixin, add_extra_tokens, check_arch,
-                     check_blocks, check_in_channels, check_width, cut_patches,
-                     set_extra_tokens, simplify_layers, with_mini)
+from ..image_size import ImageSize, Pair, to_pair
+from .convvit import ConvViT, Embedded
+from .utils import (MAE_INIT, MAEInitMixin, add_extra_tokens, check_arch,
+                    check_blocks, check_in_channels, check_width, cut_patches,
+                    set_extra_tokens, simplify_layers, with_mini)
 
 
 class BlockMasking(nn.Module):

@@ -56,7 +56,6 @@ def register() -> None:
         from . import engine, models  # noqa: F401
         from .checkpoints import load  # noqa: F401
         from .datasets import datasets, samplers, transforms  # noqa: F401
-        from .visualization import vis_backends  # noqa: F401
         models.register()
 
 

@@ -18,7 +18,7 @@ from mmengine.visualization import Visualizer
 from mmpretrain.registry import HOOKS
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.cli.command import leave_ranks
+from cmae_mm.cli.main import leave_ranks
 from cmae_mm.engine import ResumableRunner, ShardedRunner
 from cmae_mm.engine.device import adapt_to_device
 

@@ -18,11 +18,10 @@ from ..datasets.names import encode_name
 from ..datasets.source import ImageSource, SourceError, open_source
 from ..dependencies import cpu_count
 from ..engine import ResumableRunner
-from ..engine.device import adapt_to_device, has_accelerator
-from ..engine.device import log_to as add_log_backends
-from ..engine.device import work_dir_lock
-from ..engine.estimate import estimate_training
+from ..engine.device import adapt_to_device, has_accelerator, work_dir_lock
 from ..engine.resuming import list_saved
+from ..engine.training_step import estimate_training
+from ..engine.vis_backends import add_log_backends
 from ..files import write_file
 from ..image_size import ImageSize, Pair, to_pair, to_size, words_of
 from ..models.utils import check_blocks, is_pretrained

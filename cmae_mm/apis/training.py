@@ -194,9 +194,8 @@ def train(config: ConfigName,
     from mmengine.registry import RUNNERS
 
     from ..engine import ResumableRunner
-    from ..engine.device import adapt_to_device
-    from ..engine.device import log_to as add_log_backends
-    from ..engine.device import work_dir_lock
+    from ..engine.device import adapt_to_device, work_dir_lock
+    from ..engine.vis_backends import add_log_backends
     cfg = load_config(str(config), cfg_options)
     cfg.launcher = launcher
     _set_work_dir(cfg, config, work_dir)

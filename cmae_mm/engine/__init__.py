@@ -9,13 +9,14 @@ from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optim_wrapper import (AutoAmpOptimWrapper, BackboneLayerDecayConstructor,
                             GroupedOptimWrapperConstructor, NonFiniteError)
 from .runner import ResumableRunner, ShardedRunner
+from .vis_backends import MLflowBackend, WandbBackend
 
 __all__ = [
     'AtomicCheckpointHook', 'AutoAmpOptimWrapper',
     'BackboneLayerDecayConstructor', 'GroupedOptimWrapperConstructor',
-    'HealthHook', 'KNNHook', 'NonFiniteError', 'OnlineProbeHook',
-    'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook', 'ProgressHook',
-    'ReconstructionHook', 'ResumableEpochLoop', 'ResumableIterLoop',
-    'ResumableRunner', 'ShardedRunner', 'SkippedStepHook', 'StepSeedHook',
-    'TargetUpdateHook', 'TransferCheckHook',
+    'HealthHook', 'KNNHook', 'MLflowBackend', 'NonFiniteError',
+    'OnlineProbeHook', 'PreemptionHook', 'PrefetchHook', 'PretrainCheckHook',
+    'ProgressHook', 'ReconstructionHook', 'ResumableEpochLoop',
+    'ResumableIterLoop', 'ResumableRunner', 'ShardedRunner', 'SkippedStepHook',
+    'StepSeedHook', 'TargetUpdateHook', 'TransferCheckHook', 'WandbBackend',
 ]

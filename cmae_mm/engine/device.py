@@ -5,7 +5,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,12 +147,6 @@ def _name_slurm_ranks() -> None:
 # First words of configs written to a work folder.
 MARK = '# Written by cmae_mm'
 
-_BACKENDS = dict(
-    file='LocalVisBackend',
-    tensorboard='TensorboardVisBackend',
-    wandb='mmpretrain.WandbBackend',
-    mlflow='mmpretrain.MLflowBackend')
-
 
 def count_processes(launcher: str) -> int:
     """Return the number of processes started by a launcher."""
@@ -242,24 +236,3 @@ def _may_replace(path: Path, source: Any) -> bool:
         return not os.path.lexists(path)
     except OSError:
         return False
-
-
-def log_to(cfg: Config, names: Sequence[str]) -> None:
-    """Add visualisation back ends to a config, in place.
-
-    The log file in the work folder, used by reports, is always written.
-
-    Args:
-        cfg (Config): The config of a runner.
-        names (Sequence[str]): 'tensorboard', 'wandb', 'mlflow' or 'file'
-            each.
-    """
-    if not names:
-        return
-    visualizer = cfg.get('visualizer') or dict(type='Visualizer')
-    backends = list(visualizer.get('vis_backends') or ())
-    there = {str(b['type']).split('.')[-1] for b in backends}
-    for name in dict.fromkeys(['file', *names]):
-        if _BACKENDS[name].split('.')[-1] not in there:
-            backends.append(dict(type=_BACKENDS[name]))
-    cfg.visualizer = dict(visualizer, vis_backends=backends)

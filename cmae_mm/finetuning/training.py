@@ -16,8 +16,8 @@ from ..config import ArgumentError
 from ..engine import ResumableRunner
 from ..engine.device import (MARK, adapt_to_device, is_first_process,
                              work_dir_lock)
-from ..engine.estimate import estimate_training
 from ..engine.resuming import list_saved, move_aside
+from ..engine.training_step import estimate_training
 from ..files import write_file
 from ..image_size import words_of
 from ..plain_config import format_config

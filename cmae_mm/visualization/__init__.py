@@ -8,10 +8,9 @@ if TYPE_CHECKING:
                              to_rgb)
     from .reconstruction import prediction_columns, reconstruct
     from .runs import read_run, series
-    from .vis_backends import MLflowBackend, WandbBackend
 
 __all__ = [
-    'MLflowBackend', 'WandbBackend', 'attention_maps', 'colour_features',
+    'attention_maps', 'colour_features',
     'draw_grid', 'fitting_scale', 'label_files', 'overlay',
     'prediction_columns', 'read_run', 'reconstruct', 'save_grid', 'series',
     'to_rgb'
@@ -23,5 +22,4 @@ __getattr__ = import_on_use(__name__, {
                    'to_rgb'),
     'reconstruction': ('prediction_columns', 'reconstruct'),
     'runs': ('read_run', 'series'),
-    'vis_backends': ('MLflowBackend', 'WandbBackend'),
 })

@@ -11,7 +11,7 @@ from helpers import ROOT, run_tool
 
 import cmae_mm
 from cmae_mm.apis import environment
-from cmae_mm.cli import command
+from cmae_mm.cli import main as command
 from cmae_mm.cli.main import main
 from cmae_mm.dependencies import framework_command
 

@@ -13,8 +13,7 @@ from PIL import Image
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.checkpoints import CheckpointError, export_encoder, onnx_export
-from cmae_mm.cli.command import perform
-from cmae_mm.cli.main import parse
+from cmae_mm.cli.main import parse, perform
 from cmae_mm.dependencies import MissingLibrary
 
 onnx = pytest.importorskip('onnx')

@@ -14,8 +14,7 @@ from tiny_training import on_ranks
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.pretraining import MODELS, choose_by_size, plan_pretraining
-from cmae_mm.cli.command import perform
-from cmae_mm.cli.main import build_parser
+from cmae_mm.cli.main import build_parser, perform
 from cmae_mm.config import ConfigError
 from cmae_mm.engine.device import count_processes
 

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 import cmae_mm
 from cmae_mm.checkpoints import (CheckpointError, load_encoder_into,
                                  read_checkpoint)
-from cmae_mm.cli.command import perform
-from cmae_mm.cli.main import parse
+from cmae_mm.cli.main import parse, perform
 from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet
 
 ARCH = dict(

@@ -15,8 +15,7 @@ from cmae_mm.checkpoints import (CheckpointError, encoder_facts,
                                  export_encoder, load_encoder_into,
                                  resample_pos_embed)
 from cmae_mm.checkpoints.load import load_model
-from cmae_mm.cli.command import perform
-from cmae_mm.cli.main import parse
+from cmae_mm.cli.main import parse, perform
 from cmae_mm.models import CMAEViT, TransferConvViT, TransferViT
 from cmae_mm.models import TransferViTDet as Detector
 

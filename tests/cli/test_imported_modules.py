@@ -25,7 +25,7 @@ line, place = json.loads(sys.argv[1])
 sys.argv = ['cmae', *line]
 from cmae_mm.apis import arguments
 load = arguments.load_libraries
-import cmae_mm.cli.command as command
+import cmae_mm.cli.main as command
 
 def count(*args, **kwargs):
     found = [n for n in sys.modules if n.split('.')[0] == 'cmae_mm']

@@ -13,7 +13,7 @@ import pytest
 from helpers import runner_cfg, write_images
 
 from cmae_mm import progress
-from cmae_mm.cli import command, main
+from cmae_mm.cli import main
 from cmae_mm.engine import ProgressHook, ResumableRunner
 
 
@@ -132,7 +132,7 @@ def test_ctrl_c_prints_what_was_saved(name, tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
 
-    monkeypatch.setattr(command, 'load_libraries', lambda *which: None)
+    monkeypatch.setattr(main, 'load_libraries', lambda *which: None)
     args = main.parse(line)
     if name in WORK:
         monkeypatch.setattr(WORK[name], interrupted)
@@ -142,7 +142,7 @@ def test_ctrl_c_prints_what_was_saved(name, tmp_path, monkeypatch, capsys):
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as stop:
-            command.run(args)
+            main.run(args)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert stop.value.code == 130

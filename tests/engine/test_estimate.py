@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from cmae_mm.engine import estimate
+from cmae_mm.engine import training_step as estimate
 
 
 def test_slow_first_steps_are_not_in_the_estimate():

@@ -11,13 +11,13 @@ from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.training import check_log_to, train
 from cmae_mm.dependencies import MissingLibrary
 from cmae_mm.engine import ResumableRunner
-from cmae_mm.engine.device import log_to
+from cmae_mm.engine.vis_backends import add_log_backends
 
 
 def logged(image_root, work_dir, name):
     """Train two steps, show a picture, and end the run."""
     cfg = runner_cfg(image_root, work_dir)
-    log_to(cfg, [name])
+    add_log_backends(cfg, [name])
     runner = ResumableRunner.from_cfg(cfg)
     picture = np.full((8, 8, 3), 200, np.uint8)
     runner.register_hook(AtIteration(
@@ -88,10 +88,10 @@ def test_existing_backends_are_kept_once():
              ['mmengine.LocalVisBackend', 'Mine', 'TensorboardVisBackend'])):
         cfg = Config(dict(visualizer=visualizer))
         for _ in range(2):
-            log_to(cfg, ['tensorboard', 'file'])
+            add_log_backends(cfg, ['tensorboard', 'file'])
         assert [b['type'] for b in cfg.visualizer.vis_backends] == kinds
     cfg = Config(dict(a=1))
-    log_to(cfg, [])
+    add_log_backends(cfg, [])
     assert 'visualizer' not in cfg
 
 

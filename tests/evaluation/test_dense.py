@@ -9,8 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from cmae_mm.cli.command import perform
-from cmae_mm.cli.main import parse
+from cmae_mm.cli.main import parse, perform
 from cmae_mm.datasets.source import SourceError
 from cmae_mm.evaluation import dense
 from cmae_mm.evaluation.data import EvaluationDataError

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from cmae_mm.engine.model_options import compile_parts
 from cmae_mm.engine.training_step import (TrainingStep, build_training_step,
                                           fake_batch)
-from cmae_mm.models import CMAEViT
-from cmae_mm.models import augmentation
+from cmae_mm.models import CMAEViT, augmentation
 
 
 class Step(TrainingStep):

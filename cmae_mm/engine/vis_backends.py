@@ -3,6 +3,7 @@
 The libraries are imported at the start of a run.
 """
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from mmpretrain.registry import VISBACKENDS
 
 # Default name of the project or experiment.
 PROJECT = 'cmae_mm'
+_BACKENDS = dict(
+    file='LocalVisBackend',
+    tensorboard='TensorboardVisBackend',
+    wandb='mmpretrain.WandbBackend',
+    mlflow='mmpretrain.MLflowBackend')
 
 
 def _work_dir(save_dir: str) -> Path:
@@ -108,3 +114,24 @@ class MLflowBackend(MLflowVisBackend):
         """End the run."""
         if hasattr(self, '_mlflow'):
             self._mlflow.end_run()
+
+
+def add_log_backends(cfg: Config, names: Sequence[str]) -> None:
+    """Add visualisation back ends to a config, in place.
+
+    The log file in the work folder, used by reports, is always written.
+
+    Args:
+        cfg (Config): The config of a runner.
+        names (Sequence[str]): 'tensorboard', 'wandb', 'mlflow' or 'file'
+            each.
+    """
+    if not names:
+        return
+    visualizer = cfg.get('visualizer') or dict(type='Visualizer')
+    backends = list(visualizer.get('vis_backends') or ())
+    there = {str(b['type']).split('.')[-1] for b in backends}
+    for name in dict.fromkeys(['file', *names]):
+        if _BACKENDS[name].split('.')[-1] not in there:
+            backends.append(dict(type=_BACKENDS[name]))
+    cfg.visualizer = dict(visualizer, vis_backends=backends)

@@ -13,11 +13,11 @@ from helpers import ROOT, build, model_cfg, write_images
 # not raise them.
 COMMANDS = {
     'knn': (['knn', 'DATA', 'CHECKPOINT', '--ks', '3', '--num-workers', '0'],
-            'cmae_mm.apis.encoder:PretrainedEncoder.encode', 41),
+            'cmae_mm.apis.encoder:PretrainedEncoder.encode', 38),
     'pretrain': (
         ['pretrain', 'DATA', '--model', 'mini', '--epochs', '1',
          '--batch-size', '4', '--num-workers', '0', '--out', 'out'],
-        'cmae_mm.models:CMAE.loss', 75),
+        'cmae_mm.models:CMAE.loss', 63),
 }
 CODE = '''
 import importlib, json, os, sys

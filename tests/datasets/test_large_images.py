@@ -105,7 +105,7 @@ def test_a_part_has_the_pixels_of_the_whole(name, monkeypatch):
     read = []
     monkeypatch.setattr(decoding, 'decode_image',
                         lambda *args: read.append(args))
-    for limit in (None, 70 * WIDTH):
+    for limit in (None, 90 * WIDTH):
         settings = make_settings(max_pixels=limit, **wanted)
         for y, x, height, width in WINDOWS:
             for size in ((40, 40), (height, width), (90, 30)):
@@ -115,6 +115,102 @@ def test_a_part_has_the_pixels_of_the_whole(name, monkeypatch):
                 assert made.dtype == expected.dtype
                 assert (made == expected).all(), (limit, y, size)
     assert not read  # never whole
+
+
+STACK = noise((5, HEIGHT, WIDTH), 'uint16', 60000)
+
+
+def pages(array=STACK, **kwargs):
+    """Let tifffile write one page for each channel."""
+    return tiff(array, **{'photometric': 'minisblack', **kwargs})
+
+
+def pyramid():
+    """An image of OME with two overviews of each page."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, ome=True) as writer:
+        for step in (1, 2, 4):
+            writer.write(
+                STACK[:, ::step, ::step], photometric='minisblack',
+                tile=(64, 64), metadata=dict(axes='CYX'),
+                **dict(subifds=2) if step == 1 else dict(subfiletype=1))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('make,wanted', [
+    (pages, dict(pages='channels')),
+    (pages, {}),  # a numpy array
+    (lambda: pages(byteorder='>', bigtiff=True), dict(pages='channels')),
+    (lambda: pages(truncate=True), {}),
+    (lambda: pages(metadata=None, compression='zlib', rowsperstrip=7),
+     dict(pages='channels')),
+    (lambda: pages(tile=(64, 48), predictor=2, compression='zlib'),
+     dict(pages='channels')),
+    (lambda: pages(imagej=True, metadata=dict(axes='CYX')), {}),
+    (lambda: pages(STACK[:4].reshape(2, 2, HEIGHT, WIDTH), imagej=True,
+                   metadata=dict(axes='TCYX')), dict(pages='channels')),
+    (lambda: pages(STACK[:4].reshape(2, 2, HEIGHT, WIDTH), imagej=True,
+                   metadata=dict(axes='TCYX')), dict(pages='first')),
+    (pyramid, {}),
+    (lambda: pages(np.stack([RGB, RGB[::-1]]), photometric='rgb'),
+     dict(pages='channels', dtype='uint8')),
+    (lambda: pages(np.stack([RGB, RGB[::-1]]), photometric='rgb'),
+     dict(pages='first', dtype='uint8')),
+    (lambda: pages(np.moveaxis([RGB, RGB[::-1]], 3, 1).copy(),
+                   photometric='rgb', planarconfig='separate',
+                   rowsperstrip=9), dict(pages='channels', dtype='uint8')),
+    (lambda: pages(STACK[:3] > 9000, metadata=None, rowsperstrip=9),
+     dict(pages='channels', dtype='uint8')),
+    (lambda: pages(STACK[:3] > 9000, metadata=None, rowsperstrip=9),
+     dict(pages='first', dtype='uint8')),
+    (lambda: pages(STACK // 9000 * 9, metadata=None, extratags=[
+        (42113, 's', 0, '9', True)]), dict(pages='channels', fill=7)),
+    (lambda: pages(extratags=[(274, 'H', 1, 6, True)]),
+     dict(pages='channels')),
+])
+def test_windows_of_pages_that_are_channels(make, wanted):
+    data = make()
+    wanted = {'channels': None, 'dtype': 'uint16', **wanted}
+    whole = decode_image(data, settings=make_settings(**wanted))
+    settings = make_settings(max_pixels=270 * WIDTH, **wanted)
+    large = decode_windows(data, settings, 'x.tif')
+    assert isinstance(large, LargeImage)
+    assert large.shape == whole.shape[:2]
+    for top, left, bottom, right in (
+            (0, 0, *large.shape), (130, 33, 220, 233), (299, 299, 300, 300)):
+        window = slice(top, bottom), slice(left, right)
+        assert (large[window] == whole[window]).all()
+
+
+def test_pages_of_bare_arrays_are_chosen_by_the_channels():
+    """Of (H, W, C) tifffile makes pages of a row, which are read whole."""
+    data = tiff(np.moveaxis(STACK, 0, 2).copy(), photometric='minisblack')
+    settings = dict(channels=5, dtype='uint16')
+    assert (decode_windows(data, make_settings(**settings), 'x')
+            == np.moveaxis(STACK, 0, 2)).all()
+    with pytest.raises(TooLargeImage, match='5x420 pixels of 600 bytes'):
+        decode_windows(data, make_settings(
+            max_pixels=90 * WIDTH, **settings), 'x')
+    with pytest.raises(UnfitImage, match="has 2 pages: set pages='channels'"):
+        decode_windows(pages(STACK[:2], metadata=None), make_settings(
+            max_pixels=90 * WIDTH, **settings), 'x')
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(photometric='palette', colormap=noise((3, 256), 'uint16', 65536)),
+    dict(photometric='minisblack', bilevel=True)])
+def test_overviews_change_no_pixel(kwargs):
+    array = RGB[..., 0] > 99 if kwargs.pop('bilevel', 0) else RGB[..., 0]
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for step in (1, 2):
+            writer.write(array[::step, ::step], tile=(64, 64),
+                         subfiletype=step - 1, **kwargs)
+    alone = decode_image(tiff(array, **kwargs))
+    for limit in (None, 70 * WIDTH):
+        assert (part(file.getvalue(), (0, 0, HEIGHT, WIDTH), (HEIGHT, WIDTH),
+                     make_settings(max_pixels=limit)) == alone).all()
+    assert (decode_image(file.getvalue()) == alone).all()
 
 
 @pytest.mark.parametrize('name,make,wanted', [
@@ -341,13 +437,13 @@ def test_stats_find_the_limit(tmp_path):
 def test_stats_of_parts(tmp_path):
     (tmp_path / 'a.tif').write_bytes(
         tiff(RGB, photometric='rgb', tile=(64, 64)))
-    found = measure_images(tmp_path, num_workers=0, max_pixels=1000)
+    found = measure_images(tmp_path, num_workers=0, max_pixels=30_000)
     assert found['sizes']['height'][0] == HEIGHT and not found['notes']
     assert found['mean'] == pytest.approx(RGB.mean((0, 1)).tolist())
     wide = noise((100, 4000), 'uint8', 256)
     (tmp_path / 'a.tif').write_bytes(tiff(wide, tile=(64, 64)))
-    found = measure_images(tmp_path, num_workers=0, max_pixels=1000)
+    found = measure_images(tmp_path, num_workers=0, max_pixels=140_000)
     assert found['sizes']['width'][0] == 4000
-    assert any(note.startswith('1 images have more than 1,000 pixels; '
+    assert any(note.startswith('1 images have more than 140,000 pixels; '
                                'their centre') for note in found['notes'])
     assert found['mean'][0] == pytest.approx(wide[:, 976:3024].mean())

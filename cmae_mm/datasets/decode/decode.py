@@ -13,9 +13,9 @@ from .convert import (choose_channels, convert, find_missing, mean_of,
                       read_numpy, resize_image, resize_rows, sum_valid)
 from .image import (RGB, Encoded, ImageSettings, Parts, RawImage,
                     TooLargeImage, UndecodableImage, UnfitImage, Window,
-                    check_size, first_bytes, is_dicom, is_jp2, is_numpy,
-                    is_tiff, log_once, read_whole, stand_upright,
-                    stored_window)
+                    check_size, count_pixels, first_bytes, is_dicom, is_jp2,
+                    is_numpy, is_tiff, join, log_once, read_whole,
+                    stand_upright, stored_window)
 from .raster import read_raster
 
 Size = tuple[int, int]
@@ -231,10 +231,11 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
         if parts is None or not parts.is_large:
             return None
         height, width = parts.levels[0]
-        rows, columns = min(height, 2**11), min(width, 2**11)
-        with _reading(name):
-            raw = parts.read(0, (
-                (height - rows) // 2, (width - columns) // 2, rows, columns))
+        side = math.isqrt(2 * _BLOCK // count_pixels(1, 1, parts.pixel_bytes))
+        rows, columns = min(height, side), min(width, side)
+        raw = join([*_blocks(
+            parts, 0, ((height - rows) // 2, (width - columns) // 2, rows,
+                       columns), settings, name)], axis=0)
         if parts.is_map and len(np.unique(raw.pixels[..., -1])) > 2:
             raw = raw._replace(alpha=False)
         return raw, _upright((height, width), parts)
@@ -311,8 +312,8 @@ def _opened_parts(data: Encoded, settings: ImageSettings,
                 from .maps import open_jp2
                 parts = open_jp2(stack, data, settings)
         if parts is not None:
-            parts = parts._replace(
-                is_large=math.prod(parts.levels[0]) > settings.max_pixels)
+            parts = parts._replace(is_large=count_pixels(
+                *parts.levels[0], parts.pixel_bytes) > settings.max_pixels)
             if not parts.is_large and (
                     _depends_on_all(parts, settings) or parts.orientation > 1):
                 parts = None
@@ -365,10 +366,11 @@ def _blocks(parts: Parts, level: int, window: Window,
             settings: ImageSettings, name: str) -> Iterator[RawImage]:
     """Read a window in blocks of rows."""
     top, left, height, width = window
-    check_size(settings, min(parts.rows, height), width)
-    step = max(min(_BLOCK, settings.max_pixels) // width // parts.rows,
-               1) * parts.rows
-    columns = max(_BLOCK // step, 1)
+    check_size(settings, min(parts.rows, height), width, parts.pixel_bytes)
+    cost = count_pixels(1, 1, parts.pixel_bytes)
+    step = max(min(_BLOCK, settings.max_pixels) // cost // max(
+        width, parts.columns) // parts.rows, 1) * parts.rows
+    columns = max(_BLOCK // cost // step, parts.columns)
     y = top
     while y < top + height:
         end = min((y // parts.rows) * parts.rows + step, top + height)
@@ -376,13 +378,7 @@ def _blocks(parts: Parts, level: int, window: Window,
             found = [parts.read(level, (y, x, end - y, min(
                 columns, left + width - x)))
                 for x in range(left, left + width, columns)]
-        raw = found[0]
-        if len(found) > 1:
-            raw = raw._replace(
-                pixels=np.concatenate([part.pixels for part in found], 1),
-                missing=None if raw.missing is None else np.concatenate(
-                    [part.missing for part in found], 1))  # type: ignore
-        found = []
+        raw, found = join(found, axis=1), []
         yield raw
         y = end
 

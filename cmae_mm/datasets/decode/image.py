@@ -1,6 +1,5 @@
 """Decoded images before conversion, and the settings of decoding."""
 import logging
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,6 +80,16 @@ class RawImage(NamedTuple):
     is_animated: bool = False
 
 
+def join(found: Sequence[RawImage], axis: int) -> RawImage:
+    """Join parts of an image along an axis."""
+    if len(found) == 1:
+        return found[0]
+    masks: Any = [raw.missing for raw in found]
+    return found[-1]._replace(
+        pixels=np.concatenate([raw.pixels for raw in found], axis),
+        missing=None if masks[0] is None else np.concatenate(masks, axis))
+
+
 class Parts(NamedTuple):
     """An image whose parts can be read one by one.
 
@@ -89,21 +98,31 @@ class Parts(NamedTuple):
             its overviews from large to small, in pixels.
         read (Callable): Function from a level and a window to a RawImage.
         rows (int): Height of a block, the smallest unit that can be read.
+        columns (int): Width of a block.
         has_missing (bool): Whether pixels may be missing.
         is_map (bool): Whether the last channel is alpha or data depending on
             its values, and the settings depend on that.
         is_large (bool): Whether it has more than ``max_pixels``.
         orientation (int): How the stored image is turned, see
             :func:`stand_upright`.
+        pixel_bytes (int): Number of bytes of a pixel with all its channels.
     """
 
     levels: list[tuple[int, int]]
     read: Callable[[int, Window], RawImage]
     rows: int
+    columns: int
     has_missing: bool = False
     is_map: bool = False
     is_large: bool = False
     orientation: int = 1
+    pixel_bytes: int = 1
+
+
+def count_pixels(height: int, width: int, bytes_per_pixel: int = 1) -> int:
+    """Count pixels; those with many bytes count as several."""
+    return height * width * max(bytes_per_pixel, _BYTES_PER_PIXEL) // (
+        _BYTES_PER_PIXEL)
 
 
 def check_size(settings: 'ImageSettings', height: int, width: int,
@@ -113,9 +132,7 @@ def check_size(settings: 'ImageSettings', height: int, width: int,
     Raises:
         TooLargeImage: If it does not.
     """
-    # Images with many bytes per pixel count as more pixels.
-    pixels = max(height * width, math.ceil(
-        height * width * bytes_per_pixel / _BYTES_PER_PIXEL))
+    pixels = count_pixels(height, width, bytes_per_pixel)
     if pixels <= settings.max_pixels:
         return
     size = f' of {bytes_per_pixel} bytes' if pixels > height * width else ''
@@ -123,8 +140,8 @@ def check_size(settings: 'ImageSettings', height: int, width: int,
         f'{width}x{height} pixels{size} are more than '
         f'max_pixels={settings.max_pixels:,}; set max_pixels={pixels} '
         '(--max-pixels of `cmae stats`, `store` and `shards`), or write it as '
-        'a tiled TIFF file of one page, of which parts are read (by `cmae '
-        'predict` with --window)')
+        'a tiled TIFF file, of which parts are read (by `cmae predict` with '
+        '--window)')
     error.pixels, error.size = pixels, (height, width)
     raise error
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ...dependencies import MissingLibrary, install_command
 from .image import (Encoded, ImageSettings, Parts, RawImage, UndecodableImage,
-                    Window, check_size, first_bytes, stand_upright)
+                    Window, check_size, count_pixels, first_bytes,
+                    stand_upright)
 from .raster import from_pillow, open_image, orientation_of
 
 # Start of a JPEG 2000 image: its sizes, and the bits of each component.
@@ -92,7 +93,7 @@ def open_parts(stack: ExitStack, data: Encoded,
         return finish(*_read(files[level], window), files[level])
 
     return Parts([file.shape for file in files], read,
-                 files[0].block_shapes[0][0])
+                 *files[0].block_shapes[0])
 
 
 class _Jp2(NamedTuple):
@@ -158,12 +159,14 @@ def open_jp2(stack: ExitStack, data: Encoded,
         Parts | None: None if it must be decoded whole.
     """
     head = _read_head(first_bytes(data, 2**16))
-    if head.height * head.width <= settings.max_pixels or (
-            not find_rasterio()):
+    pixel_bytes = 2 * len(head.bits)
+    if count_pixels(head.height, head.width, pixel_bytes) <= (
+            settings.max_pixels) or not find_rasterio():
         return None
     parts = open_parts(stack, data, lambda pixels, missing, file: RawImage(
         pixels, _has_alpha(file)))
-    return parts._replace(orientation=head.orientation)
+    return parts._replace(
+        orientation=head.orientation, pixel_bytes=pixel_bytes)
 
 
 def _has_alpha(file: Any) -> bool:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +19,8 @@ import tifffile
 from ...dependencies import MissingLibrary, install_command
 from .convert import arrange, arrange_pages
 from .image import (Encoded, ImageSettings, Parts, RawImage, UndecodableImage,
-                    UnfitImage, Window, check_size, log_once, stand_upright)
+                    UnfitImage, Window, check_size, count_pixels, join,
+                    log_once, stand_upright)
 from .maps import find_rasterio, open_parts, read_bands, require_rasterio
 from .raster import from_pillow, open_image
 
@@ -35,6 +36,8 @@ _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 _OLD_JPEG, _JPEG = 6, 7
 _MASK = 4  # a bit of NewSubfileType
+# Size in bytes of the strips that uncompressed images are read in.
+_STRIP_BYTES = 2**16
 # Tags that a part of an image lacks: its kind, descriptions, orientation,
 # offsets and other directories. Others are copied, of the types that every
 # TIFF file may have.
@@ -72,14 +75,28 @@ def read_tiff(data: bytes, settings: ImageSettings) -> RawImage:
     return raw
 
 
-def _read_image(data: bytes, settings: ImageSettings
-                ) -> tuple[RawImage, bool]:
-    """Read an image; also return whether it is a map."""
+def _read_image(data: bytes, settings: ImageSettings,
+                is_deep: bool = False) -> tuple[RawImage, bool]:
+    """Read an image; also return whether it is a map.
+
+    Args:
+        data (bytes): The file.
+        settings (ImageSettings): The settings.
+        is_deep (bool): Whether bits and palettes are not converted to 8-bit
+            colours, as in files whose pages are channels. Defaults to False.
+    """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        is_map = _is_map(file.pages.first)
-        if _is_plain(file):
-            return from_pillow(open_image(data, settings), settings), is_map
-        return _read_deep(data, file, settings), is_map
+        series = file.series[0]
+        page: Any = series.keyframe
+        check_size(settings, page.imagelength, page.imagewidth, max(
+            _chosen(series, settings).nbytes // _area(page), 1))
+        has_mask = _has_mask(file, series, settings)
+        if not (is_deep or has_mask) and _is_plain(page) and (
+                _find_planes(series, settings) == [0]):
+            raw = from_pillow(open_image(data, settings), settings)
+        else:
+            raw = _read_deep(data, series, has_mask, settings)
+        return raw, _is_map(page)
 
 
 def _is_map(page: Any) -> bool:
@@ -90,7 +107,8 @@ def open_tiff(stack: ExitStack, data: Encoded,
               settings: ImageSettings) -> Parts | None:
     """Open a tiled TIFF file, or one of more than ``max_pixels``, in parts.
 
-    Values are those of :func:`read_tiff`.
+    A part of pages that are channels is read from each page. Values are those
+    of :func:`read_tiff`.
 
     Args:
         stack (ExitStack): Closes the file.
@@ -108,33 +126,82 @@ def open_tiff(stack: ExitStack, data: Encoded,
     file = stack.enter_context(tifffile.TiffFile(source))
     series = file.series[0]
     page: Any = series.keyframe
-    is_large = page.imagelength * page.imagewidth > settings.max_pixels
-    if not (is_large or page.is_tiled) or (
-            len(series.pages) > 1 or page.imagedepth > 1
-            or int(page.compression) == _OLD_JPEG):
+    planes = _find_planes(series, settings)
+    pixel_bytes = max(page.nbytes // _area(page), 1) * len(planes)
+    is_large = count_pixels(
+        page.imagelength, page.imagewidth, pixel_bytes) > settings.max_pixels
+    if not (is_large or page.is_tiled and len(planes) == 1) or (
+            page.imagedepth > 1 or int(page.compression) == _OLD_JPEG):
         return None
-    if _check_pages(file, series, settings, is_part=True):
+    if _has_mask(file, series, settings):
         if not is_large:
             return None
-        require_rasterio('has a mask of missing pixels')
+        _check_mask(series)
         parts = open_parts(
             stack, data, lambda pixels, missing, _: _finish(
                 page, pixels, missing))._replace(has_missing=True)
     else:
-        levels = sorted((other for other in [
-            page, *file.pages, *(page.pages or ())]
-            if other is page or _is_overview(other, page)),
-            key=lambda other: -other.imagelength)
+        levels = [[_find_segments(level, number) for number in planes]
+                  for level in _find_levels(file, series)]
+        if len(planes) > 1:
+            _check_colours(page)
         parts = Parts(
-            [(level.imagelength, level.imagewidth) for level in levels],
-            lambda level, window: _read_part(
-                file, levels[level], window, settings),
-            _segment_size(page)[0],
+            [(level[0].page.imagelength, level[0].page.imagewidth)
+             for level in levels],
+            lambda level, window: join([
+                _read_part(file, segments, window, settings, len(planes) > 1)
+                for segments in levels[level]], axis=2),
+            levels[0][0].rows, levels[0][0].columns,
             page.dtype.kind == 'f' or _NODATA in page.tags)
-    return parts._replace(orientation=_orientation_of(page), is_map=(
-        _is_map(page) and settings.bands is None
+    return parts._replace(
+        pixel_bytes=pixel_bytes, orientation=_orientation_of(page),
+        is_map=_is_map(page) and settings.bands is None
         and settings.channels not in (None, page.samplesperpixel)
-        and page.extrasamples[-1:] not in ((), (0, ))))
+        and page.extrasamples[-1:] not in ((), (0, )))
+
+
+def _area(page: Any) -> int:
+    return page.imagelength * page.imagewidth
+
+
+def _find_planes(series: Any, settings: ImageSettings) -> list[int]:
+    """Return the numbers of the pages that are read, in order of channels.
+
+    Empty if a page is not part of this file, or has a row of the image.
+    """
+    axes, shape, page = series.axes, series.shape, series.keyframe
+    count = series.size // page.size
+    if count == 1:
+        return [0]
+    if _is_bare(series, settings):
+        image = arrange(np.broadcast_to(np.uint8(0), shape), settings)
+        return [*range(count)] if image.shape[:2] == shape[1:] else []
+    if series.is_multifile or None in list(series):
+        return []
+    numbers = np.arange(count).reshape(*shape[:-len(page.shape)], 1, 1)
+    return arrange_pages(
+        numbers, f'{axes[:-len(page.shape)]}YX', 'pages', settings.pages
+    ).ravel().tolist()
+
+
+def _is_bare(series: Any, settings: ImageSettings) -> bool:
+    """Whether tifffile has split a numpy array of three axes into pages."""
+    axes = series.axes
+    return series.kind == 'shaped' and settings.pages is None and len(
+        axes) == 3 and axes.endswith('YX') and axes[0] not in 'SC'
+
+
+def _find_levels(file: Any, series: Any) -> list[Any]:
+    """List an image and its overviews, from large to small."""
+    page = series.keyframe
+    if series.size > page.size:
+        return [level for level in series.levels
+                if level.size // level.keyframe.size == (
+                    series.size // page.size)]
+    levels = [page, *(other for other in [*file.pages, *(page.pages or ())]
+                      if _is_overview(other, page))]
+    return [tifffile.TiffPageSeries([level]) for level in sorted(
+        levels, key=lambda level: -level.imagelength)]
 
 
 def _is_overview(other: Any, page: Any) -> bool:
@@ -147,18 +214,45 @@ def _is_overview(other: Any, page: Any) -> bool:
                 page.dtype, page.samplesperpixel, page.photometric))
 
 
-def _segment_size(page: Any) -> tuple[int, int]:
-    """Return height and width of a page's tiles or strips."""
-    if page.is_tiled:
-        return page.tilelength, page.tilewidth
-    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+class _Segments(NamedTuple):
+    """Tiles or strips of a page: their size, and their places in the file."""
+
+    page: Any
+    rows: int
+    columns: int
+    offsets: Sequence[int]
+    sizes: Sequence[int]
 
 
-def _read_part(file: Any, page: Any, window: Window,
-               settings: ImageSettings) -> RawImage:
+def _find_segments(series: Any, number: int) -> _Segments:
+    """Find the tiles or strips of a page of a series.
+
+    Uncompressed images have strips of any height.
+    """
+    # A large file may have a directory of its first page only.
+    skipped = number if len(series) == 1 else 0
+    page, frame = series.keyframe, series[number - skipped]
+    if page.is_tiled or not page.is_final:
+        size = (page.tilelength, page.tilewidth) if page.is_tiled else (
+            min(page.rowsperstrip, page.imagelength), page.imagewidth)
+        return _Segments(page, *size, frame.dataoffsets, frame.databytecounts)
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    line = page.nbytes // (page.imagelength * planes)
+    rows = min(max(_STRIP_BYTES // line, 1), page.imagelength)
+    start = frame.dataoffsets[0] + skipped * page.nbytes
+    return _Segments(
+        page, rows, page.imagewidth,
+        [start + (plane * page.imagelength + y) * line
+         for plane in range(planes) for y in range(0, page.imagelength, rows)],
+        [min(rows, page.imagelength - y) * line
+         for _ in range(planes) for y in range(0, page.imagelength, rows)])
+
+
+def _read_part(file: Any, segments: _Segments, window: Window,
+               settings: ImageSettings, is_deep: bool) -> RawImage:
     """Read a window of a page by writing its tiles to a separate file."""
     top, left, height, width = window
-    rows, columns = _segment_size(page)
+    page, rows, columns, _, _ = segments
     down, across = (-(-side // size) for side, size in (
         (page.imagelength, rows), (page.imagewidth, columns)))
     y, x = top // rows, left // columns
@@ -166,21 +260,21 @@ def _read_part(file: Any, page: Any, window: Window,
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     chosen = [(plane * down + row) * across + column for plane in range(planes)
               for row in range(y, bottom) for column in range(x, right)]
-    data = _cut(file, page, chosen,
+    data = _cut(file, segments, chosen,
                 min(bottom * rows, page.imagelength) - y * rows,
                 min(right * columns, page.imagewidth) - x * columns)
-    raw = _read_image(data, settings._replace(max_pixels=2**62))[0]
+    raw = _read_image(data, settings._replace(max_pixels=2**62), is_deep)[0]
     part = (slice(top - y * rows, top - y * rows + height),
             slice(left - x * columns, left - x * columns + width))
     return raw._replace(
-        pixels=raw.pixels[part],
+        pixels=np.ascontiguousarray(raw.pixels[part]),  # frees the others
         missing=None if raw.missing is None else raw.missing[part])
 
 
-def _cut(file: Any, page: Any, chosen: Sequence[int], height: int,
+def _cut(file: Any, found: _Segments, chosen: Sequence[int], height: int,
          width: int) -> bytes:
     """Write a TIFF file with unchanged tiles or strips of a page."""
-    source, order = file.filehandle, file.byteorder
+    source, order, page = file.filehandle, file.byteorder, found.page
 
     def take(offset: int, size: int) -> bytes:
         source.seek(offset)
@@ -191,13 +285,14 @@ def _cut(file: Any, page: Any, chosen: Sequence[int], height: int,
         if tag.code not in _LEFT_OUT and int(tag.dtype) in _TYPE_SIZES:
             entries[tag.code] = int(tag.dtype), tag.count, take(
                 tag.valueoffset, _TYPE_SIZES[int(tag.dtype)] * tag.count)
-    segments = [take(page.dataoffsets[i], page.databytecounts[i])
-                for i in chosen]
+    segments = [take(found.offsets[i], found.sizes[i]) for i in chosen]
     sizes = list(map(len, segments))
     codes = (324, 325) if page.is_tiled else (273, 279)
     # The segments come first, after the header.
     offsets = [8 + offset for offset in itertools.accumulate(
         sizes[:-1], initial=0)]
+    if not page.is_tiled:
+        entries[278] = 4, 1, struct.pack(f'{order}I', found.rows)
     for code, values in ((256, [width]), (257, [height]),
                          (codes[0], offsets), (codes[1], sizes)):
         entries[code] = 4, len(values), struct.pack(
@@ -219,13 +314,12 @@ def _cut(file: Any, page: Any, chosen: Sequence[int], height: int,
                      b'\0' * 4, tail])
 
 
-def _is_plain(file: Any) -> bool:
-    """Whether Pillow decodes all of it: one page, 8 bits, grey or colour."""
-    page = file.pages.first
+def _is_plain(page: Any) -> bool:
+    """Whether Pillow decodes the first page: 8 bits, grey or colour."""
     colours = _CHANNELS.get(int(page.photometric))
     extra = tuple(map(int, page.extrasamples))
     return (
-        len(file.pages) == 1 and page.bitspersample in (1, 2, 4, 8)
+        page.index == 0 and page.bitspersample in (1, 2, 4, 8)
         and int(page.sampleformat) == 1 and page.imagedepth == 1
         and int(page.compression) in _COMPRESSIONS
         and page.samplesperpixel == (colours or 0) + len(extra)
@@ -235,30 +329,39 @@ def _is_plain(file: Any) -> bool:
         and all(page.databytecounts))  # GDAL omits empty tiles
 
 
-def _read_deep(data: bytes, file: Any, settings: ImageSettings) -> RawImage:
+def _read_deep(data: bytes, series: Any, has_mask: bool,
+               settings: ImageSettings) -> RawImage:
     """Read an image of more than 8 bits or 4 channels, or with nodata."""
-    series = file.series[0]
     page = series.keyframe
-    has_mask = _check_pages(file, series, settings)
+    _check_colours(page)
+    missing = None
+    if has_mask:
+        _check_mask(series)
+        pixels, missing = read_bands(data)
+    else:
+        pixels = _read_pixels(data, series, page, settings)
+    raw, orientation = _finish(page, pixels, missing), _orientation_of(page)
+    return raw._replace(
+        pixels=stand_upright(raw.pixels, orientation),
+        missing=None if raw.missing is None else stand_upright(
+            raw.missing, orientation))
+
+
+def _check_colours(page: Any) -> None:
+    """Check that tifffile decodes the colours."""
     kind = int(page.photometric)
     if kind not in _CHANNELS or kind == _PALETTE or (
             kind == _YCBCR and int(page.compression) != _JPEG):
         raise UndecodableImage(
             f'its colours are {getattr(page.photometric, "name", kind)} of '
             f'{page.bitspersample} bits, which are not supported')
-    missing = None
-    if not has_mask:
-        pixels = _read_pixels(data, series, page, settings)
-    elif len(series.pages) > 1:
+
+
+def _check_mask(series: Any) -> None:
+    """Check that the mask of missing pixels can be read."""
+    if len(series.pages) > 1:
         raise UndecodableImage('it has masks and several pages')
-    else:
-        require_rasterio('has a mask of missing pixels')
-        pixels, missing = read_bands(data)
-    raw, orientation = _finish(page, pixels, missing), _orientation_of(page)
-    return raw._replace(
-        pixels=stand_upright(raw.pixels, orientation),
-        missing=None if raw.missing is None else stand_upright(
-            raw.missing, orientation))
+    require_rasterio('has a mask of missing pixels')
 
 
 def _orientation_of(page: Any) -> int:
@@ -287,15 +390,8 @@ def _chosen(series: Any, settings: ImageSettings) -> Any:
     return series.keyframe if is_first else series
 
 
-def _check_pages(file: Any, series: Any, settings: ImageSettings,
-                 is_part: bool = False) -> bool:
+def _has_mask(file: Any, series: Any, settings: ImageSettings) -> bool:
     """Check that a file is one image; return whether it has a mask."""
-    page = series.keyframe
-    height, width = page.imagelength, page.imagewidth
-    size = _chosen(series, settings).size
-    if not is_part:
-        check_size(settings, height, width, max(
-            size // (height * width), 1) * series.dtype.itemsize)
     own = {p.index for p in series.pages if p is not None}
     kinds = [int(getattr(other, 'subfiletype', 0) or 0)
              for other in file.pages]
@@ -323,10 +419,7 @@ def _read_pixels(data: bytes, series: Any, page: Any,
             _read_compressed(data, series, page, str(error)), series.axes,
             'pages', settings.pages)
     axes = _chosen(series, settings).axes
-    # A numpy array that tifffile has split into pages of rows.
-    if (series.kind == 'shaped' and settings.pages is None
-            and axes.endswith('YX') and axes[0] not in 'SC'
-            and pixels.ndim == 3):
+    if _is_bare(series, settings):
         return arrange(pixels, settings)
     return arrange_pages(pixels, axes, 'pages', settings.pages)
 

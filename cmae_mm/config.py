@@ -71,6 +71,9 @@ _NUMBERS: list[tuple[str, bool, float, bool]] = [
 # Parts that must be dicts where they are set.
 _DICTS = ('model', 'model.backbone', 'optim_wrapper', 'train_dataloader',
           'train_cfg', 'default_hooks')
+# Parts that a model needs, if its config has them.
+_NEEDED = {f'model.{part}' for part in (
+    'backbone', 'head', 'decode_head', 'rpn_head', 'roi_head')}
 
 
 class ArgumentError(ValueError):
@@ -226,7 +229,8 @@ def apply_options(cfg: 'Config', options: dict[str, Any]) -> None:
         if isinstance(former, bool) and isinstance(value, str):
             raise ConfigError(f'{key} must be True or False, but got '
                               f'{value!r}')
-        if isinstance(part, dict) and type(value) in (int, float):
+        if isinstance(part, dict) and (type(value) in (int, float) or (
+                value is None and key in _NEEDED)):
             raise ConfigError(
                 f'--cfg-options {key}={value} would replace a '
                 f'{type(former).__name__.replace("Config", "").lower()}; '

@@ -408,17 +408,19 @@ def _segment(kind: str, data: PathLike, checkpoint: PathLike,
     maps, scored = (read_maps(pairs, model.img_size, classes)
                     for pairs in (train, val))
     labels = patch_labels(maps, model.patch_size)
+    check_ks(ks, int((labels != IGNORED).sum()), 'labelled training patches')
+    (features, fitted), (queries, tested) = (
+        extract_dense(model, pairs, given.batch_size)
+        for pairs in (train, val))
+    labels, scored = labels[fitted], scored[tested]
     known = labels != IGNORED
-    check_ks(ks, int(known.sum()), 'labelled training patches')
-    features, queries = (extract_dense(model, pairs, given.batch_size)
-                         for pairs in (train, val))
     tensors = [part.to(model.mean.device) for part in (
         features[known], labels[known], queries.flatten(0, 1))]
     predicted = {f'k = {k}': found for k, found in knn_predict(
         *tensors, ks).items()} if ks else {
         f'lr = {lr:g}': found for lr, found in linear_sweep(
             *tensors, **linear).items()}
-    print(f'{kind}, {len(train)} training and {len(val)} validation images, '
-          f'{len(classes)} classes')
+    print(f'{kind}, {len(fitted)} training and {len(tested)} validation '
+          f'images, {len(classes)} classes')
     return given.log(kind, data, checkpoint, report_dense(
         predicted, scored, len(classes)))

@@ -136,14 +136,17 @@ def finetune(data: Data,
         require_dense('mmdet', extra='det')
         from ..finetuning.boxes import read_boxes
         from ..finetuning.detector import make_config as make_detector
-        found = read_boxes(data, val, labels_per_class, seed, images)
-        make = partial(make_detector, img_size=size if img_size else None)
+        side = size if img_size else 4 * size
+        found = read_boxes(data, val, labels_per_class, seed, images,
+                           (side * 4 // 5, ) * 2)
+        make = partial(make_detector, img_size=side)
         batch_size = batch_size or 4
     elif task == 'segment':
         require_dense('mmseg', extra='seg')
         from ..finetuning.masks import read_masks
         from ..finetuning.segmenter import make_config as make
-        found = read_masks(data, val, labels_per_class, seed, images)
+        found = read_masks(data, val, labels_per_class, seed, images,
+                           (size * 16 // 5, size * 4 // 5))
     else:
         from ..finetuning.classifier import make_config as make
         found = read_labelled(data, task == 'multilabel', val,

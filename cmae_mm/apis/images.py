@@ -10,7 +10,7 @@ from torch import Tensor
 from ..datasets.listing import evenly
 from ..datasets.source import open_source
 from ..evaluation.centre_crop import CentreCrop
-from ..evaluation.features import describe_none, print_skipped, read_crop
+from ..evaluation.features import describe_none, print_skipped, try_reading
 from .arguments import ArgumentError, PathLike
 
 _LISTS = ('.txt', '.csv', '.tsv')
@@ -79,8 +79,9 @@ def load_crops(picked: Sequence[PickedImage], crop: CentreCrop
     found, crops = [], []
     skipped: dict[str, str] = {}
     for image in picked:
-        pixels, reason = read_crop(crop, image.read, str(image.path))
-        if pixels is None:
+        pixels, reason = try_reading(partial(crop.load, image.read,
+                                             str(image.path)))
+        if reason:
             skipped[str(image.path)] = reason
         else:
             found.append(image)

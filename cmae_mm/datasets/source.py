@@ -51,7 +51,7 @@ _MOST_OPEN = 64
 # Size in bytes of files to read in parts if possible.
 _LARGE = 2**26
 # Labels of rows without one.
-_NO_LABEL = ('', 'nan')
+_NO_LABEL = ('', 'nan', 'NaN')
 # Smallest number of images worth starting processes for.
 _FEW = 64
 
@@ -424,7 +424,7 @@ def _open_packed(kind: str, folder: str, splits: Sequence,
             source.split, source.root = split, os.path.join(folder, split)
             source.empty = [name[len(split) + 1:] for name in source.empty
                             if name.startswith(f'{split}/')]
-            _select(source, found, len(split) + 1)
+            select_images(source, found, len(split) + 1)
             break
     return source
 
@@ -445,8 +445,15 @@ def _find_splits(names: FileNames, splits: Sequence, is_sorted: Any
         )) if is_sorted else np.array(found[split], int)
 
 
-def _select(source: ImageSource, kept: np.ndarray, skip: int = 0) -> None:
-    """Select images, and drop the first characters of their names."""
+def select_images(source: ImageSource, kept: Any, skip: int = 0) -> None:
+    """Select images, and drop the first characters of their names.
+
+    Args:
+        source (ImageSource): The source, changed in place.
+        kept (Sequence[int] | np.ndarray): Numbers of the images to keep.
+        skip (int): Number of characters to drop. Defaults to 0.
+    """
+    kept = np.asarray(kept, int)
     source.names = source.names.select(kept.tolist(), skip)
     if source.labels is not None:
         source.labels = source.labels[kept]
@@ -504,7 +511,7 @@ def _label_by_folder(source: ImageSource) -> None:
         else:
             source.left_out.add('unlabelled image', name)
     if len(kept) < len(source):
-        _select(source, np.array(kept, int))
+        select_images(source, kept)
     empty = {name.split('/')[0] for name in source.empty} - {'', *folders}
     source.classes = sorted({*empty, *folders})
     number = {name: i for i, name in enumerate(source.classes)}

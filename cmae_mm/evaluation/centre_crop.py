@@ -1,6 +1,6 @@
 """Decoding and centre crop of an image, shared by all evaluations."""
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,10 @@ class CentreCrop:
                 self.settings, name)
         except UndecodableImage as error:
             raise ValueError(f'{name} cannot be decoded ({error})') from error
+
+    def load(self, read: Callable[[], Encoded], name: str) -> Tensor:
+        """Read, decode and crop an image file, see :meth:`decode`."""
+        return self(self.decode(read(), name, whole=False))
 
     def read(self, image: Any, whole: bool = True,
              windows: bool = False) -> Any:

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..config import ArgumentError
 from ..datasets.listing import PART_NAMES, MissingSplit, split_line
 from ..datasets.names import decode_name, encode_name
-from ..datasets.source import ImageSource, SourceError, kind_of, open_source
+from ..datasets.source import (ImageSource, SourceError, kind_of, open_source,
+                               select_images)
 from ..files import PathLike, write_file
 from ..image_size import ImageSize, covered_by, to_pair, to_size
 
 
-class EvaluationDataError(ValueError):
+class EvaluationDataError(ArgumentError):
     """Labelled images cannot be used; the message has the reason."""
 
 
@@ -157,12 +159,11 @@ def _open(data: PathLike, split: Any, several: bool | None,
 
 def _drop_repeated(source: ImageSource) -> None:
     """Drop repeated rows of a list."""
-    assert source.labels is not None
+    labels: Any = source.labels
     first: dict[str, int] = {}
     for index, name in enumerate(source.names):
         other = first.setdefault(os.path.normpath(name), index)
-        if other != index and np.any(
-                source.labels[other] != source.labels[index]):
+        if other != index and np.any(labels[other] != labels[index]):
             one, two = ('|'.join(source.label_names(i))
                         for i in (other, index))
             raise SourceError(f'{encode_name(name)} is listed with two '
@@ -171,8 +172,7 @@ def _drop_repeated(source: ImageSource) -> None:
     if len(kept) < len(source):
         source.notes.append(
             f'{len(source) - len(kept):,} repeated rows are skipped')
-        source.names = source.names.select(kept)
-        source.labels = source.labels[kept]
+        select_images(source, kept)
 
 
 def _number_as(source: ImageSource, classes: list[str]) -> None:
@@ -256,7 +256,8 @@ def configured_images(cfg: Any) -> LabelledImages:
 
 
 def check_same_classes(train: Sequence[str] | None,
-                       val: Sequence[str] | None) -> None:
+                       val: Sequence[str] | None,
+                       name: str = 'the validation data') -> None:
     """Check that both parts have the same classes.
 
     Each part numbers its own class folders, so a missing class would shift the
@@ -265,7 +266,8 @@ def check_same_classes(train: Sequence[str] | None,
     Args:
         train (Sequence[str], optional): Class names of the training images,
             None if unknown.
-        val (Sequence[str], optional): Those of the validation images.
+        val (Sequence[str], optional): Those of the other images.
+        name (str): Name of the other images.
 
     Raises:
         EvaluationDataError: If the classes differ.
@@ -273,12 +275,13 @@ def check_same_classes(train: Sequence[str] | None,
     if train is None or val is None or list(train) == list(val):
         return
     parts = []
-    for has, lacks, a, b in (('validation', 'training', val, train),
-                             ('training', 'validation', train, val)):
+    for has, lacks, a, b in ((name, 'the training data', val, train),
+                             ('the training data', name, train, val)):
         only = sorted(set(a) - set(b))
         if only:
-            parts.append(f'{", ".join(map(repr, only[:10]))} in the {has} data'
-                         f' and not in the {lacks} data')
+            more = ', ...' if len(only) > 10 else ''
+            parts.append(f'{", ".join(map(repr, only[:10]))}{more} in {has} '
+                         f'and not in {lacks}')
     raise EvaluationDataError(
         'the classes differ: '
         f'{"; ".join(parts) or "their order is not the same"}. Both need the '
@@ -363,12 +366,15 @@ def write_split(source: ImageSource, percent: float, seed: int,
     return len(drawn)
 
 
-def read_split(path: str, img_paths: Sequence[str]) -> list[int]:
+def read_split(path: str, img_paths: Sequence[str],
+               strict: bool = True) -> list[int]:
     """Find the images of a split file.
 
     Args:
         path (str): The split file.
         img_paths (Sequence[str]): Paths of all images.
+        strict (bool): Whether unknown images are an error; otherwise they are
+            left out. Defaults to True.
 
     Returns:
         list[int]: Indices of the images in the file.
@@ -393,8 +399,8 @@ def read_split(path: str, img_paths: Sequence[str]) -> list[int]:
         for i, p in enumerate(img_paths)
     }
     missing = [n for n in names if n not in index]
-    if missing:
+    if missing and strict:
         raise EvaluationDataError(
             f'{len(missing)} images of {path} are not in the training data, '
             f'the first: {missing[0]}')
-    return [index[n] for n in names]
+    return [index[n] for n in names if n in index]

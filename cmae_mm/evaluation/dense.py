@@ -1,4 +1,5 @@
 """Semantic segmentation with frozen patch features."""
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from ..datasets.source import open_source
 from ..image_size import ImageSize, split_patches, to_pair
 from ..progress import Progress
 from .data import EvaluationDataError
+from .features import check_unreadable, print_skipped, try_reading
 from .probes import print_table
 
 # Label of ignored pixels.
@@ -83,8 +85,10 @@ def read_map(path: Path, size: ImageSize) -> Tensor:
 
 @torch.no_grad()
 def extract_dense(encoder: Any, pairs: Sequence[Pair],
-                  batch_size: int = 32) -> Tensor:
+                  batch_size: int = 32) -> tuple[Tensor, list[int]]:
     """Compute the patch features of images, resized to the encoder's size.
+
+    Unreadable images are skipped and printed.
 
     Args:
         encoder (PretrainedEncoder): The encoder.
@@ -92,20 +96,38 @@ def extract_dense(encoder: Any, pairs: Sequence[Pair],
         batch_size (int): Images at once. Defaults to 32.
 
     Returns:
-        torch.Tensor: (N, L, D), on the CPU.
+        tuple: Features, (N, L, D), on the CPU, and numbers of the N readable
+        images.
+
+    Raises:
+        EvaluationDataError: If more than a tenth of the images are unreadable.
+        UnfitImage: If an image does not fit the encoder.
     """
     size = to_pair(encoder.img_size)
     features: list[Tensor] = []
+    kept: list[int] = []
+    skipped: dict[str, str] = {}
     with Progress(len(pairs), 'patch features') as shown:
         for start in range(0, len(pairs), batch_size):
-            chosen = pairs[start:start + batch_size]
-            images = torch.stack([_resize(encoder, pair, size)
-                                  for pair in chosen])
-            tokens = encoder.tokens(encoder.normalize(
-                images.to(encoder.mean.device)))
-            features.append(encoder.pooled(tokens, 'patch').cpu())
-            shown.update(len(chosen))
-    return torch.cat(features)
+            images = []
+            for number, pair in enumerate(
+                    pairs[start:start + batch_size], start):
+                image, reason = try_reading(
+                    partial(_resize, encoder, pair, size), strict=True)
+                if reason:
+                    skipped[pair.path] = reason
+                else:
+                    images.append(image)
+                    kept.append(number)
+                shown.update(1)
+            if images:
+                tokens = encoder.tokens(encoder.normalize(
+                    torch.stack(images).to(encoder.mean.device)))
+                features.append(encoder.pooled(tokens, 'patch').cpu())
+    folder = os.path.dirname(pairs[0].path)
+    check_unreadable(skipped, len(pairs), folder)
+    print_skipped(skipped, f' in {folder}')
+    return torch.cat(features), kept
 
 
 def read_maps(pairs: Sequence[Pair], size: ImageSize,

@@ -1,21 +1,24 @@
 """Feature extraction with a frozen encoder, shared by all evaluations."""
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather, get_dist_info, is_main_process
+from mmengine.dist import (all_gather, all_gather_object, get_dist_info,
+                           is_main_process)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.decode.image import Encoded
+from ..datasets.decode import UnfitImage
 from ..datasets.names import add_reason, encode_name
-from ..datasets.source import ImageSource, ignore_interrupts
-from ..dependencies import cpu_count
+from ..datasets.source import ImageSource, ignore_interrupts, select_images
+from ..datasets.transforms.loading import MAX_BROKEN
+from ..dependencies import MissingLibrary, cpu_count
 from ..progress import Progress
 from .centre_crop import CentreCrop
-from .data import EvaluationDataError, configured_images
+from .data import EvaluationDataError, configured_images, place_of
 
 # A part is written after this number of bytes or seconds.
 _PART_BYTES = 64 * 2**20
@@ -61,8 +64,9 @@ class _Crops(Dataset):
     """Crops of some images of a source."""
 
     def __init__(self, source: ImageSource, crop: CentreCrop,
-                 numbers: Sequence[int]) -> None:
+                 numbers: Sequence[int], strict: bool) -> None:
         self.source, self.crop, self.numbers = source, crop, numbers
+        self.strict = strict
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -70,28 +74,56 @@ class _Crops(Dataset):
     def __getitem__(self, index: int) -> _Item:
         number = self.numbers[index]
         name = storable(self.source.names[number])
-        return name, *read_crop(self.crop, lambda: self.source.open(number),
-                                encode_name(name))
+        return name, *try_reading(
+            partial(self.crop.load, partial(self.source.open, number),
+                    encode_name(name)), self.strict)
 
 
-def read_crop(crop: CentreCrop, read: Callable[[], Encoded], name: str
-              ) -> tuple[Tensor | None, str]:
-    """Read and crop an image.
+def try_reading(read: Callable[[], Any], strict: bool = False
+                ) -> tuple[Any, str]:
+    """Read an image.
 
     Args:
-        crop (CentreCrop): Decodes and crops it.
-        read (Callable): Reads the file.
-        name (str): For the error.
+        read (Callable): Reads and decodes it.
+        strict (bool): Whether to raise errors that concern all images, such
+            as another number of channels. Defaults to False.
 
     Returns:
-        tuple: The crop, (C, H, W), or None, and the read error or ''.
+        tuple: The result, or None, and the read error or ''.
+
+    Raises:
+        UnfitImage: If ``strict`` and the image does not fit the settings.
+        MissingLibrary: If ``strict`` and a library for it is not installed.
     """
     try:
-        return crop(crop.decode(read(), name, whole=False)), ''
+        return read(), ''
     # Decoders raise many kinds of errors for broken files.
     except Exception as error:
-        text = ' '.join(str(error).replace('\0', '').split())
-        return None, text or type(error).__name__
+        if strict and isinstance(error, (UnfitImage, MissingLibrary)):
+            raise
+        text = (error.strerror if isinstance(error, OSError) else None
+                ) or str(error)
+        return None, ' '.join(text.replace('\0', '').split()) or (
+            type(error).__name__)
+
+
+def check_unreadable(skipped: Mapping[str, str], count: int,
+                     place: str) -> None:
+    """Check that few images are unreadable.
+
+    Args:
+        skipped (Mapping[str, str]): Unreadable images, and the reason.
+        count (int): Number of all images.
+        place (str): Their folder or list.
+
+    Raises:
+        EvaluationDataError: If they are more than a tenth.
+    """
+    if len(skipped) > MAX_BROKEN * count:
+        raise EvaluationDataError(
+            f'{len(skipped):,} of {count:,} images of {place} cannot be read, '
+            f'more than a tenth, the first: '
+            f'{add_reason(*next(iter(skipped.items())))}')
 
 
 def describe_none(skipped: Mapping[str, str]) -> str:
@@ -125,10 +157,11 @@ def warn_if_equal(features: Any) -> None:
 
 
 def _load(source: ImageSource, crop: CentreCrop, numbers: Sequence[int],
-          batch_size: int, num_workers: int) -> DataLoader:
+          batch_size: int, num_workers: int,
+          strict: bool = False) -> DataLoader:
     """Load crops in batches, without changing random states."""
     return DataLoader(
-        _Crops(source, crop, numbers),
+        _Crops(source, crop, numbers, strict),
         batch_size,
         num_workers=num_workers,
         collate_fn=list,
@@ -146,6 +179,8 @@ def extract_features(encode: Callable[[Tensor], Tensor],
                      progress: bool = False) -> FeatureSet:
     """Extract one feature per labelled image, on all processes together.
 
+    Unreadable images are printed, and removed from ``source``.
+
     Args:
         encode (Callable): Computes features (N, D) of crops (N, C, H, W) that
             are not normalised.
@@ -157,33 +192,44 @@ def extract_features(encode: Callable[[Tensor], Tensor],
         progress (bool): Whether to show progress. Defaults to False.
 
     Returns:
-        FeatureSet: Features and labels of all images, on each process and on
-        the encoder's device.
+        FeatureSet: Features and labels of all readable images, on each
+        process and on the encoder's device.
 
     Raises:
-        EvaluationDataError: If an image cannot be read.
+        EvaluationDataError: If more than a tenth of the images are unreadable.
+        UnfitImage: If an image does not fit the encoder.
     """
     rank, world = get_dist_info()
     count = len(source)
     # Each process gets every n-th image; the last round is padded.
     numbers = [n % count for n in range(rank, count + -count % world, world)]
-    loader = _load(source, crop, numbers, batch_size, num_workers)
-    features = []
+    loader = _load(source, crop, numbers, batch_size, num_workers, strict=True)
+    settings = crop.settings
+    blank = crop(np.zeros((1, 1, settings.channels or 3), settings.dtype))
+    features, skipped = [], {}
     with Progress(count, 'features',
                   enabled=progress and is_main_process()) as shown:
         for batch in loader:
-            for name, image, reason in batch:
-                if image is None:
-                    place = encode_name(name)
-                    raise EvaluationDataError(
-                        reason if place in reason else f'{place}: {reason}')
-            images = torch.stack([image for _, image, _ in batch])
-            features.append(encode(images).to(dtype))
+            skipped.update({name: reason for name, _, reason in batch
+                            if reason})
+            features.append(encode(torch.stack([
+                blank if image is None else image for _, image, _ in batch
+            ])).to(dtype))
             shown.update(len(batch) * world)
     joined = torch.stack(all_gather(torch.cat(features)), dim=1)
-    return FeatureSet(
-        joined.flatten(0, 1)[:count],
-        torch.as_tensor(np.asarray(source.labels), device=joined.device))
+    joined = joined.flatten(0, 1)[:count]
+    found = {name: reason for one in all_gather_object(skipped)
+             for name, reason in one.items()}
+    if found:
+        check_unreadable(found, count, place_of(source))
+        if is_main_process():
+            print_skipped(found, f' in {place_of(source)}')
+        kept = [i for i in range(count)
+                if storable(source.names[i]) not in found]
+        joined = joined[kept]
+        select_images(source, kept)
+    return FeatureSet(joined, torch.as_tensor(np.asarray(source.labels),
+                                              device=joined.device))
 
 
 class FrozenFeatures:

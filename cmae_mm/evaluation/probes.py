@@ -550,7 +550,8 @@ def report_low_shot(train: FeatureSet, test: FeatureSet,
     Args:
         train (FeatureSet): See :func:`low_shot`.
         test (FeatureSet): See :func:`low_shot`.
-        names (Sequence[str]): Names of the training images.
+        names (Sequence[str]): Names of the training images. Unreadable ones
+            of a split file are left out.
         shots (Sequence[int]): See :func:`low_shot`.
         trials (int): See :func:`low_shot`.
         splits (Sequence[str | PathLike]): Split files. Defaults to none.
@@ -577,7 +578,7 @@ def report_low_shot(train: FeatureSet, test: FeatureSet,
                        f'{count}_balanced': balanced})
     for split in splits:
         name = Path(split).stem
-        few = _select(train, read_split(str(split), names))
+        few = _select(train, read_split(str(split), names, strict=False))
         found = fit_logistic_regression(few, test, inverse_penalty)
         scored = score(found, test.labels)
         rows.append([name, str(scored), f'{scored.balanced:.2f}'])

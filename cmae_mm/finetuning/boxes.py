@@ -4,21 +4,25 @@ import math
 import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import ArgumentError
-from ..datasets.listing import PART_NAMES
+from ..datasets.listing import spellings
+from ..evaluation.data import check_same_classes
 from ..files import PathLike
-from .data import LabelledData, Part, complete, drop_unreadable
+from .data import (LabelledData, Part, collect_parts, complete,
+                   describe_narrow, drop_unreadable)
 
 
 def read_boxes(data: PathLike, val: str | None = None,
                labels_per_class: int | None = None,
                seed: int = 0,
-               images: Mapping[str, Any] | None = None) -> LabelledData:
+               images: Mapping[str, Any] | None = None,
+               smallest: tuple[int, int] = (256, 256)) -> LabelledData:
     """Find COCO files and their images, and check them.
 
     Args:
@@ -29,6 +33,8 @@ def read_boxes(data: PathLike, val: str | None = None,
             class, counted by the rarest class of an image.
         seed (int): Seed of both draws. Defaults to 0.
         images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
+        smallest (tuple[int, int]): See
+            :func:`~cmae_mm.finetuning.masks.read_masks`.
 
     Returns:
         LabelledData: The parts; records have ``boxes``, annotations of COCO.
@@ -38,46 +44,57 @@ def read_boxes(data: PathLike, val: str | None = None,
             parts have other categories.
     """
     root = Path(data).absolute()
-    names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
-    found = sorted([*root.glob('annotations/*.json'), *root.glob('*.json')])
-    parts: dict[str, Part] = {}
-    classes: list[str] = []
-    for part, words in names.items():
-        pattern = f'(^|[^a-z])({"|".join(map(re.escape, words))})([^a-z]|$)'
-        files = [f for f in found if re.search(pattern, f.stem, re.I)
-                 and not f.stem.startswith('image_info')]  # without boxes
-        files = [f for f in files if 'instances' in f.stem] or files
-        if len(files) > 1:
-            raise ArgumentError(
-                f'{root} has {len(files)} files for {part}: '
-                f'{", ".join(f.name for f in files)}')
-        if files:
-            parts[part], its = _read_coco(root, files[0])
-            if classes and its != classes:
-                raise ArgumentError(
-                    f'{files[0]} has other categories than the part train')
-            classes = its
-    if 'train' not in parts or val and 'val' not in parts:
-        raise ArgumentError(
-            f'{root} has no COCO file of the part '
-            f'{val if "train" in parts else "train"}, such as '
-            'annotations/instances_train.json')
-    parts, unreadable = drop_unreadable(parts, images, _check_size)
+    found = collect_parts(root, val, partial(_read_part, root))
+    classes = found['train'][1]
+    for part, its in found.values():
+        check_same_classes(classes, its, part.place)
+    parts: dict[str, Part] = {name: part for name, (part, _) in found.items()}
+    parts, unreadable = drop_unreadable(
+        parts, images, partial(_check, smallest=smallest))
     return complete(LabelledData(classes, parts, [], unreadable, 'detect'),
                     labels_per_class, seed)
 
 
-def _check_size(record: Mapping[str, Any], image: np.ndarray) -> None:
+def _read_part(root: Path, words: Sequence[str]) -> Any:
+    """Read the COCO file of a part, found by its name or its folder's."""
+    names = '|'.join(map(re.escape, words))
+    pattern = names and f'(^|[^a-z])({names})([^a-z]|$)'
+    files = [
+        f for f in sorted([*root.glob('*.json'), *root.glob('*/*.json')])
+        if (re.search(pattern, f.stem, re.I)
+            or f.parent != root and f.parent.name in spellings(words))
+        and not f.stem.startswith('image_info')]  # without boxes
+    files = [f for f in files if 'instances' in f.stem] or files
+    if len(files) > 1:
+        raise ArgumentError(
+            f'{root} has {len(files)} COCO files of the part '
+            f'{words[0] or "train"}: {", ".join(f.name for f in files[:5])}')
+    if not files and '' in words:
+        raise ArgumentError(f'{root} has no COCO file, such as '
+                            'annotations/instances_train.json')
+    folders = sorted(
+        [p for p in [root, *root.glob('*'), *root.glob('images/*')]
+         if p.is_dir()], key=lambda p: (not re.search(pattern, p.name, re.I),
+                                        p.name != 'images', p))
+    return _read_coco(files[0], folders) if files else None
+
+
+def _check(record: Mapping[str, Any], image: np.ndarray,
+           smallest: tuple[int, int]) -> str:
     """Check that annotations have the size of the image."""
     if image.shape[:2] != (record['height'], record['width']):
         raise ArgumentError(
             f'{record["img_path"]} has {image.shape[1]} x {image.shape[0]} '
             f'pixels, but its annotations have {record["width"]} x '
             f'{record["height"]}')
+    return describe_narrow(image, smallest)
 
 
-def _read_coco(root: Path, file: Path) -> Any:
-    """Read a COCO file; return a part and the names of its categories."""
+def _read_coco(file: Path, folders: Sequence[Path]) -> Any:
+    """Read a COCO file; return a part and the names of its categories.
+
+    The images are in its folder, or in the first folder that has one.
+    """
     try:
         content = json.loads(file.read_text('utf-8-sig'))
         names = {c['id']: str(c['name']) for c in content['categories']}
@@ -98,7 +115,7 @@ def _read_coco(root: Path, file: Path) -> Any:
                 continue
             boxes[one['image_id']].append(dict(
                 bbox=box, area=one.get('area') or box[2] * box[3],
-                iscrowd=one.get('iscrowd', 0),
+                iscrowd=one.get('iscrowd') or 0,
                 category_id=numbers[one['category_id']]))
         first = content['images'][0]['file_name']
         for key in ('id', 'file_name'):
@@ -115,12 +132,11 @@ def _read_coco(root: Path, file: Path) -> Any:
         raise ArgumentError(f'{file} has no boxes of single objects')
     if len({*names.values()}) < len(names):
         raise ArgumentError(f'{file} has two categories of one name')
-    places = sorted([root / 'images', root, file.parent, *(
-        p for p in [*root.glob('*'), *root.glob('images/*')] if p.is_dir())])
-    place = next((p for p in places if (p / first).is_file()), None)
+    place = next((p for p in [file.parent, *folders]
+                  if (p / first).is_file()), None)
     if place is None:
         raise ArgumentError(f'{file} names {first}, which does not exist in '
-                            f'{root}')
+                            f'{", ".join(map(str, folders[:5]))}')
     lacking = [i['file_name'] for i in content['images']
                if not (place / i['file_name']).is_file()]
     if lacking:

@@ -205,7 +205,9 @@ class FinishedClassifier(FinishedModel):
                 ) -> tuple[dict[str, Any], str]:
         """Measure a classifier; draw confusion matrix and mistakes."""
         part = data.parts[name]
-        scores = np.stack([found.result for found in self.run_part(part)])
+        numbers, results = zip(*(
+            (number, found.result) for number, found in self.run_part(part)))
+        scores, part = np.stack(results), part.select(numbers, part.place)
         truth = np.array([[c in names for c in self.classes]
                           for names in part.labels])
         draw_sheet(folder / f'{name}_mistakes.png', 'true as predicted', [
@@ -236,9 +238,10 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
         classes (Sequence[str]): Names of the K classes.
 
     Returns:
-        dict[str, Any]: ``accuracy``, ``balanced_accuracy`` and ``majority``,
-        the accuracy of always predicting the most frequent class, in percent;
-        ``per_class``, precision, recall, F1 and number of images;
+        dict[str, Any]: ``images``, their number; ``accuracy``,
+        ``balanced_accuracy`` and ``majority``, the accuracy of always
+        predicting the most frequent class, in percent; ``per_class``,
+        precision, recall, F1 and number of images;
         ``confusion``, a row for each true class.
     """
     from sklearn.metrics import (confusion_matrix,
@@ -248,6 +251,7 @@ def measure_classes(scores: np.ndarray, truth: np.ndarray,
     precision, recall, f1, support = precision_recall_fscore_support(
         true, predicted, labels=numbers, zero_division=0)
     return dict(
+        images=len(truth),
         accuracy=100 * float((true == predicted).mean()),
         balanced_accuracy=100 * float(recall[support > 0].mean()),
         majority=100 * float(support.max() / support.sum()),
@@ -269,8 +273,9 @@ def measure_multilabel(scores: np.ndarray, truth: np.ndarray,
         classes (Sequence[str]): Names of the K classes.
 
     Returns:
-        dict[str, Any]: ``mAP`` over the classes with images, ``majority``, the
-        mAP of a constant score, in percent; ``per_class``, average precision,
+        dict[str, Any]: ``images``, their number; ``mAP`` over the classes with
+        images, ``majority``, the mAP of a constant score, in percent;
+        ``per_class``, average precision,
         F1 and number of images.
     """
     from sklearn.metrics import average_precision_score, f1_score
@@ -281,6 +286,7 @@ def measure_multilabel(scores: np.ndarray, truth: np.ndarray,
         truth[:, used], scores[:, used], average=None)
     f1 = f1_score(truth, scores >= THRESHOLD, average=None, zero_division=0)
     return dict(
+        images=len(truth),
         mAP=100 * float(precision[used].mean()),
         majority=100 * float((counts[used] / len(truth)).mean()),
         per_class={

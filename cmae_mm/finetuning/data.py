@@ -2,10 +2,14 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import mmcv
 import numpy as np
 
 from ..config import ArgumentError
@@ -15,7 +19,9 @@ from ..datasets.names import add_reason, encode_name
 from ..datasets.source import (ImageSource, SourceError, kind_of, open_record,
                                open_source)
 from ..dependencies import cpu_count
-from ..evaluation.data import draw_share, find_parts, place_of
+from ..evaluation.data import (check_same_classes, draw_share, find_parts,
+                               place_of)
+from ..evaluation.features import check_unreadable, try_reading
 from ..files import PathLike
 
 # Percentage of each class that is drawn for validation.
@@ -23,10 +29,9 @@ VAL_PERCENT = 20
 # Folders of other tasks.
 _NO_CLASSES = {'images', 'image', 'imgs', 'img', 'masks', 'mask', 'labels',
                'annotations', 'semantic'}
-# Number of images to decode before training, evenly spaced.
+# Number of training images to decode in advance, evenly spaced, if training
+# skips unreadable ones.
 _MOST_DECODED = 20_000
-# Largest share of unreadable images.
-_MAX_BROKEN = 0.1
 
 
 class Part(NamedTuple):
@@ -180,6 +185,12 @@ def read_labelled(data: PathLike,
         raise ArgumentError(
             f'{data} has images of several labels, {several[0]!r}; use the '
             'task multilabel (--task multilabel)')
+    joined = [c for c in classes if re.search(r'[,\s]', c)]
+    if multilabel and joined and all(len(names) < 2 for part in found.values()
+                                     for names in part.labels):
+        found['train'] = found['train']._replace(notes=[
+            *found['train'].notes, 'no image has several labels; separate them'
+            f' by | or ;, if {joined[0]!r} is more than one'])
     if classes and {c.lower() for c in classes} <= _NO_CLASSES:
         raise ArgumentError(
             f'{data} has the folders {", ".join(classes)} instead of classes; '
@@ -192,6 +203,41 @@ def read_labelled(data: PathLike,
     task = 'multilabel' if multilabel else 'classify'
     return complete(LabelledData(classes, found, [], unreadable, task),
                     labels_per_class, seed)
+
+
+def collect_parts(root: Path, val: str | None,
+                  find: Callable[[Sequence[str]], Any]) -> dict[str, Any]:
+    """Find the parts of a folder by their names.
+
+    Args:
+        root (Path): The folder.
+        val (str, optional): Name of the validation part.
+        find (Callable): Finds the part with one of several names, '' for all
+            images; returns None if there is none.
+
+    Returns:
+        dict[str, Any]: Results by part; all images are ``train`` if there are
+        no parts.
+
+    Raises:
+        ArgumentError: If a part is missing.
+    """
+    names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
+    found = {part: find(words) for part, words in names.items()}
+    parts = {part: one for part, one in found.items() if one is not None}
+    if not parts:
+        parts['train'] = find([''])
+    for part, name in (('train', 'train'), ('val', val)):
+        if name and parts.get(part) is None:
+            raise ArgumentError(f'{root} has no part {name}')
+    return parts
+
+
+def describe_narrow(image: np.ndarray, scale: tuple[int, int]) -> str:
+    """Describe an image that is too narrow to be resized, '' for others."""
+    height, width = image.shape[:2]
+    return '' if min(mmcv.rescale_size((width, height), scale)) else (
+        f'its {width} x {height} pixels are too narrow for the model')
 
 
 def complete(data: LabelledData, labels_per_class: int | None,
@@ -333,11 +379,8 @@ def _check_classes(parts: dict[str, Part], data: LabelledData
     seen: dict[str, str] = {}
     for name, part in parts.items():
         used = {c for names in part.labels for c in names}
-        unknown = sorted((used | {*part.empty}) - {*classes})
-        if unknown:
-            raise ArgumentError(
-                f'{part.place} has the class {unknown[0]!r}, which the '
-                'training part lacks; all parts need the same classes')
+        check_same_classes(classes, [*classes, *sorted(
+            {*used, *part.empty} - {*classes})], part.place)
         lacking = [c for c in classes if c not in used]
         if lacking:
             more = ', ...' if len(lacking) > 5 else ''
@@ -358,14 +401,15 @@ def _check_classes(parts: dict[str, Part], data: LabelledData
 
 def _find_unreadable(records: Sequence[dict[str, Any]],
                      images: Mapping[str, Any] | None,
-                     check: Callable | None = None
+                     check: Callable | None, numbers: Sequence[int]
                      ) -> tuple[dict[int, str], dict[bytes, int]]:
-    """Decode up to 20,000 images and return unreadable ones.
+    """Decode images and return unreadable ones.
 
     Args:
         records (Sequence[dict[str, Any]]): Records with ``img_path``.
         images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
-        check (Callable, optional): Called with the record and the image.
+        check (Callable, optional): See :func:`drop_unreadable`.
+        numbers (Sequence[int]): Numbers of the images to decode.
 
     Returns:
         tuple: Reasons by image number, and image numbers by digest of the
@@ -377,33 +421,32 @@ def _find_unreadable(records: Sequence[dict[str, Any]],
     """
     settings = make_settings(**(images or {}))
 
-    def decode(index: int) -> tuple[str, bytes]:
-        record, digest = records[index], b''
-        try:
-            content = open_record(record)
-            # Large files are given by their path.
-            digest = hashlib.blake2b(
-                content if isinstance(content, bytes) else
-                str(content).encode(), digest_size=16).digest()
-            image = decode_short(content, None if check else 1, settings,
-                                 record['img_path'])
-        except UnfitImage as error:
-            raise ArgumentError(
-                f'{error}; the encoder takes {settings.channels} channel(s) '
-                f'of {settings.dtype}; set --stats to statistics of these '
-                'images, or use a checkpoint for such images') from error
-        except Exception as error:  # decoders raise many kinds of errors
-            reason = ' '.join(str(error).split()) or type(error).__name__
-            return reason, digest
-        if check:
-            check(record, image)
-        return '', digest
+    def read(record: dict[str, Any]) -> tuple[bytes, np.ndarray]:
+        content = open_record(record)
+        # Large files are given by their path.
+        digest = hashlib.blake2b(
+            content if isinstance(content, bytes) else str(content).encode(),
+            digest_size=16).digest()
+        return digest, decode_short(content, None if check else 1, settings,
+                                    record['img_path'])
 
-    numbers = evenly(len(records), _MOST_DECODED)
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        found = list(pool.map(decode, numbers))
-    return ({i: why for i, (why, _) in zip(numbers, found) if why},
-            {digest: i for i, (_, digest) in zip(numbers, found)})
+    def decode(index: int) -> tuple[bytes, str]:
+        found, reason = try_reading(partial(read, records[index]), strict=True)
+        if reason:
+            return b'', reason
+        digest, image = found
+        return digest, check(records[index], image) if check else ''
+
+    try:
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            found = list(pool.map(decode, numbers))
+    except UnfitImage as error:
+        raise ArgumentError(
+            f'{error}; the encoder takes {settings.channels} channel(s) of '
+            f'{settings.dtype}; set --stats to statistics of these images, or '
+            'use a checkpoint for such images') from error
+    return ({i: why for i, (_, why) in zip(numbers, found) if why},
+            {digest: i for i, (digest, why) in zip(numbers, found) if not why})
 
 
 def drop_unreadable(parts: Mapping[str, Part],
@@ -414,7 +457,8 @@ def drop_unreadable(parts: Mapping[str, Part],
     Args:
         parts (Mapping[str, Part]): The parts.
         images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
-        check (Callable, optional): Called with each record and its image.
+        check (Callable, optional): Called with each record and its image;
+            returns why it cannot be used, or ''.
 
     Returns:
         tuple: The parts, and the reason of each unreadable image.
@@ -425,17 +469,16 @@ def drop_unreadable(parts: Mapping[str, Part],
     kept, unreadable = {}, {}
     seen: set[bytes] = set()
     for name, part in parts.items():
-        faults, digests = _find_unreadable(part.records, images, check)
-        copies = [i for digest, i in digests.items()
-                  if digest in seen and i not in faults]
-        unreadable.update(
-            {part.records[i]['img_path']: why for i, why in faults.items()})
-        if len(faults) > _MAX_BROKEN * len(part.records):
-            path, why = next(iter(unreadable.items()))
-            raise ArgumentError(
-                f'{len(faults):,} of {len(part.records):,} images of '
-                f'{part.place} cannot be read, the first: '
-                f'{add_reason(path, why)}')
+        # Classifiers skip unreadable images in training, not in validation.
+        count = len(part.records)
+        skips = name == 'train' and 'val' in parts and not check
+        most = _MOST_DECODED if skips else count
+        faults, digests = _find_unreadable(
+            part.records, images, check, evenly(count, most))
+        copies = [i for digest, i in digests.items() if digest in seen]
+        named = {part.records[i]['img_path']: why for i, why in faults.items()}
+        check_unreadable(named, count, part.place)
+        unreadable.update(named)
         rest = [i for i in range(len(part.records)) if i not in faults]
         kept[name] = part.select(rest, part.place)
         if copies:

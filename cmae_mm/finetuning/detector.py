@@ -26,7 +26,7 @@ _MIN_SCORE = 0.05
 
 
 def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
-                img_size: int | None = None) -> Config:
+                img_size: int) -> Config:
     """Build the config of a detector: ViTDet with Faster R-CNN.
 
     The large decoder has the pyramid and the heads of the paper's Mask R-CNN,
@@ -36,8 +36,8 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
         encoder (Mapping[str, Any]): See :func:`~cmae_mm.finetune`.
         data (LabelledData): See :func:`~cmae_mm.finetuning.boxes.read_boxes`.
         run (Run): The settings.
-        img_size (int, optional): Side of the images. Defaults to four times
-            the encoder's.
+        img_size (int): Side of the images, which is rounded up to a multiple
+            of four patches.
 
     Returns:
         Config: For mmengine's runner.
@@ -55,7 +55,7 @@ def make_config(encoder: Mapping[str, Any], data: LabelledData, run: Run,
     if not isinstance(arch, Mapping):
         arch = TransferViT.arch_zoo[arch]
     step = 4 * patch
-    size = -(-(img_size or 4 * backbone['img_size']) // step) * step
+    size = -(-img_size // step) * step
     model, classes = cfg.model, len(data.classes)
     model.type = 'FasterRCNN'
     model.pop('_scope_', None)
@@ -199,7 +199,9 @@ class FinishedDetector(FinishedModel):
             type='mmdet.CocoMetric', ann_file=str(folder / f'{name}.json'),
             metric='bbox', classwise=True))
         coco.dataset_meta = dict(classes=data.classes)
-        for number, found in enumerate(self.run_part(part)):
+        done = []
+        for number, found in self.run_part(part):
+            done.append(number)
             labels, scores, boxes = zip(*found.result) if found.result else (
                 (), (), ())
             coco.process({}, [dict(
@@ -208,8 +210,8 @@ class FinishedDetector(FinishedModel):
                     labels=torch.tensor(labels, dtype=torch.long),
                     scores=torch.tensor(scores),
                     bboxes=torch.tensor(boxes).reshape(-1, 4)))])
-        scores = coco.evaluate(len(part.records))
-        metrics: dict[str, Any] = {
+        scores = coco.evaluate(len(done))
+        metrics: dict[str, Any] = {'images': len(done)} | {
             to: 100 * float(scores.get(f'coco/bbox_{key}', 0))
             for to, key in (('AP', 'mAP'), ('AP50', 'mAP_50'),
                             ('AP75', 'mAP_75'))}

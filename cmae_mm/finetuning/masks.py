@@ -2,6 +2,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from ..config import ArgumentError
-from ..datasets.listing import PART_NAMES, spellings
+from ..datasets.listing import spellings
 from ..datasets.source import SourceError, open_source
 from ..dependencies import cpu_count
 from ..files import PathLike
-from .data import LabelledData, Part, complete, drop_unreadable
+from .data import (LabelledData, Part, collect_parts, complete,
+                   describe_narrow, drop_unreadable)
 
 _IMAGES = ('images', 'image', 'imgs', 'img')
 _MASKS = ('masks', 'mask', 'labels', 'annotations', 'semantic')
@@ -25,7 +27,8 @@ def read_masks(data: PathLike,
                val: str | None = None,
                labels_per_class: int | None = None,
                seed: int = 0,
-               images: Mapping[str, Any] | None = None) -> LabelledData:
+               images: Mapping[str, Any] | None = None,
+               smallest: tuple[int, int] = (1024, 256)) -> LabelledData:
     """Find and check images and masks with the same names.
 
     Masks are images with one channel. ``classes.txt`` in the same folder has
@@ -40,6 +43,8 @@ def read_masks(data: PathLike,
             class, counted by the rarest class of an image.
         seed (int): Seed of both draws. Defaults to 0.
         images (Mapping[str, Any], optional): Arguments of ``LoadImage``.
+        smallest (tuple[int, int]): Smallest scale that training resizes images
+            to, the longer side first. Too narrow images are skipped.
 
     Returns:
         LabelledData: The parts; labels are the classes of each mask.
@@ -49,40 +54,29 @@ def read_masks(data: PathLike,
             other values, or there are fewer than two classes.
     """
     root = Path(data).absolute()
-    names = dict(PART_NAMES, **({'val': (val, )} if val else {}))
-    parts = {}
-    for part, words in names.items():
-        pair = _find_folders(root, spellings(words))
-        if pair:
-            parts[part] = _pair(*pair)
-    if not parts:
-        pair = _find_folders(root, [''])
-        if not pair:
-            raise ArgumentError(
-                f'{root} has no folders images and masks, with or without '
-                'train and val in them')
-        parts['train'] = _pair(*pair)
-    if 'train' not in parts or val and 'val' not in parts:
-        raise ArgumentError(
-            f'{root} has no part {val if "train" in parts else "train"}')
-    parts, unreadable = drop_unreadable(parts, images, _check_size)
+    folders = collect_parts(root, val, partial(_find_folders, root))
+    parts, unreadable = drop_unreadable(
+        {part: _pair(*pair) for part, pair in folders.items()}, images,
+        partial(_check, smallest=smallest))
     parts, classes, label_map = _read_values(root, parts)
     return complete(LabelledData(classes, parts, [], unreadable, 'segment',
                                  label_map), labels_per_class, seed)
 
 
-def _check_size(record: Mapping[str, Any], image: np.ndarray) -> None:
-    """Check that a mask has the size of its image."""
+def _check(record: Mapping[str, Any], image: np.ndarray,
+           smallest: tuple[int, int]) -> str:
+    """Check that a mask has the size of its image, which can be resized."""
     height, width = read_mask(record['seg_map_path']).shape
     if (height, width) != image.shape[:2]:
         raise ArgumentError(
             f'{record["seg_map_path"]} has {width} x {height} pixels, but its '
             f'image {image.shape[1]} x {image.shape[0]}')
+    return describe_narrow(image, smallest)
 
 
 def _find_folders(root: Path, words: Sequence[str]) -> list[Path] | None:
     """Find the folders of images and masks of a part."""
-    for word in words:
+    for word in spellings(words):
         for first in (True, False):
             pair = []
             for kinds in (_IMAGES, _MASKS):
@@ -91,6 +85,9 @@ def _find_folders(root: Path, words: Sequence[str]) -> list[Path] | None:
                 pair += [p for p in paths if p.is_dir()][:1]
             if len(pair) == 2:
                 return pair
+    if '' in words:
+        raise ArgumentError(f'{root} has no folders images and masks, with or '
+                            'without train and val in them')
     return None
 
 

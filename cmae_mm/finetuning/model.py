@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
@@ -22,11 +21,12 @@ from ..datasets.listing import IMG_EXTENSIONS
 from ..datasets.source import open_record, open_source
 from ..dependencies import cpu_count
 from ..evaluation.centre_crop import CentreCrop
+from ..evaluation.features import print_skipped, try_reading
 from ..files import PathLike, write_file
 from ..image_size import to_size
 from ..plain_config import (MODEL_TYPES, PlainConfigError, check_types,
                             parse_config)
-from .data import LabelledData, Part
+from .data import LabelledData, Part, describe_narrow
 
 CONFIG_NAME, BEST_NAME, METRICS_NAME = 'config.py', 'best.pth', 'metrics.json'
 # Classes of this project and mmpretrain in models of other libraries.
@@ -43,12 +43,14 @@ class Found(NamedTuple):
             unreadable image.
         image (Any): Result of :meth:`FinishedModel.prepare`; None likewise.
         error (str): Reason why the image is unreadable, '' otherwise.
+        source (Any): What the image was read from.
     """
 
     name: str
     result: Any
     image: Any
     error: str = ''
+    source: Any = None
 
 
 class FinishedModel(nn.Module):
@@ -160,11 +162,10 @@ class FinishedModel(nn.Module):
         """
         scale = next((tuple(t['scale']) for t in self.pipeline
                       if t['type'] == 'Resize'), None)
-        height, width = array.shape[:2]
-        if scale and window is None and not min(
-                mmcv.rescale_size((width, height), scale)):
-            raise ValueError(f'its {width} x {height} pixels are too narrow '
-                             'for the model; use windows (--window)')
+        reason = describe_narrow(array, scale) if (
+            scale and window is None) else ''
+        if reason:
+            raise ValueError(f'{reason}; use windows (--window)')
         return array
 
     def infer(self, images: Sequence[Any], batch_size: int,
@@ -209,32 +210,30 @@ class FinishedModel(nn.Module):
                 results = iter(self.infer(
                     [image for image, error in read if not error],
                     batch_size, window))
-                for (name, _), (image, error) in zip(batch, read):
-                    yield Found(name, None, None, error) if error else (
-                        Found(name, next(results), image))
+                for (name, source), (image, error) in zip(batch, read):
+                    yield Found(name, None, None, error) if error else Found(
+                        name, next(results), image, source=source)
 
     def _try_read(self, image: Any, window: int | None) -> tuple[Any, str]:
         """Read an image; return the reason if it is unreadable."""
-        try:
-            # Masks and boxes are of the size of the file.
-            whole = self.task in ('segment', 'detect')
-            array = self.read(image, whole, window is not None)
-            return self.prepare(array, window), ''
-        except Exception as error:  # decoders raise many kinds of errors
-            reason = (error.strerror if isinstance(error, OSError) else None
-                      ) or str(error)
-            return None, ' '.join(reason.split()) or type(error).__name__
+        # Masks and boxes are of the size of the file.
+        whole = self.task in ('segment', 'detect')
+        return try_reading(lambda: self.prepare(
+            self.read(image, whole, window is not None), window))
 
-    def run_part(self, part: Part) -> Iterator[Found]:
-        """Yield the outputs for labelled images.
+    def run_part(self, part: Part) -> Iterator[tuple[int, Found]]:
+        """Yield numbers and outputs of labelled images.
 
-        Raises:
-            ValueError: If an image is unreadable.
+        Images that have become unreadable since the start of the training are
+        skipped and printed.
         """
-        for record, found in zip(part.records, self.run(part.records)):
+        skipped = {}
+        for number, found in enumerate(self.run(part.records)):
             if found.error:
-                raise ValueError(f'{record["img_path"]}: {found.error}')
-            yield found
+                skipped[part.records[number]['img_path']] = found.error
+            else:
+                yield number, found
+        print_skipped(skipped)
 
     def predict(self, images: Any, batch_size: int = 32,
                 window: int | None = None) -> list[Any]:
@@ -283,9 +282,9 @@ class FinishedModel(nn.Module):
                 continue
             part = data.parts[name]
             found, text = self.measure(data, name, folder)
-            metrics[name] = dict(images=len(part.records), list=f'{name}.json',
-                                 place=part.place, **found)
-            print(f'{name:<15}{text} on {len(part.records):,} images',
+            metrics[name] = dict(list=f'{name}.json', place=part.place,
+                                 **found)
+            print(f'{name:<15}{text} on {found["images"]:,} images',
                   flush=True)
         write_file(folder / METRICS_NAME,
                    json.dumps(metrics, indent=1, default=str) + '\n')

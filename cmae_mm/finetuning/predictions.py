@@ -17,7 +17,6 @@ from ..dependencies import install_command
 from ..files import atomic_path, write_file
 from ..visualization.image_grid import save_picture
 from .classifier import Prediction
-from .model import name_images
 from .pictures import colours, draw_sheet, to_picture
 
 # Number of images per class in a sheet.
@@ -73,7 +72,9 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         importlib.import_module('pyarrow.parquet')  # before predicting
     masks = _Masks(wanted.out, len(model.classes)) if wanted.out and (
         model.task == 'segment') else None
-    found, rows = [], []
+    found: list[Any] = []
+    rows: list[Any] = []
+    drawn: list[tuple[Prediction, Any]] = []
     for number, one in enumerate(model.run(images, batch_size, window)):
         prediction = model.name_result(one)
         name = f'{number:06d}_{_file_name(Path(one.name).stem)}'
@@ -88,13 +89,17 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
             rows.append((one, _name_classes(prediction, wanted.top_k), dict(
                 prediction.scores) if wanted.all_scores else {}))
         found.append(prediction)
-        if is_dense and wanted.pictures and not one.error:
+        if not wanted.pictures or one.error:
+            continue
+        if is_dense:
             save_picture(wanted.pictures / f'{name}.png', model.draw(one))
+        else:
+            drawn.append((prediction, one.source))
     if wanted.out:
         names = model.classes if wanted.all_scores or masks else ()
         write_columns(wanted.out, make_columns(rows, names))
     if wanted.pictures and not is_dense:
-        _draw_sheets(model, found, images, wanted.pictures)
+        _draw_sheets(model, drawn, wanted.pictures)
     result: dict[str, Any] = dict(
         images=len(found), unreadable=sum(bool(one.error) for one in found))
     text = [f'{len(found):,} images, {result["unreadable"]:,} unreadable']
@@ -173,19 +178,19 @@ def write_columns(file: Path, columns: Mapping[str, list[Any]]) -> None:
         parquet.write_table(pyarrow.table(dict(columns)), str(target))
 
 
-def _draw_sheets(model: Any, found: list[Prediction], images: Path,
+def _draw_sheets(model: Any, found: list[tuple[Prediction, Any]],
                  folder: Path) -> None:
     """Draw a sheet of images of each predicted class."""
-    sources, gone = dict(name_images(images)), 0
+    gone = 0
     for number, name in enumerate(model.classes):
-        chosen = [one for one in found
-                  if not one.error and name in one.labels()]
-        chosen.sort(key=lambda one: -one.scores[name])
+        chosen = [(one, source) for one, source in found
+                  if name in one.labels()]
+        chosen.sort(key=lambda pair: -pair[0].scores[name])
         shown = []
-        for one in chosen[:_MOST_SHOWN]:
+        for one, source in chosen[:_MOST_SHOWN]:
             try:
-                image = model.crop(model.read(sources[one.path], False))
-            except (KeyError, OSError):  # removed since the prediction
+                image = model.crop(model.read(source, False))
+            except OSError:  # removed since the prediction
                 gone += 1
                 continue
             shown.append((to_picture(image),

@@ -209,8 +209,10 @@ class FinishedSegmenter(FinishedModel):
         numbers = np.full(256, IGNORED, np.uint8)
         numbers[[*data.label_map]] = [*data.label_map.values()]
         confusion = np.zeros((count, count), np.int64)
-        for record, found in zip(part.records, self.run_part(part)):
-            true = numbers[read_mask(record['seg_map_path'])]
+        done = []
+        for number, found in self.run_part(part):
+            done.append(number)
+            true = numbers[read_mask(part.records[number]['seg_map_path'])]
             valid = true != IGNORED
             confusion += np.bincount(
                 true[valid].astype(int) * count + found.result[valid],
@@ -224,7 +226,7 @@ class FinishedSegmenter(FinishedModel):
         mean = 100 * float(iou[used].mean())
         accuracy = 100 * float(confusion.trace() / confusion.sum())
         return dict(
-            mIoU=mean, accuracy=accuracy,
+            images=len(done), mIoU=mean, accuracy=accuracy,
             per_class={c: 100 * float(v) for c, v, u in zip(
                 self.classes, iou, used) if u}), (
             f'mIoU {mean:.1f} %, pixel accuracy {accuracy:.1f} %')

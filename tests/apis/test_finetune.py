@@ -423,6 +423,11 @@ def test_multilabel_forms(photos, tmp_path):
         assert found == {str(f): str(sorted(filter(None, t.split('|'))))
                          for f, t in zip(files, texts)}
         assert '1 images have no label and count as negatives' in data.notes
+        assert 'no image has several labels' not in str(data.notes)
+    (tmp_path / 'd.csv').write_text('path,label\n' + '\n'.join(
+        f'{f},"{n}, {n[0]}"' for f, n in zip(files, names)))
+    assert "| or ;, if 'bucket, b' is more than one" in str(
+        read_labelled(tmp_path / 'd.csv', multilabel=True).notes)
     assert any('not 0 and 1: width, nothing' in n for n in second.notes)
     few = read_labelled(tmp_path / 'a.csv', True, labels_per_class=1)
     assert [] in few.parts['train'].labels or [] in few.parts['val'].labels
@@ -542,8 +547,8 @@ def _grey_16_bit(folder):
     (_one_class, {}, "has one class, .'bucket'"),
     (_empty_in('train'), {}, "train has no images of the class 'teapot'"),
     (_empty_in('val'), {}, "val has no images of the class 'teapot'"),
-    (_other_class, {}, "val has the class 'kettle', which"),
-    (_unreadable, {}, '4 of 12 images of .* cannot be read, the first'),
+    (_other_class, {}, "'kettle' in .*val and not in the training data"),
+    (_unreadable, {}, '4 of 12 images of .* cannot be read, more than'),
     (_no_classes, {}, 'no labelled images'),
     (_grey_16_bit, {}, 'takes 3 channel.s. of uint8'),
     (None, dict(labels_per_class=5), "4 images of the class 'bucket', fewer"),

@@ -1,6 +1,7 @@
 """Masks and COCO files of fine-tuning, without the libraries that train."""
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,7 +79,8 @@ def test_crowds_and_boxes_without_width(copy):
     ('categories', lambda found: [dict(c, name='x') for c in found],
      'two categories'),
     ('categories', lambda found: [dict(c, name=c['name'] * 2) for c in found],
-     'other categories than|different categories'),
+     r'the classes differ: .catcat., .dogdog. in .*val\.json and not in'),
+    ('categories', lambda found: found[::-1], 'their order is not the same'),
     ('images', lambda found: [], 'it has no images'),
     ('images', lambda found: [*found, found[0]], '2 images have the id 0'),
     ('images', lambda found: [*found, dict(found[0], id=9)],
@@ -163,8 +165,55 @@ def test_masks_that_are_ignored(copy):
         read_masks(copy)
 
 
+def test_narrow_images_are_skipped(copy):
+    """Training could not resize them; the first is named."""
+    listed = json.loads((copy / 'train.json').read_text())
+    for n in range(9):
+        size = (4000, 1) if n == 8 else (32, 32)
+        Image.new('RGB', size).save(copy / f'images/train/more{n}.png')
+        Image.new('L', size).save(copy / f'masks/train/more{n}.png')
+        listed['images'].append(dict(
+            id=10 + n, file_name=f'train/more{n}.png', width=size[0],
+            height=size[1]))
+    (copy / 'train.json').write_text(json.dumps(listed))
+    reason = 'its 4000 x 1 pixels are too narrow for the model'
+    narrow = str(copy / 'images/train/more8.png')
+    for found in (read_masks(copy), read_boxes(copy)):
+        assert found.unreadable == {narrow: reason}
+        assert len(found.parts['train'].records) == 12
+        assert f'1 unreadable images are skipped, the first: {narrow}: ' in (
+            '\n'.join(found.describe()))
+
+
+def test_exports_of_labelling_tools(copy):
+    """One file for all images, and files in the folders of the parts."""
+    for part in ('train', 'val'):
+        listed = json.loads((copy / f'{part}.json').read_text())
+        for image in listed['images']:
+            image['file_name'] = Path(image['file_name']).name
+        (copy / f'images/{part}').rename(copy / part)
+        (copy / f'{part}.json').unlink()
+        (copy / f'{part}/_annotations.coco.json').write_text(
+            json.dumps(listed))
+    found = read_boxes(copy)
+    assert {n: len(p.records) for n, p in found.parts.items()} == dict(
+        train=4, val=4)
+    (copy / 'annotations').mkdir()
+    (copy / 'train/_annotations.coco.json').rename(
+        copy / 'annotations/instances_default.json')
+    (copy / 'val/_annotations.coco.json').unlink()
+    found = read_boxes(copy)
+    assert {n: len(p.records) for n, p in found.parts.items()} == dict(
+        train=3, val=1)
+    shutil.copy(copy / 'annotations/instances_default.json',
+                copy / 'annotations/instances_b.json')
+    with pytest.raises(ArgumentError, match='2 COCO files of the part train: '
+                       'instances_b.json, instances_default.json'):
+        read_boxes(copy)
+
+
 def test_folders_without_masks(tmp_path):
     with pytest.raises(ArgumentError, match='no folders images and masks'):
         read_masks(tmp_path)
-    with pytest.raises(ArgumentError, match='no COCO file of the part train'):
+    with pytest.raises(ArgumentError, match='has no COCO file, such as'):
         read_boxes(tmp_path)

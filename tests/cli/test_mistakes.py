@@ -121,6 +121,8 @@ MISTAKES = {
         'custom_hooks.9.type does not fit into .*: Index 9 exceeds'),
     'a number in place of settings': (
         options('custom_hooks=5'), 'custom_hooks=5 would replace a list; '),
+    'no head': (
+        options('model.head=None'), 'model.head=None would replace a dict; '),
     'a launcher that has not started the process': (
         ['train', QUICK, '--launcher', 'slurm'],
         'SLURM_NTASKS is not; start the processes with tools/dist_train.sh'),

@@ -303,7 +303,7 @@ def test_lists_of_all_kinds(kind, listed):
 def test_rows_without_a_label(listed, tmp_path_factory):
     """Pre-training takes all rows, evaluations the labelled ones."""
     path = listed / 'list.csv'
-    path.write_text('path,label\ncat/0.jpg,a\ndog/0.jpg,nan\nIM1,b\n')
+    path.write_text('path,label\ncat/0.jpg,a\ndog/0.jpg,NaN\nIM1,b\n')
     assert list(open_source(path).names) == ['cat/0.jpg', 'dog/0.jpg', 'IM1']
     source = open_source(path, labels=True)
     assert list(source.names) == ['cat/0.jpg', 'IM1']

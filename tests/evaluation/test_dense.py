@@ -1,4 +1,6 @@
 """Segmentation by frozen patch features."""
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,36 @@ def test_colours_are_found_even_by_random_weights(command, more, data):
     lines = (data / 'out/evaluations.jsonl').read_text().splitlines()
     assert f'"kind": "{command}"' in lines[-1]
     assert ('"layer": [1, 2]' in lines[-1]) == ('--layer' in more)
+
+
+def test_unreadable_images_are_skipped(data, tmp_path, capsys):
+    root = shutil.copytree(data, tmp_path / 'data')
+    for kind in ('images', 'maps'):
+        for split in ('train', 'val'):
+            folder = root / kind / split
+            for file in sorted(folder.iterdir()):
+                for n in range(2):
+                    shutil.copy(file, folder / f'{n}_{file.name}')
+
+    def evaluate():
+        return perform(parse([
+            'dense-knn', str(root), 'random', '--config',
+            str(root / 'cfg.py'), '--work-dir', str(tmp_path)]))
+
+    broken = sorted((root / 'images').glob('*/0_0.jpg'))
+    for file in broken:
+        file.write_text('no image')
+    found = evaluate()
+    shown = capsys.readouterr().out
+    assert f'skipped: {broken[0]} cannot be decoded' in shown
+    assert '23 training and 14 validation images' in shown
+    for file in broken:
+        file.unlink()
+    assert evaluate() == found
+    for file in (root / 'images/val').glob('0_*'):
+        file.write_text('no image')
+    with pytest.raises(EvaluationDataError, match='4 of 14 images of .*val'):
+        evaluate()
 
 
 def test_classes_are_those_of_the_most_pixels(data, tmp_path):

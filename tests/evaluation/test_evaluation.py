@@ -12,10 +12,12 @@ from helpers import (ROOT, build, free_port, model_cfg, run_commands, run_tool,
                      runner_cfg, write_images)
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
+from PIL import Image
 
 import cmae_mm
 from cmae_mm.apis.evaluation import EvaluationOptions
 from cmae_mm.checkpoints import export_encoder
+from cmae_mm.datasets.decode import UnfitImage
 from cmae_mm.datasets.source import open_source
 from cmae_mm.evaluation.data import (EvaluationDataError, open_labelled,
                                      read_split, write_split)
@@ -167,8 +169,11 @@ def test_equal_images_are_warned_of(tmp_path, capsys):
 
 def test_distributed_features_are_the_same(
         pretraining, image_root, tmp_path):
+    """With an unreadable image on one of the ranks."""
     config, checkpoint = pretraining
-    args = ['knn', image_root, checkpoint, '--json', '--num-workers', 0,
+    data = shutil.copytree(image_root, tmp_path / 'data')
+    (data / 'train/class0/000.jpg').write_text('no image')
+    args = ['knn', data, checkpoint, '--json', '--num-workers', 0,
             '--work-dir', tmp_path]
     alone = last_json(run_tool('cmae', *args))
     ranks = last_json(
@@ -176,6 +181,47 @@ def test_distributed_features_are_the_same(
                  '--nproc_per_node=2', f'--master_port={free_port()}',
                  '-m', 'cmae_mm', *args, '--launcher', 'pytorch'))
     assert ranks == alone
+
+
+def test_unreadable_images_are_skipped(pretraining, tmp_path, capsys):
+    """The results are those without the files."""
+    data = tmp_path / 'data'
+    for part in ('train', 'val'):
+        for c in range(2):
+            write_images(data / part / f'class{c}', 6, seed=c)
+    whole = open_source(data, split='train', labels=True)
+    write_split(whole, 100, 0, str(tmp_path / 'all.txt'))
+    own = dict(work_dir=tmp_path, num_workers=0, batch_size=1)
+
+    def evaluate(**splits):
+        return (cmae_mm.knn(data, pretraining[1], ks=(1, 3), **own),
+                cmae_mm.low_shot(data, pretraining[1], shots=(2, ), trials=2,
+                                 **splits, **own))
+
+    broken = [data / 'train/class0/003.jpg', data / 'val/class1/000.jpg']
+    for file in broken:
+        file.write_text('no image')
+    found, few = evaluate(splits=[tmp_path / 'all.txt'])
+    shown = capsys.readouterr().out
+    for part, name in (('train', 'class0/003.jpg'), ('val', 'class1/000.jpg')):
+        assert shown.count(f'skipped: {name} cannot be decoded') == 2
+        assert shown.count(
+            f'1 images could not be read in {data / part}\n') == 2
+    assert '11 training and 11 validation images' in shown
+    for file in broken:
+        file.unlink()
+    assert evaluate()[0] == found
+    assert evaluate()[1].items() <= few.items()
+    for file in sorted((data / 'val').rglob('*.jpg'))[:2]:
+        file.write_text('no image')
+    with pytest.raises(EvaluationDataError, match=(
+            '2 of 11 images of .*val cannot be read, more than a tenth, the '
+            'first: .*class0/000.jpg')):
+        evaluate()
+    Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30)).save(
+        data / 'train/class0/deep.png')
+    with pytest.raises(UnfitImage, match='16'):
+        evaluate()
 
 
 def test_the_test_part_is_scored_only_without_a_validation_part(tmp_path):

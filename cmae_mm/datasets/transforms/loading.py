@@ -20,6 +20,8 @@ from ..names import encode_name
 from ..source import open_record
 from .views import check_range, check_share
 
+# Largest share of broken images by default.
+MAX_BROKEN = 0.1
 # Upper bound of the number of data workers.
 _PLACES = 128
 # Largest number of broken files that each worker logs by name.
@@ -161,7 +163,7 @@ class LoadImageOrSkip(LoadImage):
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, max_broken: float = 0.1, max_failures: int = 100,
+    def __init__(self, max_broken: float = MAX_BROKEN, max_failures: int = 100,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_broken = check_share('max_broken', max_broken)

@@ -217,19 +217,16 @@ init.safetensors
         CheckpointError: If the checkpoint is none of these, or cannot be
             loaded or written.
     """
-    from ..checkpoints import (CheckpointError, encoder_facts, find_encoder,
-                               load_model, naming, read_checkpoint,
-                               read_encoder_facts, write_checkpoint)
+    from ..checkpoints import (CheckpointError, encoder_facts, load_model,
+                               naming, write_checkpoint)
     from ..checkpoints.encoder_config import KEY
     from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
-    from ..checkpoints.load import fit
+    from ..checkpoints.load import fit, read_encoder
     model: Any = _build_model(config, cfg_options)
     _require_cmae(model, config)
     with naming(str(checkpoint)):
-        state, meta = read_checkpoint(str(checkpoint))
-        facts = read_encoder_facts(meta)
-        found = find_encoder(
-            state, facts=facts, img_size=model.backbone.img_size)
+        (state, meta), found, facts = read_encoder(
+            str(checkpoint), img_size=model.backbone.img_size)
         lines = list(found.lines)
         if found.kind == RELEASED:
             report = load_model(model, state, facts)
@@ -246,9 +243,10 @@ init.safetensors
                 f'it is {found.kind} with the parameter names of this project '
                 'and needs no conversion')
     # Other channels than the source's are normalised as the config says.
-    source = {} if report.inflated else {
-        k: v for k, v in facts.items()
-        if k not in ('img_size', 'num_layers', 'num_class_tokens')}
+    of_images = ('mean', 'std', 'images', 'value_range', 'crop_pct')
+    source = {k: facts[k] for k in (
+        'num_heads', 'norm_eps', *([] if report.inflated else of_images))
+        if k in facts}
     record = encoder_facts(model)
     record[KEY] = {**record[KEY], **source}
     write_checkpoint(str(out), imported, {

@@ -17,10 +17,8 @@ from . import CheckpointError
 
 # Key in the metadata of a checkpoint.
 KEY = 'encoder_facts'
-# Epsilon of the layer norms of mmpretrain's, timm's and MAE's encoders, and
-# the default of transformers.
+# Epsilon of the layer norms of mmpretrain's, timm's and MAE's encoders.
 NORM_EPS = 1e-6
-_HF_NORM_EPS = 1e-12
 
 
 def norm_eps(encoder: nn.Module) -> float:
@@ -150,9 +148,8 @@ def _read_folder(meta: Mapping[str, Any]) -> dict[str, Any]:
     images = meta.get('preprocessor_config.json', {})
     facts: dict[str, Any] = dict(num_heads=config.get('num_attention_heads'),
                                  num_layers=config.get('num_hidden_layers'),
+                                 norm_eps=config.get('layer_norm_eps'),
                                  **_size(config.get('image_size')))
-    if 'num_attention_heads' in config:
-        facts['norm_eps'] = config.get('layer_norm_eps', _HF_NORM_EPS)
     activation = config.get('hidden_act', 'gelu')
     try:
         if 'pretrained_cfg' in config:

@@ -152,12 +152,15 @@ class Layout(NamedTuple):
             tuple must occur.
         rows (Rows): Its table. Defaults to none, our names.
         prefix (str): Prefix of the online encoder under our names.
+        norm_eps (float, optional): Default epsilon of the library's layer
+            norms, where a file may have another one.
     """
 
     kind: str
     signs: Sequence[tuple[str, ...]]
     rows: Rows = ()
     prefix: str = ''
+    norm_eps: float | None = None
 
 
 _OURS = 'backbone.'
@@ -173,14 +176,15 @@ _LAYOUTS = (
     Layout(_OTHER_METHOD, [_ENCODER, (
         'neck.decoder.', 'momentum_encoder.', 'target_net.')], (), _OURS),
     Layout('a segmentor of mmsegmentation',
-           [('backbone.layers.0.attn.attn.', )], MMSEG, _OURS),
+           [('backbone.layers.0.attn.attn.', )], MMSEG, _OURS, 1e-6),
     Layout('a fine-tuned model', [_ENCODER, ('head.', 'neck.')], (), _OURS),
     Layout('an exported backbone', [_ENCODER], (), _OURS),
     Layout('an MAE or timm encoder', [('blocks.', )], TIMM),
     Layout('a ConvMAE encoder', [('blocks1.', ), ('blocks3.', )], CONVMAE),
     Layout('a Hugging Face DINOv2 or Pixio', [
-        ('encoder.layer.0.norm1.', )], DINOV2),
-    Layout('a Hugging Face encoder', [('encoder.layer.', )], HUGGING_FACE),
+        ('encoder.layer.0.norm1.', )], DINOV2, '', 1e-6),
+    Layout('a Hugging Face encoder', [('encoder.layer.', )], HUGGING_FACE,
+           '', 1e-12),
     # Rejected, since it has no position embeddings.
     Layout('a Hugging Face DINOv3', [('layer.0.attention.k_proj.', )],
            HUGGING_FACE),
@@ -226,6 +230,7 @@ class FoundEncoder(NamedTuple):
             project.
         grid (tuple[int, int], optional): Height and width in patches; None if
             the checkpoint does not record the size of its images.
+        norm_eps (float, optional): Default of its kind, see :class:`Layout`.
     """
 
     state: StateDict
@@ -235,6 +240,7 @@ class FoundEncoder(NamedTuple):
     left_out: tuple[str, ...] = ()
     num_class_tokens: int = 1
     grid: Pair | None = None
+    norm_eps: float | None = None
 
 
 def rename(state: StateDict, rows: Rows, back: bool = False) -> StateDict:
@@ -596,7 +602,7 @@ def find_encoder(state: StateDict,
         lines.append('not loaded: its mask token')
     return FoundEncoder(found, kind, tuple(lines), branch,
                         tuple(sorted(left_out)), classes,
-                        grid_of(found, facts))
+                        grid_of(found, facts), layout.norm_eps)
 
 
 def _check_numbers(state: StateDict) -> None:

@@ -18,7 +18,7 @@ from . import CheckpointError, layouts, naming
 from .encoder_config import (NORM_EPS, encoder_facts, norm_eps,
                              read_encoder_facts)
 from .layouts import FoundEncoder, find_encoder
-from .read import StateDict, read_checkpoint
+from .read import Checkpoint, StateDict, read_checkpoint
 from .state_dict import (KINDS, KeyReport, Sizes, check_fit, grid_of,
                          is_hybrid, load_state, read_sizes)
 
@@ -88,13 +88,39 @@ def load_encoder(checkpoint: str,
             encoder.
     """
     with naming(checkpoint):
-        state, meta = read_checkpoint(checkpoint)
-        facts = read_encoder_facts(meta)
-        found = find_encoder(state, encoder, facts, img_size)
+        _, found, facts = read_encoder(checkpoint, encoder, img_size)
         loaded = build_encoder(found, facts, encoder, img_size, num_heads)
-        loaded.lines.extend(_doubt_depth(found, facts))
     loaded.lines[0] = f'{checkpoint} is {loaded.lines[0]}'
     return loaded
+
+
+def read_encoder(checkpoint: str, encoder: str = 'online',
+                 img_size: ImageSize | None = None
+                 ) -> tuple[Checkpoint, FoundEncoder, dict[str, Any]]:
+    """Read a file, and find its encoder.
+
+    Args:
+        checkpoint (str): The file.
+        encoder (str): See :func:`find_encoder`. Defaults to 'online'.
+        img_size (int | Sequence[int], optional): See :func:`find_encoder`.
+
+    Returns:
+        tuple: The file's content, the encoder, and its settings. The encoder's
+        lines contain what the file does not record, and doubts.
+
+    Raises:
+        CheckpointError: If there is no such encoder.
+    """
+    content = read_checkpoint(checkpoint)
+    facts = read_encoder_facts(content.meta)
+    found = find_encoder(content.state, encoder, facts, img_size)
+    lines = _doubt_depth(found, facts)
+    if found.norm_eps is not None and 'norm_eps' not in facts:
+        facts['norm_eps'] = found.norm_eps
+        lines.append(f'its layer norms are assumed to have eps='
+                     f'{found.norm_eps}, which it does not record '
+                     '(layer_norm_eps of config.json)')
+    return content, found._replace(lines=(*found.lines, *lines)), facts
 
 
 def build_encoder(found: FoundEncoder, facts: dict[str, Any],
@@ -267,15 +293,12 @@ def fit_encoder(module: nn.Module, checkpoint: str,
             'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
             f'to a file, or to {RANDOM!r} to start from random weights')
     with naming(checkpoint):
-        state, meta = read_checkpoint(checkpoint)
-        facts = read_encoder_facts(meta)
-        found = find_encoder(
-            state, encoder, facts, getattr(module, 'img_size', None))
+        _, found, facts = read_encoder(
+            checkpoint, encoder, getattr(module, 'img_size', None))
         _check_heads(module, facts)
         fitted = fit(
             module, found, most_listed=10, advice="the model must have the "
             "encoder's width, depth and patch size")
-    fitted.lines.extend(_doubt_depth(found, facts))
     _compare_eps(module, facts, fitted.lines)
     fitted.lines[0] = f'{checkpoint} is {fitted.lines[0]}'
     return fitted

@@ -426,15 +426,29 @@ class _Shards(_Writer):
 
 def _find_images(path: Path, left_out: LeftOut
                  ) -> Iterator[tuple[TarInfo, str]]:
-    """Find the images in a shard, each with the text of its label or ''."""
+    """Find the images in a shard, each with the text of its label or ''.
+
+    Links to files before them in the shard are followed.
+    """
+    places: dict[str, tuple[int, int]] = {}
+
     def is_read(member: TarInfo) -> bool:
-        kind = ''
+        kind, target = '', member.linkname
+        if member.issym():
+            target = os.path.join(os.path.dirname(member.name), target)
+        if member.issym() or member.islnk():
+            place = places.get(os.path.normpath(target))
+            kind = '' if place else 'link'
+            if place:
+                member.offset_data, member.size = place
+                member.type = tarfile.REGTYPE
         if any(map(is_hidden, PurePosixPath(member.name).parts)):
             kind = 'hidden or system file'
-        elif member.issym() or member.islnk():
-            kind = 'link'
         if kind:
             left_out.add(kind, f'{path.name}/{member.name}')
+        elif member.isreg():
+            places[os.path.normpath(member.name)] = (
+                member.offset_data, member.size)
         return member.isreg() and not kind
 
     try:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import cmae_mm
 from cmae_mm.checkpoints import (CheckpointError, load_encoder_into,
                                  read_checkpoint)
+from cmae_mm.checkpoints.load import fit_encoder, load_encoder
 from cmae_mm.cli.main import parse, perform
 from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet
 
@@ -80,6 +81,21 @@ def test_settings_of_a_folder_of_transformers(images, tmp_path):
     assert difference.mean() < 1e-3
     vit = CMAEViT(ARCH, img_size=32, patch_size=4)
     load_encoder_into(vit, str(tmp_path))
+    # Without a record of eps, transformers' default.
+    path = tmp_path / 'config.json'
+    config = json.loads(path.read_text())
+    del config['layer_norm_eps']
+    path.write_text(json.dumps(config))
+    file = tmp_path / 'single.safetensors'
+    file.write_bytes((tmp_path / 'model.safetensors').read_bytes())
+    for given in (tmp_path, file):
+        encoder = assert_same(
+            given, images, expected.last_hidden_state, num_heads=4)
+        assert encoder.backbone.ln1.eps == 1e-12
+        for fitted in (fit_encoder(vit, str(given)),
+                       load_encoder(str(given), num_heads=4)):
+            assert 'layer norms are assumed to have eps=1e-12' in str(
+                fitted.lines)
 
 
 @pytest.mark.parametrize('field, value', [

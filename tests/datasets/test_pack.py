@@ -254,16 +254,23 @@ def test_shards_of_a_mac_with_links_and_masks(images, tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             shard.addfile(member, io.BytesIO(data))
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
-            member = tarfile.TarInfo(f'{kind.decode()}.jpg')
-            member.type, member.linkname = kind, './0.jpg'
+        for kind, name, target in (
+                (tarfile.SYMTYPE, '2.jpg', './0.jpg'),
+                (tarfile.LNKTYPE, 'b/3.jpg', '1.jpg'),
+                (tarfile.LNKTYPE, 'b/3.cls', './0.cls'),
+                (tarfile.SYMTYPE, 'b/4.jpg', '0.jpg'),
+                (tarfile.LNKTYPE, '5.jpg', './._0.jpg')):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
             shard.addfile(member)
+        shard.addfile(tarfile.TarInfo('2.cls'))
     said = write(there, tmp_path / 'index', 'shards')['source']
     assert '3 hidden or system files (first: a.tar/./._0.jpg)' in said
-    assert '2 links' in said and '2 samples, some with several' in said
-    source = open_source(tmp_path / 'index', labels=True)
-    assert [source.read(i) for i in range(3)] == [image] * 3
-    assert source.labels.tolist() == [1, 0, 0]
+    assert '2 links (first: a.tar/b/4.jpg)' in said
+    assert '4 samples, some with several' in said
+    assert '1 of 5 images have no label' in said
+    source = open_source(tmp_path / 'index')
+    assert [source.read(i) for i in range(5)] == [image] * 5
 
 
 @pytest.mark.parametrize(('texts', 'labels', 'classes'), [

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import math
 import threading
+import zlib
 from typing import Any
 
 import cv2
@@ -373,12 +374,18 @@ def _read_deep_png(data: bytes, settings: ImageSettings) -> RawImage:
     check_size(settings, file.height, file.width, 8)
     # libpng warns of optional chunks at each read.
     kept, kinds, place = [data[:8]], set(), 8
-    while place + 8 <= len(data):
+    while not data.startswith(b'IEND', place + 4):
         end = place + 12 + int.from_bytes(data[place:place + 4], 'big')
         kinds.add(data[place + 4:place + 8])
+        if end > len(data):  # OpenCV prints a message
+            raise UndecodableImage('it is cut off')
         if data[place + 4:place + 5].isupper():
             kept.append(data[place:end])
+            if zlib.crc32(kept[-1][4:-4]) != int.from_bytes(
+                    kept[-1][-4:], 'big'):
+                raise UndecodableImage('its checksums are wrong')
         place = end
+    kept.append(data[place:])
     pixels = cv2.imdecode(
         np.frombuffer(b''.join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:

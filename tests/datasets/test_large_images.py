@@ -59,6 +59,9 @@ RGB = noise((HEIGHT, WIDTH, 3), 'uint8', 256)
 GREY = noise((HEIGHT, WIDTH), 'uint16', 60000)
 TILED = {
     'plain': (lambda: tiff(RGB, photometric='rgb', tile=(64, 48)), {}),
+    'big 8 bits': (lambda: tiff(
+        RGB, photometric='rgb', tile=(64, 64), byteorder='>', bigtiff=True),
+        {}),
     'deflate': (lambda: tiff(RGB, photometric='rgb', tile=(64, 64),
                              compression='zlib', predictor=2), {}),
     'planes': (lambda: tiff(
@@ -101,6 +104,8 @@ def test_a_part_has_the_pixels_of_the_whole(name, monkeypatch):
     make, wanted = TILED[name]
     data = make()
     whole = decode_image(data, settings=make_settings(**wanted))
+    if name in ('plain', 'big 8 bits'):
+        assert (whole[..., ::-1] == RGB).all()
     monkeypatch.setattr(decoding, '_BLOCK', 100 * WIDTH)
     read = []
     monkeypatch.setattr(decoding, 'decode_image',

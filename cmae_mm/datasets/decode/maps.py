@@ -40,12 +40,18 @@ def require_rasterio(what: str) -> None:
 def _open(stack: ExitStack, data: Encoded, level: int) -> Any:
     """Open a file, or one of its overviews."""
     import rasterio
-    stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
     options = {} if level == 0 else dict(overview_level=level - 1)
-    if isinstance(data, Path):
-        return stack.enter_context(rasterio.open(data, **options))
-    memory = stack.enter_context(rasterio.MemoryFile(data))
-    return stack.enter_context(memory.open(**options))
+    with _environment():
+        if isinstance(data, Path):
+            return stack.enter_context(rasterio.open(data, **options))
+        memory = stack.enter_context(rasterio.MemoryFile(data))
+        return stack.enter_context(memory.open(**options))
+
+
+def _environment() -> Any:
+    """Return GDAL's settings; these must be closed in the reverse order."""
+    import rasterio
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE)
 
 
 def _read(file: Any, window: Window | None = None
@@ -60,12 +66,13 @@ def _read(file: Any, window: Window | None = None
     if window is not None:
         y, x, height, width = window
         part = Part(x, y, width, height)
-    pixels = file.read(window=part).transpose(1, 2, 0)
-    flags = {flag for band in file.mask_flag_enums for flag in band}
     missing = None
-    # Of a mask in the file: neither alpha nor a nodata value.
-    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-        missing = file.dataset_mask(window=part)[..., None] == 0
+    with _environment():
+        pixels = file.read(window=part).transpose(1, 2, 0)
+        flags = {flag for band in file.mask_flag_enums for flag in band}
+        # Of a mask in the file: neither alpha nor a nodata value.
+        if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+            missing = file.dataset_mask(window=part)[..., None] == 0
     return np.ascontiguousarray(pixels), missing
 
 

@@ -93,7 +93,14 @@ def _read_image(data: bytes, settings: ImageSettings,
         has_mask = _has_mask(file, series, settings)
         if not (is_deep or has_mask) and _is_plain(page) and (
                 _find_planes(series, settings) == [0]):
-            raw = from_pillow(open_image(data, settings), settings)
+            if file.is_bigtiff and file.byteorder == '>':  # not for Pillow
+                raw = _read_part(
+                    file, _find_segments(series, 0),
+                    (0, 0, page.imagelength, page.imagewidth), settings, False)
+                raw = raw._replace(pixels=stand_upright(
+                    raw.pixels, _orientation_of(page)))
+            else:
+                raw = from_pillow(open_image(data, settings), settings)
         else:
             raw = _read_deep(data, series, has_mask, settings)
         return raw, _is_map(page)

@@ -1,6 +1,6 @@
 """Samplers with a random seed for each sample."""
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -94,7 +94,13 @@ class SeededSampler(DefaultSampler):
             return np.arange(size)
         generator = torch.Generator()
         generator.manual_seed(self.seed + self.epoch)
-        return torch.randperm(size, generator=generator).numpy()
+        return self._permute(size, lambda count: torch.randperm(
+            count, generator=generator).numpy())
+
+    def _permute(self, size: int, draw: Callable[[int], np.ndarray]
+                 ) -> np.ndarray:
+        """Shuffle numbers with a function that draws permutations."""
+        return draw(size)
 
     def __iter__(self) -> Iterator[int]:
         # Here, not before: DataLoader discards its first iterator.
@@ -144,24 +150,15 @@ class BlockShuffleSampler(SeededSampler):
         self.block_size = block_size
         self.window = window
 
-    def order(self) -> np.ndarray:
-        """Return the order of the epoch, of all processes, int64, (N, )."""
-        size = len(self.dataset)
-        if not self.shuffle:
-            return np.arange(size)
-        generator = torch.Generator()
-        generator.manual_seed(self.seed + self.epoch)
-
-        def shuffled(count: int) -> np.ndarray:
-            return torch.randperm(count, generator=generator).numpy()
-
-        starts = shuffled(-(-size // self.block_size)) * self.block_size
+    def _permute(self, size: int, draw: Callable[[int], np.ndarray]
+                 ) -> np.ndarray:
+        starts = draw(-(-size // self.block_size)) * self.block_size
         order = (starts[:, None] + np.arange(self.block_size)).ravel()
         order = order[order < size]
         span = self.block_size * self.window * self.world_size
         for start in range(0, size, span):
             part = order[start:start + span]
-            order[start:start + span] = part[shuffled(len(part))]
+            order[start:start + span] = part[draw(len(part))]
         return order
 
 

@@ -242,10 +242,6 @@ class ResizeImage(ResizeEdge):
         results['img_shape'] = (height, width)
         results['scale_factor'] = (width / former[1], height / former[0])
 
-    def __repr__(self) -> str:
-        return (f'{type(self).__name__}(scale={self.scale}, '
-                f'edge={self.edge!r})')
-
 
 @TRANSFORMS.register_module()
 class SeedDraws(BaseTransform):
@@ -290,6 +286,3 @@ class SeedDraws(BaseTransform):
                 level=logging.WARNING)
         self._found_one = True  # or a warning was logged
         return results
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'

@@ -47,7 +47,7 @@ class Embeddings(NamedTuple):
                     skipped=len(self.skipped))
 
 
-def _check_parquet(out: PathLike | None, **others: Any) -> None:
+def check_parquet(out: PathLike | None, **others: Any) -> None:
     """Check that pyarrow (extra='embed') is installed for a parquet file.
 
     Raises:
@@ -134,7 +134,7 @@ class EmbedOptions(FeatureOptions):
             dtype=self.dtype)
 
 
-@command(check=_check_parquet, libraries='framework', required=('out', ),
+@command(check=check_parquet, libraries='framework', required=('out', ),
          options=EmbedOptions)
 def embed(data: Data,
           checkpoint: AnyEncoder,

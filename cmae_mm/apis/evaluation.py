@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from ..config import Overrides
 from ..evaluation import KS, LRS, TEMPERATURE
+from ..files import append_line, check_output
 from .arguments import (RANDOM, ArgumentError, BatchSize, CfgOptions,
                         CheckpointOrRandom, ConfigName, Count, Data, Encoder,
                         ImgSize, Launcher, Layers, Metavar, OutputFolder,
@@ -61,8 +62,6 @@ class EvaluationOptions:
             result: Mapping[str, Any]) -> dict[str, Any]:
         """Complete a result, and add it to ``evaluations.jsonl``."""
         from mmengine.dist import is_main_process
-
-        from ..files import append_line
         layer = dict(layer=list(self.layer)) if self.layer else {}
         whole = dict(checkpoint=str(checkpoint), data=str(data),
                      encoder=self.encoder, **layer, **result)
@@ -70,10 +69,8 @@ class EvaluationOptions:
             path = whole['checkpoint']
             if path != RANDOM and '://' not in path:
                 path = os.path.abspath(path)
-            stem = Path(data).resolve().stem
-            folder = Path(self.work_dir or f'work_dirs/{stem}_eval')
             append_line(
-                folder / 'evaluations.jsonl',
+                _log_folder(data, self.work_dir) / 'evaluations.jsonl',
                 json.dumps(dict(whole, kind=kind, checkpoint=path)))
         return whole
 
@@ -103,7 +100,7 @@ class DenseOptions(EvaluationOptions):
         'Defaults to images/train and images/val.')
     ] = ('images/train', 'images/val')
     maps: Annotated[Folders, Text(
-        'Folders of label maps, in DATA or absolute: PNG files with the names '
+        'Folders of label maps, in DATA or absolute: files with the names '
         'of the images and one integer per pixel. Defaults to maps/train and '
         'maps/val.')] = ('maps/train', 'maps/val')
     ignore: Annotated[Sequence[int], Text(
@@ -114,9 +111,16 @@ class DenseOptions(EvaluationOptions):
     batch_size: BatchSize = 32
 
 
+def _log_folder(data: PathLike, work_dir: PathLike | None) -> Path:
+    """Return the folder of ``evaluations.jsonl``."""
+    return Path(work_dir or f'work_dirs/{Path(data).resolve().stem}_eval')
+
+
 def _check(data: PathLike, checkpoint: PathLike, config: PathLike | None,
-           cfg_options: Overrides, **others: Any) -> None:
-    """Check the arguments that depend on each other."""
+           cfg_options: Overrides, work_dir: PathLike | None,
+           **others: Any) -> None:
+    """Check the arguments that depend on each other, and the output."""
+    check_output(_log_folder(data, work_dir), is_folder=True)
     if Path(data).suffix == '.py':
         raise ArgumentError(
             f'{data} is a config, but the first argument is the data: use '
@@ -396,13 +400,16 @@ def _segment(kind: str, data: PathLike, checkpoint: PathLike,
              options: Mapping[str, Any], ks: Sequence[int] = (),
              **linear: Any) -> dict[str, Any]:
     """Extract patch features, classify patches, and log the result."""
+    from ..datasets.source import open_source
     from ..evaluation.dense import (IGNORED, classes_of, extract_dense,
                                     pair_files, patch_labels, read_maps,
                                     report_dense)
     from ..evaluation.probes import check_ks, knn_predict, linear_sweep
     given, root = DenseOptions(**options), Path(data)
-    train, val = (pair_files(root / image, root / map_)
-                  for image, map_ in zip(given.images, given.maps))
+    sources = [open_source(root / image) for image in given.images]
+    print('\n'.join(source.describe() for source in sources), flush=True)
+    train, val = (pair_files(source, open_source(root / map_))
+                  for source, map_ in zip(sources, given.maps))
     model = given.load(checkpoint)
     classes = classes_of(train, model.img_size, given.ignore, given.most)
     maps, scored = (read_maps(pairs, model.img_size, classes)

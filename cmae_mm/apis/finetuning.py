@@ -12,6 +12,7 @@ from .arguments import (RANDOM, ArgumentError, CheckpointOrRandom, Count, Data,
                         ImgSize, Launcher, Output, OutputFolder, Overrides,
                         PathLike, Size, Stats, check_onnx_file, command,
                         interruptible)
+from .embedding import check_parquet
 
 
 class Finetuned(NamedTuple):
@@ -249,7 +250,7 @@ def find_encoder(checkpoint: PathLike, model: str, img_size: ImgSize,
                 depth=module.num_layers)
 
 
-@command(required=('out', ))
+@command(check=check_parquet, required=('out', ))
 def predict(folder: PathLike,
             images: Data,
             out: Annotated[PathLike, Output('.csv', '.parquet')] | None = None,
@@ -297,11 +298,11 @@ def predict(folder: PathLike,
         SourceError: If there are no images.
     """
     from ..finetuning.model import load_model
-    from ..finetuning.predictions import Wanted, predict_to_files
+    from ..finetuning.predictions import predict_to_files
     table, drawn = (None if path is None else Path(path)
                     for path in (out, pictures))
     return predict_to_files(load_model(folder), Path(images), batch_size,
-                            window, Wanted(table, drawn, top_k, all_scores))
+                            window, table, drawn, top_k, all_scores)
 
 
 def export_model(folder: PathLike, out: PathLike,

@@ -1,11 +1,10 @@
 """Decoding and centre crop of an image, shared by all evaluations."""
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor
 
@@ -31,7 +30,6 @@ class CentreCrop:
             decoding. Defaults to None, 8-bit colours.
         short_side (int, optional): Shorter side of crop and margin in pixels.
             Defaults to 256/224 of the crop's.
-        pipeline (Sequence[dict], optional): Transforms that replace these two.
 
     Attributes:
         settings (ImageSettings): How images are decoded.
@@ -40,12 +38,10 @@ class CentreCrop:
     def __init__(self,
                  size: ImageSize,
                  images: Mapping[str, Any] | None = None,
-                 short_side: int | None = None,
-                 pipeline: Sequence[dict] | None = None) -> None:
+                 short_side: int | None = None) -> None:
         self.settings: ImageSettings = make_settings(**(images or {}))
         self.size = to_pair(size, 'size')
         self.short_side = min(covered_by(size, short_side))
-        self._transforms = [TRANSFORMS.build(t) for t in pipeline or ()]
 
     def decode(self, data: Encoded, name: str, whole: bool = True,
                windows: bool = False) -> Any:
@@ -72,7 +68,7 @@ class CentreCrop:
             if windows:
                 return decode_windows(data, self.settings, name)
             return decode_short(
-                data, None if whole or self._transforms else max(
+                data, None if whole else max(
                     covered_by(self.size, self.short_side)),
                 self.settings, name)
         except UndecodableImage as error:
@@ -103,7 +99,8 @@ class CentreCrop:
         if isinstance(image, Image.Image):
             return self._convert(from_pillow, image)
         if isinstance(image, np.ndarray):
-            return self._convert(_from_array, image)
+            return self._convert(lambda array, settings: RawImage(
+                arrange(array, settings)), image)
         if hasattr(image, 'read'):
             image = image.read()
         if isinstance(image, (bytes, bytearray, memoryview)):
@@ -137,8 +134,6 @@ class CentreCrop:
         Returns:
             Tensor: (C, H, W), of the image's type, colours as RGB.
         """
-        if self._transforms:
-            return self._transform(image)
         image = resize_image(image, cover(
             covered_by(self.size, self.short_side), image.shape[:2]))
         (top, height), (left, width) = (
@@ -148,15 +143,3 @@ class CentreCrop:
         pixels = torch.from_numpy(
             np.ascontiguousarray(crop.transpose(2, 0, 1)))
         return pixels[[2, 1, 0]] if self.settings.is_bgr else pixels
-
-    def _transform(self, image: np.ndarray) -> Tensor:
-        results: dict[str, Any] = dict(
-            img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        for transform in self._transforms:
-            results = transform(results)
-        inputs = results['inputs']
-        return inputs[[2, 1, 0]] if self.settings.is_bgr else inputs
-
-
-def _from_array(array: np.ndarray, settings: ImageSettings) -> RawImage:
-    return RawImage(arrange(array, settings))

@@ -3,7 +3,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.decode import resize_image
-from ..datasets.source import open_source
+from ..datasets.source import ImageSource
+from ..files import PathLike
 from ..image_size import ImageSize, split_patches, to_pair
 from ..progress import Progress
 from .data import EvaluationDataError
@@ -24,47 +24,47 @@ IGNORED = -1
 
 
 class Pair(NamedTuple):
-    """Path and reader of an image, and its label map."""
+    """Path and reader of an image, and the path of its label map."""
 
     path: str
     read: Callable[[], bytes]
-    map: Path
+    map: str
 
 
-def pair_files(images: Any, maps: Path) -> list[Pair]:
-    """Find the map of each image: a PNG file of the same name.
+def pair_files(images: ImageSource, maps: ImageSource) -> list[Pair]:
+    """Find the map of each image: of the same name without suffix.
 
     Args:
-        images (str | PathLike): Folder of images, list, store or shards.
-        maps (Path): Folder of maps.
+        images (ImageSource): The images.
+        maps (ImageSource): The maps.
 
     Returns:
         list[Pair]: Images and maps.
 
     Raises:
-        EvaluationDataError: If a folder or a map does not exist.
-        SourceError: If there are no images.
+        EvaluationDataError: If an image has no map, or maps have the same
+            name.
     """
-    if not maps.is_dir():
-        raise EvaluationDataError(f'there is no folder {maps}')
-    source = open_source(images)
-    print(source.describe(), flush=True)
-    pairs = [Pair(source.path(i), partial(source.read, i),
-                  (maps / name).with_suffix('.png'))
-             for i, name in enumerate(source.names)]
-    missing = [pair.map for pair in pairs if not pair.map.is_file()]
-    if missing:
+    by_name = {os.path.splitext(name)[0]: maps.path(i)
+               for i, name in enumerate(maps.names)}
+    if len(by_name) < len(maps):
         raise EvaluationDataError(
-            f'{len(missing)} of {len(pairs)} images have no map, the first '
-            f'one {missing[0]}; a map is a PNG file of the image\'s name')
-    return pairs
+            f'{maps.place} has several masks with the same name')
+    found = [by_name.get(os.path.splitext(name)[0]) for name in images.names]
+    if None in found:
+        raise EvaluationDataError(
+            f'{found.count(None):,} of {len(found):,} images have no mask '
+            f'with the same name in {maps.place}, the first: '
+            f'{images.path(found.index(None))}')
+    return [Pair(images.path(i), partial(images.read, i), str(file))
+            for i, file in enumerate(found)]
 
 
-def read_map(path: Path, size: ImageSize) -> Tensor:
+def read_map(path: PathLike, size: ImageSize) -> Tensor:
     """Read the values of a map, resized with nearest neighbours.
 
     Args:
-        path (Path): A PNG file with one value per pixel.
+        path (str | PathLike): A file with one value per pixel.
         size (int | Sequence[int]): Its side in pixels, or (height, width).
 
     Returns:
@@ -150,7 +150,7 @@ def read_maps(pairs: Sequence[Pair], size: ImageSize,
                         for pair in pairs])
     if maps.max() == IGNORED:
         raise EvaluationDataError(
-            f'no pixel of the maps in {pairs[0].map.parent} has a class of '
+            f'no pixel of the maps, such as {pairs[0].map}, has a class of '
             'the training maps')
     return maps
 

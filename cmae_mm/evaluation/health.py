@@ -111,28 +111,17 @@ class HealthWarning(NamedTuple):
     text: str
 
 
-class Recent:
-    """The last measurements of a run.
+def _mean(rows: Sequence[Row], name: str, first: bool = False) -> float:
+    """Average a value over the last or the first measurements.
 
-    Args:
-        rows (Sequence[Row]): Measurements, each with ``iter``.
+    Returns:
+        float: nan if there are fewer than :data:`WINDOW`.
     """
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-
-    def mean(self, name: str, first: bool = False) -> float:
-        """Average a value over the last or the first measurements.
-
-        Returns:
-            float: nan if there are fewer than :data:`WINDOW`.
-        """
-        values = [row[name] for row in self.rows
-                  if math.isfinite(row.get(name, math.nan))]
-        if len(values) < WINDOW:
-            return math.nan
-        part = values[:WINDOW] if first else values[-WINDOW:]
-        return sum(part) / WINDOW
+    values = [row[name] for row in rows
+              if math.isfinite(row.get(name, math.nan))]
+    if len(values) < WINDOW:
+        return math.nan
+    return sum(values[:WINDOW] if first else values[-WINDOW:]) / WINDOW
 
 
 def merge_rows(rows: Sequence[Row]) -> list[dict[str, float]]:
@@ -156,8 +145,8 @@ FEW_TARGETS = 16
 DISTANCE_PER_RATE = 1.
 
 
-def _collapse(recent: Recent) -> str | None:
-    near = recent.mean('rho_neg')
+def _collapse(rows: Sequence[Row]) -> str | None:
+    near = _mean(rows, 'rho_neg')
     if not near > COLLAPSED_COSINE:
         return None
     return ('predictions are as close to the targets of other images as to '
@@ -165,10 +154,10 @@ def _collapse(recent: Recent) -> str | None:
             "lower the learning rate and check the target's momentum")
 
 
-def _fallen_rank(recent: Recent) -> str | None:
+def _fallen_rank(rows: Sequence[Row]) -> str | None:
     for name in ('target', 'online'):
-        first = recent.mean(f'health/erank_{name}', first=True)
-        now = recent.mean(f'health/erank_{name}')
+        first = _mean(rows, f'health/erank_{name}', first=True)
+        now = _mean(rows, f'health/erank_{name}')
         if now < FALLEN_RANK * first:
             return (f'the effective rank of the {name} features has fallen '
                     f'from {first:.1f} to {now:.1f}; features of different '
@@ -177,8 +166,8 @@ def _fallen_rank(recent: Recent) -> str | None:
     return None
 
 
-def _few_targets(recent: Recent) -> str | None:
-    count = recent.mean('health/targets')
+def _few_targets(rows: Sequence[Row]) -> str | None:
+    count = _mean(rows, 'health/targets')
     if not count < FEW_TARGETS:
         return None
     return (f'the contrastive loss and BatchNorm see only {count:.0f} images, '
@@ -187,9 +176,9 @@ def _few_targets(recent: Recent) -> str | None:
             'accumulative_counts')
 
 
-def _near_target(recent: Recent) -> str | None:
-    rate = recent.mean('lr')
-    distance = recent.mean('health/target_distance')
+def _near_target(rows: Sequence[Row]) -> str | None:
+    rate = _mean(rows, 'lr')
+    distance = _mean(rows, 'health/target_distance')
     if not (rate > 0 and distance < DISTANCE_PER_RATE * rate):
         return None
     return ('the target is almost equal to the online branch (target_distance '
@@ -197,7 +186,7 @@ def _near_target(recent: Recent) -> str | None:
             'model.target.momentum')
 
 
-RULES: dict[str, Callable[[Recent], str | None]] = {
+RULES: dict[str, Callable[[Sequence[Row]], str | None]] = {
     'collapse': _collapse,
     'fallen rank': _fallen_rank,
     'few targets': _few_targets,
@@ -236,10 +225,9 @@ def warn(rows: Sequence[Row], before: Mapping[str, HealthWarning]
     Returns:
         dict[str, HealthWarning]: Current warnings by name.
     """
-    recent = Recent(rows)
     holding: dict[str, HealthWarning] = {}
     for name, rule in RULES.items():
-        text = rule(recent)
+        text = rule(rows)
         if text is not None:
             since = before[name].since if name in before else int(
                 rows[-1]['iter'])

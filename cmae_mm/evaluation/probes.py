@@ -146,29 +146,19 @@ def report_sweep(name: str, predicted: dict[float, Tensor],
         best value, that value as ``best_<name>``, its ``interval``, and the
         top-1 accuracy of each value.
     """
-    if labels.dim() == 2:
-        means = {value: mean_precision(p, labels)
-                 for value, p in predicted.items()}
-        top = max(means, key=lambda value: means[value])
-        print_table([name, 'mAP %'], [
-            [f'{value:g}{" *" if value == top else ""}', f'{mean:.2f}']
-            for value, mean in means.items()])
-        return {'mAP': means[top], f'best_{name}': top,
-                **{f'{value:g}': mean for value, mean in means.items()}}
-    scores = {value: score(p, labels) for value, p in predicted.items()}
+    header = ['mAP %'] if labels.dim() == 2 else ['top-1 %', 'balanced %']
+    scores: dict[float, Any] = {
+        value: Score(mean_precision(p, labels), 0.) if len(header) == 1 else
+        score(p, labels) for value, p in predicted.items()}
     best = max(scores, key=lambda value: scores[value].top1)
-    print_table([name, 'top-1 %', 'balanced %'],
-                [[f'{value:g}{" *" if value == best else ""}', scored,
-                  f'{scored.balanced:.2f}']
-                 for value, scored in scores.items()])
-    return {
-        'top1': scores[best].top1,
-        'balanced': scores[best].balanced,
-        f'best_{name}': best,
-        'interval': scores[best].interval,
-        **{f'{value:g}': scored.top1
-           for value, scored in scores.items()}
-    }
+    print_table([name, *header], [
+        [f'{value:g}{" *" if value == best else ""}', scored,
+         f'{scored.balanced:.2f}'][:1 + len(header)]
+        for value, scored in scores.items()])
+    found = scores[best]._asdict() if len(header) == 2 else dict(
+        mAP=scores[best].top1)
+    return {**found, f'best_{name}': best, **{
+        f'{value:g}': scored.top1 for value, scored in scores.items()}}
 
 
 # Checks before the extraction of features

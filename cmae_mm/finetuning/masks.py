@@ -13,6 +13,7 @@ from ..config import ArgumentError
 from ..datasets.listing import spellings
 from ..datasets.source import SourceError, open_source
 from ..dependencies import cpu_count
+from ..evaluation.dense import pair_files
 from ..files import PathLike
 from .data import (LabelledData, Part, collect_parts, complete,
                    describe_narrow, drop_unreadable)
@@ -97,19 +98,9 @@ def _pair(images: Path, masks: Path) -> Part:
         found, labels = open_source(images), open_source(masks)
     except SourceError as error:
         raise ArgumentError(str(error)) from error
-    by_name = {str(Path(name).with_suffix('')): labels.path(i)
-               for i, name in enumerate(labels.names)}
-    if len(by_name) < len(labels):
-        raise ArgumentError(f'{masks} has several masks with the same name')
-    records = []
-    for index, name in enumerate(found.names):
-        mask = by_name.get(str(Path(name).with_suffix('')))
-        if mask is None:
-            raise ArgumentError(
-                f'{found.path(index)} has no mask with the same name in '
-                f'{masks}')
-        records.append(dict(img_path=found.path(index), seg_map_path=mask))
-    spare = len(by_name) - len({r['seg_map_path'] for r in records})
+    records = [dict(img_path=pair.path, seg_map_path=pair.map)
+               for pair in pair_files(found, labels)]
+    spare = len(labels) - len({r['seg_map_path'] for r in records})
     notes = [f'{spare:,} masks without an image are left out'] * bool(spare)
     return Part(str(images), records, [[]] * len(records), notes=notes)
 

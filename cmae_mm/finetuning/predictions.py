@@ -1,11 +1,10 @@
 """Tables, masks and pictures of predictions."""
 import csv
-import importlib
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tifffile
 from PIL import Image
@@ -26,26 +25,9 @@ _GEO_TAGS = (33550, 34264, 34735)
 _BOX = ('class', 'score', 'x1', 'y1', 'x2', 'y2')
 
 
-class Wanted(NamedTuple):
-    """Outputs of :func:`predict_to_files`.
-
-    Args:
-        out (Path, optional): Table, ``.csv`` or ``.parquet``. Defaults to
-            None, predictions are returned.
-        pictures (Path, optional): Folder of pictures. Defaults to none.
-        top_k (int): Number of classes in a row. Defaults to 1.
-        all_scores (bool): Whether to add a column for each class. Defaults to
-            False.
-    """
-
-    out: Path | None = None
-    pictures: Path | None = None
-    top_k: int = 1
-    all_scores: bool = False
-
-
 def predict_to_files(model: Any, images: Path, batch_size: int,
-                     window: int | None, wanted: Wanted
+                     window: int | None, out: Path | None,
+                     pictures: Path | None, top_k: int, all_scores: bool
                      ) -> dict[str, Any]:
     """Predict images, write a table and draw pictures.
 
@@ -54,7 +36,11 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         images (Path): See :meth:`FinishedModel.predict`.
         batch_size (int): Images or windows of a batch.
         window (int, optional): Side of windows.
-        wanted (Wanted): What to write.
+        out (Path, optional): Table, ``.csv`` or ``.parquet``; None to return
+            predictions.
+        pictures (Path, optional): Folder of pictures, None for none.
+        top_k (int): Number of classes in a row.
+        all_scores (bool): Whether to add a column for each class.
 
     Returns:
         dict[str, Any]: Numbers of ``images`` and ``unreadable`` ones, and of
@@ -65,12 +51,10 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         ArgumentError: If an option is for another task.
     """
     is_dense = model.task in ('segment', 'detect')
-    if is_dense and (wanted.top_k > 1 or wanted.all_scores):
+    if is_dense and (top_k > 1 or all_scores):
         raise ArgumentError(f'top_k and all_scores are for classifiers; this '
                             f'model is for the task {model.task}')
-    if wanted.out and wanted.out.suffix.lower() == '.parquet':
-        importlib.import_module('pyarrow.parquet')  # before predicting
-    masks = _Masks(wanted.out, len(model.classes)) if wanted.out and (
+    masks = _Masks(out, len(model.classes)) if out and (
         model.task == 'segment') else None
     found: list[Any] = []
     rows: list[Any] = []
@@ -86,20 +70,20 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
             rows += [(one, dict(zip(_BOX, box)), {})
                      for box in prediction.boxes or [(None, ) * len(_BOX)]]
         elif not is_dense:
-            rows.append((one, _name_classes(prediction, wanted.top_k), dict(
-                prediction.scores) if wanted.all_scores else {}))
+            rows.append((one, _name_classes(prediction, top_k), dict(
+                prediction.scores) if all_scores else {}))
         found.append(prediction)
-        if not wanted.pictures or one.error:
+        if not pictures or one.error:
             continue
         if is_dense:
-            save_picture(wanted.pictures / f'{name}.png', model.draw(one))
+            save_picture(pictures / f'{name}.png', model.draw(one))
         else:
             drawn.append((prediction, one.source))
-    if wanted.out:
-        names = model.classes if wanted.all_scores or masks else ()
-        write_columns(wanted.out, make_columns(rows, names))
-    if wanted.pictures and not is_dense:
-        _draw_sheets(model, drawn, wanted.pictures)
+    if out:
+        names = model.classes if all_scores or masks else ()
+        write_columns(out, make_columns(rows, names))
+    if pictures and not is_dense:
+        _draw_sheets(model, drawn, pictures)
     result: dict[str, Any] = dict(
         images=len(found), unreadable=sum(bool(one.error) for one in found))
     text = [f'{len(found):,} images, {result["unreadable"]:,} unreadable']
@@ -123,9 +107,9 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         print(f'{masks.lost:,} masks of GeoTIFF files have no coordinates; '
               'install rasterio to write them: '
               f'`{install_command("geotiff")}`')
-    if wanted.out is None:
+    if out is None:
         return dict(result, predictions=found)
-    return dict(result, out=str(wanted.out))
+    return dict(result, out=str(out))
 
 
 def _name_classes(one: Prediction, top_k: int) -> dict[str, Any]:

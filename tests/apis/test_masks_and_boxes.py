@@ -125,7 +125,7 @@ def test_masks_without_parts_or_names(pictures, tmp_path):
     (lambda image: Image.new('F', (32, 32), 0.5), 'from 0.5 to 0.5'),
     (lambda image: Image.new('I;16', (32, 32), 256), 'from 256 to 256'),
     ('JPEG', 'is a JPEG file, whose compression changes'),
-    (lambda image: None, 'has no mask with the same name'),
+    (lambda image: None, 'images have no mask with the same name'),
 ])
 def test_mistakes_of_masks(copy, content, match):
     (copy / 'classes.txt').write_text('ground\nsky\n')

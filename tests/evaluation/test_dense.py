@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from cmae_mm.cli.main import parse, perform
-from cmae_mm.datasets.source import SourceError
+from cmae_mm.datasets.source import open_source
 from cmae_mm.evaluation import dense
 from cmae_mm.evaluation.data import EvaluationDataError
 from cmae_mm.evaluation.dense import (IGNORED, classes_of, confusions,
@@ -137,7 +137,8 @@ def test_classes_are_those_of_the_most_pixels(data, tmp_path):
     values = np.repeat([[3, 3, 3, 9, 9, 5, 0, 0, 0, 0]], 10, 0)
     Image.fromarray(values.astype(np.uint8)).save(tmp_path / 'maps/a.png')
     Image.new('RGB', (10, 10)).save(tmp_path / 'images/a.jpg')
-    pairs = pair_files(tmp_path / 'images', tmp_path / 'maps')
+    pairs = pair_files(*map(open_source, (tmp_path / 'images',
+                                          tmp_path / 'maps')))
     assert classes_of(pairs, 10, [0]) == {3: 0, 5: 1, 9: 2}
     assert classes_of(pairs, 10, [0], 2) == {3: 0, 9: 1}
     with pytest.raises(EvaluationDataError, match='1 class'):
@@ -147,10 +148,13 @@ def test_classes_are_those_of_the_most_pixels(data, tmp_path):
 
 
 def test_files_that_do_not_fit_are_named(data, tmp_path):
-    with pytest.raises(EvaluationDataError, match='8 of 8 images have no map'):
-        pair_files(data / 'images/train', tmp_path)
-    with pytest.raises(SourceError, match='no images below'):
-        pair_files(tmp_path, tmp_path)
+    Image.new('L', (8, 8)).save(tmp_path / 'other.png')
+    images, other = map(open_source, (data / 'images/train', tmp_path))
+    with pytest.raises(EvaluationDataError, match='8 of 8 images have no mas'):
+        pair_files(images, other)
+    shutil.copy(tmp_path / 'other.png', tmp_path / 'other.bmp')
+    with pytest.raises(EvaluationDataError, match='several masks with the sa'):
+        pair_files(images, open_source(tmp_path))
     with pytest.raises(EvaluationDataError, match='one integer per pixel'):
         read_map(data / 'images/train/0.jpg', 8)
 

@@ -145,6 +145,10 @@ def test_mistakes_are_refused_before_features_are_extracted(
              'one.txt have a single class')):
         with pytest.raises(ValueError, match=message):
             function(image_root, tmp_path / 'model.pth', **options)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'work_dirs').touch()  # the default folder of the results
+    with pytest.raises(OSError, match='Not a directory'):
+        cmae_mm.knn(image_root, tmp_path / 'model.pth')
     with pytest.raises(TypeError, match="unexpected .* argument 'poll'"):
         cmae_mm.knn(image_root, tmp_path / 'model.pth', poll='cls')
 

@@ -201,6 +201,23 @@ def test_pages_of_bare_arrays_are_chosen_by_the_channels():
             max_pixels=90 * WIDTH, **settings), 'x')
 
 
+def test_an_image_with_a_missing_page_is_decoded_whole():
+    """OME-TIFF of three channels, of which two are in the file."""
+    pixels = (f'DimensionOrder="XYCZT" Type="uint16" SizeX="{WIDTH}" '
+              f'SizeY="{HEIGHT}" SizeC="3" SizeZ="1" SizeT="1"')
+    parts = ''.join(f'<TiffData IFD="{i}" FirstC="{i}" PlaneCount="1"/>'
+                    for i in range(2))
+    data = pages(STACK[:2], metadata=None, description=(
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/'
+        f'Schemas/OME/2016-06"><Image ID="I"><Pixels ID="P" {pixels}>{parts}'
+        '</Pixels></Image></OME>'))
+    settings = make_settings(channels=3, dtype='uint16')
+    whole = decode_image(data, settings=settings)
+    assert (whole == np.dstack([*STACK[:2], 0 * STACK[0]])).all()
+    with pytest.raises(TooLargeImage):
+        part(data, (0, 0, 9, 9), (9, 9), settings._replace(max_pixels=9999))
+
+
 @pytest.mark.parametrize('kwargs', [
     dict(photometric='palette', colormap=noise((3, 256), 'uint16', 65536)),
     dict(photometric='minisblack', bilevel=True)])

@@ -137,7 +137,7 @@ def open_tiff(stack: ExitStack, data: Encoded,
     pixel_bytes = max(page.nbytes // _area(page), 1) * len(planes)
     is_large = count_pixels(
         page.imagelength, page.imagewidth, pixel_bytes) > settings.max_pixels
-    if not (is_large or page.is_tiled and len(planes) == 1) or (
+    if not planes or not (is_large or page.is_tiled and len(planes) == 1) or (
             page.imagedepth > 1 or int(page.compression) == _OLD_JPEG):
         return None
     if _has_mask(file, series, settings):

@@ -30,7 +30,7 @@ _WORD = re.compile(r'[\w \-+]{0,100}')
 # Classes of a model that may be built from a checkpoint's config.
 MODEL_TYPES = frozenset({
     'CMAE', 'CMAEViT', 'CMAEConvViT', 'CMAENeck', 'CMAEHead',
-    'CMAEContrastiveHead', 'CMAEQueueHead', 'CMAEReconstructionHead',
+    'CMAEContrastiveHead', 'CMAEReconstructionHead',
     'TwoViewDataPreprocessor', 'ChannelDataPreprocessor',
     # mmpretrain's
     'CosineSimilarityLoss', 'LinearNeck', 'MAEPretrainDecoder',

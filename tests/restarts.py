@@ -126,16 +126,13 @@ def fine_tuning(data_root, work_dir):
 def two_ranks(data_root, work_dir):
     """Two processes, epochs of 6 steps, 2 to an update; 30 steps.
 
-    A step of each epoch is not finite, on one of the processes. There is a
-    queue of negatives, which turns over every 3 steps.
+    A step of each epoch is not finite, on one of the processes.
     """
     cfg = runner_cfg(
         data_root, work_dir, **{
             'train_dataloader.batch_size': 2,
             'default_hooks.checkpoint.interval': 4,
             'optim_wrapper.accumulative_counts': 2,
-            'model.head.contrastive.type': 'CMAEQueueHead',
-            'model.head.contrastive.queue_length': 10,
             **CHECKPOINTS
         })
     cfg.train_dataloader.sampler.type = 'SeededSampler'

@@ -13,8 +13,6 @@ from .read import StateDict
 
 # Missing in checkpoints of other projects; 0 is correct at the start.
 STEPS = 'target.steps'
-# The negatives of a ``CMAEQueueHead``, which are not weights.
-QUEUE = 'head.contrastive.queue'
 
 
 # Plain and hybrid encoders, and their backbones.
@@ -169,8 +167,7 @@ def compare(model: nn.Module,
 
     Args:
         model (nn.Module): The model.
-        state (StateDict): A state dict with the model's names. A queue of
-            negatives may be missing or surplus.
+        state (StateDict): A state dict with the model's names.
         optional (Sequence[str]): Optional names, in addition to the target's
             count of steps. Defaults to none.
         inflate (bool): Whether an encoder of colour images may start one of
@@ -202,9 +199,8 @@ def compare(model: nn.Module,
     report = KeyReport(
         matched=sorted((state.keys() & expected.keys()) - misshapen),
         missing=sorted(k for k in expected.keys() - state.keys()
-                       if k not in spare and not k.startswith(QUEUE)),
-        unexpected=sorted(k for k in state.keys() - expected.keys()
-                          if not k.startswith(QUEUE)),
+                       if k not in spare),
+        unexpected=sorted(state.keys() - expected.keys()),
         misshapen=sorted(
             f'{k}: {tuple(state[k].shape)} in the checkpoint, '
             f'{tuple(expected[k].shape)} in the model' for k in misshapen),

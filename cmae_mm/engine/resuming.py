@@ -15,7 +15,7 @@ from ..checkpoints import (CheckpointError, DamagedCheckpoint, check_whole,
 from ..checkpoints.layouts import PRETRAINING, RELEASED
 from ..checkpoints.load import from_released
 from ..checkpoints.read import StateDict, unwrap
-from ..checkpoints.state_dict import QUEUE, compare, grid_of, read_sizes
+from ..checkpoints.state_dict import compare, grid_of, read_sizes
 from ..models import CMAE
 
 # Names of checkpoints; the last number is the iteration within an epoch.
@@ -253,7 +253,6 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
     if starts_cmae:
         state, optional, lines = _start_of_cmae(model, state)
     expected = model.state_dict()
-    state = _fit_queue(state, expected, purpose, lines)
     # As in mmengine: early versions of torch had no BatchNorm counts.
     optional += [k for k in expected if k.endswith('num_batches_tracked')]
     fitting, report = compare(
@@ -281,23 +280,6 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
     if new_target:
         lines.append('the target starts as a copy of the loaded online branch')
     return Loadable(complete, lines, new_target)
-
-
-def _fit_queue(state: StateDict, expected: StateDict, purpose: str,
-               lines: list[str]) -> StateDict:
-    """Drop a queue of negatives with another length than the model's."""
-    lengths = [s[QUEUE].shape[:1].numel() if QUEUE in s else 0
-               for s in (state, expected)]
-    if lengths[0] == lengths[1]:
-        return state
-    what = (f'its queue of negatives has length {lengths[0]}, the model\'s '
-            f'{lengths[1]} (head.contrastive.queue_length)')
-    if purpose == RESUME:
-        raise CheckpointError(f'{what}; {_ADVICE[RESUME]}')
-    if purpose == START and lengths[1]:
-        lines.append(f'{what}: it starts empty')
-    return OrderedDict(
-        (k, v) for k, v in state.items() if not k.startswith(QUEUE))
 
 
 def _start_of_cmae(model: nn.Module, state: StateDict

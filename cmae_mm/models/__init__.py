@@ -11,15 +11,14 @@ if TYPE_CHECKING:
     from .data_preprocessors import (ChannelClsDataPreprocessor,
                                      ChannelDataPreprocessor,
                                      TwoViewDataPreprocessor)
-    from .heads import (CMAEContrastiveHead, CMAEHead, CMAEQueueHead,
-                        CMAEReconstructionHead)
+    from .heads import CMAEContrastiveHead, CMAEHead, CMAEReconstructionHead
     from .masked_encoders import (BlockMasking, CMAEConvViT, CMAEViT,
                                   split_by_mask)
     from .necks import CMAENeck, SimpleFPN
 
 __all__ = [
     'CMAE', 'BlockMasking', 'CMAEContrastiveHead', 'CMAEConvViT', 'CMAEHead',
-    'CMAENeck', 'CMAEQueueHead', 'CMAEReconstructionHead', 'CMAEViT',
+    'CMAENeck', 'CMAEReconstructionHead', 'CMAEViT',
     'ChannelClsDataPreprocessor', 'ChannelDataPreprocessor', 'ConvViT',
     'MomentumTarget', 'SimMIMViT', 'SimpleFPN', 'TransferConvViT',
     'TransferConvViTDet', 'TransferViT', 'TransferViTDet',
@@ -35,8 +34,7 @@ _MODULES = {
     'data_preprocessors': ('ChannelClsDataPreprocessor',
                            'ChannelDataPreprocessor',
                            'TwoViewDataPreprocessor'),
-    'heads': ('CMAEContrastiveHead', 'CMAEHead', 'CMAEQueueHead',
-              'CMAEReconstructionHead'),
+    'heads': ('CMAEContrastiveHead', 'CMAEHead', 'CMAEReconstructionHead'),
     'masked_encoders': ('BlockMasking', 'CMAEConvViT', 'CMAEViT',
                         'split_by_mask'),
     'necks': ('CMAENeck', 'SimpleFPN'),

@@ -218,10 +218,9 @@ class CMAEContrastiveHead(BaseModule):
             {e^{\rho^+/\tau} + \sum_j e^{\rho_j^-/\tau}}
 
     where the negatives are the target projections of all other images on all
-    GPUs. Gradient accumulation adds no negatives; use ``CMAEQueueHead`` or
-    ``CMAE.micro_batch``. The BYOL style only pulls positives, :math:`2 -
-    2\rho^+`. The loss is computed in one direction, in float32 also under
-    autocast.
+    GPUs. Gradient accumulation adds no negatives; ``CMAE.micro_batch`` does.
+    The BYOL style only pulls positives, :math:`2 - 2\rho^+`. The loss is
+    computed in one direction, in float32 also under autocast.
 
     Args:
         predictor (dict): Config of a registered neck with the projection as
@@ -283,7 +282,7 @@ class CMAEContrastiveHead(BaseModule):
             proj_t = F.normalize(proj_t.detach().float(), dim=1)
             # (M, E), M = images on all GPUs
             proj_t = torch.cat(all_gather(proj_t), dim=0)
-            rho = self.compare(pred_s, proj_t)
+            rho = pred_s @ proj_t.t()
             labels = torch.arange(
                 len(rho), device=rho.device) + len(rho) * get_rank()
             if self.loss_style == 'infonce':
@@ -292,22 +291,7 @@ class CMAEContrastiveHead(BaseModule):
                 loss = 2 - 2 * rho.gather(1, labels[:, None]).mean()
         return dict(
             loss_ct=self.loss_weight * loss,
-            **self._statistics(rho[:, :len(proj_t)], labels))
-
-    def compare(self, pred_s: torch.Tensor,
-                proj_t: torch.Tensor) -> torch.Tensor:
-        """Compute cosines; override to add negatives.
-
-        Args:
-            pred_s (torch.Tensor): Predictions y_s^p, (N, E), normalised.
-            proj_t (torch.Tensor): Target projections of all GPUs, (M, E),
-                normalised.
-
-        Returns:
-            torch.Tensor: Cosines rho, (N, M) or wider: columns from M on are
-            further negatives.
-        """
-        return pred_s @ proj_t.t()
+            **self._statistics(rho, labels))
 
     def _infonce(self, rho: torch.Tensor,
                  labels: torch.Tensor) -> torch.Tensor:
@@ -332,84 +316,3 @@ class CMAEContrastiveHead(BaseModule):
             nearest = rho.argmax(dim=1)
             statistics['acc_ct'] = (nearest == labels).float().mean() * 100
         return statistics
-
-
-@MODELS.register_module()
-class CMAEQueueHead(CMAEContrastiveHead):
-    """``CMAEContrastiveHead`` with a queue of negatives.
-
-    As in MoCo (He et al., arXiv 1911.05722), the target projections z_t^p of
-    the latest images of all GPUs are further negatives of InfoNCE. A small
-    batch, or the micro-batches of gradient accumulation, then have as many
-    negatives as a large batch. These targets come from the target encoder of
-    up to ``queue_length / batch`` iterations ago, and from BatchNorm over
-    other batches. The queue is empty at first. ``rho_neg`` and ``acc_ct`` are
-    those of the batch.
-
-    The queue is a buffer in checkpoints. A skipped step does not change it.
-
-    Args:
-        predictor (dict): See ``CMAEContrastiveHead``.
-        queue_length (int): Number of target projections in the queue; 4 bytes
-            times their width each. For the recipe's 4096 positives and
-            negatives, 4096 minus the batch over all GPUs. Defaults to 3840.
-        **kwargs: Other arguments of ``CMAEContrastiveHead``.
-
-    Raises:
-        ValueError: If ``queue_length`` is below 1, or ``loss_style`` is
-            'byol', which has no negatives.
-    """
-
-    def __init__(self,
-                 predictor: dict,
-                 queue_length: int = 3840,
-                 **kwargs: Any) -> None:
-        super().__init__(predictor, **kwargs)
-        if queue_length < 1:
-            raise ValueError('queue_length must be 1 or more, but got '
-                             f'{queue_length}')
-        if self.loss_style == 'byol':
-            raise ValueError(
-                "loss_style='byol' has no negatives for the queue of "
-                "CMAEQueueHead; use type='CMAEContrastiveHead'")
-        self.queue_length = queue_length
-        self.register_buffer(
-            'queue', torch.zeros(queue_length, predictor['out_channels']))
-        # Next position, and number of filled positions.
-        self.register_buffer('queue_place', torch.tensor(0))
-        self.register_buffer('queue_filled', torch.tensor(0))
-
-    def compare(self, pred_s: torch.Tensor,
-                proj_t: torch.Tensor) -> torch.Tensor:
-        """Compute cosines with the targets of the batch and of the queue.
-
-        Args:
-            pred_s (torch.Tensor): Predictions y_s^p, (N, E), normalised.
-            proj_t (torch.Tensor): Target projections of all GPUs, (M, E),
-                normalised.
-
-        Returns:
-            torch.Tensor: Cosines, (N, M + Q) for a queue of Q; minus infinity
-            for empty positions of the queue.
-        """
-        # A copy: the backward pass needs the replaced values.
-        queued = pred_s @ self.queue.t().clone()
-        empty = torch.arange(
-            self.queue_length, device=queued.device) >= self.queue_filled
-        rho = torch.cat([
-            super().compare(pred_s, proj_t),
-            queued.masked_fill(empty, float('-inf'))
-        ], dim=1)
-        if self.training and torch.is_grad_enabled():
-            self._put(proj_t)
-        return rho
-
-    @torch.no_grad()
-    def _put(self, proj_t: torch.Tensor) -> None:
-        """Replace the oldest targets."""
-        proj_t = proj_t[-self.queue_length:]
-        count = len(proj_t)
-        places = self.queue_place + torch.arange(count, device=proj_t.device)
-        self.queue.index_copy_(0, places % self.queue_length, proj_t)
-        self.queue_place.add_(count).remainder_(self.queue_length)
-        self.queue_filled.add_(count).clamp_(max=self.queue_length)

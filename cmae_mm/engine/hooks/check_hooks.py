@@ -242,16 +242,14 @@ class PretrainCheckHook(BrokenImagesHook):
             epoch's images are broken.
         ValueError: If a batch of a process has a single image; if the data set
             is smaller than one batch; if nothing updates the target; if all
-            processes would draw the same masks; if the last batches of
-            processes would differ in size; or if a queue of negatives is
-            longer than the data set.
+            processes would draw the same masks; or if the last batches of
+            processes would differ in size.
     """
 
     def before_train(self, runner) -> None:
         """Check the data, the batch and the target."""
         check_batch_norm(runner)
         self._check_shares(runner.train_dataloader)
-        self._check_queue(runner)
         # For mmengine's Runner, which does not check this.
         check_target_moves(runner)
         self._check_draws(runner)
@@ -274,20 +272,6 @@ class PretrainCheckHook(BrokenImagesHook):
                 f'would draw {samples} images per epoch; remove '
                 'train_dataloader.sampler.round_up, or set '
                 'train_dataloader.drop_last=True')
-
-    @staticmethod
-    def _check_queue(runner) -> None:
-        head = getattr(unwrapped_model(runner).head, 'contrastive', None)
-        length = getattr(head, 'queue_length', 0)
-        if not length:
-            return
-        loader = runner.train_dataloader
-        images = len(loader.dataset)
-        if length + loader.batch_size * get_world_size() > images:
-            raise ValueError(
-                f'head.contrastive.queue_length={length} and the batch exceed '
-                f'the {images} images of the training data, so images would '
-                'be their own negatives; use a shorter queue')
 
 
 @HOOKS.register_module()

@@ -17,11 +17,10 @@ from ..config import apply_options, load_config, parse_options, walk
 from ..datasets.names import encode_name
 from ..datasets.source import ImageSource, SourceError, open_source
 from ..dependencies import cpu_count
-from ..engine import ResumableRunner
-from ..engine.device import adapt_to_device, has_accelerator, work_dir_lock
+from ..engine.device import has_accelerator, work_dir_lock
 from ..engine.resuming import list_saved
+from ..engine.runner import build_runner
 from ..engine.training_step import estimate_training
-from ..engine.vis_backends import add_log_backends
 from ..files import write_file
 from ..image_size import ImageSize, Pair, to_pair, to_size, words_of
 from ..models.utils import check_blocks, is_pretrained
@@ -408,9 +407,7 @@ def _train(cfg: Config, summary: str,
     if not resumes:
         _check_start(cfg)
     text = f'{_as_comment(summary)}\n{format_config(cfg.to_dict())}'
-    adapt_to_device(cfg)
-    add_log_backends(cfg, log_to)
-    runner = ResumableRunner.from_cfg(cfg)
+    runner = build_runner(cfg, log_to)
     if is_main_process():
         write_file(config, text)
         print(summary, flush=True)

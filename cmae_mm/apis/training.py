@@ -191,11 +191,8 @@ def train(config: ConfigName,
             invalid.
         OutputInUse: If another process trains in the work folder.
     """
-    from mmengine.registry import RUNNERS
-
-    from ..engine import ResumableRunner
-    from ..engine.device import adapt_to_device, work_dir_lock
-    from ..engine.vis_backends import add_log_backends
+    from ..engine.device import work_dir_lock
+    from ..engine.runner import build_runner
     cfg = load_config(str(config), cfg_options)
     cfg.launcher = launcher
     _set_work_dir(cfg, config, work_dir)
@@ -218,13 +215,10 @@ def train(config: ConfigName,
     elif resume is not None:
         source = resume if '://' in str(resume) else find_checkpoint(resume)
         cfg.resume, cfg.resume_from = True, str(source)
-    add_log_backends(cfg, log_to)
-    adapt_to_device(cfg)
     option = ' ' if cfg.get('resume') else ' with --resume '
     with work_dir_lock(cfg.work_dir, launcher), interruptible(
             f'{_CONTINUES}{option}resumes'):
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
-            ResumableRunner.from_cfg(cfg))
+        runner = build_runner(cfg, log_to)
         runner.train()
     return dict(work_dir=runner.work_dir, epochs=runner.epoch,
                 iterations=runner.iter)

@@ -3,6 +3,7 @@ import copy
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -20,7 +21,7 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.read import check_whole, ready_to_resume
 from ..image_config import apply_image_stats
 from ..models import CMAE
-from .device import RunConfig, unwrapped_model, write_config
+from .device import RunConfig, adapt_to_device, unwrapped_model, write_config
 from .hooks.check_hooks import (check_loader, check_schedules,
                                 check_target_moves)
 from .hooks.checkpoint_hook import WRITER, AtomicCheckpointHook
@@ -34,6 +35,7 @@ from .optim_wrapper import skipping_steps
 from .resuming import (RESUME, START, TEST, check_template,
                        check_training_state, find_newest_whole, fit,
                        list_checkpoints, on_main_process)
+from .vis_backends import add_log_backends
 
 # In addition to mmengine's default hooks. A config can replace a hook, or
 # remove it with `default_hooks=dict(progress=None)`.
@@ -585,3 +587,21 @@ class ShardedRunner(ResumableRunner):
         if fn_name == 'before_save_checkpoint':
             kwargs['checkpoint'].update(self._whole)
         super().call_hook(fn_name, **kwargs)
+
+
+def build_runner(cfg: Config, log_to: Sequence[str] = ()) -> Runner:
+    """Adapt a config to this machine, and build its runner.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        log_to (Sequence[str]): See :func:`add_log_backends`. Defaults to
+            none.
+
+    Returns:
+        Runner: Of the config's ``runner_type``, by default a
+        ``ResumableRunner``.
+    """
+    add_log_backends(cfg, log_to)
+    adapt_to_device(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else (
+        ResumableRunner.from_cfg(cfg))

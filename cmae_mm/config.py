@@ -59,7 +59,7 @@ _NUMBERS: list[tuple[str, bool, float, bool]] = [
     (r'(train|val|test)_dataloader\.batch_size', True, 1, True),
     (r'(train|val|test)_dataloader\.num_workers', True, 0, True),
     (r'default_hooks\.logger\.interval', True, 1, True),
-    (r'default_hooks\.checkpoint\.interval', True, -1, True),
+    (r'default_hooks\.checkpoint\.(interval|max_keep_ckpts)', True, -1, True),
     (r'randomness\.seed', True, 0, True),
     (r'model\.backbone\.mask_ratio', False, 0, False),
     (r'optim_wrapper\.accumulative_counts', True, 1, True),
@@ -95,9 +95,9 @@ def check_pairs(pairs: Sequence[str]) -> None:
     """
     for pair in pairs:
         key, equals, value = pair.partition('=')
-        if not equals or not key:
-            raise ConfigError(f'--cfg-options takes KEY=VALUE, but got '
-                              f'{pair!r}')
+        if not equals or not all(key.split('.')):
+            raise ConfigError('--cfg-options takes KEY=VALUE, with dots '
+                              f'between nested keys, but got {pair!r}')
         value = value.strip(' ')
         if _is_quoted(value):
             continue
@@ -315,13 +315,15 @@ def check_values(cfg: 'Config') -> None:
         ConfigError: If one is not, or is out of range.
     """
     values = dict(walk(cfg))
-    level, resume = cfg.get('log_level', 'INFO'), cfg.get('resume')
+    level = cfg.get('log_level', 'INFO')
     if isinstance(level, str) and isinstance(
             logging.getLevelName(level), str):
         raise ConfigError('log_level must be DEBUG, INFO, WARNING or ERROR, '
                           f'but got {level!r}')
-    if not isinstance(resume, (bool, type(None))):
-        raise ConfigError(f'resume must be True or False, but got {resume!r}')
+    for key, allowed_kinds in (('resume', bool), ('compile', (bool, dict))):
+        if not isinstance(cfg.get(key), (allowed_kinds, type(None))):
+            raise ConfigError(
+                f'{key} must be True or False, but got {cfg[key]!r}')
     for key in _DICTS:
         if not isinstance(values.get(key, {}), (dict, type(None))):
             raise ConfigError(f'{key} must be a dict, but got '

@@ -381,6 +381,8 @@ def check_arguments(function: Callable[..., Any],
     for name, value in values.items():
         if not accepts(value, hints[name]):
             raise ArgumentError(f'{name} {complaint(value, hints[name])}')
+        if _takes_path(hints[name]) and '' in _paths_in(value):
+            raise ArgumentError(f'{name} is an empty path')
         if name == 'cfg_options' and not isinstance(value, Mapping):
             check_pairs(value or ())
     values = {name: _expand_home(value) if _takes_path(hints[name]) else value

@@ -193,6 +193,7 @@ def train(config: ConfigName,
     """
     from ..engine.device import work_dir_lock
     from ..engine.runner import build_runner
+    from ..image_config import name_of
     cfg = load_config(str(config), cfg_options)
     cfg.launcher = launcher
     _set_work_dir(cfg, config, work_dir)
@@ -201,8 +202,16 @@ def train(config: ConfigName,
         raise ConfigError(
             f'{config} is not a training config; it must define model, '
             'train_dataloader, train_cfg and optim_wrapper')
-    if amp and cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
-        cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
+    if amp:
+        kind = name_of(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+        if kind == 'OptimWrapper':
+            cfg.optim_wrapper.type = 'mmpretrain.AutoAmpOptimWrapper'
+        elif 'Amp' not in kind or cfg.optim_wrapper.get('dtype') == 'float32':
+            raise ConfigError(
+                '--amp needs an optim_wrapper with mixed precision, but '
+                f'{config} has type={kind!r} and '
+                f'dtype={cfg.optim_wrapper.get("dtype")!r}; set '
+                "optim_wrapper.dtype='bfloat16', or leave out --amp")
     if auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise ConfigError(

@@ -1,4 +1,5 @@
 """Report errors of a command in one sentence."""
+import errno
 import inspect
 import os
 import re
@@ -40,7 +41,7 @@ def explain(error: BaseException) -> str | None:
     """Return the sentence for an error, None for a bug."""
     text = _original_message(str(error))
     for explain_one in (_not_installed, _memory, _worker, _unknown_type,
-                        _unknown_argument):
+                        _unknown_argument, _wrong_value):
         sentence = explain_one(error, text)
         if sentence:
             return sentence
@@ -88,6 +89,9 @@ def _memory(error: BaseException, text: str) -> str | None:
 
 
 def _worker(error: BaseException, text: str) -> str | None:
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return ('this process has too many open files; raise the limit with '
+                '`ulimit -n 65536`, or use fewer data workers')
     if not re.search(r'DataLoader worker .*(killed by signal|exited unexp)',
                      text):
         return None
@@ -135,6 +139,20 @@ def _unknown_argument(error: BaseException, text: str) -> str | None:
         kind = frame.f_globals.get(match[1], kind)
     return (f'{kind.__name__} has no argument {match[2]!r}'
             f'{suggest(match[2], _arguments(kind), 0.5)}')
+
+
+def _wrong_value(error: BaseException, text: str) -> str | None:
+    """Explain a setting of the config that has a wrong type."""
+    values = _values_of(error, 'obj_cls')
+    settings = {k: v for k, v in (values.get('args') or {}).items()
+                if isinstance(v, (int, float, str, list, tuple))
+                and k != 'params'}  # of an optimizer
+    if not isinstance(error, TypeError) or not settings:
+        return None
+    return (f'{values["obj_cls"].__name__} cannot be built from its settings '
+            f'({text}); check the types of ' + ', '.join(
+                f'{k}={v!r}' for k, v in settings.items())
+            + '; --debug prints the traceback')
 
 
 def _values_of(error: BaseException, name: str) -> dict[str, Any]:

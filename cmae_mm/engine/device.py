@@ -96,6 +96,12 @@ def adapt_to_device(cfg: Config) -> None:
             f'--launcher {launcher} is set, but its variable {missing[0]} is '
             'not; start the processes with tools/dist_train.sh, torchrun, '
             'srun or mpirun, or leave --launcher out for one process')
+    started = int(os.environ.get('WORLD_SIZE', 1))
+    if launcher == 'none' and started > 1 and (
+            'TORCHELASTIC_RUN_ID' in os.environ):
+        raise ValueError(
+            f'torchrun has started {started} processes, but each would train '
+            'alone; add --launcher pytorch')
     if has_accelerator():
         return
     for part in ('train', 'val', 'test'):

@@ -17,6 +17,7 @@ from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from ..checkpoints import CheckpointError
 from ..models.utils import local_part
 from .device import has_accelerator
 
@@ -343,9 +344,26 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
 
         Args:
             state_dict (dict): See ``AmpOptimWrapper.load_state_dict``.
+
+        Raises:
+            CheckpointError: If it is the state of another optimizer, or of
+                other parameter groups.
         """
         keep_kernels(self.optimizer, state_dict)
-        super().load_state_dict(state_dict)
+        name = type(self.optimizer).__name__
+        needed = {key for key in self.optimizer.param_groups[0]
+                  if not key.startswith('initial_')}
+        try:
+            super().load_state_dict(state_dict)
+            lacks = needed - set(self.optimizer.param_groups[0])
+            if lacks:
+                raise ValueError(f'it lacks {", ".join(sorted(lacks))}')
+        except ValueError as error:
+            raise CheckpointError(
+                f'its optimizer state does not fit the {name} of the config '
+                f'({error}); a run can only be resumed with the same '
+                'optimizer and paramwise_cfg; to change them, start a new run '
+                'with load_from') from error
 
     def _check_finite(self, grads: list[Tensor]) -> tuple[float, ...]:
         """Check losses and gradients of all processes.

@@ -1,5 +1,6 @@
 """Checkpoints of a run: names, order, validity, and fit to a model."""
 import logging
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -89,10 +90,20 @@ def list_saved(cfg: Mapping[str, Any]) -> list[SavedStep]:
         list[SavedStep]: See :func:`list_checkpoints`.
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    folder = Path(cfg['work_dir'])
-    if hook.get('out_dir') not in (None, cfg['work_dir']):
-        folder = Path(hook['out_dir']) / folder.name
-    return list_checkpoints(str(folder))
+    return list_checkpoints(
+        checkpoint_folder(hook.get('out_dir'), cfg['work_dir']))
+
+
+def checkpoint_folder(out_dir: str | None, work_dir: str) -> str:
+    """Return the folder of a run's checkpoints.
+
+    Args:
+        out_dir (str, optional): Setting of the checkpoint hook.
+        work_dir (str): The work folder.
+    """
+    if out_dir in (None, work_dir):
+        return work_dir
+    return os.path.join(os.path.expanduser(out_dir), Path(work_dir).name)
 
 
 def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Path | None:

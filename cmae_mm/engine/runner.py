@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import RUNNERS
 from torch import nn
 
-from ..checkpoints import CheckpointError
+from ..checkpoints import naming
 from ..checkpoints.read import check_whole, ready_to_resume
 from ..image_config import apply_image_stats
 from ..models import CMAE
@@ -323,7 +323,8 @@ class ResumableRunner(Runner):
             CheckpointError: If it has no training state or does not fit.
         """
         self._resume = True  # for load_checkpoint and hooks
-        super().resume(filename, *args, **kwargs)
+        with naming(filename):
+            super().resume(filename, *args, **kwargs)
 
     def load_checkpoint(self, filename: str, map_location: Any = 'cpu',
                         **kwargs: Any) -> dict[str, Any]:
@@ -352,7 +353,7 @@ class ResumableRunner(Runner):
         model = unwrapped_model(self)
         if isinstance(model, BaseTTAModel):
             model = model.module
-        try:
+        with naming(filename):
             checkpoint = ready_to_resume(
                 CheckpointLoader.load_checkpoint(filename, map_location,
                                                  self.logger))
@@ -365,13 +366,6 @@ class ResumableRunner(Runner):
             state, lines, copy_target = fit(
                 model, checkpoint, purpose,
                 bool(self.cfg.get('load_partial', False)))
-        except FileNotFoundError as error:
-            raise CheckpointError(str(error)) from None
-        except CheckpointError as error:
-            text = str(error)
-            named = str(filename) in text.split('\n')[0]
-            raise CheckpointError(
-                text if named else f'{filename}: {text}') from None
         checkpoint = (checkpoint if 'state_dict' in checkpoint else {})
         checkpoint['state_dict'] = state
         # Hooks may modify the state, as EMAHook does.

@@ -249,7 +249,7 @@ class CMAEContrastiveHead(BaseModule):
         if temperature <= 0:
             raise ValueError(
                 f'temperature must be above 0, but got {temperature}')
-        if loss_weight < 0:
+        if not loss_weight >= 0:
             raise ValueError(
                 f'loss_weight must be at least 0, but got {loss_weight}')
         self.predictor = MODELS.build(predictor)

@@ -48,6 +48,9 @@ MISTAKES = {
         "custom_imports of .* No module named 'nope_mod'; PYTHONPATH"),
     'to resume in words': (
         options('resume=no'), 'resume must be True or False, but got .no.'),
+    'to compile in words': (
+        options('compile=yes'), 'compile must be True or False, but got .yes'),
+    'an empty path': (['pretrain', '.', '--out', ''], 'out is an empty path'),
     'a switch in words': (
         options('train_dataloader.drop_last=no'),
         'train_dataloader.drop_last must be True or False, but got .no.'),
@@ -108,7 +111,19 @@ MISTAKES = {
         ['train', 'cmae_vit-s_300e', '--cfg-options',
          'train_cfg.max_epochs=0'], 'max_epochs must be .* 1 or more'),
     'an override without =': (
-        options('train_cfg'), 'takes KEY=VALUE, but got .train_cfg.'),
+        options('train_cfg'), 'takes KEY=VALUE, .* but got .train_cfg.'),
+    'an override with an empty key': (
+        options('model..backbone=1'), 'dots between nested keys, but got'),
+    'a number of checkpoints in words': (
+        options('default_hooks.checkpoint.max_keep_ckpts=few'),
+        'max_keep_ckpts must be a whole number of -1 or more, but got .few.'),
+    'mixed precision in float32': (
+        ['train', QUICK, '--amp', '--cfg-options', *LOADER,
+         'optim_wrapper.dtype=float32'],
+        "--amp needs an optim_wrapper .* and dtype='float32'; set"),
+    'a setting of the optimizer of another type': (
+        options('optim_wrapper.optimizer.betas=0.9'),
+        'AdamW cannot be built .*not subscriptable.* betas=0.9, '),
     'an override with a dict': (
         options('model=dict(type=CMAE)'),
         r'cannot take a dict.*with dots: model\.KEY=VALUE'),

@@ -87,6 +87,13 @@ def test_a_wrong_timeout_is_refused(timeout, monkeypatch):
         adapt_to_device(cfg)
 
 
+def test_torchrun_without_launcher_is_refused(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    with pytest.raises(ValueError, match='2 processes.* --launcher pytorch'):
+        adapt_to_device(Config(dict(launcher='none')))
+
+
 def test_batches_are_not_pinned_on_cpus():
     cfg = Config(dict(train_dataloader=dict(pin_memory=True),
                       val_dataloader=None))

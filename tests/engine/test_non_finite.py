@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmpretrain.registry import TRANSFORMS
 
+from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.engine import AutoAmpOptimWrapper, NonFiniteError, ResumableRunner
 from cmae_mm.engine.optim_wrapper import StepGuard
 
@@ -241,6 +242,12 @@ def test_settings_are_checked_and_plain_wrappers_guarded(image_root,
     with pytest.raises(ValueError, match='has no clip_value; set optim_wr'):
         wrapper_of(torch.nn.Linear(1, 1), clip_grad=clip)
     assert clip['type'] == 'value'  # not removed from a config
+    model = torch.nn.Linear(1, 1)
+    for optimizer in (
+            torch.optim.AdamW(model.parameters()),
+            torch.optim.SGD([{'params': p} for p in model.parameters()])):
+        with pytest.raises(CheckpointError, match='fit the SGD of the config'):
+            wrapper_of(model).load_state_dict(optimizer.state_dict())
     cfg = config(image_root, tmp_path)
     cfg.optim_wrapper = dict(
         type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))

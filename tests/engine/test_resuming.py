@@ -96,8 +96,9 @@ def test_moved_work_folder_resumes(tmp_path):
     assert info['best_ckpt'] == 'best_acc_iter_5.pth'
 
 
-def test_separate_checkpoint_folder(tmp_path):
-    options = dict(out_dir=str(tmp_path / 'big'))
+def test_separate_checkpoint_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    options = dict(out_dir='~/big')
     tiny_runner(tmp_path / 'run', iters=2, checkpoint=options).train()
     assert names(tmp_path / 'big/run') == ['iter_1.pth', 'iter_2.pth']
     runner = tiny_runner(tmp_path / 'run', iters=3, checkpoint=options)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from gloo_norm import GlooSyncBN
 from helpers import build, model_cfg
-from mmengine.dataset import DefaultSampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.model import MMDistributedDataParallel
 from run_ranks import digest
@@ -123,6 +123,15 @@ def test_ranks_with_different_lengths_raise(case, named, tmp_path):
             check_loader(loader)
 
     assert on_ranks(rank, tmp_path) == [0, 0]
+
+
+def test_copies_in_a_batch_are_reported(monkeypatch):
+    said = []
+    monkeypatch.setattr('cmae_mm.engine.hooks.check_hooks.print_log',
+                        lambda text, **_: said.append(text))
+    loader = DataLoader(range(3), 4, sampler=InfiniteSampler(range(3)))
+    PretrainCheckHook._check_shares(loader)
+    assert 'has 3 images, fewer than a batch of 4' in said[0]
 
 
 def test_last_batches_of_other_sizes_are_refused(tmp_path):

@@ -1,10 +1,12 @@
 """Checks of data and settings before the first step."""
+import logging
 from typing import Any
 
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.optim import ConstantParamScheduler, LinearParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
@@ -266,6 +268,14 @@ class PretrainCheckHook(BrokenImagesHook):
     @staticmethod
     def _check_shares(loader: DataLoader) -> None:
         samples = check_loader(loader)
+        batch = (loader.batch_size or 0) * get_world_size()
+        if samples and len(loader.dataset) < batch:
+            print_log(
+                f'The training data has {len(loader.dataset)} images, fewer '
+                f'than a batch of {batch}: some images of a batch are equal, '
+                'and each is a negative of its copies. Lower '
+                'train_dataloader.batch_size or add images.',
+                logger='current', level=logging.WARNING)
         if len(set(samples)) > 1 and not loader.drop_last:
             raise ValueError(
                 'InfoNCE needs batches of one size on all processes, but they '

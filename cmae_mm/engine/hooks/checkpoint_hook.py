@@ -24,7 +24,8 @@ from ...models.utils import is_sharded, local_part
 from ..device import unwrapped_model
 from ..loops import (at_optimizer_step, note_pending_validation,
                      validation_pending)
-from ..resuming import check_template, list_checkpoints, move_aside
+from ..resuming import (check_template, checkpoint_folder, list_checkpoints,
+                        move_aside)
 
 # Entries of the message hub with paths, in addition to keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
@@ -180,7 +181,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 "default_hooks.checkpoint.type='mmengine.CheckpointHook'")
         check_template(self.filename_tmpl)
         self.async_save = async_save
-        self._root = self.out_dir
+        self._root = self.out_dir and os.path.expanduser(self.out_dir)
         self._finite = True
         self._deferred: int | None = None
         # Iteration of this process's last checkpoint, and whether validation
@@ -189,9 +190,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def folder(self, runner) -> str:
         """Return the folder of a runner's checkpoints."""
-        if self._root is None or str(self._root) == runner.work_dir:
-            return runner.work_dir
-        return str(Path(self._root) / Path(runner.work_dir).name)
+        return checkpoint_folder(self._root, runner.work_dir)
 
     def before_train(self, runner) -> None:
         """Find saved checkpoints; move those of an earlier run."""

@@ -88,8 +88,8 @@ class KNNHook(IntervalHook):
         num_workers (int): Data workers of each process. Defaults to 2.
 
     Raises:
-        ValueError: If the interval is not positive; before the first step,
-            if there are no labelled images.
+        ValueError: If the interval or a number of neighbours is not
+            positive; before the first step, if there are no labelled images.
     """
 
     def __init__(self,
@@ -101,6 +101,8 @@ class KNNHook(IntervalHook):
                  batch_size: int = 256,
                  num_workers: int = 2) -> None:
         super().__init__(interval, by_epoch)
+        if not ks or min(ks) < 1:
+            raise ValueError(f'ks must be numbers of 1 or more, but got {ks}')
         self.ks = tuple(ks)
         self.options = dict(
             encoder=encoder, pool=pool, batch_size=batch_size,

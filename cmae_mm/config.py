@@ -67,6 +67,7 @@ _NUMBERS: list[tuple[str, bool, float, bool]] = [
     (r'optim_wrapper\.optimizer\.lr', False, 0, False),
     (r'optim_wrapper\.optimizer\.(weight_decay|momentum)', False, 0, True),
     (r'auto_scale_lr\.base_batch_size', True, 1, True),
+    (r'env_cfg\.dist_cfg\.timeout', False, 0, False),
 ]
 # Parts that must be dicts where they are set.
 _DICTS = ('model', 'model.backbone', 'optim_wrapper', 'train_dataloader',

@@ -1,5 +1,4 @@
 """Pre-training of a folder of images: settings and run."""
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from ..datasets.source import ImageSource, SourceError, open_source
 from ..dependencies import cpu_count
 from ..engine.device import has_accelerator, work_dir_lock
 from ..engine.resuming import list_saved
-from ..engine.runner import build_runner
+from ..engine.runner import build_runner, filter_console
 from ..engine.training_step import estimate_training
 from ..files import write_file
 from ..image_size import ImageSize, Pair, to_pair, to_size, words_of
@@ -160,8 +159,9 @@ def plan_pretraining(data: PathLike,
         ImageStatsConflict: If an override contradicts ``stats``.
     """
     options = parse_options(cfg_options)
+    given = dict(walk(options))
     for key, argument in ARGUMENTS.items():
-        if key in options:
+        if key in given:
             raise ArgumentError(
                 f'{key} cannot be set in cfg_options; use the argument '
                 f'{argument}, on which other settings depend')
@@ -213,9 +213,7 @@ def plan_pretraining(data: PathLike,
         out if out is not None else Path('work_dirs') / f'{model}_{name}')
     # mmengine's loggers need a unique name per run in a process.
     cfg.experiment_name = os.path.abspath(cfg.work_dir)
-    if any(key.startswith('optim_wrapper.optimizer') and (
-            key.endswith('.lr') or 'lr' in _keys(value))
-           for key, value in options.items()):
+    if 'optim_wrapper.optimizer.lr' in given:
         cfg.auto_scale_lr.enable = False
     apply_options(cfg, options)
     _check_size(cfg.model.backbone)
@@ -337,10 +335,6 @@ def _schedule(epochs: int, warm_up: float) -> list[dict[str, Any]]:
     return [linear, cosine]
 
 
-def _keys(value: Any) -> list[str]:
-    return list(value) if isinstance(value, Mapping) else []
-
-
 def _summarize(cfg: Config, facts: dict[str, Any], source: ImageSource,
                rule: SizeRule, scaling: str) -> str:
     """Describe the config in a few lines."""
@@ -411,11 +405,9 @@ def _train(cfg: Config, summary: str,
     if is_main_process():
         write_file(config, text)
         print(summary, flush=True)
-    for handler in runner.logger.handlers:
-        if not isinstance(handler, logging.FileHandler):
-            # The line of the data set is in the summary.
-            handler.addFilter(
-                lambda r: r.getMessage().rstrip('.') not in summary)
+    # The line of the data set is in the summary.
+    filter_console(runner.logger,
+                   lambda r: r.getMessage().rstrip('.') not in summary)
     time_needed = '' if resumes else estimate_training(runner)
     if time_needed and is_main_process():
         print(f'time           {time_needed}', flush=True)

@@ -48,10 +48,6 @@ class Pretrained(NamedTuple):
     config: Path
     out: Path
 
-    def as_json(self) -> dict[str, str]:
-        """Return what ``cmae pretrain --json`` prints."""
-        return {name: str(path) for name, path in self._asdict().items()}
-
 
 @command(check=check_log_to)
 def pretrain(data: Data,
@@ -335,8 +331,9 @@ def batch_size(config: ConfigName,
     from mmengine.registry import init_default_scope
 
     from ..engine.training_step import BatchTrial, largest_batch
+    from ..image_config import name_of
     cfg = load_config(str(config), cfg_options)
-    kind = str((cfg.get('model') or {}).get('type')).split('.')[-1]
+    kind = name_of((cfg.get('model') or {}).get('type'))
     if kind != 'CMAE' or cfg.get('optim_wrapper') is None:
         raise ConfigError(
             'batch-size needs a pre-training config with a model of type '

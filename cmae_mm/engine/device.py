@@ -59,18 +59,11 @@ def group_timeout(cfg: Config) -> dict[str, Any]:
     Returns:
         dict[str, Any]: ``timeout`` for ``init_process_group`` and
         ``new_group``; empty for torch's default.
-
-    Raises:
-        ValueError: If it is not a positive number.
     """
     settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     seconds = settings.get('timeout')
-    if seconds is None:
-        return {}
-    if not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise ValueError('env_cfg.dist_cfg.timeout must be a number of seconds'
-                         f' above 0, but got {seconds!r}')
-    return dict(timeout=datetime.timedelta(seconds=seconds))
+    return {} if seconds is None else dict(
+        timeout=datetime.timedelta(seconds=seconds))
 
 
 def adapt_to_device(cfg: Config) -> None:
@@ -85,8 +78,8 @@ def adapt_to_device(cfg: Config) -> None:
 
     Raises:
         ValueError: If the launcher has not started this process, a launcher
-            other than pytorch and slurm is to start ranks on CPUs, or the
-            process groups' timeout is not positive.
+            other than pytorch and slurm is to start ranks on CPUs, or torchrun
+            has started several without a launcher.
     """
     launcher = cfg.get('launcher', 'none')
     missing = [name for name in LAUNCHERS.get(launcher, ())

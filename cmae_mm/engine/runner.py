@@ -3,7 +3,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -19,7 +19,7 @@ from torch import nn
 
 from ..checkpoints import naming
 from ..checkpoints.read import check_whole, ready_to_resume
-from ..image_config import apply_image_stats
+from ..image_config import apply_image_stats, name_of
 from ..models import CMAE
 from .device import RunConfig, adapt_to_device, unwrapped_model, write_config
 from .hooks.check_hooks import (check_loader, check_schedules,
@@ -64,10 +64,22 @@ def _is_for_console(record: logging.LogRecord) -> bool:
                 or 'will be deprecated' in message)
 
 
+def filter_console(logger: logging.Logger,
+                   is_shown: Callable[[logging.LogRecord], bool]) -> None:
+    """Write some messages of a logger to its file only.
+
+    Args:
+        logger (logging.Logger): The logger of a runner.
+        is_shown (Callable): Whether a message is also printed.
+    """
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(is_shown)
+
+
 def _class_name(hook: Any) -> str:
     """Return the name of a hook's class, without its scope."""
-    kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
-    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+    return name_of(hook.get('type') if isinstance(hook, dict) else type(hook))
 
 
 def _fixed_settings(schedules: Any) -> list[dict[str, Any]]:
@@ -125,9 +137,8 @@ class ResumableRunner(Runner):
         File names that are not UTF-8 are escaped.
         """
         logger = super().build_logger(*args, **kwargs)
+        filter_console(logger, _is_for_console)
         for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_is_for_console)
             stream: Any = getattr(handler, 'stream', None)
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')

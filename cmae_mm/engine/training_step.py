@@ -5,7 +5,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -75,15 +74,14 @@ def _measure(runner: Any) -> str:
     model = revert_sync_batchnorm(copy.deepcopy(source)).train()
     wrapper = build_optim_wrapper(
         model, skipping_steps(runner.cfg.optim_wrapper))
-    loop = runner.train_loop
     wrapper.message_hub = MessageHub('estimate')  # not in the run's log
-    wrapper.initialize_count_status(model, 0, 1 << 30)  # no last step
+    step = TrainingStep(model, wrapper, batch)
+    loop = runner.train_loop
     on_gpu = next(model.parameters()).is_cuda
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     steps = len(loader) * loop.max_epochs
-    seconds = _time_steps(
-        partial(model.train_step, batch, wrapper), int(steps * _SHARE), on_gpu)
+    seconds = _time_steps(step, int(steps * _SHARE), on_gpu)
     workers = loader.num_workers
     if on_gpu and workers:
         seconds = max(seconds, reading / workers)

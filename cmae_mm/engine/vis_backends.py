@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.visualization import MLflowVisBackend, WandbVisBackend
 from mmpretrain.registry import VISBACKENDS
 
+from ..image_config import name_of
+
 # Default name of the project or experiment.
 PROJECT = 'cmae_mm'
 _BACKENDS = dict(
@@ -130,8 +132,8 @@ def add_log_backends(cfg: Config, names: Sequence[str]) -> None:
         return
     visualizer = cfg.get('visualizer') or dict(type='Visualizer')
     backends = list(visualizer.get('vis_backends') or ())
-    there = {str(b['type']).split('.')[-1] for b in backends}
+    there = {name_of(backend['type']) for backend in backends}
     for name in dict.fromkeys(['file', *names]):
-        if _BACKENDS[name].split('.')[-1] not in there:
+        if name_of(_BACKENDS[name]) not in there:
             backends.append(dict(type=_BACKENDS[name]))
     cfg.visualizer = dict(visualizer, vis_backends=backends)

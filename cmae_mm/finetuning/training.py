@@ -13,10 +13,9 @@ from mmengine.registry import DefaultScope
 
 from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ..config import ArgumentError
-from ..engine import ResumableRunner
-from ..engine.device import (MARK, adapt_to_device, is_first_process,
-                             work_dir_lock)
+from ..engine.device import MARK, is_first_process, work_dir_lock
 from ..engine.resuming import list_saved, move_aside
+from ..engine.runner import build_runner, filter_console
 from ..engine.training_step import estimate_training
 from ..files import write_file
 from ..image_size import words_of
@@ -89,11 +88,8 @@ def train_model(cfg: Config, data: LabelledData, lines: list[str],
         # mmengine's loggers need a unique name per run in a process.
         cfg.experiment_name = (
             f'{folder.name}_{os.getpid()}_{time.monotonic_ns()}')
-        adapt_to_device(cfg)
-        runner = ResumableRunner.from_cfg(cfg)
-        for handler in runner.logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_is_new)
+        runner = build_runner(cfg)
+        filter_console(runner.logger, _is_new)
         time_needed = '' if resumes else estimate_training(runner)
         if is_main_process():
             # The runner has written its own, adapted to the machine.

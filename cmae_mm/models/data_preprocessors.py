@@ -107,6 +107,20 @@ class ChannelChecks:
                 f'images of {images.dtype}; load images with the dtype of '
                 'mean and std, or use image_stats')
 
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Check and normalise images.
+
+        Args:
+            data (dict): ``inputs``, (N, C, H, W), or a list of views, and
+                ``data_samples``.
+            training (bool): See the base class. Defaults to False.
+
+        Returns:
+            dict: ``inputs`` in float32, normalised, and ``data_samples``.
+        """
+        self.check_images(data['inputs'], or_float=True)
+        return super().forward(data, training)  # type: ignore[misc]
+
 
 @MODELS.register_module()
 class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
@@ -184,20 +198,6 @@ class ChannelDataPreprocessor(ChannelChecks, SelfSupDataPreprocessor):
                 f'channel, but got {value_range}')
         return low.clone().view(-1, 1, 1), high.clone().view(-1, 1, 1)
 
-    def forward(self, data: dict, training: bool = False) -> dict:
-        """Normalise images.
-
-        Args:
-            data (dict): ``inputs``, (N, C, H, W), or a list of views, and
-                ``data_samples``.
-            training (bool): Not used. Defaults to False.
-
-        Returns:
-            dict: ``inputs`` in float32, normalised, and ``data_samples``.
-        """
-        self.check_images(data['inputs'], or_float=True)
-        return super().forward(data, training)
-
 
 @MODELS.register_module()
 class ChannelClsDataPreprocessor(ChannelChecks, ClsDataPreprocessor):
@@ -231,20 +231,6 @@ class ChannelClsDataPreprocessor(ChannelChecks, ClsDataPreprocessor):
         channels = _count_channels(mean, std)
         super().__init__(mean=mean, std=std, to_rgb=to_rgb, **kwargs)
         self.set_channels(channels, dtype, to_rgb)
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        """Normalise, and mix images and labels in training.
-
-        See ``ClsDataPreprocessor.forward``.
-        """
-        self.check_images(data['inputs'], or_float=True)
-        return super().forward(data, training)
-
-
-def _describe(inputs: Any) -> str:
-    if isinstance(inputs, Tensor):
-        return f'a tensor of shape {tuple(inputs.shape)}'
-    return f'a {type(inputs).__name__} of {len(inputs)}'
 
 
 @MODELS.register_module()
@@ -371,9 +357,9 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         if not isinstance(canvas, Tensor) or canvas.dim() != 4:
             raise ValueError(
                 'TwoViewDataPreprocessor expects one canvas per image, (N, C, '
-                f'H, W), but the data pipeline returns {_describe(canvas)}; '
-                'remove PixelShift and MultiView, or use '
-                'SelfSupDataPreprocessor')
+                'H, W), but the data pipeline returns a '
+                f'{type(canvas).__name__} of {len(canvas)}; remove PixelShift '
+                'and MultiView, or use SelfSupDataPreprocessor')
         self.check_images(canvas)
 
     def _scale(self, images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..datasets.decode import MAX_CHANNELS
+from ..image_config import name_of
 from ..image_size import ImageSize, Pair, divide, words_of
 
 Config = dict[str, Any]
@@ -409,9 +410,8 @@ def mlp_cfg(cfg: Config, name: str, **sizes: Any) -> Config:
             the output width of another neck is missing.
     """
     cfg = fill_in(cfg, name, **sizes)
-    kind = cfg.get('type', 'NonLinearNeck')
-    kind = kind if isinstance(kind, str) else kind.__name__
-    if kind.split('.')[-1] == 'NonLinearNeck':
+    kind = name_of(cfg.get('type', 'NonLinearNeck'))
+    if kind == 'NonLinearNeck':
         return _MLP | cfg
     if 'out_channels' not in cfg:
         raise ValueError(

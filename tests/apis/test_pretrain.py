@@ -196,6 +196,9 @@ MISTAKES = {
     'a batch larger than the data': (
         dict(batch_size=16), '8 images, fewer than one batch of 16.*choose a '
         'batch size of 8 or less'),
+    'epochs in a nested override': (
+        dict(cfg_options={'train_cfg': {'max_epochs': 3}}),
+        'max_epochs cannot be set in cfg_options; use the argument epochs'),
     'epochs as an override': (
         dict(cfg_options={'train_cfg.max_epochs': 3}),
         'max_epochs cannot be set in cfg_options; use the argument epochs'),

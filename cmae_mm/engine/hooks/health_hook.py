@@ -94,11 +94,10 @@ class HealthHook(Hook):
         self._rows: list[dict[str, float]] = []
         self._warnings: dict[str, HealthWarning] = {}
         self._listen(model)
-        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-        if optimizer is not None:
-            keep_step_hooks(optimizer)
-            self._handles.append(optimizer.register_step_pre_hook(
-                lambda *_: self._measure_gradients(model)))
+        optimizer = runner.optim_wrapper.optimizer
+        keep_step_hooks(optimizer)
+        self._handles.append(optimizer.register_step_pre_hook(
+            lambda *_: self._measure_gradients(model)))
 
     def _listen(self, model: CMAE) -> None:
         """Store the features of both branches until the end of a step."""

@@ -127,8 +127,6 @@ class DevicePrefetcher:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the loader."""
-        if name == 'loader':  # not set yet while copied or unpickled
-            raise AttributeError(name)
         return getattr(self.loader, name)
 
     def __len__(self) -> int:

@@ -432,17 +432,9 @@ def require_dense(name: str, extra: str) -> None:
             f'install it with `{dense_command(extra)}`.') from error
 
 
-def installed_version(name: str) -> str:
-    """Import a module and return its version.
-
-    Raises:
-        ImportError: If the module is not installed.
-    """
-    return importlib.import_module(name).__version__
-
-
 def check_dependencies(
-        version_of: Callable[[str], str] = installed_version) -> None:
+        version_of: Callable[[str], str] = lambda name:
+        importlib.import_module(name).__version__) -> None:
     """Check torch, mmengine, mmcv and mmpretrain.
 
     Args:

@@ -423,9 +423,7 @@ def check_paths(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     outputs: list[PathLike] = []
     for name, value in values.items():
         for mark in marks_of(hints[name]):
-            if not isinstance(mark, _Path):
-                continue
-            for path in _paths_in(value):
+            for path in _paths_in(value) if isinstance(mark, _Path) else ():
                 mark.check(path)
                 (outputs if mark.is_output else inputs).append(path)
     _check_overwriting(inputs, outputs)

@@ -386,33 +386,28 @@ def run_pretraining(plan: Plan, resume: bool, launcher: str,
     """
     cfg = plan.cfg
     cfg.resume, cfg.launcher = resume, launcher
-    with work_dir_lock(cfg.work_dir, launcher):
-        return _train(cfg, plan.summary, log_to)
-
-
-def _train(cfg: Config, summary: str,
-           log_to: Sequence[str]) -> tuple[Path, Path]:
-    """Train in a work folder locked by this process."""
     folder = Path(cfg.work_dir)
     config = folder / CONFIG_NAME
-    if cfg.resume:
-        _check_same_training(cfg, config)
-    resumes = cfg.resume and bool(list_saved(cfg))
-    if not resumes:
-        _check_start(cfg)
-    text = f'{_as_comment(summary)}\n{format_config(cfg.to_dict())}'
-    runner = build_runner(cfg, log_to)
-    if is_main_process():
-        write_file(config, text)
-        print(summary, flush=True)
-    # The line of the data set is in the summary.
-    filter_console(runner.logger,
-                   lambda r: r.getMessage().rstrip('.') not in summary)
-    time_needed = '' if resumes else estimate_training(runner)
-    if time_needed and is_main_process():
-        print(f'time           {time_needed}', flush=True)
-    runner.train()
-    saved = list_saved(cfg)
+    with work_dir_lock(folder, launcher):
+        resumes = resume and bool(list_saved(cfg))
+        if resumes:
+            _check_same_training(cfg, config)
+        else:
+            _check_start(cfg)
+        text = f'{_as_comment(plan.summary)}\n{format_config(cfg.to_dict())}'
+        runner = build_runner(cfg, log_to)
+        if is_main_process():
+            write_file(config, text)
+            print(plan.summary, flush=True)
+        # The line of the data set is in the summary.
+        filter_console(
+            runner.logger,
+            lambda r: r.getMessage().rstrip('.') not in plan.summary)
+        time_needed = '' if resumes else estimate_training(runner)
+        if time_needed and is_main_process():
+            print(f'time           {time_needed}', flush=True)
+        runner.train()
+        saved = list_saved(cfg)
     if not saved:
         raise CheckpointError(
             f'no checkpoint was saved in {folder}; see the log there')
@@ -453,7 +448,7 @@ def _read_before(config: Path) -> Mapping[str, Any]:
 
 def _check_same_training(cfg: Config, config: Path) -> None:
     """Check that a folder's training, if it has one, has the same settings."""
-    if not config.is_file() or not list_saved(cfg):
+    if not config.is_file():
         return
     now, before = ({
         key: value

@@ -190,9 +190,7 @@ def train(config: ConfigName,
     from ..engine.device import work_dir_lock
     from ..engine.runner import build_runner
     from ..image_config import name_of
-    cfg = load_config(str(config), cfg_options)
-    cfg.launcher = launcher
-    _set_work_dir(cfg, config, work_dir)
+    cfg = _load(config, cfg_options, launcher, work_dir)
     if not all(map(cfg.get, ('model', 'train_dataloader', 'train_cfg',
                              'optim_wrapper'))):
         raise ConfigError(
@@ -229,12 +227,15 @@ def train(config: ConfigName,
                 iterations=runner.iter)
 
 
-def _set_work_dir(cfg: 'Config', config: PathLike,
-                  work_dir: PathLike | None) -> None:
-    """Set the work folder: the argument, the config's, the config's name."""
+def _load(config: PathLike, pairs: CfgOptions, launcher: str,
+          work_dir: PathLike | None) -> 'Config':
+    """Load a config; the work folder is named after it by default."""
+    cfg = load_config(str(config), pairs)
+    cfg.launcher = launcher
     folder = work_dir or cfg.get('work_dir') or (
         Path('work_dirs') / Path(config).stem)
     cfg.work_dir = os.path.expanduser(folder)
+    return cfg
 
 
 @command()
@@ -276,9 +277,7 @@ epoch_100.pth 8
     from ..engine import ResumableRunner
     from ..engine.device import adapt_to_device
     from ..files import atomic_path, write_file
-    cfg = load_config(str(config), cfg_options)
-    cfg.launcher = launcher
-    _set_work_dir(cfg, config, work_dir)
+    cfg = _load(config, cfg_options, launcher, work_dir)
     if cfg.get('test_dataloader') is None:
         raise ConfigError(
             f'{config} has no test_dataloader, like all pre-training configs; '

@@ -11,9 +11,8 @@ from ..config import walk
 from ..dependencies import framework_command, suggest
 
 
-def fail(error: Exception, prog: str, debug: bool = False,
-         status: int = 1) -> NoReturn:
-    """Print the current error and exit.
+def fail(error: Exception, prog: str, debug: bool = False) -> NoReturn:
+    """Print the current error and exit with status 1.
 
     Errors in arguments, data, files, libraries and devices are printed as one
     sentence on standard error. Other errors are bugs and printed with their
@@ -24,7 +23,6 @@ def fail(error: Exception, prog: str, debug: bool = False,
         prog (str): Start of the sentence, for example 'cmae train'.
         debug (bool): Whether to print the traceback of every error, as the
             environment variable ``CMAE_DEBUG`` does. Defaults to False.
-        status (int): The exit status. Defaults to 1.
     """
     sentence = explain(error)
     if sentence is None or debug or os.environ.get('CMAE_DEBUG'):
@@ -34,7 +32,7 @@ def fail(error: Exception, prog: str, debug: bool = False,
     alone = os.environ.get('WORLD_SIZE', '1') == '1'
     name = prog if alone else f'{prog} (rank {os.environ.get("RANK", "0")})'
     print(f'{name}: {text}', file=sys.stderr, flush=True)
-    sys.exit(status)
+    sys.exit(1)
 
 
 def explain(error: BaseException) -> str | None:

@@ -80,9 +80,7 @@ class ProgressHook(Hook):
     """
 
     priority = 'LOW'
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
+    _progress: Progress | None = None
 
     def before_train(self, runner) -> None:
         """Show the bar, starting at the current iteration."""
@@ -296,8 +294,7 @@ class StopSignals:
     ``nohup``, it stays ignored.
     """
 
-    def __init__(self) -> None:
-        self.received = 0
+    received = 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.decode import UnfitImage
 from ..datasets.names import add_reason, encode_name
 from ..datasets.source import ImageSource, ignore_interrupts, select_images
-from ..datasets.transforms.loading import MAX_BROKEN
+from ..datasets.transforms import MAX_BROKEN
 from ..dependencies import MissingLibrary, cpu_count
 from ..progress import Progress
 from .centre_crop import CentreCrop

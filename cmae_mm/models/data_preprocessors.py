@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..datasets.decode import IMAGE_DTYPES, MAX_CHANNELS
 from ..datasets.samplers import mix
-from ..datasets.transforms.views import (check_canvas, check_numbers,
-                                         check_range, check_share)
+from ..datasets.transforms import (check_canvas, check_numbers, check_range,
+                                   check_share)
 from ..image_size import ImageSize
 from . import augmentation
 from .augmentation import (BLEND, CHANNEL_STEPS, COLOUR_STEPS, HUE, ViewParams,

@@ -11,7 +11,7 @@ import cmae_mm
 from cmae_mm.datasets import LoadCanvas, PretrainingDataset
 from cmae_mm.datasets.pack import pack_images
 from cmae_mm.datasets.samplers import SeededSampler
-from cmae_mm.datasets.transforms.loading import BrokenImagesError
+from cmae_mm.datasets.transforms import BrokenImagesError
 
 
 def folder_of(root, whole, broken):

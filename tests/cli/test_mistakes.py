@@ -16,7 +16,7 @@ from cmae_mm.cli.errors import explain
 from cmae_mm.config import (_VARIABLES, ConfigError, check_keys, known_keys,
                             load_config, parse_options)
 from cmae_mm.datasets.decode import UnfitImage
-from cmae_mm.datasets.transforms.loading import BrokenImagesError
+from cmae_mm.datasets.transforms import BrokenImagesError
 from cmae_mm.dependencies import MissingLibrary, find_config
 
 QUICK = 'configs/quickstart/cmae_vit-mini_tiles.py'

@@ -47,7 +47,7 @@ def bad_inputs():
     'name, data, usable', bad_inputs(), ids=[n for n, _, _ in bad_inputs()])
 def test_awkward_files(name, data, usable, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.datasets.transforms.loading.print_log',
+    monkeypatch.setattr('cmae_mm.datasets.transforms.print_log',
                         lambda text, **kwargs: said.extend(
                             [text] * ('cannot be decoded' in text)))
     path = tmp_path / name

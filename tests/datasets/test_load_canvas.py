@@ -103,7 +103,7 @@ def test_strips_are_long_ones_alone(monkeypatch):
                               (30, 400)) for seed in range(50)]
     ours = crops()
     monkeypatch.setattr(
-        'cmae_mm.datasets.transforms.loading._STRIP_ASPECT', 1e9)
+        'cmae_mm.datasets.transforms._STRIP_ASPECT', 1e9)
     before = crops()
     assert ours[:200] == before[:200]
     assert len(set(before[200:])) == 1 and len(set(ours[200:])) > 40
@@ -111,7 +111,7 @@ def test_strips_are_long_ones_alone(monkeypatch):
 
 def test_small_images_are_enlarged_and_counted(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr('cmae_mm.datasets.transforms.loading.print_log',
+    monkeypatch.setattr('cmae_mm.datasets.transforms.print_log',
                         lambda text, **kwargs: said.append(text))
     write_images(tmp_path, 6, size=20)
     write_images(tmp_path / 'large', 3, size=48)

@@ -101,7 +101,7 @@ def broken_folder(tmp_path):
 def test_broken_files_are_skipped_and_named(broken_folder, monkeypatch):
     said = []
     monkeypatch.setattr(
-        'cmae_mm.datasets.transforms.loading.print_log',
+        'cmae_mm.datasets.transforms.print_log',
         lambda text, level, **kwargs: said.append((level, text)))
     dataset = PretrainingDataset(
         data_root=str(broken_folder),

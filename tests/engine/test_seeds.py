@@ -80,7 +80,7 @@ def test_lost_seed_is_logged(monkeypatch):
     """mmengine's class balancing looks its indices up in a list."""
     said = []
     monkeypatch.setattr(
-        'cmae_mm.datasets.transforms.views.print_log',
+        'cmae_mm.datasets.transforms.print_log',
         lambda text, **kwargs: said.append(text))
     dataset = ClassBalancedDataset(Numbers(8), oversample_thr=1e-3)
     draw(dataset, 0)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...datasets.datasets import count_classes
-from ...datasets.transforms.loading import BrokenImagesError, LoadImageOrSkip
+from ...datasets.transforms import BrokenImagesError, LoadImageOrSkip
 from ...models import CMAE
 from ..device import unwrapped_model
 from ..loops import index_sampler

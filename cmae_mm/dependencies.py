@@ -278,6 +278,13 @@ def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f'; did you mean {" or ".join(map(repr, near))}?' if near else ''
 
 
+def name_of(kind: Any) -> str:
+    """Return the bare name of a type in a config, a class or a string."""
+    if not isinstance(kind, str):
+        kind = getattr(kind, '__name__', str(kind))
+    return kind.split('.')[-1]
+
+
 def find_config(name: str) -> str:
     """Find a config by its path, or a packaged one by its name.
 

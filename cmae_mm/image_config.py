@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .datasets.decode import is_colour, is_plain
+from .dependencies import name_of
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -244,13 +245,6 @@ class _Filler:
             if k in crop}
         return {'type': 'LoadCanvas', 'size': crop['scale'], 'flip_prob': 0.,
                 'crop_ratio_range': (0.08, 1.0), **ranges, **self.settings}
-
-
-def name_of(kind: Any) -> str:
-    """Return the bare name of a type in a config, a class or a string."""
-    if not isinstance(kind, str):
-        kind = getattr(kind, '__name__', str(kind))
-    return kind.split('.')[-1]
 
 
 def _transforms(node: Any, *kinds: str) -> Iterator[dict[str, Any]]:

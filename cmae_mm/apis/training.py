@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from ..config import ConfigError, load_config
-from ..dependencies import find_checkpoint, require
+from ..dependencies import find_checkpoint, name_of, require
 from .arguments import (CfgOptions, Checkpoint, ConfigName, Count, Data,
                         Launcher, Output, OutputFolder, PathLike, Positive,
                         Range, Size, Stats, Text, command, interruptible)
@@ -189,7 +189,6 @@ def train(config: ConfigName,
     """
     from ..engine.device import work_dir_lock
     from ..engine.runner import build_runner
-    from ..image_config import name_of
     cfg = _load(config, cfg_options, launcher, work_dir)
     if not all(map(cfg.get, ('model', 'train_dataloader', 'train_cfg',
                              'optim_wrapper'))):
@@ -330,7 +329,6 @@ def batch_size(config: ConfigName,
     from mmengine.registry import init_default_scope
 
     from ..engine.training_step import BatchTrial, largest_batch
-    from ..image_config import name_of
     cfg = load_config(str(config), cfg_options)
     kind = name_of((cfg.get('model') or {}).get('type'))
     if kind != 'CMAE' or cfg.get('optim_wrapper') is None:

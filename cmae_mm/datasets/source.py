@@ -46,6 +46,8 @@ STORE_INDEX_FILE, LABELS_FILE = 'store.json', 'labels.npy'
 INDEX_FILE, PLACES_FILE = 'shards.json', 'places.npy'
 PLACE = np.dtype([('offset', '<u8'), ('shard', '<u4'), ('size', '<u4')])
 INDEX_VERSION = 1
+# Largest share of broken images by default.
+MAX_BROKEN = 0.1
 # Number of shards that a process keeps open.
 _MOST_OPEN = 64
 # Size in bytes of files to read in parts if possible.

@@ -19,10 +19,8 @@ from .decode import (UndecodableImage, UnfitImage, decode_resized,
                      decode_short, make_settings, resize_image)
 from .names import encode_name
 from .samplers import seed_generators
-from .source import open_record
+from .source import MAX_BROKEN, open_record
 
-# Largest share of broken images by default.
-MAX_BROKEN = 0.1
 # Upper bound of the number of data workers.
 _PLACES = 128
 # Largest number of broken files that each worker logs by name.

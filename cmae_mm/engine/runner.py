@@ -19,7 +19,8 @@ from torch import nn
 
 from ..checkpoints import naming
 from ..checkpoints.read import check_whole, ready_to_resume
-from ..image_config import apply_image_stats, name_of
+from ..dependencies import name_of
+from ..image_config import apply_image_stats
 from ..models import CMAE
 from .device import RunConfig, adapt_to_device, unwrapped_model, write_config
 from .hooks.check_hooks import (check_loader, check_schedules,

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.visualization import MLflowVisBackend, WandbVisBackend
 from mmpretrain.registry import VISBACKENDS
 
-from ..image_config import name_of
+from ..dependencies import name_of
 
 # Default name of the project or experiment.
 PROJECT = 'cmae_mm'

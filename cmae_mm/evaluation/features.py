@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.decode import UnfitImage
 from ..datasets.names import add_reason, encode_name
-from ..datasets.source import ImageSource, ignore_interrupts, select_images
-from ..datasets.transforms import MAX_BROKEN
+from ..datasets.source import (MAX_BROKEN, ImageSource, ignore_interrupts,
+                               select_images)
 from ..dependencies import MissingLibrary, cpu_count
 from ..progress import Progress
 from .centre_crop import CentreCrop

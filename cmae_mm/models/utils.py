@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..datasets.decode import MAX_CHANNELS
-from ..image_config import name_of
+from ..dependencies import name_of
 from ..image_size import ImageSize, Pair, divide, words_of
 
 Config = dict[str, Any]

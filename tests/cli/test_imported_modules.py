@@ -17,7 +17,7 @@ COMMANDS = {
     'pretrain': (
         ['pretrain', 'DATA', '--model', 'mini', '--epochs', '1',
          '--batch-size', '4', '--num-workers', '0', '--out', 'out'],
-        'cmae_mm.models:CMAE.loss', 63),
+        'cmae_mm.models:CMAE.loss', 61),
 }
 CODE = '''
 import importlib, json, os, sys

@@ -129,8 +129,12 @@ def test_scores_agree(finished, photos, tmp_path):
             one.scores, abs=1e-6)
 
 
-def test_predict_writes_tables(finished, photos, tmp_path, capsys):
+def test_predict_writes_tables(finished, photos, tmp_path, capsys,
+                               monkeypatch):
     import csv
+    logged = []
+    monkeypatch.setattr('cmae_mm.finetuning.model.print_log',
+                        lambda text, **options: logged.append(text))
     folder = tmp_path / 'new'
     folder.mkdir()
     first = sorted((photos / 'test').rglob('*.JPEG'))[0]
@@ -139,6 +143,7 @@ def test_predict_writes_tables(finished, photos, tmp_path, capsys):
     done = predict(finished.out, folder, tmp_path / 'p.csv', top_k=2,
                    all_scores=True, pictures=tmp_path / 'pictures')
     assert (done['images'], done['unreadable']) == (2, 1)
+    assert logged == [f'2 images in {folder}.']  # once
     assert f'unreadable, the first: {folder}/broken.jpg' in (
         capsys.readouterr().out)
     rows = list(csv.DictReader((tmp_path / 'p.csv').open(newline='')))
@@ -611,6 +616,19 @@ def test_mistakes_of_lists_and_copies(photos, tmp_path):
     (folder / 'train/bucket').rename(folder / 'dense/Masks')
     with pytest.raises(ArgumentError, match='--task segment'):
         read_labelled(folder / 'dense')
+
+
+def test_an_image_that_is_removed_during_training_is_not_scored(
+        finished, photos, tmp_path, capsys):
+    data = read_labelled(shutil.copytree(photos, tmp_path / 'photos'))
+    gone = Path(data.parts['val'].records[0]['img_path'])
+    gone.unlink()
+    found = load_model(finished.out).report(data, tmp_path, {})['val']
+    assert found['images'] == np.sum(found['confusion']) == 11
+    assert np.sum(found['confusion'], 1).tolist() == [3, 4, 4]
+    shown = capsys.readouterr().out
+    assert f'skipped: {gone}: No such file' in shown
+    assert '1 images could not be read' in shown
 
 
 def test_unreadable_file_is_named_and_left_out(tmp_path):

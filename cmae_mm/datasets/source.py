@@ -52,8 +52,6 @@ MAX_BROKEN = 0.1
 _MOST_OPEN = 64
 # Size in bytes of files to read in parts if possible.
 _LARGE = 2**26
-# Largest share of unreadable images by default.
-MAX_BROKEN = 0.1
 # Labels of rows without one.
 _NO_LABEL = ('', 'nan', 'NaN')
 # Smallest number of images worth starting processes for.

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from ..datasets.names import encode_name
@@ -13,6 +13,8 @@ from ..visualization.image_grid import font_for, save_picture
 
 # Longest side of an overlay in pixels.
 _OVERLAY_SIDE = 1024
+# Width and height of the pictures of a sheet of masks.
+_THUMBNAIL = (300, 200)
 # Smallest score of drawn boxes.
 _MIN_DRAWN = 0.3
 # Largest number of classes with numbers in the confusion matrix.
@@ -63,16 +65,19 @@ def draw_sheet(file: Path, title: str,
               labels=[encode_name(text) for _, text in pictures])
 
 
-def draw_masks(file: Path, shown: Sequence[tuple[np.ndarray, ...]],
-               count: int) -> None:
-    """Draw images next to true and predicted masks."""
-    palette, side = colours(count), (200, 150)
-    rows = [(image, palette[true], palette[mask])
-            for image, true, mask in shown]
+def draw_masks(file: Path, shown: Sequence[Sequence[Any]]) -> None:
+    """Draw images next to overlays of true and predicted masks.
+
+    Args:
+        file (Path): PNG file.
+        shown (Sequence[Sequence]): An image and two overlays in each row.
+    """
     save_grid(file, {
-        title: [np.asarray(Image.fromarray(row[i]).resize(side))
-                for row in rows]
-        for i, title in enumerate(('image', 'true', 'predicted'))})
+        title: [np.asarray(ImageOps.pad(
+            Image.fromarray(np.asarray(picture)), _THUMBNAIL, color='white'))
+            for picture in pictures]
+        for title, pictures in zip(('image', 'true', 'predicted'),
+                                   zip(*shown))})
 
 
 def draw_boxes(image: np.ndarray, boxes: Sequence[Any],
@@ -153,7 +158,8 @@ def draw_overlay(image: np.ndarray, mask: np.ndarray,
               encode_name(f'{name} {100 * share:.0f} %'))
              for number, (name, share) in enumerate(shares.items()) if share]
     font: Any = font_for([text for _, text in lines], 12)
-    width = max(int(font.getlength(text)) for _, text in lines) + 30
+    width = max([int(font.getlength(text)) for _, text in lines],
+                default=0) + 30
     sheet = Image.new('RGB', (picture.width + width, max(
         picture.height, 18 * len(lines))), 'white')
     sheet.paste(picture, (0, 0))

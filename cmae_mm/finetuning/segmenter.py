@@ -191,15 +191,16 @@ class FinishedSegmenter(FinishedModel):
         """Compute the share of each class."""
         if found.error:
             return Segmented(found.name, None, {}, found.error)
-        counts = np.bincount(found.result.ravel(), minlength=self.count)
-        return Segmented(found.name, found.result, {
-            c: float(n / found.result.size)
-            for c, n in zip(self.classes, counts)})
+        return Segmented(found.name, found.result, self._shares(found.result))
+
+    def _shares(self, mask: np.ndarray) -> dict[str, float]:
+        counts = np.bincount(mask.ravel(), minlength=self.count)
+        return {c: float(n / mask.size) for c, n in zip(self.classes, counts)}
 
     def draw(self, found: Found) -> Any:
         """Draw a mask over its image."""
         return draw_overlay(to_picture(found.image), found.result,
-                            self.name_result(found).shares)
+                            self._shares(found.result))
 
     def measure(self, data: LabelledData, name: str, folder: Path
                 ) -> tuple[dict[str, Any], str]:
@@ -218,8 +219,11 @@ class FinishedSegmenter(FinishedModel):
                 true[valid].astype(int) * count + found.result[valid],
                 minlength=count**2).reshape(count, count)
             if len(shown) < _MOST_SHOWN:
-                shown.append((to_picture(found.image), true, found.result))
-        draw_masks(folder / f'{name}_masks.png', shown, count)
+                image = to_picture(found.image)
+                shown.append([image, *(
+                    draw_overlay(image, mask, self._shares(mask))
+                    for mask in (true, found.result))])
+        draw_masks(folder / f'{name}_masks.png', shown)
         union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
         iou = confusion.diagonal() / np.maximum(union, 1)
         used = union > 0

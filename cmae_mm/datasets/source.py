@@ -162,6 +162,13 @@ def open_source(data: PathLike,
         if labels not in (False, 'all'):
             source.notes.append('class folders with images are required')
         raise SourceError(source.describe())
+    folded: dict[str, str] = {}
+    for name in source.classes or ():
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            source.notes.append(f'the classes {encode_name(other)} and '
+                                f'{encode_name(name)} differ in case only')
+            break
     return source
 
 

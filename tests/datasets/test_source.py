@@ -426,3 +426,15 @@ def test_a_list_written_with_encoded_names_gives_the_folder(
     source = open_source(root / 'list.txt', labels=True)
     assert list(source.names) == list(folder.names)
     assert source.labels.tolist() == list(range(len(encoded)))
+
+
+@pytest.mark.parametrize('names, noted', [
+    (['Cat', 'cat'], 'the classes Cat and cat differ in case only'),
+    (['cat', 'dog'], '')])
+def test_classes_that_differ_in_case_only_are_noted(names, noted, tmp_path):
+    for name in names:
+        write_images(tmp_path / name, 1)
+    source = open_source(tmp_path, labels=True)
+    assert source.classes == sorted(names)
+    assert ('differ in case' in source.describe()) == bool(noted)
+    assert noted in source.describe()

@@ -89,8 +89,7 @@ def choose_by_size(images: int, recipe: str | None = None) -> SizeRule:
 
     - Batch: a hundredth of the images as a power of two, from 64 to 256.
     - Learning rate: scaled by the square root of the batch, since AdamW
-      normalises gradients; in proportion if the encoder starts from given
-      weights.
+      normalises gradients. From given weights a quarter of it is no better.
     - Epochs: the config's, but at least 5,000 steps.
 
     Measured on 5,000 images of 64 pixels, one seed, an interval of 1.5
@@ -225,8 +224,7 @@ def plan_pretraining(data: PathLike,
     scaling = ''
     if cfg.auto_scale_lr.enable:
         scaling = f', {rate:g} for a batch of {base_batch} scaled to {total}'
-        # Not measured from given weights, which keep the lower rate.
-        if rule.name == 'small' and init is None:
+        if rule.name == 'small':
             scaling += ' by the square root'
             rate *= math.sqrt(total / base_batch)
             cfg.optim_wrapper.optimizer.lr = rate

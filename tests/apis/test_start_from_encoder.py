@@ -1,4 +1,6 @@
 """`init`: an encoder by file as the start of both branches."""
+import math
+
 import pytest
 import torch
 from tiny_training import log
@@ -107,6 +109,8 @@ def test_the_command_has_both_options(photos, dino):
     cfg, _, facts = plan_pretraining(
         photos, 'vit-s', init=dino[0], batch_size=2, cfg_options={
             'model.backbone.init_cfg.encoder': 'target'})
-    assert facts['learning_rate'] == pytest.approx(2.4e-3 * 2 / 4096)
+    # The same rule as from random weights.
+    assert facts['learning_rate'] == pytest.approx(
+        2.4e-3 * math.sqrt(2 / 4096))
     assert cfg.model.backbone.init_cfg == dict(
         type='Pretrained', checkpoint=str(dino[0]), encoder='target')

@@ -372,6 +372,8 @@ def test_tiny_imagenet_as_class_folders(tmp_path, monkeypatch):
         train=2, val=1)
     assert unpack(tmp_path / 'original.zip', tmp_path / 'd', (2, 0, 1)
                   ) == dict(train=2, test=2)
+    assert unpack(tmp_path / 'folders.zip', tmp_path / 'e', half=2) == dict(
+        train=1, val=1)
     found = sorted(p.relative_to(tmp_path).as_posix()
                    for p in tmp_path.glob('[ab]/**/*.JPEG'))
     assert found == [

@@ -4,10 +4,11 @@
 Takes a ZIP file of {train,val}/<class>/*.JPEG, as a part of Tiny ImageNet, or
 the original, tiny-imagenet-200.zip. Writes OUT/{train,val}/<class>/*.JPEG;
 studies/small.yaml uses the first 100 and 50 images of each class,
-studies/labels.yaml a test part:
+studies/labels.yaml a test part, studies/init.yaml every other class:
 
     python tools/datasets/make_tiny_imagenet.py ZIP --per-class 100 50
     python tools/datasets/make_tiny_imagenet.py ZIP --per-class 500 25 25
+    python tools/datasets/make_tiny_imagenet.py ZIP --per-class 500 50 --half 1
 """
 import argparse
 import sys
@@ -40,7 +41,8 @@ def find_images(archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
 
 
 def unpack(path: Path, out: Path,
-           per_class: Sequence[int] | None = None) -> Counter:
+           per_class: Sequence[int] | None = None,
+           half: int | None = None) -> Counter:
     """Write the images as class folders.
 
     Args:
@@ -49,6 +51,8 @@ def unpack(path: Path, out: Path,
         per_class (Sequence[int], optional): Number of training and of
             validation images of each class, the first by name, and maybe of
             test images, the next ones of validation. Defaults to all.
+        half (int, optional): 1 or 2 for every other class by name, from the
+            first or the second. Defaults to all.
 
     Returns:
         Counter: Number of images by part.
@@ -60,7 +64,12 @@ def unpack(path: Path, out: Path,
                 ) if per_class else {}
     taken: Counter = Counter()
     with zipfile.ZipFile(path) as archive:
-        for name, place in find_images(archive).items():
+        found = find_images(archive)
+        classes = sorted({label for _, label in found.values()})
+        chosen = classes[half - 1::2] if half else classes
+        for name, place in found.items():
+            if place[1] not in chosen:
+                continue
             if place[0] == 'val' and taken[place] == most.get('val'):
                 place = 'test', place[1]
             if taken[place] == most.get(place[0], -1):
@@ -88,11 +97,14 @@ def main() -> None:
         '--per-class', type=int, nargs='+', metavar='N',
         help='only so many images of each class for training, validation and '
         'maybe test, the first (default: all)')
+    parser.add_argument(
+        '--half', type=int, choices=[1, 2],
+        help='only every other class by name, from the first or the second')
     args = parser.parse_args()
     if args.per_class and not 2 <= len(args.per_class) <= 3:
         parser.error('--per-class needs two or three numbers')
     try:
-        count = unpack(args.archive, args.out, args.per_class)
+        count = unpack(args.archive, args.out, args.per_class, args.half)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.exit(f'make_tiny_imagenet.py: {error}')
     print(f'{args.out}: ' + ', '.join(

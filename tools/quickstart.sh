@@ -4,6 +4,10 @@
 #   --data DIR  any folder of images (default: tiles of the photographs in
 #               scikit-image and scikit-learn)
 set -euo pipefail
+case " $* " in *" -h "* | *" --help "*)  # before anything is installed
+    sed -n '2,5s/^# //p' "$0"
+    exit ;;
+esac
 here=$PWD
 cd "$(dirname "$0")/.."
 . tools/environment.sh

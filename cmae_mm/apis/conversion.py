@@ -166,8 +166,6 @@ def export(config: PathLike,
             loaded = encoder_of(model, encoder, img_size, images)
         result['difference'] = export_onnx(
             loaded, str(out), dtype, **source)
-        print('largest difference between features of ONNX Runtime and torch: '
-              f'{result["difference"]:.1e}')
         if is_classifier:
             print('not exported: the head; `cmae export FOLDER OUT` exports '
                   'the whole model of `cmae finetune`')
@@ -203,8 +201,8 @@ init.safetensors
 
     Args:
         config: Pre-training config: a file, or the name of a packaged one.
-        checkpoint: A released CMAE checkpoint, an MAE encoder under FAIR's or
-            timm's names, or a ConvMAE checkpoint.
+        checkpoint: A released CMAE checkpoint, an MAE or ConvMAE one, or an
+            encoder with timm's or Hugging Face's names.
         out: File to write, .safetensors or .pth.
         cfg_options: Settings of the config to override. Nested keys are
             written with dots.

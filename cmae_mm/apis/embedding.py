@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 AnyEncoder = Annotated[Checkpoint, Text(
-    'Pre-training checkpoint, exported backbone, fine-tuned classifier, or a '
-    'released CMAE or MAE checkpoint.')]
+    'Checkpoint or folder of a pre-training or fine-tuning, an exported '
+    'encoder, or weights of another library.')]
 
 
 class Embeddings(NamedTuple):

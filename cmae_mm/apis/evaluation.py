@@ -21,8 +21,8 @@ LabelledData = Annotated[Data, Text(
     'validation, dev; test), a CSV file with the columns label and split, a '
     'store or shards.')]
 Frozen = Annotated[CheckpointOrRandom, Text(
-    'Pre-training checkpoint, exported backbone, or weights of another '
-    'library; or "random" with --config.')]
+    'Checkpoint or folder of a pre-training, an exported encoder, or weights '
+    'of another library; or "random" with --config.')]
 DenseData = Annotated[Data, Text('Folder of images and label maps.')]
 Folders = Annotated[tuple[PathLike, PathLike], Metavar(('TRAIN', 'VAL'))]
 

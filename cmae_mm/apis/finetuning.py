@@ -169,6 +169,8 @@ def finetune(data: Data,
             recipe=recipe._asdict(), frozen=frozen, seed=seed,
             encoder=str(checkpoint), config=CONFIG_NAME,
             unreadable=found.unreadable))
+        print(f'Fine-tuned: {best}\nTo predict: cmae predict {folder} IMAGES '
+              '--out predictions.csv')
     barrier()
     metrics = json.loads((folder / METRICS_NAME).read_text('utf-8'))
     return Finetuned(best, folder / CONFIG_NAME, folder, metrics)

@@ -341,7 +341,7 @@ def map_images(data: Data,
             images.
         MissingLibrary: If UMAP is chosen and not installed.
     """
-    from ..datasets.listing import evenly
+    from ..datasets.listing import PART_NAMES, evenly, spellings
     from ..datasets.source import open_source
     from ..visualization.image_grid import save_picture
     from ..visualization.projection import choose_method, draw_map, project
@@ -357,7 +357,8 @@ def map_images(data: Data,
     places = project(values[chosen], chosen_method, seed)
     groups = [Path(p).parts[0] if len(Path(p).parts) > 1 else ''
               for p in paths]
-    if len(set(groups)) == 1 and groups[0]:  # only the part `train`
+    if len(set(groups)) == 1 or set(groups) <= set(
+            spellings(sum(PART_NAMES.values(), ()))):
         groups = [Path(p).parent.name for p in paths]
     path = Path(out)
     save_picture(path, draw_map(places, _thumbnails(

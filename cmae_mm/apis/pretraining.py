@@ -343,6 +343,8 @@ def _summarize(cfg: Config, facts: dict[str, Any], source: ImageSource,
         images += (f'; {stats["channels"]} channel(s) of {stats["dtype"]} '
                    f'from {encode_name(stats["file"])}')
     start = cfg.model.backbone.get('init_cfg')
+    saving = cfg.default_hooks.checkpoint
+    kept = saving.get('max_keep_ckpts', -1)
     return '\n'.join([
         f'CMAE, {facts["model"]}, from the config {facts["base"]}',
         f'images         {images}',
@@ -357,8 +359,8 @@ def _summarize(cfg: Config, facts: dict[str, Any], source: ImageSource,
         f'epochs         {epochs:,}, with {facts["warm_up_epochs"]:g} of '
         f'warm-up; {epochs * steps:,} steps',
         f'learning rate  {facts["learning_rate"]:.4g}{scaling}',
-        f'checkpoints    every {cfg.default_hooks.checkpoint.interval} '
-        'epoch(s)',
+        f'checkpoints    every {saving.interval} epoch(s)'
+        + (f', at most {kept} kept' if kept > 0 else ''),
         f'folder         {encode_name(facts["out"])}, config in {CONFIG_NAME}',
     ])
 
@@ -398,9 +400,9 @@ def run_pretraining(plan: Plan, resume: bool, launcher: str,
             write_file(config, text)
             print(plan.summary, flush=True)
         # The line of the data set is in the summary.
-        filter_console(
-            runner.logger,
-            lambda r: r.getMessage().rstrip('.') not in plan.summary)
+        filter_console(runner.logger, lambda r: (
+            r.getMessage().rstrip('.') not in plan.summary
+            and 'starting a new run' not in r.getMessage()))
         time_needed = '' if resumes else estimate_training(runner)
         if time_needed and is_main_process():
             print(f'time           {time_needed}', flush=True)

@@ -111,9 +111,9 @@ def pretrain(data: Data,
             the shorter side. Defaults to 224 (mini: 64).
         stats: File of `cmae stats`: required for images that are not 8-bit
             colour; otherwise sets their own mean and standard deviation.
-        init: Checkpoint that initialises the encoder of both branches: CMAE,
-            MAE, or a plain vision transformer with timm's names such as DINO,
-            with the same width, depth and patch size.
+        init: Checkpoint that initialises the encoder of both branches: a file
+            or folder of this project, MAE, DINO, timm or Hugging Face, with
+            the same width, depth and patch size.
         recipe: Recipe of the paper, or for few images. Defaults to small below
             100,000 images.
         cfg_options: Other settings of the config to override. Nested keys are
@@ -147,7 +147,7 @@ def pretrain(data: Data,
             cfg_options=cfg_options, processes=count_processes(launcher))
         checkpoint, config = run_pretraining(plan, resume, launcher, log_to)
     if is_main_process():
-        print(f'Pre-trained: {checkpoint}\nFor its features: cmae embed '
+        print(f'Pre-trained: {checkpoint}\nTo compute features: cmae embed '
               f'{data} {checkpoint} --out features.npz')
     return Pretrained(checkpoint, config, config.parent)
 

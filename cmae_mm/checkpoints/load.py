@@ -428,8 +428,7 @@ def fit(module: nn.Module, found: FoundEncoder,
         module, state, optional=made_new, inflate=True,
         grid=grid, **options)
     name = f'{found.branch} encoder'.lstrip()
-    lines.insert(0, f'{found.kind}; its {name} was loaded, '
-                 f'every key matched: {report}')
+    lines.insert(0, f'{found.kind}; its {name} was loaded: all {report}')
     lines.insert(1, _describe(module, found.state))
     types = {str(v.dtype) for k, v in fitted.items()
              if v.dtype != expected[k].dtype}

@@ -387,7 +387,8 @@ def _open_folder(folder: str, splits: Sequence,
         'folder', root, FileNames.of(listing.groups()), split=split,
         place=root, left_out=listing.left_out, empty=listing.empty)
     if split and split != splits[0]:  # such as a class called Train
-        known = spellings(sum(PART_NAMES.values(), ()))
+        # `cmae splits` writes the folder splits.
+        known = [*spellings(sum(PART_NAMES.values(), ())), 'splits']
         others = [entry.name for entry in os.scandir(folder) if entry.is_dir()
                   and entry.name not in known and not is_hidden(entry.name)]
         if others:

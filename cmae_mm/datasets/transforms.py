@@ -335,8 +335,8 @@ class LoadCanvas(LoadImageOrSkip):
             print_log(
                 f'{path}, {shape[1]}x{shape[0]} pixels, is smaller than the '
                 f'canvas of {words_of(self.size)} and is enlarged; further '
-                'images are counted but not logged (`cmae stats` reports '
-                'their number).',
+                'images are counted but not logged (`cmae stats DATA --side '
+                f'{min(self.size)}` reports their number).',
                 logger='current',
                 level=logging.WARNING)
 

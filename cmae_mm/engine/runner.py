@@ -232,11 +232,11 @@ class ResumableRunner(Runner):
         accumulated = optim_wrapper._accumulative_counts
         total = batch * self.world_size * accumulated
         base = auto_scale_lr['base_batch_size']
-        self.logger.info(
-            f'Learning rates are multiplied by {total / base:g}: the batch of '
-            f'a step is {batch} images x {self.world_size} process(es) x '
-            f'{accumulated} accumulated = {total}, the base batch size is '
-            f'{base}.')
+        if total != base:
+            self.logger.info(
+                f'Learning rates are multiplied by {total / base:g}: a step '
+                f'has {batch} images x {self.world_size} process(es) x '
+                f'{accumulated} accumulated = {total}, the base is {base}.')
         for group in optim_wrapper.optimizer.param_groups:
             group['lr'] *= total / base
 

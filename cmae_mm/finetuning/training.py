@@ -1,6 +1,5 @@
 """Training of a config, and saving of the best checkpoint."""
 import copy
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -23,6 +22,10 @@ from ..plain_config import format_config
 from .data import LabelledData
 from .model import BEST_NAME, CONFIG_NAME
 from .recipe import Run
+
+# Parts of messages that the summary or the scores contain.
+_KNOWN = ('encoder was loaded', 'starting a new run',
+          'starts from random weights', 'The previous best checkpoint')
 
 
 def describe(encoder: Mapping[str, Any], data: LabelledData,
@@ -89,7 +92,8 @@ def train_model(cfg: Config, data: LabelledData, lines: list[str],
         cfg.experiment_name = (
             f'{folder.name}_{os.getpid()}_{time.monotonic_ns()}')
         runner = build_runner(cfg)
-        filter_console(runner.logger, _is_new)
+        filter_console(runner.logger, lambda r: not any(
+            part in r.getMessage() for part in _KNOWN))
         time_needed = '' if resumes else estimate_training(runner)
         if is_main_process():
             # The runner has written its own, adapted to the machine.
@@ -101,13 +105,6 @@ def train_model(cfg: Config, data: LabelledData, lines: list[str],
             _keep_best(cfg, data.classes)
         barrier()
         return best
-
-
-def _is_new(record: logging.LogRecord) -> bool:
-    """Return whether the summary lacks a message, which is printed then."""
-    text = record.getMessage()
-    return 'encoder was loaded' not in text and (
-        'starting a new run' not in text)
 
 
 def _check_same(folder: Path, files: Mapping[str, str]) -> None:

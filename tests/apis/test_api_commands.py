@@ -41,6 +41,8 @@ def test_from_a_folder_to_features_in_two_commands(photos, tmp_path):
                     HOME=str(tmp_path))
     assert 'images         8 images in' in said
     assert 'batch          4 on 1 process(es): 2 steps an epoch' in said
+    assert 'checkpoints    every 1 epoch(s), at most 1 kept' in said
+    assert 'multiplied by' not in said  # the rate fits the batch
     trained, embedded = (json.loads(line) for line in said.splitlines()
                          if line.startswith('{'))
     assert trained == dict(checkpoint=str(out / 'epoch_1.pth'),

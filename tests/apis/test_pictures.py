@@ -222,6 +222,20 @@ def test_names_below_pictures_can_be_read(monkeypatch):
         '0.tif'] * 2
 
 
+def test_a_map_has_the_colours_of_classes(image_root, trained, tmp_path,
+                                          monkeypatch):
+    """Also if the classes are in the folders of parts."""
+    drawn = []
+    monkeypatch.setattr(
+        'cmae_mm.visualization.projection.draw_map',
+        lambda places, thumbnails, groups: drawn.append(set(groups)) or
+        Image.new('RGB', (8, 8)))
+    for data in (image_root, image_root / 'val'):
+        pictures.map_images(data, trained, tmp_path / 'map.png',
+                            method='tsne', num_workers=0)
+    assert drawn == [{'class0', 'class1'}] * 2
+
+
 def test_commands_write_their_pictures(trained, image_root, tmp_path):
     data = image_root / 'val'
     photo = data / 'class0/001.jpg'

@@ -338,7 +338,8 @@ def test_parts_have_the_same_names_in_all_sources(listed, tmp_path):
     (listed / 'dog').rename(listed / 'valid')
     pack_images(listed, tmp_path / 'store')
     pack_images(listed, tmp_path / 'shards', 'shards')
-    (listed / 'car').mkdir()
+    for name in ('car', 'splits'):  # the latter of `cmae splits`
+        (listed / name).mkdir()
     assert '1 other folders beside it are not read (first: car)' in (
         open_source(listed, split='train').describe())
     table = listed / 'list.csv'

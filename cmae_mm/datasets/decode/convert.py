@@ -216,7 +216,8 @@ def change_type(raw: RawImage, name: str,
         f'{name} has values from {low:g} to {high:g} of {pixels.dtype}, which '
         f'dtype={dtype!r} cannot hold; set dtype='
         f'{_usable_dtype(pixels.dtype)!r}, or value_range=(low, high), which '
-        'are mapped to the ends of the type (`cmae stats` finds both)')
+        'are mapped to the ends of the type (`cmae stats` finds both, and its '
+        '--out writes them)')
 
 
 def _scale(pixels: np.ndarray, dtype: str, value_range: Any) -> np.ndarray:

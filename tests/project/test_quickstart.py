@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -177,3 +178,12 @@ def test_exported_encoder_gives_the_same_tokens(tmp_path):
     image = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(
         vit(image)[-1], model.extract_feat(image, pool='none'))
+
+
+def test_help_installs_nothing():
+    env = {k: v for k, v in os.environ.items()
+           if k not in ('VIRTUAL_ENV', 'CONDA_PREFIX')}
+    done = subprocess.run(
+        ['bash', ROOT / 'tools/quickstart.sh', '--help'], text=True,
+        capture_output=True, env=dict(env, PYTHON='false'))
+    assert done.returncode == 0 and 'Usage: bash' in done.stdout

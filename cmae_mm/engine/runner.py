@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import master_only
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.model import BaseTTAModel, convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import RUNNERS
 from torch import nn
 
-from ..checkpoints import naming
+from ..checkpoints import CheckpointError, naming
 from ..checkpoints.read import check_whole, ready_to_resume
 from ..dependencies import name_of
 from ..image_config import apply_image_stats
@@ -371,6 +371,11 @@ class ResumableRunner(Runner):
                                                  self.logger))
             if purpose == RESUME:
                 check_training_state(checkpoint)
+                if 'ema_state_dict' in checkpoint and not self._hook(EMAHook):
+                    raise CheckpointError(
+                        'its weights are averages of an EMAHook, which this '
+                        'config does not have; add it to custom_hooks, or '
+                        'start a new run from them with load_from')
                 self._has_new_schedules = (
                     _fixed_settings(checkpoint.get('param_schedulers'))
                     != _fixed_settings([s.state_dict() for s in

@@ -284,6 +284,8 @@ def test_averaged_weights_are_resumed(runner_of):
     assert torch.equal(
         read_checkpoint(checkpoint).state[name],
         average(first).state_dict()[name])
+    with pytest.raises(CheckpointError, match='averages of an EMAHook, which'):
+        runner_of(custom_hooks=hooks[:1]).resume(checkpoint)
 
 
 @pytest.mark.parametrize('change, words', [

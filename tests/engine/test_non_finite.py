@@ -245,7 +245,8 @@ def test_settings_are_checked_and_plain_wrappers_guarded(image_root,
     model = torch.nn.Linear(1, 1)
     for optimizer in (
             torch.optim.AdamW(model.parameters()),
-            torch.optim.SGD([{'params': p} for p in model.parameters()])):
+            torch.optim.SGD([{'params': p} for p in model.parameters()],
+                            lr=0.1)):
         with pytest.raises(CheckpointError, match='fit the SGD of the config'):
             wrapper_of(model).load_state_dict(optimizer.state_dict())
     cfg = config(image_root, tmp_path)

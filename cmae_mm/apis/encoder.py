@@ -17,7 +17,7 @@ from ..checkpoints.load import (LoadedEncoder, build_encoder, log_loaded,
 from ..checkpoints.state_dict import grid_of
 from ..config import ConfigError
 from ..datasets.decode import is_colour, is_plain
-from ..evaluation.centre_crop import CentreCrop
+from ..evaluation.features import CentreCrop
 from ..image_size import ImageSize, Pair, to_pair, to_size
 from ..models import backbones, convvit  # noqa: F401  # registers them
 from ..models.utils import check_choice

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..datasets.listing import evenly
 from ..datasets.source import open_source
-from ..evaluation.centre_crop import CentreCrop
-from ..evaluation.features import describe_none, print_skipped, try_reading
+from ..evaluation.features import (CentreCrop, describe_none, print_skipped,
+                                   try_reading)
 from .arguments import ArgumentError, PathLike
 
 _LISTS = ('.txt', '.csv', '.tsv')

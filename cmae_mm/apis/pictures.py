@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..datasets.source import ImageSource
-    from ..evaluation.centre_crop import CentreCrop
+    from ..evaluation.features import CentreCrop
     from .encoder import PretrainedEncoder
     from .images import PickedImage
 
@@ -147,7 +147,7 @@ def views(config: ConfigName,
     """
     from ..config import load_config
     from ..visualization import fitting_scale, save_grid
-    from ..visualization.views import draw_views
+    from ..visualization.reconstruction import draw_views
     cfg = load_config(str(config), cfg_options)
     columns, shifts = draw_views(cfg, most, show)
     path = Path(out)
@@ -193,7 +193,7 @@ def reconstruct(checkpoint: Checkpoint,
     from mmengine.device import get_device
 
     from ..checkpoints import load_pretraining_model
-    from ..evaluation.centre_crop import CentreCrop
+    from ..evaluation.features import CentreCrop
     from ..visualization import prediction_columns
     from .images import load_crops, pick_images
     picked = pick_images(images, most)
@@ -499,7 +499,7 @@ def _prepare(model: 'PretrainedEncoder', picked: list['PickedImage'],
 
 def _crop_of(model: 'PretrainedEncoder', side: int) -> 'CentreCrop':
     """Return the model's crop at another size, by its longer side."""
-    from ..evaluation.centre_crop import CentreCrop
+    from ..evaluation.features import CentreCrop
     crop, pair = model.centre_crop, to_pair(model.img_size)
     size = [max(round(side * s / max(pair)), 1) for s in pair]
     return CentreCrop(size, model.images,

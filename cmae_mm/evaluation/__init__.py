@@ -3,8 +3,7 @@
 Import from the modules; the package itself imports nothing.
 """
 __all__ = [
-    'centre_crop', 'data', 'dense', 'feature_files', 'features', 'health',
-    'probes'
+    'data', 'dense', 'feature_files', 'features', 'health', 'probes'
 ]
 
 # Defaults of the commands, which are parsed without torch: numbers of

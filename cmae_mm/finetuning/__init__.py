@@ -8,6 +8,5 @@
 - ``training`` trains a config and saves the best checkpoint.
 - ``predictions`` writes tables (parquet by pyarrow, extra='embed') and masks,
   ``pictures`` draws.
-- ``export`` writes models for ONNX, timm and transformers, ``detector_onnx``
-  detects with operators of ONNX.
+- ``export`` writes models for ONNX, timm and transformers.
 """

@@ -20,8 +20,7 @@ from ..datasets.decode import ImageSettings
 from ..datasets.listing import IMG_EXTENSIONS
 from ..datasets.source import open_record, open_source
 from ..dependencies import cpu_count
-from ..evaluation.centre_crop import CentreCrop
-from ..evaluation.features import print_skipped, try_reading
+from ..evaluation.features import CentreCrop, print_skipped, try_reading
 from ..files import PathLike, write_file
 from ..image_size import to_size
 from ..plain_config import (MODEL_TYPES, PlainConfigError, check_types,

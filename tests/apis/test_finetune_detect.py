@@ -17,7 +17,7 @@ from cmae_mm.checkpoints import CheckpointError, export_encoder
 
 require_dense('mmdet')
 from cmae_mm.finetuning.boxes import read_boxes  # noqa: E402
-from cmae_mm.finetuning.detector_onnx import DeployedDetector  # noqa: E402
+from cmae_mm.finetuning.export import DeployedDetector  # noqa: E402
 
 pytestmark = needs_coco
 

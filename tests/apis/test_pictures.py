@@ -20,8 +20,8 @@ from cmae_mm.visualization import colour_features, prediction_columns
 from cmae_mm.visualization.attention import attention_maps, attention_weights
 from cmae_mm.visualization.image_grid import draw_grid, label_files, to_rgb
 from cmae_mm.visualization.projection import find_nearest, project
-from cmae_mm.visualization.reconstruction import PREDICTED, RESTORED
-from cmae_mm.visualization.views import draw_views
+from cmae_mm.visualization.reconstruction import (PREDICTED, RESTORED,
+                                                  draw_views)
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ from helpers import ROOT, build, model_cfg, write_images
 # not raise them.
 COMMANDS = {
     'knn': (['knn', 'DATA', 'CHECKPOINT', '--ks', '3', '--num-workers', '0'],
-            'cmae_mm.apis.encoder:PretrainedEncoder.encode', 38),
+            'cmae_mm.apis.encoder:PretrainedEncoder.encode', 37),
     'pretrain': (
         ['pretrain', 'DATA', '--model', 'mini', '--epochs', '1',
          '--batch-size', '4', '--num-workers', '0', '--out', 'out'],

@@ -8,7 +8,7 @@ from helpers import TORCH, run_commands
 from PIL import Image
 
 import cmae_mm
-from cmae_mm.evaluation.centre_crop import CentreCrop
+from cmae_mm.evaluation.features import CentreCrop
 
 MODEL = ['work_dirs/mini_scans/epoch_1.pth']
 

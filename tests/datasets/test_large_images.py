@@ -18,7 +18,7 @@ from cmae_mm.datasets.decode import (decode_image, decode_resized,
                                      decode_windows, make_settings,
                                      resize_image)
 from cmae_mm.datasets.stats import measure_images
-from cmae_mm.evaluation.centre_crop import CentreCrop
+from cmae_mm.evaluation.features import CentreCrop
 
 HEIGHT, WIDTH = 300, 420
 WINDOWS = [(100, 50, 130, 201), (0, 0, HEIGHT, WIDTH),
@@ -403,7 +403,7 @@ SCRIPT = '''
 import resource, sys
 import numpy as np
 from cmae_mm.datasets import LoadCanvas
-from cmae_mm.evaluation.centre_crop import CentreCrop
+from cmae_mm.evaluation.features import CentreCrop
 load, crop = LoadCanvas(256), CentreCrop(224)
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for seed in range(3):

@@ -20,8 +20,8 @@ from test_dicom_and_geotiff import geotiff
 from cmae_mm.datasets import LoadImage
 from cmae_mm.datasets.decode import (UnfitImage, decode_image, make_settings,
                                      read_image)
-from cmae_mm.evaluation.centre_crop import CentreCrop
 from cmae_mm.evaluation.data import eval_pipeline
+from cmae_mm.evaluation.features import CentreCrop
 
 WHOLE = make_settings(channels=None, dtype=None)
 

@@ -40,12 +40,12 @@ def to_size(pair: Sequence[int]) -> ImageSize:
     return height if height == width else (height, width)
 
 
-def words_of(size: ImageSize) -> str:
+def format_size(size: ImageSize) -> str:
     """Return a size in words: '224' for a square, '128x512' for others."""
     return 'x'.join(map(str, dict.fromkeys(to_pair(size))))
 
 
-def covered_by(size: ImageSize, short_side: int | None = None) -> Pair:
+def resize_size(size: ImageSize, short_side: int | None = None) -> Pair:
     """Return the size that images are resized to cover, for a centre crop.
 
     Args:
@@ -62,7 +62,7 @@ def covered_by(size: ImageSize, short_side: int | None = None) -> Pair:
     return round(covered * height / short), round(covered * width / short)
 
 
-def cover(size: Sequence[int], image: Sequence[int]) -> Pair:
+def cover_size(size: Sequence[int], image: Sequence[int]) -> Pair:
     """Return the smallest size of an image that covers another one.
 
     Args:
@@ -99,7 +99,7 @@ def find_grid(count: int, *likely: Sequence[int] | None) -> Pair | None:
     return None
 
 
-def split_patches(size: Sequence[int], count: int) -> Pair:
+def patch_grid(size: Sequence[int], count: int) -> Pair:
     """Return the grid of a number of square patches that fill an image.
 
     Args:
@@ -137,6 +137,6 @@ def divide(img_size: ImageSize, patch_size: int,
     if height % patch_size or width % patch_size:
         raise ValueError(
             f'{name}={patch_size} does not divide '
-            f'img_size={words_of(img_size)}; choose an image size that is a '
-            f'multiple of {patch_size}')
+            f'img_size={format_size(img_size)}; choose an image size that is '
+            f'a multiple of {patch_size}')
     return height // patch_size, width // patch_size

@@ -18,7 +18,7 @@ from mmengine.visualization import Visualizer
 from mmpretrain.registry import HOOKS
 
 import cmae_mm  # noqa: F401  registers the plugin
-from cmae_mm.cli.main import leave_ranks
+from cmae_mm.cli.main import end_process_group
 from cmae_mm.engine import ResumableRunner, ShardedRunner
 from cmae_mm.engine.device import adapt_to_device
 
@@ -129,4 +129,4 @@ def main() -> None:
 
 if __name__ == '__main__':
     main()
-    leave_ranks()
+    end_process_group()

@@ -38,7 +38,7 @@ FUNCTIONS = [
     'apis.training.pretrain', 'apis.training.Pretrained',
     'apis.finetuning.finetune', 'apis.finetuning.predict',
     'apis.finetuning.export_model', 'finetuning.model.load_model',
-    'finetuning.model.FinishedModel', 'apis.encoder.load_encoder',
+    'finetuning.model.FinetunedModel', 'apis.encoder.load_encoder',
     'apis.encoder.PretrainedEncoder', 'apis.embedding.embed',
     'apis.embedding.Embeddings', 'apis.pictures.reconstruct',
     'apis.pictures.attention', 'apis.pictures.features', 'apis.pictures.views',

@@ -305,7 +305,7 @@ def _complete_docstring(function: Callable[..., Any],
                for entry in re.findall(r'^    \w.*(?:\n     .*)*', own, re.M)}
     entries = []
     for name, parameter in signature.parameters.items():
-        texts = [mark.text for mark in marks_of(parameter.annotation)
+        texts = [mark.text for mark in metadata_of(parameter.annotation)
                  if isinstance(mark, Text)]
         if name not in written and texts:
             default = '' if 'Defaults to' in texts[0] or (
@@ -355,7 +355,7 @@ def interruptible(message: str) -> Iterator[None]:
         raise KeyboardInterrupt(message) from error
 
 
-def types_of(function: Callable[..., Any]) -> dict[str, Any]:
+def argument_types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a command's arguments."""
     return {name: parameter.annotation for name, parameter
             in inspect.signature(function).parameters.items()}
@@ -377,10 +377,11 @@ def check_arguments(function: Callable[..., Any],
         ConfigError: If an override is malformed.
         OSError: If an output cannot be written.
     """
-    hints = types_of(function)
+    hints = argument_types(function)
     for name, value in values.items():
-        if not accepts(value, hints[name]):
-            raise ArgumentError(f'{name} {complaint(value, hints[name])}')
+        if not matches_type(value, hints[name]):
+            raise ArgumentError(
+                f'{name} {describe_mismatch(value, hints[name])}')
         if _takes_path(hints[name]) and '' in _paths_in(value):
             raise ArgumentError(f'{name} is an empty path')
         if name == 'cfg_options' and not isinstance(value, Mapping):
@@ -422,7 +423,7 @@ def check_paths(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     inputs: list[PathLike] = []
     outputs: list[PathLike] = []
     for name, value in values.items():
-        for mark in marks_of(hints[name]):
+        for mark in metadata_of(hints[name]):
             for path in _paths_in(value) if isinstance(mark, _Path) else ():
                 mark.check(path)
                 (outputs if mark.is_output else inputs).append(path)
@@ -457,31 +458,31 @@ def _paths_in(value: Any) -> list[Any]:
         value, (list, tuple)) else []
 
 
-def marks_of(hint: Any) -> list[Any]:
+def metadata_of(hint: Any) -> list[Any]:
     """List the metadata of all ``Annotated`` in a type."""
     if get_origin(hint) is Literal:
         return []
-    inner = [mark for part in get_args(hint) for mark in marks_of(part)]
+    inner = [mark for part in get_args(hint) for mark in metadata_of(part)]
     return [*getattr(hint, '__metadata__', ()), *inner]
 
 
-def accepts(value: Any, hint: Any) -> bool:
+def matches_type(value: Any, hint: Any) -> bool:
     """Return whether a value is of a type and within its bounds."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return accepts(value, inner[0]) and all(
+        return matches_type(value, inner[0]) and all(
             mark.holds(value) for mark in inner[1:]
             if isinstance(mark, Range))
     if origin in (Union, UnionType):
-        return any(accepts(value, part) for part in inner)
+        return any(matches_type(value, part) for part in inner)
     if origin is Literal:
         return isinstance(value, str) and value in inner
     if origin is tuple:
         return isinstance(value, (list, tuple)) and len(value) == len(
-            inner) and all(map(accepts, value, inner))
+            inner) and all(map(matches_type, value, inner))
     if origin is collections.abc.Sequence:
         return isinstance(value, (list, tuple)) and all(
-            accepts(v, inner[0]) for v in value)
+            matches_type(v, inner[0]) for v in value)
     if hint in (int, float):
         return isinstance(value, Integral if hint is int else Real) and (
             not isinstance(value, bool) and math.isfinite(value))
@@ -489,7 +490,7 @@ def accepts(value: Any, hint: Any) -> bool:
         origin is not None) or isinstance(value, hint)
 
 
-def complaint(value: Any, hint: Any) -> str:
+def describe_mismatch(value: Any, hint: Any) -> str:
     """Describe the allowed values of an argument with an invalid value."""
     return (f'must be {describe(hint)}, but got {value!r}'
             f'{suggest(str(value), _choices(hint))}')

@@ -145,24 +145,24 @@ def export(config: PathLike,
     from mmpretrain.models import ImageClassifier
 
     from ..checkpoints import (export_classifier, export_cmae, export_encoder,
-                               load_model, naming, read_checkpoint,
-                               read_encoder_facts)
+                               load_model, prefix_errors, read_checkpoint,
+                               read_encoder_record)
     model = _build_model(config, cfg_options)
     is_classifier = isinstance(model, ImageClassifier) and to != 'cmae'
     if not is_classifier:
         _require_cmae(model, config)
-    with naming(str(checkpoint)):
+    with prefix_errors(str(checkpoint)):
         state, meta = read_checkpoint(str(checkpoint))
-        facts = read_encoder_facts(meta)
-        images = facts.get('images')
-        report = load_model(model, state, facts)
+        record = read_encoder_record(meta)
+        images = record.get('images')
+        report = load_model(model, state, record)
     result: dict[str, Any] = dict(
         checkpoint=str(checkpoint), to=to, out=str(out))
     source = _describe(config, checkpoint, meta)
     if to == 'onnx':
         from ..checkpoints.onnx_export import export_onnx
         from .encoder import encoder_of
-        with naming(str(checkpoint)):
+        with prefix_errors(str(checkpoint)):
             loaded = encoder_of(model, encoder, img_size, images)
         result['difference'] = export_onnx(
             loaded, str(out), dtype, **source)
@@ -215,19 +215,19 @@ init.safetensors
         CheckpointError: If the checkpoint is none of these, or cannot be
             loaded or written.
     """
-    from ..checkpoints import (CheckpointError, encoder_facts, load_model,
-                               naming, write_checkpoint)
+    from ..checkpoints import (CheckpointError, encoder_record, load_model,
+                               prefix_errors, write_checkpoint)
     from ..checkpoints.encoder_config import KEY
     from ..checkpoints.layouts import FOREIGN, RELEASED, with_prefix
     from ..checkpoints.load import fit, read_encoder
     model: Any = _build_model(config, cfg_options)
     _require_cmae(model, config)
-    with naming(str(checkpoint)):
-        (state, meta), found, facts = read_encoder(
+    with prefix_errors(str(checkpoint)):
+        (state, meta), found, record = read_encoder(
             str(checkpoint), img_size=model.backbone.img_size)
         lines = list(found.lines)
         if found.kind == RELEASED:
-            report = load_model(model, state, facts)
+            report = load_model(model, state, record)
             imported = model.state_dict()
             use = 'the whole pre-training state, for load_from'
         elif found.kind in FOREIGN:
@@ -242,13 +242,13 @@ init.safetensors
                 'and needs no conversion')
     # Other channels than the source's are normalised as the config says.
     of_images = ('mean', 'std', 'images', 'value_range', 'crop_pct')
-    source = {k: facts[k] for k in (
+    source = {k: record[k] for k in (
         'num_heads', 'norm_eps', *([] if report.inflated else of_images))
-        if k in facts}
-    record = encoder_facts(model)
-    record[KEY] = {**record[KEY], **source}
+        if k in record}
+    metadata = encoder_record(model)
+    metadata[KEY] = {**metadata[KEY], **source}
     write_checkpoint(str(out), imported, {
-        **_describe(config, checkpoint, meta), **record})
+        **_describe(config, checkpoint, meta), **metadata})
     print('\n'.join([f'{checkpoint} is {found.kind}: {report}', *lines,
                      f'Wrote {out}, {use}']))
     return dict(checkpoint=str(checkpoint), kind=found.kind, out=str(out))

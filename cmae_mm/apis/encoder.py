@@ -9,8 +9,8 @@ from mmengine.logging import MMLogger, print_log
 from torch import Tensor, nn
 
 from .. import checkpoints
-from ..checkpoints import CheckpointError, naming
-from ..checkpoints.encoder_config import encoder_facts, read_encoder_facts
+from ..checkpoints import CheckpointError, prefix_errors
+from ..checkpoints.encoder_config import encoder_record, read_encoder_record
 from ..checkpoints.layouts import FoundEncoder
 from ..checkpoints.load import (LoadedEncoder, build_encoder, log_loaded,
                                 model_of, select_encoder)
@@ -334,7 +334,7 @@ def load_encoder(checkpoint: Checkpoint,
     loaded = checkpoints.load_encoder(
         str(checkpoint), encoder, img_size, num_heads)
     log_loaded(loaded.lines)
-    with naming(checkpoint):
+    with prefix_errors(checkpoint):
         return with_preprocessing(loaded, pool, stats)
 
 
@@ -433,11 +433,11 @@ def encoder_of(model: nn.Module,
     """
     state = select_encoder(model, encoder).state_dict()
     state.pop('mask_token', None)
-    facts = read_encoder_facts(encoder_facts(model, images))
+    record = read_encoder_record(encoder_record(model, images))
     found = FoundEncoder(
-        state, f'a {type(model).__name__}', grid=grid_of(state, facts))
+        state, f'a {type(model).__name__}', grid=grid_of(state, record))
     return with_preprocessing(
-        build_encoder(found, facts, encoder, img_size), pool)
+        build_encoder(found, record, encoder, img_size), pool)
 
 
 def with_preprocessing(loaded: LoadedEncoder,
@@ -460,15 +460,15 @@ def with_preprocessing(loaded: LoadedEncoder,
     # of a hybrid the first stage's
     channels: int = getattr(backbone, 'in_channels', None) or (
         backbone.patch_embed.projection.in_channels)
-    normalisation = _find_normalisation(channels, loaded.facts, stats)
+    normalisation = _find_normalisation(channels, loaded.record, stats)
     found = PretrainedEncoder(backbone, pool, **normalisation).eval()
-    if 'crop_pct' in loaded.facts:
+    if 'crop_pct' in loaded.record:
         found.centre_crop.short_side = round(
-            min(to_pair(found.img_size)) / loaded.facts['crop_pct'])
+            min(to_pair(found.img_size)) / loaded.record['crop_pct'])
     return found
 
 
-def _find_normalisation(channels: int, facts: dict[str, Any],
+def _find_normalisation(channels: int, record: dict[str, Any],
                         stats: PathLike | None) -> dict[str, Any]:
     """Find the settings to decode, normalise and show images."""
     if stats is not None:
@@ -478,7 +478,7 @@ def _find_normalisation(channels: int, facts: dict[str, Any],
         known['images'] = settings_of(known)
         known['value_range'] = value_range_of(known)
     else:
-        known = facts
+        known = record
     found: dict[str, Any] = {
         k: known[k] for k in ('mean', 'std', 'images', 'value_range')
         if k in known

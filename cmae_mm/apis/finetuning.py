@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from ..dependencies import find_checkpoint, require_dense
-from ..image_size import to_pair, to_size, words_of
+from ..image_size import format_size, to_pair, to_size
 from .arguments import (RANDOM, ArgumentError, CheckpointOrRandom, Count, Data,
                         ImgSize, Launcher, Output, OutputFolder, Overrides,
                         PathLike, Size, Stats, check_onnx_file, command,
@@ -130,7 +130,7 @@ def finetune(data: Data,
     if is_dense and not isinstance(size, int):
         raise ArgumentError(
             f'the task {task} needs square images, but got '
-            f'{words_of(size)}; give their side, img_size (--img-size)')
+            f'{format_size(size)}; give their side, img_size (--img-size)')
     images = encoder['images']
     make: Callable[..., Any]
     if task == 'detect':

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..datasets.listing import evenly
+from ..datasets.listing import evenly_spaced
 from ..datasets.source import open_source
 from ..evaluation.features import (CentreCrop, describe_none, print_skipped,
                                    try_reading)
@@ -50,7 +50,7 @@ def pick_images(named: Sequence[PathLike], most: int) -> list[PickedImage]:
             source = open_source(path)
             picked += [
                 PickedImage(Path(source.path(i)), partial(source.read, i))
-                for i in evenly(len(source), most)]
+                for i in evenly_spaced(len(source), most)]
         elif path.is_file():
             picked.append(PickedImage(path, path.read_bytes))
         else:

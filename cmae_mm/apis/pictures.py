@@ -197,12 +197,12 @@ def reconstruct(checkpoint: Checkpoint,
     from ..visualization import prediction_columns
     from .images import load_crops, pick_images
     picked = pick_images(images, most)
-    model, facts = load_pretraining_model(
+    model, record = load_pretraining_model(
         str(checkpoint), None if config is None else str(config))
     model.to(get_device())
     backbone, preprocessor = model.backbone, model.data_preprocessor
     picked, crops = load_crops(
-        picked, CentreCrop(backbone.img_size, facts.get('images')))
+        picked, CentreCrop(backbone.img_size, record.get('images')))
     normal = (crops.to(preprocessor.mean.device).float() - preprocessor.mean
               ) / preprocessor.std
     with torch.random.fork_rng(devices=[]):
@@ -341,7 +341,7 @@ def map_images(data: Data,
             images.
         MissingLibrary: If UMAP is chosen and not installed.
     """
-    from ..datasets.listing import PART_NAMES, evenly, spellings
+    from ..datasets.listing import PART_NAMES, case_variants, evenly_spaced
     from ..datasets.source import open_source
     from ..visualization.image_grid import save_picture
     from ..visualization.projection import choose_method, draw_map, project
@@ -351,14 +351,14 @@ def map_images(data: Data,
     if len(paths) < 2:
         raise ArgumentError(f'a map needs at least two images, but {data} has '
                             f'{len(paths)} that can be decoded')
-    chosen = evenly(len(paths), most)
+    chosen = evenly_spaced(len(paths), most)
     paths = [paths[i] for i in chosen]
     chosen_method = choose_method(method)
     places = project(values[chosen], chosen_method, seed)
     groups = [Path(p).parts[0] if len(Path(p).parts) > 1 else ''
               for p in paths]
     if len(set(groups)) == 1 or set(groups) <= set(
-            spellings(sum(PART_NAMES.values(), ()))):
+            case_variants(sum(PART_NAMES.values(), ()))):
         groups = [Path(p).parent.name for p in paths]
     path = Path(out)
     save_picture(path, draw_map(places, _thumbnails(

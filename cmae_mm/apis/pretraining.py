@@ -21,7 +21,7 @@ from ..engine.resuming import list_saved
 from ..engine.runner import build_runner, filter_console
 from ..engine.training_step import estimate_training
 from ..files import write_file
-from ..image_size import ImageSize, Pair, to_pair, to_size, words_of
+from ..image_size import ImageSize, Pair, format_size, to_pair, to_size
 from ..models.utils import check_blocks, is_pretrained
 from ..plain_config import PlainConfigError, format_config, parse_config
 from .arguments import ArgumentError, Overrides, PathLike
@@ -126,7 +126,7 @@ class Plan(NamedTuple):
 
     cfg: Config
     summary: str
-    facts: dict[str, Any]
+    values: dict[str, Any]
 
 
 def plan_pretraining(data: PathLike,
@@ -231,13 +231,13 @@ def plan_pretraining(data: PathLike,
             cfg.auto_scale_lr.base_batch_size = total
         else:
             rate *= total / base_batch
-    facts = dict(
+    values = dict(
         model=model, base=base, images=images, img_size=img_size,
         recipe=rule.name,
         batch_size=batch_size, processes=processes, steps_per_epoch=steps,
         epochs=epochs, warm_up_epochs=warm_up, learning_rate=rate,
         num_workers=num_workers, out=cfg.work_dir)
-    return Plan(cfg, _summarize(cfg, facts, source, rule, scaling), facts)
+    return Plan(cfg, _summarize(cfg, values, source, rule, scaling), values)
 
 
 def _set_size(cfg: Config, size: Pair) -> None:
@@ -333,10 +333,10 @@ def _schedule(epochs: int, warm_up: float) -> list[dict[str, Any]]:
     return [linear, cosine]
 
 
-def _summarize(cfg: Config, facts: dict[str, Any], source: ImageSource,
+def _summarize(cfg: Config, values: dict[str, Any], source: ImageSource,
                rule: SizeRule, scaling: str) -> str:
     """Describe the config in a few lines."""
-    steps, epochs = facts['steps_per_epoch'], facts['epochs']
+    steps, epochs = values['steps_per_epoch'], values['epochs']
     images = source.describe()
     stats = cfg.get('image_stats')
     if stats is not None:
@@ -346,22 +346,23 @@ def _summarize(cfg: Config, facts: dict[str, Any], source: ImageSource,
     saving = cfg.default_hooks.checkpoint
     kept = saving.get('max_keep_ckpts', -1)
     return '\n'.join([
-        f'CMAE, {facts["model"]}, from the config {facts["base"]}',
+        f'CMAE, {values["model"]}, from the config {values["base"]}',
         f'images         {images}',
-        *([f'views          {words_of(facts["img_size"])} pixels, shifted by '
-           f'less than {cfg.data_preprocessor.max_shift}']
-          if facts['img_size'] is not None else []),
+        *([f'views          {format_size(values["img_size"])} pixels, shifted '
+           f'by less than {cfg.data_preprocessor.max_shift}']
+          if values['img_size'] is not None else []),
         *([f'start          encoder of {encode_name(start["checkpoint"])}']
           if is_pretrained(start) else []),
         f'recipe         {rule.name}: {rule.reason}',
-        f'batch          {facts["batch_size"]} on {facts["processes"]} '
+        f'batch          {values["batch_size"]} on {values["processes"]} '
         f'process(es): {steps:,} steps an epoch',
-        f'epochs         {epochs:,}, with {facts["warm_up_epochs"]:g} of '
+        f'epochs         {epochs:,}, with {values["warm_up_epochs"]:g} of '
         f'warm-up; {epochs * steps:,} steps',
-        f'learning rate  {facts["learning_rate"]:.4g}{scaling}',
+        f'learning rate  {values["learning_rate"]:.4g}{scaling}',
         f'checkpoints    every {saving.interval} epoch(s)'
         + (f', at most {kept} kept' if kept > 0 else ''),
-        f'folder         {encode_name(facts["out"])}, config in {CONFIG_NAME}',
+        f'folder         {encode_name(values["out"])}, config in '
+        f'{CONFIG_NAME}',
     ])
 
 

@@ -322,7 +322,7 @@ def _origin() -> dict[str, str]:
 
 def _fill_in(command: Sequence[str], run: StudyRun) -> list[str]:
     """Replace the placeholders of data, model and trained checkpoint."""
-    from ..engine.resuming import find_newest_whole, list_checkpoints
+    from ..engine.resuming import find_newest_complete, list_checkpoints
     values = {}
     if DATA in command or MODEL in command:
         assert run.config is not None
@@ -333,7 +333,7 @@ def _fill_in(command: Sequence[str], run: StudyRun) -> list[str]:
             write_file(values[MODEL], format_config(cfg.to_dict()))
     if any(CHECKPOINT in word for word in command):
         folder = run.folder / 'train'
-        last = find_newest_whole(list_checkpoints(str(folder)))
+        last = find_newest_complete(list_checkpoints(str(folder)))
         if last is None:
             raise FileNotFoundError(f'{folder} has no checkpoint')
         values[CHECKPOINT] = str(last)

@@ -9,34 +9,34 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..dependencies import import_on_use
 
 if TYPE_CHECKING:
-    from .encoder_config import encoder_facts, read_encoder_facts
+    from .encoder_config import encoder_record, read_encoder_record
     from .export import EXPORTS, export_classifier, export_cmae, export_encoder
     from .layouts import find_encoder
     from .load import (RANDOM, LoadedEncoder, build_encoder, load_encoder,
                        load_encoder_into, load_model, load_pretraining_model)
-    from .read import (check_whole, load_only_safely, read_checkpoint,
+    from .read import (check_complete, load_only_safely, read_checkpoint,
                        write_checkpoint)
     from .state_dict import KeyReport, load_state, resample_pos_embed
     from .unpickler import to_plain
 
 __all__ = [
     'CheckpointError', 'DamagedCheckpoint', 'EXPORTS', 'KeyReport',
-    'LoadedEncoder', 'RANDOM', 'build_encoder', 'check_whole',
-    'encoder_facts', 'export_classifier', 'export_cmae', 'export_encoder',
+    'LoadedEncoder', 'RANDOM', 'build_encoder', 'check_complete',
+    'encoder_record', 'export_classifier', 'export_cmae', 'export_encoder',
     'find_encoder', 'load_encoder', 'load_encoder_into', 'load_model',
-    'load_only_safely', 'load_pretraining_model', 'load_state', 'naming',
-    'read_checkpoint', 'read_encoder_facts', 'resample_pos_embed',
-    'to_plain', 'write_checkpoint'
+    'load_only_safely', 'load_pretraining_model', 'load_state',
+    'prefix_errors', 'read_checkpoint', 'read_encoder_record',
+    'resample_pos_embed', 'to_plain', 'write_checkpoint'
 ]
 
 __getattr__ = import_on_use(__name__, {
-    'encoder_config': ('encoder_facts', 'read_encoder_facts'),
+    'encoder_config': ('encoder_record', 'read_encoder_record'),
     'export': ('EXPORTS', 'export_classifier', 'export_cmae',
                'export_encoder'),
     'layouts': ('find_encoder', ),
     'load': ('LoadedEncoder', 'RANDOM', 'build_encoder', 'load_encoder',
              'load_encoder_into', 'load_model', 'load_pretraining_model'),
-    'read': ('check_whole', 'load_only_safely', 'read_checkpoint',
+    'read': ('check_complete', 'load_only_safely', 'read_checkpoint',
              'write_checkpoint'),
     'state_dict': ('KeyReport', 'load_state', 'resample_pos_embed'),
     'unpickler': ('to_plain', ),
@@ -52,7 +52,7 @@ class DamagedCheckpoint(CheckpointError):
 
 
 @contextmanager
-def naming(checkpoint: Any) -> Iterator[None]:
+def prefix_errors(checkpoint: Any) -> Iterator[None]:
     """Prefix error messages with the name of a checkpoint."""
     try:
         yield
@@ -63,7 +63,7 @@ def naming(checkpoint: Any) -> Iterator[None]:
         raise type(error)(f'{checkpoint}: {text}') from None
 
 
-def refuse(name: str, what: Any) -> NoReturn:
+def reject_unsafe(name: str, what: Any) -> NoReturn:
     """Reject a file that contains more than plain values.
 
     Args:

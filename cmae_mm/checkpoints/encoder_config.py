@@ -26,9 +26,9 @@ def norm_eps(encoder: nn.Module) -> float:
     return float(getattr(encoder.layers[0].ln1, 'eps', NORM_EPS))
 
 
-def encoder_facts(model: nn.Module,
-                  images: Mapping[str, Any] | None = None,
-                  img_size: Any = None) -> dict[str, Any]:
+def encoder_record(model: nn.Module,
+                   images: Mapping[str, Any] | None = None,
+                   img_size: Any = None) -> dict[str, Any]:
     """Collect the settings of a model's encoder, for a checkpoint.
 
     Args:
@@ -56,37 +56,37 @@ def encoder_facts(model: nn.Module,
     settings = getattr(getattr(model, 'backbone', None), 'arch_settings', None)
     if not isinstance(settings, Mapping) or 'num_heads' not in settings:
         return {}
-    facts: dict[str, Any] = dict(num_heads=int(settings['num_heads']))
+    record: dict[str, Any] = dict(num_heads=int(settings['num_heads']))
     if norm_eps(model.backbone) != NORM_EPS:
-        facts['norm_eps'] = norm_eps(model.backbone)
+        record['norm_eps'] = norm_eps(model.backbone)
     classes = 1 if getattr(model.backbone, 'cls_token', None) is None else (
         getattr(model.backbone, 'num_class_tokens', 1))
     if classes != 1:
-        facts['num_class_tokens'] = classes
-    facts |= _size(img_size or getattr(model.backbone, 'img_size', None))
+        record['num_class_tokens'] = classes
+    record |= _size(img_size or getattr(model.backbone, 'img_size', None))
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
     for name in ('mean', 'std'):
         value = getattr(preprocessor, name, None)
         if isinstance(value, torch.Tensor):
-            facts[name] = [float(v) for v in value.flatten()]
+            record[name] = [float(v) for v in value.flatten()]
     decoded = dict(images or {})
     for name in ('channels', 'dtype'):
         if hasattr(preprocessor, name):
             decoded.setdefault(name, getattr(preprocessor, name))
     decoded = {k: v for k, v in decoded.items() if v is not None}
     if decoded and not is_plain(decoded):
-        facts['images'] = decoded
+        record['images'] = decoded
     if not getattr(preprocessor, 'is_byte_range', True):
         low, high = preprocessor.low, preprocessor.low + preprocessor.width
-        facts['value_range'] = [[float(v) for v in end.flatten()]
-                                for end in (low, high)]
+        record['value_range'] = [[float(v) for v in end.flatten()]
+                                 for end in (low, high)]
     target = getattr(model, 'target', None)
     if target is not None:
-        facts['target_with_cls_token'] = bool(target.with_cls_token)
-    return {KEY: facts}
+        record['target_with_cls_token'] = bool(target.with_cls_token)
+    return {KEY: record}
 
 
-def read_encoder_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
+def read_encoder_record(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Read the settings of an encoder from a checkpoint's metadata.
 
     Args:
@@ -95,41 +95,41 @@ def read_encoder_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
             folder, used if the record lacks them.
 
     Returns:
-        dict[str, Any]: See :func:`encoder_facts`, ``crop_pct``, the side of
+        dict[str, Any]: See :func:`encoder_record`, ``crop_pct``, the side of
         the centre crop relative to the resized short side of the image, and
         ``num_layers``; empty without settings.
 
     Raises:
         CheckpointError: If a value is not allowed.
     """
-    noted = meta.get(KEY) or {}
-    if isinstance(noted, str):
+    recorded = meta.get(KEY) or {}
+    if isinstance(recorded, str):
         with suppress(ValueError, SyntaxError, TypeError, MemoryError,
                       RecursionError):
-            noted = ast.literal_eval(noted)
-    if not isinstance(noted, Mapping):
-        raise _wrong(KEY, noted, 'a dict of plain values')
-    noted = {**_read_folder(meta), **noted}
-    facts = {k: noted[k] for k in _ALLOWED if noted.get(k) is not None}
-    for name, value in facts.items():
+            recorded = ast.literal_eval(recorded)
+    if not isinstance(recorded, Mapping):
+        raise _wrong(KEY, recorded, 'a dict of plain values')
+    recorded = {**_read_folder(meta), **recorded}
+    record = {k: recorded[k] for k in _ALLOWED if recorded.get(k) is not None}
+    for name, value in record.items():
         is_allowed, words = _ALLOWED[name]
         if not is_allowed(value):
             raise _wrong(name, value, words)
-    ends = [facts[k] for k in ('mean', 'std') if k in facts]
-    ends += facts.get('value_range', [])
+    ends = [record[k] for k in ('mean', 'std') if k in record]
+    ends += record.get('value_range', [])
     if len({len(end) for end in ends}) > 1 or len(ends) in (1, 2) and not (
-            'mean' in facts and 'std' in facts):
-        raise _wrong(KEY, facts, 'mean and std of as many channels, and of '
+            'mean' in record and 'std' in record):
+        raise _wrong(KEY, record, 'mean and std of as many channels, and of '
                      'value_range where there is one,')
-    if 'images' in facts:
+    if 'images' in record:
         try:
-            settings = make_settings(**facts['images'])
+            settings = make_settings(**record['images'])
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f'its record has images={_short(facts["images"])}, but these '
+                f'its record has images={_short(record["images"])}, but these '
                 f'settings cannot be used: {error}') from None
-        facts['images'] = dict(facts['images'], channels=settings.channels)
-    return facts
+        record['images'] = dict(record['images'], channels=settings.channels)
+    return record
 
 
 def _read_folder(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,31 +139,31 @@ def _read_folder(meta: Mapping[str, Any]) -> dict[str, Any]:
         meta (Mapping[str, Any]): Their contents by the files' names.
 
     Returns:
-        dict[str, Any]: See :func:`read_encoder_facts`.
+        dict[str, Any]: See :func:`read_encoder_record`.
 
     Raises:
         CheckpointError: If the settings of images cannot be read.
     """
     config = meta.get('config.json', {})
     images = meta.get('preprocessor_config.json', {})
-    facts: dict[str, Any] = dict(num_heads=config.get('num_attention_heads'),
-                                 num_layers=config.get('num_hidden_layers'),
-                                 norm_eps=config.get('layer_norm_eps'),
-                                 **_size(config.get('image_size')))
+    record: dict[str, Any] = dict(num_heads=config.get('num_attention_heads'),
+                                  num_layers=config.get('num_hidden_layers'),
+                                  norm_eps=config.get('layer_norm_eps'),
+                                  **_size(config.get('image_size')))
     activation = config.get('hidden_act', 'gelu')
     try:
         if 'pretrained_cfg' in config:
             images, given = config['pretrained_cfg'], config.get(
                 'model_args', {})
             activation = given.get('act_layer', 'gelu')
-            facts['num_heads'] = given.get('num_heads')
-            facts.update(_size(given.get('img_size') or images.get(
+            record['num_heads'] = given.get('num_heads')
+            record.update(_size(given.get('img_size') or images.get(
                 'input_size', [])[1:]))
-            facts['crop_pct'] = images.get('crop_pct')
+            record['crop_pct'] = images.get('crop_pct')
             if 'mean' in images:
-                facts.update(_scale(images['mean'], images['std']))
+                record.update(_scale(images['mean'], images['std']))
         elif 'image_mean' in images:
-            facts.update(_read_processor(images))
+            record.update(_read_processor(images))
     except (AttributeError, KeyError, TypeError, ValueError,
             ZeroDivisionError) as error:
         raise CheckpointError(
@@ -172,7 +172,7 @@ def _read_folder(meta: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             f'its config.json says that the activation is {activation!r}, but '
             'only gelu is supported')
-    return facts
+    return record
 
 
 def _size(size: Any) -> dict[str, Any]:
@@ -188,14 +188,14 @@ def _read_processor(images: Mapping[str, Any]) -> dict[str, Any]:
     if not images.get('do_normalize', True):
         mean, std = [0.] * len(mean), [1.] * len(std)
     factor = images.get('rescale_factor', 1 / 255)
-    facts = _scale(mean, std, factor if images.get('do_rescale', True) else 1)
+    record = _scale(mean, std, factor if images.get('do_rescale', True) else 1)
     sides = (images.get(name) or {} for name in ('size', 'crop_size'))
     short, crop = (s if isinstance(s, int) else s.get(
         'shortest_edge', s.get('height', 0)) for s in sides)
     if images.get('do_resize', True) and short:
         crops = images.get('do_center_crop') and crop
-        facts['crop_pct'] = crop / short if crops else 1.
-    return facts
+        record['crop_pct'] = crop / short if crops else 1.
+    return record
 
 
 def _scale(mean: Sequence[float], std: Sequence[float],

@@ -9,10 +9,10 @@ from torch import nn
 
 from ..dependencies import WEIGHT_SUFFIXES
 from ..files import write_file
-from ..image_size import ImageSize, covered_by, divide, to_pair, to_size
+from ..image_size import ImageSize, divide, resize_size, to_pair, to_size
 from ..version import __version__
 from . import CheckpointError, layouts
-from .encoder_config import KEY, encoder_facts, norm_eps
+from .encoder_config import KEY, encoder_record, norm_eps
 from .load import select_encoder
 from .read import StateDict, write_checkpoint
 from .state_dict import is_hybrid, resample_pos_embed
@@ -120,12 +120,12 @@ def export_encoder(model: nn.Module,
     state = _state_for(
         model, to, encoder, img_size, dict(decoder.state_dict()))
     size = to_size(to_pair(img_size or vit.img_size))
-    facts = encoder_facts(model, images, size)
-    meta = _describe(to, **facts, encoder=encoder, final_norm=vit.final_norm,
+    record = encoder_record(model, images, size)
+    meta = _describe(to, **record, encoder=encoder, final_norm=vit.final_norm,
                      **meta)
     if to == 'timm':
         _write_timm(path, state, vit, meta, pretrained_cfg(
-            facts[KEY], size, vit.in_channels))
+            record[KEY], size, vit.in_channels))
     elif to in _CLASSES:
         config = hf_config(vit, *_CLASSES[to], size)
         if to == 'hf':
@@ -140,7 +140,7 @@ def export_encoder(model: nn.Module,
                 decoder_intermediate_size=block.ffn.layers[0][0].out_features,
                 mask_ratio=vit.mask_ratio,
                 norm_pix_loss=model.head.reconstruction.norm_pix)
-        _write_hf(path, state, facts[KEY], meta, config)
+        _write_hf(path, state, record[KEY], meta, config)
     else:
         write_checkpoint(path, state, meta)
 
@@ -162,7 +162,7 @@ def _write_timm(path: str, state: StateDict, vit: nn.Module,
     write_settings(folder, meta, timm_config(vit, cfg))
 
 
-def _write_hf(path: str, state: StateDict, facts: Mapping[str, Any],
+def _write_hf(path: str, state: StateDict, record: Mapping[str, Any],
               meta: dict[str, Any], config: Mapping[str, Any],
               short_side: int | None = None) -> None:
     """Write a folder for transformers."""
@@ -173,8 +173,8 @@ def _write_hf(path: str, state: StateDict, facts: Mapping[str, Any],
     # Required by transformers.
     write_checkpoint(folder / 'model.safetensors', state,
                      dict(meta, format='pt'))
-    processor = hf_processor(facts, config['image_size'], short_side) if (
-        is_rgb(facts)) else None
+    processor = hf_processor(record, config['image_size'], short_side) if (
+        is_rgb(record)) else None
     write_settings(folder, meta, config, processor)
 
 
@@ -224,13 +224,13 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
     channels = vit.patch_embed.projection.in_channels
     state = {k: v for k, v in state.items()
              if k.startswith(('backbone.', 'head.fc.'))}
-    facts = encoder_facts(model, images)
-    meta = _describe(to, **facts, **meta)
+    record = encoder_record(model, images)
+    meta = _describe(to, **record, **meta)
     classes = list(classes) or [str(number) for number in range(count)]
     if to == 'timm':
         _write_timm(
             path, layouts.rename(state, layouts.TIMM_CLASSIFIER), vit, meta,
-            pretrained_cfg(facts[KEY], size, channels, classes, short_side))
+            pretrained_cfg(record[KEY], size, channels, classes, short_side))
         return
     if vit.final_norm or vit.num_extra_tokens != 1:
         raise CheckpointError(
@@ -245,7 +245,7 @@ def export_classifier(model: nn.Module, path: str, to: str = 'timm',
         label2id={name: number for number, name in enumerate(classes)},
         problem_type='multi_label_classification' if 'MultiLabel' in type(
             model.head).__name__ else 'single_label_classification')
-    _write_hf(path, layouts.to_hf_classifier(state), facts[KEY], meta, config,
+    _write_hf(path, layouts.to_hf_classifier(state), record[KEY], meta, config,
               short_side)
 
 
@@ -287,37 +287,37 @@ def export_cmae(model: nn.Module,
         raise CheckpointError(
             'the released CMAE code has no hybrid encoder; export the encoder '
             'and the pixel decoder to convmae')
-    facts = encoder_facts(model, images)
+    record = encoder_record(model, images)
     write_checkpoint(path, layouts.to_cmae(state),
-                     _describe('cmae', **facts, **meta))
+                     _describe('cmae', **record, **meta))
 
 
 # Folders of transformers and timm: files in addition to the weights
 
 
-def is_rgb(facts: Mapping[str, Any]) -> bool:
+def is_rgb(record: Mapping[str, Any]) -> bool:
     """Whether images are 8-bit colours; the libraries decode no others."""
-    return len(facts.get('mean', ())) == 3 and not (
-        facts.keys() & {'images', 'value_range'})
+    return len(record.get('mean', ())) == 3 and not (
+        record.keys() & {'images', 'value_range'})
 
 
-def pretrained_cfg(facts: Mapping[str, Any], img_size: ImageSize,
+def pretrained_cfg(record: Mapping[str, Any], img_size: ImageSize,
                    channels: int, classes: Sequence[str] = (),
                    short_side: int | None = None) -> dict[str, Any]:
     """Return the ``pretrained_cfg`` of timm.
 
     Args:
-        facts (Mapping[str, Any]): Settings of the encoder.
+        record (Mapping[str, Any]): Settings of the encoder.
         img_size (int | Sequence[int]): Size of the images in pixels.
         channels (int): Number of channels of the images.
         classes (Sequence[str]): Names of the classes. Defaults to none.
-        short_side (int, optional): See :func:`covered_by`.
+        short_side (int, optional): See :func:`resize_size`.
 
     Returns:
         dict[str, Any]: Plain values.
     """
     pair = to_pair(img_size)
-    ratio = min(pair) / min(covered_by(pair, short_side))
+    ratio = min(pair) / min(resize_size(pair, short_side))
     config: dict[str, Any] = dict(
         input_size=[channels, *pair], interpolation='bicubic',
         # rounded down, since timm rounds the short side down
@@ -325,8 +325,8 @@ def pretrained_cfg(facts: Mapping[str, Any], img_size: ImageSize,
         crop_mode='center', num_classes=len(classes), classifier='head')
     if channels == 3:
         config['first_conv'] = 'patch_embed.proj'
-    if is_rgb(facts):
-        config.update({k: [v / 255 for v in facts[k]]
+    if is_rgb(record):
+        config.update({k: [v / 255 for v in record[k]]
                        for k in ('mean', 'std')})
     if classes:
         config['label_names'] = list(classes)
@@ -395,7 +395,7 @@ def hf_config(vit: nn.Module, model_type: str, architecture: str,
         **more)
 
 
-def hf_processor(facts: Mapping[str, Any], img_size: ImageSize,
+def hf_processor(record: Mapping[str, Any], img_size: ImageSize,
                  short_side: int | None = None) -> dict[str, Any]:
     """Return the ``preprocessor_config.json`` of 8-bit colours.
 
@@ -403,7 +403,7 @@ def hf_processor(facts: Mapping[str, Any], img_size: ImageSize,
     of rectangles are stretched to the crop's aspect.
     """
     height, width = to_pair(img_size)
-    rows, columns = covered_by(img_size, short_side)
+    rows, columns = resize_size(img_size, short_side)
     return dict(
         image_processor_type='BitImageProcessor',
         do_resize=True,
@@ -415,8 +415,8 @@ def hf_processor(facts: Mapping[str, Any], img_size: ImageSize,
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=[v / 255 for v in facts['mean']],
-        image_std=[v / 255 for v in facts['std']],
+        image_mean=[v / 255 for v in record['mean']],
+        image_std=[v / 255 for v in record['std']],
         do_convert_rgb=True)
 
 

@@ -225,7 +225,7 @@ class FoundEncoder(NamedTuple):
         lines (tuple[str, ...]): Changes, for the log.
         branch (str): 'online', 'target', 'teacher', 'student', or '' for a
             single encoder.
-        left_out (tuple[str, ...]): Other parts of the checkpoint.
+        not_loaded (tuple[str, ...]): Other parts of the checkpoint.
         num_class_tokens (int): Number of class tokens of an encoder of another
             project.
         grid (tuple[int, int], optional): Height and width in patches; None if
@@ -237,7 +237,7 @@ class FoundEncoder(NamedTuple):
     kind: str
     lines: tuple[str, ...] = ()
     branch: str = ''
-    left_out: tuple[str, ...] = ()
+    not_loaded: tuple[str, ...] = ()
     num_class_tokens: int = 1
     grid: Pair | None = None
     norm_eps: float | None = None
@@ -453,18 +453,18 @@ def from_cmae(state: StateDict) -> StateDict:
     return rename(state, CMAE, back=True)
 
 
-def _starts(state: StateDict, prefixes: tuple[str, ...]) -> bool:
+def _has_prefix(state: StateDict, prefixes: tuple[str, ...]) -> bool:
     return any(k.startswith(prefixes) for k in state)
 
 
-def _behind(state: StateDict, prefix: str) -> StateDict:
+def _without_prefix(state: StateDict, prefix: str) -> StateDict:
     return {k[len(prefix):]: v for k, v in state.items()
             if k.startswith(prefix)}
 
 
 def _layout_of(state: StateDict) -> Any:
     for layout in _LAYOUTS:
-        if all(_starts(state, prefixes) for prefixes in layout.signs):
+        if all(_has_prefix(state, prefixes) for prefixes in layout.signs):
             return layout
     return None
 
@@ -494,7 +494,7 @@ def _unwrap(state: StateDict, encoder: str
         removed.add(prefix)
         beside = {_part_beside(k, prefix) for k in state
                   if not k.startswith(prefix)}
-        state = _behind(state, prefix)
+        state = _without_prefix(state, prefix)
     names = ', '.join(sorted(map(repr, removed)))
     return state, _layout_of(state), (
         [f'removed from its names: {names}'] if removed else []), beside
@@ -510,7 +510,7 @@ def _find_prefix(state: StateDict, encoder: str) -> str:
     found: list[str] = []
     for prefix in sorted(prefixes, key=lambda p: (len(p), p)):
         if not prefix.startswith(tuple(found)) and (
-                _layout_of(_behind(state, prefix))):
+                _layout_of(_without_prefix(state, prefix))):
             found.append(prefix)
     for word in ('student', *_TRAINED) if encoder == 'student' else _TRAINED:
         trained = [p for p in found if f'.{p}'.count(f'.{word}')]
@@ -536,7 +536,7 @@ def _part_beside(name: str, prefix: str) -> str:
 
 def find_encoder(state: StateDict,
                  encoder: str = 'online',
-                 facts: Mapping[str, Any] = {},
+                 record: Mapping[str, Any] = {},
                  img_size: ImageSize | None = None) -> FoundEncoder:
     """Find the encoder in a checkpoint by the names of its parameters.
 
@@ -544,7 +544,7 @@ def find_encoder(state: StateDict,
         state (StateDict): The checkpoint's tensors.
         encoder (str): 'online' or 'target'; for DINO and iBOT also 'teacher',
             the same as 'online', or 'student'. Defaults to 'online'.
-        facts (Mapping[str, Any]): Recorded settings of the encoder. Defaults
+        record (Mapping[str, Any]): Recorded settings of the encoder. Defaults
             to nothing.
         img_size (int | Sequence[int], optional): Size of its images in
             pixels, if it notes none. Defaults to squares.
@@ -567,27 +567,27 @@ def find_encoder(state: StateDict,
     if encoder in choices[2:] and not any(encoder in name for name in state):
         raise CheckpointError(f'it has no {encoder}; use the online encoder')
     branch = _branch_of(state, encoder)
-    state, layout, lines, left_out = _unwrap(state, encoder)
+    state, layout, lines, not_loaded = _unwrap(state, encoder)
     kind, prefix, classes = layout.kind, layout.prefix, 1
     try:
         if layout.kind in FOREIGN:
-            left_out |= {_part(k) for k in state if k.startswith(_NO_ENCODER)}
+            not_loaded |= {_part(k) for k in state if k.startswith(_NO_ENCODER)}
             state = {k: v for k, v in state.items()
                      if not k.startswith(_NO_ENCODER)}
         elif prefix:
-            left_out |= {_part(k) for k in state if not k.startswith(
+            not_loaded |= {_part(k) for k in state if not k.startswith(
                 (prefix, 'target', 'data_preprocessor'))}
         state = rename(state, layout.rows, back=True)
         if layout.kind in FOREIGN:
             classes = count_extra(state)
-            lines += _make_plain(state, facts.get('img_size', img_size))
+            lines += _make_plain(state, record.get('img_size', img_size))
     except (IndexError, RuntimeError) as error:  # of shapes
         raise CheckpointError(
             f'it is {kind} by its names, but not by its shapes: {error}'
         ) from error
     if encoder == 'target':
         prefix = 'target.encoder.'
-        if not _starts(state, (prefix, )):
+        if not _has_prefix(state, (prefix, )):
             raise CheckpointError(
                 f'it is {kind}, which has no target encoder; use the online '
                 'one')
@@ -601,8 +601,8 @@ def find_encoder(state: StateDict,
     if kind == _OTHER_METHOD and found.pop('mask_token', None) is not None:
         lines.append('not loaded: its mask token')
     return FoundEncoder(found, kind, tuple(lines), branch,
-                        tuple(sorted(left_out)), classes,
-                        grid_of(found, facts), layout.norm_eps)
+                        tuple(sorted(not_loaded)), classes,
+                        grid_of(found, record), layout.norm_eps)
 
 
 def _check_numbers(state: StateDict) -> None:
@@ -622,7 +622,7 @@ def _branch_of(state: StateDict, encoder: str) -> str:
         return encoder
     return next((branch for branch, sign in (
         ('teacher', 'teacher'), ('student', 'student'),
-        ('online', 'target')) if _starts(state, (sign, ))), '')
+        ('online', 'target')) if _has_prefix(state, (sign, ))), '')
 
 
 def _part(name: str) -> str:

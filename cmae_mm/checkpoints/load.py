@@ -13,10 +13,11 @@ from mmpretrain.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
 from ..files import PathLike
-from ..image_size import ImageSize, Pair, divide, find_grid, to_size, words_of
-from . import CheckpointError, layouts, naming
-from .encoder_config import (NORM_EPS, encoder_facts, norm_eps,
-                             read_encoder_facts)
+from ..image_size import (ImageSize, Pair, divide, find_grid, format_size,
+                          to_size)
+from . import CheckpointError, layouts, prefix_errors
+from .encoder_config import (NORM_EPS, encoder_record, norm_eps,
+                             read_encoder_record)
 from .layouts import FoundEncoder, find_encoder
 from .read import Checkpoint, StateDict, read_checkpoint
 from .state_dict import (KINDS, KeyReport, Sizes, check_fit, grid_of,
@@ -53,14 +54,14 @@ class LoadedEncoder(NamedTuple):
     Args:
         backbone (TransferViT | TransferConvViT): In evaluation mode, with
             ``out_type='raw'``.
-        facts (dict[str, Any]): See
+        record (dict[str, Any]): See
             :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
         lines (list[str]): Lines for the log.
         config (dict[str, Any]): Config of the backbone.
     """
 
     backbone: nn.Module
-    facts: dict[str, Any]
+    record: dict[str, Any]
     lines: list[str]
     config: dict[str, Any]
 
@@ -87,9 +88,9 @@ def load_encoder(checkpoint: str,
         CheckpointError: If the file cannot be read, or contains no such
             encoder.
     """
-    with naming(checkpoint):
-        _, found, facts = read_encoder(checkpoint, encoder, img_size)
-        loaded = build_encoder(found, facts, encoder, img_size, num_heads)
+    with prefix_errors(checkpoint):
+        _, found, record = read_encoder(checkpoint, encoder, img_size)
+        loaded = build_encoder(found, record, encoder, img_size, num_heads)
     loaded.lines[0] = f'{checkpoint} is {loaded.lines[0]}'
     return loaded
 
@@ -112,18 +113,18 @@ def read_encoder(checkpoint: str, encoder: str = 'online',
         CheckpointError: If there is no such encoder.
     """
     content = read_checkpoint(checkpoint)
-    facts = read_encoder_facts(content.meta)
-    found = find_encoder(content.state, encoder, facts, img_size)
-    lines = _doubt_depth(found, facts)
-    if found.norm_eps is not None and 'norm_eps' not in facts:
-        facts['norm_eps'] = found.norm_eps
+    record = read_encoder_record(content.meta)
+    found = find_encoder(content.state, encoder, record, img_size)
+    lines = _check_depth(found, record)
+    if found.norm_eps is not None and 'norm_eps' not in record:
+        record['norm_eps'] = found.norm_eps
         lines.append(f'its layer norms are assumed to have eps='
                      f'{found.norm_eps}, which it does not record '
                      '(layer_norm_eps of config.json)')
-    return content, found._replace(lines=(*found.lines, *lines)), facts
+    return content, found._replace(lines=(*found.lines, *lines)), record
 
 
-def build_encoder(found: FoundEncoder, facts: dict[str, Any],
+def build_encoder(found: FoundEncoder, record: dict[str, Any],
                   encoder: str = 'online',
                   img_size: ImageSize | None = None,
                   num_heads: int | None = None) -> LoadedEncoder:
@@ -131,7 +132,7 @@ def build_encoder(found: FoundEncoder, facts: dict[str, Any],
 
     Args:
         found (FoundEncoder): The encoder.
-        facts (dict[str, Any]): Its settings, see :class:`LoadedEncoder`.
+        record (dict[str, Any]): Its settings, see :class:`LoadedEncoder`.
         encoder (str): Name of the encoder. Defaults to 'online'.
         img_size (int | Sequence[int], optional): See :func:`load_encoder`.
         num_heads (int, optional): See :func:`load_encoder`.
@@ -143,14 +144,14 @@ def build_encoder(found: FoundEncoder, facts: dict[str, Any],
         CheckpointError: If there is no such module.
     """
     state = dict(found.state)
-    if encoder == 'target' and not is_hybrid(state) and not facts.get(
+    if encoder == 'target' and not is_hybrid(state) and not record.get(
             'target_with_cls_token', True) and 'pos_embed' in state:
         state['pos_embed'] = state['pos_embed'][
             :, layouts.count_extra(state):]
         state.pop('cls_token', None)
     kind, settings, grid = _settings_of(
         found._replace(state=state),
-        {'num_class_tokens': found.num_class_tokens, **facts},
+        {'num_class_tokens': found.num_class_tokens, **record},
         img_size, num_heads)
     try:
         with torch.device('meta'):  # sizes are compared before memory is taken
@@ -165,13 +166,13 @@ def build_encoder(found: FoundEncoder, facts: dict[str, Any],
         reason = str(error).partition('\n')[0]
         raise CheckpointError(
             'its encoder cannot be built for images of '
-            f'{words_of(settings["img_size"])} pixels: {reason}') from error
+            f'{format_size(settings["img_size"])} pixels: {reason}') from error
     backbone.to_empty(device='cpu').load_state_dict(fitted.state)
-    return LoadedEncoder(backbone.eval(), facts, fitted.lines,
+    return LoadedEncoder(backbone.eval(), record, fitted.lines,
                          dict(settings, type=kind))
 
 
-def _settings_of(found: FoundEncoder, facts: dict[str, Any],
+def _settings_of(found: FoundEncoder, record: dict[str, Any],
                  img_size: ImageSize | None, num_heads: int | None
                  ) -> tuple[str, dict[str, Any], Pair]:
     """Derive the name, the arguments and the grid of an encoder."""
@@ -191,9 +192,9 @@ def _settings_of(found: FoundEncoder, facts: dict[str, Any],
             f'{", ".join(wrong or ["the layers"])} are missing or of another '
             'shape')
     depth = sizes.depths[-1]
-    if facts.get('num_layers', depth) != depth:
+    if record.get('num_layers', depth) != depth:
         raise CheckpointError(
-            f'its config.json says {facts["num_layers"]} layers, but its '
+            f'its config.json says {record["num_layers"]} layers, but its '
             f'weights are of {depth}: they are incomplete')
     tokens, width = layouts.count_extra(state), sizes.widths[-1]
     grid, size = _find_sizes(state['pos_embed'].shape[1], tokens,
@@ -207,8 +208,8 @@ def _settings_of(found: FoundEncoder, facts: dict[str, Any],
         final_norm='ln1.weight' in state,
         # with a classifier's norm of pooled features
         out_type='avg_featmap' if 'ln2.weight' in state else 'raw')
-    if facts.get('norm_eps', NORM_EPS) != NORM_EPS:
-        settings['norm_cfg'] = dict(type='LN', eps=facts['norm_eps'])
+    if record.get('norm_eps', NORM_EPS) != NORM_EPS:
+        settings['norm_cfg'] = dict(type='LN', eps=record['norm_eps'])
     if hybrid:
         kind = 'TransferConvViT'
         arch: dict[str, Any] = dict(
@@ -222,18 +223,18 @@ def _settings_of(found: FoundEncoder, facts: dict[str, Any],
         arch = dict(embed_dims=width, num_layers=depth,
                     feedforward_channels=hidden)
         settings.update(patch_size=sizes.patches[0])
-        classes = min(facts['num_class_tokens'], tokens)
+        classes = min(record['num_class_tokens'], tokens)
         if 'cls_token' not in state:
             settings.update(with_cls_token=False)
         elif (tokens, classes) != (1, 1):
             settings.update(num_class_tokens=classes,
                             num_registers=tokens - classes)
-    arch['num_heads'] = _find_heads(kind, sizes, arch, facts, num_heads)
+    arch['num_heads'] = _find_heads(kind, sizes, arch, record, num_heads)
     return kind, dict(settings, arch=arch), grid
 
 
 def _find_sizes(positions: int, num_extra: int, patch: int,
-                img_size: ImageSize | None, noted: Pair | None
+                img_size: ImageSize | None, recorded: Pair | None
                 ) -> tuple[Pair, ImageSize]:
     """Find the grid of positions, and the size of images in pixels."""
     given, count = None, positions - num_extra
@@ -242,9 +243,9 @@ def _find_sizes(positions: int, num_extra: int, patch: int,
             given = divide(img_size, patch)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
-    grid = find_grid(count, noted, given)
+    grid = find_grid(count, recorded, given)
     if grid is None:
-        others = f' or img_size={words_of(img_size)}' if img_size else ''
+        others = f' or img_size={format_size(img_size)}' if img_size else ''
         hint = ' (or it lacks its class token)' if not num_extra and (
             find_grid(count - 1)) else ''
         raise CheckpointError(
@@ -257,16 +258,16 @@ def _find_sizes(positions: int, num_extra: int, patch: int,
 
 
 def _find_heads(kind: str, sizes: Sizes, arch: dict[str, Any],
-                facts: dict[str, Any], given: int | None) -> int:
+                record: dict[str, Any], given: int | None) -> int:
     """Find the number of heads, which shapes do not determine."""
-    noted = facts.get('num_heads')
-    if given is not None and noted is not None and given != noted:
+    recorded = record.get('num_heads')
+    if given is not None and recorded is not None and given != recorded:
         raise CheckpointError(
-            f'it records {noted} heads, but num_heads={given} was given; '
+            f'it records {recorded} heads, but num_heads={given} was given; '
             'remove num_heads')
     named = {a['num_heads'] for a in MODELS.get(kind).arch_zoo.values()
              if all(a[k] == v for k, v in arch.items())}
-    heads = noted if given is None else given
+    heads = recorded if given is None else given
     if heads is None and len(named) == 1:
         heads = named.pop()
     if heads is None:
@@ -292,33 +293,33 @@ def fit_encoder(module: nn.Module, checkpoint: str,
         raise CheckpointError(
             'no checkpoint was given: set model.backbone.init_cfg.checkpoint '
             f'to a file, or to {RANDOM!r} to start from random weights')
-    with naming(checkpoint):
-        _, found, facts = read_encoder(
+    with prefix_errors(checkpoint):
+        _, found, record = read_encoder(
             checkpoint, encoder, getattr(module, 'img_size', None))
-        _check_heads(module, facts)
+        _check_heads(module, record)
         fitted = fit(
             module, found, most_listed=10, advice="the model must have the "
             "encoder's width, depth and patch size")
-    _compare_eps(module, facts, fitted.lines)
+    _compare_eps(module, record, fitted.lines)
     fitted.lines[0] = f'{checkpoint} is {fitted.lines[0]}'
     return fitted
 
 
-def _check_heads(module: nn.Module, facts: dict[str, Any]) -> None:
+def _check_heads(module: nn.Module, record: dict[str, Any]) -> None:
     """Check the number of heads, which shapes do not determine."""
     arch = getattr(module, 'arch_settings', None)
     heads = arch.get('num_heads') if isinstance(arch, dict) else None
-    noted = facts.get('num_heads')
-    if None not in (noted, heads) and noted != heads:
+    recorded = record.get('num_heads')
+    if None not in (recorded, heads) and recorded != heads:
         raise CheckpointError(
-            f'its encoder has {noted} attention heads, the model {heads}; set '
-            "num_heads of backbone.arch to the encoder's")
+            f'its encoder has {recorded} attention heads, the model {heads}; '
+            "set num_heads of backbone.arch to the encoder's")
 
 
-def _compare_eps(module: nn.Module, facts: dict[str, Any],
+def _compare_eps(module: nn.Module, record: dict[str, Any],
                  lines: list[str]) -> None:
     """Log a different epsilon of the layer norms, which changes features."""
-    theirs, ours = facts.get('norm_eps', NORM_EPS), norm_eps(module)
+    theirs, ours = record.get('norm_eps', NORM_EPS), norm_eps(module)
     if theirs != ours:
         lines.append(
             f'its layer norms have eps={theirs}, those of the model {ours}; '
@@ -334,13 +335,13 @@ def _known_depths(sizes: Sizes, hybrid: bool) -> list[int]:
                    if sizes.widths in (a['embed_dims'], [a['embed_dims']])})
 
 
-def _doubt_depth(found: FoundEncoder, facts: Mapping[str, Any]) -> list[str]:
+def _check_depth(found: FoundEncoder, record: Mapping[str, Any]) -> list[str]:
     """Warn of a depth that no known encoder has, if it is not recorded.
 
     A file that lacks its last layers is a shallower encoder.
     """
     sizes, hybrid = read_sizes(found.state), is_hybrid(found.state)
-    if sizes is None or facts.keys() & {'num_heads', 'num_layers'}:
+    if sizes is None or record.keys() & {'num_heads', 'num_layers'}:
         return []
     depths = _known_depths(sizes, hybrid)
     doubts = []
@@ -348,7 +349,7 @@ def _doubt_depth(found: FoundEncoder, facts: Mapping[str, Any]) -> list[str]:
         known = ' or '.join(map(str, depths))
         doubts = [f'named architectures of its width have {known} layers'
                   if depths else 'no named architecture has its width']
-    if found.kind in layouts.FOREIGN and 'fc_norm' not in found.left_out and (
+    if found.kind in layouts.FOREIGN and 'fc_norm' not in found.not_loaded and (
             'ln1.weight' not in found.state):
         doubts.append('it has no final norm')
     return [f'{_DOUBT} its last layers may be missing: {", ".join(doubts)}'
@@ -434,11 +435,11 @@ def fit(module: nn.Module, found: FoundEncoder,
              if v.dtype != expected[k].dtype}
     if types:
         lines.append(f'converted from {", ".join(sorted(types))}')
-    left_out = [what for prefix, what in _SPARE.items()
+    not_loaded = [what for prefix, what in _SPARE.items()
                 if any(k.startswith(prefix) for k in spared)]
-    left_out += found.left_out
-    if left_out:
-        lines.append(f'not loaded: its {", ".join(left_out)}')
+    not_loaded += found.not_loaded
+    if not_loaded:
+        lines.append(f'not loaded: its {", ".join(not_loaded)}')
     if made_new:
         lines.append(f'new, not from the checkpoint: {", ".join(made_new)}')
     return FittedEncoder(fitted, report, lines)
@@ -504,13 +505,13 @@ def select_encoder(model: nn.Module, encoder: str) -> nn.Module:
 
 
 def load_model(model: nn.Module, state: StateDict,
-               facts: Mapping[str, Any] = {}) -> KeyReport:
+               record: Mapping[str, Any] = {}) -> KeyReport:
     """Load a whole model, with our names or the released code's.
 
     Args:
         model (nn.Module): The model, built for the checkpoint's sizes.
         state (StateDict): The checkpoint's tensors.
-        facts (Mapping[str, Any]): Recorded settings of the encoder. Defaults
+        record (Mapping[str, Any]): Recorded settings of the encoder. Defaults
             to none.
 
     Returns:
@@ -523,7 +524,7 @@ def load_model(model: nn.Module, state: StateDict,
     if layouts.is_released(state):
         state, optional = from_released(model, state)
     return load_state(model, state, optional=optional,
-                      grid=grid_of(state, facts, 'backbone.'))
+                      grid=grid_of(state, record, 'backbone.'))
 
 
 def load_encoder_into(module: nn.Module, checkpoint: str,
@@ -618,9 +619,9 @@ def load_pretraining_model(checkpoint: PathLike,
             no config.
     """
     init_default_scope('mmpretrain')
-    with naming(checkpoint):
+    with prefix_errors(checkpoint):
         state, meta = read_checkpoint(checkpoint)
-        facts = read_encoder_facts(meta)
+        record = read_encoder_record(meta)
         if not any('decoder' in name for name in state):
             raise CheckpointError(
                 'it contains an encoder without pixel decoder; use a '
@@ -629,15 +630,15 @@ def load_pretraining_model(checkpoint: PathLike,
             from ..config import load_config
             model = MODELS.build(model_of(load_config(config)))
         else:
-            model = _build_noted(state, meta)
+            model = _build_recorded(state, meta)
         if not hasattr(getattr(model, 'neck', None), 'pixel_decoder'):
             raise CheckpointError(
                 f'its config is of a {type(model).__name__}, and what is '
                 'needed is a pre-training checkpoint, of a CMAE')
-        _check_heads(model.backbone, facts)
-        read_encoder_facts(encoder_facts(model))  # of the config's own
-        load_model(model, state, facts=facts)
-    return model.eval(), facts
+        _check_heads(model.backbone, record)
+        read_encoder_record(encoder_record(model))  # of the config's own
+        load_model(model, state, record=record)
+    return model.eval(), record
 
 
 def model_of(cfg: Any) -> dict[str, Any]:
@@ -658,7 +659,7 @@ def model_of(cfg: Any) -> dict[str, Any]:
     return model
 
 
-def _build_noted(state: StateDict, meta: dict[str, Any]) -> nn.Module:
+def _build_recorded(state: StateDict, meta: dict[str, Any]) -> nn.Module:
     """Build the model from the config text in a checkpoint."""
     from ..config import walk
     from ..plain_config import check_types, parse_config

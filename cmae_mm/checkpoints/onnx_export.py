@@ -62,7 +62,7 @@ class DeployedEncoder(nn.Module):
 
 
 def export_onnx(encoder: nn.Module, path: PathLike, dtype: str = 'float32',
-                **facts: Any) -> float:
+                **record: Any) -> float:
     """Write an encoder as an ONNX file, and compare its features with torch.
 
     The batch size is dynamic. Normalisation is part of the file; sizes and
@@ -73,7 +73,7 @@ def export_onnx(encoder: nn.Module, path: PathLike, dtype: str = 'float32',
         path (str | PathLike): The file, ``.onnx``. Weights of more than 1.9 GB
             go to ``<name>.onnx.data`` in the same folder.
         dtype (str): See :func:`write_onnx`. Defaults to 'float32'.
-        **facts: Further metadata: recipe, epoch...
+        **record: Further metadata: recipe, epoch...
 
     Returns:
         float: The largest difference between ONNX Runtime's features and
@@ -89,7 +89,7 @@ def export_onnx(encoder: nn.Module, path: PathLike, dtype: str = 'float32',
     shape = (encoder.in_channels, *to_pair(encoder.img_size))
     return write_onnx(
         model, lambda count: random_images((count, *shape), encoder), path,
-        dict(facts, **_describe(model)), dtype)
+        dict(record, **_describe(model)), dtype)
 
 
 def write_onnx(model: Any, images: Callable[[int], Tensor], path: PathLike,

@@ -31,7 +31,7 @@ from torch.serialization import _get_restore_location
 
 from ..dependencies import WEIGHT_FILES, explain_missing, find_checkpoint
 from ..files import PathLike, atomic_file
-from . import CheckpointError, DamagedCheckpoint, naming
+from . import CheckpointError, DamagedCheckpoint, prefix_errors
 from .unpickler import StorageId, from_plain, unpickle
 
 StateDict = dict[str, Tensor]
@@ -394,7 +394,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
     file = find_checkpoint(path)
     if not file.exists():
         raise CheckpointError(explain_missing(path))
-    with naming(file):
+    with prefix_errors(file):
         files = [file]
         if file.name.endswith('.index.json'):
             files = _read_index(file)
@@ -432,14 +432,15 @@ def _read_file(file: Path) -> Checkpoint:
     found = unwrap(content)
     # Averages of the weights.
     others = [k for k, v in content.items() if k not in _WRAPPERS
-              and _holds(v)] if content.keys() & {*_WRAPPERS} else ()
+              and _contains_tensors(v)
+              ] if content.keys() & {*_WRAPPERS} else ()
     if others:
         print_log(f'not loaded: {", ".join(map(str, others))}',
                   logger='current')
     return found
 
 
-def _holds(value: Any) -> bool:
+def _contains_tensors(value: Any) -> bool:
     """Whether a value is a dict with tensors."""
     return isinstance(value, dict) and any(
         isinstance(v, (Tensor, np.ndarray)) for v in value.values())
@@ -451,7 +452,7 @@ def _flatten(content: dict[Any, Any], prefix: str = ''
 
     Only the outermost dicts with tensors are read, no optimizers.
     """
-    is_state = _holds(content)
+    is_state = _contains_tensors(content)
     for name, value in content.items():
         if is_state and isinstance(value, (Tensor, np.ndarray)):
             if not isinstance(name, str):
@@ -515,7 +516,7 @@ def unwrap(content: Any) -> Checkpoint:
     return Checkpoint(state, meta if isinstance(meta, dict) else {})
 
 
-def check_whole(path: PathLike) -> None:
+def check_complete(path: PathLike) -> None:
     """Check that a checkpoint file is complete, without loading it.
 
     Args:

@@ -334,20 +334,20 @@ def resample_pos_embed(pos_embed: torch.Tensor,
     return torch.cat([prefix, patches.to(pos_embed.dtype)], dim=1)
 
 
-def grid_of(state: StateDict, facts: Mapping[str, Any],
+def grid_of(state: StateDict, record: Mapping[str, Any],
             prefix: str = '') -> Pair | None:
     """Return the recorded grid of an encoder for rectangular images.
 
     Args:
         state (StateDict): A state dict under our names.
-        facts (Mapping[str, Any]): The encoder's settings, see
+        record (Mapping[str, Any]): The encoder's settings, see
             :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
         prefix (str): Prefix of the encoder's names. Defaults to none.
 
     Returns:
         tuple[int, int] | None: Height and width in patches.
     """
-    sizes, size = read_sizes(state, prefix), facts.get('img_size')
+    sizes, size = read_sizes(state, prefix), record.get('img_size')
     if sizes is None or size is None:
         return None
     patch = max(math.prod(sizes.patches), 1)

@@ -20,7 +20,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler import OneCycleParamScheduler
 from torch.storage import TypedStorage
 
-from . import CheckpointError, refuse
+from . import CheckpointError, reject_unsafe
 
 # Former names of modules.
 _MODULES = (('__builtin__', 'builtins'), ('numpy.core.', 'numpy._core.'),
@@ -125,14 +125,15 @@ class SafeUnpickler(_Base):
             raise CheckpointError(
                 f'{self.name} holds {_OTHER_TENSORS[name]}, which is not '
                 'supported; save its weights as dense tensors of floats')
-        refuse(self.name, name)
+        reject_unsafe(self.name, name)
 
     def persistent_load(self, identity: Any) -> TypedStorage:
         """Resolve a reference to a storage."""
         if type(identity) is not tuple or len(identity) not in (5, 6) or (
                 identity[0] != 'storage' or self.storage is None
                 or identity[5:] not in ((), (None, ))):  # a part of another
-            refuse(self.name, 'a reference to something else than a storage')
+            reject_unsafe(
+                self.name, 'a reference to something else than a storage')
         _, kind, key, location, numel, *_ = identity
         if type(kind) is not _Name or kind not in _STORAGES:
             raise ValueError(f'a storage of kind {kind}')
@@ -146,8 +147,9 @@ class SafeUnpickler(_Base):
     def _call(self) -> None:
         args, called = self.stack.pop(), self.stack.pop()
         if type(called) is not _Name or called not in _CALLS:
-            refuse(self.name, f'a call of {called}' if type(called) is _Name
-                   else f'a call of a {type(called).__name__}')
+            reject_unsafe(
+                self.name, f'a call of {called}' if type(called) is _Name
+                else f'a call of a {type(called).__name__}')
         if type(args) is not tuple:
             raise ValueError(f'{called} takes a tuple of arguments')
         value = _CALLS[called](self, *args)
@@ -159,7 +161,7 @@ class SafeUnpickler(_Base):
         state, value = self.stack.pop(), self.stack[-1]
         _, setter = self.unset.pop(id(value), (None, None))
         if setter is None:
-            refuse(self.name, f'a state for a {type(value).__name__}')
+            reject_unsafe(self.name, f'a state for a {type(value).__name__}')
         setter(self, value, state)
 
     def _add_items(self) -> None:
@@ -207,7 +209,7 @@ class SafeUnpickler(_Base):
 
 
 def _forbidden(opcode: str) -> Callable[[Any], None]:
-    return lambda self: refuse(self.name, f'the pickle opcode {opcode}')
+    return lambda self: reject_unsafe(self.name, f'the pickle opcode {opcode}')
 
 
 _OPCODES: dict[str, Callable[[Any], None]] = dict(
@@ -250,7 +252,7 @@ def _check_nesting(value: Any, name: str, counts: dict[int, int],
                    depth: int) -> int:
     """Count nested values, which a few bytes can repeat endlessly."""
     if type(value) is _Name:
-        refuse(name, value)
+        reject_unsafe(name, value)
     children = value.values() if isinstance(value, dict) else (
         value if type(value) in (list, tuple) else ())
     if not children:
@@ -285,7 +287,7 @@ def _mapping(kind: Callable[[], Any], unpickler: SafeUnpickler,
 
 def _set_metadata(unpickler: SafeUnpickler, value: Any, state: Any) -> None:
     if type(state) is not dict or set(state) - {'_metadata'}:
-        refuse(unpickler.name, 'attributes of an OrderedDict')
+        reject_unsafe(unpickler.name, 'attributes of an OrderedDict')
     vars(value).update(state)
 
 
@@ -319,7 +321,7 @@ def _slice(unpickler: SafeUnpickler, *limits: Any) -> slice:
 def _attribute(unpickler: SafeUnpickler, owner: Any, name: Any) -> Any:
     """Look up a method of a class, which older pickles name in two parts."""
     if type(owner) is not _Name or type(name) is not str:
-        refuse(unpickler.name, 'builtins.getattr')
+        reject_unsafe(unpickler.name, 'builtins.getattr')
     return unpickler.find(f'{owner}.{name}')
 
 
@@ -335,7 +337,8 @@ def _tensor(unpickler: SafeUnpickler, storage: Any, offset: int, size: Any,
             ) -> torch.Tensor:
     """Build a view of a storage."""
     if hooks or any(metadata) or type(storage) is not TypedStorage:
-        refuse(unpickler.name, 'a tensor with hooks or lazy conjugation')
+        reject_unsafe(
+            unpickler.name, 'a tensor with hooks or lazy conjugation')
     size, stride, (offset, ) = map(_sizes, (size, stride, (offset, )))
     untyped = storage._untyped_storage
     flat = torch.empty(0, dtype=dtype or storage.dtype,
@@ -359,7 +362,7 @@ def _tensor_v3(unpickler: SafeUnpickler, storage: Any, offset: int, size: Any,
 def _parameter(unpickler: SafeUnpickler, data: Any, requires_grad: bool,
                hooks: Any = None, state: Any = None) -> torch.nn.Parameter:
     if not isinstance(data, torch.Tensor) or hooks or state:
-        refuse(unpickler.name, 'a parameter with hooks or attributes')
+        reject_unsafe(unpickler.name, 'a parameter with hooks or attributes')
     return torch.nn.Parameter(data, requires_grad=requires_grad is True)
 
 
@@ -368,7 +371,7 @@ def _dtype(unpickler: SafeUnpickler, code: Any, *flags: Any) -> Any:
     if type(code) is not str or not re.fullmatch(
             r'[<>|=]?[?a-zA-Z]\d{0,9}', code) or (
                 np.dtype(code).kind not in 'biufcSU'):
-        refuse(unpickler.name, f'a numpy array of {code!r}')
+        reject_unsafe(unpickler.name, f'a numpy array of {code!r}')
     return np.dtype(code, copy=True)  # type: ignore[call-overload]
 
 
@@ -401,7 +404,7 @@ def _array(unpickler: SafeUnpickler, data: Any, dtype: Any, shape: Any = (),
 
 def _new_array(unpickler: SafeUnpickler, kind: Any, *_: Any) -> np.ndarray:
     if kind != 'numpy.ndarray':
-        refuse(unpickler.name, f'a numpy array of type {kind}')
+        reject_unsafe(unpickler.name, f'a numpy array of type {kind}')
     return np.empty(0, np.uint8)
 
 
@@ -416,8 +419,8 @@ def _set_history(unpickler: SafeUnpickler, value: HistoryBuffer,
     numbers = ('_log_history', '_count_history', 'max_length')
     if type(state) is not dict or set(state) - {
             *numbers, 'statistics_methods', '_statistics_methods'}:
-        refuse(unpickler.name,
-               "a log history of another form than mmengine's")
+        reject_unsafe(unpickler.name,
+                      "a log history of another form than mmengine's")
     _fill_history(value, *(state[k] for k in numbers))
 
 

@@ -16,8 +16,9 @@ from types import UnionType
 from typing import (Annotated, Any, Literal, NamedTuple, NoReturn, Union,
                     get_args, get_origin)
 
-from ..apis.arguments import (accepts, check_arguments, complaint,
-                              load_libraries, marks_of, types_of)
+from ..apis.arguments import (argument_types, check_arguments,
+                              describe_mismatch, load_libraries, matches_type,
+                              metadata_of)
 from ..dependencies import suggest
 from ..version import __version__
 
@@ -135,10 +136,12 @@ def add_command(parts: Any, name: str, function: Callable[..., Any]) -> None:
         name, description=f'{doc.summary}.\n\n{doc.description}'.strip(),
         epilog=f'for example:\n{examples}')
     for parameter in inspect.signature(function).parameters.values():
-        _add_argument(parser, parameter, types_of(function)[parameter.name],
-                      doc.arguments[parameter.name].replace('%', '%%'),
-                      function.declaration.required)  # type: ignore
-    parser.usage = ' '.join([parser.prog, *_needed(parser), '[OPTIONS]'])
+        _add_argument(
+            parser, parameter, argument_types(function)[parameter.name],
+            doc.arguments[parameter.name].replace('%', '%%'),
+            function.declaration.required)  # type: ignore
+    parser.usage = ' '.join(
+        [parser.prog, *_required_usage(parser), '[OPTIONS]'])
     group = parser.add_argument_group('output')
     group.add_argument(
         '--json', action='store_true',
@@ -156,12 +159,12 @@ def _add_argument(parser: argparse.ArgumentParser,
     name, default = parameter.name, parameter.default
     option, off = (f'--{start}{name.replace("_", "-")}'
                    for start in ('', 'no-'))
-    if _bare(hint) is bool:
+    if _strip_annotated(hint) is bool:
         parser.add_argument(
             off if default else option, dest=name, default=default,
             action='store_false' if default else 'store_true', help=help)
         return
-    kwargs = dict(help=help, **_form_of(_without_none(hint), name))
+    kwargs = dict(help=help, **_argparse_kwargs(_without_none(hint), name))
     is_needed = default is inspect.Parameter.empty
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         parser.add_argument(name, nargs=None if is_needed else '?', **{
@@ -187,22 +190,23 @@ def _add_argument(parser: argparse.ArgumentParser,
                             help=argparse.SUPPRESS)
 
 
-def _form_of(hint: Any, name: str) -> dict[str, Any]:
+def _argparse_kwargs(hint: Any, name: str) -> dict[str, Any]:
     """Choose ``nargs``, ``type`` and ``metavar`` of an argument."""
-    bare = _bare(hint)
+    bare = _strip_annotated(hint)
     origin, parts = get_origin(bare), get_args(bare)
     is_list = origin is collections.abc.Sequence
-    metavars = [m.metavar for m in marks_of(hint) if hasattr(m, 'metavar')]
+    metavars = [m.metavar for m in metadata_of(hint) if hasattr(m, 'metavar')]
     metavar = metavars[0] if metavars else {int: 'N', float: 'VALUE'}.get(
-        _bare(parts[0]) if is_list else bare, name.upper())
+        _strip_annotated(parts[0]) if is_list else bare, name.upper())
     if any(get_origin(p) is collections.abc.Mapping for p in parts):
         return dict(nargs='+', action='extend', metavar='KEY=VALUE')
     if origin is Literal:
-        return dict(type=_reader(hint), choices=parts)
+        return dict(type=_converter(hint), choices=parts)
     if origin is tuple:
-        return dict(type=_reader(parts[0]), nargs=len(parts), metavar=metavar)
+        return dict(type=_converter(parts[0]), nargs=len(parts),
+                    metavar=metavar)
     if is_list:
-        read = _reader(parts[0])
+        read = _converter(parts[0])
         if get_origin(parts[0]) is Literal:
             return dict(metavar='NAME,NAME', type=lambda text: [
                 read(word) for word in text.split(',') if word])
@@ -210,11 +214,11 @@ def _form_of(hint: Any, name: str) -> dict[str, Any]:
     if any(get_origin(p) is tuple for p in parts):
         words: Any = Union[tuple(  # noqa: UP007  # a word, or several
             get_args(p)[0] if get_origin(p) is tuple else p for p in parts)]
-        return dict(type=_reader(words), nargs='+', metavar='VALUE')
-    return dict(type=_reader(hint), metavar=metavar)
+        return dict(type=_converter(words), nargs='+', metavar='VALUE')
+    return dict(type=_converter(hint), metavar=metavar)
 
 
-def _bare(hint: Any) -> Any:
+def _strip_annotated(hint: Any) -> Any:
     """Return the type inside of ``Annotated``."""
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
@@ -228,7 +232,7 @@ def _without_none(hint: Any) -> Any:
     return Union[tuple(parts)]  # noqa: UP007  # noqa: UP007
 
 
-def _reader(hint: Any) -> Callable[[str], Any]:
+def _converter(hint: Any) -> Callable[[str], Any]:
     """Return a function that converts text to a value of the type."""
 
     def read(text: str) -> Any:
@@ -237,14 +241,14 @@ def _reader(hint: Any) -> Callable[[str], Any]:
                 value = kind(text)
             except ValueError:
                 continue
-            if accepts(value, hint):
+            if matches_type(value, hint):
                 return value
-        raise argparse.ArgumentTypeError(complaint(text, hint))
+        raise argparse.ArgumentTypeError(describe_mismatch(text, hint))
 
     return read
 
 
-def _needed(parser: argparse.ArgumentParser) -> list[str]:
+def _required_usage(parser: argparse.ArgumentParser) -> list[str]:
     """List the required arguments for the usage line."""
     words = []
     for action in parser._actions:
@@ -338,7 +342,7 @@ def run(args: argparse.Namespace) -> NoReturn:
     """
     status: Any = 0
     try:
-        result = perform(args)
+        result = run_command(args)
         status = result.pop('exit_status', 0)
         if args.json and _is_first_rank():
             # One write, so that other ranks cannot split the line.
@@ -355,11 +359,11 @@ def run(args: argparse.Namespace) -> NoReturn:
     except Exception as error:
         from .errors import fail
         fail(error, f'cmae {args.command}', args.debug)
-    leave_ranks()
+    end_process_group()
     sys.exit(status)
 
 
-def perform(args: argparse.Namespace) -> dict[str, Any]:
+def run_command(args: argparse.Namespace) -> dict[str, Any]:
     """Check a command line and run its function; errors are raised.
 
     Args:
@@ -370,7 +374,7 @@ def perform(args: argparse.Namespace) -> dict[str, Any]:
     """
     function = args.chosen
     values = {name: _unwrap(getattr(args, name), hint)
-              for name, hint in types_of(function).items()}
+              for name, hint in argument_types(function).items()}
     values = check_arguments(function, values)
     if function.declaration.libraries:
         load_libraries(function.declaration.libraries)
@@ -389,10 +393,10 @@ def perform(args: argparse.Namespace) -> dict[str, Any]:
 def _unwrap(value: Any, hint: Any) -> Any:
     """Return the word of an option that takes a word or a list."""
     one = isinstance(value, list) and len(value) == 1
-    return value[0] if one and not accepts(value, hint) else value
+    return value[0] if one and not matches_type(value, hint) else value
 
 
-def leave_ranks() -> None:
+def end_process_group() -> None:
     """Destroy the process group of distributed training, if there is one.
 
     A process that exits while a communication thread runs may be aborted, with

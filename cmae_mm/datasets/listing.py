@@ -34,7 +34,7 @@ _PLUGIN_OF = {'.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF',
               '.avif': 'AVIF', '.jxl': 'JXL'}
 _SCENE = 'one-band scene file'
 # Advice for unsupported files, by suffix or kind.
-_WAYS_OUT = {ending: way for way, endings in {
+_CONVERSION_HINTS = {ending: way for way, endings in {
     'volumes: the script in docs/image-formats.md writes their slices':
         '.nii .nii.gz .mha .mhd .nrrd .mgz .mnc',
     'whole slides and microscope files: write tiled TIFF files, as `vips '
@@ -55,9 +55,9 @@ _WAYS_OUT = {ending: way for way, endings in {
     'images that need `pip install pillow-jxl-plugin`': '.jxl',
     'images that need `pip install pillow-avif-plugin`': '.avif',
 }.items() for ending in endings.split()}
-_WAYS_OUT[_SCENE] = ('bands of a scene: stack them, as `rio stack B02.jp2 '
-                     'B03.jp2 B04.jp2 -o SCENE.tif --driver GTiff '
-                     '--co tiled=yes` does')
+_CONVERSION_HINTS[_SCENE] = (
+    'bands of a scene: stack them, as `rio stack B02.jp2 B03.jp2 B04.jp2 -o '
+    'SCENE.tif --driver GTiff --co tiled=yes` does')
 # Names of files with one band of a scene: Sentinel-2's and Landsat's.
 _BAND = re.compile(
     r'(.*?)(B\d\d?|B8A|AOT|WVP|SCL)(_\d\dm)?\.(jp2|tiff?)', re.IGNORECASE)
@@ -107,7 +107,7 @@ class SourceError(ValueError):
     """Images that cannot be listed or read."""
 
 
-def spellings(names: Iterable[str]) -> list[str]:
+def case_variants(names: Iterable[str]) -> list[str]:
     """Return names as they are, in lower case, capitalised, in capitals."""
     return list(dict.fromkeys(f(n) for n in names for f in (
         str, str.lower, str.title, str.upper)))
@@ -130,7 +130,7 @@ def describe_kind(mode: int) -> str:
         'is not a regular file but a FIFO, socket or device')
 
 
-class LeftOut:
+class SkippedFiles:
     """Number of skipped files by kind, with the first example of each."""
 
     def __init__(self) -> None:
@@ -151,22 +151,22 @@ class LeftOut:
                 f'{count:,} {kind}s (first: {first})' if count > 1 else
                 f'1 {kind} ({first})'))
         ways: dict[str, list[str]] = {}
-        for kind in sorted(self.counts.keys() & _WAYS_OUT.keys()):
-            ways.setdefault(_WAYS_OUT[kind], []).append(kind)
+        for kind in sorted(self.counts.keys() & _CONVERSION_HINTS.keys()):
+            ways.setdefault(_CONVERSION_HINTS[kind], []).append(kind)
         return '; '.join(filter(None, [
             f'skipped: {", ".join(parts)}' if parts else '',
             *(f'{", ".join(kinds)}: {way}' for way, kinds in ways.items())]))
 
 
-def ending_of(name: str) -> str:
+def suffix_of(name: str) -> str:
     """Return the suffix of a name in lower case, both of a .gz file."""
     stem, ending = os.path.splitext(name.lower())
     return (os.path.splitext(stem)[1] if ending == '.gz' else '') + ending
 
 
-def way_out(name: str) -> str:
+def conversion_hint(name: str) -> str:
     """Return advice for an unsupported file, or ''."""
-    return _WAYS_OUT.get(ending_of(name), '')
+    return _CONVERSION_HINTS.get(suffix_of(name), '')
 
 
 class FolderListing:
@@ -181,13 +181,13 @@ class FolderListing:
         extensions (Sequence[str]): Endings of image files, in lower case.
 
     Attributes:
-        left_out (LeftOut): Files and folders skipped so far.
+        skipped (SkippedFiles): Files and folders skipped so far.
         empty (list[str]): Folders without images found so far.
     """
 
     def __init__(self, root: str, extensions: Sequence[str]) -> None:
         self.root = root
-        self.left_out = LeftOut()
+        self.skipped = SkippedFiles()
         self.empty: list[str] = []
         self._extensions = tuple(extensions)
         self._real_root = os.path.realpath(root)
@@ -233,7 +233,7 @@ class FolderListing:
         except OSError:
             if not folder:
                 raise
-            self.left_out.add('unreadable folder', folder[:-1])
+            self.skipped.add('unreadable folder', folder[:-1])
             return []
         names = []
         bands = _find_bands([entry.name for entry in entries])
@@ -243,7 +243,7 @@ class FolderListing:
             if kind in ('', '/'):
                 names.append(name + kind)
             else:
-                self.left_out.add(kind, name)
+                self.skipped.add(kind, name)
         return sorted(names)
 
     def _kind(self, entry: 'os.DirEntry[str]') -> str:
@@ -262,7 +262,7 @@ class FolderListing:
         return 'dangling link' if entry.is_symlink() else 'special file'
 
     def _kind_of_file(self, entry: 'os.DirEntry[str]') -> str:
-        ending = ending_of(entry.name)
+        ending = suffix_of(entry.name)
         is_image = entry.name.lower().endswith(self._extensions)
         # Other files, too, have the suffix of Siemens' DICOM files.
         kind = ending if re.fullmatch(
@@ -321,7 +321,7 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.join(path, '').startswith(os.path.join(folder, ''))
 
 
-def evenly(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """Return at most ``most`` of ``range(count)``, evenly spaced."""
     spaced = np.linspace(0, count - 1, min(count, most))
     return np.unique(spaced.round().astype(int)).tolist()
@@ -560,7 +560,7 @@ def check_files(path: str, root: str, found: ImageList,
             message has its line number.
     """
     count = len(found.names)
-    chosen = evenly(count, _MOST_CHECKED)
+    chosen = evenly_spaced(count, _MOST_CHECKED)
     faults = [index for index in chosen
               if _find_fault(os.path.join(root, found.names[index]))]
     if not faults or allow_missing and len(faults) < len(chosen):

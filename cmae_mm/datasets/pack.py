@@ -29,7 +29,7 @@ from ..dependencies import MissingLibrary
 from ..progress import Progress
 from . import decode
 from . import source as sources
-from .listing import (IMG_EXTENSIONS, FolderListing, LeftOut, is_hidden,
+from .listing import (IMG_EXTENSIONS, FolderListing, SkippedFiles, is_hidden,
                       parse_labels)
 from .names import FileNames, encode_name
 from .source import map_numbers
@@ -424,7 +424,7 @@ class _Shards(_Writer):
             index, self.source.names)
 
 
-def _find_images(path: Path, left_out: LeftOut
+def _find_images(path: Path, skipped: SkippedFiles
                  ) -> Iterator[tuple[TarInfo, str]]:
     """Find the images in a shard, each with the text of its label or ''.
 
@@ -445,7 +445,7 @@ def _find_images(path: Path, left_out: LeftOut
         if any(map(is_hidden, PurePosixPath(member.name).parts)):
             kind = 'hidden or system file'
         if kind:
-            left_out.add(kind, f'{path.name}/{member.name}')
+            skipped.add(kind, f'{path.name}/{member.name}')
         elif member.isreg():
             places[os.path.normpath(member.name)] = (
                 member.offset_data, member.size)
@@ -494,12 +494,12 @@ def _write_shard_index(out: Path, root: Any, shards: list[str],
     """Write the files of an index, by default with the members' names."""
     places: list[np.ndarray] = []
     labels: list[str] = []
-    left_out, samples = LeftOut(), 0
+    skipped, samples = SkippedFiles(), 0
 
     def scan() -> Iterator[list[str]]:
         nonlocal samples
         for number, shard in enumerate(shards):
-            found = list(_find_images(Path(root, shard), left_out))
+            found = list(_find_images(Path(root, shard), skipped))
             samples += len({_sample_key(m) for m, _ in found})
             places.append(np.array([(m.offset_data, number, m.size)
                                     for m, _ in found], sources.PLACE))
@@ -530,7 +530,7 @@ def _write_shard_index(out: Path, root: Any, shards: list[str],
             index['unlabelled'] = len(labels)
             notes.append(f'labels are not read, since {error}')
         index['source'] = '; '.join(filter(None, [
-            index['source'], *notes, str(left_out)]))
+            index['source'], *notes, str(skipped)]))
     with files.atomic_file(out / sources.PLACES_FILE) as file:
         np.save(file, np.concatenate(places))
     _write_names(out, found if names is None else names)

@@ -12,7 +12,7 @@ _CHUNK = 1 << 16
 _MASK = (1 << 63) - 1
 
 
-def mix(*numbers: int) -> int:
+def mix_seeds(*numbers: int) -> int:
     """Hash integers to an integer of 63 bits."""
     state = 0x9E3779B97F4A7C15
     for number in numbers:
@@ -111,8 +111,8 @@ class SeededSampler(DefaultSampler):
         # A copy, so that the order of all ranks is freed.
         order = order[self.rank:self.total_size:self.world_size].copy()
         for place, index in enumerate(_one_by_one(order[first:]), first):
-            yield SeededIndex(index,
-                              mix(self.seed, self.epoch, self.rank, place))
+            yield SeededIndex(index, mix_seeds(
+                self.seed, self.epoch, self.rank, place))
 
 
 @DATA_SAMPLERS.register_module()
@@ -200,4 +200,4 @@ class SeededInfiniteSampler(InfiniteSampler):
     def __iter__(self) -> Iterator[int]:
         indices = self._indices_from(self._start)
         for place, index in enumerate(indices, self._start):
-            yield SeededIndex(index, mix(self.seed, self.rank, place))
+            yield SeededIndex(index, mix_seeds(self.seed, self.rank, place))

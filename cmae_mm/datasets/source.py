@@ -35,9 +35,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..dependencies import cpu_count
 from ..files import PathLike
 from .listing import (IMG_EXTENSIONS, PART_NAMES, FolderListing, ImageList,
-                      LeftOut, MissingSplit, SourceError, check_files,
-                      describe_kind, is_hidden, parse_labels, read_list,
-                      spellings, way_out)
+                      MissingSplit, SkippedFiles, SourceError, case_variants,
+                      check_files, conversion_hint, describe_kind, is_hidden,
+                      parse_labels, read_list)
 from .names import FileNames, encode_name
 
 # Files of stores and shards; early stores have the first two only.
@@ -83,7 +83,7 @@ def kind_of(data: PathLike) -> str:
         return 'store'
     if os.path.isdir(path):
         return 'folder'
-    way = way_out(path)
+    way = conversion_hint(path)
     is_image = path.lower().endswith((*IMG_EXTENSIONS, '.tar'))
     if os.path.isfile(path) and not is_image and not way:
         return 'list'
@@ -137,7 +137,7 @@ def open_source(data: PathLike,
     kind = kind_of(data)
     path = os.path.abspath(os.path.expanduser(os.fspath(data)))
     words = [split] if isinstance(split, str) and split else split or []
-    splits = spellings(
+    splits = case_variants(
         name for word in words for name in PART_NAMES.get(word, (word, )))
     missing = f'there is no part {" or ".join(words)}'
     if strict and kind == 'folder' and not any(
@@ -189,7 +189,7 @@ class ImageSource(Sequence):
         split (str): The split, '' for all images.
         place (str): The file or folder that was opened.
         notes (list[str]): Notes for the description.
-        left_out (LeftOut): Skipped files.
+        skipped (SkippedFiles): Skipped files.
         empty (Sequence[str]): Folders without images.
         packed (dict[str, str] | None): Arguments of the backend that reads
             the store or the shards.
@@ -205,7 +205,7 @@ class ImageSource(Sequence):
     split: str = ''
     place: str = ''
     notes: list[str] = field(default_factory=list)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
     empty: Sequence = ()
     packed: dict[str, str] | None = None
     numbers: np.ndarray | None = None
@@ -270,7 +270,7 @@ class ImageSource(Sequence):
             f'no {kind}images below {place}')
         if self.classes:
             text += f' of {len(self.classes):,} classes'
-        return '; '.join(filter(None, [text, *self.notes, str(self.left_out)]))
+        return '; '.join(filter(None, [text, *self.notes, str(self.skipped)]))
 
 
 def read_record(record: dict[str, Any],
@@ -385,16 +385,16 @@ def _open_folder(folder: str, splits: Sequence,
     listing = FolderListing(root, extensions)
     source = ImageSource(
         'folder', root, FileNames.of(listing.groups()), split=split,
-        place=root, left_out=listing.left_out, empty=listing.empty)
+        place=root, skipped=listing.skipped, empty=listing.empty)
     if split and split != splits[0]:  # such as a class called Train
         # `cmae splits` writes the folder splits.
-        known = [*spellings(sum(PART_NAMES.values(), ())), 'splits']
+        known = [*case_variants(sum(PART_NAMES.values(), ())), 'splits']
         others = [entry.name for entry in os.scandir(folder) if entry.is_dir()
                   and entry.name not in known and not is_hidden(entry.name)]
         if others:
             source.notes.append(f'{len(others):,} other folders beside it are '
                                 f'not read (first: {min(others)})')
-    if not len(source) and listing.left_out.counts['.tar']:
+    if not len(source) and listing.skipped.counts['.tar']:
         source.notes.append('create an index of the .tar files with `cmae '
                             'shards`')
     return source
@@ -519,7 +519,7 @@ def _label_by_folder(source: ImageSource) -> None:
             kept.append(index)
             folders.append(folder)
         else:
-            source.left_out.add('unlabelled image', name)
+            source.skipped.add('unlabelled image', name)
     if len(kept) < len(source):
         select_images(source, kept)
     empty = {name.split('/')[0] for name in source.empty} - {'', *folders}

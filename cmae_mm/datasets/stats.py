@@ -33,7 +33,7 @@ class ImageStatsError(ValueError):
     """A file of image statistics that cannot be used."""
 
 
-class ImageFacts(NamedTuple):
+class ImageMeasurement(NamedTuple):
     """Measurements of one image.
 
     Args:
@@ -76,7 +76,7 @@ class ImageFacts(NamedTuple):
     is_part: bool = False
     is_animated: bool = False
 
-    def select_channels(self, count: int) -> 'ImageFacts':
+    def select_channels(self, count: int) -> 'ImageMeasurement':
         """Return the measurements as if read with ``count`` channels."""
         order: Any = slice(0, count)
         if count == 3 and self.colours == 1:
@@ -132,19 +132,19 @@ def measure_images(data: PathLike,
         dtype = dtype or 'float32'
     wanted = decode.make_settings(channels=channels, dtype=dtype, **settings)
     source = open_source(data, split='train')
-    facts = _measure_sample(source, sample, wanted, num_workers)
-    read = [f for f in facts if not f.fault]
+    measured = _measure_sample(source, sample, wanted, num_workers)
+    read = [f for f in measured if not f.fault]
     count = channels or len(wanted.bands or ()) or _choose_channels(read)
     selected = [f.select_channels(count) for f in read]
     fitting = [f for f in selected if not f.fault]
-    unfit = [f for f in (*facts, *selected) if f.fault == 'unfit']
-    broken = [f for f in facts if f.fault == 'broken']
+    unfit = [f for f in (*measured, *selected) if f.fault == 'unfit']
+    broken = [f for f in measured if f.fault == 'broken']
     if not fitting:
         first = (unfit or broken)[0]
         reason = first.reason if unfit else (
             f'{encode_name(first.path)}: {first.reason}')
         raise decode.UndecodableImage(
-            f'none of the {len(facts)} images of {source.root} that were '
+            f'none of the {len(measured)} images of {source.root} that were '
             f'decoded can be used: {reason}')
     missing = sum(f.missing for f in fitting)
     used = {k: v for k, v in wanted._asdict().items()
@@ -161,7 +161,7 @@ def measure_images(data: PathLike,
     duplicates = _find_duplicates(fitting)
     return dict(
         data=source.root, source=source.describe(), images=len(source),
-        sampled=len(facts), channels=count, dtype=used['dtype'], **merged,
+        sampled=len(measured), channels=count, dtype=used['dtype'], **merged,
         sizes=_sizes(fitting, side),
         types=_count(f'{f.channels} x {f.kind}' for f in read),
         formats=_count(Path(name).suffix.lower() for name in source.names),
@@ -175,7 +175,7 @@ def measure_images(data: PathLike,
 
 def _measure_sample(source: ImageSource, sample: int,
                     settings: decode.ImageSettings,
-                    num_workers: int | None) -> list[ImageFacts]:
+                    num_workers: int | None) -> list[ImageMeasurement]:
     numbers: Any = range(len(source))
     if 0 < sample < len(source):
         numbers = np.sort(np.random.default_rng(0).choice(
@@ -183,16 +183,16 @@ def _measure_sample(source: ImageSource, sample: int,
     pixels = _SAMPLED_VALUES // (len(numbers) * (settings.channels or 4))
     measure = partial(_measure_image, source, settings,
                       min(max(pixels, 16), 1024))
-    facts = []
+    measured = []
     with Progress(len(numbers), 'measure') as progress:
         for fact in map_numbers(measure, numbers, num_workers):
-            facts.append(fact)
+            measured.append(fact)
             progress.update()
-    return facts
+    return measured
 
 
 def _measure_image(source: ImageSource, settings: decode.ImageSettings,
-                   pixels: int, number: int) -> ImageFacts:
+                   pixels: int, number: int) -> ImageMeasurement:
     """Decode an image, measure it, and sample its pixels."""
     path = source.names[number]
     name = encode_name(path)
@@ -206,12 +206,12 @@ def _measure_image(source: ImageSource, settings: decode.ImageSettings,
             raw, name, settings._replace(fill=fill))
         values = decode.change_type(raw, name, settings)
     except decode.UnfitImage as error:
-        return ImageFacts(path, 'unfit', str(error))
+        return ImageMeasurement(path, 'unfit', str(error))
     except (OSError, ValueError) as error:
-        return ImageFacts(path, 'broken', ' '.join(str(error).split()))
+        return ImageMeasurement(path, 'broken', ' '.join(str(error).split()))
     valid = None if missing is None else ~missing
     colours = values.shape[2] - raw.alpha
-    return ImageFacts(
+    return ImageMeasurement(
         path,
         size=size,
         channels=values.shape[2],
@@ -235,7 +235,7 @@ def _read(data: Any, path: str, settings: decode.ImageSettings
     centre = decode.read_centre(data, path, settings)
     if centre is not None:
         return (*centre, 0)
-    data = decode.read_whole(data)
+    data = decode.read_file_content(data)
     try:
         raw = decode.read_image(data, path, settings)
         return raw, raw.pixels.shape[:2], 0
@@ -298,23 +298,24 @@ def _sample_pixels(values: np.ndarray, valid: np.ndarray | None,
     return pixels
 
 
-def _find_duplicates(facts: list[ImageFacts]) -> list[list[str]]:
+def _find_duplicates(measured: list[ImageMeasurement]) -> list[list[str]]:
     """Pair the names of identical files, in order."""
     first: dict[bytes, str] = {}
-    return [[first[f.digest], f.path] for f in facts
+    return [[first[f.digest], f.path] for f in measured
             if first.setdefault(f.digest, f.path) != f.path]
 
 
-def _choose_channels(facts: list[ImageFacts]) -> int:
-    counts = Counter(f.colours for f in facts)
+def _choose_channels(measured: list[ImageMeasurement]) -> int:
+    counts = Counter(f.colours for f in measured)
     if not counts or set(counts) == {1, 3}:
         return 3
     return counts.most_common(1)[0][0]
 
 
-def _merge(facts: list[ImageFacts], root: str) -> dict[str, list[float]]:
+def _merge(measured: list[ImageMeasurement],
+           root: str) -> dict[str, list[float]]:
     """Merge the moments of images, each with the same weight."""
-    mean, var, low, high = np.stack([f.moments for f in facts], axis=1)
+    mean, var, low, high = np.stack([f.moments for f in measured], axis=1)
     empty = np.flatnonzero(np.isnan(mean).all(0)).tolist()
     if empty:
         raise decode.UndecodableImage(
@@ -326,7 +327,7 @@ def _merge(facts: list[ImageFacts], root: str) -> dict[str, list[float]]:
         mean=np.nanmean(mean, 0),
         std=(np.nanmean(var, 0) + np.nanvar(mean, 0))**0.5,
         min=low, max=high, low=low.copy(), high=high.copy())
-    pixels = np.concatenate([f.pixels for f in facts])
+    pixels = np.concatenate([f.pixels for f in measured])
     # The sample may have no valid pixel of a channel.
     known = ~np.isnan(pixels).all(0)
     values['low'][known], values['high'][known] = np.nanquantile(
@@ -340,8 +341,8 @@ def _round(value: float) -> float:
     return int(number) if number.is_integer() else number
 
 
-def _sizes(facts: list[ImageFacts], side: int) -> dict[str, Any]:
-    sizes = np.array([f.size for f in facts])
+def _sizes(measured: list[ImageMeasurement], side: int) -> dict[str, Any]:
+    sizes = np.array([f.size for f in measured])
     height, width = ([int(f(s)) for f in (np.min, np.median, np.max)]
                      for s in sizes.T)
     short, long = sizes.min(1), sizes.max(1)
@@ -354,19 +355,19 @@ def _count(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _list(facts: list[ImageFacts]) -> list[dict[str, str]]:
-    return [dict(path=f.path, reason=f.reason) for f in facts[:_LISTED]]
+def _list(measured: list[ImageMeasurement]) -> list[dict[str, str]]:
+    return [dict(path=f.path, reason=f.reason) for f in measured[:_LISTED]]
 
 
-def _notes(facts: list[ImageFacts], count: int,
+def _notes(measured: list[ImageMeasurement], count: int,
            wanted: decode.ImageSettings, std: list[float],
            used: dict[str, Any]) -> list[str]:
     """Collect notes for the user."""
-    large = [f for f in facts if f.needed]
-    parts = sum(f.is_part for f in facts)
-    animations = sum(f.is_animated for f in facts)
-    others = sum(not f.dicom for f in facts)
-    kinds = sorted({decode.natural_dtype(f.kind) for f in facts})
+    large = [f for f in measured if f.needed]
+    parts = sum(f.is_part for f in measured)
+    animations = sum(f.is_animated for f in measured)
+    others = sum(not f.dicom for f in measured)
+    kinds = sorted({decode.natural_dtype(f.kind) for f in measured})
     notes: dict[str, Any] = {
         f'window is for DICOM files; the values of {others:,} other files are '
         'unchanged (value_range is for all files)':
@@ -376,9 +377,9 @@ def _notes(facts: list[ImageFacts], count: int,
         "value_range='per_image'":
             len(kinds) > 1 and wanted.value_range is None,
         'all colour images are grey; channels=1 contains the same':
-            count == 3 and all(f.grey or f.colours == 1 for f in facts),
+            count == 3 and all(f.grey or f.colours == 1 for f in measured),
         "some images have missing pixels: fill='mean' is set":
-            wanted.fill is None and any(f.missing for f in facts),
+            wanted.fill is None and any(f.missing for f in measured),
         f'{len(large):,} images have more than {decode.MAX_PIXELS:,} pixels: '
         f'max_pixels={used.get("max_pixels")} is set, and a worker needs up '
         f'to {used.get("max_pixels", 0) * 16 // 10**6:,} MB':
@@ -391,9 +392,9 @@ def _notes(facts: list[ImageFacts], count: int,
             animations,
         f'alpha is dropped; channels={count + 1} keeps it if all images have '
         'it':
-            any(count == f.colours < f.channels for f in facts)
+            any(count == f.colours < f.channels for f in measured)
     }
-    var = np.stack([f.moments[1] for f in facts])
+    var = np.stack([f.moments[1] for f in measured])
     same = np.array(std) == 0
     for mask, text in (
             (np.isnan(var).any(0), 'without a valid pixel in some images, '

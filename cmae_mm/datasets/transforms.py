@@ -14,7 +14,8 @@ from mmpretrain.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
 from ..dependencies import MissingLibrary
-from ..image_size import ImageSize, Pair, cover, to_pair, to_size, words_of
+from ..image_size import (ImageSize, Pair, cover_size, format_size, to_pair,
+                          to_size)
 from .decode import (UndecodableImage, UnfitImage, decode_resized,
                      decode_short, make_settings, resize_image)
 from .names import encode_name
@@ -165,7 +166,7 @@ class LoadImageOrSkip(LoadImage):
     def __init__(self, max_broken: float = MAX_BROKEN, max_failures: int = 100,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.max_broken = check_share('max_broken', max_broken)
+        self.max_broken = check_fraction('max_broken', max_broken)
         self.max_failures = max_failures
         self._loaded, self._broken = WorkerCounter(), WorkerCounter()
         self._in_a_row = 0
@@ -289,7 +290,7 @@ class LoadCanvas(LoadImageOrSkip):
             'crop_ratio_range', crop_ratio_range, most=1)
         self.aspect_ratio_range = check_range(
             'aspect_ratio_range', aspect_ratio_range)
-        self.flip_prob = check_share('flip_prob', flip_prob)
+        self.flip_prob = check_fraction('flip_prob', flip_prob)
         # Shorter side for which the smallest crop has as many pixels as the
         # canvas, also in a strip.
         self._shrink_to = math.ceil(
@@ -334,7 +335,7 @@ class LoadCanvas(LoadImageOrSkip):
         if is_first and get_rank() == 0:
             print_log(
                 f'{path}, {shape[1]}x{shape[0]} pixels, is smaller than the '
-                f'canvas of {words_of(self.size)} and is enlarged; further '
+                f'canvas of {format_size(self.size)} and is enlarged; further '
                 'images are counted but not logged (`cmae stats DATA --side '
                 f'{min(self.size)}` reports their number).',
                 logger='current',
@@ -435,7 +436,7 @@ def check_range(name: str, value: Any, most: float = math.inf
     return low, high
 
 
-def check_share(name: str, value: Any) -> float:
+def check_fraction(name: str, value: Any) -> float:
     """Check a probability or a share.
 
     Raises:
@@ -471,9 +472,9 @@ def check_canvas(canvas_size: ImageSize | None, size: ImageSize,
         canvas_size, 'canvas_size')
     if canvas[0] < needed[0] or canvas[1] < needed[1]:
         raise ValueError(
-            f'a canvas of {words_of(canvas)} pixels is too small for windows '
-            f'of size={words_of(size)} shifted by up to max_shift={max_shift};'
-            f' it must be {words_of(needed)} or more')
+            f'a canvas of {format_size(canvas)} pixels is too small for '
+            f'windows of size={format_size(size)} shifted by up to '
+            f'max_shift={max_shift}; it must be {format_size(needed)} or more')
     return height, width
 
 
@@ -607,7 +608,7 @@ class ResizeImage(ResizeEdge):
         """
         if isinstance(self.scale, int):
             return super().transform(results)
-        size = cover(to_pair(self.scale), results['img'].shape[:2])
+        size = cover_size(to_pair(self.scale), results['img'].shape[:2])
         results['scale'] = size[::-1]
         self._resize_img(results)
         return results

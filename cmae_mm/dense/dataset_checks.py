@@ -10,7 +10,7 @@ from torch import nn
 
 from ..datasets.decode import (ImageSettings, UndecodableImage, UnfitImage,
                                decode_image, is_jpeg, read_image)
-from ..datasets.listing import evenly
+from ..datasets.listing import evenly_spaced
 
 # Number of images per data set to decode before the first step.
 MOST_IMAGES = 500
@@ -48,7 +48,7 @@ def check_images_are_kept(name: str, dataset: BaseDataset) -> None:
     """
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     loaders = [t for t in transforms if isinstance(t, LoadImageFromFile)]
-    for number in evenly(len(dataset), MOST_IMAGES if loaders else 0):
+    for number in evenly_spaced(len(dataset), MOST_IMAGES if loaders else 0):
         path = dataset.get_data_info(number)['img_path']
         reason = '' if '://' in path else _find_loss(path, loaders[0])
         if reason:

@@ -20,7 +20,7 @@ from mmengine.hooks import Hook
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
 
-from ..datasets.listing import evenly
+from ..datasets.listing import evenly_spaced
 from ..engine.device import unwrapped_model
 from .dataset_checks import (MOST_IMAGES, check_channels, check_heads,
                              check_images_are_kept, datasets_of)
@@ -177,7 +177,7 @@ class SegmentationCheckHook(Hook):
             if type(t).__name__ in ('LoadAnnotations', 'LoadCategoryMap')
         ])
         count = len(dataset.metainfo['classes'])
-        for i in evenly(len(dataset), MOST_IMAGES):
+        for i in evenly_spaced(len(dataset), MOST_IMAGES):
             record = dataset.get_data_info(i)
             for key in ('img_path', 'seg_map_path'):
                 if '://' not in record[key] and not osp.isfile(record[key]):

@@ -47,7 +47,7 @@ def validation_pending(runner: Runner) -> bool:
     return bool(runner.message_hub.get_info(_PENDING, False))
 
 
-def note_pending_validation(runner: Runner, pending: bool) -> None:
+def set_validation_pending(runner: Runner, pending: bool) -> None:
     """Store in the message hub whether validation is pending.
 
     Checkpoints contain the message hub. A resumed run first runs a pending
@@ -95,13 +95,13 @@ class _Resumable:
         """
         for name, value in zip(_BATCH, self.batch_numbers()):
             self.runner.message_hub.update_info(name, value)
-        self._note_images()
+        self._record_images()
         sampler = index_sampler(self.dataloader)
         if (self._iter and getattr(sampler, 'seed', None) is not None
                 and not self.runner._randomness_cfg.get('diff_rank_seed')):
             sampler.seed = self.runner.seed
 
-    def _note_images(self) -> None:
+    def _record_images(self) -> None:
         """Store the images in checkpoints; warn if they have changed."""
         dataset, hub = self.dataloader.dataset, self.runner.message_hub
         if isinstance(dataset, IterableDataset):
@@ -119,12 +119,12 @@ class _Resumable:
                 'contain other images, so losses differ from an uninterrupted '
                 'run.')
 
-    def _note_validation(self, done: int, end: int) -> None:
+    def _record_validation(self, done: int, end: int) -> None:
         """Store in checkpoints whether validation is pending.
 
         After resuming, ``PreemptionHook`` runs the pending validation.
         """
-        note_pending_validation(
+        set_validation_pending(
             self.runner, done < end and validation_follows(self.runner, done))
 
 
@@ -181,7 +181,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         """Train for one epoch, or the rest of it."""
         done, self._done = self._done, 0
         runner = self.runner
-        self._note_validation(0, 0)
+        self._record_validation(0, 0)
         runner.message_hub.update_info('epoch_start',
                                        (self._epoch, self._iter - done))
         runner.call_hook('before_train_epoch')
@@ -190,7 +190,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         if done < len(self.dataloader):
             for idx, data_batch in enumerate(self._rest(done), done):
                 self.run_iter(idx, data_batch)
-        self._note_validation(self._epoch + 1, self._max_epochs)
+        self._record_validation(self._epoch + 1, self._max_epochs)
         runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -280,7 +280,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         Args:
             data_batch (dict): The batch.
         """
-        self._note_validation(self._iter + 1, self._max_iters)
+        self._record_validation(self._iter + 1, self._max_iters)
         super().run_iter(data_batch)
 
 
@@ -290,7 +290,7 @@ _RESUMABLE = {
 }
 
 
-def resumable(loop: Any) -> Any:
+def make_resumable(loop: Any) -> Any:
     """Replace mmengine's training loops by this project's.
 
     Args:

@@ -141,7 +141,7 @@ def shard(model: nn.Module, reshard_after_forward: bool = True) -> None:
 
 
 @contextmanager
-def whole_parameters(model: nn.Module) -> Iterator[None]:
+def full_parameters(model: nn.Module) -> Iterator[None]:
     """Gather all parameters for work outside of training steps.
 
     All ranks must run the same modules in this context, since torch prefetches
@@ -167,7 +167,7 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
                 recurse=False)
 
 
-def whole_model_state(model: nn.Module) -> 'OrderedDict[str, Tensor]':
+def full_model_state(model: nn.Module) -> 'OrderedDict[str, Tensor]':
     """Gather a sharded model's state on rank 0; all ranks must call it.
 
     Args:
@@ -194,7 +194,7 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         model.load_state_dict(state, strict=False)
 
 
-def whole_optimizer_state(model: nn.Module, wrapper: Any) -> dict[str, Any]:
+def full_optimizer_state(model: nn.Module, wrapper: Any) -> dict[str, Any]:
     """Gather a sharded optimizer's state on rank 0; all ranks must call it.
 
     Args:
@@ -225,7 +225,7 @@ def load_optimizer_state(model: nn.Module, wrapper: Any,
         model (nn.Module): The model.
         wrapper (OptimWrapper): The optimizer wrapper.
         state (dict[str, Any]): A state of an unsharded optimizer, or of
-            :func:`whole_optimizer_state`.
+            :func:`full_optimizer_state`.
     """
     if state['state']:
         names = _names(model, wrapper)

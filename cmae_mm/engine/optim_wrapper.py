@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from ..checkpoints import CheckpointError
-from ..models.utils import local_part
+from ..models.utils import local_shard
 from .device import has_accelerator
 
 try:  # torch 2.3 or newer
@@ -48,7 +48,7 @@ def grad_norm(grads: Sequence[Tensor], norm_type: float = 2.) -> Tensor:
         Tensor: A float32 scalar. If gradients are sharded, it is the norm
         over all shards, and all ranks must call this.
     """
-    parts = [local_part(g) for g in grads]
+    parts = [local_shard(g) for g in grads]
     # A shard is empty if a parameter has fewer rows than there are ranks.
     norms = torch._foreach_norm([p for p in parts if p.numel()], norm_type)
     norm = torch.linalg.vector_norm(torch.stack(
@@ -275,7 +275,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
         # The optimizer reads them for each parameter; a ConfigDict is slow.
         self.optimizer.param_groups[:] = [
             dict(group.items()) for group in self.optimizer.param_groups]
-        if use_fused(self.optimizer):
+        if enable_fused(self.optimizer):
             print_log("The optimizer uses torch's fused kernel.",
                       logger='current')
         self.guard = StepGuard(max_skipped)
@@ -349,7 +349,7 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             CheckpointError: If it is the state of another optimizer, or of
                 other parameter groups.
         """
-        keep_kernels(self.optimizer, state_dict)
+        copy_kernel_settings(self.optimizer, state_dict)
         name = type(self.optimizer).__name__
         needed = {key for key in self.optimizer.param_groups[0]
                   if not key.startswith('initial_')}
@@ -396,11 +396,11 @@ class AutoAmpOptimWrapper(AmpOptimWrapper):
             return
         share = float(self.clip_grad_kwargs['max_norm']) / (norm + 1e-6)
         if share < 1:
-            torch._foreach_mul_([local_part(g) for g in grads], share)
+            torch._foreach_mul_([local_shard(g) for g in grads], share)
         self.message_hub.update_scalar('train/grad_norm', norm)
 
 
-def skipping_steps(optim_wrapper: Any) -> Any:
+def with_step_guard(optim_wrapper: Any) -> Any:
     """Replace mmengine's plain wrapper by ``AutoAmpOptimWrapper``.
 
     Args:
@@ -419,7 +419,7 @@ def skipping_steps(optim_wrapper: Any) -> Any:
                 dtype='float32')
 
 
-def use_fused(optimizer: Optimizer) -> bool:
+def enable_fused(optimizer: Optimizer) -> bool:
     """Use torch's fused kernel for Adam and AdamW, in place.
 
     On a CPU this is several times as fast as torch's loop over parameters.
@@ -452,7 +452,7 @@ def use_fused(optimizer: Optimizer) -> bool:
     return True
 
 
-def keep_kernels(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def copy_kernel_settings(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Set the kernels of a saved state to this optimizer's, in place.
 
     The state may come from a machine with other kernels.

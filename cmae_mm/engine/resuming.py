@@ -11,8 +11,8 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..checkpoints import (CheckpointError, DamagedCheckpoint, check_whole,
-                           find_encoder, read_encoder_facts)
+from ..checkpoints import (CheckpointError, DamagedCheckpoint, check_complete,
+                           find_encoder, read_encoder_record)
 from ..checkpoints.layouts import PRETRAINING, RELEASED
 from ..checkpoints.load import from_released
 from ..checkpoints.read import StateDict, unwrap
@@ -106,7 +106,7 @@ def checkpoint_folder(out_dir: str | None, work_dir: str) -> str:
     return os.path.join(os.path.expanduser(out_dir), Path(work_dir).name)
 
 
-def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Path | None:
+def find_newest_complete(checkpoints: Sequence[SavedStep]) -> Path | None:
     """Find the newest intact checkpoint, and rename damaged newer ones.
 
     Args:
@@ -121,7 +121,7 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Path | None:
     damaged: list[tuple[Path, DamagedCheckpoint]] = []
     for path, *_ in checkpoints:
         try:
-            check_whole(path)
+            check_complete(path)
         except DamagedCheckpoint as error:
             damaged.append((path, error))
             continue
@@ -147,7 +147,7 @@ def find_newest_whole(checkpoints: Sequence[SavedStep]) -> Path | None:
     return None
 
 
-def move_aside(paths: Sequence[Path]) -> Path:
+def move_to_previous(paths: Sequence[Path]) -> Path:
     """Move checkpoints of an earlier run to a separate folder.
 
     Args:
@@ -256,7 +256,7 @@ def fit(model: nn.Module, checkpoint: Any, purpose: str,
         CheckpointError: If it does not fit.
     """
     state, meta = unwrap(checkpoint)
-    grid = grid_of(state, read_encoder_facts(meta), 'backbone.')
+    grid = grid_of(state, read_encoder_record(meta), 'backbone.')
     metadata = getattr(state, '_metadata', None)
     optional: list[str] = []
     lines: list[str] = []

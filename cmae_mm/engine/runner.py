@@ -17,8 +17,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import RUNNERS
 from torch import nn
 
-from ..checkpoints import CheckpointError, naming
-from ..checkpoints.read import check_whole, ready_to_resume
+from ..checkpoints import CheckpointError, prefix_errors
+from ..checkpoints.read import check_complete, ready_to_resume
 from ..dependencies import name_of
 from ..image_config import apply_image_stats
 from ..models import CMAE
@@ -27,14 +27,14 @@ from .hooks.check_hooks import (check_loader, check_schedules,
                                 check_target_moves)
 from .hooks.checkpoint_hook import WRITER, AtomicCheckpointHook
 from .hooks.step_hooks import (PreemptionHook, ProgressHook, SkippedStepHook,
-                               StepSeedHook, shield_workers)
-from .loops import resumable, validation_pending
-from .model_options import (check_can_shard, load_model_state,
-                            load_optimizer_state, shard, whole_model_state,
-                            whole_optimizer_state)
-from .optim_wrapper import skipping_steps
+                               StepSeedHook, ignore_signals_in_workers)
+from .loops import make_resumable, validation_pending
+from .model_options import (check_can_shard, full_model_state,
+                            full_optimizer_state, load_model_state,
+                            load_optimizer_state, shard)
+from .optim_wrapper import with_step_guard
 from .resuming import (RESUME, START, TEST, check_template,
-                       check_training_state, find_newest_whole, fit,
+                       check_training_state, find_newest_complete, fit,
                        list_checkpoints, on_main_process)
 from .vis_backends import add_log_backends
 
@@ -190,7 +190,7 @@ class ResumableRunner(Runner):
                 different numbers of batches, epochs have no end, or no hook
                 updates a CMAE's target.
         """
-        loop = super().build_train_loop(resumable(loop))
+        loop = super().build_train_loop(make_resumable(loop))
         check_loader(loop.dataloader, isinstance(loop, EpochBasedTrainLoop))
         check_target_moves(self)
         return loop
@@ -203,7 +203,7 @@ class ResumableRunner(Runner):
         See ``Runner.build_dataloader``.
         """
         loader = Runner.build_dataloader(dataloader, seed, **kwargs)
-        shield_workers(loader)
+        ignore_signals_in_workers(loader)
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
@@ -211,7 +211,7 @@ class ResumableRunner(Runner):
 
         See ``Runner.build_optim_wrapper``.
         """
-        return super().build_optim_wrapper(skipping_steps(optim_wrapper))
+        return super().build_optim_wrapper(with_step_guard(optim_wrapper))
 
     def scale_lr(self,
                  optim_wrapper: OptimWrapper,
@@ -287,7 +287,7 @@ class ResumableRunner(Runner):
             self.call_hook('after_run')
             return self.model
         except Exception:
-            problem = WRITER.take_problem()
+            problem = WRITER.pop_problem()
             if problem is not None:
                 self.logger.warning(problem)
             raise
@@ -309,7 +309,7 @@ class ResumableRunner(Runner):
         if self._resume and self.cfg.get('resume_from'):
             source = self.cfg.resume_from
             if '://' not in source:
-                on_main_process(check_whole, source)
+                on_main_process(check_complete, source)
         elif self._resume:
             source = self._find_newest()
         if source is not None:
@@ -335,7 +335,7 @@ class ResumableRunner(Runner):
             CheckpointError: If it has no training state or does not fit.
         """
         self._resume = True  # for load_checkpoint and hooks
-        with naming(filename):
+        with prefix_errors(filename):
             super().resume(filename, *args, **kwargs)
 
     def load_checkpoint(self, filename: str, map_location: Any = 'cpu',
@@ -365,7 +365,7 @@ class ResumableRunner(Runner):
         model = unwrapped_model(self)
         if isinstance(model, BaseTTAModel):
             model = model.module
-        with naming(filename):
+        with prefix_errors(filename):
             checkpoint = ready_to_resume(
                 CheckpointLoader.load_checkpoint(filename, map_location,
                                                  self.logger))
@@ -474,7 +474,7 @@ class ResumableRunner(Runner):
             if isinstance(hook, AtomicCheckpointHook) else self.work_dir)
 
         def find() -> str | None:
-            found = find_newest_whole(list_checkpoints(folder))
+            found = find_newest_complete(list_checkpoints(folder))
             return None if found is None else str(found)
 
         source = on_main_process(find)
@@ -585,9 +585,9 @@ class ShardedRunner(ResumableRunner):
 
         See ``Runner.save_checkpoint``.
         """
-        whole: dict[str, Any] = dict(state_dict=whole_model_state(self.model))
+        whole: dict[str, Any] = dict(state_dict=full_model_state(self.model))
         if save_optimizer:
-            whole['optimizer'] = whole_optimizer_state(
+            whole['optimizer'] = full_optimizer_state(
                 self.model, self.optim_wrapper)
         self._whole = whole
         super().save_checkpoint(*args, save_optimizer=False, **kwargs)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from ..dependencies import cpu_count
 from ..image_size import to_pair
 from .device import host_memory_mb, unwrapped_model
-from .hooks.evaluation_hooks import keep_generators
+from .hooks.evaluation_hooks import preserve_rng_state
 from .hooks.step_hooks import TargetUpdateHook
 from .model_options import checkpoint_activations
-from .optim_wrapper import NonFiniteError, skipping_steps
+from .optim_wrapper import NonFiniteError, with_step_guard
 
 # Longest measurement in seconds, and as a share of the run.
 _SECONDS, _SHARE = 3., 0.05
@@ -48,7 +48,7 @@ def estimate_training(runner: Any) -> str:
     level = runner.logger.level
     runner.logger.setLevel('ERROR')  # training logs it again
     try:
-        with keep_generators():
+        with preserve_rng_state():
             return _measure(runner)
     except (torch.cuda.OutOfMemoryError, NonFiniteError):
         return ''
@@ -73,7 +73,7 @@ def _measure(runner: Any) -> str:
     source = unwrapped_model(runner)
     model = revert_sync_batchnorm(copy.deepcopy(source)).train()
     wrapper = build_optim_wrapper(
-        model, skipping_steps(runner.cfg.optim_wrapper))
+        model, with_step_guard(runner.cfg.optim_wrapper))
     wrapper.message_hub = MessageHub('estimate')  # not in the run's log
     step = TrainingStep(model, wrapper, batch)
     loop = runner.train_loop

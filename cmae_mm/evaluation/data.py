@@ -14,7 +14,7 @@ from ..datasets.names import decode_name, encode_name
 from ..datasets.source import (ImageSource, SourceError, kind_of, open_source,
                                select_images)
 from ..files import PathLike, write_file
-from ..image_size import ImageSize, covered_by, to_pair, to_size
+from ..image_size import ImageSize, resize_size, to_pair, to_size
 
 
 class EvaluationDataError(ArgumentError):
@@ -194,7 +194,7 @@ def eval_pipeline(img_size: ImageSize,
         img_size (int | Sequence[int]): Side of the centre crop in pixels, or
             (height, width).
         short_side (int, optional): See
-            :func:`~cmae_mm.image_size.covered_by`. Defaults to 256/224 of the
+            :func:`~cmae_mm.image_size.resize_size`. Defaults to 256/224 of the
             crop.
         images (Mapping[str, Any], optional): Arguments of ``LoadImage`` for
             decoding. Defaults to None, 8-bit colours.
@@ -202,7 +202,7 @@ def eval_pipeline(img_size: ImageSize,
     Returns:
         list: Configs of transforms.
     """
-    covered = covered_by(img_size, short_side)
+    covered = resize_size(img_size, short_side)
     return [
         dict(type='LoadImage', short_side=max(covered), **(images or {})),
         dict(type='ResizeImage', scale=to_size(covered)),
@@ -291,7 +291,8 @@ def check_same_classes(train: Sequence[str] | None,
 # Split files: subsets of the training images
 
 
-def draw_share(labels: Sequence[int], percent: float, seed: int) -> list[int]:
+def draw_fraction(labels: Sequence[int], percent: float,
+                  seed: int) -> list[int]:
     """Draw a stratified subset of a data set.
 
     Args:
@@ -360,7 +361,7 @@ def write_split(source: ImageSource, percent: float, seed: int,
     """
     names, labels = source.names, source.labels
     assert labels is not None
-    drawn = draw_share(labels.tolist(), percent, seed)
+    drawn = draw_fraction(labels.tolist(), percent, seed)
     write_file(path, ''.join(
         f'{encode_name(names[i])} {labels[i]}\n' for i in drawn))
     return len(drawn)

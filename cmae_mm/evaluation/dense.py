@@ -13,7 +13,7 @@ from torch import Tensor
 from ..datasets.decode import resize_image
 from ..datasets.source import ImageSource
 from ..files import PathLike
-from ..image_size import ImageSize, split_patches, to_pair
+from ..image_size import ImageSize, patch_grid, to_pair
 from ..progress import Progress
 from .data import EvaluationDataError
 from .features import check_unreadable, print_skipped, try_reading
@@ -256,7 +256,7 @@ def confusions(predicted: Tensor, maps: Tensor, classes: int) -> np.ndarray:
     Returns:
         np.ndarray: Pixels by true and predicted class, (N, C, C), int64.
     """
-    grid = split_patches(maps.shape[1:], predicted.shape[1])
+    grid = patch_grid(maps.shape[1:], predicted.shape[1])
     patch = maps.shape[-1] // grid[1]
     pixels = predicted.view(-1, *grid).repeat_interleave(
         patch, 1).repeat_interleave(patch, 2)

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.decode import (ImageSettings, RawImage, UndecodableImage,
-                               UnfitImage, arrange, decode_short,
-                               decode_windows, finish, from_pillow,
-                               make_settings, resize_image)
+                               UnfitImage, decode_short, decode_windows,
+                               finish, from_pillow, make_settings,
+                               resize_image, to_hwc)
 from ..datasets.decode.image import Encoded
 from ..datasets.names import add_reason, encode_name
 from ..datasets.source import (MAX_BROKEN, ImageSource, ignore_interrupts,
                                open_record, select_images)
 from ..dependencies import MissingLibrary, cpu_count
-from ..image_size import ImageSize, cover, covered_by, to_pair
+from ..image_size import ImageSize, cover_size, resize_size, to_pair
 from ..progress import Progress
 from .data import EvaluationDataError, configured_images, place_of
 
@@ -51,7 +51,7 @@ class CentreCrop:
                  short_side: int | None = None) -> None:
         self.settings: ImageSettings = make_settings(**(images or {}))
         self.size = to_pair(size, 'size')
-        self.short_side = min(covered_by(size, short_side))
+        self.short_side = min(resize_size(size, short_side))
 
     def decode(self, data: Encoded, name: str, whole: bool = True,
                windows: bool = False) -> Any:
@@ -79,7 +79,7 @@ class CentreCrop:
                 return decode_windows(data, self.settings, name)
             return decode_short(
                 data, None if whole else max(
-                    covered_by(self.size, self.short_side)),
+                    resize_size(self.size, self.short_side)),
                 self.settings, name)
         except UndecodableImage as error:
             raise ValueError(f'{name} cannot be decoded ({error})') from error
@@ -110,7 +110,7 @@ class CentreCrop:
             return self._convert(from_pillow, image)
         if isinstance(image, np.ndarray):
             return self._convert(lambda array, settings: RawImage(
-                arrange(array, settings)), image)
+                to_hwc(array, settings)), image)
         if hasattr(image, 'read'):
             image = image.read()
         if isinstance(image, (bytes, bytearray, memoryview)):
@@ -144,8 +144,8 @@ class CentreCrop:
         Returns:
             Tensor: (C, H, W), of the image's type, colours as RGB.
         """
-        image = resize_image(image, cover(
-            covered_by(self.size, self.short_side), image.shape[:2]))
+        image = resize_image(image, cover_size(
+            resize_size(self.size, self.short_side), image.shape[:2]))
         (top, height), (left, width) = (
             (max(round((side - wanted) / 2), 0), wanted)
             for side, wanted in zip(image.shape[:2], self.size))

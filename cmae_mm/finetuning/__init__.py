@@ -4,7 +4,7 @@
 - ``recipe`` chooses epochs, rate and augmentation.
 - ``classifier``, ``segmenter`` and ``detector`` build the config of a task,
   predict images and measure predictions, each with a
-  :class:`~cmae_mm.finetuning.model.FinishedModel`.
+  :class:`~cmae_mm.finetuning.model.FinetunedModel`.
 - ``training`` trains a config and saves the best checkpoint.
 - ``predictions`` writes tables (parquet by pyarrow, extra='embed') and masks,
   ``pictures`` draws.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..config import ArgumentError
-from ..datasets.listing import spellings
+from ..datasets.listing import case_variants
 from ..evaluation.data import check_same_classes
 from ..files import PathLike
 from .data import (LabelledData, Part, collect_parts, complete,
@@ -62,7 +62,7 @@ def _read_part(root: Path, words: Sequence[str]) -> Any:
     files = [
         f for f in sorted([*root.glob('*.json'), *root.glob('*/*.json')])
         if (re.search(pattern, f.stem, re.I)
-            or f.parent != root and f.parent.name in spellings(words))
+            or f.parent != root and f.parent.name in case_variants(words))
         and not f.stem.startswith('image_info')]  # without boxes
     files = [f for f in files if 'instances' in f.stem] or files
     if len(files) > 1:
@@ -102,7 +102,7 @@ def _read_coco(file: Path, folders: Sequence[Path]) -> Any:
         numbers = {key: i for i, key in enumerate(names)}
         if not boxes:
             raise ValueError('it has no images')
-        left_out, size_of = 0, {
+        skipped, size_of = 0, {
             i['id']: (int(i['width']), int(i['height']))
             for i in content['images']}
         for one in content['annotations']:
@@ -111,7 +111,7 @@ def _read_coco(file: Path, folders: Sequence[Path]) -> Any:
             if any(side <= 0 or start >= end or start + side <= 0
                    for start, side, end in zip(
                        box, box[2:], size_of[one['image_id']])):
-                left_out += 1
+                skipped += 1
                 continue
             boxes[one['image_id']].append(dict(
                 bbox=box, area=one.get('area') or box[2] * box[3],
@@ -152,7 +152,7 @@ def _read_coco(file: Path, folders: Sequence[Path]) -> Any:
                               if not b['iscrowd']}))
     blank = sum(not one for one in labels)
     notes = [f'{count:,} {what}' for count, what in (
-        (left_out, 'boxes without width or height, or outside of their image, '
+        (skipped, 'boxes without width or height, or outside of their image, '
          'are skipped'),
         (blank, 'images without boxes')) if count]
     return Part(str(file), records, labels, notes=notes), classes

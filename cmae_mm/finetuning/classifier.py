@@ -13,7 +13,7 @@ from ..config import load_config
 from ..datasets.decode import is_colour, make_settings
 from ..evaluation.data import eval_pipeline
 from .data import LabelledData
-from .model import FinishedModel, Found, place_windows
+from .model import FinetunedModel, Found, place_windows
 from .pictures import draw_confusion, draw_sheet, to_picture
 from .recipe import Run, apply_recipe
 
@@ -122,8 +122,8 @@ class Prediction(NamedTuple):
         return self.label if isinstance(self.label, list) else [self.label]
 
 
-class FinishedClassifier(FinishedModel):
-    """A classifier, see :class:`FinishedModel`."""
+class FinetunedClassifier(FinetunedModel):
+    """A classifier, see :class:`FinetunedModel`."""
 
     types = frozenset({
         'ImageClassifier', 'TransferViT', 'TransferConvViT', 'LinearClsHead',

@@ -14,12 +14,12 @@ import numpy as np
 
 from ..config import ArgumentError
 from ..datasets.decode import UnfitImage, decode_short, make_settings
-from ..datasets.listing import PART_NAMES, evenly, sort_classes
+from ..datasets.listing import PART_NAMES, evenly_spaced, sort_classes
 from ..datasets.names import add_reason, encode_name
 from ..datasets.source import (ImageSource, SourceError, kind_of, open_record,
                                open_source)
 from ..dependencies import cpu_count
-from ..evaluation.data import (check_same_classes, draw_share, find_parts,
+from ..evaluation.data import (check_same_classes, draw_fraction, find_parts,
                                place_of)
 from ..evaluation.features import check_unreadable, try_reading
 from ..files import PathLike
@@ -296,7 +296,7 @@ def _to_part(source: ImageSource) -> Part:
     records = [{k: v for k, v in record.items() if k != 'gt_label'}
                for record in source]
     labels = [source.label_names(i) for i in range(len(source))]
-    notes = [note for note in (*source.notes, str(source.left_out))
+    notes = [note for note in (*source.notes, str(source.skipped))
              if note and not note.startswith('there is no part')]
     used = {name for one in labels for name in one}
     return Part(place_of(source), records, labels,
@@ -337,7 +337,7 @@ def _draw_val(part: Part, classes: Sequence[str], seed: int) -> list[Part]:
             'part with val (--val)')
     count = len(part.records)
     strata = _strata(part, classes) if classes else [0] * count
-    drawn = {*draw_share(strata, VAL_PERCENT, seed)}
+    drawn = {*draw_fraction(strata, VAL_PERCENT, seed)}
     rest = [i for i in range(count) if i not in drawn]
     which = ' of each class' if classes else ''
     return [
@@ -474,7 +474,7 @@ def drop_unreadable(parts: Mapping[str, Part],
         skips = name == 'train' and 'val' in parts and not check
         most = _MOST_DECODED if skips else count
         faults, digests = _find_unreadable(
-            part.records, images, check, evenly(count, most))
+            part.records, images, check, evenly_spaced(count, most))
         copies = [i for digest, i in digests.items() if digest in seen]
         named = {part.records[i]['img_path']: why for i, why in faults.items()}
         check_unreadable(named, count, part.place)

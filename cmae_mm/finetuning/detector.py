@@ -15,7 +15,7 @@ from ..config import ArgumentError, load_config
 from ..dependencies import cpu_count, require_dense
 from ..models import TransferViT
 from .data import LabelledData
-from .model import FinishedModel, Found, place_windows
+from .model import FinetunedModel, Found, place_windows
 from .pictures import draw_boxes, to_picture
 from .recipe import Run, apply_recipe
 
@@ -119,8 +119,8 @@ class Detected(NamedTuple):
     error: str = ''
 
 
-class FinishedDetector(FinishedModel):
-    """A detector, see :class:`FinishedModel`."""
+class FinetunedDetector(FinetunedModel):
+    """A detector, see :class:`FinetunedModel`."""
 
     task, scope = 'detect', 'mmdet'
     types = frozenset({
@@ -133,7 +133,7 @@ class FinishedDetector(FinishedModel):
     read_at_once = cpu_count()
 
     @classmethod
-    def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
+    def from_config(cls, cfg: Mapping[str, Any]) -> 'FinetunedModel':
         """Build a detector from its config, parsed as plain data."""
         require_dense('mmdet', extra='det')
         # Equivalent in float32.

@@ -13,7 +13,7 @@ from ..checkpoints import CheckpointError, export_classifier
 from ..checkpoints.onnx_export import random_images, write_onnx
 from ..files import PathLike
 from ..image_size import to_pair
-from .model import FinishedModel, load_model
+from .model import FinetunedModel, load_model
 
 
 class DeployedDetector(nn.Module):
@@ -23,12 +23,12 @@ class DeployedDetector(nn.Module):
     score -1. The image is padded inside, so boxes are clipped to its own size.
 
     Args:
-        model (FinishedModel): A detector.
+        model (FinetunedModel): A detector.
     """
 
     names = ('boxes', 'scores', 'labels')
 
-    def __init__(self, model: FinishedModel) -> None:
+    def __init__(self, model: FinetunedModel) -> None:
         super().__init__()
         self.model: Any = model.model
         self.normalise, self.size = model.normalise, model.img_size
@@ -213,7 +213,7 @@ def export_folder(folder: PathLike, out: PathLike, to: str) -> None:
                       _short_side(model), recipe=str(folder))
 
 
-def _short_side(model: FinishedModel) -> Any:
+def _short_side(model: FinetunedModel) -> Any:
     """Return the short side of the size that images are resized to cover."""
     return next((min(to_pair(t['scale'])) for t in model.pipeline
                  if t['type'] == 'ResizeImage'), None)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import ArgumentError
-from ..datasets.listing import spellings
+from ..datasets.listing import case_variants
 from ..datasets.source import SourceError, open_source
 from ..dependencies import cpu_count
 from ..evaluation.dense import pair_files
@@ -77,12 +77,12 @@ def _check(record: Mapping[str, Any], image: np.ndarray,
 
 def _find_folders(root: Path, words: Sequence[str]) -> list[Path] | None:
     """Find the folders of images and masks of a part."""
-    for word in spellings(words):
+    for word in case_variants(words):
         for first in (True, False):
             pair = []
             for kinds in (_IMAGES, _MASKS):
                 paths = [root / kind / word if first else root / word / kind
-                         for kind in spellings(kinds)]
+                         for kind in case_variants(kinds)]
                 pair += [p for p in paths if p.is_dir()][:1]
             if len(pair) == 2:
                 return pair

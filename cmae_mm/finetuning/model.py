@@ -14,7 +14,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, load_state, naming, read_checkpoint
+from ..checkpoints import (CheckpointError, load_state, prefix_errors,
+                           read_checkpoint)
 from ..config import ArgumentError
 from ..datasets.decode import ImageSettings
 from ..datasets.listing import IMG_EXTENSIONS
@@ -38,9 +39,9 @@ class Found(NamedTuple):
 
     Args:
         name (str): Path of the image, or 'image N' for an array.
-        result (Any): Result of :meth:`FinishedModel.infer`; None for an
+        result (Any): Result of :meth:`FinetunedModel.infer`; None for an
             unreadable image.
-        image (Any): Result of :meth:`FinishedModel.prepare`; None likewise.
+        image (Any): Result of :meth:`FinetunedModel.prepare`; None likewise.
         error (str): Reason why the image is unreadable, '' otherwise.
         source (Any): What the image was read from.
     """
@@ -52,7 +53,7 @@ class Found(NamedTuple):
     source: Any = None
 
 
-class FinishedModel(nn.Module):
+class FinetunedModel(nn.Module):
     """A trained model with its classes and the preprocessing of images.
 
     Returned by :func:`load_model`.
@@ -81,7 +82,7 @@ class FinishedModel(nn.Module):
     read_at_once: int | None = None
 
     @classmethod
-    def from_config(cls, cfg: Mapping[str, Any]) -> 'FinishedModel':
+    def from_config(cls, cfg: Mapping[str, Any]) -> 'FinetunedModel':
         """Build a model from its config, parsed as plain data."""
         # The check removes init_cfg, which has a file name.
         settings = dict(cfg['model'], train_cfg=None)
@@ -346,15 +347,15 @@ def _is_list(file: Path) -> bool:
 
 
 def _class_of(kind: str) -> Any:
-    """Return the ``FinishedModel`` class of a registered model."""
+    """Return the ``FinetunedModel`` class of a registered model."""
     if kind == 'EncoderDecoder':
-        from .segmenter import FinishedSegmenter
-        return FinishedSegmenter
+        from .segmenter import FinetunedSegmenter
+        return FinetunedSegmenter
     if kind in ('FasterRCNN', 'MaskRCNN'):
-        from .detector import FinishedDetector
-        return FinishedDetector
-    from .classifier import FinishedClassifier
-    return FinishedClassifier
+        from .detector import FinetunedDetector
+        return FinetunedDetector
+    from .classifier import FinetunedClassifier
+    return FinetunedClassifier
 
 
 def load_model(folder: PathLike) -> Any:
@@ -373,7 +374,7 @@ def load_model(folder: PathLike) -> Any:
         folder (str | PathLike): With ``config.py`` and ``best.pth``.
 
     Returns:
-        FinishedModel: In evaluation mode, on the GPU if there is one.
+        FinetunedModel: In evaluation mode, on the GPU if there is one.
 
     Raises:
         CheckpointError: If a file is missing or cannot be used.
@@ -389,13 +390,14 @@ def load_model(folder: PathLike) -> Any:
     config = path / CONFIG_NAME
     try:
         cfg = parse_config(config.read_text('utf-8'))
-        model: FinishedModel = _class_of(cfg['model']['type']).from_config(cfg)
+        kind = _class_of(cfg['model']['type'])
+        model: FinetunedModel = kind.from_config(cfg)
     except (PlainConfigError, OSError, LookupError, TypeError, ValueError,
             AssertionError) as error:
         raise CheckpointError(
             f'{config} is not a config of `cmae finetune`: {error}') from error
     file = path / BEST_NAME
-    with naming(file):
+    with prefix_errors(file):
         state, meta = read_checkpoint(file)
         load_state(model.model, state)
         classes = (meta.get('dataset_meta') or {}).get('classes')

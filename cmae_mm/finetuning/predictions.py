@@ -32,8 +32,8 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
     """Predict images, write a table and draw pictures.
 
     Args:
-        model (FinishedModel): The model.
-        images (Path): See :meth:`FinishedModel.predict`.
+        model (FinetunedModel): The model.
+        images (Path): See :meth:`FinetunedModel.predict`.
         batch_size (int): Images or windows of a batch.
         window (int, optional): Side of windows.
         out (Path, optional): Table, ``.csv`` or ``.parquet``; None to return

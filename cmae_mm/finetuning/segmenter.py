@@ -15,7 +15,7 @@ from ..datasets.decode import make_settings
 from ..dependencies import cpu_count
 from .data import LabelledData
 from .masks import IGNORED, read_mask
-from .model import FinishedModel, Found, place_windows
+from .model import FinetunedModel, Found, place_windows
 from .pictures import draw_masks, draw_overlay, to_picture
 from .recipe import Run, apply_recipe
 
@@ -108,8 +108,8 @@ class Segmented(NamedTuple):
     error: str = ''
 
 
-class FinishedSegmenter(FinishedModel):
-    """A segmenter, see :class:`FinishedModel`."""
+class FinetunedSegmenter(FinetunedModel):
+    """A segmenter, see :class:`FinetunedModel`."""
 
     task, scope = 'segment', 'mmseg'
     types = frozenset({

@@ -13,11 +13,11 @@ from mmengine.registry import DefaultScope
 from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ..config import ArgumentError
 from ..engine.device import MARK, is_first_process, work_dir_lock
-from ..engine.resuming import list_saved, move_aside
+from ..engine.resuming import list_saved, move_to_previous
 from ..engine.runner import build_runner, filter_console
 from ..engine.training_step import estimate_training
 from ..files import write_file
-from ..image_size import words_of
+from ..image_size import format_size
 from ..plain_config import format_config
 from .data import LabelledData
 from .model import BEST_NAME, CONFIG_NAME
@@ -43,7 +43,7 @@ def describe(encoder: Mapping[str, Any], data: LabelledData,
         'encoder',
         f'encoder        {backbone["init_cfg"]["checkpoint"]}: '
         f'{encoder["depth"]} layers of width {encoder["width"]}, images of '
-        f'{words_of(backbone["img_size"])} pixels',
+        f'{format_size(backbone["img_size"])} pixels',
         *data.describe(),
         f'recipe         {recipe.reason}: {recipe.epochs} epochs of batch '
         f'{recipe.batch_size}, {rate}, {", ".join(views)}']
@@ -82,7 +82,7 @@ def train_model(cfg: Config, data: LabelledData, lines: list[str],
             _check_same(folder, files)
         if is_first_process(launcher):
             if best.is_file() and not resumes:  # it has other settings
-                move_aside([best])
+                move_to_previous([best])
             for name, text in files.items():
                 write_file(folder / name, text)
             print('\n'.join(lines), flush=True)
@@ -131,7 +131,7 @@ def _keep_best(cfg: Config, classes: list[str]) -> None:
             'reason')
     state, meta = read_checkpoint(found[-1])
     known: dict[str, Any] = {
-        k: meta[k] for k in ('epoch', 'iter', 'encoder_facts') if k in meta}
+        k: meta[k] for k in ('epoch', 'iter', 'encoder_record') if k in meta}
     write_checkpoint(best, state, dict(
         known, dataset_meta=dict(classes=list(classes)),
         preprocessing=cfg.test_dataloader.dataset.to_dict()['pipeline']))

@@ -48,7 +48,7 @@ class ViewParams(NamedTuple):
     online: Optional['ViewParams'] = None
 
 
-def at_once(images: Tensor) -> bool:
+def is_batched(images: Tensor) -> bool:
     """Whether to change all views in operations of fixed shapes.
 
     On a CPU they are changed one by one: an image stays in the cache, and
@@ -57,7 +57,7 @@ def at_once(images: Tensor) -> bool:
     return images.device.type != 'cpu'
 
 
-def plan_changes(params: ViewParams, colour: bool) -> Tensor:
+def plan_augmentation(params: ViewParams, colour: bool) -> Tensor:
     """Sort the random parameters of a batch by augmentation steps.
 
     Args:
@@ -127,7 +127,7 @@ def blend(images: Tensor, shares: Tensor, factors: Tensor,
     return torch.lerp(reference, images, factors[:, :, None, None])
 
 
-def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+def rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue in HSV space; value and chroma are unchanged.
 
     Args:
@@ -184,7 +184,7 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
     kernel = gaussian_kernel(sigma, size)
     half = size // 2
     images = F.pad(images, [half] * 4, mode='replicate')
-    if at_once(images):
+    if is_batched(images):
         groups = count * channels
         weights = kernel.repeat_interleave(channels, dim=0)[:, None, None]
         images = F.conv2d(images.flatten(0, 1)[None], weights, groups=groups)
@@ -201,6 +201,6 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
     return images
 
 
-def steps_of(plan: Tensor) -> tuple[bool, ...]:
+def steps_needed(plan: Tensor) -> tuple[bool, ...]:
     """Return which steps are needed by any image of a plan on the CPU."""
     return tuple(plan[..., 0].bool().any(dim=0).tolist())

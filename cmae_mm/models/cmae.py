@@ -33,8 +33,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from .masked_encoders import split_by_mask
-from .utils import (check_choice, check_momentum, complete_parts,
-                    is_pretrained, keep_step_hooks, local_part)
+from .utils import (check_choice, check_momentum, complete_configs,
+                    is_pretrained, keep_step_hooks, local_shard)
 
 
 class MomentumTarget(nn.Module):
@@ -105,8 +105,8 @@ class MomentumTarget(nn.Module):
         # Parameters of a module and of the online one, and a name.
         self._owned: list[tuple[dict, dict, str]] = []
         # Plain Python values, since torch.compile guards on them.
-        self._warns_at_rest = not fixed
-        self._batches_at_rest = 0
+        self._expects_update = not fixed
+        self._batches_not_updated = 0
 
     @property
     def num_extra_tokens(self) -> int:
@@ -122,8 +122,8 @@ class MomentumTarget(nn.Module):
         Returns:
             Tensor: Target projections z_t^p, (N, E), without gradient.
         """
-        if self._warns_at_rest and self.training and torch.is_grad_enabled():
-            self._warn_if_at_rest()
+        if self._expects_update and self.training and torch.is_grad_enabled():
+            self._warn_if_not_updated()
         with torch.no_grad():
             return self.projector((self.pool(images), ))[0]
 
@@ -196,11 +196,11 @@ class MomentumTarget(nn.Module):
         # Fixed positions are equal in both branches.
         pairs = [(own[name], online[name]) for own, online, name in self._owned
                  if online[name].requires_grad]
-        averages, sources = ([local_part(p) for p in half]
+        averages, sources = ([local_shard(p) for p in half]
                              for half in zip(*pairs))
         torch._foreach_lerp_(averages, sources, 1 - self.momentum)
         self.steps += 1
-        self._warns_at_rest = False
+        self._expects_update = False
 
     def follow(self,
                optimizer: torch.optim.Optimizer,
@@ -246,7 +246,7 @@ class MomentumTarget(nn.Module):
 
         keep_step_hooks(optimizer)
         self._handle = optimizer.register_step_post_hook(move)
-        self._warns_at_rest = False
+        self._expects_update = False
         return self._handle
 
     @property
@@ -260,10 +260,10 @@ class MomentumTarget(nn.Module):
         # A copy does not follow the optimizer, nor this online branch.
         return dict(self.__dict__, _handle=None, _online=(), _owned=[])
 
-    def _warn_if_at_rest(self) -> None:
-        self._batches_at_rest += 1
-        self._warns_at_rest = self._batches_at_rest < 2
-        if not self._warns_at_rest:
+    def _warn_if_not_updated(self) -> None:
+        self._batches_not_updated += 1
+        self._expects_update = self._batches_not_updated < 2
+        if not self._expects_update:
             print_log(
                 'CMAE is training, but nothing updates its target: add '
                 "custom_hooks=[dict(type='TargetUpdateHook')] to the config, "
@@ -300,7 +300,7 @@ class CMAE(BaseSelfSupervisor):
             Defaults to the released code's.
         micro_batch (int, optional): Number of images whose activations are
             in memory at a time; the losses are those of the whole batch, see
-            ``loss_by_micro_batches``. Defaults to None, all.
+            ``micro_batch_loss``. Defaults to None, all.
         data_preprocessor (dict | nn.Module, optional): Defaults to
             mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg (dict | list, optional): Defaults to None.
@@ -321,7 +321,7 @@ class CMAE(BaseSelfSupervisor):
                  init_cfg: dict | None = None) -> None:
         if not isinstance(backbone, nn.Module):
             backbone = MODELS.build(backbone)
-        neck, head = complete_parts(backbone, neck, head)
+        neck, head = complete_configs(backbone, neck, head)
         if not isinstance(data_preprocessor, nn.Module):
             # With scope, since other projects have another default scope.
             data_preprocessor = dict(
@@ -379,7 +379,7 @@ class CMAE(BaseSelfSupervisor):
         """
         x_s, x_t = self._split_views(inputs)
         if self.micro_batch is not None:
-            return loss_by_micro_batches(self, x_s, x_t, self.micro_batch)
+            return micro_batch_loss(self, x_s, x_t, self.micro_batch)
 
         # z_v = F_s(x_v + p_v), (N, K + V, D)
         mask = self.backbone.generate_mask(len(x_s), x_s.device)
@@ -506,9 +506,9 @@ def check_micro_batch(micro_batch: int | None, model: nn.Module) -> None:
                 'remove micro_batch')
 
 
-def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
-                          x_t: torch.Tensor,
-                          micro_batch: int) -> dict[str, torch.Tensor]:
+def micro_batch_loss(model: nn.Module, x_s: torch.Tensor,
+                     x_t: torch.Tensor,
+                     micro_batch: int) -> dict[str, torch.Tensor]:
     r"""Compute a CMAE's losses, with activations of one micro-batch at a time.
 
     Gradient caching (Gao et al., arXiv 2101.06983): the features of all
@@ -544,10 +544,10 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
         return loss_rc * len(images), neck.pool_feature(z_v, ids_restore)
 
     mask = model.backbone.generate_mask(len(x_s), x_s.device)
-    losses, features = _by_parts(
+    losses, features = _map_chunks(
         lambda *part: checkpoint(encode, *part, use_reentrant=False),
         micro_batch, x_s, mask)
-    (pooled, ) = _by_parts(
+    (pooled, ) = _map_chunks(
         lambda images: (model.target.pool(images), ), micro_batch, x_t)
     with torch.no_grad():
         proj_t = model.target.projector((torch.cat(pooled), ))[0]
@@ -558,8 +558,8 @@ def loss_by_micro_batches(model: nn.Module, x_s: torch.Tensor,
         **head.contrastive.loss(proj_s, proj_t))
 
 
-def _by_parts(function: Callable, size: int,
-              *tensors: torch.Tensor) -> tuple:
+def _map_chunks(function: Callable, size: int,
+                *tensors: torch.Tensor) -> tuple:
     """Call a function for each part of some tensors."""
     parts = zip(*(tensor.split(size) for tensor in tensors))
     return tuple(zip(*(function(*part) for part in parts)))

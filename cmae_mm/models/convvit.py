@@ -224,8 +224,8 @@ class ConvStage(nn.Module):
         return x
 
 
-def find_cells(ids_keep: Tensor, grid: tuple[int, int],
-               side: int) -> VisibleCells:
+def find_visible_cells(ids_keep: Tensor, grid: tuple[int, int],
+                       side: int) -> VisibleCells:
     """Find the cells of visible patches on a stage's maps.
 
     Args:
@@ -247,7 +247,7 @@ def find_cells(ids_keep: Tensor, grid: tuple[int, int],
     return VisibleCells(places.flatten(), (number, height, width))
 
 
-def enlarge_mask(mask: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+def upsample_mask(mask: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     """Enlarge a mask of patches to a stage's cells.
 
     Args:
@@ -440,7 +440,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
                 1, ids_keep[..., None].expand(-1, -1, self.embed_dims))
         fused = None
         for i, stage in enumerate(self.conv_stages):
-            visible = None if ids_keep is None else find_cells(
+            visible = None if ids_keep is None else find_visible_cells(
                 ids_keep, grid, self.cell_sides[i])
             x = stage(x, visible)
             if self.fusions is not None:
@@ -482,7 +482,7 @@ class ConvViT(MAEInitMixin, VisionTransformer):
         x = x.permute(0, 2, 3, 1).contiguous()
         maps = []
         for stage, side in zip(self.conv_stages, self.cell_sides):
-            x = stage(x, mask=None if mask is None else enlarge_mask(
+            x = stage(x, mask=None if mask is None else upsample_mask(
                 mask, grid, side))
             maps.append(x.permute(0, 3, 1, 2))
         return maps

@@ -9,13 +9,14 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..datasets.decode import IMAGE_DTYPES, MAX_CHANNELS
-from ..datasets.samplers import mix
-from ..datasets.transforms import (check_canvas, check_numbers, check_range,
-                                   check_share)
+from ..datasets.samplers import mix_seeds
+from ..datasets.transforms import (check_canvas, check_fraction, check_numbers,
+                                   check_range)
 from ..image_size import ImageSize
 from . import augmentation
 from .augmentation import (BLEND, CHANNEL_STEPS, COLOUR_STEPS, HUE, ViewParams,
-                           blend, blur, plan_changes, steps_of, turn_hue)
+                           blend, blur, plan_augmentation, rotate_hue,
+                           steps_needed)
 
 Values = float | Sequence[float]
 # Default values of black and white.
@@ -311,10 +312,10 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         if self.jitter[3] > 0.5:
             raise ValueError('the hue, the last number of jitter, must be at '
                              f'most 0.5, half a turn, but got {jitter!r}')
-        self.jitter_prob = check_share('jitter_prob', jitter_prob)
-        self.grey_prob = check_share('grey_prob', grey_prob)
+        self.jitter_prob = check_fraction('jitter_prob', jitter_prob)
+        self.grey_prob = check_fraction('grey_prob', grey_prob)
         self.blur_sigma = check_range('blur_sigma', blur_sigma)
-        self.blur_prob = check_share('blur_prob', blur_prob)
+        self.blur_prob = check_fraction('blur_prob', blur_prob)
         self.target_view = target_view
         self.online_colour = online_colour
         self.colour = self.channels == 3 if colour is None else colour
@@ -397,7 +398,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
         """
         generator = None
         if seeds is not None:
-            generator = torch.Generator().manual_seed(mix(*seeds))
+            generator = torch.Generator().manual_seed(mix_seeds(*seeds))
         params = self._draw(count, generator)
         if self.online_colour:
             params = params._replace(online=self._draw(count, generator))
@@ -439,10 +440,10 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             is 0, white is 1.
         """
         self._check_size(canvas)
-        plan = plan_changes(params, self.colour)
-        online_plan = None if params.online is None else plan_changes(
+        plan = plan_augmentation(params, self.colour)
+        online_plan = None if params.online is None else plan_augmentation(
             params.online, self.colour)
-        if augmentation.at_once(canvas):
+        if augmentation.is_batched(canvas):
             target = self._scale(self._cut(canvas, params.shift))
             view = self._online_view(canvas)
             if online_plan is not None:
@@ -455,10 +456,11 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             view = self._scale(self._window(image))
             if online_plan is not None:
                 changes = online_plan[n:n + 1]
-                view = self.augment(view, changes, steps_of(changes))
+                view = self.augment(view, changes, steps_needed(changes))
             online[n] = view
             target[n] = self.augment(
-                self._scale(self._window(image, *shift)), own, steps_of(own))
+                self._scale(self._window(image, *shift)), own,
+                steps_needed(own))
         return [online, target]
 
     def _online_view(self, canvas: Tensor) -> Tensor:
@@ -487,8 +489,8 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
 
         Args:
             images (Tensor): Target views, (N, C, H, W); black is 0, white 1.
-            plan (Tensor): The plan of :func:`plan_changes`, on the images'
-                device.
+            plan (Tensor): The plan of :func:`plan_augmentation`, on the
+                images' device.
             needed (tuple[bool, ...], optional): Steps that all images need;
                 the others are skipped. Defaults to None: the plan selects
                 steps for each image, in operations of fixed shapes.
@@ -505,7 +507,7 @@ class TwoViewDataPreprocessor(ChannelDataPreprocessor):
             if kind == BLEND:
                 made = blend(images, shares, factors, self.colour)
             elif kind == HUE:
-                made = turn_hue(images, factors)
+                made = rotate_hue(images, factors)
             else:
                 made = blur(images, factors[:, :1], self._kernel)
             if self.colour:

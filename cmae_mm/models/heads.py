@@ -98,12 +98,12 @@ class CMAEHead(BaseModule):
             torch.Tensor: The mean over the images, a scalar.
         """
         if not isinstance(self.reconstruction, CMAEReconstructionHead):
-            pred_pixel = self._at_their_places(pred_pixel, mask)
+            pred_pixel = self._scatter_predictions(pred_pixel, mask)
         return self.reconstruction.loss(pred_pixel, images, mask)
 
     @staticmethod
-    def _at_their_places(pred_pixel: torch.Tensor,
-                         mask: torch.Tensor) -> torch.Tensor:
+    def _scatter_predictions(pred_pixel: torch.Tensor,
+                             mask: torch.Tensor) -> torch.Tensor:
         """Scatter predictions of masked patches to zeros, (N, L, P*P*C)."""
         zeros = pred_pixel.new_zeros(*mask.shape, pred_pixel.shape[-1])
         return zeros.masked_scatter(mask[..., None], pred_pixel)

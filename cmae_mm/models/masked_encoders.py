@@ -104,7 +104,7 @@ class BlockMasking(nn.Module):
         block = self.mask_block
         mask = mask.view(num_images, rows, 1, columns, 1).expand(
             -1, -1, block, -1, block).reshape(num_images, -1)
-        return note_visible(mask, self._num_blocks_kept * block**2)
+        return cache_num_visible(mask, self._num_blocks_kept * block**2)
 
     def forward(self,
                 x: Tensor,
@@ -131,14 +131,14 @@ class BlockMasking(nn.Module):
         return self.encode(self.embed(x, ids_keep)), ids_restore
 
 
-def note_visible(mask: Tensor, num_visible: int) -> Tensor:
+def cache_num_visible(mask: Tensor, num_visible: int) -> Tensor:
     """Store the number V of visible patches of each row with a mask.
 
     :func:`count_visible` then avoids a synchronisation with the GPU. The note
     is valid until the mask is changed.
     """
     if not mask.is_inference():  # inference tensors have no version
-        mask.noted_visible = (num_visible, mask._version)
+        mask.num_visible_cache = (num_visible, mask._version)
     return mask
 
 
@@ -159,7 +159,7 @@ def count_visible(mask: Tensor) -> int:
         raise TypeError(
             'the mask must be a bool tensor of shape (N, L), True = masked, '
             f'but got {mask.dtype} of shape {tuple(mask.shape)}')
-    noted, version = getattr(mask, 'noted_visible', (0, None))
+    noted, version = getattr(mask, 'num_visible_cache', (0, None))
     if version is not None and version == mask._version:
         return noted
     least, most = torch.stack((~mask).sum(dim=1).aminmax()).tolist()

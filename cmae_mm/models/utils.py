@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ..datasets.decode import MAX_CHANNELS
 from ..dependencies import name_of
-from ..image_size import ImageSize, Pair, divide, words_of
+from ..image_size import ImageSize, Pair, divide, format_size
 
 Config = dict[str, Any]
 # MAE's initialisation of encoder and decoders.
@@ -141,7 +141,7 @@ def check_blocks(img_size: ImageSize, patch_size: int,
     if mask_block < 1 or rows % mask_block or columns % mask_block:
         raise ValueError(
             f'mask_block={mask_block} does not divide the {rows}x{columns} '
-            f'grid of patches (img_size={words_of(img_size)}, patch_size='
+            f'grid of patches (img_size={format_size(img_size)}, patch_size='
             f'{patch_size}); use mask_block=1, or an image size that is a '
             f'multiple of {patch_size * max(mask_block, 1)}')
 
@@ -419,8 +419,8 @@ def mlp_cfg(cfg: Config, name: str, **sizes: Any) -> Config:
     return cfg
 
 
-def complete_parts(encoder: nn.Module, neck: Config,
-                   head: Config) -> tuple[Config, Config]:
+def complete_configs(encoder: nn.Module, neck: Config,
+                     head: Config) -> tuple[Config, Config]:
     """Complete neck and head with sizes of the encoder and the projector.
 
     With ``head.contrastive=None``, for MAE, the neck has neither feature
@@ -476,7 +476,7 @@ def complete_parts(encoder: nn.Module, neck: Config,
 # Sharded parameters
 
 
-def local_part(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """Return this rank's shard of a tensor, without a copy.
 
     Args:

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..image_size import Pair, split_patches
+from ..image_size import Pair, patch_grid
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def overlay(pictures: np.ndarray, maps: Tensor) -> np.ndarray:
     low, high = (maps.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
     shares = ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     large = torch.nn.functional.interpolate(
-        shares.view(-1, 1, *split_patches(size, maps.shape[1])), size,
+        shares.view(-1, 1, *patch_grid(size, maps.shape[1])), size,
         mode='bilinear')[:, 0]
     heat = colormaps['inferno'](large.cpu().numpy())[..., :3] * 255
     grey = pictures.mean(axis=-1, keepdims=True)

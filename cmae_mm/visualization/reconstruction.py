@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..datasets import PixelShift
-from ..image_size import split_patches
+from ..image_size import patch_grid
 from .image_grid import draw_frames, to_rgb
 
 ONLINE, TARGET = '#ffffff', '#ff8c00'
@@ -186,7 +186,7 @@ def grey_out(images: torch.Tensor, mask: torch.Tensor,
     Returns:
         torch.Tensor: Images, (N, 3, H, W).
     """
-    grid = split_patches(images.shape[2:], mask.shape[1])
+    grid = patch_grid(images.shape[2:], mask.shape[1])
     side = images.shape[-1] // grid[1]
     removed = mask.view(-1, 1, *grid).repeat_interleave(
         side, 2).repeat_interleave(side, 3)

@@ -13,7 +13,7 @@ from PIL import Image
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.checkpoints import CheckpointError, export_encoder, onnx_export
-from cmae_mm.cli.main import parse, perform
+from cmae_mm.cli.main import parse, run_command
 from cmae_mm.dependencies import MissingLibrary
 
 onnx = pytest.importorskip('onnx')
@@ -77,7 +77,7 @@ def test_the_command_writes_the_same_features(
         encoder, size, checkpoint, tmp_path, monkeypatch):
     file = tmp_path / 'new/encoder.onnx'
     more = ['--img-size', str(size)] if size else []
-    result = perform(parse([
+    result = run_command(parse([
         'export', str(checkpoint.with_name('cfg.py')),
         str(checkpoint.with_name('epoch_1.pth')), str(file), '--to', 'onnx',
         '--encoder', encoder, *more]))
@@ -113,7 +113,7 @@ def test_the_command_writes_the_same_features(
 def test_float16(checkpoint, tmp_path):
     """Half the weights; images of any range are normalised in float32."""
     file, names = tmp_path / 'half.onnx', ('cfg.py', 'epoch_1.pth')
-    result = perform(parse([
+    result = run_command(parse([
         'export', *(str(checkpoint.with_name(name)) for name in names),
         str(file), '--to', 'onnx', '--dtype', 'float16']))
     assert 1e-5 < result['difference'] < 2e-2
@@ -195,10 +195,10 @@ def test_classifier_is_exported_with_the_settings_of_its_config(
     line = ['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'c.pth'),
             str(tmp_path / 'c.onnx'), '--to', 'onnx']
     with pytest.raises(CheckpointError, match='c.pth: .* no target encoder'):
-        perform(parse([*line, '--encoder', 'target']))
+        run_command(parse([*line, '--encoder', 'target']))
     with pytest.raises(CheckpointError, match='c.pth: .*does not divide'):
-        perform(parse([*line, '--img-size', '30']))
-    perform(parse(line))
+        run_command(parse([*line, '--img-size', '30']))
+    run_command(parse(line))
     assert 'not exported: the head' in capsys.readouterr().out
     images = np.random.default_rng(0).uniform(
         0, 255, (5, 3, 32, 32)).astype('f4')
@@ -218,7 +218,7 @@ def test_arguments_are_checked_before_reading(tmp_path, monkeypatch):
         (tmp_path / name).write_text('neither')
     line = ['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'c.pth')]
     with pytest.raises(ArgumentError, match=r"a .onnx file, but got 'c.pth'"):
-        perform(parse([*line, 'c.pth', '--to', 'onnx']))
+        run_command(parse([*line, 'c.pth', '--to', 'onnx']))
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     with pytest.raises(MissingLibrary, match='needs onnxscript'):
-        perform(parse([*line, 'c.onnx', '--to', 'onnx']))
+        run_command(parse([*line, 'c.onnx', '--to', 'onnx']))

@@ -14,7 +14,7 @@ from tiny_training import on_ranks
 import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.pretraining import MODELS, choose_by_size, plan_pretraining
-from cmae_mm.cli.main import build_parser, perform
+from cmae_mm.cli.main import build_parser, run_command
 from cmae_mm.config import ConfigError
 from cmae_mm.engine.device import count_processes
 
@@ -42,7 +42,7 @@ def test_folder_of_images_suffices(pretrained, photos):
 def test_the_written_config_gives_the_same_run(pretrained, tmp_path):
     args = build_parser().parse_args(
         ['train', str(pretrained.config), '--work-dir', str(tmp_path)])
-    perform(args)
+    run_command(args)
     again = weights(tmp_path / 'epoch_2.pth')
     for name, value in weights(pretrained.checkpoint).items():
         assert torch.equal(value, again[name]), name
@@ -102,16 +102,16 @@ def test_warm_up_keeps_its_share_of_the_epochs(epochs, warm_up, photos):
 
 
 def test_defaults_fit_the_images_and_the_machine(photos, tmp_path):
-    facts = plan_pretraining(photos, 'mini', recipe='paper').facts
+    facts = plan_pretraining(photos, 'mini', recipe='paper').values
     # 4 steps of 2 images; as many epochs as make 300 steps
     assert (facts['batch_size'], facts['steps_per_epoch']) == (2, 4)
     assert facts['epochs'] == 75
     # ... or 5,000
-    assert plan_pretraining(photos, 'mini').facts['epochs'] == 1250
+    assert plan_pretraining(photos, 'mini').values['epochs'] == 1250
     assert facts['out'] == 'work_dirs/mini_photos'
     write_images(tmp_path / 'train/class', 20, size=16)
     write_images(tmp_path / 'val/class', 4, size=16)
-    facts = plan_pretraining(tmp_path, recipe='paper').facts
+    facts = plan_pretraining(tmp_path, recipe='paper').values
     assert (facts['images'], facts['batch_size']) == (20, 4)
     assert (facts['epochs'], facts['warm_up_epochs']) == (300, 40)
 
@@ -148,7 +148,7 @@ def test_the_batch_for_few_images_is_that_of_all_processes(tmp_path):
     for number in range(600):
         os.link(first, tmp_path / f'{number}{first.suffix}')
     for processes, batch_size in ((1, 64), (8, 8), (64, 2)):
-        facts = plan_pretraining(tmp_path, 'mini', processes=processes).facts
+        facts = plan_pretraining(tmp_path, 'mini', processes=processes).values
         assert facts['batch_size'] == batch_size
         assert facts['learning_rate'] == pytest.approx(
             2e-3 * math.sqrt(batch_size * processes / 128))

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from payloads import assert_same
 
-from cmae_mm.checkpoints import CheckpointError, check_whole, read_checkpoint
+from cmae_mm.checkpoints import (CheckpointError, check_complete,
+                                 read_checkpoint)
 from cmae_mm.checkpoints.read import load_file
 
 
@@ -27,7 +28,7 @@ def read_damaged(content: bytes, path: Path):
     """Give what is read, or None where the damage is found."""
     path.write_bytes(content)
     try:
-        check_whole(str(path))
+        check_complete(str(path))
         found = False
     except CheckpointError as error:
         assert path.name in str(error) and '\n' not in str(error)
@@ -36,7 +37,7 @@ def read_damaged(content: bytes, path: Path):
         return load_file(path)
     except CheckpointError as error:
         assert path.name in str(error) and '\n' not in str(error)
-        assert found, f'check_whole did not see: {error}'
+        assert found, f'check_complete did not see: {error}'
         return None
 
 
@@ -49,7 +50,7 @@ def test_files_cut_off_emptied_or_zeroed(whole, tmp_path):
         assert read_damaged(content[:cut], path) is None, cut
     assert read_damaged(bytes(len(content)), path) is None
     with pytest.raises(CheckpointError, match='there is no checkpoint'):
-        check_whole(str(tmp_path / 'none.pth'))
+        check_complete(str(tmp_path / 'none.pth'))
 
 
 @pytest.mark.parametrize('content, words', [
@@ -95,7 +96,7 @@ def test_a_flipped_bit_is_found_in_every_record(whole, tmp_path):
             broken[position] ^= 1
             (tmp_path / 'a.pth').write_bytes(broken)
             with pytest.raises(CheckpointError, match='a.pth is damaged'):
-                check_whole(str(tmp_path / 'a.pth'))
+                check_complete(str(tmp_path / 'a.pth'))
     # torch's own reader takes the last of them
     torch.load(tmp_path / 'a.pth', weights_only=True)
 

@@ -18,8 +18,8 @@ from mmengine.runner import Runner
 from payloads import assert_same, read_bytes
 from torch import nn
 
-from cmae_mm.checkpoints import (CheckpointError, check_whole, read_checkpoint,
-                                 to_plain, write_checkpoint)
+from cmae_mm.checkpoints import (CheckpointError, check_complete,
+                                 read_checkpoint, to_plain, write_checkpoint)
 from cmae_mm.checkpoints.read import load_file
 from cmae_mm.engine import ResumableRunner
 
@@ -62,7 +62,7 @@ def test_all_is_read_as_torch_reads_it(zipped, tmp_path):
     assert ours['state']._metadata == theirs['state']._metadata
     ours['views'][0].add_(1)  # what is read can be written
     ours['numpy'][0][0] = 1
-    check_whole(str(path))
+    check_complete(str(path))
 
 
 @pytest.mark.parametrize('protocol', range(6))
@@ -248,7 +248,7 @@ def test_files_of_other_libraries(tmp_path):
         state = read_checkpoint(str(tmp_path / path)).state
         assert_same(dict(sorted(vit.state_dict().items())),
                     dict(sorted(state.items())))
-        check_whole(str(tmp_path / path))
+        check_complete(str(tmp_path / path))
     scripted = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))
     scripted.save(str(tmp_path / 'script.pth'))
     with pytest.raises(CheckpointError, match='TorchScript'):

@@ -17,7 +17,7 @@ import cmae_mm
 from cmae_mm.checkpoints import (CheckpointError, load_encoder_into,
                                  read_checkpoint)
 from cmae_mm.checkpoints.load import fit_encoder, load_encoder
-from cmae_mm.cli.main import parse, perform
+from cmae_mm.cli.main import parse, run_command
 from cmae_mm.models import CMAEViT, TransferViT, TransferViTDet
 
 ARCH = dict(
@@ -343,7 +343,7 @@ def test_an_encoder_is_imported_with_other_registers(
     Config(dict(model=cfg)).dump(tmp_path / 'cfg.py')
     vit = timm_vit(reg_tokens=theirs).state_dict()
     torch.save(vit, tmp_path / 'vit.pth')
-    perform(parse(['import', *(str(tmp_path / name) for name in (
+    run_command(parse(['import', *(str(tmp_path / name) for name in (
         'cfg.py', 'vit.pth', 'init.pth'))]))
     said = capsys.readouterr().out
     assert ('not loaded: 4 of its register' in said) == (theirs > ours == 0)

@@ -11,11 +11,11 @@ from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 
 import cmae_mm
-from cmae_mm.checkpoints import (CheckpointError, encoder_facts,
+from cmae_mm.checkpoints import (CheckpointError, encoder_record,
                                  export_encoder, load_encoder_into,
                                  resample_pos_embed)
 from cmae_mm.checkpoints.load import load_model
-from cmae_mm.cli.main import parse, perform
+from cmae_mm.cli.main import parse, run_command
 from cmae_mm.models import CMAEViT, TransferConvViT, TransferViT
 from cmae_mm.models import TransferViTDet as Detector
 
@@ -41,7 +41,7 @@ def images():
 
 def save(model, path):
     torch.save(dict(state_dict=model.state_dict(),
-                    meta=encoder_facts(model)), path)
+                    meta=encoder_record(model)), path)
     return path
 
 
@@ -124,7 +124,7 @@ def test_a_square_of_as_many_patches_is_resampled(tmp_path, monkeypatch):
     report = load_model(other, model.state_dict())
     assert len(report.resampled) == 4  # encoder, target's, two decoders
     report = load_model(other, other.state_dict(),
-                        facts=dict(img_size=list(SIZE)))
+                        record=dict(img_size=list(SIZE)))
     assert not report.resampled
 
 
@@ -226,7 +226,7 @@ def test_an_imported_rectangle_has_its_record(
     """Heads, image size, normalisation and epsilon, without a config."""
     Config(dict(model=model_cfg(img_size=SIZE))).dump(tmp_path / 'cfg.py')
     export_encoder(model, str(tmp_path / 'hf.v1'), 'hf')
-    perform(parse(['import', *(str(tmp_path / name) for name in (
+    run_command(parse(['import', *(str(tmp_path / name) for name in (
         'cfg.py', 'hf.v1', 'init.safetensors'))]))
     encoder = cmae_mm.load_encoder(tmp_path / 'init.safetensors')
     assert encoder.img_size == SIZE
@@ -242,7 +242,7 @@ def test_an_imported_rectangle_has_its_record(
             (['import', 'cfg.py', 'hf.v1', 'a'], 'a',
              'must be a .safetensors or .pth file')):
         with pytest.raises(ValueError, match=words):
-            perform(parse([str(tmp_path / word) if word in (
+            run_command(parse([str(tmp_path / word) if word in (
                 'cfg.py', 'hf.v1', name) else word for word in command]))
         assert not (tmp_path / name).exists()
 

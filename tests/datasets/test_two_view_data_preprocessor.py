@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from cmae_mm.datasets import PixelShift
-from cmae_mm.models.augmentation import blur, plan_changes
+from cmae_mm.models.augmentation import blur, plan_augmentation
 
 
 def to_batch(*images):
@@ -105,7 +105,7 @@ def test_jitter_is_mmcvs_within_rounding(order, only):
 GREY = np.array([0.299, 0.587, 0.114])
 
 
-def turn_hue(pixels, turns):
+def rotate_hue(pixels, turns):
     """Turn the hue of (H, W, 3) with Python's own colour conversion."""
     turned = []
     for red, green, blue in pixels.reshape(-1, 3).tolist():
@@ -121,7 +121,7 @@ def one_by_one(view, n, params, kernel):
     factors = params.factors[n].tolist()
     for step in params.order[n].tolist() if params.jitter[n] else ():
         if step == 3:
-            pixels = turn_hue(pixels, factors[3])
+            pixels = rotate_hue(pixels, factors[3])
         else:
             grey = (pixels @ GREY)[..., None]
             reference = (0, grey.mean(), grey)[step]
@@ -158,12 +158,12 @@ def test_views_are_changed_one_by_one_and_at_once():
     assert torch.equal(window, still_target)
     augment = torch.compile(module.augment, backend='aot_eager',
                             fullgraph=True, dynamic=False)
-    plan = plan_changes(params, True)
-    at_once = augment(window, plan)
-    assert (at_once - expected).abs().max() < 1e-5
+    plan = plan_augmentation(params, True)
+    is_batched = augment(window, plan)
+    assert (is_batched - expected).abs().max() < 1e-5
     # what is not chosen is not touched, in its last bit either
     alone = ~(params.jitter | params.grey | params.blur)
-    assert alone.any() and torch.equal(at_once[alone], window[alone])
+    assert alone.any() and torch.equal(is_batched[alone], window[alone])
 
 
 def test_windows_of_a_rectangle():

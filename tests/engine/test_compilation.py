@@ -141,7 +141,7 @@ def test_benchmark_times_the_compiled_step(monkeypatch):
     contenders = importlib.import_module('step_contenders')
     timing = importlib.import_module('step_timing')
     # --host replaces it.
-    monkeypatch.setattr(augmentation, 'at_once', augmentation.at_once)
+    monkeypatch.setattr(augmentation, 'is_batched', augmentation.is_batched)
     monkeypatch.setattr(logging, 'disable', lambda level: None)
     runs, seen = [], []
 

@@ -7,7 +7,7 @@ from helpers import needs_torch
 from torch.optim import SGD, Adam, AdamW
 
 from cmae_mm.engine import AutoAmpOptimWrapper
-from cmae_mm.engine.optim_wrapper import use_fused
+from cmae_mm.engine.optim_wrapper import enable_fused
 
 pytestmark = needs_torch(2, 4, 'a fused kernel on a CPU')
 
@@ -71,9 +71,9 @@ def test_given_settings_are_kept():
                       AdamW(parameters(), fused=True),
                       SGD(parameters(), lr=0.1)):
         before = copy.deepcopy(optimizer.defaults)
-        assert not use_fused(optimizer)
+        assert not enable_fused(optimizer)
         assert optimizer.defaults == before
     # nor is one changed that has begun
     begun = AdamW(parameters())
     train(begun, 1)
-    assert not use_fused(begun)
+    assert not enable_fused(begun)

@@ -16,7 +16,7 @@ from tiny_training import (AtIteration, Score, content, end_fork, log, names,
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.datasets.names import FileNames
 from cmae_mm.engine import AtomicCheckpointHook
-from cmae_mm.engine.resuming import find_newest_whole, list_checkpoints
+from cmae_mm.engine.resuming import find_newest_complete, list_checkpoints
 
 FAULTS = {
     'truncated': lambda data: data[:len(data) // 2],
@@ -427,7 +427,7 @@ def test_failed_allocation_is_not_taken_for_damage(tmp_path):
         limit = used * resource.getpagesize() + 2**26
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         try:
-            find_newest_whole(list_checkpoints(str(tmp_path)))
+            find_newest_complete(list_checkpoints(str(tmp_path)))
         except CheckpointError as error:
             (tmp_path / 'said').write_text(str(error))
 

@@ -17,11 +17,11 @@ from tiny_training import (AtIteration, Score, content, end_fork, log, names,
 from cmae_mm.checkpoints import CheckpointError
 from cmae_mm.engine import runner as runner_module
 from cmae_mm.engine.hooks.checkpoint_hook import WRITER
-from cmae_mm.engine.resuming import find_newest_whole, list_checkpoints
+from cmae_mm.engine.resuming import find_newest_complete, list_checkpoints
 
 
 def newest(folder):
-    return find_newest_whole(list_checkpoints(str(folder)))
+    return find_newest_complete(list_checkpoints(str(folder)))
 
 
 def test_killed_process_leaves_an_intact_checkpoint(tmp_path):

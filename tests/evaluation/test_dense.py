@@ -11,7 +11,7 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from cmae_mm.cli.main import parse, perform
+from cmae_mm.cli.main import parse, run_command
 from cmae_mm.datasets.source import open_source
 from cmae_mm.evaluation import dense
 from cmae_mm.evaluation.data import EvaluationDataError
@@ -90,7 +90,7 @@ def data(tmp_path_factory):
     ('dense-knn', ['--img-size', '48', '--ks', '5']),
     ('dense-knn', ['--layer', '1', '2'])])
 def test_colours_are_found_even_by_random_weights(command, more, data):
-    result = perform(parse([
+    result = run_command(parse([
         command, str(data), 'random', '--config', str(data / 'cfg.py'),
         '--work-dir', str(data / 'out'), *more]))
     # What is lost are the patches that the border crosses.
@@ -111,7 +111,7 @@ def test_unreadable_images_are_skipped(data, tmp_path, capsys):
                     shutil.copy(file, folder / f'{n}_{file.name}')
 
     def evaluate():
-        return perform(parse([
+        return run_command(parse([
             'dense-knn', str(root), 'random', '--config',
             str(root / 'cfg.py'), '--work-dir', str(tmp_path)]))
 
@@ -162,5 +162,5 @@ def test_files_that_do_not_fit_are_named(data, tmp_path):
 def test_too_many_neighbours_are_refused_before_features(data, monkeypatch):
     monkeypatch.setattr(dense, 'extract_dense', None)
     with pytest.raises(EvaluationDataError, match='k=1000 or more .* are 4'):
-        perform(parse(['dense-knn', str(data), 'random', '--config',
-                       str(data / 'cfg.py'), '--ks', '1000', '2000']))
+        run_command(parse(['dense-knn', str(data), 'random', '--config',
+                           str(data / 'cfg.py'), '--ks', '1000', '2000']))

@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cmae_mm.evaluation.data import draw_share, draw_shots
+from cmae_mm.evaluation.data import draw_fraction, draw_shots
 from cmae_mm.evaluation.features import FeatureSet
 from cmae_mm.evaluation.probes import (balanced_accuracy, bootstrap_interval,
                                        fit_logistic_regression, linear_sweep,
@@ -86,9 +86,9 @@ def test_balanced_accuracy_is_scikit_learns(pairs):
 def test_shares_keep_the_balance(sizes, percent, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     np.random.default_rng(seed).shuffle(labels)
-    drawn = draw_share(labels, percent, seed)
+    drawn = draw_fraction(labels, percent, seed)
     assert drawn == sorted(set(drawn))
-    assert drawn == draw_share(labels, percent, seed)
+    assert drawn == draw_fraction(labels, percent, seed)
     counts = np.bincount(labels[drawn], minlength=len(sizes))
     for size, count in zip(sizes, counts):
         assert count == max(1, round(size * percent / 100))

@@ -6,7 +6,7 @@ from helpers import build, model_cfg
 from safetensors.torch import load_file
 
 from cmae_mm.checkpoints import export_encoder, read_checkpoint
-from cmae_mm.checkpoints.encoder_config import read_encoder_facts
+from cmae_mm.checkpoints.encoder_config import read_encoder_record
 from cmae_mm.models import TwoViewDataPreprocessor
 from cmae_mm.visualization import prediction_columns, save_grid, to_rgb
 
@@ -101,7 +101,7 @@ def test_timm_takes_the_export_and_gives_the_same_tokens(channels, tmp_path):
         torch.testing.assert_close(
             vit.forward_features(images), model.backbone(images)[0],
             atol=1e-5, rtol=1e-4)
-    facts = read_encoder_facts(read_checkpoint(str(path)).meta)
+    facts = read_encoder_record(read_checkpoint(str(path)).meta)
     assert facts['mean'] == [1. + c for c in range(channels)]
     assert facts['images'] == dict(
         channels=channels, dtype='uint16', **settings)

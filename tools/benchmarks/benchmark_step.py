@@ -219,5 +219,5 @@ def main() -> None:
 if __name__ == '__main__':
     main()
     # Not above: --help need not wait for the libraries.
-    from cmae_mm.cli.main import leave_ranks
-    leave_ranks()
+    from cmae_mm.cli.main import end_process_group
+    end_process_group()

@@ -55,7 +55,7 @@ def narrow(cfg: Config) -> None:
     cfg.data_preprocessor.update(
         size=encoder.img_size, canvas_size=encoder.img_size +
         cfg.data_preprocessor.get('max_shift', 32))
-    augmentation.at_once = lambda images: True
+    augmentation.is_batched = lambda images: True
 
 
 def build_ours(cfg: Config, batch_size: int, device: torch.device,

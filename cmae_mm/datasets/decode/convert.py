@@ -186,7 +186,7 @@ def change_type(raw: RawImage, name: str,
     """
     pixels = raw.pixels
     dtype = settings.dtype or _usable_dtype(pixels.dtype)
-    if raw.is_share:
+    if raw.is_unit_range:
         return _round(pixels * _HIGHEST[dtype], dtype)
     if settings.value_range is not None:
         return _scale(pixels, dtype, settings.value_range)
@@ -308,7 +308,7 @@ def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
     Args:
         data (bytes): The file of ``np.save``, or of ``np.savez`` with one
             array or one that is called 'image'.
-        settings (ImageSettings): See :func:`arrange`.
+        settings (ImageSettings): See :func:`to_hwc`.
 
     Returns:
         RawImage: The array.
@@ -326,14 +326,14 @@ def read_numpy(data: bytes, settings: ImageSettings) -> RawImage:
         # Before allocation: a small file may contain a large array.
         check_size(settings, 1, 1, archive.getinfo(names[0]).file_size)
         stored = archive.open(names[0])
-    pixels = arrange(np.lib.format.read_array(stored, allow_pickle=False),
-                     settings)
+    pixels = to_hwc(np.lib.format.read_array(stored, allow_pickle=False),
+                    settings)
     height, width, channels = pixels.shape
     check_size(settings, height, width, channels * pixels.itemsize)
     return RawImage(pixels)
 
 
-def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
+def to_hwc(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     """Convert a bare array to (H, W, C).
 
     Two axes are rows and columns. Of three axes, the first or last with the
@@ -358,7 +358,7 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
             refuse_pages(len(pixels), 'images in a stack')
         count = 1 if settings.pages == 'first' else len(pixels)
         return np.concatenate(
-            [arrange(image, settings) for image in pixels[:count]], axis=2)
+            [to_hwc(image, settings) for image in pixels[:count]], axis=2)
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise UndecodableImage(
             f'an array of shape {pixels.shape} is not an image; use (H, W), '
@@ -381,8 +381,8 @@ def arrange(pixels: np.ndarray, settings: ImageSettings) -> np.ndarray:
     return pixels
 
 
-def arrange_pages(pixels: np.ndarray, axes: str, what: str,
-                  pages: str | None) -> np.ndarray:
+def pages_to_hwc(pixels: np.ndarray, axes: str, what: str,
+                 pages: str | None) -> np.ndarray:
     """Convert an array with named axes to (H, W, C).
 
     Args:

@@ -13,9 +13,9 @@ from .convert import (choose_channels, convert, find_missing, mean_of,
                       read_numpy, resize_image, resize_rows, sum_valid)
 from .image import (RGB, Encoded, ImageSettings, Parts, RawImage,
                     TooLargeImage, UndecodableImage, UnfitImage, Window,
-                    check_size, count_pixels, first_bytes, is_dicom, is_jp2,
-                    is_numpy, is_tiff, join, log_once, read_whole,
-                    stand_upright, stored_window)
+                    apply_orientation, check_size, count_pixels, first_bytes,
+                    is_dicom, is_jp2, is_numpy, is_tiff, join, log_once,
+                    read_file_content, stored_window)
 from .raster import read_raster
 
 Size = tuple[int, int]
@@ -170,7 +170,7 @@ def decode_resized(data: Encoded,
     with _opened_parts(data, settings, name) as parts:
         if parts is not None:
             return _resize_parts(parts, choose, settings, name)
-    image = decode_image(read_whole(data), shrink_to, settings, name)
+    image = decode_image(read_file_content(data), shrink_to, settings, name)
     (y, x, height, width), size = choose(*image.shape[:2])
     return resize_image(image[y:y + height, x:x + width], size)
 
@@ -203,7 +203,7 @@ def decode_short(data: Encoded, short_side: int | None,
             if parts is not None and parts.is_large:
                 return _resize_parts(parts, choose, settings, name)
     try:
-        return decode_image(read_whole(data), None, settings, name)
+        return decode_image(read_file_content(data), None, settings, name)
     except TooLargeImage:
         if short_side is None:
             raise
@@ -238,7 +238,7 @@ def read_centre(data: Encoded, name: str, settings: ImageSettings
                        columns), settings, name)], axis=0)
         if parts.is_map and len(np.unique(raw.pixels[..., -1])) > 2:
             raw = raw._replace(alpha=False)
-        return raw, _upright((height, width), parts)
+        return raw, _oriented_size((height, width), parts)
 
 
 class LargeImage:
@@ -260,10 +260,10 @@ class LargeImage:
     def __init__(self, parts: Parts, stack: ExitStack,
                  settings: ImageSettings, name: str) -> None:
         if _depends_on_all(parts, settings):
-            settings = _settle(parts, settings, name)
+            settings = _resolve_settings(parts, settings, name)
         self._parts = parts._replace(is_map=False, has_missing=False)
         self._stack, self._settings, self._name = stack, settings, name
-        self.shape = _upright(parts.levels[0], parts)
+        self.shape = _oriented_size(parts.levels[0], parts)
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         (top, bottom, _), (left, right, _) = (
@@ -295,7 +295,7 @@ def decode_windows(data: Encoded, settings: ImageSettings,
     if parts is not None and parts.is_large:
         return LargeImage(parts, stack, settings, name)
     stack.close()
-    return decode_image(read_whole(data), None, settings, name)
+    return decode_image(read_file_content(data), None, settings, name)
 
 
 @contextmanager
@@ -320,7 +320,7 @@ def _opened_parts(data: Encoded, settings: ImageSettings,
         yield parts
 
 
-def _upright(size: Size, parts: Parts) -> Size:
+def _oriented_size(size: Size, parts: Parts) -> Size:
     """Return height and width of the upright image, or back."""
     return size[::-1] if parts.orientation > 4 else size
 
@@ -335,14 +335,14 @@ def _resize_parts(parts: Parts,
                   choose: Callable[[int, int], tuple[Window, Size]],
                   settings: ImageSettings, name: str) -> np.ndarray:
     full = parts.levels[0]
-    window, size = choose(*_upright(full, parts))
+    window, size = choose(*_oriented_size(full, parts))
     y, x, height, width = stored_window(
-        window, _upright(full, parts), parts.orientation)
-    size = _upright(size, parts)
+        window, _oriented_size(full, parts), parts.orientation)
+    size = _oriented_size(size, parts)
     level = 0
     if parts.is_large:
         if _depends_on_all(parts, settings):
-            settings = _settle(parts, settings, name)
+            settings = _resolve_settings(parts, settings, name)
         for number, sides in enumerate(parts.levels):
             if (height * sides[0] >= size[0] * full[0]
                     and width * sides[1] >= size[1] * full[1]):
@@ -359,7 +359,7 @@ def _resize_parts(parts: Parts,
     resized = resize_rows(
         (finish(raw, name, settings) for raw in _blocks(
             parts, level, part, settings, name)), size)
-    return stand_upright(resized, parts.orientation)
+    return apply_orientation(resized, parts.orientation)
 
 
 def _blocks(parts: Parts, level: int, window: Window,
@@ -383,8 +383,8 @@ def _blocks(parts: Parts, level: int, window: Window,
         y = end
 
 
-def _settle(parts: Parts, settings: ImageSettings,
-            name: str) -> ImageSettings:
+def _resolve_settings(parts: Parts, settings: ImageSettings,
+                      name: str) -> ImageSettings:
     """Compute settings that depend on all pixels of the image."""
     level = len(parts.levels) - 1
     sums: Any = 0

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...dependencies import MissingLibrary, install_command
-from .convert import arrange_pages, fill_missing, refuse_pages
+from .convert import fill_missing, pages_to_hwc, refuse_pages
 from .image import (ImageSettings, RawImage, UndecodableImage, UnfitImage,
                     check_size)
 
@@ -53,13 +53,13 @@ def read_dicom(data: bytes, settings: ImageSettings) -> RawImage:
         from pydicom.pixels import apply_color_lut
         stored = apply_color_lut(stored[..., 0], file)
     if kind not in _GREY:
-        return RawImage(arrange_pages(stored, 'TYXS', 'frames', 'channels'))
+        return RawImage(pages_to_hwc(stored, 'TYXS', 'frames', 'channels'))
     frames, masks = zip(*(_read_frame(file, number, stored[number], settings)
                           for number in range(count)))
     return RawImage(
         np.concatenate(frames, axis=2),
         missing=None if masks[0] is None else np.concatenate(masks, axis=2),
-        is_share=settings.window is not None)
+        is_unit_range=settings.window is not None)
 
 
 def _open(data: bytes, **kwargs: Any) -> Any:

@@ -67,8 +67,8 @@ class RawImage(NamedTuple):
         alpha (bool): Whether the last channel is opacity. Defaults to False.
         missing (np.ndarray, optional): Mask of missing pixels, bool,
             (H, W, 1) or (H, W, C). Defaults to None.
-        is_share (bool): Whether values are relative to a window, from 0 to 1.
-            Defaults to False.
+        is_unit_range (bool): Whether values are relative to a window, from 0
+            to 1. Defaults to False.
         is_animated (bool): Whether it is the first of several frames.
             Defaults to False.
     """
@@ -76,7 +76,7 @@ class RawImage(NamedTuple):
     pixels: np.ndarray
     alpha: bool = False
     missing: np.ndarray | None = None
-    is_share: bool = False
+    is_unit_range: bool = False
     is_animated: bool = False
 
 
@@ -104,7 +104,7 @@ class Parts(NamedTuple):
             its values, and the settings depend on that.
         is_large (bool): Whether it has more than ``max_pixels``.
         orientation (int): How the stored image is turned, see
-            :func:`stand_upright`.
+            :func:`apply_orientation`.
         pixel_bytes (int): Number of bytes of a pixel with all its channels.
     """
 
@@ -146,7 +146,7 @@ def check_size(settings: 'ImageSettings', height: int, width: int,
     raise error
 
 
-def stand_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
     """Apply an orientation of EXIF or TIFF, as a view.
 
     Args:
@@ -169,7 +169,7 @@ def stored_window(window: Window, size: tuple[int, int],
     Args:
         window (tuple[int, int, int, int]): The window, in the upright image.
         size (tuple[int, int]): Height and width of the upright image.
-        orientation (int): See :func:`stand_upright`.
+        orientation (int): See :func:`apply_orientation`.
     """
     y, x, height, width = window
     if orientation in (3, 4, 7, 8):
@@ -180,7 +180,7 @@ def stored_window(window: Window, size: tuple[int, int],
         y, x, height, width)
 
 
-def read_whole(data: Encoded) -> bytes:
+def read_file_content(data: Encoded) -> bytes:
     """Return the content of a file."""
     return data.read_bytes() if isinstance(data, Path) else data
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...dependencies import MissingLibrary, install_command
 from .image import (Encoded, ImageSettings, Parts, RawImage, UndecodableImage,
-                    Window, check_size, count_pixels, first_bytes,
-                    stand_upright)
+                    Window, apply_orientation, check_size, count_pixels,
+                    first_bytes)
 from .raster import from_pillow, open_image, orientation_of
 
 # Start of a JPEG 2000 image: its sizes, and the bits of each component.
@@ -155,7 +155,7 @@ def read_jp2(data: bytes, settings: ImageSettings) -> RawImage:
         with ExitStack() as stack:
             file = _open(stack, data, 0)
             raw = RawImage(_read(file)[0], _has_alpha(file))
-    return raw._replace(pixels=stand_upright(raw.pixels, orientation))
+    return raw._replace(pixels=apply_orientation(raw.pixels, orientation))
 
 
 def open_jp2(stack: ExitStack, data: Encoded,

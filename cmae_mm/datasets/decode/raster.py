@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ...dependencies import MissingLibrary
 from .image import (PNM_HEADER, ImageSettings, RawImage, UndecodableImage,
-                    check_size, is_deep_png, is_deep_pnm, is_jpeg,
-                    stand_upright)
+                    apply_orientation, check_size, is_deep_png, is_deep_pnm,
+                    is_jpeg)
 
 _ORIENTATION = 0x0112
 # Markers of JPEG: the start of a scan, the end.
@@ -209,7 +209,7 @@ def _read_deep(data: bytes, file: Image.Image, bits: int) -> RawImage:
     count = pixels.shape[2]
     if file.format == 'AVIF' and count >= 3:
         pixels = pixels[..., [2, 1, 0, 3][:count]]
-    return RawImage(stand_upright(pixels, _orientation(file)),
+    return RawImage(apply_orientation(pixels, _orientation(file)),
                     count in (2, 4))
 
 
@@ -247,7 +247,7 @@ def from_pillow(image: Image.Image, settings: ImageSettings) -> RawImage:
         pixels = np.asarray(
             image if image.mode == mode else image.convert(mode))
     return RawImage(
-        stand_upright(pixels.reshape(*pixels.shape[:2], -1), orientation),
+        apply_orientation(pixels.reshape(*pixels.shape[:2], -1), orientation),
         alpha, is_animated=getattr(image, 'is_animated', False))
 
 
@@ -290,7 +290,7 @@ def _read_jpeg(data: bytes, settings: ImageSettings,
         raise
     except ValueError:  # Pillow tolerates harmless errors
         return None
-    return RawImage(stand_upright(pixels, _jpeg_orientation(data)))
+    return RawImage(apply_orientation(pixels, _jpeg_orientation(data)))
 
 
 def _close_jpeg(data: bytes) -> bytes:
@@ -303,10 +303,10 @@ def _close_jpeg(data: bytes) -> bytes:
             closed, 'CMYK' if colours in ('CMYK', 'YCCK') else 'GRAY')
     except ValueError:
         return data
-    return closed if _has_all_scans(closed) else data
+    return closed if _has_all_jpeg_scans(closed) else data
 
 
-def _has_all_scans(data: bytes) -> bool:
+def _has_all_jpeg_scans(data: bytes) -> bool:
     """Return whether the scans of a JPEG file have all bits of all values."""
     place, missing = 2, {(0, 0)}
     while place + 4 < len(data):
@@ -400,4 +400,4 @@ def _read_deep_png(data: bytes, settings: ImageSettings) -> RawImage:
     if alpha is not None:
         colours = np.concatenate([colours, alpha], axis=2)
     orientation = _orientation(file) if kinds & _PNG_TEXTS else 1
-    return RawImage(stand_upright(colours, orientation), alpha is not None)
+    return RawImage(apply_orientation(colours, orientation), alpha is not None)

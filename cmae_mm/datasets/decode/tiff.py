@@ -17,10 +17,10 @@ import numpy as np
 import tifffile
 
 from ...dependencies import MissingLibrary, install_command
-from .convert import arrange, arrange_pages
+from .convert import pages_to_hwc, to_hwc
 from .image import (Encoded, ImageSettings, Parts, RawImage, UndecodableImage,
-                    UnfitImage, Window, check_size, count_pixels, join,
-                    log_once, stand_upright)
+                    UnfitImage, Window, apply_orientation, check_size,
+                    count_pixels, join, log_once)
 from .maps import find_rasterio, open_parts, read_bands, require_rasterio
 from .raster import from_pillow, open_image
 
@@ -97,7 +97,7 @@ def _read_image(data: bytes, settings: ImageSettings,
                 raw = _read_part(
                     file, _find_segments(series, 0),
                     (0, 0, page.imagelength, page.imagewidth), settings, False)
-                raw = raw._replace(pixels=stand_upright(
+                raw = raw._replace(pixels=apply_orientation(
                     raw.pixels, _orientation_of(page)))
             else:
                 raw = from_pillow(open_image(data, settings), settings)
@@ -180,18 +180,18 @@ def _find_planes(series: Any, settings: ImageSettings) -> list[int]:
     count = series.size // page.size
     if count == 1:
         return [0]
-    if _is_bare(series, settings):
-        image = arrange(np.broadcast_to(np.uint8(0), shape), settings)
+    if _is_plain_array(series, settings):
+        image = to_hwc(np.broadcast_to(np.uint8(0), shape), settings)
         return [*range(count)] if image.shape[:2] == shape[1:] else []
     if series.is_multifile or None in list(series):
         return []
     numbers = np.arange(count).reshape(*shape[:-len(page.shape)], 1, 1)
-    return arrange_pages(
+    return pages_to_hwc(
         numbers, f'{axes[:-len(page.shape)]}YX', 'pages', settings.pages
     ).ravel().tolist()
 
 
-def _is_bare(series: Any, settings: ImageSettings) -> bool:
+def _is_plain_array(series: Any, settings: ImageSettings) -> bool:
     """Whether tifffile has split a numpy array of three axes into pages."""
     axes = series.axes
     return series.kind == 'shaped' and settings.pages is None and len(
@@ -349,8 +349,8 @@ def _read_deep(data: bytes, series: Any, has_mask: bool,
         pixels = _read_pixels(data, series, page, settings)
     raw, orientation = _finish(page, pixels, missing), _orientation_of(page)
     return raw._replace(
-        pixels=stand_upright(raw.pixels, orientation),
-        missing=None if raw.missing is None else stand_upright(
+        pixels=apply_orientation(raw.pixels, orientation),
+        missing=None if raw.missing is None else apply_orientation(
             raw.missing, orientation))
 
 
@@ -422,13 +422,13 @@ def _read_pixels(data: bytes, series: Any, page: Any,
         if 'imagecodecs' not in str(error) and not isinstance(
                 error, ImportError):
             raise
-        return arrange_pages(
+        return pages_to_hwc(
             _read_compressed(data, series, page, str(error)), series.axes,
             'pages', settings.pages)
     axes = _chosen(series, settings).axes
-    if _is_bare(series, settings):
-        return arrange(pixels, settings)
-    return arrange_pages(pixels, axes, 'pages', settings.pages)
+    if _is_plain_array(series, settings):
+        return to_hwc(pixels, settings)
+    return pages_to_hwc(pixels, axes, 'pages', settings.pages)
 
 
 def _read_compressed(data: bytes, series: Any, page: Any,

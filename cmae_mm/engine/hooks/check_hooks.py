@@ -199,7 +199,7 @@ class BrokenImagesHook(Hook):
             self._report(runner, f'of epoch {runner.epoch + 1}')
 
     def _report(self, runner, when: str) -> None:
-        loaders = find_skipping(runner.train_dataloader.dataset)
+        loaders = find_skipping_transforms(runner.train_dataloader.dataset)
         if not loaders:
             return
         now = (sum(t.loaded for t in loaders), sum(t.broken for t in loaders))
@@ -221,12 +221,12 @@ class BrokenImagesHook(Hook):
         runner.logger.warning(f'{text}; other images replaced them.')
 
 
-def find_skipping(dataset: Any) -> list[LoadImageOrSkip]:
+def find_skipping_transforms(dataset: Any) -> list[LoadImageOrSkip]:
     """Find the transforms of a data set that skip broken images."""
     inner = getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)]
     found = [t for one in inner if one is not None
-             for t in find_skipping(one)]
+             for t in find_skipping_transforms(one)]
     pipeline = getattr(dataset, 'pipeline', None)
     return found + [t for t in getattr(pipeline, 'transforms', ())
                     if isinstance(t, LoadImageOrSkip)]

@@ -17,15 +17,15 @@ from mmengine.hooks import CheckpointHook
 from mmpretrain.registry import HOOKS
 from torch import nn
 
-from ...checkpoints import CheckpointError, encoder_facts, to_plain
+from ...checkpoints import CheckpointError, encoder_record, to_plain
 from ...files import output_error, remove_temporaries, write_file
 from ...image_config import image_settings
-from ...models.utils import is_sharded, local_part
+from ...models.utils import is_sharded, local_shard
 from ..device import unwrapped_model
-from ..loops import (at_optimizer_step, note_pending_validation,
+from ..loops import (at_optimizer_step, set_validation_pending,
                      validation_pending)
 from ..resuming import (check_template, checkpoint_folder, list_checkpoints,
-                        move_aside)
+                        move_to_previous)
 
 # Entries of the message hub with paths, in addition to keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
@@ -34,7 +34,7 @@ _PATHS = ('last_ckpt', 'best_ckpt')
 class FileWriter:
     """Writes files one by one in a thread.
 
-    After a failure all further actions are skipped until :meth:`take_problem`
+    After a failure all further actions are skipped until :meth:`pop_problem`
     is called, so files are not removed before their replacement is written.
     """
 
@@ -77,7 +77,7 @@ class FileWriter:
         if last is not None:
             last.result()
 
-    def take_problem(self) -> str | None:
+    def pop_problem(self) -> str | None:
         """Wait, and return the description of a failure once.
 
         Returns:
@@ -220,7 +220,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if runner.iter == 0:
             ahead += sorted(Path(folder).glob('best_*.pth'))
         if ahead:
-            aside = move_aside(ahead)
+            aside = move_to_previous(ahead)
             runner.logger.warning(
                 f'Moved {len(ahead)} checkpoints of an earlier run to '
                 f'{aside}: this run starts at iteration {runner.iter}.')
@@ -230,8 +230,8 @@ class AtomicCheckpointHook(CheckpointHook):
         checkpoint['meta'].update(
             world_size=get_world_size(),
             batch_size=runner.train_dataloader.batch_size,
-            **encoder_facts(unwrapped_model(runner),
-                            image_settings(runner.cfg)))
+            **encoder_record(unwrapped_model(runner),
+                             image_settings(runner.cfg)))
         info = checkpoint['message_hub']['runtime_info']
         for key, value in info.items():
             if key.startswith(_PATHS) and isinstance(value, str):
@@ -325,7 +325,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner, metrics) -> None:
         """Save the best checkpoint."""
-        note_pending_validation(runner, False)
+        set_validation_pending(runner, False)
         super().after_val_epoch(runner, metrics)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
@@ -343,7 +343,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _settle(self, runner) -> None:
         """Wait for the last save; all ranks raise if it has failed."""
-        problem = [WRITER.take_problem() if is_main_process() else None]
+        problem = [WRITER.pop_problem() if is_main_process() else None]
         broadcast_object_list(problem)
         if problem[0] is not None:
             raise CheckpointError(problem[0])
@@ -368,6 +368,6 @@ def all_finite(model: nn.Module) -> bool:
 
     Checks this rank's shard of a sharded model.
     """
-    finite = [torch.isfinite(local_part(p.detach())).all()
+    finite = [torch.isfinite(local_shard(p.detach())).all()
               for p in model.parameters()]
     return not finite or bool(torch.stack(finite).all())

@@ -14,12 +14,12 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
 from ...datasets.datasets import count_classes
-from ...datasets.listing import evenly
-from ...datasets.samplers import SeededIndex, mix, seed_generators
+from ...datasets.listing import evenly_spaced
+from ...datasets.samplers import SeededIndex, mix_seeds, seed_generators
 from ...models import CMAE
 from ...models.utils import is_sharded
 from ..device import unwrapped_model
-from ..model_options import whole_parameters
+from ..model_options import full_parameters
 
 
 class IntervalHook(Hook):
@@ -117,7 +117,7 @@ class KNNHook(IntervalHook):
     def act(self, runner, step: int, iteration: int) -> None:
         """Evaluate."""
         from ...evaluation.probes import knn_accuracy
-        with whole_parameters(unwrapped_model(runner)):
+        with full_parameters(unwrapped_model(runner)):
             accuracy = knn_accuracy(
                 *self.source.extract('train'), *self.source.extract('val'),
                 ks=self.ks)
@@ -185,7 +185,7 @@ class ReconstructionHook(IntervalHook):
         model = unwrapped_model(runner)
         if not (is_main_process() or is_sharded(model)):
             return
-        with whole_parameters(model), keep_generators():
+        with full_parameters(model), preserve_rng_state():
             if self._images is None:
                 self._images = self._load(runner, model)
             images = self._images.to(next(model.parameters()).device)
@@ -202,9 +202,9 @@ class ReconstructionHook(IntervalHook):
         """Load the online views of some images, with constant seeds."""
         dataset = runner.train_dataloader.dataset
         samples = []
-        for index in evenly(len(dataset), self.num_images):
-            seed_generators(mix(0, index))
-            samples.append(dataset[SeededIndex(index, mix(0, index))])
+        for index in evenly_spaced(len(dataset), self.num_images):
+            seed_generators(mix_seeds(0, index))
+            samples.append(dataset[SeededIndex(index, mix_seeds(0, index))])
         collate = runner.train_dataloader.collate_fn or pseudo_collate
         views = model.data_preprocessor(collate(samples), True)['inputs']
         online = views if isinstance(views, Tensor) else views[0]
@@ -331,7 +331,7 @@ class OnlineProbeHook(Hook):
 
 
 @contextmanager
-def keep_generators() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Restore the random states of ``random``, numpy and torch on exit.
 
     Includes the generators of all GPUs in use.

@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
-from ...datasets.samplers import mix, seed_generators
+from ...datasets.samplers import mix_seeds, seed_generators
 from ...models import CMAE
 from ...models.utils import check_momentum
 from ...progress import Progress
 from ..device import group_timeout, unwrapped_model
-from ..loops import (at_optimizer_step, note_pending_validation,
+from ..loops import (at_optimizer_step, set_validation_pending,
                      validation_follows, validation_pending)
 from .checkpoint_hook import AtomicCheckpointHook
 
@@ -44,7 +44,7 @@ class StepSeedHook(Hook):
     def before_train_iter(self, runner, batch_idx: int,
                           data_batch: Any = None) -> None:
         """Seed ``random``, numpy, and torch on the CPU and all devices."""
-        seed = mix(runner.seed, get_rank(), runner.iter)
+        seed = mix_seeds(runner.seed, get_rank(), runner.iter)
         seed_generators(seed)
         torch.manual_seed(seed)
 
@@ -334,7 +334,7 @@ class StopSignals:
         self.received = max(self.received, number)
 
 
-def shield_workers(loader: DataLoader) -> None:
+def ignore_signals_in_workers(loader: DataLoader) -> None:
     """Make the workers of a loader ignore signals.
 
     A terminal and Slurm send signals to all processes, but the main process
@@ -388,37 +388,37 @@ class PreemptionHook(Hook):
     def __init__(self) -> None:
         self.signals = StopSignals()
         self._training = False
-        self._agreed = 0
+        self._signal = 0
         self._group = None
-        self._vote = None
+        self._pending_reduce = None
 
     def before_train(self, runner) -> None:
         """Create the group of ranks; run a pending validation."""
-        self._training, self._agreed, self._vote = True, 0, None
+        self._training, self._signal, self._pending_reduce = True, 0, None
         if get_world_size() > 1 and self._group is None:
             # On CPUs, to avoid a synchronisation with the accelerator.
             self._group = torch_dist.new_group(
                 backend='gloo', **group_timeout(runner.cfg))
         if validation_pending(runner):
-            note_pending_validation(runner, False)
+            set_validation_pending(runner, False)
             if runner.val_loop is not None:
                 runner.val_loop.run()
 
     def after_train(self, runner) -> None:
         """Stop listening."""
         self._training = False
-        self._end_agreement()
+        self._end_reduce()
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:
         """Stop after this iteration if any rank has received a signal."""
-        self._agree()
+        self._reduce_signals()
         # After the last iteration of an epoch, after_train_epoch stops.
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_epoch and self.end_of_epoch(runner.train_dataloader, batch_idx):
             return
         done = runner.iter + 1
-        self._stop_if_agreed(
+        self._stop_if_signalled(
             runner,
             runner.epoch,
             done,
@@ -428,46 +428,46 @@ class PreemptionHook(Hook):
     def after_train_epoch(self, runner) -> None:
         """Stop after this epoch if any rank has received a signal."""
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            self._agree(wait=True)
+            self._reduce_signals(wait=True)
             done = runner.epoch + 1
-            self._stop_if_agreed(runner, done, runner.iter,
-                                 validation_follows(runner, done))
+            self._stop_if_signalled(runner, done, runner.iter,
+                                    validation_follows(runner, done))
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         """Stop after validation if any rank has received a signal."""
         if self._training and at_optimizer_step(runner):
-            self._agree(wait=True)
-            self._stop_if_agreed(runner, runner.epoch, runner.iter, False)
+            self._reduce_signals(wait=True)
+            self._stop_if_signalled(runner, runner.epoch, runner.iter, False)
 
-    def _agree(self, wait: bool = False) -> None:
+    def _reduce_signals(self, wait: bool = False) -> None:
         """Reduce the signals of all ranks to the highest, one step later.
 
         Args:
             wait (bool): Whether to wait for this step's vote instead of using
                 the last step's. Defaults to False.
         """
-        if self._agreed:
+        if self._signal:
             return
         if self._group is None:
-            self._agreed = self.signals.received
+            self._signal = self.signals.received
             return
-        last = self._vote
+        last = self._pending_reduce
         received = torch.tensor([self.signals.received], dtype=torch.int64)
-        self._vote = received, torch_dist.all_reduce(
+        self._pending_reduce = received, torch_dist.all_reduce(
             received, torch_dist.ReduceOp.MAX, group=self._group,
             async_op=True)
-        for vote in (last, self._vote if wait else None):
+        for vote in (last, self._pending_reduce if wait else None):
             if vote is not None:
                 vote[1].wait()
-                self._agreed = max(self._agreed, int(vote[0]))
+                self._signal = max(self._signal, int(vote[0]))
 
-    def _stop_if_agreed(self,
-                        runner,
-                        epoch: int,
-                        iteration: int,
-                        validation_next: bool,
-                        within_epoch: bool = False) -> None:
-        if not self._agreed or not at_optimizer_step(runner):
+    def _stop_if_signalled(self,
+                           runner,
+                           epoch: int,
+                           iteration: int,
+                           validation_next: bool,
+                           within_epoch: bool = False) -> None:
+        if not self._signal or not at_optimizer_step(runner):
             return
         if iteration >= runner.max_iters and not validation_next:
             return  # training ends anyway
@@ -476,9 +476,9 @@ class PreemptionHook(Hook):
             None)
         saved = None
         if hook is not None:
-            note_pending_validation(runner, validation_next)
+            set_validation_pending(runner, validation_next)
             saved = hook.save_now(runner, epoch, iteration, within_epoch)
-        name = signal.Signals(self._agreed).name
+        name = signal.Signals(self._signal).name
         if saved is None:
             runner.logger.warning(f'{name}: stopped after iteration '
                                   f'{iteration} of {runner.max_iters}, '
@@ -491,18 +491,18 @@ class PreemptionHook(Hook):
                 f'{name}: stopped after iteration {iteration} of '
                 f'{runner.max_iters}, saved in {saved}; {how} resumes from '
                 'it.')
-        self._end_agreement()
-        raise TrainingStopped(EXIT_STATUS[signal.Signals(self._agreed)])
+        self._end_reduce()
+        raise TrainingStopped(EXIT_STATUS[signal.Signals(self._signal)])
 
-    def _end_agreement(self) -> None:
+    def _end_reduce(self) -> None:
         """Await the last vote and end the threads of its process group.
 
         A thread that frees a tensor during interpreter shutdown aborts the
         process.
         """
-        if self._vote is not None:
-            self._vote[1].wait()
-            self._vote = None
+        if self._pending_reduce is not None:
+            self._pending_reduce[1].wait()
+            self._pending_reduce = None
         if self._group is not None:
             torch_dist.destroy_process_group(self._group)
             self._group = None

@@ -571,7 +571,8 @@ def find_encoder(state: StateDict,
     kind, prefix, classes = layout.kind, layout.prefix, 1
     try:
         if layout.kind in FOREIGN:
-            not_loaded |= {_part(k) for k in state if k.startswith(_NO_ENCODER)}
+            not_loaded |= {
+                _part(k) for k in state if k.startswith(_NO_ENCODER)}
             state = {k: v for k, v in state.items()
                      if not k.startswith(_NO_ENCODER)}
         elif prefix:

@@ -349,8 +349,8 @@ def _check_depth(found: FoundEncoder, record: Mapping[str, Any]) -> list[str]:
         known = ' or '.join(map(str, depths))
         doubts = [f'named architectures of its width have {known} layers'
                   if depths else 'no named architecture has its width']
-    if found.kind in layouts.FOREIGN and 'fc_norm' not in found.not_loaded and (
-            'ln1.weight' not in found.state):
+    if found.kind in layouts.FOREIGN and not (
+            'fc_norm' in found.not_loaded or 'ln1.weight' in found.state):
         doubts.append('it has no final norm')
     return [f'{_DOUBT} its last layers may be missing: {", ".join(doubts)}'
             ] if doubts else []

@@ -148,7 +148,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     temporary = target.with_name(f'{PREFIX}{secrets.token_hex(8)}{suffix}')
     with _raising_on_sigterm(), contextlib.ExitStack() as stack:
         stack.callback(_remove_empty, made)
-        stack.callback(_remove, temporary)
+        stack.callback(remove_file, temporary)
         with writing(path):
             opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
                              0o666)
@@ -166,7 +166,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
             _sync(target.parent)
 
 
-def _remove(path: Path) -> None:
+def remove_file(path: PathLike) -> None:
+    """Remove a file, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -318,7 +319,7 @@ def output_lock(path: PathLike, is_folder: bool = False) -> Iterator[None]:
             _held.add(file)
             stack.callback(os.close, opened)
             stack.callback(_held.remove, file)
-            stack.callback(_remove, file)
+            stack.callback(remove_file, file)
             command = ' '.join(
                 [os.path.basename(sys.argv[0]), *sys.argv[1:2]])
             os.ftruncate(opened, 0)

@@ -25,7 +25,7 @@ from ..models import CMAE
 from .device import RunConfig, adapt_to_device, unwrapped_model, write_config
 from .hooks.check_hooks import (check_loader, check_schedules,
                                 check_target_moves)
-from .hooks.checkpoint_hook import WRITER, AtomicCheckpointHook
+from .hooks.checkpoint_hook import AtomicCheckpointHook
 from .hooks.step_hooks import (PreemptionHook, ProgressHook, SkippedStepHook,
                                StepSeedHook, ignore_signals_in_workers)
 from .loops import make_resumable, validation_pending
@@ -286,11 +286,6 @@ class ResumableRunner(Runner):
             self.logger.info(str(finished))
             self.call_hook('after_run')
             return self.model
-        except Exception:
-            problem = WRITER.pop_problem()
-            if problem is not None:
-                self.logger.warning(problem)
-            raise
         finally:
             progress.close()
 

@@ -1,13 +1,11 @@
-"""Atomic and asynchronous saving of checkpoints."""
+"""Atomic saving of checkpoints."""
 import errno
 import inspect
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.dist import (all_gather_object, broadcast_object_list,
@@ -18,7 +16,7 @@ from mmpretrain.registry import HOOKS
 from torch import nn
 
 from ...checkpoints import CheckpointError, encoder_record, to_plain
-from ...files import output_error, remove_temporaries, write_file
+from ...files import output_error, remove_file, remove_temporaries, write_file
 from ...image_config import image_settings
 from ...models.utils import is_sharded, local_shard
 from ..device import unwrapped_model
@@ -29,63 +27,6 @@ from ..resuming import (check_template, checkpoint_folder, list_checkpoints,
 
 # Entries of the message hub with paths, in addition to keep_ckpt_ids.
 _PATHS = ('last_ckpt', 'best_ckpt')
-
-
-class FileWriter:
-    """Writes files one by one in a thread.
-
-    After a failure all further actions are skipped until :meth:`pop_problem`
-    is called, so files are not removed before their replacement is written.
-    """
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, 'checkpoint')
-        self._last: Future | None = None
-        self._problem: str | None = None
-
-    def write(self, path: Path, data: bytes) -> None:
-        """Wait for the previous file, then start to write this one.
-
-        Args:
-            path (Path): The file.
-            data (bytes): Its content.
-        """
-        self.wait()  # avoid two copies in memory
-        self.then(partial(write_file, path, data), path, len(data))
-
-    def then(self, action: Callable[[], None], path: Path,
-             size: int = 0) -> None:
-        """Call a function after all earlier work has succeeded.
-
-        Args:
-            action (Callable): The function.
-            path (Path): The affected file, for messages.
-            size (int): Size of that file in bytes. Defaults to 0.
-        """
-        self._last = self._executor.submit(self._do, action, path, size)
-
-    def _do(self, action: Callable[[], None], path: Path, size: int) -> None:
-        if self._problem is None:
-            try:
-                action()
-            except OSError as error:
-                self._problem = describe_failure(error, path, size)
-
-    def wait(self) -> None:
-        """Wait for the last write; raise its errors except ``OSError``."""
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
-
-    def pop_problem(self) -> str | None:
-        """Wait, and return the description of a failure once.
-
-        Returns:
-            str: One sentence, or None if nothing failed.
-        """
-        self.wait()
-        problem, self._problem = self._problem, None
-        return problem
 
 
 def describe_failure(error: OSError, path: Path, size: int) -> str:
@@ -108,26 +49,46 @@ def describe_failure(error: OSError, path: Path, size: int) -> str:
             'earlier checkpoints are intact')
 
 
-# One per process, since a forked process has no thread of its parent.
-WRITER = FileWriter()
-os.register_at_fork(after_in_child=WRITER.__init__)  # type: ignore[misc]
-
-
 @register_backend('CheckpointBackend', force=True)
 class CheckpointBackend(LocalBackend):
-    """mmengine's backend of local files with atomic writes in a thread.
+    """mmengine's backend of local files with atomic writes.
 
-    Files are removed after the next file, their replacement, is written.
+    Files are removed after the next file, their replacement, is written. After
+    a failure nothing is written or removed until :meth:`pop_problem`.
     """
 
-    removed: list[str] = []
+    removed: ClassVar[list[str]] = []
+    problem: ClassVar[str | None] = None
+
+    @classmethod
+    def attempt(cls, action: Callable[..., Any], path: Path, *args: Any,
+                size: int = 0) -> None:
+        """Call a function of a path, and store the description of a failure.
+
+        Args:
+            action (Callable): The function.
+            path (Path): Its first argument.
+            *args (Any): Its other arguments.
+            size (int): Size of the file in bytes. Defaults to 0.
+        """
+        if cls.problem is None:
+            try:
+                action(path, *args)
+            except OSError as error:
+                cls.problem = describe_failure(error, path, size)
+
+    @classmethod
+    def pop_problem(cls) -> str | None:
+        """Return the description of a failure once, None without failures."""
+        problem, cls.problem = cls.problem, None
+        return problem
 
     def put(self, obj: bytes, filepath: Any) -> None:
-        """Start to write a file; then delete replaced files."""
-        WRITER.write(Path(filepath), obj)
+        """Write a file; then delete replaced files."""
+        self.attempt(write_file, Path(filepath), obj, size=len(obj))
         for path in map(Path, self.removed):
             if path != Path(filepath):
-                WRITER.then(partial(path.unlink, missing_ok=True), path)
+                self.attempt(remove_file, path)
         self.removed.clear()
 
     def remove(self, filepath: Any) -> None:
@@ -141,7 +102,6 @@ class AtomicCheckpointHook(CheckpointHook):
 
     - A checkpoint gets its final name when it is on disk. Replaced checkpoints
       (``max_keep_ckpts``, ``save_best``) are removed after that.
-    - Training continues while a thread writes; the next save waits for it.
     - Checkpoints are saved between optimizer steps, since they do not contain
       accumulated gradients.
     - Checkpoints with non-finite parameters are not saved.
@@ -150,8 +110,6 @@ class AtomicCheckpointHook(CheckpointHook):
     - Paths in a checkpoint are relative, so the folder may be moved.
 
     Args:
-        async_save (bool): Whether to write in a thread. Rank 0 then keeps one
-            serialised checkpoint in memory. Defaults to True.
         **kwargs: Arguments of ``CheckpointHook``.
 
     Raises:
@@ -165,7 +123,7 @@ class AtomicCheckpointHook(CheckpointHook):
     filename_tmpl: Any
     keep_ckpt_ids: Any
 
-    def __init__(self, *args, async_save: bool = True, **kwargs) -> None:
+    def __init__(self, *args, **kwargs) -> None:
         unknown = set(kwargs) - set(
             inspect.signature(CheckpointHook.__init__).parameters)
         if unknown:  # mmengine would fail at the first save
@@ -180,7 +138,6 @@ class AtomicCheckpointHook(CheckpointHook):
                 'backend_args or a remote out_dir set '
                 "default_hooks.checkpoint.type='mmengine.CheckpointHook'")
         check_template(self.filename_tmpl)
-        self.async_save = async_save
         self._root = self.out_dir and os.path.expanduser(self.out_dir)
         self._finite = True
         self._deferred: int | None = None
@@ -248,19 +205,17 @@ class AtomicCheckpointHook(CheckpointHook):
         super().after_train_iter(runner, batch_idx, *args, **kwargs)
 
     def after_train(self, runner) -> None:
-        """Wait until all files are on disk."""
+        """Save a pending checkpoint."""
         if self._deferred is not None:  # another hook stopped training
             self.save_now(runner, runner.epoch, runner.iter)
-        self._settle(runner)
         super().after_train(runner)
-        self._settle(runner)
 
     def save_now(self,
                  runner,
                  epoch: int,
                  iteration: int,
                  within_epoch: bool = False) -> str | None:
-        """Save at once, and wait until it is on disk.
+        """Save at once, also within gradient accumulation.
 
         Args:
             runner (Runner): The runner, in training.
@@ -279,7 +234,6 @@ class AtomicCheckpointHook(CheckpointHook):
                 step = f'{epoch}_iter_{iteration}'
             self._save_checkpoint_with_step(
                 runner, step, dict(epoch=epoch, iter=iteration), force=True)
-        self._settle(runner)
         saved = self._saved is not None and self._saved[0] == iteration
         return self.last_ckpt if saved else None
 
@@ -288,7 +242,6 @@ class AtomicCheckpointHook(CheckpointHook):
         if not force and not at_optimizer_step(runner):
             self._deferred = step
             return
-        self._settle(runner)
         self._deferred = None
         if not self._parameters_are_finite(runner):
             return
@@ -316,12 +269,11 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'
             newest = str(Path(self.last_ckpt).absolute())
-            WRITER.then(partial(write_file, pointer, newest), pointer)
+            CheckpointBackend.attempt(write_file, pointer, newest)
             for old in replaced:
-                path = Path(self.out_dir) / self.filename_tmpl.format(old)
-                WRITER.then(partial(path.unlink, missing_ok=True), path)
-        if not self.async_save:
-            self._settle(runner)
+                CheckpointBackend.attempt(remove_file, Path(
+                    self.out_dir) / self.filename_tmpl.format(old))
+        self._raise_problem()
 
     def after_val_epoch(self, runner, metrics) -> None:
         """Save the best checkpoint."""
@@ -329,21 +281,13 @@ class AtomicCheckpointHook(CheckpointHook):
         super().after_val_epoch(runner, metrics)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
-        if not self.save_best:
-            return
-        self._settle(runner)
-        if self._parameters_are_finite(runner):
+        if self.save_best and self._parameters_are_finite(runner):
             super()._save_best_checkpoint(runner, metrics)
-            if not self.async_save:
-                self._settle(runner)
+            self._raise_problem()
 
-    def _publish_model(self, runner, ckpt_path: str) -> None:
-        self._settle(runner)
-        super()._publish_model(runner, ckpt_path)
-
-    def _settle(self, runner) -> None:
-        """Wait for the last save; all ranks raise if it has failed."""
-        problem = [WRITER.pop_problem() if is_main_process() else None]
+    def _raise_problem(self) -> None:
+        """Raise an error on all ranks if a write has failed on rank 0."""
+        problem = [CheckpointBackend.pop_problem()]
         broadcast_object_list(problem)
         if problem[0] is not None:
             raise CheckpointError(problem[0])

@@ -138,8 +138,17 @@ def test_the_recipe_for_few_images(photos):
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate)
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=4)
     assert facts['epochs'] == 2500  # 5,000 steps
-    assert 'recipe         small: fewer than 100,000 images' in summary
+    assert ('recipe         small: fewer than 100,000 images; the target '
+            'encodes 50% of the patches') in summary
     assert '0.0024 for a batch of 4096 scaled to 4 by the square' in summary
+    assert cfg.model.target.mask_ratio == 0.5
+    for model in MODELS:
+        cfg, summary, _ = plan_pretraining(photos, model, recipe='paper')
+        assert not cfg.model.target.get('mask_ratio'), model
+        assert 'the target encodes' not in summary
+        cfg = plan_pretraining(
+            photos, model, cfg_options={'model.target.mask_ratio': 0.3}).cfg
+        assert cfg.model.target.mask_ratio == 0.3, model
 
 
 def test_the_batch_for_few_images_is_that_of_all_processes(tmp_path):

@@ -95,3 +95,25 @@ def test_the_rule_for_few_images_is_what_the_table_says():
     paper = "the paper's rate and momentum"
     assert all(float(rows['CMAE'][c]) > float(rows[paper][c])
                for c in columns)
+
+
+def test_the_rule_is_ahead_at_equal_time():
+    """Of MAE and MoCo v3, by more than both standard deviations."""
+    rows = list(csv.DictReader(
+        (ROOT / 'studies/small.csv').read_text().splitlines()))
+
+    def scores(name, column):
+        found = [float(r[column]) for r in rows if r['run'] == name]
+        assert len(found) == 3
+        return statistics.mean(found), statistics.stdev(found)
+
+    chosen = "half of the target's patches, 1,430 steps"
+    study = yaml.safe_load((ROOT / 'studies/small.yaml').read_text())
+    options = study['runs'][chosen]['options']
+    assert choose_by_size(5_000).target_mask_ratio == (
+        options['model.target.mask_ratio'])
+    for other in ('MAE, 65 % in blocks, 1,960 steps', 'MoCo v3'):
+        for column in ('knn', 'linear', 'low-shot 10'):
+            (mean, spread), (theirs, their_spread) = (
+                scores(name, column) for name in (chosen, other))
+            assert mean - theirs > spread + their_spread, (other, column)

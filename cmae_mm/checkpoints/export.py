@@ -102,7 +102,7 @@ def export_encoder(model: nn.Module,
             to this image size in pixels: the side of a square, or (height,
             width). Defaults to the model's.
         images (Mapping[str, Any], optional): Settings for decoding images,
-            see :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
+            see :func:`~cmae_mm.checkpoints.encoder_config.encoder_record`.
         **meta: Further metadata: epoch, recipe...
 
     Raises:

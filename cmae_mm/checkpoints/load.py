@@ -55,7 +55,7 @@ class LoadedEncoder(NamedTuple):
         backbone (TransferViT | TransferConvViT): In evaluation mode, with
             ``out_type='raw'``.
         record (dict[str, Any]): See
-            :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
+            :func:`~cmae_mm.checkpoints.encoder_config.encoder_record`.
         lines (list[str]): Lines for the log.
         config (dict[str, Any]): Config of the backbone.
     """
@@ -612,7 +612,7 @@ def load_pretraining_model(checkpoint: PathLike,
     Returns:
         tuple[nn.Module, dict[str, Any]]: The CMAE, in evaluation mode, on the
         CPU, and the recorded settings of its encoder, see
-        :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
+        :func:`~cmae_mm.checkpoints.encoder_config.encoder_record`.
 
     Raises:
         CheckpointError: If the file cannot be read, or contains no decoder or

@@ -341,7 +341,7 @@ def grid_of(state: StateDict, record: Mapping[str, Any],
     Args:
         state (StateDict): A state dict under our names.
         record (Mapping[str, Any]): The encoder's settings, see
-            :func:`~cmae_mm.checkpoints.encoder_config.encoder_facts`.
+            :func:`~cmae_mm.checkpoints.encoder_config.encoder_record`.
         prefix (str): Prefix of the encoder's names. Defaults to none.
 
     Returns:

@@ -361,7 +361,8 @@ def _open_list(path: str, splits: Sequence, labels: bool | str,
     if labels and found.labels is None:
         raise SourceError(
             f'{path} has no labels; use lines "<path> <label>", or a CSV file '
-            'with the columns path and label')
+            'with the columns path and label; a column of 0 and 1 for each '
+            'class is read by `cmae finetune --task multilabel`')
     if labels:
         source.labels, source.classes = parse_labels(
             found.labels or [], lambda i: f'{path}, line {found.lines[i]}',

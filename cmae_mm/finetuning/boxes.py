@@ -135,8 +135,9 @@ def _read_coco(file: Path, folders: Sequence[Path]) -> Any:
     place = next((p for p in [file.parent, *folders]
                   if (p / first).is_file()), None)
     if place is None:
+        hint = '; write / in place of \\ in file_name' * ('\\' in first)
         raise ArgumentError(f'{file} names {first}, which does not exist in '
-                            f'{", ".join(map(str, folders[:5]))}')
+                            f'{", ".join(map(str, folders[:5]))}{hint}')
     lacking = [i['file_name'] for i in content['images']
                if not (place / i['file_name']).is_file()]
     if lacking:

@@ -100,6 +100,9 @@ def predict_to_files(model: Any, images: Path, batch_size: int,
         result['masks'] = str(masks.folder)
         text.append(f'masks in {masks.folder}')
     print('; '.join([text[0], ', '.join(text[1:])] if text[1:] else text))
+    for what, path in (('table', out), ('pictures', pictures)):
+        if path:
+            print(f'Wrote the {what} {path}')
     if result['unreadable']:
         one = next(one for one in found if one.error)
         print(f'unreadable, the first: {add_reason(one.path, one.error)}')

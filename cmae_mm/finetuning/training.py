@@ -11,6 +11,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.registry import DefaultScope
 
 from ..checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from ..checkpoints.encoder_config import KEY
 from ..config import ArgumentError
 from ..engine.device import MARK, is_first_process, work_dir_lock
 from ..engine.resuming import list_saved, move_to_previous
@@ -131,7 +132,7 @@ def _keep_best(cfg: Config, classes: list[str]) -> None:
             'reason')
     state, meta = read_checkpoint(found[-1])
     known: dict[str, Any] = {
-        k: meta[k] for k in ('epoch', 'iter', 'encoder_record') if k in meta}
+        k: meta[k] for k in ('epoch', 'iter', KEY) if k in meta}
     write_checkpoint(best, state, dict(
         known, dataset_meta=dict(classes=list(classes)),
         preprocessing=cfg.test_dataloader.dataset.to_dict()['pipeline']))

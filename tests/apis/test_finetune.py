@@ -21,7 +21,7 @@ import cmae_mm
 from cmae_mm.apis.arguments import ArgumentError
 from cmae_mm.apis.finetuning import export_model, predict
 from cmae_mm.checkpoints import (CheckpointError, export_encoder,
-                                 read_checkpoint)
+                                 read_checkpoint, read_encoder_record)
 from cmae_mm.datasets.decode import make_settings
 from cmae_mm.datasets.source import SourceError
 from cmae_mm.engine import ResumableRunner
@@ -81,6 +81,7 @@ def test_out_folder(finished, photos):
     _, meta = read_checkpoint(finished.checkpoint)
     assert list(meta['dataset_meta']['classes']) == CLASSES
     assert meta['preprocessing'][0]['type'] == 'LoadImage'
+    assert read_encoder_record(meta)['num_heads'] > 0
     metrics = json.loads((finished.out / 'metrics.json').read_text())
     assert metrics == finished.metrics
     assert metrics['train']['images'] == 24
@@ -144,8 +145,10 @@ def test_predict_writes_tables(finished, photos, tmp_path, capsys,
                    all_scores=True, pictures=tmp_path / 'pictures')
     assert (done['images'], done['unreadable']) == (2, 1)
     assert logged == [f'2 images in {folder}.']  # once
-    assert f'unreadable, the first: {folder}/broken.jpg' in (
-        capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert f'unreadable, the first: {folder}/broken.jpg' in shown
+    assert f'Wrote the table {tmp_path}/p.csv' in shown
+    assert f'Wrote the pictures {tmp_path}/pictures' in shown
     rows = list(csv.DictReader((tmp_path / 'p.csv').open(newline='')))
     assert list(rows[0]) == ['path', 'class', 'score', 'class_2', 'score_2',
                              'error', *CLASSES]

@@ -92,6 +92,9 @@ def test_crowds_and_boxes_without_width(copy):
         for i in found], 'is in two parts'),
     ('images', lambda found: [dict(i, file_name='none.jpg') for i in found],
      'none.jpg'),
+    ('images', lambda found: [
+        dict(i, file_name=rf'a\{i["id"]}.jpg') for i in found],
+     r'write / in place of \\ in file_name'),
     ('images', lambda found: [*found[:3], dict(found[3], file_name='x.jpg')],
      'names 1 images that .* does not have, the first: x.jpg'),
 ])

@@ -110,7 +110,7 @@ def choose_by_size(images: int, recipe: str | None = None) -> SizeRule:
     200 steps: batch of 128                     11.3  19.4    11.4
     equal time: target of half of the patches   16.0  24.0    13.3
     equal time: target of all patches           15.5  23.1    12.8
-    equal time: MAE                             14.1  22.3    12.0
+    equal time: MAE                             14.4  23.1    12.4
     equal time: MoCo v3                         13.5  19.1    10.9
     ==========================================  ====  ======  =========
 
